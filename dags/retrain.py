@@ -1,0 +1,77 @@
+"""The Airflow DAG `skumatch_retrain`, made from dvc.yaml: pull, each stage in dvc.yaml's order, register.
+
+Nothing heavy is imported here: every task parses this file again. docs/architecture.md says what travels between tasks.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import yaml
+from airflow.sdk import DAG, AssetAlias, CronTriggerTimetable, Param
+from stage_process import PROJECT, StageOperator, on_failure
+
+STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text("utf-8"))["stages"])
+GPU_STAGES = ("train", "embed")  # they wait for a slot of the pool `gpu`, so two runs never share a card
+HOURS = {"train": 24}
+OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*$"
+
+PARAMS = {
+    "data_ref": Param(None, type=["null", "string"], description="Git ref (tag, branch, commit) of the data to train on; empty: the data as it stands."),
+    "overrides": Param(
+        [],
+        type="array",
+        items={"type": "string", "pattern": OVERRIDE},
+        description="Parameters for this run only, one a line, as section.name=value, for example train.epochs=3; recorded with the run.",
+    ),
+    "dry_run": Param(False, type="boolean", description="Do everything except registering and promoting."),
+}
+DOC = """Retrain the matcher on the current data and promote it only if it beats the champion on the same queries.
+
+`pull` freezes the inputs (data, code, params, champion), the stages of dvc.yaml work, `register` records the model if the gate let it pass.
+Started weekly, and skipped where the data has not changed; or by hand with `skumatch retrain`. Errors in data or parameters are not retried.
+"""
+
+
+def make_dag() -> DAG:
+    with DAG(
+        "skumatch_retrain",
+        description="Versioned images in, a better matcher out.",
+        doc_md=DOC,
+        # No start_date: without one `run_immediately=False` keeps the first run for the next Monday instead of now.
+        schedule=CronTriggerTimetable("0 3 * * 1", timezone="UTC", run_immediately=False),
+        catchup=False,
+        max_active_runs=1,
+        params=PARAMS,
+        tags=["skumatch"],
+        default_args={
+            "retries": 2,
+            "retry_delay": timedelta(seconds=10),
+            "retry_exponential_backoff": True,
+            "on_failure_callback": on_failure,
+        },
+    ) as dag:
+        before = task("pull", ["pull"], None)
+        for name in STAGES:
+            before = task(name, ["stage", name], before)
+        task("register", ["register"], before, AssetAlias("skumatch_champion_changed"))
+    return dag
+
+
+def task(name: str, words: list[str], before: StageOperator | None, changed: AssetAlias | None = None) -> StageOperator:
+    operator = StageOperator(
+        task_id=name,
+        words=words,
+        after=before.task_id if before else None,
+        changed=changed,
+        outlets=[changed] if changed else [],
+        pool="gpu" if name in GPU_STAGES else "default_pool",
+        execution_timeout=timedelta(hours=HOURS.get(name, 2)),
+        doc=f"python -m skumatch worker {' '.join(words)}",
+    )
+    if before:
+        before >> operator
+    return operator
+
+
+make_dag()

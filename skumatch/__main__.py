@@ -1,0 +1,3 @@
+from skumatch.cli import main
+
+main()

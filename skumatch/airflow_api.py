@@ -1,0 +1,64 @@
+"""The few calls to Airflow's REST API that starting, triggering and following need."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from skumatch.config import Settings
+from skumatch.errors import ParameterError, ServiceError
+
+DAG = "skumatch_retrain"
+SECONDS = 15.0
+
+
+class Airflow:
+    """A session with the server of `settings`, as a context manager; fetches its token with the first call.
+
+    Raises ServiceError where the server is away or refuses, ParameterError where it refuses what a user typed (400, 422).
+    """
+
+    def __init__(self, settings: Settings, seconds: float = SECONDS) -> None:
+        self.url = settings.airflow_url
+        self._client = httpx.Client(base_url=self.url, timeout=seconds, trust_env=False)  # loopback: never through a proxy
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self._call("GET", path, params=query)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("POST", path, json=body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("PATCH", path, json=body)
+
+    def _call(self, method: str, path: str, **content: Any) -> Any:
+        try:
+            if "Authorization" not in self._client.headers:
+                token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
+                self._client.headers["Authorization"] = f"Bearer {token}"
+            answer = self._client.request(method, f"/api/v2{path}", **content)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"Airflow at {self.url} does not answer ({error or type(error).__name__}); start it with `make up`.") from error
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        said = _words(answer)
+        if answer.status_code in (400, 422):
+            raise ParameterError(f"Airflow refuses this run: {said}")
+        raise ServiceError(f"Airflow answers {answer.status_code} to {method} {path}: {said}")
+
+
+def _words(answer: httpx.Response) -> str:
+    """The server's own words as one line."""
+    try:
+        detail = answer.json().get("detail", answer.text)
+    except ValueError:
+        detail = answer.text
+    return " ".join(str(detail).split())[:500]

@@ -1,0 +1,35 @@
+"""The `skumatch` command. Every error is one sentence on stderr and an exit code of its own kind."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+import skumatch
+from skumatch.commands import data, models, runs, worker
+from skumatch.errors import SkumatchError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", help=skumatch.__doc__)
+app.add_typer(data.app, name="data", help="Import, render or look at a data version.")
+app.add_typer(worker.app, name="worker", hidden=True)
+for command in (runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stage, models.models, models.evaluate, models.match):
+    app.command()(command)
+
+
+def main() -> NoReturn:
+    """Run the command line; exit with the error's own code."""
+    try:
+        app(standalone_mode=True)
+    except SkumatchError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]✗[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,102 @@
+"""`skumatch run | retrain | up | down | pull | stage`: turn the loop, or one part of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from skumatch.config import Settings, load_params
+from skumatch.errors import DataError
+
+console = Console()
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter for this run: section.name=value.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything, register nothing.")]
+DataRef = Annotated[str | None, typer.Option("--data-ref", help="Git ref of data.dvc; default: the working tree's.")]
+
+
+def run(
+    data: Annotated[str | None, typer.Option(help="A folder or zip in RP2K's layout, or `sample`; default: the data that is there, else the sample.")] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Data, servers, one retrain, a summary: the whole loop, and no process left behind."""
+    from skumatch import services
+
+    settings = Settings()
+    load_params(settings.project / "params.yaml", overrides or ())
+    prepare_data(data, settings)
+    started = services.up(settings)
+    try:
+        _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run})
+    finally:
+        if started:
+            services.down(settings)
+
+
+def prepare_data(data: str | None, settings: Settings) -> None:
+    """Import `data`, or render the sample where there is no data yet."""
+    from skumatch.commands.data import import_and_store, sample
+
+    if data and data != "sample":
+        import_and_store(Path(data))
+    elif data == "sample" or not (settings.project / "data.dvc").is_file():
+        sample()
+    else:
+        console.print("Data: the version that is here (data.dvc); give a path or `sample` for another.")
+
+
+def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
+    """Trigger the workflow on the running servers and follow it."""
+    settings = Settings()
+    load_params(settings.project / "params.yaml", overrides or ())
+    if data_ref is None and not (settings.project / "data.dvc").is_file():
+        raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
+    _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run, "data_ref": data_ref})
+
+
+def _retrain(settings: Settings, conf: dict[str, Any]) -> None:
+    from skumatch.follow import follow, render_summary, trigger
+
+    console.print(render_summary(follow(settings, trigger(settings, conf)), settings))
+
+
+def up() -> None:
+    """Start Airflow and MLflow and leave them running."""
+    from skumatch import services
+
+    settings = Settings()
+    services.up(settings)
+    console.print(f"Airflow: {settings.airflow_url}\nMLflow:  {settings.mlflow_url}\nStop them with `skumatch down`.", highlight=False)
+
+
+def down() -> None:
+    """Stop the servers started by `up`."""
+    from skumatch import services
+
+    services.down(Settings())
+
+
+def pull() -> None:
+    """Lay champion, base weights and code facts into inputs/, so that `dvc repro` runs here without Airflow."""
+    from skumatch.pipeline import inputs
+    from skumatch.pipeline.pull import fetch_base_weights, fetch_champion, open_registry
+
+    settings = Settings()
+    params = load_params(settings.project / "params.yaml")
+    registry = open_registry(settings, params)
+    champion = fetch_champion(settings, registry, registry.champion())
+    inputs.place_inputs(settings.project, settings.project, champion, fetch_base_weights(settings, params))
+    console.print("inputs/ is ready; `dvc repro` runs the pipeline here.")
+
+
+def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> None:
+    """Run one stage here, in this folder. (`dvc repro NAME` runs it only if something changed.)"""
+    from skumatch.stages.runner import run as run_stage
+
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    run_stage(name, Path.cwd())

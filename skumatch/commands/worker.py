@@ -1,0 +1,70 @@
+"""`skumatch worker`: what Airflow's tasks start. JSON in on stdin, marker lines out, the last of them the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from skumatch.config import Settings
+from skumatch.errors import NothingNew, SkumatchError
+from skumatch.progress import emit
+
+app = typer.Typer()
+
+
+@app.command()
+def pull() -> None:
+    """Fix the run's inputs."""
+    from skumatch.pipeline.pull import Request
+    from skumatch.pipeline.pull import pull as task
+
+    _answer(lambda settings, given: task(settings, Request.model_validate(given)).model_dump())
+
+
+@app.command()
+def stage(name: str) -> None:
+    """Do one stage of the run."""
+    from skumatch.pipeline.worker import Message, run_stage
+
+    _answer(lambda settings, given: run_stage(settings, Message.model_validate(given), name).model_dump())
+
+
+@app.command()
+def register() -> None:
+    """Record the run, register and promote what passed."""
+    from skumatch.pipeline.register import register as task
+    from skumatch.pipeline.worker import Message
+
+    _answer(lambda settings, given: task(settings, Message.model_validate(given)))
+
+
+def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
+    settings = _environment()
+    try:
+        emit("result", **task(settings, json.load(sys.stdin)))
+    except NothingNew as news:
+        emit("skip", reason=str(news))
+        raise
+    except SkumatchError as error:
+        emit("error", **error.as_dict())
+        raise
+
+
+def _environment() -> Settings:
+    """Make this machine's places absolute for the stage's process, which runs in another folder, with this Python first."""
+    settings = Settings()
+    os.environ |= {
+        "SKUMATCH_EVENTS": "1",
+        "SKUMATCH_PROJECT": str(settings.project.resolve()),
+        "SKUMATCH_HOME": str(settings.home_dir),
+        "SKUMATCH_REMOTE": settings.remote_url,
+        "SKUMATCH_MLFLOW": settings.mlflow_url,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    return Settings()

@@ -1,0 +1,190 @@
+"""Parameters (params.yaml) and settings (environment), checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from skumatch.errors import ParameterError
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataParams(Section):
+    others: tuple[str, ...] = ("others",)
+
+
+class ValidateParams(Section):
+    min_skus: Positive = 2
+    min_images_per_sku: Positive = 2
+    max_sparse_share: Share = 0.05
+    max_quarantined_share: Share = 0.02
+    max_duplicate_share: Share = 0.3
+    max_conflict_share: Share = 0.01
+    min_short_side: Positive = 32
+    max_aspect: Annotated[float, Field(ge=1)] = 16.0
+    max_without_gallery_share: Share = 0.05
+
+
+class SplitParams(Section):
+    val_share: Share = 0.1
+    unseen_share: Share = 0.05
+
+
+class EncoderParams(Section):
+    model: str = "efficientnet-lite0"
+    weights: str = "package"
+    height: Annotated[int, Field(ge=32, le=1024)] = 224
+    width: Annotated[int, Field(ge=32, le=1024)] = 224
+    resize: Literal["squash", "pad"] = "squash"
+
+
+class TrainParams(Section):
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 5
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    lr_tower: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    lr_head: Annotated[float, Field(gt=0, lt=1)] = 3e-3
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_share: Share = 0.3
+    margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.2
+    scale: Annotated[float, Field(gt=0)] = 24.0
+    label_smoothing: Share = 0.1
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
+    cutout: Annotated[int, Field(ge=0)] = 64
+    jitter: Share = 0.2
+    checkpoint_every: Positive = 25
+
+
+class EmbedParams(Section):
+    batch: Positive = 64
+
+
+class SearchParams(Section):
+    backend: Literal["faiss", "torch"] = "faiss"
+
+
+class EvaluateParams(Section):
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = 10_000
+
+
+class GateParams(Section):
+    floor_top1: Share = 0.5
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.975
+    max_bundle_mb: Positive = 2000
+
+
+class ReleaseParams(Section):
+    model_name: str = "skumatch"
+
+
+class RuntimeParams(Section):
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class Params(Section):
+    """The whole of params.yaml. A stage depends on the sections dvc.yaml names for it; `runtime` is tracked by none."""
+
+    seed: int = 7
+    data: DataParams = DataParams()
+    validation: ValidateParams = Field(default=ValidateParams(), alias="validate")
+    split: SplitParams = SplitParams()
+    encoder: EncoderParams = EncoderParams()
+    train: TrainParams = TrainParams()
+    embed: EmbedParams = EmbedParams()
+    search: SearchParams = SearchParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    gate: GateParams = GateParams()
+    release: ReleaseParams = ReleaseParams()
+    runtime: RuntimeParams = RuntimeParams()
+
+
+class Settings(BaseSettings):
+    """Where things are on this machine; each is an environment variable `SKUMATCH_<NAME>`.
+
+    home: caches, run workspaces, server state, logs. remote: fsspec URL or path of the shared DVC remote (default
+    `<home>/remote`). mlflow: the tracking server. ports: loopback ports of the embedded servers.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SKUMATCH_", frozen=True)
+
+    project: Path = Field(default_factory=Path.cwd)
+    home: Path | None = None
+    remote: str | None = None
+    mlflow: str | None = None
+    airflow_port: int = 8080
+    mlflow_port: int = 5000
+
+    @property
+    def home_dir(self) -> Path:
+        return (self.home or self.project / ".skumatch").resolve()
+
+    @property
+    def remote_url(self) -> str:
+        return self.remote or str(self.home_dir / "remote")
+
+    @property
+    def mlflow_url(self) -> str:
+        return self.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def airflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.airflow_port}"
+
+
+def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
+    """Read params.yaml and apply `section.name=value` overrides.
+
+    Raises ParameterError for a missing file, a name that doesn't exist or a value out of range.
+    """
+    return _check(apply_overrides(_read(path), overrides), path)
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return `tree` with each `section.name=value` replaced; values are read as YAML."""
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise ParameterError(f"'{override}' is no override; write it as section.name=value, for example train.epochs=3.")
+        *sections, last = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None  # type: ignore[assignment]
+        if not isinstance(node, dict) or last not in node:
+            raise ParameterError(f"There is no parameter '{name}'; params.yaml lists every one with a comment.")
+        node[last] = yaml.safe_load(text)
+    return tree
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ParameterError(f"There is no {path}; run skumatch in the project's folder.")
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from error
+    return tree if isinstance(tree, dict) else {}
+
+
+def _check(tree: dict[str, Any], path: Path) -> Params:
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ParameterError(f"There is no parameter '{name}' (in {path.name}); remove it or correct its name.") from error
+        raise ParameterError(f"Parameter {name} is {first['input']!r}: {first['msg'].lower()} (in {path.name}).") from error

@@ -1,0 +1,69 @@
+"""The manifest: one row an image, with the hashes of its bytes and pixels and its place in a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skumatch.data.images import Extent, Images
+from skumatch.errors import DataError
+from skumatch.files import replacing
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # side/sku/name: unique
+        ("sha256", pa.string()),  # of the original bytes
+        ("pixels", pa.string()),  # of the decoded RGB picture
+        ("sku", pa.string()),
+        ("side", pa.string()),
+        ("name", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("mode", pa.string()),
+        ("format", pa.string()),
+    ]
+)
+COLUMNS = SCHEMA.names
+
+
+def write_parquet(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write `frame` whole or not at all, the same bytes for the same rows."""
+    with replacing(path) as aside:
+        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
+        pq.write_table(table, aside, compression="zstd")
+
+
+def write_manifest(root: Path, frame: pd.DataFrame) -> None:
+    write_parquet(root / "manifest.parquet", frame[COLUMNS].sort_values("id", ignore_index=True), SCHEMA)
+
+
+def read_manifest(root: Path) -> pd.DataFrame:
+    """Read `root`/manifest.parquet. Raises DataError if it is missing or has other columns."""
+    path = root / "manifest.parquet"
+    if not path.is_file():
+        raise DataError(f"There is no {path}; import data first with `skumatch data import PATH` or `skumatch data sample`.")
+    table = pq.read_table(path)
+    if table.schema.names != COLUMNS:
+        raise DataError(f"{path} has other columns than this version writes; import the data again.")
+    return table.to_pandas()
+
+
+def images(root: Path, frame: pd.DataFrame) -> Images:
+    """The pictures of the manifest's rows `frame`, read from the shards below `root`."""
+    shards = root / "shards"
+    extents = [Extent(str(shards / s), int(o), int(n)) for s, o, n in zip(frame["shard"], frame["offset"], frame["length"], strict=True)]
+    return Images(frame["id"].tolist(), frame["sku"].tolist(), frame["name"].tolist(), extents)
+
+
+def content_hash(hashes: Iterable[str], skus: Iterable[str]) -> str:
+    """SHA-256 over labelled images, given the SHA-256 of each one's bytes and its SKU; whatever their order and names."""
+    lines = sorted(f"{digest} {sku}\n" for digest, sku in zip(hashes, skus, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

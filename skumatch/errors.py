@@ -1,0 +1,144 @@
+"""Every failure a user can meet, one class each: a sentence that says what, where and what to do, and an exit code.
+
+A programming mistake is an `assert`, never one of these.
+"""
+
+from __future__ import annotations
+
+
+class SkumatchError(Exception):
+    """Base of all user-facing errors.
+
+    `exit_code` tells the kind apart for scripts and for Airflow; `retry` is true only where the same call may
+    succeed later by itself (a server that is away, a disk that was full).
+    """
+
+    exit_code = 1
+    retry = False
+    kind = "SkumatchError"
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.__name__
+
+    def as_dict(self) -> dict[str, str | int | bool]:
+        """kind, sentence, exit_code, retry: what programs pass on."""
+        return {"kind": self.kind, "sentence": str(self), "exit_code": self.exit_code, "retry": self.retry}
+
+
+class ParameterError(SkumatchError):
+    """A parameter that doesn't exist or is out of its range."""
+
+    exit_code = 10
+
+
+class DataError(SkumatchError):
+    """A data set that can't be used: missing, empty, of another layout, or with no test side."""
+
+    exit_code = 11
+
+
+class ImageError(SkumatchError):
+    """One image that can't be used; `reason` is the word it is counted under."""
+
+    exit_code = 12
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class ValidationFailed(SkumatchError):
+    """Data that broke an expectation."""
+
+    exit_code = 13
+
+
+class WeightsError(SkumatchError):
+    """Encoder weights that are missing, of another model, or changed."""
+
+    exit_code = 14
+
+
+class TrainingDiverged(SkumatchError):
+    """A loss that is no number any more."""
+
+    exit_code = 15
+
+
+class BundleError(SkumatchError):
+    """A model bundle that is incomplete, changed, or of a format this version can't read."""
+
+    exit_code = 16
+
+
+class ReferenceNotFound(SkumatchError):
+    """A model reference (champion, a version, a folder) that names nothing."""
+
+    exit_code = 17
+
+
+class StaleChampion(SkumatchError):
+    """The champion changed between evaluation and promotion."""
+
+    exit_code = 18
+
+
+class RegistryUnavailable(SkumatchError):
+    """The MLflow server doesn't answer."""
+
+    exit_code = 20
+    retry = True
+
+
+class StorageError(SkumatchError):
+    """A disk or a remote that refuses a write (full, read-only, away)."""
+
+    exit_code = 21
+    retry = True
+
+
+class Fenced(SkumatchError):
+    """Another attempt of the same stage took over; this one stops."""
+
+    exit_code = 22
+
+
+class PortInUse(SkumatchError):
+    """A port that another program listens on."""
+
+    exit_code = 30
+
+
+class ServiceError(SkumatchError):
+    """Airflow or MLflow did not start, stopped, or answers with an error."""
+
+    exit_code = 31
+
+
+class StageFailed(SkumatchError):
+    """A stage that ended without an error of its own (killed, crashed)."""
+
+    exit_code = 32
+    retry = True
+
+
+class NothingNew(SkumatchError):
+    """A scheduled run that would see nothing it hasn't seen: not a failure, but nothing is done."""
+
+    exit_code = 99
+
+
+class Relayed(SkumatchError):
+    """An error raised in a stage's own process, told onward with its kind and exit code."""
+
+    def __init__(self, sentence: str, kind: str, exit_code: int, retry: bool) -> None:
+        super().__init__(sentence)
+        self.kind, self.exit_code, self.retry = kind, exit_code, retry
+
+
+class RunFailed(SkumatchError):
+    """A workflow run that failed; carries the failing stage's own sentence and exit code."""
+
+    def __init__(self, sentence: str, exit_code: int = 33) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code

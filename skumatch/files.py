@@ -1,0 +1,62 @@
+"""Files that are whole or absent: written aside, flushed, renamed; hashed when they are read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from skumatch.errors import StorageError
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no float surprises (NaN raises ValueError)."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+
+    Raises StorageError where the disk refuses (full, read-only), with `path` as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        with aside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        aside.chmod(0o644)
+        aside.replace(path)
+    except OSError as error:
+        raise StorageError(f"Could not write {path}: {error.strerror or error}; free some space or check the disk, then run again.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(path) as aside:
+        aside.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write canonical JSON, whole or not at all."""
+    write_text(path, canonical_json(value))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))

@@ -1,0 +1,164 @@
+"""Trigger a run of the DAG, watch it to its end, and tell how it ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import yaml
+from rich.console import Console
+
+from skumatch.airflow_api import DAG, Airflow
+from skumatch.config import Settings
+from skumatch.errors import RunFailed, ServiceError, StageFailed
+from skumatch.summary import Task, View, view
+from skumatch.summary import render_summary as render_summary  # told with the rest: trigger, follow, render
+
+POLL_SECONDS = 0.7
+PATIENCE_SECONDS = 120.0  # a training on all cores may keep the API server from answering for a while
+T = TypeVar("T")
+
+
+def trigger(settings: Settings, conf: dict[str, Any]) -> str:
+    """Start a run with `conf` (data_ref, overrides, dry_run) and return its id.
+
+    Raises ParameterError with Airflow's words for a value it refuses, ServiceError where Airflow is away or the DAG paused.
+    """
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
+    with Airflow(settings) as airflow:
+        if airflow.get(f"/dags/{DAG}")["is_paused"]:
+            raise ServiceError(f"The DAG {DAG} is paused, so a run would wait for ever; unpause it at {settings.airflow_url}/dags/{DAG}.")
+        answer = airflow.post(f"/dags/{DAG}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": conf})
+    return str(answer["dag_run_id"])
+
+
+def follow(settings: Settings, run: str, console: Console | None = None) -> dict[str, Any]:
+    """Watch a run to its end: a live table on a terminal, else one line for each task that ends.
+
+    Returns register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with "run", "tasks" (seconds
+    each task took, by name) and "wall" (seconds from trigger to end). Raises RunFailed with the failing task's own sentence and
+    exit code. Ctrl-C leaves the run going.
+    """
+    console = console or Console()
+    with Airflow(settings) as airflow:
+        watch = Watch(airflow, settings, run)
+        try:
+            with view(console, run) as show:
+                state = watch.until_end(show)
+        except KeyboardInterrupt:
+            console.print(f"The run {run} goes on; see it at {run_url(settings, run)}", soft_wrap=True)
+            raise
+        return watch.outcome(state)
+
+
+def run_url(settings: Settings, run: str) -> str:
+    return f"{settings.airflow_url}/dags/{DAG}/runs/{quote(run, safe='')}"
+
+
+class Watch:
+    """What is known of one run so far: its tasks and the newest lines of their logs."""
+
+    def __init__(self, airflow: Airflow, settings: Settings, run: str) -> None:
+        self.airflow, self.settings, self.run = airflow, settings, run
+        self.path = f"/dags/{DAG}/dagRuns/{quote(run, safe='')}"
+        self.order = ["pull", *yaml.safe_load((settings.project / "dvc.yaml").read_text("utf-8"))["stages"], "register"]
+        self.read: dict[tuple[str, int], str | None] = {}  # where the log of a task's try goes on
+        self.tasks: list[Task] = []
+        self.state: dict[str, Any] = {}
+
+    def until_end(self, show: View) -> str:
+        """Poll and show until the run has ended; returns its state, success or failed."""
+        progress: dict[str, Any] = {}
+        while True:
+            self.state = patiently(lambda: self.airflow.get(self.path))
+            self.tasks = self._tasks()
+            for task in self.tasks:
+                if task.state == "running":
+                    lines = marked(patiently(lambda task=task: self._new_lines(task)), "progress")  # type: ignore[misc]
+                    progress = lines[-1] if lines else progress if progress.get("task") == task.name else {}
+                    progress["task"] = task.name
+            show(self.tasks, progress, self.state["state"])
+            if self.state["state"] in ("success", "failed"):
+                return str(self.state["state"])
+            time.sleep(POLL_SECONDS)
+
+    def outcome(self, state: str) -> dict[str, Any]:
+        """The run's summary; raises RunFailed for one that failed."""
+        by_name = {task.name: task for task in self.tasks}
+        failed = [task for task in self.tasks if task.state == "failed"]
+        if failed:
+            raise self._failure(failed[0])
+        if state == "failed":
+            raise RunFailed(f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run)}")
+        wall = {"run": self.run, "wall": seconds(self.state["queued_at"], self.state["end_date"])}
+        took = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
+        if by_name["pull"].state == "skipped":
+            return {"skipped": True, "reason": self._last(by_name["pull"], "skip").get("reason", ""), **took, **wall}
+        entry = self.airflow.get(f"{self.path}/taskInstances/register/xcomEntries/return_value", deserialize="true")["value"]
+        return {**entry, **took, **wall}
+
+    def _tasks(self) -> list[Task]:
+        rows = patiently(lambda: self.airflow.get(f"{self.path}/taskInstances", limit=100))["task_instances"]
+        tasks = [Task(row["task_id"], row["state"] or "waiting", row["try_number"], seconds(row["start_date"], row["end_date"])) for row in rows]
+        return sorted(tasks, key=lambda task: self.order.index(task.name) if task.name in self.order else len(self.order))
+
+    def _failure(self, task: Task) -> RunFailed:
+        folder = self.settings.home_dir / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={self.run}" / f"task_id={task.name}"
+        error = self._last(task, "error")
+        sentence = error.get("sentence") or self._crash(task)
+        return RunFailed(f"{task.name}: {sentence} (its log: {folder / f'attempt={task.attempt}.log'})", error.get("exit_code", StageFailed.exit_code))
+
+    def _last(self, task: Task, kind: str) -> dict[str, Any]:
+        found = marked(self._all_lines(task), kind)
+        return found[-1] if found else {}
+
+    def _crash(self, task: Task) -> str:
+        """The words of the exception that ended a task without an error line of its own."""
+        details = [line["error_detail"] for line in self._all_lines(task) if line.get("error_detail")]
+        return str(details[-1][0]["exc_value"]) if details else "It ended without a word."
+
+    def _all_lines(self, task: Task) -> list[dict[str, Any]]:
+        self.read.pop((task.name, task.attempt), None)
+        lines = more = self._new_lines(task)
+        while more and self.read[task.name, task.attempt]:
+            lines = lines + (more := self._new_lines(task))
+        return lines
+
+    def _new_lines(self, task: Task) -> list[dict[str, Any]]:
+        """Log lines since the last call for this try of the task."""
+        key = (task.name, task.attempt)
+        token = self.read.get(key)
+        answer = self.airflow.get(f"{self.path}/taskInstances/{task.name}/logs/{task.attempt}", **({"token": token} if token else {}))
+        self.read[key] = answer["continuation_token"]
+        return [line if isinstance(line, dict) else {"event": line} for line in answer["content"]]
+
+
+def marked(lines: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The fields of each `skumatch-KIND {json}` line."""
+    parts = [str(line.get("event", "")).partition(" ") for line in lines]
+    return [json.loads(text) for word, _, text in parts if word == f"skumatch-{kind}"]
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Return what `call` does, asking again for two minutes where Airflow does not answer."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except ServiceError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def seconds(start: str | None, end: str | None) -> float:
+    """Seconds from one moment to another, or until now; 0 before the first."""
+    if start is None:
+        return 0.0
+    until = datetime.fromisoformat(end) if end else datetime.now(UTC)
+    return round((until - datetime.fromisoformat(start)).total_seconds(), 2)

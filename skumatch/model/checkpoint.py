@@ -1,0 +1,127 @@
+"""Checkpoints that survive a kill: whole or absent, two generations, and only one attempt may write them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+import safetensors.torch
+from torch import Tensor
+
+from skumatch.errors import Fenced, StorageError
+from skumatch.files import canonical_json
+
+GENERATIONS = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors and JSON-able facts as they were after `step` steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training, `<url>/checkpoints/<key>/` on any fsspec file system (a path, s3://...).
+
+    Making this object claims the folder: an earlier attempt that still runs is refused at its next `save` (Fenced). A
+    checkpoint is a safetensors file and then a JSON with its SHA-256; the JSON's appearance is the commit.
+    Raises StorageError where the storage refuses.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self.fs, root = fsspec.core.url_to_fs(url)
+        self.folder = f"{root.rstrip('/')}/checkpoints/{key}"
+        with self._storage():
+            self.fs.makedirs(self.folder, exist_ok=True)
+            self.attempt = 1 + (self._owner()["attempt"] if self.fs.exists(self._path("owner.json")) else 0)
+            self.uuid = uuid.uuid4().hex
+            self._put("owner.json", canonical_json({"attempt": self.attempt, "uuid": self.uuid}).encode())
+
+    def save(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Commit one checkpoint, then drop all but the newest two. Raises Fenced if another attempt took over."""
+        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        name = f"{step:08d}-{self.attempt:04d}"
+        facts = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "attempt": self.attempt, "meta": meta}
+        with self._storage():
+            self._check_owner()
+            self._put(f"{name}.safetensors", data)
+            self._check_owner()  # the upload may have taken minutes
+            self._put(f"{name}.json", canonical_json(facts).encode())
+            self._prune()
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint whose bytes still have their hash, None if there is none; damaged ones are reported and removed."""
+        with self._storage():
+            for name in self._committed():
+                checkpoint = self._read(name)
+                if checkpoint is not None:
+                    return checkpoint
+                print(f"The checkpoint {self._path(name)} is damaged; going back to the one before.", file=sys.stderr)
+                self._remove([f"{name}.json", f"{name}.safetensors"])
+        return None
+
+    def _read(self, name: str) -> Checkpoint | None:
+        try:
+            facts = json.loads(self.fs.cat_file(self._path(f"{name}.json")))
+            data = self.fs.cat_file(self._path(f"{name}.safetensors"))
+        except (FileNotFoundError, ValueError):  # ValueError: no JSON, or no UTF-8
+            return None
+        if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+            return None
+        return Checkpoint(facts["step"], safetensors.torch.load(data), facts["meta"])
+
+    def _committed(self) -> list[str]:
+        """Names without suffix, newest first: highest step, then latest attempt."""
+        names = (name for name in self._names() if name.endswith(".json") and name != "owner.json")
+        return sorted((name.removesuffix(".json") for name in names), reverse=True)
+
+    def _names(self) -> list[str]:
+        self.fs.invalidate_cache(self.folder)
+        return [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.folder, detail=False)]
+
+    def _prune(self) -> None:
+        """Remove older generations and what killed attempts left half-written; JSONs first, as they are the commit."""
+        kept = {f"{name}{suffix}" for name in self._committed()[:GENERATIONS] for suffix in (".json", ".safetensors")}
+        self._remove(sorted(name for name in self._names() if name not in kept and not name.startswith("owner.json")))
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            if self.fs.exists(self._path(name)):
+                self.fs.rm_file(self._path(name))
+
+    def _owner(self) -> dict[str, Any]:
+        owner: dict[str, Any] = json.loads(self.fs.cat_file(self._path("owner.json")))
+        return owner
+
+    def _check_owner(self) -> None:
+        owner = self._owner()
+        if owner["uuid"] != self.uuid:
+            other = f"Attempt {owner['attempt']} of this training took over {self.folder}"
+            raise Fenced(f"{other}; this one (attempt {self.attempt}) stops, nothing is lost.")
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write aside, then rename."""
+        aside = self._path(f"{name}.{self.uuid}.part")
+        self.fs.pipe_file(aside, data)
+        self.fs.mv(aside, self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            what = f"The checkpoints in {self.folder} can't be read or written ({error})"
+            raise StorageError(f"{what}; check the disk or the remote, then run again.") from error

@@ -1,0 +1,151 @@
+"""The encoder: open_clip's image tower, what it needs to see, and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from skumatch.config import EncoderParams
+from skumatch.errors import ParameterError, WeightsError
+from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.model.preprocess import Colour, Preprocess
+from skumatch.model.torchvision_ops import open_clip
+
+FORMAT = 1
+OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
+# open_clip builds both towers; this one is dropped
+TINY_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
+
+
+class Encoder(nn.Module):
+    """Image tower with its `preprocess`, the length `dim` of its embeddings, and the parameters `spec` it was built from.
+
+    Always in channels-last layout: a third faster for convolutions on a CPU, and one layout means one set of bits.
+    """
+
+    def __init__(self, tower: nn.Module, preprocess: Preprocess, dim: int, spec: EncoderParams) -> None:
+        super().__init__()
+        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.tower, self.preprocess, self.dim, self.spec = tower, preprocess, dim, spec
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised float32 [B, 3, H, W] -> float32 [B, dim] of length 1."""
+        return functional.normalize(self.tower(pixels.contiguous(memory_format=torch.channels_last)).float(), dim=-1)
+
+
+def build(spec: EncoderParams, weights: Path | None) -> Encoder:
+    """An encoder on the CPU with the tower's tensors from a safetensors file (fp16 becomes float32), or random ones.
+
+    Raises ParameterError for an unknown model or a canvas it can't take, WeightsError for a file that doesn't fit.
+    """
+    encoder, native = _empty(spec)
+    if weights is not None:
+        _fill(encoder, native, _read(weights), weights)
+    _set_canvas(encoder)
+    return encoder
+
+
+def save(encoder: Encoder, folder: Path) -> None:
+    """Write encoder.safetensors, then encoder.json, which carries its hash."""
+    path = folder / "encoder.safetensors"
+    with replacing(path) as aside:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.tower.state_dict().items()}, aside)
+    facts = {"spec": encoder.spec.model_dump(mode="json"), "preprocess": encoder.preprocess.model_dump(mode="json"), "dim": encoder.dim}
+    write_json(folder / "encoder.json", {"format": FORMAT, "sha256": sha256(path), **facts})
+
+
+def load(folder: Path) -> Encoder:
+    """The encoder that `save` wrote, in evaluation mode; its bytes are hashed before they are read.
+
+    Raises WeightsError for a folder without an encoder, of a newer format, or changed since it was written.
+    """
+    facts, path = _facts(folder), folder / "encoder.safetensors"
+    if not path.is_file() or sha256(path) != facts["sha256"]:
+        raise WeightsError(f"{path} is missing or was changed since it was written; restore it or run the training again.")
+    try:
+        encoder, native = _empty(EncoderParams.model_validate(facts["spec"]))
+        encoder.preprocess = Preprocess.model_validate(facts["preprocess"])
+    except ValidationError as error:
+        raise WeightsError(f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version.") from error
+    _set_canvas(encoder)
+    _fill(encoder, native, _read(path), path)
+    return encoder.eval()
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / "encoder.json"
+    if not path.is_file():
+        raise WeightsError(f"There is no encoder in {folder}; name a folder that holds encoder.json and encoder.safetensors.")
+    facts: dict[str, Any] = read_json(path)
+    if facts.get("format") != FORMAT:
+        raise WeightsError(f"{path} has format {facts.get('format')}, this version reads {FORMAT}; load it with the version that wrote it.")
+    return facts
+
+
+def _empty(spec: EncoderParams) -> tuple[Encoder, nn.Module]:
+    """An encoder with random weights, and open_clip's model around its tower (which knows how to resize position embeddings)."""
+    config = open_clip.get_model_config(spec.model)
+    if config is None:
+        choices = f"{', '.join(OWN_MODELS)} or a name from open_clip.list_models()"
+        raise ParameterError(f"There is no encoder '{spec.model}' (encoder.model); use {choices}.")
+    vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
+    if "timm_model_name" not in vision:
+        vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized after their weights are in: _set_canvas
+    native = open_clip.CLIP(config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False))
+    mean, std = _colours(spec, native.visual)
+    preprocess = Preprocess(height=spec.height, width=spec.width, resize=spec.resize, mean=mean, std=std)
+    return Encoder(native.visual, preprocess, config["embed_dim"], spec), native
+
+
+def _colours(spec: EncoderParams, tower: Any) -> tuple[Colour, Colour]:
+    """Mean and std: timm's for our own models; the tag's for open_clip's (of its first tag if the weights come from a file)."""
+    if spec.model in OWN_MODELS:
+        facts = tower.trunk.default_cfg
+    else:
+        tags = open_clip.list_pretrained_tags_by_model(spec.model)
+        tag = spec.weights if spec.weights in tags else next(iter(tags), "")
+        facts = open_clip.get_pretrained_cfg(spec.model, tag)
+    return facts.get("mean") or open_clip.OPENAI_DATASET_MEAN, facts.get("std") or open_clip.OPENAI_DATASET_STD
+
+
+def _set_canvas(encoder: Encoder) -> None:
+    trunk: Any = getattr(encoder.tower, "trunk", encoder.tower)
+    canvas = (encoder.spec.height, encoder.spec.width)
+    patch = getattr(getattr(trunk, "patch_embed", trunk), "patch_size", None)
+    if patch is not None and (canvas[0] % patch[0] or canvas[1] % patch[1]):
+        raise ParameterError(
+            f"{encoder.spec.model} sees patches of {patch[0]} pixels; set encoder.height and encoder.width to multiples of it."
+        )
+    if hasattr(trunk, "set_input_size"):
+        trunk.set_input_size(img_size=canvas)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} can't be read as a safetensors file ({error}); convert the weights or fetch them again.") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _fill(encoder: Encoder, native: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load a tower's tensors, named as open_clip's tower or as timm's trunk names them."""
+    wanted = encoder.tower.state_dict()
+    prefix = "trunk." if not wanted.keys() & tensors.keys() else ""
+    found = {f"visual.{prefix}{name}": tensor for name, tensor in tensors.items()}
+    open_clip.model.resize_pos_embed(found, native)
+    state = {name.removeprefix("visual."): tensor for name, tensor in found.items()}
+    sizes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, wanted))
+    wrong = sorted(name for name in sizes.keys() | expected.keys() if sizes.get(name) != expected.get(name))
+    if wrong:
+        what = f"{path} does not fit the encoder {encoder.spec.model}"
+        why = f"{len(wrong)} tensors are missing, unknown or of another size, first {wrong[0]}"
+        raise WeightsError(f"{what}: {why}; set encoder.weights to weights of this model.")
+    encoder.tower.load_state_dict(state)

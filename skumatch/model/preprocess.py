@@ -1,0 +1,61 @@
+"""From a picture to pixels an encoder sees: one path for training, embedding and serving."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn import functional
+
+Colour = tuple[float, float, float]
+
+
+class Preprocess(BaseModel):
+    """Canvas of `height` x `width` pixels, how a picture is brought onto it, and the encoder's mean and std (of values 0..1)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int
+    width: int
+    resize: Literal["squash", "pad"]
+    mean: Colour
+    std: Colour
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture -> uint8 tensor [3, height, width]; antialiased bicubic, within one level of Pillow's when shrinking."""
+        assert image.mode == "RGB", image.mode
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if self.resize == "squash":
+            return _resized(pixels, self.height, self.width)
+        return self._padded(pixels)
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        """Keep the aspect; centre the picture on a canvas of the mean colour, which is zero after `normalise`."""
+        rows, columns = pixels.shape[1:]
+        scale = min(self.height / rows, self.width / columns)
+        height, width = (max(1, min(side, round(length * scale))) for side, length in ((self.height, rows), (self.width, columns)))
+        canvas = self.fill().expand(3, self.height, self.width).clone()
+        top, left = (self.height - height) // 2, (self.width - width) // 2
+        canvas[:, top : top + height, left : left + width] = _resized(pixels, height, width)
+        return canvas
+
+    def fill(self) -> Tensor:
+        """The mean colour as uint8 [3, 1, 1]."""
+        return torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8).view(3, 1, 1)
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """uint8 [..., 3, H, W] -> float32 of the same shape with the encoder's mean and std, on the batch's device."""
+        mean, std = (batch.new_tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (self.mean, self.std))
+        return (batch.float() / 255 - mean) / std
+
+    def at(self, height: int, width: int) -> Preprocess:
+        """The same on another canvas."""
+        return self.model_copy(update={"height": height, "width": width})
+
+
+def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0].contiguous()

@@ -1,0 +1,115 @@
+"""A run's input set: code, parameters and pointers to data, champion and weights, in one archive known by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skumatch.config import Params, Settings, load_params
+from skumatch.errors import DataError
+from skumatch.files import canonical_json, replacing, write_json, write_text
+from skumatch.pipeline.repository import Repository
+
+CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
+ARCHIVE = "inputs.tar"
+NO_CHAMPION = {"champion": None}
+
+
+def code_files(project: Path) -> list[str]:
+    """The code a run takes along, as paths below `project`: tracked and new files, ignored ones left out."""
+    listed = _git(project, "ls-files", "--cached", "--others", "--exclude-standard", "--", *CODE)
+    if listed is None:
+        found = [p for name in CODE for p in ([project / name] if (project / name).is_file() else (project / name).rglob("*"))]
+        return sorted(str(p.relative_to(project)) for p in found if p.is_file() and "__pycache__" not in p.parts)
+    return sorted(line for line in set(listed.splitlines()) if (project / line).is_file())
+
+
+def describe_code(project: Path) -> dict[str, Any]:
+    """commit (None without git), dirty (uncommitted code, or no git), sha256 over all code files."""
+    commit = _git(project, "rev-parse", "HEAD")
+    changes = _git(project, "status", "--porcelain", "--", *CODE)
+    digest = hashlib.sha256()
+    for name in code_files(project):
+        digest.update(f"{name}:{hashlib.sha256((project / name).read_bytes()).hexdigest()}\n".encode())
+    return {"commit": commit.strip() if commit else None, "dirty": commit is None or bool(changes), "sha256": digest.hexdigest()}
+
+
+def data_pointer(project: Path, ref: str | None) -> str:
+    """The text of data.dvc, from the working tree or from git `ref`. Raises DataError if there is none."""
+    if ref is None:
+        path = project / "data.dvc"
+        if not path.is_file():
+            raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
+        return path.read_text("utf-8")
+    text = _git(project, "show", f"{ref}:data.dvc")
+    if text is None:
+        raise DataError(f"Git ref '{ref}' has no data.dvc; give a ref at which data was committed.")
+    return text
+
+
+def write_params(source: Path, target: Path, overrides: Iterable[str]) -> Params:
+    """Write `source` with overrides applied to `target`, checked first. Raises ParameterError."""
+    params = load_params(source, overrides)
+    write_text(target, yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True))
+    return params
+
+
+def place_inputs(folder: Path, project: Path, champion: Path | None, weights: Path) -> None:
+    """Lay the champion's bundle (or the note that there is none), the base weights and the code's facts into `folder`/inputs."""
+    for name, source in (("champion", champion), ("weights", weights)):
+        target = folder / "inputs" / name
+        shutil.rmtree(target, ignore_errors=True)
+        if source is None:
+            write_json(target / "none.json", NO_CHAMPION)
+        else:
+            shutil.copytree(source, target)
+    write_json(folder / "inputs" / "code.json", describe_code(project))
+
+
+def build(folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], champion: Path | None, weights: Path) -> str:
+    """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5."""
+    place_inputs(folder, project, champion, weights)
+    write_params(project / "params.yaml", folder / "params.yaml", overrides)
+    write_text(folder / "data.dvc", data)
+    repository = Repository(folder, settings)
+    for name in ("champion", "weights"):
+        repository.add(f"inputs/{name}")
+    own = ["params.yaml", "data.dvc", "inputs/champion.dvc", "inputs/weights.dvc", "inputs/code.json"]
+    members = {name: (folder / name).read_bytes() for name in own} | {name: (project / name).read_bytes() for name in code_files(project)}
+    _write_archive(folder / ARCHIVE, members)
+    pointer_text = repository.add(ARCHIVE)
+    return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
+
+
+def _write_archive(path: Path, members: dict[str, bytes]) -> None:
+    with replacing(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in sorted(members.items()):
+            info = tarfile.TarInfo(name)  # no time, no owner: one hash for one content
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _git(project: Path, *words: str) -> str | None:
+    if not (project / ".git").exists():
+        return None
+    result = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=False)
+    return result.stdout if result.returncode == 0 else None
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Lay an input set's files into `folder`; DVC checked the archive's hash when it was fetched."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")

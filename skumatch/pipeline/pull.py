@@ -1,0 +1,82 @@
+"""pull: resolve data, champion, weights, code and parameters once, and store them as the run's input set."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from skumatch.config import Params, Settings, load_params
+from skumatch.errors import NothingNew
+from skumatch.files import sha256
+from skumatch.pipeline import inputs
+from skumatch.pipeline.repository import md5_of
+from skumatch.pipeline.worker import Message
+from skumatch.release.registry import ModelRef, Registry
+from skumatch.release.tracking import DATA_TAG, Tracking
+
+
+class Request(BaseModel):
+    """What a run is asked for. data_ref: a git ref of data.dvc, None for the working tree's. scheduled: skip if nothing is new."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    data_ref: str | None = None
+    overrides: tuple[str, ...] = ()
+    dry_run: bool = False
+    scheduled: bool = False
+
+
+def open_registry(settings: Settings, params: Params) -> Registry:
+    return Registry(settings.mlflow_url, params.release.model_name, settings.home_dir / "locks")
+
+
+def pull(settings: Settings, request: Request) -> Message:
+    """Resolve data, champion, weights, code and parameters once, store them as the run's input set, and name it.
+
+    Raises NothingNew if a scheduled run would see the same data as the last finished one.
+    """
+    project = settings.project
+    params = load_params(project / "params.yaml", request.overrides)
+    data = inputs.data_pointer(project, request.data_ref)
+    registry = open_registry(settings, params)
+    last = Tracking(settings.mlflow_url).last_finished()
+    if request.scheduled and last and last.tags.get(DATA_TAG) == md5_of(data):
+        raise NothingNew("The data is the same as in the last finished run; nothing to do until a new version is committed.")
+    champion = registry.champion()
+    with tempfile.TemporaryDirectory(dir=_made(settings.home_dir / "workspaces")) as folder:
+        set_hash = inputs.build(
+            Path(folder), project, settings, data, request.overrides, fetch_champion(settings, registry, champion), fetch_base_weights(settings, params)
+        )
+    return Message(
+        run=request.run,
+        inputs=set_hash,
+        lock=(last.lock or "") if last else "",
+        dry_run=request.dry_run,
+        overrides=request.overrides,
+        champion=champion.version if champion else None,
+    )
+
+
+def fetch_champion(settings: Settings, registry: Registry, champion: ModelRef | None) -> Path | None:
+    """The champion's bundle in this machine's cache, verified against its registered hash."""
+    return registry.download_bundle(champion, _made(settings.home_dir / "bundles") / champion.bundle) if champion else None
+
+
+def fetch_base_weights(settings: Settings, params: Params) -> Path:
+    """The folder of the encoder's base weights in this machine's cache; a local file is looked at each time."""
+    from skumatch.model.weights import fetch_weights  # torch takes seconds to import
+
+    local = Path(params.encoder.weights)
+    key = inputs.fingerprint([params.encoder.model, params.encoder.weights, sha256(local) if local.is_file() else None])[:32]
+    folder = settings.home_dir / "weights" / key
+    if not (folder / "weights.json").is_file():
+        fetch_weights(params.encoder, folder)
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,165 @@
+"""register: tell MLflow what the run found, and register and promote what the gate let pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from skumatch.config import Params, Settings, load_params
+from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.pipeline.pull import open_registry
+from skumatch.pipeline.repository import Repository, md5_of
+from skumatch.pipeline.worker import Message, run_name, stages, workspace
+from skumatch.release import lineage
+from skumatch.release.gate import Decision
+from skumatch.release.registry import CHALLENGER, TOP1_TAG
+from skumatch.release.tracking import DATA_TAG, Tracking
+from skumatch.retrieval.evaluate import Evaluation
+
+FIGURES = ("top1", "top3", "top5", "macro_top1")
+
+
+class Outcome(BaseModel):
+    """What the stages found: the decision, both evaluations, and the data version they rest on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decision: Decision
+    challenger: Evaluation
+    champion: Evaluation | None
+    data: str
+
+    @classmethod
+    def read(cls, root: Path) -> Outcome:
+        champion = root / "out/evaluate/champion.json"
+        return cls(
+            decision=Decision.model_validate(read_json(root / "out/gate/decision.json")),
+            challenger=Evaluation.model_validate(read_json(root / "out/evaluate/challenger.json")),
+            champion=Evaluation.model_validate(read_json(champion)) if champion.is_file() else None,
+            data=md5_of((root / "data.dvc").read_text("utf-8")),
+        )
+
+
+def register(settings: Settings, message: Message) -> dict[str, Any]:
+    """Record the run in MLflow; register and promote its bundle if the gate let it pass; return the summary.
+
+    A dry run writes nothing to MLflow. A model that was refused or not better stays a run and is never registered.
+    Raises StaleChampion if the champion is no longer the one that was evaluated.
+    """
+    with workspace(settings, message, "register") as repository:
+        repository.pull(*stages(repository.folder), "inputs/weights.dvc")
+        outcome = Outcome.read(repository.folder)
+        params = load_params(repository.folder / "params.yaml")
+        summary = summarise(message, outcome) | {"report": keep_report(settings, message, repository.folder)}
+        return summary if message.dry_run else summary | _record(settings, message, params, outcome, repository)
+
+
+def _record(settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository) -> dict[str, Any]:
+    root, decision = repository.folder, outcome.decision
+    tracking, registry = Tracking(settings.mlflow_url), open_registry(settings, params)
+    record = lineage_of(message, outcome, repository)
+    write_json(root / "log/lineage.json", record)
+    tags = {
+        DATA_TAG: outcome.data,
+        TOP1_TAG: f"{outcome.challenger.top1:.6f}",
+        "skumatch.verdict": decision.verdict,
+        "skumatch.decision": decision.sentence,
+        "skumatch.commit": str(read_json(root / "inputs/code.json")["commit"]),
+        "skumatch.inputs": message.inputs,
+        "skumatch.lineage": lineage.record_hash(record),
+    }
+    mlflow_run = tracking.log_run(message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING")
+    version = None
+    if decision.promotable:
+        version = registry.register(root / "out/bundle/model", mlflow_run, tags, decision.sentence)
+        registry.set_alias(CHALLENGER, version)
+        registry.promote(version, message.champion)
+    # Only now: a run that ended earlier must neither be started from nor make a scheduled one skip.
+    tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)} if version else {}, {}, "FINISHED")
+    aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
+    return {"version": version, "aliases": aliases, "mlflow_run": tracking.run_page(mlflow_run)}
+
+
+def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> dict[str, Any]:
+    """The run's lineage record, from what its workspace holds."""
+    root = repository.folder
+    code, weights = read_json(root / "inputs/code.json"), read_json(root / "inputs/weights/weights.json")
+    evaluations = {who: root / f"out/evaluate/{who}.json" for who in ("challenger", "champion")}
+    return lineage.lineage(
+        run=message.run,
+        code=lineage.Code(commit=code["commit"], dirty=code["dirty"], archive=code["sha256"]),
+        inputs=lineage.Inputs(
+            data=f"md5:{outcome.data}",
+            champion=outcome.decision.hashes["champion_bundle"],
+            champion_version=message.champion,
+            weights=str(weights["name"]),
+            weights_sha256=weights.get("sha256"),
+            params=sha256(root / "params.yaml"),
+            overrides=message.overrides,
+            environment=sha256(root / "requirements/constraints.txt"),
+        ),
+        lock=repository.lock,
+        results=lineage.Results(
+            challenger=sha256(evaluations["challenger"]),
+            champion=sha256(evaluations["champion"]) if outcome.champion else None,
+            decision=sha256(root / "out/gate/decision.json"),
+            verdict=outcome.decision.verdict,
+            bundle=str(outcome.decision.hashes["challenger_bundle"]),
+        ),
+    )
+
+
+def artifacts(root: Path) -> dict[str, Path]:
+    """Path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report."""
+    found = {Path(name).name: root / name for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")}
+    for stage in ("validate", "split", "evaluate", "gate", "report"):
+        found |= {f"{stage}/{path.name}": path for path in sorted((root / "out" / stage).iterdir()) if path.is_file()}
+    return found
+
+
+def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float | list[float]]:
+    """The figures MLflow plots: both models' accuracy, the loss of each epoch, the seconds of each stage."""
+    found: dict[str, float | list[float]] = {f"seconds.{stage}": seconds for stage, seconds in message.seconds.items()}
+    for who, evaluation in (("challenger", outcome.challenger), ("champion", outcome.champion)):
+        if evaluation:
+            found |= {f"{who}.{name}": getattr(evaluation, name) for name in FIGURES}
+    history = root / "out/train/history.jsonl"
+    epochs = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    return found | ({"train.loss": [float(epoch["loss"]) for epoch in epochs]} if epochs else {})
+
+
+def flat(params: Params) -> dict[str, Any]:
+    """Parameters as section.name -> value; `runtime` changes no result and stays out."""
+    tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
+    return {f"{s}.{k}": v for s, section in tree.items() if isinstance(section, dict) for k, v in section.items()} | {"seed": params.seed}
+
+
+def keep_report(settings: Settings, message: Message, root: Path) -> str:
+    """Copy the run's report to this machine's reports; return the path."""
+    kept = settings.home_dir / "reports" / f"{run_name(message.run)}.html"
+    with replacing(kept) as aside:
+        aside.write_bytes((root / "out/report/report.html").read_bytes())
+    return str(kept)
+
+
+def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
+    """What a person wants to know at the end of a run."""
+    figures = {
+        who: {"top1": e.top1, "top3": e.top3, "top5": e.top5, "interval": list(e.interval.top1), "n": e.n} if e else None
+        for who, e in (("challenger", outcome.challenger), ("champion", outcome.champion))
+    }
+    decision = outcome.decision
+    return figures | {
+        "decision": decision.verdict,
+        "sentence": decision.sentence,
+        "reasons": [f"{check.name}: {check.status} ({check.detail})" for check in decision.checks],
+        "version": None,
+        "aliases": {},
+        "mlflow_run": None,
+        "seconds": message.seconds,
+        "cached": list(message.cached),
+        "dry_run": message.dry_run,
+    }

@@ -1,0 +1,118 @@
+"""The only user of DVC: a folder with a cache of its machine and the remote that all workers share."""
+
+from __future__ import annotations
+
+import configparser
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skumatch.config import Settings
+from skumatch.errors import DataError, StageFailed, StorageError
+from skumatch.files import replacing
+
+REMOTE = "shared"
+
+
+def configure(folder: Path, settings: Settings) -> None:
+    """Make `folder` a DVC repository that uses this machine's cache and the shared remote."""
+    config = configparser.ConfigParser()
+    config["core"] = {
+        "remote": REMOTE,
+        "analytics": "false",
+        "check_update": "false",
+        "no_scm": str(not (folder / ".git").exists()).lower(),
+        "site_cache_dir": str(settings.home_dir / "dvc"),
+    }
+    config["cache"] = {"dir": str(settings.home_dir / "cache"), "type": "hardlink,copy"}
+    config[f"'remote \"{REMOTE}\"'"] = {"url": settings.remote_url, "verify": "true"}
+    (folder / ".dvc").mkdir(parents=True, exist_ok=True)
+    (folder / ".dvc" / "config").touch()
+    with replacing(folder / ".dvc" / "config.local") as aside, aside.open("w") as stream:
+        config.write(stream)
+
+
+class Repository:
+    """A configured folder. Every failure of DVC comes out as one of our errors."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        from dvc.logger import setup
+        from dvc.repo import Repo
+
+        setup(logging.WARNING)
+        configure(folder, settings)
+        self.folder = folder
+        with _translated("open", folder):
+            self._repo: Any = Repo(str(folder))
+
+    def add(self, path: str) -> str:
+        """Put `path` into the cache, push it, and return the text of its pointer file `path`.dvc."""
+        with _translated("store", path), _inside(self.folder):
+            self._repo.add(path)
+            self._repo.push(targets=[f"{path}.dvc"])
+        return (self.folder / f"{path}.dvc").read_text("utf-8")
+
+    def pull(self, *targets: str) -> None:
+        """Fetch and check out what the pointers or stages `targets` name."""
+        with _translated("fetch", ", ".join(targets)), _inside(self.folder):
+            self._repo.pull(targets=list(targets))
+
+    def reproduce(self, stage: str) -> None:
+        """Run one stage, unless nothing it depends on changed; missing inputs are fetched, its outs pushed."""
+        from dvc.exceptions import ReproductionError
+
+        with _translated("run", stage), _inside(self.folder):
+            try:
+                self._repo.reproduce(stage, single_item=True, pull=True)
+            except ReproductionError as error:
+                raise StageFailed(f"Stage {stage} ended without a word ({error.__cause__ or error}); its log has the last lines.") from error
+            self._repo.push(targets=[stage], run_cache=True)
+
+    @property
+    def lock(self) -> str:
+        """The text of dvc.lock, empty before the first stage."""
+        path = self.folder / "dvc.lock"
+        return path.read_text("utf-8") if path.is_file() else ""
+
+
+def pointer(md5: str, path: str) -> str:
+    """The text of a .dvc file for one file of that MD5."""
+    return yaml.safe_dump({"outs": [{"md5": md5, "hash": "md5", "path": path}]}, sort_keys=False)
+
+
+def md5_of(pointer_text: str) -> str:
+    """The hash a .dvc file's text points to."""
+    return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    # DVC resolves targets against the current folder.
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextmanager
+def _translated(what: str, target: object) -> Iterator[None]:
+    from dvc.exceptions import CheckoutError, DvcException, FileTransferError
+    from dvc.lock import LockError
+
+    try:
+        yield
+    except (FileTransferError, CheckoutError) as error:
+        raise StorageError(f"Could not {what} {target} ({error}); check the DVC remote and the disk, then run again.") from error
+    except LockError as error:
+        raise StorageError(f"Could not {what} {target}: another process holds DVC's lock; wait for it, then run again.") from error
+    except DvcException as error:
+        raise DataError(f"DVC could not {what} {target}: {error}.") from error
+    except OSError as error:
+        raise StorageError(f"Could not {what} {target}: {error.strerror or error}; check the disk, then run again.") from error

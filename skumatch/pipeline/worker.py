@@ -1,0 +1,97 @@
+"""What one Airflow task does: rebuild the run's workspace anywhere, do one stage, hand on the lock."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from skumatch.config import Settings
+from skumatch.errors import Relayed, StageFailed
+from skumatch.files import read_json, write_text
+from skumatch.pipeline import inputs
+from skumatch.pipeline.repository import Repository, pointer
+from skumatch.stages.runner import ERROR, SECONDS
+
+
+
+class Message(BaseModel):
+    """What travels between tasks. inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    inputs: str
+    lock: str = ""
+    dry_run: bool = False
+    overrides: tuple[str, ...] = ()
+    champion: int | None = None
+    seconds: dict[str, float] = {}
+    cached: tuple[str, ...] = ()
+
+
+@contextmanager
+def workspace(settings: Settings, message: Message, label: str) -> Iterator[Repository]:
+    """A private folder with the run's code, params, pointers and lock; gone afterwards."""
+    root = settings.home_dir / "workspaces" / run_name(message.run)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=root))
+    try:
+        yield _rebuild(folder, settings, message)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rebuild(folder: Path, settings: Settings, message: Message) -> Repository:
+    write_text(folder / f"{inputs.ARCHIVE}.dvc", pointer(message.inputs, inputs.ARCHIVE))
+    Repository(folder, settings).pull(f"{inputs.ARCHIVE}.dvc")
+    inputs.unpack(folder / inputs.ARCHIVE, folder)
+    if message.lock:
+        write_text(folder / "dvc.lock", message.lock)
+    return Repository(folder, settings)
+
+
+def run_stage(settings: Settings, message: Message, stage: str) -> Message:
+    """Do one stage of the run and return the message for the next task.
+
+    Raises the stage's own error; StageFailed if it ended without one; StorageError if the remote or disk refuses.
+    """
+    with workspace(settings, message, stage) as repository:
+        try:
+            repository.reproduce(stage)
+        except StageFailed as failure:
+            raise own_error(repository.folder) or failure from failure
+        seconds = repository.folder / SECONDS.format(stage=stage)
+        ran = seconds.is_file()
+        return message.model_copy(
+            update={
+                "lock": repository.lock,
+                "seconds": message.seconds | ({stage: read_json(seconds)["seconds"]} if ran else {}),
+                "cached": message.cached if ran else (*message.cached, stage),
+            }
+        )
+
+
+def own_error(folder: Path) -> Relayed | None:
+    """The error the stage process left in its workspace, as it was raised there."""
+    path = folder / ERROR
+    if not path.is_file():
+        return None
+    return Relayed(**read_json(path))
+
+
+def stages(project: Path) -> list[str]:
+    """The pipeline's stages in the order dvc.yaml lists them."""
+    return list(yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))["stages"])
+
+
+
+def run_name(run: str) -> str:
+    """A run's id as a name for files and folders."""
+    return re.sub(r"[^\w.+-]", "-", run)

@@ -1,0 +1,1 @@
+"""What may become the champion, and how: gate, bundle, registry, lineage, report."""

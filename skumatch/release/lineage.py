@@ -1,0 +1,112 @@
+"""One JSON record a run: every input, every stage's inputs and outputs, and what came of it, each by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from skumatch.errors import DataError
+from skumatch.files import canonical_json
+
+SCHEMA = "skumatch-lineage-1"
+SHA256 = r"^[0-9a-f]{64}$"
+Hash = Field(pattern=SHA256)
+MaybeHash = Field(default=None, pattern=SHA256)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Code(_Record):
+    """What ran: the commit (None outside a repository), whether the tree differed from it, the archive's hash."""
+
+    commit: str | None
+    dirty: bool
+    archive: str = Hash
+
+
+class Inputs(_Record):
+    """data: DVC's hash of data/ (`md5:....dir`). champion: hash of the champion's bundle, None if there was none.
+
+    params: hash of params.yaml as it ran, `overrides` (section.name=value) included. environment: hash of constraints.txt.
+    """
+
+    data: str
+    manifest: str | None = MaybeHash
+    champion: str | None = MaybeHash
+    champion_version: int | None = None
+    weights: str
+    weights_sha256: str | None = MaybeHash
+    params: str = Hash
+    overrides: tuple[str, ...] = ()
+    environment: str = Hash
+
+
+class Stage(_Record):
+    """One stage of dvc.lock: path -> `algorithm:hash` of what it read and wrote, and the parameters it depends on."""
+
+    command: str
+    deps: dict[str, str]
+    params: dict[str, Any]
+    outs: dict[str, str]
+
+
+class Results(_Record):
+    """Hashes of the evaluations' and the decision's files and of the bundle; `version` is None if nothing was registered."""
+
+    challenger: str = Hash
+    champion: str | None = MaybeHash
+    decision: str = Hash
+    verdict: Literal["first", "promote", "keep", "refuse"]
+    bundle: str = Hash
+    version: int | None = Field(default=None, ge=1)
+
+
+class Lineage(_Record):
+    schema_: Literal["skumatch-lineage-1"] = Field(default="skumatch-lineage-1", alias="schema")
+    run: str = Field(min_length=1)
+    code: Code
+    inputs: Inputs
+    stages: dict[str, Stage]
+    results: Results
+
+
+def lineage(run: str, code: Code, inputs: Inputs, lock: str, results: Results) -> dict[str, Any]:
+    """The run's record, ready for write_json; `lock` is the text of its dvc.lock. Raises DataError for an unreadable lock."""
+    record = Lineage(run=run, code=code, inputs=inputs, stages=stages_of(lock), results=results)
+    return record.model_dump(mode="json", by_alias=True)
+
+
+def record_hash(record: dict[str, Any]) -> str:
+    """Hash of a record: SHA-256 of its canonical JSON, which is also the hash of its file."""
+    return hashlib.sha256(canonical_json(record).encode()).hexdigest()
+
+
+def stages_of(lock: str) -> dict[str, Stage]:
+    """The stages of a dvc.lock, in order of name. Raises DataError if the text is no whole lock."""
+    try:
+        tree = yaml.safe_load(lock)
+        stages = {str(name): _stage(entry) for name, entry in sorted(tree["stages"].items())}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"The run's dvc.lock can't be read ({type(error).__name__}); run the workflow again.") from error
+    if not stages:
+        raise DataError("The run's dvc.lock has no stages; run the workflow again.")
+    return stages
+
+
+def _stage(entry: dict[str, Any]) -> Stage:
+    return Stage(
+        command=str(entry["cmd"]),
+        deps=_hashes(entry.get("deps", [])),
+        params=entry.get("params", {}),
+        outs=_hashes(entry.get("outs", [])),
+    )
+
+
+def _hashes(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {entry["path"]: f"{algorithm}:{entry[algorithm]}" for entry in entries for algorithm in [entry.get("hash", "md5")]}

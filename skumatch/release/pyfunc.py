@@ -1,0 +1,54 @@
+"""The bundle as an MLflow model, defined by this file (models from code): nothing is pickled, so nothing is unpickled.
+
+Input: a DataFrame with a column `image` of encoded pictures, as bytes or base64 text. Output: a row a picture with the lists
+`skus`, `similarities` and `gallery_ids` (best first, `top_k` of them, 5 by default) and `unknown`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
+
+from skumatch.data.images import decode
+from skumatch.errors import ImageError
+from skumatch.release.bundle import Bundle
+
+
+class BundleModel(PythonModel):
+    """Loads the bundle beside it, checked against the hash it was registered with."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.bundle = Bundle.load(Path(context.artifacts["bundle"]), context.model_config.get("bundle"))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Raises ImageError, naming the row, for a picture that can't be decoded."""
+        images = [_picture(row, value) for row, value in enumerate(model_input["image"])]
+        rows = self.bundle.match(images, int((params or {}).get("top_k", 5)))
+        return pd.DataFrame(
+            {
+                "skus": [[match.sku for match in row] for row in rows],
+                "similarities": [[match.similarity for match in row] for row in rows],
+                "gallery_ids": [[match.gallery_id for match in row] for row in rows],
+                "unknown": [row[0].unknown for row in rows],
+            },
+            index=model_input.index,
+        )
+
+
+def _picture(row: int, value: bytes | str) -> Image.Image:
+    try:
+        return decode(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
+    except binascii.Error as error:
+        raise ImageError("unreadable", f"Row {row}: `image` is no base64; send the file's bytes in base64.") from error
+    except ImageError as error:
+        raise ImageError(error.reason, f"Row {row}: {error}") from error
+
+
+mlflow.models.set_model(BundleModel())

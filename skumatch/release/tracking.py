@@ -1,0 +1,176 @@
+"""The MLflow server: reaching it, telling its failures apart, and the record of runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
+
+EXPERIMENT = "skumatch"
+RUN_TAG, DATA_TAG = "skumatch.run", "skumatch.data"
+LOCK_NAME = "dvc.lock"
+PROBE_SECONDS = 5.0
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+}
+
+Series = float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended well: its MLflow id and tags, and the text of its dvc.lock (None if it left none)."""
+
+    run_id: str
+    tags: Mapping[str, str]
+    lock: str | None
+
+
+class Tracking:
+    """One MLflow server. Every method raises RegistryUnavailable if it is away, ServiceError if it refuses."""
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ParameterError(f"'{url}' is no MLflow server; give its address, for example http://127.0.0.1:5000 (SKUMATCH_MLFLOW).")
+        self.url = url.rstrip("/")
+        self.shown = CREDENTIALS.sub("", self.url)
+
+    def log_run(
+        self,
+        run: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, Series],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, Path],
+        status: Literal["RUNNING", "FINISHED", "FAILED"] = "FINISHED",
+    ) -> str:
+        """Record a run in the experiment `skumatch` and return its MLflow id; `artifacts` maps a path in the run to a file.
+
+        A second call for the same `run` adds to the same MLflow run. A list as metric is one value an epoch.
+        """
+        with self.client() as client, tempfile.TemporaryDirectory() as staged:
+            found = client.get_run(_run_id(client, run))
+            mlflow_id = str(found.info.run_id)
+            _log_metrics(client, mlflow_id, {name: value for name, value in metrics.items() if name not in found.data.metrics})
+            _log_texts(client, mlflow_id, params, clean_tags(tags))
+            for name, path in artifacts.items():
+                (Path(staged) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, Path(staged) / name)
+            client.log_artifacts(mlflow_id, staged)
+            if status != "RUNNING":
+                client.set_terminated(mlflow_id, status)
+            return mlflow_id
+
+    def last_finished(self, data: str | None = None) -> FinishedRun | None:
+        """The newest run that ended well (on data of that hash, if given), with the lock that the next run starts from."""
+        wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (f" and tags.`{DATA_TAG}` = '{data}'" if data else "")
+        with self.client() as client, tempfile.TemporaryDirectory() as folder:
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            order = ["attributes.end_time DESC"]
+            found = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=1) if experiment else []
+            if not found:
+                return None
+            run_id = str(found[0].info.run_id)
+            held = any(item.path == LOCK_NAME for item in client.list_artifacts(run_id))
+            lock = Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8") if held else None
+            return FinishedRun(run_id, {name: value for name, value in found[0].data.tags.items() if name.startswith("skumatch.")}, lock)
+
+    def run_page(self, mlflow_id: str) -> str:
+        """The address of a run's page in MLflow's web interface."""
+        with self.client() as client:
+            return f"{self.shown}/#/experiments/{client.get_run(mlflow_id).info.experiment_id}/runs/{mlflow_id}"
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Yield MLflow's client after a quick look whether the server is there; its errors become ours."""
+        self._probe()
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient  # takes a second; a server that is away is told without it
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+
+        try:
+            yield MlflowClient(self.url, self.url)
+        except RequestException as error:
+            raise self._away(" any more") from error
+        except MlflowException as error:
+            reason = CREDENTIALS.sub("", str(error).splitlines()[0])[:200]
+            if error.error_code in AWAY:
+                raise self._away(f" as it should ({reason})") from error
+            raise ServiceError(f"MLflow at {self.shown} refused a request ({reason}); see its log.") from error
+
+    def _probe(self) -> None:
+        try:
+            healthy = httpx.get(f"{self.url}/health", timeout=PROBE_SECONDS).status_code < 500
+        except httpx.HTTPError as error:
+            raise self._away("") from error
+        if not healthy:
+            raise self._away(" in good health")
+
+    def _away(self, how: str) -> RegistryUnavailable:
+        return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}; start it (`make up`) or set SKUMATCH_MLFLOW, then run again.")
+
+
+def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags with credentials cut out of URLs. Keys must start with `skumatch.` or be MLflow's own."""
+    assert all(name.startswith(("skumatch.", "mlflow.")) for name in tags), "tags of ours carry the prefix skumatch."
+    return {name: CREDENTIALS.sub("", str(value)) for name, value in tags.items()}
+
+
+def unless_existing(create: Callable[..., Any], name: str) -> None:
+    """Call `create(name)`; that it exists already is fine."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        create(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _run_id(client: Any, run: str) -> str:
+    """The MLflow run that carries `run` as its tag, made if there is none."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        unless_existing(client.create_experiment, EXPERIMENT)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
+    return str((found[0] if found else client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)).info.run_id)
+
+
+def _log_metrics(client: Any, mlflow_id: str, metrics: Mapping[str, Series]) -> None:
+    from mlflow.entities import Metric
+
+    now = time.time_ns() // 1_000_000
+    series = {name: [value] if isinstance(value, int | float) else list(value) for name, value in sorted(metrics.items())}
+    points = [Metric(name, value, now, step) for name, values in series.items() for step, value in enumerate(values) if math.isfinite(value)]
+    for start in range(0, len(points), 500):  # the server takes at most 1,000 a call
+        client.log_batch(mlflow_id, metrics=points[start : start + 500])
+
+
+def _log_texts(client: Any, mlflow_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    client.log_batch(mlflow_id, tags=[RunTag(name, value) for name, value in sorted(tags.items())])
+    listed = [Param(name, str(value)) for name, value in sorted(params.items())]
+    for start in range(0, len(listed), 100):  # the server takes at most 100 a call
+        client.log_batch(mlflow_id, params=listed[start : start + 100])

@@ -1,0 +1,43 @@
+"""Hits from ranked lists: arrays in, arrays out. A query without a hit in its list has place 0."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.object_]
+Flags = NDArray[np.bool_]
+Places = NDArray[np.int64]
+
+
+def right_place(ranked: Labels, wanted: Labels, positions: Places | None = None) -> Places:
+    """Place of each query's own SKU, counted from 1; 0 if it is not listed.
+
+    ranked [n, w] SKUs, best first; wanted [n]. With `positions` [n, w] the place is taken from there instead of the
+    column, so the same list also gives the place among all images.
+    """
+    right = ranked == wanted[:, None]
+    places = np.arange(1, ranked.shape[1] + 1)[None, :] if positions is None else positions
+    found: Places = np.where(right, places, 0).max(axis=1, initial=0).astype(np.int64)
+    return found
+
+
+def hits_at(places: Places, k: int) -> Flags:
+    """Whether each query's right answer is among the first k."""
+    return (places >= 1) & (places <= k)
+
+
+def with_partner(wanted: Labels, gallery_skus: Collection[str]) -> Flags:
+    """Whether each query's SKU has an image in the gallery; only such queries are scored."""
+    known = set(gallery_skus)
+    return np.fromiter((sku in known for sku in wanted), dtype=np.bool_, count=len(wanted))
+
+
+def mean_by(values: NDArray[Any], labels: Labels) -> tuple[Labels, NDArray[np.float64], NDArray[np.int64]]:
+    """Labels in order, the mean of `values` under each, and how many there are."""
+    names, inverse = np.unique(labels, return_inverse=True)
+    counts = np.bincount(inverse, minlength=len(names))
+    return names, np.bincount(inverse, weights=values, minlength=len(names)) / counts, counts

@@ -1,0 +1,244 @@
+"""MLflow and Airflow on one machine, on loopback: started together, watched until healthy, stopped without a trace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+from filelock import FileLock
+
+from skumatch import processes
+from skumatch.airflow_api import DAG, Airflow
+from skumatch.config import Settings
+from skumatch.errors import PortInUse, ServiceError
+from skumatch.files import write_text
+from skumatch.progress import Advance, track
+
+START_SECONDS = 180.0
+POLL_SECONDS = 0.25
+POOL = {"name": "gpu", "slots": 1, "description": "One training or embedding at a time.", "include_deferred": False}
+
+
+def up(settings: Settings) -> None:
+    """Start what is not running yet and wait until Airflow shows the DAG; nothing happens where all is up.
+
+    An MLflow of the user's own (`settings.mlflow`) is left alone. Raises PortInUse for a port another program has,
+    ServiceError where a server ends or is not healthy within 180 s; then nothing is left running.
+    """
+    with _lock(settings):
+        commands = _commands(settings)
+        if running(settings) == set(commands):
+            return
+        processes.stop(_record(settings))
+        for name, port in _ports(settings).items():
+            check_port(name, port)
+        with ExitStack() as undo, track("start", len(commands), "servers") as advance:
+            undo.callback(processes.stop, _record(settings))
+            _start(settings, commands, advance)
+            undo.pop_all()
+
+
+def down(settings: Settings) -> None:
+    """Stop every server that `up` started, with what they started; nothing happens where none runs."""
+    with _lock(settings):
+        processes.stop(_record(settings))
+
+
+def running(settings: Settings) -> set[str]:
+    """Names of our servers that run: mlflow, api-server, scheduler, dag-processor."""
+    return {server.name for server in processes.recorded(_record(settings)) if server.process()}
+
+
+def check_port(name: str, port: int) -> None:
+    """Raise PortInUse where another program listens on loopback's `port`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            variable = f"SKUMATCH_{name.upper()}_PORT"
+            raise PortInUse(f"Port {port}, wanted for {name.capitalize()}, is in use; choose another with {variable}=...") from error
+
+
+def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance) -> None:
+    env, since = _environment(settings), time.time()
+    first = {name: commands[name] for name in commands if name == "mlflow"}  # it starts while Airflow's database is made
+    _spawn(settings, first, env)
+    _migrate(settings, env)
+    _spawn(settings, {name: commands[name] for name in commands if name not in first}, env)
+    with Airflow(settings) as airflow:
+        checks: dict[str, Callable[[], bool]] = {
+            "mlflow": lambda: _answers(f"{settings.mlflow_url}/health"),
+            "api-server": lambda: _answers(f"{settings.airflow_url}/api/v2/version"),
+            "scheduler": lambda: _beats(airflow, since),
+            "dag-processor": lambda: _shows(airflow, since),
+        }
+        _wait(settings, [(name, checks[name]) for name in commands], advance)
+        airflow.patch(f"/dags/{DAG}", {"is_paused": False})
+        if not any(pool["name"] == POOL["name"] for pool in airflow.get("/pools")["pools"]):
+            airflow.post("/pools", POOL)
+
+
+def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
+    for name, command in commands.items():
+        processes.spawn(_record(settings), name, command, env, settings.project, _log(settings, name))
+
+
+def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], advance: Advance) -> None:
+    """Return when every check has held once."""
+    end = time.monotonic() + START_SECONDS
+    while checks:
+        for server in processes.recorded(_record(settings)):
+            if not server.process():
+                log = _log(settings, server.name)
+                raise ServiceError(f"The {server.name} ended while starting ({_last_line(log)}); its log is {log}.")
+        if time.monotonic() > end:
+            name, log = checks[0][0], _log(settings, checks[0][0])
+            raise ServiceError(f"The {name} is not healthy after {START_SECONDS:.0f} s ({_last_line(log)}); its log is {log}.")
+        for check in [check for check in checks if check[1]()]:
+            checks.remove(check)
+            advance(text=check[0])
+        time.sleep(POLL_SECONDS)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _beats(airflow: Airflow, since: float) -> bool:
+    """Whether the scheduler of this start, not one before it, has reported itself healthy."""
+    try:
+        beat = airflow.get("/monitor/health")["scheduler"]
+    except ServiceError:
+        return False
+    return beat["status"] == "healthy" and _after(beat["latest_scheduler_heartbeat"], since)
+
+
+def _shows(airflow: Airflow, since: float) -> bool:
+    """Whether the DAG was read since this start; raises ServiceError with Airflow's words for a file it can't import."""
+    try:
+        found = [dag for dag in airflow.get("/dags", dag_id_pattern=DAG)["dags"] if dag["dag_id"] == DAG]
+        errors = airflow.get("/importErrors")["import_errors"]
+    except ServiceError:
+        return False
+    for error in errors:
+        if _after(error["timestamp"], since):
+            raise ServiceError(f"Airflow can't import {error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}")
+    return bool(found) and not found[0]["is_stale"] and _after(found[0]["last_parsed_time"], since)
+
+
+def _after(moment: str | None, since: float) -> bool:
+    return moment is not None and datetime.fromisoformat(moment).timestamp() >= since
+
+
+def _migrate(settings: Settings, env: dict[str, str]) -> None:
+    """Make or upgrade Airflow's database, once a version of Airflow."""
+    mark, now, log = settings.home_dir / "airflow" / "migrated", version("apache-airflow-core"), _log(settings, "migrate")
+    if mark.exists() and mark.read_text("utf-8") == now:
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", "airflow", "db", "migrate"]
+        code = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        raise ServiceError(f"Airflow's database could not be made ({_last_line(log)}); the log is {log}.")
+    write_text(mark, now)
+
+
+def _commands(settings: Settings) -> dict[str, list[str]]:
+    airflow, folder = [sys.executable, "-m", "airflow"], settings.home_dir / "mlflow"
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
+    mlflow += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts"]
+    commands = {
+        "mlflow": mlflow,
+        "api-server": [*airflow, "api-server"],
+        "scheduler": [*airflow, "scheduler", "--skip-serve-logs"],  # the API server reads the same log folder
+        "dag-processor": [*airflow, "dag-processor"],
+    }
+    if settings.mlflow:
+        del commands["mlflow"]
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+    return commands
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    project, home, secret = str(settings.project.resolve()), settings.home_dir, _secret(settings.home_dir / "airflow.secret")
+    ours = {
+        "SKUMATCH_PROJECT": project,
+        "SKUMATCH_HOME": str(home),
+        "SKUMATCH_REMOTE": settings.remote_url,
+        "SKUMATCH_MLFLOW": settings.mlflow_url,
+        "SKUMATCH_AIRFLOW_PORT": str(settings.airflow_port),
+        "SKUMATCH_MLFLOW_PORT": str(settings.mlflow_port),
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"])),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "AIRFLOW_HOME": str(home / "airflow"),
+    }
+    airflow = {
+        "CORE__DAGS_FOLDER": f"{project}/dags",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "4",  # processes that wait for tasks
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # on loopback only
+        "CORE__EXECUTION_API_SERVER_URL": f"{settings.airflow_url}/execution/",
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",  # seconds until a changed DAG shows ...
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "10",  # ... and a new file
+        "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "DATABASE__CHECK_MIGRATIONS": "False",  # `_migrate` did
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(settings.airflow_port),
+        "API__BASE_URL": settings.airflow_url,
+        "API__WORKERS": "1",
+        "API__SECRET_KEY": secret,
+        "API_AUTH__JWT_SECRET": secret,
+        "LOGGING__COLORED_CONSOLE_LOG": "False",
+    }
+    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in airflow.items()}
+
+
+def _secret(path: Path) -> str:
+    """The key Airflow's parts sign their tokens with: made once, for its owner's eyes only."""
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(secrets.token_hex(48))
+    return path.read_text("utf-8")
+
+
+def _ports(settings: Settings) -> dict[str, int]:
+    ports = {"airflow": settings.airflow_port, "mlflow": settings.mlflow_port}
+    return {"airflow": settings.airflow_port} if settings.mlflow else ports
+
+
+def _lock(settings: Settings) -> FileLock:
+    settings.home_dir.mkdir(parents=True, exist_ok=True)
+    return FileLock(settings.home_dir / "services.lock")
+
+
+def _record(settings: Settings) -> Path:
+    return settings.home_dir / "services.json"
+
+
+def _log(settings: Settings, name: str) -> Path:
+    return settings.home_dir / "logs" / f"{name}.log"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1][:300] if lines else "no output"

@@ -1,0 +1,57 @@
+"""One stage in a process of its own: checked params in, outs written, seconds and errors left for whoever follows."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import importlib
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from skumatch.config import load_params
+from skumatch.errors import ParameterError, SkumatchError, StorageError
+from skumatch.files import write_json
+
+SECONDS = "log/{stage}.json"
+ERROR = "log/error.json"
+STAGES = ("validate", "split", "train", "embed", "evaluate", "bundle", "gate", "report")
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+PR_SET_PDEATHSIG = 1
+
+
+def run(stage: str, root: Path) -> None:
+    """Run `stage` in the workspace `root`; its outs are new or absent. Raises the stage's SkumatchError."""
+    if stage not in STAGES:
+        raise ParameterError(f"There is no stage '{stage}'; the stages are {', '.join(STAGES)}.")
+    end_with_parent()
+    (root / ERROR).unlink(missing_ok=True)
+    started = time.monotonic()
+    try:
+        _run(stage, root)
+    except SkumatchError as error:
+        write_json(root / ERROR, error.as_dict())
+        raise
+    write_json(root / SECONDS.format(stage=stage), {"seconds": round(time.monotonic() - started, 3)})
+
+
+def _run(stage: str, root: Path) -> None:
+    params = load_params(root / "params.yaml")
+    out = root / "out" / stage
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    try:
+        importlib.import_module(f"skumatch.stages.{stage}").run(root, params)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise StorageError(f"The disk refused a write of stage {stage} ({error.strerror}); free some space, then run again.") from error
+
+
+def end_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it dies, so that a retry never runs beside an orphan."""
+    if sys.platform == "linux" and os.environ.get("SKUMATCH_EVENTS"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

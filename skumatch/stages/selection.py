@@ -1,0 +1,19 @@
+"""The pictures and rows of a workspace that have one of the given roles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from skumatch.data.images import Images
+from skumatch.data.manifest import images, read_manifest
+
+
+def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
+    """Rows (manifest columns + role, unseen) with a role in `roles`, in order of id, and their pictures."""
+    split = pq.read_table(root / "out/split/split.parquet").to_pandas().drop(columns="sku")
+    rows = read_manifest(root / "data").merge(split, on="id", validate="one_to_one")
+    rows = rows[rows["role"].isin(roles)].sort_values("id", ignore_index=True)
+    return rows, images(root / "data", rows)

@@ -1,0 +1,50 @@
+"""train: fine-tune the encoder on the split's `train` images, going on from the last checkpoint of the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from skumatch.config import Params, Settings
+from skumatch.files import canonical_json, read_json, sha256, write_json
+from skumatch.model.checkpoint import Checkpoints
+from skumatch.model.encoder import save
+from skumatch.model.train import train
+from skumatch.stages.selection import select
+
+CODE = ("skumatch/stages/train.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
+
+
+def run(root: Path, params: Params) -> None:
+    rows, pictures = select(root, "train")
+    out = root / "out/train"
+    weights = root / "inputs/weights/weights.safetensors"
+    checkpoints = Checkpoints(Settings().remote_url, inputs_hash(root, params))
+    encoder = train(
+        images=pictures,
+        classes=sorted(rows["sku"].unique()),
+        spec=params.encoder,
+        params=params.train,
+        seed=params.seed,
+        weights=weights if weights.is_file() else None,
+        checkpoints=checkpoints,
+        runtime=params.runtime,
+        history=out / "history.jsonl",
+    )
+    save(encoder, out / "encoder")
+    write_json(out / "training.json", {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")})
+
+
+def inputs_hash(root: Path, params: Params) -> str:
+    """SHA-256 over all that decides the trained weights: the checkpoints' name, so that only an equal training goes on from them."""
+    names = ["data/manifest.parquet", "out/split/split.parquet", "inputs/weights/weights.json", *_code(root)]
+    facts = {
+        "files": {name: sha256(root / name) for name in names},
+        "params": params.model_dump(mode="json", include={"seed", "encoder", "train"}),
+    }
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def _code(root: Path) -> list[str]:
+    found = [p for name in CODE for p in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])]
+    return sorted(p.relative_to(root).as_posix() for p in found if p.is_file() and "__pycache__" not in p.parts)

@@ -1,0 +1,138 @@
+"""How a run looks in the terminal: the table while it goes on, and the summary at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from skumatch.config import Settings
+
+SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim]-", "skipped": "[yellow]↷", "up_for_retry": "[yellow]↻"}
+ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
+DECISIONS = {"first": "First champion", "promote": "Promoted", "keep": "Champion kept", "refuse": "Refused"}
+COLOURS = {"first": "green", "promote": "green", "keep": "cyan", "refuse": "yellow"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a run: `state` in Airflow's words, `attempt` from 1 on, `seconds` its wall time so far."""
+
+    name: str
+    state: str
+    attempt: int
+    seconds: float
+
+
+class View(Protocol):
+    def __call__(self, tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None: ...
+
+
+@contextmanager
+def view(console: Console, run: str) -> Iterator[View]:
+    """Yield `show(tasks, progress, state)`: a live table on a terminal, else one line for each try of a task that ends."""
+    if console.is_terminal:
+        spinner = Spinner("dots", style="cyan")
+        with Live(console=console, refresh_per_second=8) as live:
+            yield lambda tasks, progress, state: live.update(task_table(run, tasks, progress, state, spinner))
+        return
+    told: set[tuple[str, int, str]] = set()
+
+    def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
+        for task in tasks:
+            key = (task.name, task.attempt, task.state)
+            if task.state in ENDED and key not in told:
+                told.add(key)
+                console.print(f"{task.name:<12} {ENDED[task.state]:<20} {task.seconds:6.1f} s", highlight=False)
+
+    yield show
+
+
+def task_table(run: str, tasks: Sequence[Task], progress: Mapping[str, Any], state: str, spinner: Spinner) -> RenderableType:
+    title = f"run {run}" + (" · waits for an earlier run to end" if state == "queued" else "")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+    for task in tasks:
+        running = task.state == "running"
+        sign = spinner if running else Text.from_markup(SIGNS.get(task.state, "[dim]·"))
+        took = f"{task.seconds:.1f} s" if task.seconds else ""
+        table.add_row(sign, Text(task.name, style="bold" if running else ""), Text(took, justify="right"), about(task, progress))
+    return table
+
+
+def about(task: Task, progress: Mapping[str, Any]) -> RenderableType:
+    if task.state == "running" and progress.get("total"):
+        return progress_bar(progress)
+    return "" if task.state in ("success", "waiting") else task.state.replace("_", " ")
+
+
+def progress_bar(progress: Mapping[str, Any]) -> RenderableType:
+    done, total = progress["done"], progress["total"]
+    words = f"{done:,}/{total:,} {progress.get('unit', '')} {progress.get('text', '')}"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total=total, completed=done, width=24), Text(words.rstrip()))
+    return grid
+
+
+def render_summary(summary: Mapping[str, Any], settings: Settings) -> RenderableType:
+    """A run's end for a person: decision with reasons, both models side by side, version, overhead, where to look."""
+    if summary.get("skipped"):
+        return Panel(Text(summary["reason"]), title="[bold]Skipped", border_style="yellow", expand=False)
+    decision = summary["decision"]
+    reasons = [Text(f"• {reason}") for reason in summary["reasons"]]
+    parts: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text(), score_table(summary), Text(), fact_grid(summary, settings)]
+    title = DECISIONS[decision] + (" (dry run: nothing was registered)" if summary.get("dry_run") else "")
+    return Panel(Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False)
+
+
+def score_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in ("top-1", "interval", "top-3", "top-5", "queries"):
+        table.add_column(name, justify="right")
+    for name in ("challenger", "champion"):
+        if score := summary[name]:
+            low, high = score["interval"]
+            shares = [f"{100 * score[key]:.1f} %" for key in ("top3", "top5")]
+            table.add_row(name, f"[bold]{100 * score['top1']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %", *shares, f"{score['n']:,}")
+    return table
+
+
+def overhead(summary: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds that Airflow, DVC and MLflow added to the stages' own: in all, and for each stage of dvc.yaml."""
+    stages = stage_names(summary)
+    own = sum(seconds for name, seconds in summary["seconds"].items() if name in stages and name not in summary["cached"])
+    total = max(summary["wall"] - own, 0.0)
+    return total, total / max(len(stages), 1)
+
+
+def stage_names(summary: Mapping[str, Any]) -> list[str]:
+    return [name for name in summary["tasks"] if name not in ("pull", "register")]
+
+
+def fact_grid(summary: Mapping[str, Any], settings: Settings) -> Table:
+    total, mean = overhead(summary)
+    stages, cached = stage_names(summary), summary["cached"]
+    aliases = ", ".join(f"{name} = {version}" for name, version in sorted((summary.get("aliases") or {}).items()))
+    version = f"{summary['version']}" if summary["version"] is not None else "none registered"
+    facts = {
+        "Version": version + (f" ({aliases})" if aliases else ""),
+        "Cached": "cached throughout" if set(stages) <= set(cached) else ", ".join(cached) or "nothing",
+        "Time": f"{summary['wall']:.0f} s, of it orchestration {total:.1f} s ({mean:.1f} s a stage)",
+        "Report": str(summary["report"]),
+        "MLflow": summary.get("mlflow_run") or settings.mlflow_url,
+        "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        grid.add_row(Text(name, style="dim"), Text(fact, overflow="fold"))
+    return grid

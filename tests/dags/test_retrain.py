@@ -1,0 +1,205 @@
+"""The DAG mirrors dvc.yaml, stays light, and a stage's subprocess ends as Airflow must know it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
+HEAVY = ("torch", "mlflow", "dvc", "great_expectations", "skumatch", "pandas", "numpy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        patch.setenv("SKUMATCH_PROJECT", str(ROOT))
+        patch.syspath_prepend(str(DAGS))
+        yield
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """dags/stage_process.py, whose subprocess is the fake worker."""
+    import stage_process
+
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_worker.py"} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("SKUMATCH_PYTHON", str(python))
+    monkeypatch.setenv("SKUMATCH_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "not for stages")
+    monkeypatch.setattr(stage_process, "PROJECT", tmp_path)
+    plan(tmp_path)
+    return stage_process
+
+
+def plan(home: Path, **behaviour: Any) -> None:
+    (home / "fake.json").write_text(json.dumps(behaviour))
+
+
+def run(stage: ModuleType, *words: str, **message: Any) -> dict[str, Any]:
+    operator = stage.StageOperator(task_id=words[-1], words=words)
+    return dict(operator._run(message))
+
+
+def chain(dag: Any) -> list[str]:
+    (name,) = (task.task_id for task in dag.tasks if not task.upstream_task_ids)
+    names = [name]
+    while following := dag.get_task(names[-1]).downstream_task_ids:
+        (name,) = following
+        names.append(name)
+    return names
+
+
+def test_tasks_are_the_stages_of_dvc_yaml_in_one_line() -> None:
+    import retrain
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    dag = retrain.make_dag()
+    assert chain(dag) == ["pull", *stages, "register"]
+    assert len(dag.tasks) == len(stages) + 2
+    for name, fields in stages.items():
+        assert fields["cmd"].split()[-2:] == dag.get_task(name).words == ["stage", name]
+
+
+def test_a_new_stage_becomes_a_task_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {first: {cmd: a}, train: {cmd: b}, last: {cmd: c}}")
+    code = "import retrain, json; print(json.dumps([t.task_id for t in retrain.make_dag().topological_sort()]))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}, capture_output=True, check=True)
+    assert json.loads(out.stdout.splitlines()[-1]) == ["pull", "first", "train", "last", "register"]
+
+
+def test_only_training_and_embedding_wait_for_the_gpu_and_nothing_runs_for_ever() -> None:
+    import retrain
+
+    dag = retrain.make_dag()
+    assert {task.task_id for task in dag.tasks if task.pool == "gpu"} == {"train", "embed"}
+    assert all(task.execution_timeout is not None and task.retries == 2 for task in dag.tasks)
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+
+
+@pytest.mark.parametrize("overrides", [["train.epochs 3"], ["=3"], "train.epochs=3", [3]])
+def test_overrides_of_another_form_are_refused(overrides: Any) -> None:
+    import retrain
+    from airflow.sdk.exceptions import AirflowException
+
+    with pytest.raises((ValueError, AirflowException), match=r"(?i)param|valid"):
+        retrain.PARAMS["overrides"].resolve(overrides)
+    assert retrain.PARAMS["overrides"].resolve(["train.epochs=3", "seed=1"]) == ["train.epochs=3", "seed=1"]
+
+
+def test_parsing_the_dag_imports_nothing_heavy() -> None:
+    code = "import sys, airflow.sdk; before = set(sys.modules); import retrain; print(*(set(sys.modules) - before))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True)
+    tops = {name.partition(".")[0] for name in out.stdout.split()}
+    assert "retrain" in tops
+    assert not tops & set(HEAVY)
+
+
+def test_a_result_is_the_message_and_stays_out_of_the_log(stage: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    message = run(stage, "stage", "split", run="r1", seconds={"validate": 1.0})
+    assert message["run"] == "r1"
+    assert message["seconds"] == {"validate": 1.0, "split": 0.1}
+    log = capfd.readouterr().out
+    assert "working on split – 50 %" in log
+    assert "skumatch-progress" in log
+    assert message["lock"] not in log
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "words"),
+    [
+        ("error", "AirflowFailException", "lower train.lr_tower"),
+        ("away", "AirflowException", "The remote is away"),
+        ("crash", "AirflowException", "signal SIGKILL and no result"),
+        ("skip", "AirflowSkipException", "The data is the last run's"),
+    ],
+)
+def test_each_end_is_told_to_airflow_in_its_own_way(stage: ModuleType, tmp_path: Path, behaviour: str, error: str, words: str) -> None:
+    plan(tmp_path, train=behaviour)
+    with pytest.raises(Exception, match=words) as caught:
+        run(stage, "stage", "train", run="r1")
+    assert type(caught.value).__name__ == error
+
+
+def test_a_green_exit_without_a_result_is_no_success(stage: ModuleType) -> None:
+    with pytest.raises(stage.AirflowException, match="exit code 0 and no result"):
+        stage.judge("", {}, 0)
+    with pytest.raises(stage.AirflowException, match="exit code 1"):
+        stage.judge("skumatch-result", {"run": "r1"}, 1)
+
+
+def hanging(home: Path) -> list[psutil.Process]:
+    for _ in range(200):
+        if (home / "hang.json").exists() and (text := (home / "hang.json").read_text()):
+            return [psutil.Process(pid) for pid in json.loads(text)]
+        time.sleep(0.05)
+    raise AssertionError("the stage never started")
+
+
+def test_killing_a_task_ends_the_stage_and_its_children(stage: ModuleType, tmp_path: Path) -> None:
+    plan(tmp_path, train="hang")
+    operator = stage.StageOperator(task_id="train", words=["stage", "train"])
+    operator._process = stage.start(operator.words)
+    operator._process.stdin.write("{}")
+    operator._process.stdin.close()
+    family = hanging(tmp_path)
+    operator.on_kill()
+    operator._process.stdout.close()
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_stage_does_not_outlive_a_task_that_was_killed(stage: ModuleType, tmp_path: Path) -> None:
+    plan(tmp_path, train="hang")
+    code = "import stage_process as s; s.finish(s.start(['stage', 'train']), {})"
+    task = subprocess.Popen([sys.executable, "-c", code], cwd=DAGS, env=os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    worker, child = hanging(tmp_path)
+    task.send_signal(signal.SIGKILL)
+    task.wait()
+    ended, _ = psutil.wait_procs([worker], timeout=10)
+    child.kill()  # the real worker takes its own children along
+    assert ended
+
+
+def failure(sentence: str) -> Any:
+    return {"ti": SimpleNamespace(dag_id="d", run_id="r1", task_id="train"), "exception": RuntimeError(sentence)}
+
+
+def test_a_failure_is_logged_and_handed_to_the_hook(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "chat.py").write_text("told = []\n\ndef post(facts):\n    told.append(facts)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SKUMATCH_NOTIFY", "chat:post")
+    stage.on_failure(failure("It broke."))
+    import chat  # type: ignore[import-not-found]
+
+    assert chat.told == [{"dag": "d", "run": "r1", "stage": "train", "sentence": "It broke."}]
+    assert "Run r1 failed in train: It broke." in caplog.text
+
+
+def test_a_champion_is_announced_only_when_it_changed(stage: ModuleType, tmp_path: Path) -> None:
+    class Events(dict[Any, Any]):
+        def add(self, asset: Any, extra: Any) -> None:
+            self[asset.name] = extra
+
+    for decision, dry_run, announced in (("first", False, True), ("promote", True, False), ("keep", False, False)):
+        plan(tmp_path, decision=decision)
+        events, alias = Events(), stage.AssetAlias("changed")
+        message = {"run": "r1", "seconds": {}, "cached": [], "dry_run": dry_run}
+        operator = stage.StageOperator(task_id="register", words=["register"], after="report", changed=alias)
+        context = {"ti": SimpleNamespace(xcom_pull=lambda task_ids, sent=message: sent), "outlet_events": {alias: events}}
+        operator.execute.__wrapped__(operator, context) if hasattr(operator.execute, "__wrapped__") else operator.execute(context)
+        assert bool(events) is announced

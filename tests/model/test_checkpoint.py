@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import fsspec  # type: ignore[import-untyped]
+import pytest
+import torch
+
+from skumatch.errors import Fenced, StorageError
+from skumatch.model.checkpoint import Checkpoints
+
+TENSORS = {"a/weight": torch.arange(6.0).view(2, 3), "a/count": torch.tensor(3)}
+
+
+@pytest.fixture(params=["local", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "remote") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+def files(checkpoints: Checkpoints, pattern: str) -> list[str]:
+    return sorted(str(path) for path in checkpoints.fs.glob(f"{checkpoints.folder}/{pattern}"))
+
+
+def test_nothing_saved_is_none(url: str) -> None:
+    assert Checkpoints(url, "k").latest() is None
+
+
+def test_the_next_attempt_reads_what_the_last_one_saved(url: str) -> None:
+    first = Checkpoints(url, "k")
+    first.save(5, TENSORS, {"history": [{"loss": 0.1}]})
+    second = Checkpoints(url, "k")
+    found = second.latest()
+    assert found is not None and (found.step, found.meta) == (5, {"history": [{"loss": 0.1}]})
+    assert all(found.tensors[name].equal(tensor) for name, tensor in TENSORS.items())
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert Checkpoints(url, "other").latest() is None
+
+
+def test_two_generations_are_kept(url: str) -> None:
+    checkpoints = Checkpoints(url, "k")
+    for step in (5, 10, 15):
+        checkpoints.save(step, TENSORS, {})
+    assert [Path(path).name for path in files(checkpoints, "*.safetensors")] == ["00000010-0001.safetensors", "00000015-0001.safetensors"]
+    assert not files(checkpoints, "*.part")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "torn-json"])
+def test_a_damaged_checkpoint_falls_back_a_generation_and_says_so(url: str, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = Checkpoints(url, "k")
+    checkpoints.save(5, TENSORS, {})
+    checkpoints.save(10, TENSORS, {})
+    path = files(checkpoints, "*10-*.json" if damage == "torn-json" else "*10-*.safetensors")[0]
+    data = checkpoints.fs.cat_file(path)
+    if damage == "remove":
+        checkpoints.fs.rm_file(path)
+    else:
+        checkpoints.fs.pipe_file(path, data[:-9] + b"x" * 9 if damage == "flip" else data[:9])
+    found = Checkpoints(url, "k").latest()
+    assert found is not None and found.step == 5
+    assert "00000010-0001 is damaged" in capsys.readouterr().err
+
+
+def test_tensors_without_their_json_are_no_checkpoint(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = Checkpoints(url, "k")
+    checkpoints.save(5, TENSORS, {})
+    checkpoints.save(10, TENSORS, {})
+    checkpoints.fs.rm_file(files(checkpoints, "*10-*.json")[0])  # killed between the two files
+    resumed = Checkpoints(url, "k")
+    found = resumed.latest()
+    assert found is not None and found.step == 5
+    assert capsys.readouterr().err == ""
+    resumed.save(10, TENSORS, {})
+    assert len(files(resumed, "*.safetensors")) == 2
+
+
+def test_an_attempt_that_was_taken_over_is_refused_and_changes_nothing(url: str) -> None:
+    first = Checkpoints(url, "k")
+    first.save(5, TENSORS, {})
+    second = Checkpoints(url, "k")
+    before = files(second, "*")
+    with pytest.raises(Fenced, match="Attempt 2 of this training took over"):
+        first.save(10, TENSORS, {})
+    assert files(second, "*") == before
+    second.save(10, TENSORS, {})
+
+
+def test_a_storage_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "remote").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="can't be read or written"):
+        Checkpoints(str(tmp_path / "remote"), "k")
+
+
+def test_same_bytes_for_same_state(url: str) -> None:
+    hashes = []
+    for key in ("k", "l"):
+        checkpoints = Checkpoints(url, key)
+        checkpoints.save(5, TENSORS, {})
+        hashes.append(fsspec.utils.tokenize(checkpoints.fs.cat_file(files(checkpoints, "*.safetensors")[0])))
+    assert hashes[0] == hashes[1]

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from skumatch.config import EncoderParams
+from skumatch.errors import ParameterError, WeightsError
+from skumatch.model.encoder import build, load, save
+from skumatch.model.torchvision_ops import ensure, open_clip
+
+PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+DINO = Path(__file__).parents[3] / "shared" / "weights" / "dinov2_vits14.safetensors"
+
+
+@pytest.fixture
+def spec() -> EncoderParams:
+    return EncoderParams(model="smoke", weights="none", height=32, width=48)
+
+
+def test_open_clip_is_usable_and_a_second_call_changes_nothing() -> None:
+    ensure()
+    assert {"efficientnet-lite0", "vit-s14-dinov2", "smoke"} <= set(open_clip.list_models())
+
+
+def test_embeddings_have_length_one(spec: EncoderParams) -> None:
+    embeddings = build(spec, None).eval()(PIXELS)
+    assert embeddings.shape == (2, 256) and embeddings.dtype == torch.float32
+    assert torch.allclose(embeddings.norm(dim=-1), torch.ones(2))
+
+
+def test_only_the_image_tower_is_kept(spec: EncoderParams) -> None:
+    encoder = build(spec, None)
+    assert all(name.startswith("tower.trunk.") for name in encoder.state_dict())
+    assert encoder.dim == 256
+
+
+def test_random_weights_follow_the_callers_seed(spec: EncoderParams) -> None:
+    def seeded(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return build(spec, None).eval()(PIXELS)
+
+    assert seeded(1).equal(seeded(1))
+    assert not seeded(1).equal(seeded(2))
+
+
+def test_saved_and_loaded_is_the_same_encoder(spec: EncoderParams, tmp_path: Path) -> None:
+    encoder = build(spec, None).eval()
+    save(encoder, tmp_path)
+    again = load(tmp_path)
+    assert again(PIXELS).equal(encoder(PIXELS))
+    assert (again.spec, again.preprocess, again.dim, again.training) == (spec, encoder.preprocess, 256, False)
+    first = (tmp_path / "encoder.safetensors").read_bytes()
+    save(again, tmp_path)
+    assert (tmp_path / "encoder.safetensors").read_bytes() == first
+
+
+def test_changed_bytes_are_refused_before_they_are_read(spec: EncoderParams, tmp_path: Path) -> None:
+    save(build(spec, None), tmp_path)
+    path = tmp_path / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(WeightsError, match="was changed since it was written"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"), [({"format": 99}, "has format 99"), ({"spec": {"model": "smoke", "new": 1}}, "another version")]
+)
+def test_files_of_other_versions_are_refused(spec: EncoderParams, tmp_path: Path, facts: dict[str, object], sentence: str) -> None:
+    save(build(spec, None), tmp_path)
+    path = tmp_path / "encoder.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    with pytest.raises(WeightsError, match=sentence):
+        load(tmp_path)
+
+
+def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="There is no encoder in"):
+        load(tmp_path)
+
+
+def test_weights_may_be_half_precision_and_named_like_the_trunk(spec: EncoderParams, tmp_path: Path) -> None:
+    encoder = build(spec, None).eval()
+    halves = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in encoder.tower.state_dict().items()
+    }
+    save_file(halves, tmp_path / "tower.safetensors")
+    save_file({name.removeprefix("trunk."): tensor for name, tensor in halves.items()}, tmp_path / "trunk.safetensors")
+    first, second = (build(spec, tmp_path / f"{name}.safetensors").eval()(PIXELS) for name in ("tower", "trunk"))
+    assert first.equal(second) and torch.allclose(first, encoder(PIXELS), atol=0.02)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_weights_of_another_model(spec: EncoderParams, tmp_path: Path, change: str) -> None:
+    save(build(spec, None), tmp_path)
+    tensors = load_file(tmp_path / "encoder.safetensors")
+    name = sorted(tensors)[0]
+    tensors |= {"missing": {}, "unknown": {"trunk.more": torch.zeros(1)}, "shape": {name: torch.zeros(99)}}[change]
+    if change == "missing":
+        del tensors[name]
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="does not fit the encoder smoke: 1 tensors"):
+        build(spec, tmp_path / "other.safetensors")
+
+
+def test_a_file_that_is_no_safetensors(spec: EncoderParams, tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"PK not safetensors")
+    with pytest.raises(WeightsError, match="can't be read as a safetensors file"):
+        build(spec, tmp_path / "weights.safetensors")
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(ParameterError, match="There is no encoder 'resnot'"):
+        build(EncoderParams(model="resnot"), None)
+
+
+def test_canvas_that_the_patches_dont_fit() -> None:
+    with pytest.raises(ParameterError, match="multiples"):
+        build(EncoderParams(model="vit-s14-dinov2", weights="none", height=100, width=98), None)
+
+
+def test_an_open_clip_model_with_its_own_colours() -> None:
+    encoder = build(EncoderParams(model="ViT-S-32-alt", weights="none", height=64, width=32), None).eval()
+    assert encoder.preprocess.mean == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
+    assert encoder(torch.zeros(1, 3, 64, 32)).shape == (1, encoder.dim)
+
+
+@pytest.mark.skipif(not DINO.is_file(), reason="needs the DINOv2 weights of ../shared")
+def test_dinov2_weights_on_an_oblong_canvas(tmp_path: Path) -> None:
+    spec = EncoderParams(model="vit-s14-dinov2", weights=str(DINO), height=70, width=42, resize="pad")
+    encoder = build(spec, DINO).eval()
+    assert encoder.preprocess.mean == (0.485, 0.456, 0.406) and encoder.dim == 384
+    save(encoder, tmp_path)
+    pixels = torch.zeros(1, 3, 70, 42)
+    assert load(tmp_path)(pixels).equal(encoder(pixels))

@@ -1,0 +1,69 @@
+"""A small real bundle: random pictures, the smoke encoder with random weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from skumatch.config import EncoderParams
+from skumatch.model import encoder as encoders
+from skumatch.release.bundle import Bundle, Gallery, write_bundle
+
+
+def pattern(seed: int) -> Image.Image:
+    """A coarse random pattern: pictures of different seeds are told apart even by random weights."""
+    cells = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((72, 96), Image.Resampling.NEAREST)
+
+
+def embedded(encoder: encoders.Encoder, images: list[Image.Image]) -> NDArray[np.float32]:
+    see = encoder.preprocess
+    with torch.inference_mode():
+        vectors: NDArray[np.float32] = encoder(see.normalise(torch.stack([see(image) for image in images]))).numpy()
+    return vectors
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[int], Image.Image]:
+    return pattern
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gallery(encoder_dir: Path) -> Gallery:
+    """Twelve pictures, pattern(0) to pattern(11), of four SKUs."""
+    encoder = encoders.load(encoder_dir)
+    return Gallery([f"train/{i:02}" for i in range(12)], [f"sku {i % 4}" for i in range(12)], embedded(encoder, [pattern(i) for i in range(12)]))
+
+
+@pytest.fixture(scope="session")
+def made(encoder_dir: Path, gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that nobody changes."""
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    write_bundle(folder, encoder_dir, gallery, {"similarity": 0.9}, gallery.ids[:8])
+    return folder
+
+
+@pytest.fixture
+def bundle(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def loaded(made: Path) -> Bundle:
+    return Bundle.load(made)
