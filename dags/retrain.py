@@ -17,7 +17,7 @@ HOURS = {"train": 24}
 OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*$"
 
 PARAMS = {
-    "data_ref": Param(None, type=["null", "string"], description="Git ref (tag, branch, commit) of the data to train on; empty: the data as it stands."),
+    "data_ref": Param(None, type=["null", "string"], description="Git ref of the data to train on; empty: the data as it stands."),
     "overrides": Param(
         [],
         type="array",
@@ -28,8 +28,8 @@ PARAMS = {
 }
 DOC = """Retrain the matcher on the current data and promote it only if it beats the champion on the same queries.
 
-`pull` freezes the inputs (data, code, params, champion), the stages of dvc.yaml work, `register` records the model if the gate let it pass.
-Started weekly, and skipped where the data has not changed; or by hand with `skumatch retrain`. Errors in data or parameters are not retried.
+`pull` freezes the inputs (data, code, params, champion), the stages of dvc.yaml work, `register` records the model if it passed the gate.
+Started weekly, and skipped where the data has not changed; or by hand with `skumatch retrain`. Errors in data are not retried.
 """
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import AssetAlias, BaseOperator
+from airflow.sdk import Asset, AssetAlias, BaseOperator
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
@@ -51,22 +51,21 @@ class StageOperator(BaseOperator):
             stop(self._process)
 
     def _run(self, message: Any) -> dict[str, Any]:
-        self._process = start(self.words)
-        try:
-            return finish(self._process, message)
-        finally:
-            stop(self._process)
+        with start(self.words) as self._process:
+            try:
+                return finish(self._process, message)
+            finally:
+                stop(self._process)
 
 
 def request(context: Context) -> dict[str, Any]:
     """What the first task is asked: this run's id and params, and whether the schedule started it."""
     run, params = context["dag_run"], context["params"]
-    return {"run": run.run_id, "scheduled": run.run_type == "scheduled", **{key: params[key] for key in ("data_ref", "overrides", "dry_run")}}
+    asked = {key: params[key] for key in ("data_ref", "overrides", "dry_run")}
+    return {"run": run.run_id, "scheduled": run.run_type == "scheduled", **asked}
 
 
 def note_champion(context: Context, changed: AssetAlias, result: dict[str, Any]) -> None:
-    from airflow.sdk import Asset
-
     asset = Asset(name="skumatch_champion", uri="skumatch://champion/skumatch")
     context["outlet_events"][changed].add(asset, extra={"version": result.get("version"), "decision": result["decision"]})
 

@@ -46,7 +46,8 @@ class Airflow:
                 self._client.headers["Authorization"] = f"Bearer {token}"
             answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
-            raise ServiceError(f"Airflow at {self.url} does not answer ({error or type(error).__name__}); start it with `make up`.") from error
+            why = str(error) or type(error).__name__
+            raise ServiceError(f"Airflow at {self.url} does not answer ({why}); start it with `make up`.") from error
         if answer.is_success:
             return answer.json() if answer.content else None
         said = _words(answer)

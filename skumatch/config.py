@@ -59,6 +59,7 @@ class TrainParams(Section):
     margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.2
     scale: Annotated[float, Field(gt=0)] = 24.0
     label_smoothing: Share = 0.1
+    view: Annotated[float, Field(ge=0.25, le=1)] = 0.75
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
     cutout: Annotated[int, Field(ge=0)] = 64
     jitter: Share = 0.2

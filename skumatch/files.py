@@ -42,7 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.chmod(0o644)
         aside.replace(path)
     except OSError as error:
-        raise StorageError(f"Could not write {path}: {error.strerror or error}; free some space or check the disk, then run again.") from error
+        cure = "free some space or check the disk, then run again"
+        raise StorageError(f"Could not write {path}: {error.strerror or error}; {cure}.") from error
     finally:
         aside.unlink(missing_ok=True)
 

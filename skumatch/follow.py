@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -16,9 +17,9 @@ from rich.console import Console
 from skumatch.airflow_api import DAG, Airflow
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
-from skumatch.summary import Task, View, view
-from skumatch.summary import render_summary as render_summary  # told with the rest: trigger, follow, render
+from skumatch.summary import Task, View, render_summary, view
 
+__all__ = ["follow", "render_summary", "run_url", "trigger"]
 POLL_SECONDS = 0.7
 PATIENCE_SECONDS = 120.0  # a training on all cores may keep the API server from answering for a while
 T = TypeVar("T")
@@ -66,26 +67,25 @@ class Watch:
     def __init__(self, airflow: Airflow, settings: Settings, run: str) -> None:
         self.airflow, self.settings, self.run = airflow, settings, run
         self.path = f"/dags/{DAG}/dagRuns/{quote(run, safe='')}"
-        self.order = ["pull", *yaml.safe_load((settings.project / "dvc.yaml").read_text("utf-8"))["stages"], "register"]
-        self.read: dict[tuple[str, int], str | None] = {}  # where the log of a task's try goes on
+        stages = yaml.safe_load((settings.project / "dvc.yaml").read_text("utf-8"))["stages"]
+        self.place = {name: place for place, name in enumerate(["pull", *stages, "register"])}
+        self.logs: dict[Path, TaskLog] = {}
         self.tasks: list[Task] = []
         self.state: dict[str, Any] = {}
 
     def until_end(self, show: View) -> str:
         """Poll and show until the run has ended; returns its state, success or failed."""
-        progress: dict[str, Any] = {}
         while True:
             self.state = patiently(lambda: self.airflow.get(self.path))
             self.tasks = self._tasks()
-            for task in self.tasks:
-                if task.state == "running":
-                    lines = marked(patiently(lambda task=task: self._new_lines(task)), "progress")  # type: ignore[misc]
-                    progress = lines[-1] if lines else progress if progress.get("task") == task.name else {}
-                    progress["task"] = task.name
-            show(self.tasks, progress, self.state["state"])
+            show(self.tasks, self._progress(), self.state["state"])
             if self.state["state"] in ("success", "failed"):
                 return str(self.state["state"])
             time.sleep(POLL_SECONDS)
+
+    def _progress(self) -> dict[str, Any]:
+        running = [task for task in self.tasks if task.state == "running"]
+        return self._log(running[0]).progress() if running else {}
 
     def outcome(self, state: str) -> dict[str, Any]:
         """The run's summary; raises RunFailed for one that failed."""
@@ -95,47 +95,72 @@ class Watch:
             raise self._failure(failed[0])
         if state == "failed":
             raise RunFailed(f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run)}")
-        wall = {"run": self.run, "wall": seconds(self.state["queued_at"], self.state["end_date"])}
-        took = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
+        times = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
+        facts = {"run": self.run, "wall": seconds(self.state["queued_at"], self.state["end_date"]), **times}
         if by_name["pull"].state == "skipped":
-            return {"skipped": True, "reason": self._last(by_name["pull"], "skip").get("reason", ""), **took, **wall}
+            return {"skipped": True, "reason": self._last(by_name["pull"], "skip").get("reason", ""), **facts}
         entry = self.airflow.get(f"{self.path}/taskInstances/register/xcomEntries/return_value", deserialize="true")["value"]
-        return {**entry, **took, **wall}
+        return {**entry, **facts}
 
     def _tasks(self) -> list[Task]:
         rows = patiently(lambda: self.airflow.get(f"{self.path}/taskInstances", limit=100))["task_instances"]
-        tasks = [Task(row["task_id"], row["state"] or "waiting", row["try_number"], seconds(row["start_date"], row["end_date"])) for row in rows]
-        return sorted(tasks, key=lambda task: self.order.index(task.name) if task.name in self.order else len(self.order))
+        tasks = [Task(row["task_id"], row["state"] or "waiting", row["try_number"], took(row)) for row in rows]
+        return sorted(tasks, key=lambda task: self.place.get(task.name, len(self.place)))
 
     def _failure(self, task: Task) -> RunFailed:
-        folder = self.settings.home_dir / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={self.run}" / f"task_id={task.name}"
         error = self._last(task, "error")
-        sentence = error.get("sentence") or self._crash(task)
-        return RunFailed(f"{task.name}: {sentence} (its log: {folder / f'attempt={task.attempt}.log'})", error.get("exit_code", StageFailed.exit_code))
+        sentence = error.get("sentence") or crash(self._log(task).all())
+        return RunFailed(f"{task.name}: {sentence} (its log: {self._log(task).path})", error.get("exit_code", StageFailed.exit_code))
 
     def _last(self, task: Task, kind: str) -> dict[str, Any]:
-        found = marked(self._all_lines(task), kind)
+        found = marked(self._log(task).all(), kind)
         return found[-1] if found else {}
 
-    def _crash(self, task: Task) -> str:
-        """The words of the exception that ended a task without an error line of its own."""
-        details = [line["error_detail"] for line in self._all_lines(task) if line.get("error_detail")]
-        return str(details[-1][0]["exc_value"]) if details else "It ended without a word."
+    def _log(self, task: Task) -> TaskLog:
+        folder = self.settings.home_dir / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={self.run}" / f"task_id={task.name}"
+        path = folder / f"attempt={task.attempt}.log"
+        return self.logs.setdefault(path, TaskLog(path))
 
-    def _all_lines(self, task: Task) -> list[dict[str, Any]]:
-        self.read.pop((task.name, task.attempt), None)
-        lines = more = self._new_lines(task)
-        while more and self.read[task.name, task.attempt]:
-            lines = lines + (more := self._new_lines(task))
-        return lines
 
-    def _new_lines(self, task: Task) -> list[dict[str, Any]]:
-        """Log lines since the last call for this try of the task."""
-        key = (task.name, task.attempt)
-        token = self.read.get(key)
-        answer = self.airflow.get(f"{self.path}/taskInstances/{task.name}/logs/{task.attempt}", **({"token": token} if token else {}))
-        self.read[key] = answer["continuation_token"]
-        return [line if isinstance(line, dict) else {"event": line} for line in answer["content"]]
+class TaskLog:
+    """Airflow's log of one try of a task, JSON lines.
+
+    Read from disk: the API reads the whole file anew for each call and, while the task runs, looks for a log server besides.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.read = path, 0
+        self.newest: dict[str, Any] = {}
+
+    def new(self) -> list[dict[str, Any]]:
+        """The whole lines since the last call."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as stream:
+            stream.seek(self.read)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def progress(self) -> dict[str, Any]:
+        """The fields of the newest progress line; empty before the first."""
+        self.newest = (marked(self.new(), "progress") or [self.newest])[-1]
+        return self.newest
+
+    def all(self) -> list[dict[str, Any]]:
+        self.read = 0
+        return self.new()
+
+
+def took(row: dict[str, Any]) -> float:
+    return seconds(row["start_date"], row["end_date"])
+
+
+def crash(lines: Iterable[dict[str, Any]]) -> str:
+    """The words of the exception that ended a task without an error line of its own."""
+    details = [line["error_detail"] for line in lines if line.get("error_detail")]
+    return str(details[-1][0]["exc_value"]) if details else "It ended without a word."
 
 
 def marked(lines: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -18,11 +18,15 @@ STOP_SECONDS = 4.0  # Airflow takes 2 to 4 s to end by itself
 
 @dataclass(frozen=True)
 class Server:
-    """A process we started: `created` (seconds since 1970) tells it from a later process with the same pid."""
+    """A process we started: `created` (seconds since 1970) tells it from a later process with the same pid.
+
+    `origin` says what it was started with, for a caller that wants something else.
+    """
 
     name: str
     pid: int
     created: float
+    origin: str
 
     def process(self) -> psutil.Process | None:
         """The process, or None where it has ended."""
@@ -39,7 +43,7 @@ def recorded(record: Path) -> list[Server]:
     return [Server(**fields) for fields in read_json(record)] if record.exists() else []
 
 
-def spawn(record: Path, name: str, command: list[str], env: dict[str, str], cwd: Path, log: Path) -> None:
+def spawn(record: Path, name: str, command: list[str], env: dict[str, str], cwd: Path, log: Path, origin: str) -> None:
     """Start `command` as the leader of a new session, output to `log`, and add it to `record`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
@@ -48,7 +52,7 @@ def spawn(record: Path, name: str, command: list[str], env: dict[str, str], cwd:
         )
     created = psutil.Process(process.pid).create_time()
     threading.Thread(target=process.wait, daemon=True).start()  # so that its end leaves no zombie of ours
-    write_json(record, [asdict(one) for one in (*recorded(record), Server(name, process.pid, created))])
+    write_json(record, [asdict(one) for one in (*recorded(record), Server(name, process.pid, created, origin))])
 
 
 def stop(record: Path) -> None:

@@ -30,24 +30,27 @@ def emit(kind: str, /, **fields: Any) -> None:
 def track(stage: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
     """Yield `advance(n, text)`: a rich bar on a terminal, event lines for a follower, silence otherwise."""
     if sys.stderr.isatty() and not os.environ.get("SKUMATCH_EVENTS"):
-        with _bar(stage, total, unit) as advance:
-            yield advance
-        return
-    done, last = 0, 0.0
+        with _bar(stage, total, unit) as bar:
+            yield bar
+    else:
+        yield _EventLines(stage, total, unit)
 
-    def advance(n: int = 1, text: str = "") -> None:
-        nonlocal done, last
-        done += n
-        if done == total or time.monotonic() - last >= EVENT_SECONDS:
-            last = time.monotonic()
-            emit("progress", stage=stage, done=done, total=total, unit=unit, text=text)
 
-    yield advance
+class _EventLines:
+    def __init__(self, stage: str, total: int | None, unit: str) -> None:
+        self.stage, self.total, self.unit, self.done, self.last = stage, total, unit, 0, 0.0
+
+    def __call__(self, n: int = 1, text: str = "") -> None:
+        self.done += n
+        if self.done == self.total or time.monotonic() - self.last >= EVENT_SECONDS:
+            self.last = time.monotonic()
+            emit("progress", stage=self.stage, done=self.done, total=self.total, unit=self.unit, text=text)
 
 
 @contextmanager
 def _bar(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    words, note = TextColumn("[bold]{task.description}"), TextColumn("{task.fields[text]}")
+    columns = (words, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(), note)
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(stage, total=total, text="")
         yield lambda n=1, text="": progress.update(task, advance=n, text=text)

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sized
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,23 +29,27 @@ POLL_SECONDS = 0.25
 POOL = {"name": "gpu", "slots": 1, "description": "One training or embedding at a time.", "include_deferred": False}
 
 
-def up(settings: Settings) -> None:
-    """Start what is not running yet and wait until Airflow shows the DAG; nothing happens where all is up.
+def up(settings: Settings) -> bool:
+    """Start the servers and wait until Airflow can run the DAG; where all of them run already, see that they are well.
 
-    An MLflow of the user's own (`settings.mlflow`) is left alone. Raises PortInUse for a port another program has,
-    ServiceError where a server ends or is not healthy within 180 s; then nothing is left running.
+    Returns whether it started them. An MLflow of the user's own (`settings.mlflow`) is left alone. Raises PortInUse for a port
+    another program has, ServiceError where a server ends or is not healthy within 180 s; then nothing is left running.
     """
     with _lock(settings):
         commands = _commands(settings)
         if running(settings) == set(commands):
-            return
+            _check_same(settings)
+            with _track(commands) as advance:
+                _ready(settings, commands, 0.0, advance)
+            return False
         processes.stop(_record(settings))
         for name, port in _ports(settings).items():
             check_port(name, port)
-        with ExitStack() as undo, track("start", len(commands), "servers") as advance:
+        with ExitStack() as undo, _track(commands) as advance:
             undo.callback(processes.stop, _record(settings))
             _start(settings, commands, advance)
             undo.pop_all()
+        return True
 
 
 def down(settings: Settings) -> None:
@@ -76,10 +80,16 @@ def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance)
     _spawn(settings, first, env)
     _migrate(settings, env)
     _spawn(settings, {name: commands[name] for name in commands if name not in first}, env)
+    _ready(settings, commands, since, advance)
+
+
+def _ready(settings: Settings, commands: Iterable[str], since: float, advance: Advance) -> None:
+    """Wait until every server has reported itself healthy after `since` (seconds since 1970) and the DAG can be triggered."""
     with Airflow(settings) as airflow:
         checks: dict[str, Callable[[], bool]] = {
             "mlflow": lambda: _answers(f"{settings.mlflow_url}/health"),
-            "api-server": lambda: _answers(f"{settings.airflow_url}/api/v2/version"),
+            # The first call to this part takes seconds, more than a task waits for its answer: so it is made here.
+            "api-server": lambda: _answers(f"{settings.airflow_url}/execution/health"),
             "scheduler": lambda: _beats(airflow, since),
             "dag-processor": lambda: _shows(airflow, since),
         }
@@ -89,9 +99,21 @@ def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance)
             airflow.post("/pools", POOL)
 
 
+def _check_same(settings: Settings) -> None:
+    """Raise ServiceError where the servers of this home were started with other settings, so that no run of theirs is stopped."""
+    for server in processes.recorded(_record(settings)):
+        if server.origin != _origin(settings):
+            home = settings.home_dir
+            raise ServiceError(f"The servers of {home} run with other settings ({server.origin}); stop them with `make down` first.")
+
+
+def _origin(settings: Settings) -> str:
+    return f"Airflow {settings.airflow_url}, MLflow {settings.mlflow_url}, remote {settings.remote_url}"
+
+
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
     for name, command in commands.items():
-        processes.spawn(_record(settings), name, command, env, settings.project, _log(settings, name))
+        processes.spawn(_record(settings), name, command, env, settings.project, _log(settings, name), _origin(settings))
 
 
 def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], advance: Advance) -> None:
@@ -113,7 +135,7 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).is_success
+        return httpx.get(url, trust_env=False, timeout=START_SECONDS).is_success
     except httpx.TransportError:
         return False
 
@@ -161,7 +183,8 @@ def _migrate(settings: Settings, env: dict[str, str]) -> None:
 def _commands(settings: Settings) -> dict[str, list[str]]:
     airflow, folder = [sys.executable, "-m", "airflow"], settings.home_dir / "mlflow"
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
-    mlflow += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts"]
+    mlflow += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    mlflow += ["--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts"]
     commands = {
         "mlflow": mlflow,
         "api-server": [*airflow, "api-server"],
@@ -202,6 +225,10 @@ def _environment(settings: Settings) -> dict[str, str]:
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DATABASE__CHECK_MIGRATIONS": "False",  # `_migrate` did
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # seconds until a task that was killed is tried again
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds; a task's supervisor may linger this long after it
+        "WORKERS__MAX_FAILED_HEARTBEATS": "120",  # training may take all cores, and is not to be killed for it
+        "WORKERS__EXECUTION_API_TIMEOUT": "30",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(settings.airflow_port),
         "API__BASE_URL": settings.airflow_url,
@@ -209,6 +236,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "API__SECRET_KEY": secret,
         "API_AUTH__JWT_SECRET": secret,
         "LOGGING__COLORED_CONSOLE_LOG": "False",
+        "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
     }
     return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in airflow.items()}
 
@@ -224,6 +252,10 @@ def _secret(path: Path) -> str:
 def _ports(settings: Settings) -> dict[str, int]:
     ports = {"airflow": settings.airflow_port, "mlflow": settings.mlflow_port}
     return {"airflow": settings.airflow_port} if settings.mlflow else ports
+
+
+def _track(commands: Sized) -> AbstractContextManager[Advance]:
+    return track("start", len(commands), "servers")
 
 
 def _lock(settings: Settings) -> FileLock:

@@ -48,7 +48,7 @@ def view(console: Console, run: str) -> Iterator[View]:
         return
     told: set[tuple[str, int, str]] = set()
 
-    def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
+    def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:  # noqa: ARG001 - a View
         for task in tasks:
             key = (task.name, task.attempt, task.state)
             if task.state in ENDED and key not in told:
@@ -60,13 +60,13 @@ def view(console: Console, run: str) -> Iterator[View]:
 
 def task_table(run: str, tasks: Sequence[Task], progress: Mapping[str, Any], state: str, spinner: Spinner) -> RenderableType:
     title = f"run {run}" + (" · waits for an earlier run to end" if state == "queued" else "")
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
     for task in tasks:
         running = task.state == "running"
         sign = spinner if running else Text.from_markup(SIGNS.get(task.state, "[dim]·"))
         took = f"{task.seconds:.1f} s" if task.seconds else ""
         table.add_row(sign, Text(task.name, style="bold" if running else ""), Text(took, justify="right"), about(task, progress))
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
 def about(task: Task, progress: Mapping[str, Any]) -> RenderableType:
@@ -89,7 +89,8 @@ def render_summary(summary: Mapping[str, Any], settings: Settings) -> Renderable
         return Panel(Text(summary["reason"]), title="[bold]Skipped", border_style="yellow", expand=False)
     decision = summary["decision"]
     reasons = [Text(f"• {reason}") for reason in summary["reasons"]]
-    parts: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text(), score_table(summary), Text(), fact_grid(summary, settings)]
+    head: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text()]
+    parts = [*head, score_table(summary), Text(), fact_grid(summary, settings)]
     title = DECISIONS[decision] + (" (dry run: nothing was registered)" if summary.get("dry_run") else "")
     return Panel(Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False)
 
@@ -127,7 +128,7 @@ def fact_grid(summary: Mapping[str, Any], settings: Settings) -> Table:
     facts = {
         "Version": version + (f" ({aliases})" if aliases else ""),
         "Cached": "cached throughout" if set(stages) <= set(cached) else ", ".join(cached) or "nothing",
-        "Time": f"{summary['wall']:.0f} s, of it orchestration {total:.1f} s ({mean:.1f} s a stage)",
+        "Time": f"{summary['wall']:.1f} s, of it orchestration {total:.1f} s ({mean:.1f} s a stage)",
         "Report": str(summary["report"]),
         "MLflow": summary.get("mlflow_run") or settings.mlflow_url,
         "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",

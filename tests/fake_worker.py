@@ -18,7 +18,7 @@ HOME = Path(os.environ["SKUMATCH_HOME"])
 SCORE = {"top1": 0.91, "top3": 0.97, "top5": 0.99, "interval": [0.88, 0.94], "n": 484}
 
 
-def say(kind: str, **fields: Any) -> None:
+def say(kind: str, /, **fields: Any) -> None:
     print(f"skumatch-{kind} {json.dumps(fields)}", flush=True)
 
 

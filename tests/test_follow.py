@@ -1,0 +1,272 @@
+"""A run seen from outside: through a live scheduler with a fake worker, and what is shown of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from skumatch import processes, services
+from skumatch.airflow_api import Airflow
+from skumatch.config import Settings
+from skumatch.errors import ParameterError, RunFailed, ServiceError
+from skumatch.follow import TaskLog, Watch, crash, follow, marked, render_summary, seconds, trigger
+from skumatch.summary import Task, view
+from tests.conftest import free_port, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ["validate", "split", "train", "embed", "evaluate", "bundle", "gate", "report"]
+SCORE = {"top1": 0.912, "top3": 0.97, "top5": 0.99, "interval": [0.88, 0.94], "n": 1484}
+SUMMARY: dict[str, Any] = {
+    "decision": "promote",
+    "sentence": "Better on the same queries.",
+    "reasons": ["+3.1 points, at least +0.4"],
+    "challenger": SCORE,
+    "champion": SCORE | {"top1": 0.881},
+    "version": 4,
+    "aliases": {"champion": 4},
+    "report": "out/report/report.html",
+    "mlflow_run": "http://127.0.0.1:5000/#/runs/1",
+    "seconds": dict.fromkeys(STAGES, 2.0),
+    "cached": ["validate", "split"],
+    "dry_run": False,
+    "run": "r1",
+    "tasks": dict.fromkeys(["pull", *STAGES, "register"], 3.0),
+    "wall": 36.0,
+}
+
+
+def printed(what: Any) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(what)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_the_summary_says_who_won_why_and_where_to_look() -> None:
+    text = printed(render_summary(SUMMARY, Settings(airflow_port=8081)))
+    for words in (
+        "Promoted",
+        "+3.1 points",
+        "91.2 %",
+        "88.1 %",
+        "88.0 to 94.0 %",
+        "1,484",
+        "champion = 4",
+        "out/report/report.html",
+        "127.0.0.1:8081",
+    ):
+        assert words in text
+    assert "validate, split" in text
+    assert "orchestration 24.0 s (3.0 s a stage)" in text  # 36 s, of it 6 stages of 2 s
+
+
+def test_a_first_model_a_dry_run_and_a_cached_run_say_so() -> None:
+    text = printed(render_summary(SUMMARY | {"champion": None, "version": None, "dry_run": True, "cached": STAGES}, Settings()))
+    for words in ("dry run", "none registered", "cached throughout"):
+        assert words in text
+    assert "champion  " not in text.partition("Version")[0]
+
+
+def test_a_skipped_run_is_told_in_one_line() -> None:
+    assert "Nothing new" in printed(render_summary({"skipped": True, "reason": "Nothing new."}, Settings()))
+
+
+def test_without_a_terminal_each_try_is_told_once() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    running = [Task("pull", "success", 1, 2.0), Task("train", "running", 1, 1.0)]
+    retried = [running[0], Task("train", "up_for_retry", 1, 4.0)]
+    with view(console, "r1") as show:
+        for tasks in (running, running, retried, retried, [running[0], Task("train", "success", 2, 5.0)]):
+            show(tasks, {}, "running")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines] == ["pull", "train", "train"]
+    assert "tries again" in lines[1]
+
+
+def test_on_a_terminal_the_running_stage_shows_its_progress() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with view(console, "r1") as show:
+        show(
+            [Task("train", "running", 1, 61.0), Task("embed", "waiting", 0, 0.0)],
+            {"done": 1200, "total": 2400, "unit": "images", "text": "loss 2.1"},
+            "running",
+        )
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1,200/2,400 images loss 2.1" in text
+    assert "61.0 s" in text
+
+
+def test_markers_are_read_and_other_lines_left() -> None:
+    lines = [
+        {"event": "hello skumatch-progress {}"},
+        {"event": 'skumatch-progress {"done": 1}'},
+        {"event": 'skumatch-error {"exit_code": 2}'},
+        {},
+    ]
+    assert marked(lines, "progress") == [{"done": 1}]
+    assert marked(lines, "error") == [{"exit_code": 2}]
+
+
+def test_a_task_log_is_read_on_line_by_whole_line(tmp_path: Path) -> None:
+    log = TaskLog(tmp_path / "attempt=1.log")
+    assert log.progress() == {}
+    log.path.write_text('{"event": "skumatch-progress {\\"done\\": 1}"}\n{"event": "skumatch-pro')
+    assert log.progress() == {"done": 1}
+    assert log.progress() == {"done": 1}
+    with log.path.open("a") as stream:
+        stream.write('gress {\\"done\\": 2}"}\n')
+    assert log.progress() == {"done": 2}
+    assert len(log.all()) == 2
+
+
+def test_a_crash_is_told_in_the_exceptions_words() -> None:
+    lines = [
+        {"event": "a"},
+        {"event": "Task failed", "error_detail": [{"exc_value": "The stage ended with signal SIGKILL and no result."}]},
+    ]
+    assert crash(lines) == "The stage ended with signal SIGKILL and no result."
+    assert "without a word" in crash([])
+
+
+def test_seconds_of_a_task_that_waits_ended_or_runs() -> None:
+    assert seconds(None, None) == 0
+    assert seconds("2026-01-01T00:00:00Z", "2026-01-01T00:01:00.5+00:00") == 60.5
+    assert seconds("2026-01-01T00:00:00Z", None) > 60
+
+
+def test_an_airflow_that_is_away_is_one_sentence() -> None:
+    with pytest.raises(ServiceError, match="does not answer"):
+        trigger(Settings(airflow_port=free_port()), {})
+
+
+def test_ctrl_c_leaves_the_run_going_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "until_end", interrupted)
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        follow(Settings(project=ROOT), "r+1", console)
+    assert "/dags/skumatch_retrain/runs/r%2B1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The servers, with the fake worker; afterwards no process of theirs is left."""
+    home = tmp_path_factory.mktemp("home")
+    python = home / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_worker.py"} "$@"\n')
+    python.chmod(0o755)
+    settings = Settings(project=ROOT, home=home, airflow_port=free_port(), mlflow_port=free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKUMATCH_PYTHON", str(python))
+        services.up(settings)
+    family = processes._family(processes.recorded(home / "services.json"))
+    assert len(family) > 4
+    yield settings
+    services.down(settings)
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in psutil.process_iter() if str(home) in " ".join(cmdline(process))]
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def plan(settings: Settings, **behaviour: Any) -> Path:
+    """Write what the fake worker does, and return the list of what it did."""
+    (settings.home_dir / "fake.json").write_text(json.dumps(behaviour))
+    worked = settings.home_dir / "worked.txt"
+    worked.unlink(missing_ok=True)
+    return worked
+
+
+def events(settings: Settings) -> int:
+    with Airflow(settings) as airflow:
+        return len([event for event in airflow.get("/assets/events")["asset_events"] if event["name"] == "skumatch_champion"])
+
+
+@pytest.mark.live
+def test_a_run_goes_through_every_stage_and_ends_with_registers_summary(live: Settings) -> None:
+    worked, before = plan(live), events(live)
+    console = Console(file=io.StringIO(), width=100)
+    assert services.up(live) is False  # all is up already
+    summary = follow(live, trigger(live, {"overrides": ["train.epochs=3"]}), console)
+    assert worked.read_text().split() == ["pull", *STAGES, "register"]
+    assert list(summary["tasks"]) == ["pull", *STAGES, "register"]
+    assert summary["challenger"]["top1"] == 0.91
+    assert summary["seconds"] == dict.fromkeys(STAGES, 0.1)
+    assert summary["wall"] >= sum(summary["tasks"].values()) > 0
+    assert [line.split()[0] for line in console.file.getvalue().splitlines()] == ["pull", *STAGES, "register"]  # type: ignore[attr-defined]
+    assert events(live) == before + 1
+    assert "cached throughout" in printed(render_summary(summary, live))
+
+
+@pytest.mark.live
+def test_a_failing_stage_stops_the_run_in_its_own_words(live: Settings) -> None:
+    worked, before = plan(live, train="error"), events(live)
+    with pytest.raises(RunFailed, match=r"^train: The loss is no number any more; .*attempt=1\.log") as caught:
+        follow(live, trigger(live, {}))
+    assert caught.value.exit_code == 15
+    assert worked.read_text().split() == ["pull", "validate", "split", "train"]  # once: not retried
+    log = str(caught.value).partition("its log: ")[2].rstrip(")")
+    assert "working on train" in Path(log).read_text()
+    assert "failed in train: The loss" in Path(log).read_text()
+    assert events(live) == before
+
+
+@pytest.mark.live
+def test_a_crash_is_tried_again_and_the_run_goes_on(live: Settings) -> None:
+    worked = plan(live, validate="crash")
+    console = Console(file=io.StringIO(), width=100)
+    summary = follow(live, trigger(live, {"dry_run": True}), console)
+    assert worked.read_text().split() == ["pull", "validate", "validate", *STAGES[1:], "register"]
+    assert "tries again" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert summary["dry_run"] is True
+
+
+@pytest.mark.live
+def test_nothing_new_skips_the_whole_run(live: Settings) -> None:
+    worked = plan(live, pull="skip")
+    summary = follow(live, trigger(live, {}))
+    assert (summary["skipped"], summary["reason"]) == (True, "The data is the last run's.")
+    assert worked.read_text().split() == ["pull"]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("conf", [{"overrides": ["train.epochs 3"]}, {"dry_run": "perhaps"}, {"data_ref": 7}])
+def test_a_param_of_another_form_is_refused_before_anything_runs(live: Settings, conf: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(conf))):
+        trigger(live, conf)
+
+
+@pytest.mark.live
+def test_the_web_pages_answer_and_the_gpu_pool_has_one_slot(live: Settings) -> None:
+    assert httpx.get(live.mlflow_url, trust_env=False).is_success
+    assert httpx.get(live.airflow_url, trust_env=False, follow_redirects=True).is_success
+    with Airflow(live) as airflow:
+        assert airflow.get("/pools/gpu")["slots"] == 1
+
+
+@pytest.mark.live
+def test_stopping_the_servers_stops_the_stage_that_runs_and_its_children(live: Settings) -> None:
+    """The last of this file: the servers are down after it."""
+    plan(live, split="hang")
+    trigger(live, {})
+    hung = live.home_dir / "hang.json"
+    wait_until(lambda: hung.exists() and hung.read_text(), 60)
+    family = [psutil.Process(pid) for pid in json.loads(hung.read_text())]
+    services.down(live)
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    services.down(live)

@@ -71,7 +71,9 @@ def _sentence(found: Imported, path: Path, version: str) -> str:
     news = "" if found.changed else ", unchanged"
     aside = f", {len(found.quarantined)} set aside" if found.quarantined else ""
     junk = f", {sum(found.junk.values())} other files left out" if found.junk else ""
-    return f"Data version {version.removesuffix('.dir')[:12]}{news}: {found.images:,} images of {found.skus:,} SKUs from {path}{aside}{junk}."
+    return (
+        f"Data version {version.removesuffix('.dir')[:12]}{news}: {found.images:,} images of {found.skus:,} SKUs from {path}{aside}{junk}."
+    )
 
 
 def describe(manifest: pd.DataFrame) -> Table:

@@ -32,7 +32,8 @@ def models() -> None:
         table.add_column(name, justify="right" if name in ("version", "top-1") else "left")
     for ref in versions:
         top1 = f"{100 * ref.top1:.1f} %" if ref.top1 is not None else "-"
-        table.add_row(str(ref.version), ", ".join(ref.aliases) or "-", top1, ref.bundle[:12], (ref.data or "-")[:12], f"{ref.created:%Y-%m-%d %H:%M}")
+        hashes = ref.bundle[:12], (ref.data or "-")[:12]
+        table.add_row(str(ref.version), ", ".join(ref.aliases) or "-", top1, *hashes, f"{ref.created:%Y-%m-%d %H:%M}")
     console.print(table if versions else "No model is registered yet; `skumatch run` makes the first.")
 
 
@@ -47,12 +48,11 @@ def evaluate(
     if json_file:
         write_json(json_file, evaluation.model_dump(mode="json"))
     low, high = evaluation.interval.top1
-    console.print(
-        f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f}), top-3 {100 * evaluation.top3:.1f} %, top-5 {100 * evaluation.top5:.1f} %, "
-        f"protocol {evaluation.protocol}, {evaluation.n:,} queries of {evaluation.skus:,} SKUs"
-        + (f", {evaluation.without_partner} without a gallery image left out" if evaluation.without_partner else ""),
-        highlight=False,
-    )
+    figures = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    figures += f", top-3 {100 * evaluation.top3:.1f} %, top-5 {100 * evaluation.top5:.1f} %"
+    what = f"protocol {evaluation.protocol}, {evaluation.n:,} queries of {evaluation.skus:,} SKUs"
+    left_out = f", {evaluation.without_partner} without a gallery image left out" if evaluation.without_partner else ""
+    console.print(f"{figures}, {what}{left_out}", highlight=False, soft_wrap=True)
 
 
 def evaluate_folder(data: Path, reference: str, protocol: str) -> Evaluation:
@@ -70,11 +70,12 @@ def evaluate_folder(data: Path, reference: str, protocol: str) -> Evaluation:
     params = load_params(settings.project / "params.yaml")
     gallery, queries = (folder_images(data, side, params.data.others) for side in ("train", "test"))
     encoder, weights = find_encoder(reference, settings)
-    vectors = [embed(encoder, images, params.embed.batch, params.runtime, f"embed {name}") for name, images in (("gallery", gallery), ("queries", queries))]
-    ranking = rank(vectors[0], gallery.ids, gallery.skus, vectors[1], queries.ids, queries.skus, params.search.backend)
+    sides = {"gallery": gallery, "queries": queries}
+    vectors = {name: embed(encoder, images, params.embed.batch, params.runtime, f"embed {name}") for name, images in sides.items()}
+    ranking = rank(vectors["gallery"], gallery.ids, gallery.skus, vectors["queries"], queries.ids, queries.skus, params.search.backend)
     hashes = {
         name: content_hash([hashlib.sha256(images.read_bytes(i)).hexdigest() for i in range(len(images))], images.skus)
-        for name, images in (("gallery", gallery), ("queries", queries))
+        for name, images in sides.items()
     }
     return score(ranking, set(gallery.skus), "full", params.evaluate, params.seed, hashes | {"encoder": weights})
 

@@ -14,13 +14,16 @@ from skumatch.errors import DataError
 
 console = Console()
 
+Data = Annotated[
+    str | None, typer.Option(help="A folder or zip in RP2K's layout, or `sample`; default: the data that is here, else the sample.")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter for this run: section.name=value.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything, register nothing.")]
 DataRef = Annotated[str | None, typer.Option("--data-ref", help="Git ref of data.dvc; default: the working tree's.")]
 
 
 def run(
-    data: Annotated[str | None, typer.Option(help="A folder or zip in RP2K's layout, or `sample`; default: the data that is there, else the sample.")] = None,
+    data: Data = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:

@@ -63,7 +63,7 @@ class Extent:
 
     def read(self) -> bytes:
         try:
-            with open(self.path, "rb") as stream:
+            with Path(self.path).open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size if self.length is None else self.length
                 return os.pread(stream.fileno(), size, self.offset)
         except OSError as error:

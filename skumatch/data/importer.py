@@ -50,7 +50,7 @@ class ShardWriter:
         """Append `data`; return the shard's file name and the byte offset of the data in it."""
         if self.tar is None or self.tar.offset + len(data) > SHARD_BYTES:
             self.close()
-            self.tar = tarfile.open(self.folder / f"{self.count:05d}.tar", "w", format=tarfile.PAX_FORMAT)
+            self.tar = tarfile.open(self.folder / f"{self.count:05d}.tar", "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 closed in close()
             self.count += 1
         info = tarfile.TarInfo(name)  # time, owner and mode stay at their constants: equal bytes for equal images
         info.size = len(data)

@@ -6,7 +6,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -43,10 +43,8 @@ class Source(Protocol):
 
 def repair(name: str) -> str:
     """Undo CP437 mojibake of UTF-8 zip entries without the UTF-8 flag, and compose accents (NFC)."""
-    try:
+    with suppress(UnicodeError):  # not mojibake: the name is as it was meant
         name = name.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        pass  # not mojibake: the name is as it was meant
     return unicodedata.normalize("NFC", name)
 
 

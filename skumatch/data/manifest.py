@@ -53,7 +53,8 @@ def read_manifest(root: Path) -> pd.DataFrame:
     table = pq.read_table(path)
     if table.schema.names != COLUMNS:
         raise DataError(f"{path} has other columns than this version writes; import the data again.")
-    return table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def images(root: Path, frame: pd.DataFrame) -> Images:

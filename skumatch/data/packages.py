@@ -1,6 +1,6 @@
 """Made-up packages for the rendered sample.
 
-Brands differ in shape, colours, pattern and logo; flavours of one brand only in a small accent and small print.
+Brands differ in shape, colours, pattern and logo; flavours of one brand only in an accent colour and small print.
 """
 
 from __future__ import annotations
@@ -148,17 +148,17 @@ def _relief(shape: Shape, u: Array, v: Array) -> Array:
 
 
 def _print(face: Image.Image, sku: Sku) -> None:
-    """Logo, claim, the small accent with the flavour's name, and small print."""
+    """Logo, claim, a band and fruits in the accent colour with the flavour's name, and small print."""
     draw, (w, h), top = ImageDraw.Draw(face), face.size, SHAPES[sku.brand.shape].cap
     ground, _, ink = sku.brand.colours
     x, at = w / 2, [h * (top + (1 - top) * share / 100) for share in range(101)]  # pixels at each hundredth of the printed part
     draw.rounded_rectangle((0.1 * w, at[26], 0.9 * w, at[42]), 0.05 * h, ink)
     _write(draw, (x, at[34]), sku.brand.logo, 0.7 * w, 0.13 * h, ground, 0.03)
     _write(draw, (x, at[46]), sku.brand.claim, 0.5 * w, 0.04 * h, ink)
-    draw.rounded_rectangle((0.14 * w, at[54], 0.86 * w, at[66]), 0.03 * w, sku.accent)
+    draw.rectangle((0, at[53], w, at[66]), sku.accent)
     bright = sum(ImageColor.getrgb(sku.accent)) > 430
     _write(draw, (x, at[60]), sku.printed, 0.64 * w, 0.07 * h, "#222222" if bright else "white", 0.02)
-    for dx, dy in ((-0.09, 76), (0.09, 77), (0, 73)):
-        draw.circle((x + dx * w, at[dy]), 0.085 * w, sku.accent, ground, 2)
+    for dx, dy in ((-0.043, 78), (0.043, 79), (0, 75)):
+        draw.circle((x + dx * h, at[dy]), 0.037 * h, sku.accent, ground, 2)
     for row, text in enumerate((f"{sku.brand.logo} {sku.printed}", f"No. {sku.edition + 1}, best before: see top")):
         _write(draw, (x, at[88 + 4 * row]), text, 0.6 * w, 0.028 * h, ink)

@@ -64,7 +64,7 @@ def _expose(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
     light = rng.uniform(0.85, 1.3) * (1 + rng.normal(0, 0.12) * u - rng.uniform(0, 0.3) * v)
     light *= 1 - rng.uniform(0, 0.55) / (1 + np.exp((v - rng.uniform(0, 0.35) - rng.normal(0, 0.05) * u) / 0.03))
     glare = rng.uniform(0, 70) * np.exp(-(((u + rng.normal(0, 0.6) + rng.normal(0, 0.5) * v) / rng.uniform(0.1, 0.4)) ** 2))
-    cast = np.exp(rng.normal(0, 0.05, 3))
+    cast = np.exp(rng.normal(0, 0.04, 3))
     grain = rng.normal(0, rng.uniform(2, 7), (crop.height, crop.width, 3))
     soft = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.08 * crop.height**0.5)))
     pixels = np.asarray(soft) * light[..., None] * cast + glare[..., None] + grain
@@ -112,7 +112,7 @@ def _shoot(path: Path, sku: Sku, key: str) -> None:
 
 def _rendered(folder: Path, about: dict[str, object], images: int) -> bool:
     """Whether `folder` is this sample already; False where nothing is yet. Raises DataError for anything else."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         found = read_json(folder / MARKER)

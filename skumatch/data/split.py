@@ -47,4 +47,5 @@ def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: i
     trained = frame.loc[frame["role"].eq("train"), "sku"].nunique()
     if trained < 2:
         raise DataError(f"Only {trained} SKU would be left to train on; deliver more SKUs or lower split.unseen_share.")
-    return frame[SCHEMA.names]
+    roles: pd.DataFrame = frame[SCHEMA.names]
+    return roles

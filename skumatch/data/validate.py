@@ -47,15 +47,19 @@ def require(results: list[dict[str, Any]]) -> None:
     """Raise ValidationFailed with the failed expectations and their worst offenders, if there are any."""
     failed = [result for result in results if not result["passed"]]
     if failed:
-        worst = "; ".join(f"{r['sentence']} ({r['observed']}{', worst: ' + ', '.join(r['offenders']) if r['offenders'] else ''})" for r in failed[:3])
-        raise ValidationFailed(
-            f"The data broke {len(failed)} of {len(results)} expectations: {worst}. Correct the data, or the bound under `validate` in params.yaml."
-        )
+        what = "; ".join(_failure(result) for result in failed[:3])
+        cure = "Correct the data, or the bound under `validate` in params.yaml."
+        raise ValidationFailed(f"The data broke {len(failed)} of {len(results)} expectations: {what}. {cure}")
+
+
+def _failure(result: dict[str, Any]) -> str:
+    worst = f", worst: {', '.join(result['offenders'])}" if result["offenders"] else ""
+    return f"{result['sentence']} ({result['observed']}{worst})"
 
 
 def per_sku(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """sku, train, test: images on each side; catch-all classes left out."""
-    known = manifest[~manifest["sku"].isin(data.others)]
+    """sku, train, test: images on each side; catch-all classes left out, and images without a SKU."""
+    known = manifest[~manifest["sku"].isin([*data.others, ""])]
     counts = known.groupby(["sku", "side"]).size().unstack(fill_value=0).reindex(columns=["train", "test"], fill_value=0)
     return counts.reset_index()
 
@@ -81,8 +85,11 @@ def warnings_of(manifest: pd.DataFrame, summary: dict[str, Any], params: Validat
     sparse = skus.loc[skus["train"].between(1, params.min_images_per_sku - 1), "sku"].tolist()
     lonely = skus.loc[skus["train"].eq(0), "sku"].tolist()
     untested = skus.loc[skus["test"].eq(0), "sku"].tolist()
-    named = [(sparse, "have a single gallery image, so a match can rest on one picture only" if params.min_images_per_sku == 2 else "have few gallery images"),
-             (lonely, "have no gallery image, so their queries are reported apart"), (untested, "have no query, so nothing is known of their accuracy")]  # fmt: skip
+    named = [
+        (sparse, f"have fewer than {params.min_images_per_sku} gallery images, so a match rests on very few pictures"),
+        (lonely, "have no gallery image, so their queries are reported apart"),
+        (untested, "have no query, so nothing is known of their accuracy"),
+    ]
     sentences = [f"{len(names)} SKUs {what}: {_some(names)}." for names, what in named if names]
     quarantined = summary["quarantined"]
     if quarantined:
@@ -100,7 +107,7 @@ def _run(frame_name: str, frame: pd.DataFrame, expectations: Expectations) -> li
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas(frame_name)
     batch = source.add_dataframe_asset(frame_name).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
     results = []
@@ -129,14 +136,15 @@ def _image_expectations(params: ValidateParams) -> Expectations:
     from skumatch.data.images import FORMATS
     from skumatch.data.manifest import COLUMNS
 
+    side = params.min_short_side
     return [
         ("the manifest has its columns", gxe.ExpectTableColumnsToMatchOrderedList(column_list=COLUMNS)),
         ("every image has an id of its own", gxe.ExpectColumnValuesToBeUnique(column="id")),
         ("every image has a SKU", gxe.ExpectColumnValueLengthsToBeBetween(column="sku", min_value=1)),
         ("every image is on the train or test side", gxe.ExpectColumnValuesToBeInSet(column="side", value_set=["train", "test"])),
         ("every image is of a known format", gxe.ExpectColumnValuesToBeInSet(column="format", value_set=list(FORMATS))),
-        (f"no image is under {params.min_short_side} px wide", gxe.ExpectColumnValuesToBeBetween(column="width", min_value=params.min_short_side)),
-        (f"no image is under {params.min_short_side} px high", gxe.ExpectColumnValuesToBeBetween(column="height", min_value=params.min_short_side)),
+        (f"no image is under {side} px wide", gxe.ExpectColumnValuesToBeBetween(column="width", min_value=side)),
+        (f"no image is under {side} px high", gxe.ExpectColumnValuesToBeBetween(column="height", min_value=side)),
         ("every hash is a SHA-256", gxe.ExpectColumnValuesToMatchRegex(column="sha256", regex="^[0-9a-f]{64}$")),
     ]
 
@@ -157,15 +165,15 @@ def _sku_expectations(params: ValidateParams) -> Expectations:
     ]
 
 
-def _fact_expectations(params: ValidateParams) -> Expectations:
+def _fact_expectations(p: ValidateParams) -> Expectations:
     import great_expectations.expectations as gxe
 
     def at_most(column: str, bound: float) -> Any:
         return gxe.ExpectColumnValuesToBeBetween(column=column, max_value=bound)
 
     return [
-        (f"at least {params.min_skus} SKUs have gallery images", gxe.ExpectColumnValuesToBeBetween(column="gallery_skus", min_value=params.min_skus)),
-        (f"at most {params.max_quarantined_share:.1%} of images were set aside", at_most("quarantined_share", params.max_quarantined_share)),
-        (f"at most {params.max_duplicate_share:.0%} of images are exact duplicates", at_most("duplicate_share", params.max_duplicate_share)),
-        (f"at most {params.max_conflict_share:.1%} of images carry two SKUs", at_most("conflict_share", params.max_conflict_share)),
+        (f"at least {p.min_skus} SKUs have gallery images", gxe.ExpectColumnValuesToBeBetween(column="gallery_skus", min_value=p.min_skus)),
+        (f"at most {p.max_quarantined_share:.1%} of images were set aside", at_most("quarantined_share", p.max_quarantined_share)),
+        (f"at most {p.max_duplicate_share:.0%} of images are exact duplicates", at_most("duplicate_share", p.max_duplicate_share)),
+        (f"at most {p.max_conflict_share:.1%} of images carry two SKUs", at_most("conflict_share", p.max_conflict_share)),
     ]

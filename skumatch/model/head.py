@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytorch_metric_learning.losses import ArcFaceLoss  # type: ignore[import-untyped]
+from pytorch_metric_learning.losses import ArcFaceLoss
 from torch import Tensor, nn
 
 
@@ -19,6 +19,8 @@ class Head(nn.Module):
         super().__init__()
         self.margin = margin
         self.loss = ArcFaceLoss(num_classes=classes, embedding_size=dim, margin=math.degrees(margin), scale=scale)
+        # directions of length 1: the library's own start is sqrt(dim) long, so a step of the optimiser would hardly turn them
+        nn.init.normal_(self.loss.W, std=dim**-0.5)
         self.loss.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=label_smoothing)
 
     def ramp(self, share: float) -> None:

@@ -39,7 +39,7 @@ def _loads(folder: Path) -> bool:
 
 ensure()
 
-import open_clip  # type: ignore[import-untyped]  # noqa: E402  # after ensure()
+import open_clip  # noqa: E402  # after ensure()
 
 open_clip.add_model_config(Path(__file__).parent / "configs")
 

@@ -58,7 +58,7 @@ def train(
     number = {sku: label for label, sku in enumerate(classes)}
     run = _Run(encoder, len(classes), Schedule(len(images), params.batch, params.epochs, seed), params, device)
     run.resume(checkpoints.latest() if checkpoints else None)
-    views = Views(images, [number[sku] for sku in images.skus], encoder.preprocess, params, seed)
+    views = Views(images, [number[sku] for sku in images.skus], encoder.views(params.view), params, seed)
     _loop(run, views, checkpoints, workers(runtime, device), history)
     return encoder.cpu().eval()
 

@@ -74,7 +74,9 @@ def place_inputs(folder: Path, project: Path, champion: Path | None, weights: Pa
     write_json(folder / "inputs" / "code.json", describe_code(project))
 
 
-def build(folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], champion: Path | None, weights: Path) -> str:
+def build(
+    folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], champion: Path | None, weights: Path
+) -> str:
     """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5."""
     place_inputs(folder, project, champion, weights)
     write_params(project / "params.yaml", folder / "params.yaml", overrides)

@@ -47,9 +47,8 @@ def pull(settings: Settings, request: Request) -> Message:
         raise NothingNew("The data is the same as in the last finished run; nothing to do until a new version is committed.")
     champion = registry.champion()
     with tempfile.TemporaryDirectory(dir=_made(settings.home_dir / "workspaces")) as folder:
-        set_hash = inputs.build(
-            Path(folder), project, settings, data, request.overrides, fetch_champion(settings, registry, champion), fetch_base_weights(settings, params)
-        )
+        bundle, weights = fetch_champion(settings, registry, champion), fetch_base_weights(settings, params)
+        set_hash = inputs.build(Path(folder), project, settings, data, request.overrides, bundle, weights)
     return Message(
         run=request.run,
         inputs=set_hash,

@@ -65,12 +65,15 @@ class Repository:
     def reproduce(self, stage: str) -> None:
         """Run one stage, unless nothing it depends on changed; missing inputs are fetched, its outs pushed."""
         from dvc.exceptions import ReproductionError
+        from dvc.stage.exceptions import StageCmdFailedError
 
         with _translated("run", stage), _inside(self.folder):
             try:
                 self._repo.reproduce(stage, single_item=True, pull=True)
             except ReproductionError as error:
-                raise StageFailed(f"Stage {stage} ended without a word ({error.__cause__ or error}); its log has the last lines.") from error
+                if isinstance(error.__cause__, StageCmdFailedError):
+                    raise StageFailed(f"Stage {stage} ended without a word of its own; its log has the last lines.") from error
+                raise error.__cause__ or error from error
             self._repo.push(targets=[stage], run_cache=True)
 
     @property

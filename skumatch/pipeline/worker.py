@@ -20,7 +20,6 @@ from skumatch.pipeline.repository import Repository, pointer
 from skumatch.stages.runner import ERROR, SECONDS
 
 
-
 class Message(BaseModel):
     """What travels between tasks. inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against."""
 
@@ -89,7 +88,6 @@ def own_error(folder: Path) -> Relayed | None:
 def stages(project: Path) -> list[str]:
     """The pipeline's stages in the order dvc.yaml lists them."""
     return list(yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))["stages"])
-
 
 
 def run_name(run: str) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.config import GateParams
 from skumatch.retrieval import statistics
-from skumatch.retrieval.evaluate import Evaluation, PairedHits
+from skumatch.retrieval.figures import Evaluation, PairedHits
 
 Verdict = Literal["first", "promote", "keep", "refuse"]
 Status = Literal["passed", "failed", "not applicable"]
@@ -169,6 +169,9 @@ def _pairs(case: _Case) -> Outcome:
         return "failed", "the hits of both models, query by query, are missing, so they can't be compared; run the evaluate stage again"
     ours, theirs = case.challenger, case.champion
     same = (ours.protocol, ours.n, ours.without_partner, ours.skus) == (theirs.protocol, theirs.n, theirs.without_partner, theirs.skus)
+    for name in ("gallery", "queries"):
+        if ours.hashes.get(name) != theirs.hashes.get(name):
+            return "failed", f"challenger and champion were scored on other {name}, so they can't be compared; run the evaluate stage again"
     lengths = {len(case.paired.skus), len(case.paired.challenger), len(case.paired.champion)}
     if not same or lengths != {ours.n} or ours.n < 1 or len(set(case.paired.skus)) != ours.skus:
         return "failed", "challenger and champion were not scored on the same queries; run the evaluate stage again"
@@ -196,7 +199,7 @@ def _floor(case: _Case) -> Outcome:
     top1, floor = case.challenger.top1, case.policy.floor_top1
     passed = top1 >= floor
     where = f"{'at or above' if passed else 'below'} the floor of {_percent(floor)}"
-    return ("passed" if passed else "failed"), f"top-1 is {_percent(top1)} on {case.challenger.n} queries, {where}"
+    return ("passed" if passed else "failed"), f"the challenger's top-1 is {_percent(top1)} on {case.challenger.n} queries, {where}"
 
 
 def _gained(case: _Case) -> Outcome:
@@ -212,10 +215,14 @@ def _gained(case: _Case) -> Outcome:
         return "failed", f"queries of one SKU alone can't show a gain ({figures})"
     if difference.estimate <= 0:
         return "failed", f"the challenger is no better ({figures}, {_points(difference.estimate)})"
-    bound = f"a gain of {_points(difference.estimate)} ({figures}), with {_percent(difference.confidence)} confidence"
+    gain, lower, confidence = _points(difference.estimate), _points(difference.lower), _percent(difference.confidence)
     if difference.lower > margin:
-        return "passed", f"{bound} at least {_points(difference.lower)}, above the margin of {_points(margin)}"
-    return "failed", f"{bound} only at least {_points(difference.lower)}, not above the margin of {_points(margin)}"
+        return (
+            "passed",
+            f"a gain of {gain} ({figures}), at least {lower} with {confidence} confidence, above the required {_points(margin)}",
+        )
+    words = f"its lower bound at {confidence} confidence is {lower} and must be above {_points(margin)}"
+    return "failed", f"a gain of {gain} ({figures}) is not sure enough: {words}"
 
 
 def _evidence(case: _Case) -> Outcome:

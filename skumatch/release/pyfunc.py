@@ -21,13 +21,13 @@ from skumatch.errors import ImageError
 from skumatch.release.bundle import Bundle
 
 
-class BundleModel(PythonModel):
+class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-checked here
     """Loads the bundle beside it, checked against the hash it was registered with."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]), context.model_config.get("bundle"))
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Raises ImageError, naming the row, for a picture that can't be decoded."""
         images = [_picture(row, value) for row, value in enumerate(model_input["image"])]
         rows = self.bundle.match(images, int((params or {}).get("top_k", 5)))

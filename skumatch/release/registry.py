@@ -161,7 +161,9 @@ class Registry(Tracking):
         try:
             lock.acquire()
         except filelock.Timeout as error:
-            raise StorageError(f"Another skumatch has held {self._lock_path} for {LOCK_SECONDS:.0f} s; wait for it, then run again.") from error
+            raise StorageError(
+                f"Another skumatch holds {self._lock_path} for {LOCK_SECONDS:.0f} s; wait for it, then run again."
+            ) from error
         try:
             yield
         finally:
@@ -221,21 +223,27 @@ def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:
 
 def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: str) -> Path:
     """Lay out the MLflow model: the bundle, this package's code and the exact packages; nothing inferred, nothing pickled."""
-    import mlflow.pyfunc
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow warns of its own type hints when imported
+        import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    (staged / "bundle").symlink_to(folder.resolve())  # MLflow records the paths it is given: none of this machine's homes
+    shutil.copytree(folder, staged / "bundle")  # MLflow records the paths it is given: let them be none of this machine's homes
     package = Path(skumatch.__file__).parent
     shutil.copyfile(package / "release" / "pyfunc.py", staged / "pyfunc.py")
-    lists = [ColSpec(Array(kind), name) for name, kind in (("skus", DataType.string), ("similarities", DataType.double), ("gallery_ids", DataType.string))]
+    lists = [
+        ColSpec(Array(DataType.string), "skus"),
+        ColSpec(Array(DataType.double), "similarities"),
+        ColSpec(Array(DataType.string), "gallery_ids"),
+    ]
     signature = ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), "image")]),  # type: ignore[no-untyped-call]
+        inputs=Schema([ColSpec(AnyType(), "image")]),
         outputs=Schema([*lists, ColSpec(DataType.boolean, "unknown")]),
         params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*input example")  # an example would be run: a picture, a second's work, nothing learned
+        warnings.simplefilter("ignore", UserWarning)  # it wants an input example, would run it, and learn nothing
         mlflow.pyfunc.save_model(
             path=str(staged / "model"),
             python_model=str(staged / "pyfunc.py"),

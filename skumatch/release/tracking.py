@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",
 }
 
@@ -127,7 +128,8 @@ class Tracking:
             raise self._away(" in good health")
 
     def _away(self, how: str) -> RegistryUnavailable:
-        return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}; start it (`make up`) or set SKUMATCH_MLFLOW, then run again.")
+        advice = "start it (`make up`) or set SKUMATCH_MLFLOW, then run again"
+        return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}; {advice}.")
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -162,7 +164,7 @@ def _log_metrics(client: Any, mlflow_id: str, metrics: Mapping[str, Series]) -> 
 
     now = time.time_ns() // 1_000_000
     series = {name: [value] if isinstance(value, int | float) else list(value) for name, value in sorted(metrics.items())}
-    points = [Metric(name, value, now, step) for name, values in series.items() for step, value in enumerate(values) if math.isfinite(value)]
+    points = [Metric(name, value, now, step) for name in series for step, value in enumerate(series[name]) if math.isfinite(value)]
     for start in range(0, len(points), 500):  # the server takes at most 1,000 a call
         client.log_batch(mlflow_id, metrics=points[start : start + 500])
 

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
 from skumatch.config import EvaluateParams
 from skumatch.errors import DataError
 from skumatch.progress import track
 from skumatch.retrieval import metrics, statistics
+from skumatch.retrieval.figures import Bounds, Evaluation, Intervals, PairedHits, Protocol
 from skumatch.retrieval.metrics import Flags, Labels, Places
 from skumatch.retrieval.search import Backend, Vectors, top_k
+
+__all__ = [
+    "RANKING_SCHEMA",
+    "Bounds",
+    "Evaluation",
+    "Intervals",
+    "PairedHits",
+    "Protocol",
+    "Ranking",
+    "evaluate",
+    "paired_hits",
+    "per_sku",
+    "rank",
+]
 
 TOP = 5  # distinct SKUs listed for a query
 FIRST_K = 32  # images looked at first; more only where they hold fewer than TOP SKUs
 BLOCK = 2048  # queries ranked at a time
-METHOD = "cluster bootstrap by SKU"
 RANKING_SCHEMA = pa.schema(
     [
         ("query_id", pa.string()),
@@ -33,9 +45,6 @@ RANKING_SCHEMA = pa.schema(
         ("position", pa.int64()),  # its place among all gallery images, from 1
     ]
 )
-
-Protocol = Literal["full"]
-Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,52 +91,6 @@ class Ranking:
         similarities = frame["similarity"].to_numpy(dtype=np.float32).reshape(-1, width)
         positions = frame["position"].to_numpy(dtype=np.int64).reshape(-1, width)
         return cls(ids, text["query_sku"][::width], lists["sku"], similarities, lists["gallery_id"], positions)
-
-
-class Intervals(BaseModel):
-    """Two-sided intervals of the headline figures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    top1: Bounds
-    top3: Bounds
-    top5: Bounds
-    confidence: float
-    method: str = METHOD
-
-
-class Evaluation(BaseModel):
-    """How well one encoder finds the right SKU. Shares are of scored queries, from 0 to 1.
-
-    topK: the right SKU is among the K nearest distinct SKUs. image_topK: among the SKUs of the K nearest images.
-    n: queries scored. without_partner: queries whose SKU has no gallery image, left out of every figure. skus: SKUs among
-    scored queries. macro_top1: mean over SKUs of their top-1. hashes: what was evaluated, by name.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    protocol: Protocol
-    n: Annotated[int, Field(ge=0)]
-    without_partner: Annotated[int, Field(ge=0)]
-    skus: Annotated[int, Field(ge=0)]
-    top1: float
-    top3: float
-    top5: float
-    image_top1: float
-    image_top3: float
-    image_top5: float
-    macro_top1: float
-    interval: Intervals
-    hashes: dict[str, str] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class PairedHits:
-    """Top-1 hits of two encoders on the same scored queries: arrays [n], SKU and the two hits of each query."""
-
-    skus: Labels
-    challenger: Flags
-    champion: Flags
 
 
 def rank(
@@ -179,7 +142,9 @@ def _nearest_skus(gallery: Vectors, codes: Places, queries: Vectors, width: int,
         similarities[done] = np.take_along_axis(found, first, axis=1)[enough]
         rows[done] = np.take_along_axis(indices, first, axis=1)[enough]
         positions[done] = first[enough] + 1
-        pending, k = pending[~enough], k * 4  # at k = len(gallery) every list is full: the gallery has `width` SKUs
+        pending = pending[~enough]
+        assert not pending.size or k < len(gallery), "the gallery has `width` SKUs, so a list of all its images is full"
+        k *= 4
     return similarities, rows, positions
 
 

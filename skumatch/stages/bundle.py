@@ -21,15 +21,14 @@ from skumatch.stages.selection import select
 BLESSING_QUERIES = 4
 
 
-def run(root: Path, params: Params) -> None:
+def run(root: Path, _: Params) -> None:
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     gallery = items[items["role"].eq("gallery")]
     embeddings = load_file(root / "out/embed/challenger.safetensors")["embeddings"][gallery.index]
     trained, _ = select(root, "train")
     folder = root / "out/bundle/model"
-    digest = write_bundle(
-        folder, root / "out/train/encoder", Gallery(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings), {}, trained["pixels"].tolist()
-    )
+    labelled = Gallery(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)
+    digest = write_bundle(folder, root / "out/train/encoder", labelled, {}, trained["pixels"].tolist())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     write_json(root / "out/bundle/facts.json", {"bundle": digest, "megabytes": round(size, 3), "blessed": blessed(root, folder)})
 

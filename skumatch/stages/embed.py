@@ -36,7 +36,8 @@ def run(root: Path, params: Params) -> None:
     if encoders["champion"] is not None:
         same = same_encoder(challenger, champion)
         _write(out / "champion.safetensors", embeddings if same else _embed(champion, pictures, params, "champion"))
-    content = {role: content_hash(rows.loc[items["role"].eq(role), "sha256"], rows.loc[items["role"].eq(role), "sku"]) for role in ("gallery", "query")}
+    sides = {role: rows[items["role"].eq(role)] for role in ("gallery", "query")}
+    content = {role: content_hash(side["sha256"], side["sku"]) for role, side in sides.items()}
     write_json(out / "embed.json", {"encoders": encoders, "content": content})
 
 

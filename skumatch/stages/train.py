@@ -32,11 +32,12 @@ def run(root: Path, params: Params) -> None:
         history=out / "history.jsonl",
     )
     save(encoder, out / "encoder")
-    write_json(out / "training.json", {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")})
+    facts = {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")}
+    write_json(out / "training.json", facts)
 
 
 def inputs_hash(root: Path, params: Params) -> str:
-    """SHA-256 over all that decides the trained weights: the checkpoints' name, so that only an equal training goes on from them."""
+    """SHA-256 over all that decides the trained weights: the checkpoints' name, so only an equal training goes on from them."""
     names = ["data/manifest.parquet", "out/split/split.parquet", "inputs/weights/weights.json", *_code(root)]
     facts = {
         "files": {name: sha256(root / name) for name in names},

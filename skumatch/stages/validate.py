@@ -17,4 +17,5 @@ def run(root: Path, params: Params) -> None:
     results = validate(manifest, summary, params.validation, params.data)
     require(results)
     warnings = warnings_of(manifest, summary, params.validation, params.data)
-    write_json(root / "out/validate/validation.json", {"expectations": results, "warnings": warnings, "quarantined": summary["quarantined"]})
+    found = {"expectations": results, "warnings": warnings, "quarantined": summary["quarantined"]}
+    write_json(root / "out/validate/validation.json", found)

@@ -78,7 +78,8 @@ def test_tasks_are_the_stages_of_dvc_yaml_in_one_line() -> None:
 def test_a_new_stage_becomes_a_task_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {first: {cmd: a}, train: {cmd: b}, last: {cmd: c}}")
     code = "import retrain, json; print(json.dumps([t.task_id for t in retrain.make_dag().topological_sort()]))"
-    out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}, capture_output=True, check=True)
+    env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True)
     assert json.loads(out.stdout.splitlines()[-1]) == ["pull", "first", "train", "last", "register"]
 
 
@@ -153,12 +154,11 @@ def hanging(home: Path) -> list[psutil.Process]:
 def test_killing_a_task_ends_the_stage_and_its_children(stage: ModuleType, tmp_path: Path) -> None:
     plan(tmp_path, train="hang")
     operator = stage.StageOperator(task_id="train", words=["stage", "train"])
-    operator._process = stage.start(operator.words)
-    operator._process.stdin.write("{}")
-    operator._process.stdin.close()
-    family = hanging(tmp_path)
-    operator.on_kill()
-    operator._process.stdout.close()
+    with stage.start(operator.words) as operator._process:
+        operator._process.stdin.write("{}")
+        operator._process.stdin.close()
+        family = hanging(tmp_path)
+        operator.on_kill()
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
@@ -166,7 +166,8 @@ def test_killing_a_task_ends_the_stage_and_its_children(stage: ModuleType, tmp_p
 def test_a_stage_does_not_outlive_a_task_that_was_killed(stage: ModuleType, tmp_path: Path) -> None:
     plan(tmp_path, train="hang")
     code = "import stage_process as s; s.finish(s.start(['stage', 'train']), {})"
-    task = subprocess.Popen([sys.executable, "-c", code], cwd=DAGS, env=os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
+    task = subprocess.Popen([sys.executable, "-c", code], cwd=DAGS, env=env, stdout=subprocess.DEVNULL)
     worker, child = hanging(tmp_path)
     task.send_signal(signal.SIGKILL)
     task.wait()
@@ -179,7 +180,9 @@ def failure(sentence: str) -> Any:
     return {"ti": SimpleNamespace(dag_id="d", run_id="r1", task_id="train"), "exception": RuntimeError(sentence)}
 
 
-def test_a_failure_is_logged_and_handed_to_the_hook(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_and_handed_to_the_hook(
+    stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "chat.py").write_text("told = []\n\ndef post(facts):\n    told.append(facts)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SKUMATCH_NOTIFY", "chat:post")
@@ -201,5 +204,5 @@ def test_a_champion_is_announced_only_when_it_changed(stage: ModuleType, tmp_pat
         message = {"run": "r1", "seconds": {}, "cached": [], "dry_run": dry_run}
         operator = stage.StageOperator(task_id="register", words=["register"], after="report", changed=alias)
         context = {"ti": SimpleNamespace(xcom_pull=lambda task_ids, sent=message: sent), "outlet_events": {alias: events}}
-        operator.execute.__wrapped__(operator, context) if hasattr(operator.execute, "__wrapped__") else operator.execute(context)
+        operator.execute(context)
         assert bool(events) is announced

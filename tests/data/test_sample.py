@@ -52,7 +52,8 @@ def test_all_photos_differ_and_the_sides_share_none(small: Path) -> None:
 
 
 def test_same_arguments_same_bytes_in_another_process(small: Path, tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from skumatch.data.sample import render_sample; render_sample(Path({str(tmp_path / 'again')!r}), 4, 3, 2)"
+    target = repr(str(tmp_path / "again"))
+    code = f"from pathlib import Path; from skumatch.data.sample import render_sample; render_sample(Path({target}), 4, 3, 2)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert hashes(tmp_path / "again") == hashes(small)
 
@@ -133,6 +134,6 @@ def test_flavours_of_a_brand_differ_in_little_but_do_differ() -> None:
     for first in range(0, CATALOGUE, 3):
         for a, b in ((0, 1), (0, 2), (1, 2)):
             changed = (np.abs(faces[first + a] - faces[first + b]).max(-1) > 24).mean()
-            assert 0.005 < changed < 0.12
+            assert 0.02 < changed < 0.2
     edition = np.asarray(design(catalogue(CATALOGUE + 1)[-1]).convert("RGB")).astype(int)
-    assert (np.abs(edition - faces[0]).max(-1) > 24).mean() > 0.12
+    assert (np.abs(edition - faces[0]).max(-1) > 24).mean() > 0.2

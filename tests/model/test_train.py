@@ -24,7 +24,7 @@ CLASSES = ["cola", "milk", "mint"]
 
 def fit(shelf: Images, spec: EncoderParams, checkpoints: Checkpoints | None = None, **changes: Any) -> Encoder:
     params = PARAMS.model_copy(update=changes.pop("params", {}))
-    given = {
+    given: dict[str, Any] = {
         "images": shelf,
         "classes": CLASSES,
         "spec": spec,

@@ -47,7 +47,9 @@ def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gallery(encoder_dir: Path) -> Gallery:
     """Twelve pictures, pattern(0) to pattern(11), of four SKUs."""
     encoder = encoders.load(encoder_dir)
-    return Gallery([f"train/{i:02}" for i in range(12)], [f"sku {i % 4}" for i in range(12)], embedded(encoder, [pattern(i) for i in range(12)]))
+    return Gallery(
+        [f"train/{i:02}" for i in range(12)], [f"sku {i % 4}" for i in range(12)], embedded(encoder, [pattern(i) for i in range(12)])
+    )
 
 
 @pytest.fixture(scope="session")

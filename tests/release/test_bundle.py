@@ -22,7 +22,7 @@ Picture = Callable[[int], Image.Image]
 
 def test_the_same_inputs_give_the_same_hash_in_any_order(encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path) -> None:
     order = list(range(len(gallery.ids)))
-    random.Random(1).shuffle(order)
+    random.Random(1).shuffle(order)  # noqa: S311
     shuffled = Gallery([gallery.ids[i] for i in order], [gallery.skus[i] for i in order], gallery.embeddings[order])
     digest = write_bundle(tmp_path / "again", encoder_dir, shuffled, {"similarity": 0.9}, reversed(gallery.ids[:8]))
     assert digest == bundle_hash(made) == hashlib.sha256((made / MANIFEST).read_bytes()).hexdigest()
@@ -103,7 +103,7 @@ def test_another_bundle_than_expected_is_refused(made: Path) -> None:
 def test_a_newer_format_is_refused_with_advice(bundle: Path) -> None:
     manifest = read_json(bundle / MANIFEST)
     write_json(bundle / MANIFEST, manifest | {"format": "skumatch-bundle-2", "more": 1})
-    with pytest.raises(BundleError, match="skumatch-bundle-2.*install a newer skumatch"):
+    with pytest.raises(BundleError, match=r"skumatch-bundle-2.*install a newer skumatch"):
         verify_bundle(bundle)
 
 

@@ -128,7 +128,8 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("better everywhere", Case(), "promote", None),
     ("better, above the margin", Case(policy={"margin": 0.05}), "promote", None),
     ("better, not above the margin", Case(policy={"margin": 0.2}), "keep", "gain"),
-    ("better by the margin exactly", Case(policy={"margin": 0.1 - 1e-12}), "promote", None),
+    ("better by the margin exactly", Case(policy={"margin": 0.1}), "keep", "gain"),
+    ("better by a hair more than the margin", Case(policy={"margin": 0.1 - 1e-12}), "promote", None),
     ("a tie, hit by hit", Case(ours=BASE), "keep", "gain"),
     ("a tie, other queries of the same SKUs", Case(ours=BASE.reshape(SKUS, EACH)[:, ::-1].ravel()), "keep", "gain"),
     ("a tie of the means, SKUs up and down", Case(ours=flipped(BASE, 8, 8)), "keep", "gain"),
@@ -174,6 +175,9 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("champion scored on fewer queries", Case(champion={"n": 199}), "refuse", "pairs"),
     ("other queries without a partner", Case(champion={"without_partner": 3}), "refuse", "pairs"),
     ("other SKUs scored", Case(champion={"skus": 19}), "refuse", "pairs"),
+    ("scored on another gallery", Case(challenger={"hashes": {"gallery": "1"}}, champion={"hashes": {"gallery": "2"}}), "refuse", "pairs"),
+    ("gallery of the champion unknown", Case(challenger={"hashes": {"gallery": "1"}}), "refuse", "pairs"),
+    ("other encoders, same data", Case(challenger={"hashes": {"encoder": "1"}}, champion={"hashes": {"encoder": "2"}}), "promote", None),
     ("pairs of other SKUs", Case(challenger={"skus": 19}, champion={"skus": 19}), "refuse", "pairs"),
     ("challenger's figure not that of its hits", Case(challenger={"top1": 0.95}), "refuse", "pairs"),
     ("champion's figure not that of its hits", Case(champion={"top1": 0.1}), "refuse", "pairs"),
@@ -205,8 +209,8 @@ def decisive(case: Case) -> Check:
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        (first(), "Accepted as the first champion: top-1 is 90.0 % on 200 queries, at or above the floor of 50.0 %."),
-        (Case(), "Promoted the challenger: a gain of +10.00 points (top-1 90.0 % against 80.0 %), with 97.5 % confidence at least"),
+        (first(), "Accepted as the first champion: the challenger's top-1 is 90.0 % on 200 queries, at or above the floor of 50.0 %."),
+        (Case(), "Promoted the challenger: a gain of +10.00 points (top-1 90.0 % against 80.0 %), at least +10.00 points with 97.5 %"),
         (Case(ours=BASE), "Kept the champion: both models find as many products of every SKU (top-1 80.0 % against 80.0 %), and a tie"),
         (Case(ours=hits(3)), "Kept the champion: the challenger is no better (top-1 70.0 % against 80.0 %, -10.00 points)."),
         (
@@ -233,7 +237,7 @@ def test_gain_carries_its_bound_and_what_could_be_seen() -> None:
 
 
 def test_more_confidence_asks_for_more() -> None:
-    case = Case(ours=flipped(BASE, 12, 4))
+    case = Case(ours=flipped(BASE, 13, 2))
     assert case.decide().promotable
     assert decisive(replace(case, policy={"confidence": 0.9999})).name == "gain"
 

@@ -53,6 +53,15 @@ def test_coverage_is_near_the_promise_even_for_few_skus(skus: int) -> None:
     assert 0.91 <= covered / 300 <= 0.985
 
 
+def test_few_skus_get_about_the_interval_of_students_t() -> None:
+    generator, widths = np.random.default_rng(11), []
+    for _ in range(30):
+        means = generator.normal(size=10)
+        found = mean_interval(np.repeat(means, 4), np.repeat(np.arange(10), 4), 0.95, seed=1, resamples=2000)
+        widths.append((found.high - found.low) / (2 * 2.262 * means.std(ddof=1) / math.sqrt(10)))  # 2.262: t, 9 degrees of freedom
+    assert np.mean(widths) == pytest.approx(1, abs=0.07)  # a plain percentile interval has 0.82
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), st.booleans()), min_size=1, max_size=60), st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_order_and_names_do_not_matter(rows: list[tuple[str, bool, bool]], random: object) -> None:

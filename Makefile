@@ -1,0 +1,69 @@
+# The words of this project, for people, hooks and CI alike.
+#   make run [DATA=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
+#   make test                                            lint, types, import contracts, all tests
+#   make up / make down                                  keep the servers running / stop them
+# Other Python:      make run PYTHON=python3.12
+# CPU-only PyTorch:  make run PIP_ARGS="--extra-index-url URL"  with the CPU index of pytorch.org
+# GPU search:        make run EXTRA=gpu
+PYTHON ?= python3.11
+EXTRA ?= cpu
+VENV ?= .venv
+DATA ?=
+SET ?=
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+CONSTRAINTS := requirements/constraints$(if $(filter gpu,$(EXTRA)),-gpu).txt
+SKUMATCH := $(BIN)/python -m skumatch
+
+.PHONY: env run up down test lint types contracts tests prove format hooks lock clean
+
+run: env
+	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(foreach one,$(SET),--set $(one))
+
+up: env
+	@$(SKUMATCH) up
+
+down:
+	@test ! -x $(BIN)/python || $(SKUMATCH) down
+
+env: $(VENV)/.installed
+
+# Compiled bytecode halves the start of every stage, whatever the shell says about writing it.
+$(VENV)/.installed: $(CONSTRAINTS) pyproject.toml
+	@echo "Making the environment in $(VENV) from $(CONSTRAINTS); this takes some minutes once."
+	@$(PYTHON) -m venv $(VENV)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		-c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev]'
+	@touch $@
+
+test: lint types contracts tests
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy
+
+contracts: env
+	$(BIN)/lint-imports --no-logo
+
+tests: env
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+# The counts that take too long for every day.
+prove: env
+	HYPOTHESIS_PROFILE=prove $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+hooks: env
+	$(BIN)/pre-commit install
+
+lock:
+	scripts/lock
+
+clean: down
+	rm -rf .skumatch out log data data.dvc dvc.lock inputs

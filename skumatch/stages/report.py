@@ -1,0 +1,79 @@
+"""report: the page a person reads to trust the decision, and the model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL.Image import Image
+
+from skumatch.config import Params
+from skumatch.data.split import GALLERY_ROLES
+from skumatch.files import read_json, write_text
+from skumatch.release.gate import Decision
+from skumatch.release.mistakes import find_mistakes, weak_skus
+from skumatch.release.report import DataFacts, ReportContext, TrainingFacts, model_card, render_report
+from skumatch.retrieval.evaluate import Evaluation, Ranking
+from skumatch.stages.selection import select
+
+
+def run(root: Path, params: Params) -> None:
+    context = context_of(root, params)
+    write_text(root / "out/report/report.html", render_report(context))
+    write_text(root / "out/report/card.md", model_card(context))
+
+
+def context_of(root: Path, params: Params) -> ReportContext:
+    """All that the page shows, from the workspace's outs."""
+    evaluated = root / "out/evaluate"
+    present = [who for who in ("challenger", "champion") if (evaluated / f"{who}.json").is_file()]
+    evaluations = {who: Evaluation.model_validate(read_json(evaluated / f"{who}.json")) for who in present}
+    ranking = Ranking.from_frame(pq.read_table(evaluated / "challenger.parquet").to_pandas())
+    skus = {who: pd.DataFrame(read_json(evaluated / f"{who}-skus.json")) for who in evaluations}
+    items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
+    gallery = items[items["role"].eq("gallery")]
+    decision = Decision.model_validate(read_json(root / "out/gate/decision.json"))
+    return ReportContext(
+        decision=decision,
+        challenger=evaluations["challenger"],
+        champion=evaluations.get("champion"),
+        weak=weak_skus(ranking, skus["challenger"], skus.get("champion")),
+        mistakes=find_mistakes(ranking, gallery["id"].tolist(), gallery["sku"].tolist(), pictures_by_id(root)),
+        data=_data(root, items),
+        training=_training(root, params),
+        hashes=evaluations["challenger"].hashes | decision.hashes,
+        model_name=params.release.model_name,
+    )
+
+
+def pictures_by_id(root: Path) -> Callable[[str], Image]:
+    """A function that opens a gallery's or query's picture by its id."""
+    _, pictures = select(root, *GALLERY_ROLES, "query")
+    place = {image_id: i for i, image_id in enumerate(pictures.ids)}
+    return lambda image_id: pictures[place[image_id]]
+
+
+def _data(root: Path, items: pd.DataFrame) -> DataFacts:
+    validation, split = read_json(root / "out/validate/validation.json"), read_json(root / "out/split/split.json")
+    roles = items["role"].value_counts()
+    return DataFacts(
+        images=sum(split["images"].values()),
+        skus=int(items["sku"].nunique()),
+        gallery=int(roles["gallery"]),
+        queries=int(roles["query"]),
+        quarantined=len(validation["quarantined"]),
+        unseen_skus=len(split["unseen"]),
+        warnings=validation["warnings"],
+    )
+
+
+def _training(root: Path, params: Params) -> TrainingFacts:
+    facts, history = read_json(root / "out/train/training.json"), root / "out/train/history.jsonl"
+    losses = [float(json.loads(line)["loss"]) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    settings = {name: str(getattr(params.train, name)) for name in ("epochs", "batch", "lr_tower", "lr_head", "margin", "scale")}
+    weights = facts["weights"]
+    canvas = {"canvas": f"{params.encoder.height} x {params.encoder.width} px, {params.encoder.resize}", "seed": str(params.seed)}
+    return TrainingFacts(params.encoder.model, weights["name"], facts["images"], losses, settings | canvas)

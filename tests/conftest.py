@@ -1,0 +1,118 @@
+"""Shared by all tests: small real pictures in RP2K's layout, and a project of its own for whatever runs the pipeline."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT_FILES = ("skumatch", "dags", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc", ".gitignore", "requirements", "pyproject.toml")
+Delivery = Callable[..., Path]
+
+
+def draw(path: Path, seed: str, size: tuple[int, int] = (48, 72)) -> Path:
+    """A picture of coloured blocks, another one for each seed."""
+    colours = random.Random(seed)  # noqa: S311 no secret
+    image = Image.new("RGB", (4, 6))
+    image.putdata([(colours.randrange(256), colours.randrange(256), colours.randrange(256)) for _ in range(24)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.resize(size, Image.Resampling.NEAREST).save(path)
+    return path
+
+
+@pytest.fixture
+def delivery(tmp_path: Path) -> Delivery:
+    """Make a folder in RP2K's layout: `skus` products with `train` and `test` pictures each."""
+
+    def make(skus: int = 4, train: int = 4, test: int = 2, name: str = "delivery") -> Path:
+        root = tmp_path / name
+        for sku in range(skus):
+            for side, count in (("train", train), ("test", test)):
+                for number in range(count):
+                    draw(root / "all" / side / f"sku {sku}" / f"{number}.png", f"{sku} {side} {number}")
+        return root
+
+    return make
+
+
+def make_project(folder: Path) -> Path:
+    """A clone of this project in `folder`, all in one commit, so that runs in it come from clean code."""
+    listed = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "--", *PROJECT_FILES)
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    git(folder, "init", "-q", "-b", "main")
+    commit(folder, "project")
+    return folder
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "-A")
+    git(folder, "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "-q", "--allow-empty", "-m", message)
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True).stdout
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_project(tmp_path / "project")
+
+
+@contextmanager
+def serving_mlflow(folder: Path, port: int) -> Iterator[str]:
+    """A real MLflow server on loopback with all it keeps in `folder`; yields its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("a") as log:
+        server = subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One MLflow server for the whole session; tests take a registered model of their own (`release.model_name`)."""
+    with serving_mlflow(tmp_path_factory.mktemp("mlflow"), free_port()) as url:
+        yield url

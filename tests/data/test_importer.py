@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from skumatch.data import importer
+from skumatch.data.importer import import_data
+from skumatch.data.manifest import images, read_manifest
+from skumatch.errors import DataError, StorageError
+from skumatch.files import read_json
+from tests.conftest import Delivery, draw
+
+
+def hashes(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def members(shard: Path) -> list[str]:
+    with tarfile.open(shard) as tar:
+        return tar.getnames()
+
+
+def test_the_manifest_finds_the_original_bytes(delivery: Delivery, tmp_path: Path) -> None:
+    folder = delivery()
+    import_data(folder, tmp_path / "data")
+    rows = read_manifest(tmp_path / "data")
+    pictures = images(tmp_path / "data", rows)
+    assert len(rows) == 24
+    for i, name in enumerate(rows["id"]):
+        original = (folder / "all" / name).read_bytes()
+        assert pictures.read_bytes(i) == original
+        assert rows["sha256"][i] == hashlib.sha256(original).hexdigest()
+        assert pictures[i].size == (rows["width"][i], rows["height"][i])
+
+
+def test_shards_open_with_plain_tar_and_split_at_their_size(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importer, "SHARD_BYTES", 4000)
+    import_data(delivery(), tmp_path / "data")
+    shards = sorted((tmp_path / "data/shards").iterdir())
+    names = [name for shard in shards for name in members(shard)]
+    assert len(shards) > 1 and names == sorted(read_manifest(tmp_path / "data")["id"])
+    assert len(images(tmp_path / "data", read_manifest(tmp_path / "data"))[20].getbands()) == 3
+
+
+def test_the_same_delivery_gives_the_same_bytes_and_changes_nothing(delivery: Delivery, tmp_path: Path) -> None:
+    folder = delivery()
+    first = import_data(folder, tmp_path / "data")
+    before = hashes(tmp_path / "data")
+    for path in sorted((folder / "all").rglob("*.png"), reverse=True):
+        os.utime(path, (1, 1))
+    second = import_data(folder, tmp_path / "data")
+    import_data(folder, tmp_path / "elsewhere")
+    assert (first.changed, second.changed) == (True, False)
+    assert hashes(tmp_path / "data") == before == hashes(tmp_path / "elsewhere")
+
+
+def test_images_that_cannot_be_used_are_set_aside_with_a_reason(delivery: Delivery, tmp_path: Path) -> None:
+    folder = delivery()
+    side = folder / "all/train/sku 0"
+    (side / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    (side / "cut.png").write_bytes((side / "0.png").read_bytes()[:90])
+    (side / "zero.png").write_bytes(b"")
+    draw(side / "small.png", "small", (31, 200))
+    found = import_data(folder, tmp_path / "data")
+    reasons = {entry["id"].split("/")[-1]: entry["reason"] for entry in found.quarantined}
+    assert reasons == {"broken.jpg": "unreadable", "cut.png": "unreadable", "zero.png": "empty", "small.png": "tiny"}
+    assert found.images == 24 and read_json(tmp_path / "data/import.json")["quarantined"] == found.quarantined
+
+
+def test_transparent_pictures_lie_on_white(delivery: Delivery, tmp_path: Path) -> None:
+    folder = delivery()
+    Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(folder / "all/train/sku 0/0.png")
+    import_data(folder, tmp_path / "data")
+    rows = read_manifest(tmp_path / "data")
+    row = rows.index[rows["id"].eq("train/sku 0/0.png")][0]
+    assert rows["mode"][row] == "RGBA"
+    assert images(tmp_path / "data", rows)[row].getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_a_subset_of_skus(delivery: Delivery, tmp_path: Path) -> None:
+    import_data(delivery(), tmp_path / "data", skus=["sku 1", "sku 3"])
+    assert set(read_manifest(tmp_path / "data")["sku"]) == {"sku 1", "sku 3"}
+    with pytest.raises(DataError, match="no SKU named 'sku 9'"):
+        import_data(delivery(), tmp_path / "data", skus=["sku 9"])
+
+
+def test_a_failed_import_leaves_the_version_that_was_there(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_data(delivery(), tmp_path / "data")
+    before = hashes(tmp_path / "data")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(importer.ShardWriter, "add", full)
+    with pytest.raises(StorageError, match="No space left"):
+        import_data(delivery(skus=2, name="other"), tmp_path / "data")
+    assert hashes(tmp_path / "data") == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".data")] == []
+
+
+def test_a_side_without_one_usable_image_is_refused(delivery: Delivery, tmp_path: Path) -> None:
+    folder = delivery(skus=1, test=1)
+    (folder / "all/test/sku 0/0.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="no usable test image"):
+        import_data(folder, tmp_path / "data")
+    assert not (tmp_path / "data").exists()

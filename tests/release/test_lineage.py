@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from skumatch.errors import DataError
+from skumatch.files import write_json
+from skumatch.release.lineage import Code, Inputs, Results, lineage, record_hash, stages_of
+
+LOCK = """\
+schema: '2.0'
+stages:
+  train:
+    cmd: python -m skumatch stage train
+    deps:
+    - path: data
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+      size: 900
+      nfiles: 3
+    - path: out/split
+      hash: md5
+      md5: 11111111111111111111111111111111.dir
+    params:
+      params.yaml:
+        seed: 7
+        train:
+          epochs: 5
+    outs:
+    - path: out/train
+      hash: md5
+      md5: 22222222222222222222222222222222.dir
+  split:
+    cmd: python -m skumatch stage split
+    outs:
+    - path: out/split
+      md5: 11111111111111111111111111111111.dir
+"""
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def facts() -> dict[str, Any]:
+    return {
+        "run": "run-1",
+        "code": {"commit": "c" * 40, "dirty": False, "archive": digest("archive")},
+        "inputs": {
+            "data": "md5:0123.dir",
+            "manifest": digest("manifest"),
+            "champion": digest("champion"),
+            "champion_version": 3,
+            "weights": "package",
+            "weights_sha256": digest("weights"),
+            "params": digest("params"),
+            "overrides": ["train.epochs=3"],
+            "environment": digest("constraints"),
+        },
+        "lock": LOCK,
+        "results": {
+            "challenger": digest("challenger"),
+            "champion": digest("old"),
+            "decision": digest("decision"),
+            "verdict": "promote",
+            "bundle": digest("bundle"),
+            "version": 4,
+        },
+    }
+
+
+def record(tree: dict[str, Any]) -> dict[str, Any]:
+    return lineage(tree["run"], Code(**tree["code"]), Inputs(**tree["inputs"]), tree["lock"], Results(**tree["results"]))
+
+
+def test_the_record_names_every_stage_with_the_hashes_of_its_files() -> None:
+    made = record(facts())
+    assert made["schema"] == "skumatch-lineage-1" and list(made["stages"]) == ["split", "train"]
+    train = made["stages"]["train"]
+    assert train["deps"] == {"data": "md5:0123456789abcdef0123456789abcdef.dir", "out/split": "md5:11111111111111111111111111111111.dir"}
+    assert train["outs"] == {"out/train": "md5:22222222222222222222222222222222.dir"}
+    assert train["params"] == {"params.yaml": {"seed": 7, "train": {"epochs": 5}}}
+
+
+def test_the_hash_of_the_record_is_that_of_its_file(tmp_path: Path) -> None:
+    made = record(facts())
+    write_json(tmp_path / "lineage.json", made)
+    assert record_hash(made) == hashlib.sha256((tmp_path / "lineage.json").read_bytes()).hexdigest()
+    assert record_hash(json.loads((tmp_path / "lineage.json").read_text())) == record_hash(record(facts()))
+
+
+CHANGES = {
+    ("run",): "run-2",
+    ("code", "commit"): "d" * 40,
+    ("code", "dirty"): True,
+    ("code", "archive"): digest("x"),
+    ("inputs", "data"): "md5:4567.dir",
+    ("inputs", "manifest"): digest("x"),
+    ("inputs", "champion"): None,
+    ("inputs", "champion_version"): 2,
+    ("inputs", "weights"): "none",
+    ("inputs", "weights_sha256"): digest("x"),
+    ("inputs", "params"): digest("x"),
+    ("inputs", "overrides"): [],
+    ("inputs", "environment"): digest("x"),
+    ("results", "challenger"): digest("x"),
+    ("results", "champion"): None,
+    ("results", "decision"): digest("x"),
+    ("results", "verdict"): "keep",
+    ("results", "bundle"): digest("x"),
+    ("results", "version"): None,
+    ("lock",): LOCK.replace("epochs: 5", "epochs: 6"),
+}
+
+
+def test_every_fact_is_tried_below() -> None:
+    tree = facts()
+    named = {
+        (key,) if not isinstance(value, dict) else (key, inner)
+        for key, value in tree.items()
+        for inner in (value if isinstance(value, dict) else [key])
+    }
+    assert set(CHANGES) == named
+
+
+@pytest.mark.parametrize("where", CHANGES, ids=".".join)
+def test_changing_any_one_fact_changes_the_hash(where: tuple[str, ...]) -> None:
+    changed = copy.deepcopy(facts())
+    node = changed if len(where) == 1 else changed[where[0]]
+    assert node[where[-1]] != CHANGES[where]
+    node[where[-1]] = CHANGES[where]
+    assert record_hash(record(changed)) != record_hash(record(facts()))
+
+
+EDITS = [
+    ("stage train", "stage split"),
+    ("abcdef.dir", "abcdee.dir"),
+    ("path: data", "path: date"),
+    ("seed: 7", "seed: 8"),
+    ("222.dir", "223.dir"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), EDITS)
+def test_changing_anything_in_the_lock_changes_the_hash(old: str, new: str) -> None:
+    assert old in LOCK
+    assert record_hash(record(facts() | {"lock": LOCK.replace(old, new, 1)})) != record_hash(record(facts()))
+
+
+@pytest.mark.parametrize(
+    "lock", ["", "[]", "stages: {}", "stages: {train: {deps: []}}", "stages: {train: {cmd: x, outs: [{path: a}]}}", "a: [", LOCK[:24]]
+)
+def test_a_lock_that_is_none_is_a_sentence(lock: str) -> None:
+    with pytest.raises(DataError, match=r"dvc\.lock"):
+        stages_of(lock)
+
+
+def test_a_hash_that_is_none_is_a_bug() -> None:
+    with pytest.raises(ValidationError):
+        Code(commit=None, dirty=False, archive="short")

@@ -1,0 +1,328 @@
+"""Against a real MLflow server: SQLite, artifacts through its proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, RegistryUnavailable, ServiceError, StaleChampion
+from skumatch.release.bundle import Gallery, bundle_hash, verify_bundle, write_bundle
+from skumatch.release.registry import CHALLENGER, ModelRef, Registry
+
+Picture = Callable[[int], Image.Image]
+pytestmark = pytest.mark.live
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[str]:
+    port = free_port()
+    store = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts")]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(url, process, home / "log")
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        try:
+            httpx.get(f"{url}/health", timeout=1)
+        except httpx.HTTPError:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail(log.read_text())
+
+
+@pytest.fixture
+def registry(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
+    """A model of its own for each test."""
+    return Registry(server, request.node.name.replace("[", "-").rstrip("]"), tmp_path / "locks")
+
+
+@pytest.fixture
+def run_id(registry: Registry) -> str:
+    return registry.log_run(registry.model_name, {}, {}, {}, {})
+
+
+@pytest.fixture
+def several(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> list[Path]:
+    """Three bundles that differ in their threshold."""
+    folders = [tmp_path / f"bundle-{i}" for i in range(3)]
+    for i, folder in enumerate(folders):
+        write_bundle(folder, encoder_dir, gallery, {"similarity": i / 10}, [])
+    return folders
+
+
+def registered(registry: Registry, bundles: list[Path], run_id: str) -> list[int]:
+    return [registry.register(folder, run_id, {}, "") for folder in bundles]
+
+
+def test_a_run_is_logged_once_and_added_to(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "one.lock").write_text("stages: {}\n")
+    (tmp_path / "report").write_text("<html>")
+    metrics: dict[str, float | Sequence[float]] = {"challenger.top1": 0.91, "train.loss": [3.0, 2.0, 1.5]}
+    first = registry.log_run("run-1", {"train.epochs": 5}, metrics, {"skumatch.data": "d1"}, {"dvc.lock": tmp_path / "one.lock"}, "RUNNING")
+    again = registry.log_run(
+        "run-1", {"train.epochs": 5}, metrics, {"skumatch.verdict": "keep"}, {"report/index.html": tmp_path / "report"}
+    )
+    assert first == again
+    with registry.client() as client:
+        run = client.get_run(first)
+        assert run.info.status == "FINISHED" and run.info.run_name == "run-1"
+        assert run.data.params == {"train.epochs": "5"} and run.data.metrics == {"challenger.top1": 0.91, "train.loss": 1.5}
+        assert [point.value for point in client.get_metric_history(first, "train.loss")] == [3.0, 2.0, 1.5]
+        assert run.data.tags.items() >= {"skumatch.run": "run-1", "skumatch.data": "d1", "skumatch.verdict": "keep"}.items()
+        assert [item.path for item in client.list_artifacts(first, "report")] == ["report/index.html"]
+
+
+def test_the_next_run_starts_from_the_last_that_ended_well(registry: Registry, tmp_path: Path) -> None:
+    for run, data, status in (("good", "data-a", "FINISHED"), ("other", "data-b", "FINISHED"), ("broken", "data-a", "FAILED")):
+        (tmp_path / "dvc.lock").write_text(f"# {run}\n")
+        registry.log_run(run, {}, {}, {"skumatch.data": data}, {"dvc.lock": tmp_path / "dvc.lock"}, status)  # type: ignore[arg-type]
+        time.sleep(0.01)  # MLflow orders runs by milliseconds
+    last = registry.last_finished()
+    assert last is not None and (last.lock, last.tags["skumatch.run"]) == ("# other\n", "other")
+    last = registry.last_finished(data="data-a")
+    assert last is not None and last.lock == "# good\n"
+    assert registry.last_finished(data="data-c") is None
+
+
+def test_credentials_never_reach_a_tag(registry: Registry) -> None:
+    run_id = registry.log_run("secret", {}, {}, {"skumatch.source": "https://me:hunter2@example.org/x.git"}, {})
+    with registry.client() as client:
+        assert client.get_run(run_id).data.tags["skumatch.source"] == "https://example.org/x.git"
+
+
+def test_an_empty_registry_has_no_champion(registry: Registry) -> None:
+    assert registry.champion() is None and registry.versions() == []
+    with pytest.raises(ReferenceNotFound, match="has no champion"):
+        registry.resolve("champion")
+    with pytest.raises(ReferenceNotFound, match="has no version 1"):
+        registry.resolve("1")
+
+
+def test_registering_a_bundle_twice_gives_one_version(registry: Registry, run_id: str, made: Path) -> None:
+    tags = {"skumatch.top1": "0.917", "skumatch.data": "d1"}
+    assert registry.register(made, run_id, tags, "Accepted.") == registry.register(made, run_id, tags, "Accepted.") == 1
+    [version] = registry.versions()
+    assert (version.version, version.bundle, version.run_id) == (1, bundle_hash(made), run_id)
+    assert (version.top1, version.data, version.aliases) == (0.917, "d1", ())
+    with registry.client() as client:
+        assert client.get_model_version(registry.model_name, "1").description == "Accepted."
+
+
+def test_a_registration_cut_off_before_the_version_uploads_nothing_again(
+    registry: Registry, run_id: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry.client() as client:
+        kind = type(client)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "create_model_version", lambda *_args, **_kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(made, run_id, {}, "")
+    assert registry.versions() == []
+    monkeypatch.setattr(kind, "log_model_artifacts", lambda *_args, **_kwargs: pytest.fail("uploaded twice"))
+    assert registry.register(made, run_id, {}, "") == 1
+
+
+def test_a_spoilt_bundle_is_never_registered(registry: Registry, run_id: str, bundle: Path) -> None:
+    (bundle / "labels.json").write_text("{}")
+    with pytest.raises(BundleError, match="changed"):
+        registry.register(bundle, run_id, {}, "")
+    assert registry.versions() == []
+
+
+def test_promotion_and_references(registry: Registry, run_id: str, several: list[Path]) -> None:
+    assert registered(registry, several[:2], run_id) == [1, 2]
+    registry.set_alias(CHALLENGER, 1)
+    assert registry.promote(1, None).aliases == ("challenger", "champion")
+    registry.set_alias(CHALLENGER, 2)
+    assert (registry.resolve("challenger").version, registry.resolve("2").aliases) == (2, ("challenger",))
+    assert registry.promote(2, 1).version == 2
+    champion = registry.champion()
+    assert champion is not None and champion.version == 2 and champion.bundle == bundle_hash(several[1])
+    assert registry.promote(2, 1) == champion, "the same promotion again, after a crash, changes nothing"
+
+
+def test_a_stale_promotion_is_refused(registry: Registry, run_id: str, several: list[Path]) -> None:
+    registered(registry, several, run_id)
+    registry.promote(1, None)
+    for expected in (None, 2, 99):
+        with pytest.raises(StaleChampion, match=r"The champion is now version 1, but version 3 was compared with .*retrain"):
+            registry.promote(3, expected)
+    champion = registry.champion()
+    assert champion is not None and champion.version == 1
+
+
+def test_of_two_promoters_at_once_one_wins(registry: Registry, run_id: str, several: list[Path]) -> None:
+    registered(registry, several, run_id)
+    registry.promote(1, None)
+    outcomes: list[ModelRef | StaleChampion] = []
+
+    def promote(version: int) -> None:
+        try:
+            outcomes.append(registry.promote(version, 1))
+        except StaleChampion as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=promote, args=(version,)) for version in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = [outcome for outcome in outcomes if isinstance(outcome, ModelRef)]
+    assert len(outcomes) == 2 and registry.champion() == winner
+
+
+def test_names_that_are_not_there_or_reserved(registry: Registry, run_id: str, made: Path) -> None:
+    registry.register(made, run_id, {}, "")
+    for alias in ("latest", "v3", "3", "Latest"):
+        with pytest.raises(ParameterError, match="keeps the alias"):
+            registry.set_alias(alias, 1)
+    with pytest.raises(ReferenceNotFound):
+        registry.set_alias(CHALLENGER, 9)
+    with pytest.raises(ReferenceNotFound):
+        registry.promote(9, None)
+    assert registry.champion() is None
+
+
+def test_a_bundle_comes_back_as_it_went(registry: Registry, run_id: str, made: Path, tmp_path: Path) -> None:
+    version = registry.resolve(str(registry.register(made, run_id, {}, "")))
+    folder = registry.download_bundle(version, tmp_path / "in" / "champion")
+    assert bundle_hash(folder) == bundle_hash(made) and verify_bundle(folder)
+    stamp = (folder / "gallery.parquet").stat().st_ino
+    registry.download_bundle(version, folder)
+    assert (folder / "gallery.parquet").stat().st_ino == stamp, "not fetched again"
+    assert [path.name for path in folder.parent.iterdir()] == ["champion"]
+
+
+def test_a_bundle_changed_in_the_store_is_refused(registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path) -> None:
+    version = registry.resolve(str(registry.register(made, run_id, {}, "")))
+    with registry.client() as client:
+        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix("mlflow-artifacts:/")
+    (home / "artifacts" / where / "artifacts" / "bundle" / "labels.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"labels\.json.*changed"):
+        registry.download_bundle(version, tmp_path / "champion")
+    assert not (tmp_path / "champion").exists()
+
+
+def test_a_folder_of_other_things_is_not_overwritten(registry: Registry, run_id: str, made: Path, tmp_path: Path) -> None:
+    version = registry.resolve(str(registry.register(made, run_id, {}, "")))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(BundleError, match="holds other files"):
+        registry.download_bundle(version, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+CLEAN = """
+import base64, json, sys
+import mlflow, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+pictures = [open(path, "rb").read() for path in sys.argv[3:]]
+frames = [pandas.DataFrame({"image": pictures}), pandas.DataFrame({"image": [base64.b64encode(p).decode() for p in pictures]})]
+first, second = (model.predict(frame, params={"top_k": 2}).to_dict("list") for frame in frames)
+assert first == second
+import skumatch
+print(json.dumps([first, skumatch.__file__, str(model.predict(frames[0])["skus"][0])]))
+"""
+
+
+def test_the_model_matches_in_a_clean_process(
+    registry: Registry, run_id: str, made: Path, picture: Picture, server: str, tmp_path: Path
+) -> None:
+    """Nothing but MLflow and the model's own files: another folder, and the code that came with the model."""
+    registry.register(made, run_id, {}, "")
+    paths = [tmp_path / "known.png", tmp_path / "stranger.png"]
+    for path, seed in zip(paths, (5, 99), strict=True):
+        picture(seed).save(path)
+    uri = f"models:/{registry.model_name}/1"
+    done = subprocess.run(
+        [sys.executable, "-c", CLEAN, server, uri, *map(str, paths)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows, code, by_default = json.loads(done.stdout.splitlines()[-1])
+    assert rows["skus"][0][0] == "sku 1" and len(rows["skus"][0]) == 2 and by_default.count("sku") == 4
+    assert rows["gallery_ids"][0][0] == "train/05" and rows["similarities"][0][0] == pytest.approx(1, abs=1e-5)
+    assert rows["unknown"] == [False, True]
+    assert Path(code).parent.parent.name == "code", "the package comes from the model"
+
+
+def test_the_stored_model_holds_no_pickle_and_no_place_of_ours(registry: Registry, run_id: str, made: Path, home: Path) -> None:
+    registry.register(made, run_id, {}, "")
+    with registry.client() as client:
+        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix("mlflow-artifacts:/")
+    stored = home / "artifacts" / where
+    assert not [path for path in stored.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth", ".pt", ".joblib")]
+    text = (stored / "MLmodel").read_text() + (stored / "requirements.txt").read_text()
+    assert str(made.parent) not in text and str(Path(__file__).parents[2]) not in text
+    assert "+cpu" not in text and "torch==" in text and "mlflow==" in text
+
+
+def test_a_server_that_is_away_is_one_sentence(tmp_path: Path, made: Path) -> None:
+    away = Registry(f"http://someone:hunter2@127.0.0.1:{free_port()}", "skumatch", tmp_path)
+    calls: list[Callable[[], object]] = [
+        away.champion,
+        away.versions,
+        away.last_finished,
+        lambda: away.resolve("champion"),
+        lambda: away.register(made, "r", {}, ""),
+        lambda: away.promote(1, None),
+        lambda: away.log_run("r", {}, {}, {}, {}),
+    ]
+    for call in calls:
+        with pytest.raises(RegistryUnavailable, match=r"MLflow at http://127.*doesn't answer.*make up") as caught:
+            call()
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_breaks_in_the_middle_is_unavailable(registry: Registry, run_id: str, made: Path, home: Path) -> None:
+    """The store refuses writes: registration stops with a sentence, promotes nothing, and goes through afterwards."""
+    with sqlite3.connect(home / "mlflow.db", isolation_level=None) as database:
+        database.execute("CREATE TRIGGER refuse BEFORE INSERT ON model_versions BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+        try:
+            with pytest.raises((RegistryUnavailable, ServiceError), match="MLflow at"):
+                registry.register(made, run_id, {}, "")
+        finally:
+            database.execute("DROP TRIGGER refuse")
+    assert registry.champion() is None
+    assert registry.register(made, run_id, {}, "") == 1
+
+
+def test_an_address_that_is_no_server_is_refused() -> None:
+    with pytest.raises(ParameterError, match="SKUMATCH_MLFLOW"):
+        Registry("sqlite:///mlflow.db")

@@ -1,0 +1,126 @@
+"""Ports, records and stopping; the servers themselves run in test_follow.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from skumatch import processes, services
+from skumatch.config import Settings
+from skumatch.errors import PortInUse, ServiceError
+from tests.conftest import free_port
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(project=tmp_path, home=tmp_path / "home", airflow_port=free_port(), mlflow_port=free_port())
+
+
+def spawn(settings: Settings, name: str, code: str) -> processes.Server:
+    record = settings.home_dir / "services.json"
+    processes.spawn(
+        record, name, [sys.executable, "-c", code], dict(os.environ), settings.project, settings.home_dir / "logs" / f"{name}.log", "test"
+    )
+    return processes.recorded(record)[-1]
+
+
+@pytest.mark.parametrize(("field", "variable"), [("airflow_port", "SKUMATCH_AIRFLOW_PORT"), ("mlflow_port", "SKUMATCH_MLFLOW_PORT")])
+def test_a_port_in_use_is_named_with_the_way_out_and_nothing_starts(settings: Settings, field: str, variable: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortInUse, match=rf"{port}.*{variable}"):
+            services.up(settings.model_copy(update={field: port}))
+    assert services.running(settings) == set()
+    services.check_port("airflow", port)
+
+
+def test_an_mlflow_of_the_users_own_is_not_started(settings: Settings) -> None:
+    own = settings.model_copy(update={"mlflow": "http://elsewhere:5000"})
+    assert "mlflow" in services._commands(settings)
+    assert "mlflow" not in services._commands(own)
+    assert services._environment(own)["SKUMATCH_MLFLOW"] == "http://elsewhere:5000"
+
+
+def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) -> None:
+    settings.home_dir.mkdir()
+    first, second = services._environment(settings), services._environment(settings)
+    path = settings.home_dir / "airflow.secret"
+    assert first["AIRFLOW__API_AUTH__JWT_SECRET"] == second["AIRFLOW__API_AUTH__JWT_SECRET"] == path.read_text()
+    assert len(path.read_text()) >= 64
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_stop_ends_children_orphans_and_the_deaf(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "STOP_SECONDS", 1.0)
+    sleep = "import time; time.sleep(600)"
+    child = f"import subprocess as s, sys; s.Popen([sys.executable, '-c', '{sleep}'], start_new_session=NEW); "
+    spawn(settings, "parent", child.replace("NEW", "True") + sleep)
+    spawn(settings, "deaf", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + sleep)
+    gone = spawn(settings, "gone", child.replace("NEW", "False"))
+    record = settings.home_dir / "services.json"
+    family: list[psutil.Process] = []
+    for _ in range(200):
+        family = processes._family(processes.recorded(record))
+        if not gone.process() and len(family) == 4 and (settings.home_dir / "logs" / "deaf.log").read_text():
+            break
+        time.sleep(0.05)
+    assert len(family) == 4
+    services.down(settings)
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not record.exists()
+    services.down(settings)
+
+
+def test_stop_spares_a_stranger_with_a_recorded_pid(settings: Settings) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        record = settings.home_dir / "services.json"
+        record.parent.mkdir()
+        record.write_text(json.dumps([{"name": "mlflow", "pid": stranger.pid, "created": time.time() - 9999, "origin": ""}]))
+        assert services.running(settings) == set()
+        services.down(settings)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_server_that_ends_while_starting_is_told_with_its_last_words_and_the_rest_stops(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_migrate", lambda *_: None)
+    commands = {"mlflow": "import time; time.sleep(600)", "scheduler": "print('no disk left')"}
+    monkeypatch.setattr(services, "_commands", lambda _: {name: [sys.executable, "-c", code] for name, code in commands.items()})
+    with pytest.raises(ServiceError, match=r"scheduler ended while starting \(no disk left\).*scheduler\.log"):
+        services.up(settings)
+    assert services.running(settings) == set()
+    assert not (settings.home_dir / "services.json").exists()
+
+
+def test_servers_with_other_settings_are_not_stopped_by_a_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_commands", lambda _: {"mlflow": ["never"]})
+    server = spawn(settings, "mlflow", "import time; time.sleep(600)")
+    try:
+        with pytest.raises(ServiceError, match=r"run with other settings.*make down"):
+            services.up(settings)
+        assert server.process()
+    finally:
+        services.down(settings)
+
+
+def test_a_database_that_cannot_be_made_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_commands", lambda _: {"scheduler": ["never"]})
+    monkeypatch.setattr(services.sys, "executable", "/bin/false")
+    with pytest.raises(ServiceError, match=r"database could not be made.*migrate\.log"):
+        services.up(settings)
+    assert not (settings.home_dir / "airflow" / "migrated").exists()
