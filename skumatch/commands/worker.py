@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -46,6 +47,7 @@ def register() -> None:
 
 def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
     settings = _environment()
+    signal.signal(signal.SIGTERM, _stop_all)
     try:
         emit("result", **task(settings, json.load(sys.stdin)))
     except NothingNew as news:
@@ -54,6 +56,14 @@ def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
     except SkumatchError as error:
         emit("error", **error.as_dict())
         raise
+
+
+def _stop_all(*_: object) -> NoReturn:
+    """A task that ends early takes its stage along: DVC would leave it behind as an orphan beside the retry."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGTERM)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _environment() -> Settings:

@@ -41,7 +41,8 @@ def test_only_the_image_tower_is_kept(spec: EncoderParams) -> None:
 def test_random_weights_follow_the_callers_seed(spec: EncoderParams) -> None:
     def seeded(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return build(spec, None).eval()(PIXELS)
+        embeddings: torch.Tensor = build(spec, None).eval()(PIXELS)
+        return embeddings
 
     assert seeded(1).equal(seeded(1))
     assert not seeded(1).equal(seeded(2))
