@@ -68,6 +68,7 @@ class Repository:
         from dvc.stage.exceptions import StageCmdFailedError
 
         with _translated("run", stage), _inside(self.folder):
+            self._fetch_changed_inputs(stage)
             try:
                 self._repo.reproduce(stage, single_item=True, pull=True)
             except ReproductionError as error:
@@ -75,6 +76,18 @@ class Repository:
                     raise StageFailed(f"Stage {stage} ended without a word of its own; its log has the last lines.") from error
                 raise error.__cause__ or error from error
             self._repo.push(targets=[stage], run_cache=True)
+
+    def _fetch_changed_inputs(self, name: str) -> None:
+        """Check out the absent inputs that differ from the lock's, or that nothing is known of.
+
+        A single-item run of DVC sees no upstream stages and takes an absent input for an unchanged one; this way it sees
+        what changed, and what is unchanged still need not be fetched.
+        """
+        known = {out.fs_path: out.hash_info for stage in self._repo.index.stages for out in stage.outs}
+        absent = [dep for dep in self._repo.stage.load_one(name=name).deps if not dep.exists]
+        changed = [str(dep) for dep in absent if not dep.hash_info or known.get(dep.fs_path) != dep.hash_info]
+        if changed:
+            self._repo.pull(targets=changed)
 
     @property
     def lock(self) -> str:

@@ -1,0 +1,131 @@
+"""What the pipeline relies on of DVC, in a bare folder whose cache may be empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from skumatch.config import Settings
+from skumatch.errors import DataError, StageFailed, StorageError
+from skumatch.pipeline.repository import Repository, md5_of, pointer
+
+PIPELINE = """
+stages:
+  double:
+    cmd: mkdir -p out && cat in/a in/a > out/double && echo double >> ran
+    deps: [in]
+    outs: [out/double]
+  count:
+    cmd: wc -c < out/double > out/count && echo count >> ran
+    deps: [out/double]
+    outs: [out/count]
+  broken:
+    cmd: exit 3
+    deps: [out/count]
+    outs: [out/broken]
+"""
+
+
+class Place:
+    """Folders of one test that share a remote; each has a home, so a cache, of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self, name: str, pointer_text: str = "", lock: str = "") -> Repository:
+        folder = self.root / name
+        folder.mkdir()
+        (folder / "dvc.yaml").write_text(PIPELINE)
+        if pointer_text:
+            (folder / "in.dvc").write_text(pointer_text)
+        if lock:
+            (folder / "dvc.lock").write_text(lock)
+        return Repository(folder, Settings(project=folder, home=self.root / f"home-{name}", remote=str(self.root / "remote")))
+
+    def inputs(self, name: str, text: str) -> str:
+        repository = self.open(name)
+        (repository.folder / "in").mkdir()
+        (repository.folder / "in/a").write_text(text)
+        return repository.add("in")
+
+
+def ran(repository: Repository) -> list[str]:
+    path = repository.folder / "ran"
+    return path.read_text().split() if path.is_file() else []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def finished(place: Place, given: str) -> Repository:
+    repository = place.open("first", given)
+    repository.reproduce("double")
+    repository.reproduce("count")
+    assert ran(repository) == ["double", "count"]
+    return repository
+
+
+def test_a_finished_stage_costs_no_run_and_no_inputs_elsewhere(place: Place) -> None:
+    given = place.inputs("source", "abc")
+    first = finished(place, given)
+    second = place.open("second", given, first.lock)
+    second.reproduce("double")
+    second.reproduce("count")
+    assert ran(second) == [] and second.lock == first.lock
+    assert not (second.folder / "in").exists()
+
+
+def test_a_changed_input_that_is_absent_is_noticed(place: Place) -> None:
+    lock = finished(place, place.inputs("source", "abc")).lock
+    second = place.open("second", place.inputs("changed", "abcd"), lock)
+    second.reproduce("double")
+    second.reproduce("count")
+    assert ran(second) == ["double", "count"]
+    assert (second.folder / "out/count").read_text().strip() == "8"
+
+
+def test_a_stage_goes_on_where_another_machine_ended(place: Place) -> None:
+    given = place.inputs("source", "abc")
+    first = place.open("first", given)
+    first.reproduce("double")
+    second = place.open("second", given, first.lock)
+    second.reproduce("count")
+    assert ran(second) == ["count"]
+
+
+def test_without_a_lock_the_run_cache_still_knows(place: Place) -> None:
+    given = place.inputs("source", "abc")
+    first = finished(place, given)
+    second = place.open("second", given)
+    second.reproduce("double")
+    second.reproduce("count")
+    assert ran(second) == [] and second.lock == first.lock
+
+
+def test_a_stage_that_fails_leaves_the_lock_alone(place: Place) -> None:
+    first = finished(place, place.inputs("source", "abc"))
+    lock = first.lock
+    with pytest.raises(StageFailed, match="broken"):
+        first.reproduce("broken")
+    assert first.lock == lock
+
+
+def test_what_the_remote_lacks_is_said(place: Place) -> None:
+    repository = place.open("first", pointer("0" * 32, "in"))
+    with pytest.raises((StorageError, DataError), match=r"in"):
+        repository.pull("in.dvc")
+
+
+def test_a_remote_that_cannot_be_written_is_a_storage_error(place: Place) -> None:
+    (place.root / "remote").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="check the"):
+        place.inputs("source", "abc")
+
+
+def test_pointers_name_their_hash(place: Place) -> None:
+    text = place.inputs("source", "abc")
+    assert md5_of(text).endswith(".dir")
+    assert md5_of(pointer("a" * 32, "x.tar")) == "a" * 32
