@@ -88,7 +88,7 @@ def render_summary(summary: Mapping[str, Any], settings: Settings) -> Renderable
     if summary.get("skipped"):
         return Panel(Text(summary["reason"]), title="[bold]Skipped", border_style="yellow", expand=False)
     decision = summary["decision"]
-    reasons = [Text(f"• {reason}") for reason in summary["reasons"]]
+    reasons = [Text(f"• {reason}") for reason in summary["reasons"] if ": not applicable" not in reason]
     head: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text()]
     parts = [*head, score_table(summary), Text(), fact_grid(summary, settings)]
     title = DECISIONS[decision] + (" (dry run: nothing was registered)" if summary.get("dry_run") else "")

@@ -44,12 +44,12 @@ def describe_code(project: Path) -> dict[str, Any]:
 
 def data_pointer(project: Path, ref: str | None) -> str:
     """The text of data.dvc, from the working tree or from git `ref`. Raises DataError if there is none."""
-    if ref is None:
+    if not ref:
         path = project / "data.dvc"
         if not path.is_file():
             raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
         return path.read_text("utf-8")
-    text = _git(project, "show", f"{ref}:data.dvc")
+    text = _git(project, "show", "--end-of-options", f"{ref}:data.dvc")
     if text is None:
         raise DataError(f"Git ref '{ref}' has no data.dvc; give a ref at which data was committed.")
     return text

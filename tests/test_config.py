@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skumatch.config import Params, load_params
+from skumatch.errors import ParameterError
+from tests.conftest import ROOT
+
+FILE = ROOT / "params.yaml"
+
+
+def test_params_yaml_lists_every_parameter_with_its_default() -> None:
+    assert yaml.safe_load(FILE.read_text("utf-8")) == Params().model_dump(mode="json", by_alias=True)
+
+
+def test_every_parameter_has_a_comment_or_a_name_that_says_it() -> None:
+    uncommented = [line for line in FILE.read_text("utf-8").splitlines() if line.startswith("  ") and "#" not in line]
+    assert len(uncommented) <= 16  # learning rates and batches need none
+
+
+def test_an_override_replaces_one_value_and_leaves_the_rest() -> None:
+    changed = load_params(FILE, ["train.epochs=3", "seed=11", "data.others=[others, rest]", "runtime.device=cpu"])
+    assert (changed.train.epochs, changed.seed, changed.data.others, changed.runtime.device) == (3, 11, ("others", "rest"), "cpu")
+    assert changed.encoder == load_params(FILE).encoder
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epoch=3", "There is no parameter 'train.epoch'"),
+        ("training.epochs=3", "There is no parameter 'training.epochs'"),
+        ("train.epochs.more=3", "There is no parameter 'train.epochs.more'"),
+        ("train.epochs", "is no override"),
+        ("train.epochs=-1", "Parameter train.epochs is -1"),
+        ("train.epochs=many", "Parameter train.epochs is 'many'"),
+        ("split.val_share=1.0", "Parameter split.val_share is 1.0"),
+        ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch'"),
+        ("train={epochs: 3, x: 1}", "There is no parameter 'train.x'"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_a_sentence_with_its_name(override: str, words: str) -> None:
+    with pytest.raises(ParameterError, match=words.replace("'", ".").replace("(", ".")):
+        load_params(FILE, [override])
+
+
+def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="There is no"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("train: [1")
+    with pytest.raises(ParameterError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
