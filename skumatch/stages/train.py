@@ -12,7 +12,7 @@ from skumatch.model.encoder import save
 from skumatch.model.train import train
 from skumatch.stages.selection import select
 
-CODE = ("skumatch/stages/train.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
+CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
 
 
 def run(root: Path, params: Params) -> None:
