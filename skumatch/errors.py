@@ -122,6 +122,12 @@ class StageFailed(SkumatchError):
     retry = True
 
 
+class Refused(SkumatchError):
+    """A run that worked and whose model the gate refused: no failure of the workflow, but nothing to release either."""
+
+    exit_code = 40
+
+
 class NothingNew(SkumatchError):
     """A scheduled run that would see nothing it hasn't seen: not a failure, but nothing is done."""
 

@@ -17,9 +17,8 @@ from rich.console import Console
 from skumatch.airflow_api import DAG, Airflow
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
-from skumatch.summary import Task, View, render_summary, view
+from skumatch.summary import Task, View, view
 
-__all__ = ["follow", "render_summary", "run_url", "trigger"]
 POLL_SECONDS = 0.7
 PATIENCE_SECONDS = 120.0  # a training on all cores may keep the API server from answering for a while
 T = TypeVar("T")
@@ -58,6 +57,7 @@ def follow(settings: Settings, run: str, console: Console | None = None) -> dict
 
 
 def run_url(settings: Settings, run: str) -> str:
+    """The run's page in Airflow."""
     return f"{settings.airflow_url}/dags/{DAG}/runs/{quote(run, safe='')}"
 
 

@@ -83,14 +83,14 @@ def progress_bar(progress: Mapping[str, Any]) -> RenderableType:
     return grid
 
 
-def render_summary(summary: Mapping[str, Any], settings: Settings) -> RenderableType:
-    """A run's end for a person: decision with reasons, both models side by side, version, overhead, where to look."""
+def render_summary(summary: Mapping[str, Any]) -> RenderableType:
+    """A run's end for a person: decision with reasons, both models side by side, version, overhead."""
     if summary.get("skipped"):
         return Panel(Text(summary["reason"]), title="[bold]Skipped", border_style="yellow", expand=False)
     decision = summary["decision"]
     reasons = [Text(f"• {reason}") for reason in summary["reasons"] if ": not applicable" not in reason]
     head: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text()]
-    parts = [*head, score_table(summary), Text(), fact_grid(summary, settings)]
+    parts = [*head, score_table(summary), Text(), fact_grid(summary)]
     title = DECISIONS[decision] + (" (dry run: nothing was registered)" if summary.get("dry_run") else "")
     return Panel(Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False)
 
@@ -120,7 +120,7 @@ def stage_names(summary: Mapping[str, Any]) -> list[str]:
     return [name for name in summary["tasks"] if name not in ("pull", "register")]
 
 
-def fact_grid(summary: Mapping[str, Any], settings: Settings) -> Table:
+def fact_grid(summary: Mapping[str, Any]) -> Table:
     total, mean = overhead(summary)
     stages, cached = stage_names(summary), summary["cached"]
     aliases = ", ".join(f"{name} = {version}" for name, version in sorted((summary.get("aliases") or {}).items()))
@@ -129,11 +129,18 @@ def fact_grid(summary: Mapping[str, Any], settings: Settings) -> Table:
         "Version": version + (f" ({aliases})" if aliases else ""),
         "Cached": "cached throughout" if set(stages) <= set(cached) else ", ".join(cached) or "nothing",
         "Time": f"{summary['wall']:.1f} s, of it orchestration {total:.1f} s ({mean:.1f} s a stage)",
-        "Report": str(summary["report"]),
-        "MLflow": summary.get("mlflow_run") or settings.mlflow_url,
-        "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",
     }
     grid = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         grid.add_row(Text(name, style="dim"), Text(fact, overflow="fold"))
     return grid
+
+
+def links(summary: Mapping[str, Any], settings: Settings) -> str:
+    """Where to look further, one unbroken address a line."""
+    places = {
+        "Report": str(summary["report"]),
+        "MLflow": summary.get("mlflow_run") or settings.mlflow_url,
+        "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",
+    }
+    return "\n".join(f"{name:<8} {place}" for name, place in places.items())

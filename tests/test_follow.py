@@ -18,8 +18,8 @@ from skumatch import processes, services
 from skumatch.airflow_api import Airflow
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, RunFailed, ServiceError
-from skumatch.follow import TaskLog, Watch, crash, follow, marked, render_summary, seconds, trigger
-from skumatch.summary import Task, view
+from skumatch.follow import TaskLog, Watch, crash, follow, marked, seconds, trigger
+from skumatch.summary import Task, links, render_summary, view
 from tests.conftest import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def printed(what: Any) -> str:
 
 
 def test_the_summary_says_who_won_why_and_where_to_look() -> None:
-    text = printed(render_summary(SUMMARY, Settings(airflow_port=8081)))
+    text = printed(render_summary(SUMMARY)) + links(SUMMARY, Settings(airflow_port=8081))
     for words in (
         "Promoted",
         "+3.1 points",
@@ -69,14 +69,14 @@ def test_the_summary_says_who_won_why_and_where_to_look() -> None:
 
 
 def test_a_first_model_a_dry_run_and_a_cached_run_say_so() -> None:
-    text = printed(render_summary(SUMMARY | {"champion": None, "version": None, "dry_run": True, "cached": STAGES}, Settings()))
+    text = printed(render_summary(SUMMARY | {"champion": None, "version": None, "dry_run": True, "cached": STAGES}))
     for words in ("dry run", "none registered", "cached throughout"):
         assert words in text
     assert "champion  " not in text.partition("Version")[0]
 
 
 def test_a_skipped_run_is_told_in_one_line() -> None:
-    assert "Nothing new" in printed(render_summary({"skipped": True, "reason": "Nothing new."}, Settings()))
+    assert "Nothing new" in printed(render_summary({"skipped": True, "reason": "Nothing new."}))
 
 
 def test_without_a_terminal_each_try_is_told_once() -> None:
@@ -210,7 +210,7 @@ def test_a_run_goes_through_every_stage_and_ends_with_registers_summary(live: Se
     assert summary["wall"] >= sum(summary["tasks"].values()) > 0
     assert [line.split()[0] for line in console.file.getvalue().splitlines()] == ["pull", *STAGES, "register"]  # type: ignore[attr-defined]
     assert events(live) == before + 1
-    assert "cached throughout" in printed(render_summary(summary, live))
+    assert "cached throughout" in printed(render_summary(summary))
 
 
 @pytest.mark.live

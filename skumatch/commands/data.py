@@ -55,7 +55,7 @@ def import_and_store(path: Path, skus: Path | None = None) -> str:
     params = load_params(settings.project / "params.yaml")
     found = import_data(path, settings.project / "data", _listed(skus), params.validation.min_short_side)
     version = md5_of(Repository(settings.project, settings).add("data"))
-    console.print(_sentence(found, path, version), markup=False, highlight=False)
+    console.print(_sentence(found, path, version), markup=False, highlight=False, soft_wrap=True)
     return version
 
 

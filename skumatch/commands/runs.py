@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from skumatch.config import Settings, load_params
-from skumatch.errors import DataError
+from skumatch.errors import DataError, Refused
 
 console = Console()
 
@@ -63,9 +63,16 @@ def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: Data
 
 
 def _retrain(settings: Settings, conf: dict[str, Any]) -> None:
-    from skumatch.follow import follow, render_summary, trigger
+    from skumatch.follow import follow, trigger
+    from skumatch.summary import links, render_summary
 
-    console.print(render_summary(follow(settings, trigger(settings, conf)), settings))
+    summary = follow(settings, trigger(settings, conf))
+    console.print(render_summary(summary))
+    if summary.get("skipped"):
+        return
+    console.print(links(summary, settings), soft_wrap=True, highlight=False)
+    if summary["decision"] == "refuse":
+        raise Refused("The gate refused the model, so nothing was registered; the reasons stand above and in the report.")
 
 
 def up() -> None:

@@ -129,6 +129,13 @@ def test_an_open_clip_model_with_its_own_colours() -> None:
     assert encoder(torch.zeros(1, 3, 64, 32)).shape == (1, encoder.dim)
 
 
+def test_training_views_are_smaller_where_the_tower_takes_any_size() -> None:
+    convolutional = build(EncoderParams(model="smoke", weights="none", height=256, width=128), None)
+    assert convolutional.views(0.75) == convolutional.preprocess.at(192, 96)
+    transformer = build(EncoderParams(model="ViT-S-32-alt", weights="none", height=64, width=32), None)
+    assert transformer.views(0.75) == transformer.preprocess
+
+
 @pytest.mark.skipif(not DINO.is_file(), reason="needs the DINOv2 weights of ../shared")
 def test_dinov2_weights_on_an_oblong_canvas(tmp_path: Path) -> None:
     spec = EncoderParams(model="vit-s14-dinov2", weights=str(DINO), height=70, width=42, resize="pad")

@@ -28,6 +28,11 @@ def test_margin_is_in_radians_and_grows_to_its_full_size(share: float, margin: f
     assert math.isclose(head(EMBEDDINGS, LABELS).item(), expected(head, margin, 0.1).item(), rel_tol=1e-5)
 
 
+def test_class_directions_start_with_about_length_one() -> None:
+    lengths = Head(classes=50, dim=1280, margin=0.2, scale=24.0, label_smoothing=0.1).loss.W.norm(dim=0)
+    assert lengths.min() > 0.8 and lengths.max() < 1.2
+
+
 def test_full_margin_without_a_ramp() -> None:
     head = Head(classes=4, dim=8, margin=0.3, scale=16.0, label_smoothing=0.0)
     assert math.isclose(head(EMBEDDINGS, LABELS).item(), expected(head, 0.3, 0.0).item(), rel_tol=1e-5)

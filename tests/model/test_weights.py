@@ -55,7 +55,7 @@ def test_a_file_is_checked_and_copied(tmp_path: Path, smoke: EncoderParams) -> N
     [
         ("smoke", "package", "No package has weights for smoke"),
         ("smoke", "missing.safetensors", "There is no file missing.safetensors"),
-        ("ViT-B-32", "laion9b", "open_clip knows no weights 'laion9b' for ViT-B-32.*choose openai"),
+        ("ViT-B-32", "laion9b", r"open_clip knows no weights 'laion9b' for ViT-B-32.*choose openai"),
         ("ViT-B-32", "openai", "use ViT-B-32-quickgelu"),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(open_clip, "create_model", away)
-    with pytest.raises(WeightsError, match="could not download ViT-B-32 laion2b_s34b_b79k .no route to host.; check the network"):
+    with pytest.raises(WeightsError, match=r"could not download ViT-B-32 laion2b_s34b_b79k .no route to host.; check the network"):
         fetch_weights(EncoderParams(model="ViT-B-32", weights="laion2b_s34b_b79k"), tmp_path)
 
 
