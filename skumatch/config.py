@@ -44,13 +44,13 @@ class SplitParams(Section):
 class EncoderParams(Section):
     model: str = "efficientnet-lite0"
     weights: str = "package"
-    height: Annotated[int, Field(ge=32, le=1024)] = 224
-    width: Annotated[int, Field(ge=32, le=1024)] = 224
+    height: Annotated[int, Field(ge=32, le=1024)] = 256
+    width: Annotated[int, Field(ge=32, le=1024)] = 256
     resize: Literal["squash", "pad"] = "squash"
 
 
 class TrainParams(Section):
-    epochs: Annotated[int, Field(ge=0, le=1000)] = 5
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 8
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
     lr_tower: Annotated[float, Field(gt=0, lt=1)] = 3e-4
     lr_head: Annotated[float, Field(gt=0, lt=1)] = 3e-3

@@ -202,7 +202,7 @@ def _places(ranking: Ranking) -> tuple[Places, Places]:
 def _intervals(hits: dict[str, Flags], skus: Labels, params: EvaluateParams, seed: int) -> Intervals:
     def bounds(name: str) -> Bounds:
         found = statistics.mean_interval(hits[name], skus, params.confidence, seed, params.resamples)
-        return max(0.0, found.low), min(1.0, found.high)
+        return max(0.0, found.low), min(1.0, max(0.0, found.high))  # never -0.0, which would be shown as such
 
     return Intervals(top1=bounds("top1"), top3=bounds("top3"), top5=bounds("top5"), confidence=params.confidence)
 

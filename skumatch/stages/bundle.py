@@ -25,7 +25,7 @@ def run(root: Path, _: Params) -> None:
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     gallery = items[items["role"].eq("gallery")]
     embeddings = load_file(root / "out/embed/challenger.safetensors")["embeddings"][gallery.index]
-    trained, _ = select(root, "train")
+    trained = select(root, "train")[0]
     folder = root / "out/bundle/model"
     labelled = Gallery(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)
     digest = write_bundle(folder, root / "out/train/encoder", labelled, {}, trained["pixels"].tolist())
