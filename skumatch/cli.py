@@ -11,6 +11,7 @@ from rich.console import Console
 import skumatch
 from skumatch.commands import data, models, runs, worker
 from skumatch.errors import SkumatchError
+from skumatch.files import disk_errors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", help=skumatch.__doc__
@@ -24,7 +25,8 @@ for command in (runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stag
 def main() -> NoReturn:
     """Run the command line; exit with the error's own code."""
     try:
-        app(standalone_mode=True)
+        with disk_errors("this command"):
+            app(standalone_mode=True)
     except SkumatchError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]✗[/] {_escaped(str(error))}", highlight=False)
         sys.exit(error.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -32,7 +36,6 @@ class ValidateParams(Section):
     max_duplicate_share: Share = 0.3
     max_conflict_share: Share = 0.01
     min_short_side: Positive = 32
-    max_aspect: Annotated[float, Field(ge=1)] = 16.0
     max_without_gallery_share: Share = 0.05
 
 
@@ -91,7 +94,7 @@ class ReleaseParams(Section):
 
 
 class RuntimeParams(Section):
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] = 0
 
@@ -99,7 +102,7 @@ class RuntimeParams(Section):
 class Params(Section):
     """The whole of params.yaml. A stage depends on the sections dvc.yaml names for it; `runtime` is tracked by none."""
 
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 7
     data: DataParams = DataParams()
     validation: ValidateParams = Field(default=ValidateParams(), alias="validate")
     split: SplitParams = SplitParams()
@@ -126,8 +129,8 @@ class Settings(BaseSettings):
     home: Path | None = None
     remote: str | None = None
     mlflow: str | None = None
-    airflow_port: int = 8080
-    mlflow_port: int = 5000
+    airflow_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5000
 
     @property
     def home_dir(self) -> Path:
@@ -135,7 +138,10 @@ class Settings(BaseSettings):
 
     @property
     def remote_url(self) -> str:
-        return self.remote or str(self.home_dir / "remote")
+        """A URL as it is, a path made absolute: stages run in folders of their own."""
+        if self.remote and "://" in self.remote:
+            return self.remote
+        return str((self.project / Path(self.remote).expanduser()).resolve() if self.remote else self.home_dir / "remote")
 
     @property
     def mlflow_url(self) -> str:
@@ -144,6 +150,21 @@ class Settings(BaseSettings):
     @property
     def airflow_url(self) -> str:
         return f"http://127.0.0.1:{self.airflow_port}"
+
+
+def shown(url: str) -> str:
+    """A URL without the user and password it may carry: fit for logs, pages and tags."""
+    return CREDENTIALS.sub("", url)
+
+
+def settings() -> Settings:
+    """The settings of this process's environment. Raises ParameterError for a value that can't be."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"SKUMATCH_{str(first['loc'][0]).upper()}"
+        raise ParameterError(f"{name} is '{first['input']}': {first['msg'].lower()}; correct the environment variable.") from error
 
 
 def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
@@ -166,8 +187,15 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
             node = node.get(section) if isinstance(node, dict) else None  # type: ignore[assignment]
         if not isinstance(node, dict) or last not in node:
             raise ParameterError(f"There is no parameter '{name}'; params.yaml lists every one with a comment.")
-        node[last] = yaml.safe_load(text)
+        node[last] = _value(text, override)
     return tree
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"The value of '{override}' can't be read as YAML; correct it, for example train.epochs=3.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from skumatch.errors import StorageError
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def sha256(path: Path) -> str:
@@ -31,11 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises StorageError where the disk refuses (full, read-only), with `path` as it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
+    aside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        aside = Path(name)
         yield aside
         with aside.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -45,7 +49,21 @@ def replacing(path: Path) -> Iterator[Path]:
         cure = "free some space or check the disk, then run again"
         raise StorageError(f"Could not write {path}: {error.strerror or error}; {cure}.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        if aside:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn what a full, read-only or failing disk raises in `what` into StorageError; every other OSError is a bug of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        cure = "free some space or check its permissions, then run again"
+        raise StorageError(f"The disk refused a write in {what}: {error.strerror}{where}; {cure}.") from error
 
 
 def write_text(path: Path, text: str) -> None:

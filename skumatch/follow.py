@@ -42,18 +42,20 @@ def follow(settings: Settings, run: str, console: Console | None = None) -> dict
 
     Returns register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with "run", "tasks" (seconds
     each task took, by name) and "wall" (seconds from trigger to end). Raises RunFailed with the failing task's own sentence and
-    exit code. Ctrl-C leaves the run going.
+    exit code.
     """
     console = console or Console()
     with Airflow(settings) as airflow:
         watch = Watch(airflow, settings, run)
-        try:
-            with view(console, run) as show:
-                state = watch.until_end(show)
-        except KeyboardInterrupt:
-            console.print(f"The run {run} goes on; see it at {run_url(settings, run)}", soft_wrap=True)
-            raise
+        with view(console, run) as show:
+            state = watch.until_end(show)
         return watch.outcome(state)
+
+
+def cancel(settings: Settings, run: str) -> None:
+    """Mark the run as failed, which stops its task."""
+    with Airflow(settings) as airflow:
+        airflow.patch(f"/dags/{DAG}/dagRuns/{run}", {"state": "failed"})
 
 
 def run_url(settings: Settings, run: str) -> str:

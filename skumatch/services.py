@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from skumatch import processes
 from skumatch.airflow_api import DAG, Airflow
-from skumatch.config import Settings
+from skumatch.config import Settings, shown
 from skumatch.errors import PortInUse, ServiceError
 from skumatch.files import write_text
 from skumatch.progress import Advance, track
@@ -108,7 +108,8 @@ def _check_same(settings: Settings) -> None:
 
 
 def _origin(settings: Settings) -> str:
-    return f"Airflow {settings.airflow_url}, MLflow {settings.mlflow_url}, remote {settings.remote_url}"
+    places = f"Airflow {settings.airflow_url}, MLflow {shown(settings.mlflow_url)}, remote {shown(settings.remote_url)}"
+    return f"project {settings.project}, {places}"
 
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:

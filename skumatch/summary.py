@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.config import Settings
+from skumatch.config import Settings, shown
 
 SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim]-", "skipped": "[yellow]↷", "up_for_retry": "[yellow]↻"}
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
@@ -140,7 +140,7 @@ def links(summary: Mapping[str, Any], settings: Settings) -> str:
     """Where to look further, one unbroken address a line."""
     places = {
         "Report": str(summary["report"]),
-        "MLflow": summary.get("mlflow_run") or settings.mlflow_url,
+        "MLflow": summary.get("mlflow_run") or shown(settings.mlflow_url),
         "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",
     }
     return "\n".join(f"{name:<8} {place}" for name, place in places.items())

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from skumatch import processes, services
 from skumatch.airflow_api import Airflow
+from skumatch.commands import runs
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, RunFailed, ServiceError
 from skumatch.follow import TaskLog, Watch, crash, follow, marked, seconds, trigger
@@ -147,15 +148,22 @@ def test_an_airflow_that_is_away_is_one_sentence() -> None:
         trigger(Settings(airflow_port=free_port()), {})
 
 
-def test_ctrl_c_leaves_the_run_going_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ours", [True, False])
+def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ours: bool
+) -> None:
     def interrupted(*_: Any) -> str:
         raise KeyboardInterrupt
 
+    asked: list[Any] = []
     monkeypatch.setattr(Watch, "until_end", interrupted)
-    console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r+1")
+    monkeypatch.setattr(Airflow, "patch", lambda _, path, body: asked.append((path, body)))
     with pytest.raises(KeyboardInterrupt):
-        follow(Settings(project=ROOT), "r+1", console)
-    assert "/dags/skumatch_retrain/runs/r%2B1" in console.file.getvalue()  # type: ignore[attr-defined]
+        runs._retrain(Settings(project=ROOT), {}, ours)
+    said = capsys.readouterr().out
+    assert ("was stopped" in said) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in said) == (not ours)
+    assert asked == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from skumatch.config import Settings, load_params
+from skumatch.config import load_params
+from skumatch.config import settings as current_settings
 from skumatch.data.importer import Imported, import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
@@ -34,7 +35,7 @@ def sample(skus: int = 24, train: int = 10, test: int = 5) -> None:
     """Render a deterministic set of shelf photos and import it: nothing is downloaded."""
     from skumatch.data.sample import render_sample
 
-    folder = Settings().home_dir / f"sample-{skus}-{train}-{test}"
+    folder = current_settings().home_dir / f"sample-{skus}-{train}-{test}"
     render_sample(folder, skus, train, test)
     import_and_store(folder)
 
@@ -42,7 +43,7 @@ def sample(skus: int = 24, train: int = 10, test: int = 5) -> None:
 @app.command()
 def inspect() -> None:
     """Show what the current data version holds."""
-    root = Settings().project / "data"
+    root = current_settings().project / "data"
     console.print(describe(read_manifest(root)))
     quarantined = read_json(root / "import.json")["quarantined"]
     for entry in quarantined[:20]:
@@ -51,7 +52,7 @@ def inspect() -> None:
 
 def import_and_store(path: Path, skus: Path | None = None) -> str:
     """Import `path`, put it under DVC, print what was found, and return the data version's hash."""
-    settings = Settings()
+    settings = current_settings()
     params = load_params(settings.project / "params.yaml")
     found = import_data(path, settings.project / "data", _listed(skus), params.validation.min_short_side)
     version = md5_of(Repository(settings.project, settings).add("data"))

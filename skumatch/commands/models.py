@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from skumatch.config import Settings, load_params
+from skumatch.config import load_params
+from skumatch.config import settings as current_settings
 from skumatch.errors import DataError
 from skumatch.files import write_json
 from skumatch.retrieval.evaluate import Evaluation
@@ -25,7 +27,7 @@ def models() -> None:
     """List the registered versions and their aliases."""
     from skumatch.pipeline.pull import open_registry
 
-    settings = Settings()
+    settings = current_settings()
     versions = open_registry(settings, load_params(settings.project / "params.yaml")).versions()
     table = Table(title="Registered models")
     for name in ("version", "aliases", "top-1", "bundle", "data", "created"):
@@ -66,7 +68,7 @@ def evaluate_folder(data: Path, reference: str, protocol: str) -> Evaluation:
     from skumatch.retrieval.evaluate import evaluate as score
     from skumatch.retrieval.evaluate import rank
 
-    settings = Settings()
+    settings = current_settings()
     params = load_params(settings.project / "params.yaml")
     gallery, queries = (folder_images(data, side, params.data.others) for side in ("train", "test"))
     encoder, weights = find_encoder(reference, settings)
@@ -87,20 +89,21 @@ def match(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of ranked matches for each picture.")] = False,
 ) -> None:
     """Say which SKU each picture shows."""
-    from skumatch.data.images import Extent, decode
+    from skumatch.data.images import Extent, Images
     from skumatch.reference import find_bundle
     from skumatch.release.bundle import Bundle
 
     missing = next((path for path in images if not path.is_file()), None)
     if missing:
         raise DataError(f"There is no {missing}; give picture files.")
-    pictures = [decode(Extent(str(path)).read()) for path in images]
-    found = Bundle.load(find_bundle(model, Settings())).match(pictures, top_k)
+    names = [str(path) for path in images]
+    pictures = Images(names, [""] * len(names), names, [Extent(name) for name in names])
+    found = Bundle.load(find_bundle(model, current_settings())).match(list(pictures), top_k)
     if as_json:
         print(json.dumps([[m._asdict() for m in matches] for matches in found], ensure_ascii=False))
         return
     for path, matches in zip(images, found, strict=True):
-        table = Table("SKU", "similarity", "nearest gallery image", title=str(path))
+        table = Table("SKU", "similarity", "nearest gallery image", title=Text(str(path)))
         for m in matches:
-            table.add_row(m.sku + (" (unknown)" if m.unknown else ""), f"{m.similarity:.3f}", m.gallery_id)
+            table.add_row(Text(m.sku + (" (unknown)" if m.unknown else "")), f"{m.similarity:.3f}", Text(m.gallery_id))
         console.print(table)

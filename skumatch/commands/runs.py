@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from skumatch.config import Settings, load_params
+from skumatch.config import Settings, load_params, shown
+from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, Refused
 
 console = Console()
@@ -30,12 +31,12 @@ def run(
     """Data, servers, one retrain, a summary: the whole loop, and no process left behind."""
     from skumatch import services
 
-    settings = Settings()
+    settings = current_settings()
     load_params(settings.project / "params.yaml", overrides or ())
     prepare_data(data, settings)
     started = services.up(settings)
     try:
-        _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run})
+        _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run}, ours=started)
     finally:
         if started:
             services.down(settings)
@@ -55,18 +56,29 @@ def prepare_data(data: str | None, settings: Settings) -> None:
 
 def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
     """Trigger the workflow on the running servers and follow it."""
-    settings = Settings()
+    settings = current_settings()
     load_params(settings.project / "params.yaml", overrides or ())
     if data_ref is None and not (settings.project / "data.dvc").is_file():
         raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
     _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run, "data_ref": data_ref})
 
 
-def _retrain(settings: Settings, conf: dict[str, Any]) -> None:
-    from skumatch.follow import follow, trigger
+def _retrain(settings: Settings, conf: dict[str, Any], ours: bool = False) -> None:
+    """Trigger and follow; `ours`: the servers stop with this command, so an interrupted run must not wait in them for the next."""
+    from skumatch.follow import cancel, follow, run_url, trigger
     from skumatch.summary import links, render_summary
 
-    summary = follow(settings, trigger(settings, conf))
+    _warn_of_code(settings)
+    run = trigger(settings, conf)
+    try:
+        summary = follow(settings, run)
+    except KeyboardInterrupt:
+        if ours:
+            cancel(settings, run)
+            console.print(f"The run {run} was stopped; the next one goes on from what is done.")
+        else:
+            console.print(f"The run {run} goes on; see it at {run_url(settings, run)}", soft_wrap=True)
+        raise
     console.print(render_summary(summary))
     if summary.get("skipped"):
         return
@@ -75,20 +87,31 @@ def _retrain(settings: Settings, conf: dict[str, Any]) -> None:
         raise Refused("The gate refused the model, so nothing was registered; the reasons stand above and in the report.")
 
 
+def _warn_of_code(settings: Settings) -> None:
+    from skumatch.pipeline.inputs import describe_code
+
+    code = describe_code(settings.project)
+    if code["dirty"] or code["commit"] is None:
+        why = "has uncommitted changes" if code["commit"] else "is under no git commit"
+        console.print(f"[yellow]The code {why}: the run works, but the gate will refuse its model. Commit first to release it.[/]")
+
+
 def up() -> None:
     """Start Airflow and MLflow and leave them running."""
     from skumatch import services
 
-    settings = Settings()
+    settings = current_settings()
     services.up(settings)
-    console.print(f"Airflow: {settings.airflow_url}\nMLflow:  {settings.mlflow_url}\nStop them with `skumatch down`.", highlight=False)
+    console.print(
+        f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}\nStop them with `skumatch down`.", highlight=False
+    )
 
 
 def down() -> None:
     """Stop the servers started by `up`."""
     from skumatch import services
 
-    services.down(Settings())
+    services.down(current_settings())
 
 
 def pull() -> None:
@@ -96,7 +119,7 @@ def pull() -> None:
     from skumatch.pipeline import inputs
     from skumatch.pipeline.pull import fetch_base_weights, fetch_champion, open_registry
 
-    settings = Settings()
+    settings = current_settings()
     params = load_params(settings.project / "params.yaml")
     registry = open_registry(settings, params)
     champion = fetch_champion(settings, registry, registry.champion())

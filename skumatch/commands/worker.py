@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 import typer
 
 from skumatch.config import Settings
+from skumatch.config import settings as current_settings
 from skumatch.errors import NothingNew, SkumatchError
+from skumatch.files import disk_errors
 from skumatch.progress import emit
 
 app = typer.Typer()
@@ -49,7 +51,8 @@ def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
     settings = _environment()
     signal.signal(signal.SIGTERM, _stop_all)
     try:
-        emit("result", **task(settings, json.load(sys.stdin)))
+        with disk_errors("this task"):
+            emit("result", **task(settings, json.load(sys.stdin)))
     except NothingNew as news:
         emit("skip", reason=str(news))
         raise
@@ -68,7 +71,7 @@ def _stop_all(*_: object) -> NoReturn:
 
 def _environment() -> Settings:
     """Make this machine's places absolute for the stage's process, which runs in another folder, with this Python first."""
-    settings = Settings()
+    settings = current_settings()
     os.environ |= {
         "SKUMATCH_EVENTS": "1",
         "SKUMATCH_PROJECT": str(settings.project.resolve()),
@@ -77,4 +80,4 @@ def _environment() -> Settings:
         "SKUMATCH_MLFLOW": settings.mlflow_url,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    return Settings()
+    return current_settings()

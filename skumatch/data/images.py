@@ -33,7 +33,7 @@ def decode(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError("too-large", "The picture claims too many pixels to be a shelf crop; deliver it again.") from error
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as error:  # what Pillow's plugins raise on broken files
-        raise ImageError("unreadable", f"The picture can't be decoded ({error}); deliver it again.") from error
+        raise ImageError("unreadable", "The picture is damaged or of an unknown format; deliver it again.") from error
 
 
 def _upright_rgb(data: bytes) -> Image.Image:
@@ -84,7 +84,7 @@ class Images(Sequence[Image.Image]):
         try:
             return decode(self.read_bytes(index))
         except ImageError as error:
-            raise ImageError(error.reason, f"{self.ids[index]} in {self.extents[index].path}: {error}") from error
+            raise ImageError(error.reason, f"{self.ids[index]}: {error}") from error
 
     def read_bytes(self, index: int) -> bytes:
         return self.extents[index].read()
@@ -92,6 +92,3 @@ class Images(Sequence[Image.Image]):
     def take(self, indices: Sequence[int]) -> Images:
         """The same pictures at `indices`, in that order."""
         return Images(*([column[i] for i in indices] for column in (self.ids, self.skus, self.names, self.extents)))  # type: ignore[arg-type]
-
-    def path_of(self, index: int) -> Path:
-        return Path(self.extents[index].path)

@@ -100,8 +100,8 @@ def _write(source: Source, items: list[Item], aside: Path, path: Path, min_short
     shards = ShardWriter(aside / "shards")
     with track("import", len(items)) as advance:
         for item in items:
-            data = source.read(item)
             try:
+                data = source.read(item)
                 rows.append(_row(item, data, min_short_side))
             except ImageError as error:
                 quarantined.append({"id": item.id, "reason": error.reason, "sentence": str(error)})

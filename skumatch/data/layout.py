@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from skumatch.data.images import SUFFIXES, Extent, Images
-from skumatch.errors import DataError
+from skumatch.errors import DataError, ImageError
 
 SIDES = ("train", "test")
 EXPECTED = "expected all/train/<sku>/<image> and all/test/<sku>/<image>"
@@ -59,13 +60,13 @@ def junk_kind(path: PurePosixPath) -> str | None:
     return None if path.suffix.lower() in SUFFIXES else "not-an-image"
 
 
-def arrange(paths: list[tuple[str, PurePosixPath]], where: Path) -> tuple[list[Item], Counter[str]]:
-    """Sort (source, path) pairs into items and junk.
+def arrange(paths: list[tuple[str, PurePosixPath]], where: Path, left_out: Counter[str]) -> tuple[list[Item], Counter[str]]:
+    """Sort (source, path) pairs into items and junk, which counts what was left out before too.
 
     Raises DataError if nothing lies in RP2K's layout, a side is missing, or two files claim one place.
     """
     items: dict[str, Item] = {}
-    junk: Counter[str] = Counter()
+    junk = +left_out
     for source, path in paths:
         kind = junk_kind(path)
         if kind or len(path.parts) < 4 or path.parts[-4] != "all" or path.parts[-3] not in SIDES:
@@ -94,9 +95,10 @@ class FolderSource:
     """A folder that holds (somewhere above its images) `all/train` and `all/test`."""
 
     def __init__(self, root: Path) -> None:
-        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-        found = [(str(path), PurePosixPath(unicodedata.normalize("NFC", path.relative_to(root).as_posix()))) for path in files]
-        self.items, self.junk = arrange(found, root)
+        files = sorted(path for path in root.rglob("*") if path.is_symlink() or path.is_file())
+        names = [(str(path), PurePosixPath(unicodedata.normalize("NFC", path.relative_to(root).as_posix()))) for path in files]
+        links = Counter({"link": sum(path.is_symlink() for path in files)})  # what a link points to may change behind the import
+        self.items, self.junk = arrange([name for name, path in zip(names, files, strict=True) if not path.is_symlink()], root, links)
 
     def read(self, item: Item) -> bytes:
         return Extent(item.source).read()
@@ -112,10 +114,13 @@ class ZipSource:
             if not info.is_dir():
                 utf8 = bool(info.flag_bits & 0x800)
                 found.append((info.filename, PurePosixPath(unicodedata.normalize("NFC", info.filename) if utf8 else repair(info.filename))))
-        self.items, self.junk = arrange(found, where)
+        self.items, self.junk = arrange(found, where, Counter())
 
     def read(self, item: Item) -> bytes:
-        return self.archive.read(item.source)
+        try:
+            return self.archive.read(item.source)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # damaged, cut off, or locked with a password
+            raise ImageError("unreadable", "The zip's entry is damaged or locked; deliver it again.") from error
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Checkpoints:
         self.folder = f"{root.rstrip('/')}/checkpoints/{key}"
         with self._storage():
             self.fs.makedirs(self.folder, exist_ok=True)
-            self.attempt = 1 + (self._owner()["attempt"] if self.fs.exists(self._path("owner.json")) else 0)
+            self.attempt = 1 + int(self._owner().get("attempt", 0))
             self.uuid = uuid.uuid4().hex
             self._put("owner.json", canonical_json({"attempt": self.attempt, "uuid": self.uuid}).encode())
 
@@ -52,6 +52,7 @@ class Checkpoints:
         data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         name = f"{step:08d}-{self.attempt:04d}"
         facts = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "attempt": self.attempt, "meta": meta}
+        facts |= {"facts_sha256": _hash(facts)}
         with self._storage():
             self._check_owner()
             self._put(f"{name}.safetensors", data)
@@ -71,14 +72,24 @@ class Checkpoints:
         return None
 
     def _read(self, name: str) -> Checkpoint | None:
-        try:
-            facts = json.loads(self.fs.cat_file(self._path(f"{name}.json")))
-            data = self.fs.cat_file(self._path(f"{name}.safetensors"))
-        except (FileNotFoundError, ValueError):  # ValueError: no JSON, or no UTF-8
+        facts = self._json(f"{name}.json")
+        if facts.pop("facts_sha256", None) != _hash(facts):
             return None
-        if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+        try:
+            data = self.fs.cat_file(self._path(f"{name}.safetensors"))
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
             return None
         return Checkpoint(facts["step"], safetensors.torch.load(data), facts["meta"])
+
+    def _json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder; empty where it is missing or damaged."""
+        try:
+            found = json.loads(self.fs.cat_file(self._path(name)))
+        except (FileNotFoundError, ValueError):  # ValueError: no JSON, or no UTF-8
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _committed(self) -> list[str]:
         """Names without suffix, newest first: highest step, then latest attempt."""
@@ -100,13 +111,12 @@ class Checkpoints:
                 self.fs.rm_file(self._path(name))
 
     def _owner(self) -> dict[str, Any]:
-        owner: dict[str, Any] = json.loads(self.fs.cat_file(self._path("owner.json")))
-        return owner
+        return self._json("owner.json")
 
     def _check_owner(self) -> None:
         owner = self._owner()
-        if owner["uuid"] != self.uuid:
-            other = f"Attempt {owner['attempt']} of this training took over {self.folder}"
+        if owner.get("uuid") != self.uuid:
+            other = f"Attempt {owner.get('attempt')} of this training took over {self.folder}"
             raise Fenced(f"{other}; this one (attempt {self.attempt}) stops, nothing is lost.")
 
     def _put(self, name: str, data: bytes) -> None:
@@ -125,3 +135,7 @@ class Checkpoints:
         except OSError as error:
             what = f"The checkpoints in {self.folder} can't be read or written ({error})"
             raise StorageError(f"{what}; check the disk or the remote, then run again.") from error
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()

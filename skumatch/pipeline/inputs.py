@@ -33,13 +33,13 @@ def code_files(project: Path) -> list[str]:
 
 
 def describe_code(project: Path) -> dict[str, Any]:
-    """commit (None without git), dirty (uncommitted code, or no git), sha256 over all code files."""
+    """commit (None without git), dirty (code that isn't committed), sha256 over all code files."""
     commit = _git(project, "rev-parse", "HEAD")
     changes = _git(project, "status", "--porcelain", "--", *CODE)
     digest = hashlib.sha256()
     for name in code_files(project):
         digest.update(f"{name}:{hashlib.sha256((project / name).read_bytes()).hexdigest()}\n".encode())
-    return {"commit": commit.strip() if commit else None, "dirty": commit is None or bool(changes), "sha256": digest.hexdigest()}
+    return {"commit": commit.strip() if commit else None, "dirty": bool(changes), "sha256": digest.hexdigest()}
 
 
 def data_pointer(project: Path, ref: str | None) -> str:
@@ -105,7 +105,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _git(project: Path, *words: str) -> str | None:
-    if not (project / ".git").exists():
+    if not (project / ".git").exists() or not shutil.which("git"):
         return None
     result = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=False)
     return result.stdout if result.returncode == 0 else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from skumatch.config import Params, Settings, load_params
-from skumatch.errors import NothingNew
+from skumatch.errors import NothingNew, WeightsError
 from skumatch.files import sha256
 from skumatch.pipeline import inputs
 from skumatch.pipeline.repository import md5_of
@@ -42,8 +43,9 @@ def pull(settings: Settings, request: Request) -> Message:
     params = load_params(project / "params.yaml", request.overrides)
     data = inputs.data_pointer(project, request.data_ref)
     registry = open_registry(settings, params)
-    last = Tracking(settings.mlflow_url).last_finished()
-    if request.scheduled and last and last.tags.get(DATA_TAG) == md5_of(data):
+    tracking = Tracking(settings.mlflow_url)
+    last, usual = tracking.last_finished(), tracking.last_finished(plain=True) if request.scheduled else None
+    if usual and usual.tags.get(DATA_TAG) == md5_of(data):
         raise NothingNew("The data is the same as in the last finished run; nothing to do until a new version is committed.")
     champion = registry.champion()
     with tempfile.TemporaryDirectory(dir=_made(settings.home_dir / "workspaces")) as folder:
@@ -66,13 +68,16 @@ def fetch_champion(settings: Settings, registry: Registry, champion: ModelRef | 
 
 def fetch_base_weights(settings: Settings, params: Params) -> Path:
     """The folder of the encoder's base weights in this machine's cache; a local file is looked at each time."""
-    from skumatch.model.weights import fetch_weights  # torch takes seconds to import
+    from skumatch.model.weights import fetch_weights, fetched_weights  # torch takes seconds to import
 
-    local = Path(params.encoder.weights)
+    local = Path(params.encoder.weights).expanduser()
     key = inputs.fingerprint([params.encoder.model, params.encoder.weights, sha256(local) if local.is_file() else None])[:32]
     folder = settings.home_dir / "weights" / key
-    if not (folder / "weights.json").is_file():
-        fetch_weights(params.encoder, folder)
+    with FileLock(_made(settings.home_dir / "locks") / "weights.lock"):
+        try:
+            fetched_weights(folder)
+        except WeightsError:  # not there yet, or damaged
+            fetch_weights(params.encoder, folder)
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from skumatch.config import Params, Settings, load_params
+from skumatch.errors import StaleChampion
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
@@ -16,7 +17,7 @@ from skumatch.pipeline.worker import Message, run_name, stages, workspace
 from skumatch.release import lineage
 from skumatch.release.gate import Decision
 from skumatch.release.registry import CHALLENGER, TOP1_TAG
-from skumatch.release.tracking import DATA_TAG, Tracking
+from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, Tracking
 from skumatch.retrieval.evaluate import Evaluation
 
 FIGURES = ("top1", "top3", "top5", "macro_top1")
@@ -50,7 +51,7 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
     Raises StaleChampion if the champion is no longer the one that was evaluated.
     """
     with workspace(settings, message, "register") as repository:
-        repository.pull(*stages(repository.folder), "inputs/weights.dvc")
+        repository.pull(*(stage for stage in stages(repository.folder) if stage != "embed"), "inputs/weights.dvc")
         outcome = Outcome.read(repository.folder)
         params = load_params(repository.folder / "params.yaml")
         summary = summarise(message, outcome) | {"report": keep_report(settings, message, repository.folder)}
@@ -60,23 +61,28 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
 def _record(settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository) -> dict[str, Any]:
     root, decision = repository.folder, outcome.decision
     tracking, registry = Tracking(settings.mlflow_url), open_registry(settings, params)
-    record = lineage_of(message, outcome, repository)
+    record, code = lineage_of(message, outcome, repository), read_json(root / "inputs/code.json")
     write_json(root / "log/lineage.json", record)
     tags = {
         DATA_TAG: outcome.data,
         TOP1_TAG: f"{outcome.challenger.top1:.6f}",
         "skumatch.verdict": decision.verdict,
         "skumatch.decision": decision.sentence,
-        "skumatch.commit": str(read_json(root / "inputs/code.json")["commit"]),
+        "skumatch.commit": str(code["commit"]),
+        PLAIN_TAG: str(not message.overrides and code["commit"] is not None and not code["dirty"]).lower(),
         "skumatch.inputs": message.inputs,
         "skumatch.lineage": lineage.record_hash(record),
     }
     mlflow_run = tracking.log_run(message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING")
     version = None
     if decision.promotable:
-        version = registry.register(root / "out/bundle/model", mlflow_run, tags, decision.sentence)
+        version = registry.register(root / "out/bundle/model", mlflow_run, tags, decision.sentence, root / "skumatch")
         registry.set_alias(CHALLENGER, version)
-        registry.promote(version, message.champion)
+        try:
+            registry.promote(version, message.champion)
+        except StaleChampion:
+            tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)}, {}, "FAILED")
+            raise
     # Only now: a run that ended earlier must neither be started from nor make a scheduled one skip.
     tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)} if version else {}, {}, "FINISHED")
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
@@ -90,8 +96,9 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
     evaluations = {who: root / f"out/evaluate/{who}.json" for who in ("challenger", "champion")}
     return lineage.lineage(
         run=message.run,
-        code=lineage.Code(commit=code["commit"], dirty=code["dirty"], archive=code["sha256"]),
+        code=lineage.Code(commit=code["commit"], dirty=code["dirty"], files=code["sha256"]),
         inputs=lineage.Inputs(
+            archive=f"md5:{message.inputs}",
             data=f"md5:{outcome.data}",
             champion=outcome.decision.hashes["champion_bundle"],
             champion_version=message.champion,

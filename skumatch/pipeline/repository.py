@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import logging
 import os
 from collections.abc import Iterator
@@ -14,27 +13,31 @@ import yaml
 
 from skumatch.config import Settings
 from skumatch.errors import DataError, StageFailed, StorageError
-from skumatch.files import replacing
 
 REMOTE = "shared"
 
 
 def configure(folder: Path, settings: Settings) -> None:
-    """Make `folder` a DVC repository that uses this machine's cache and the shared remote."""
-    config = configparser.ConfigParser()
-    config["core"] = {
-        "remote": REMOTE,
-        "analytics": "false",
-        "check_update": "false",
-        "no_scm": str(not (folder / ".git").exists()).lower(),
-        "site_cache_dir": str(settings.home_dir / "dvc"),
-    }
-    config["cache"] = {"dir": str(settings.home_dir / "cache"), "type": "hardlink,copy"}
-    config[f"'remote \"{REMOTE}\"'"] = {"url": settings.remote_url, "verify": "true"}
-    (folder / ".dvc").mkdir(parents=True, exist_ok=True)
-    (folder / ".dvc" / "config").touch()
-    with replacing(folder / ".dvc" / "config.local") as aside, aside.open("w") as stream:
-        config.write(stream)
+    """Make `folder` a DVC repository that uses this machine's cache and the shared remote; other local settings are kept."""
+    from dvc.config import Config
+
+    dvc_dir = folder / ".dvc"
+    dvc_dir.mkdir(parents=True, exist_ok=True)
+    (dvc_dir / "config").touch()
+    with Config(str(dvc_dir), validate=False).edit("local", validate=False) as config:
+        ours = {
+            "core": {
+                "remote": REMOTE,
+                "analytics": False,
+                "check_update": False,
+                "no_scm": not (folder / ".git").exists(),
+                "site_cache_dir": str(settings.home_dir / "dvc"),
+            },
+            "cache": {"dir": str(settings.home_dir / "cache"), "type": "hardlink,copy"},
+        }
+        for section, values in ours.items():
+            config.setdefault(section, {}).update(values)
+        config.setdefault("remote", {}).setdefault(REMOTE, {}).update({"url": settings.remote_url, "verify": True})
 
 
 class Repository:
@@ -45,9 +48,9 @@ class Repository:
         from dvc.repo import Repo
 
         setup(logging.WARNING)
-        configure(folder, settings)
         self.folder = folder
         with _translated("open", folder):
+            configure(folder, settings)
             self._repo: Any = Repo(str(folder))
 
     def add(self, path: str) -> str:

@@ -23,21 +23,22 @@ class _Record(BaseModel):
 
 
 class Code(_Record):
-    """What ran: the commit (None outside a repository), whether the tree differed from it, the archive's hash."""
+    """What ran: the commit (None outside a repository), whether the tree differed from it, one hash over all code files."""
 
     commit: str | None
     dirty: bool
-    archive: str = Hash
+    files: str = Hash
 
 
 class Inputs(_Record):
-    """data: DVC's hash of data/ (`md5:....dir`). champion: hash of the champion's bundle, None if there was none.
+    """archive: MD5 of the input set, from which the run can be rebuilt. data: DVC's hash of data/ (`md5:....dir`).
 
-    params: hash of params.yaml as it ran, `overrides` (section.name=value) included. environment: hash of constraints.txt.
+    champion: hash of the champion's bundle, None if there was none. params: hash of params.yaml as it ran, `overrides`
+    (section.name=value) included. environment: hash of constraints.txt.
     """
 
+    archive: str
     data: str
-    manifest: str | None = MaybeHash
     champion: str | None = MaybeHash
     champion_version: int | None = None
     weights: str
@@ -57,14 +58,13 @@ class Stage(_Record):
 
 
 class Results(_Record):
-    """Hashes of the evaluations' and the decision's files and of the bundle; `version` is None if nothing was registered."""
+    """Hashes of the evaluations' and the decision's files and of the bundle. The registered version is in MLflow."""
 
     challenger: str = Hash
     champion: str | None = MaybeHash
     decision: str = Hash
     verdict: Literal["first", "promote", "keep", "refuse"]
     bundle: str = Hash
-    version: int | None = Field(default=None, ge=1)
 
 
 class Lineage(_Record):

@@ -17,11 +17,11 @@ from typing import Any
 
 import filelock
 
-import skumatch
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, StaleChampion, StorageError
-from skumatch.release.bundle import MANIFEST, bundle_hash, verify_bundle
+from skumatch.release.bundle import MANIFEST, PARTS, bundle_hash, verify_bundle
 from skumatch.release.tracking import DATA_TAG, Tracking, clean_tags, unless_existing
 
+HERE = Path(__file__).parents[1]
 CHAMPION, CHALLENGER = "champion", "challenger"
 BUNDLE_TAG, TOP1_TAG = "skumatch.bundle", "skumatch.top1"
 LOCK_SECONDS = 60.0
@@ -87,14 +87,14 @@ class Registry(Tracking):
     def download_bundle(self, ref: ModelRef, folder: Path) -> Path:
         """Fetch the bundle into `folder`, whole and verified against the hash it was registered with, or not at all.
 
-        Nothing is fetched if it is there already. Raises BundleError if its bytes changed or `folder` holds other files.
+        Nothing is fetched if it is there already; a damaged bundle there is replaced. Raises BundleError if the registry's bytes
+        changed or `folder` holds other files.
         """
-        if (folder / MANIFEST).is_file() and bundle_hash(folder) == ref.bundle:
-            verify_bundle(folder, ref.bundle)
-            return folder
-        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-            raise BundleError(f"{folder} holds other files; give an empty folder for the bundle.")
         folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):  # two runs of one machine may want the same champion
+            return folder if _holds(folder, ref.bundle) else self._download(ref, folder)
+
+    def _download(self, ref: ModelRef, folder: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside:
             with self.client() as client:
                 from mlflow.artifacts import download_artifacts
@@ -107,11 +107,12 @@ class Registry(Tracking):
             found.rename(folder)
         return folder
 
-    def register(self, folder: Path, run_id: str, tags: Mapping[str, str], description: str) -> int:
+    def register(self, folder: Path, run_id: str, tags: Mapping[str, str], description: str, package: Path | None = None) -> int:
         """Make the bundle in `folder` a version, as an MLflow model that matches by itself; return the version.
 
         A bundle that already is a version stays that version and nothing is written. `run_id` is the MLflow run that
-        log_run returned. Raises BundleError for an incomplete bundle. A call that was cut off goes on where it stopped.
+        log_run returned, `package` the skumatch that the model carries (default: the one that runs here). Raises BundleError for an
+        incomplete bundle. A call that was cut off goes on where it stopped.
         """
         verify_bundle(folder)
         digest = bundle_hash(folder)
@@ -119,7 +120,7 @@ class Registry(Tracking):
             found = self._search(client, f" and tags.`{BUNDLE_TAG}` = '{digest}'")
             if found:
                 return min(int(version.version) for version in found)
-            model_id = _uploaded(client, run_id, digest) or _upload(client, run_id, folder, digest)
+            model_id = _uploaded(client, run_id, digest) or _upload(client, run_id, folder, digest, package or HERE)
             unless_existing(client.create_registered_model, self.model_name)
             made = client.create_model_version(
                 self.model_name, f"models:/{model_id}", run_id, tags=clean_tags(tags) | {BUNDLE_TAG: digest}, description=description,
@@ -187,6 +188,20 @@ class Registry(Tracking):
         return list(client.search_model_versions(f"name = '{self.model_name}'{more}", max_results=10_000))
 
 
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether `folder` holds that bundle, whole. Raises BundleError if what it holds is no bundle of ours."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    strangers = {path.name for path in folder.iterdir()} - {Path(name).parts[0] for name in (MANIFEST, *PARTS)}
+    if strangers:
+        raise BundleError(f"{folder} holds other files ({min(strangers)}); give an empty folder for the bundle.")
+    try:
+        verify_bundle(folder, digest)
+    except BundleError:
+        return False
+    return True
+
+
 def _or_none(call: Any, *names: str) -> Any:
     from mlflow.exceptions import MlflowException
 
@@ -212,17 +227,17 @@ def _uploaded(client: Any, run_id: str, digest: str) -> str | None:
     return next((str(model.model_id) for model in found if model.source_run_id == run_id and model.status.value == "READY"), None)
 
 
-def _upload(client: Any, run_id: str, folder: Path, digest: str) -> str:
+def _upload(client: Any, run_id: str, folder: Path, digest: str, package: Path) -> str:
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, "bundle", run_id, tags={BUNDLE_TAG: digest})
     with tempfile.TemporaryDirectory() as staged:
-        client.log_model_artifacts(model.model_id, str(_save_model(Path(staged), folder, digest, run_id, model.model_id)))
+        client.log_model_artifacts(model.model_id, str(_save_model(Path(staged), folder, digest, run_id, model.model_id, package)))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 
 
-def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: str) -> Path:
-    """Lay out the MLflow model: the bundle, this package's code and the exact packages; nothing inferred, nothing pickled."""
+def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: str, package: Path) -> Path:
+    """Lay out the MLflow model: the bundle, the package's code and the exact packages; nothing inferred, nothing pickled."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # MLflow warns of its own type hints when imported
         import mlflow.pyfunc
@@ -230,7 +245,6 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     shutil.copytree(folder, staged / "bundle")  # MLflow records the paths it is given: let them be none of this machine's homes
-    package = Path(skumatch.__file__).parent
     shutil.copyfile(package / "release" / "pyfunc.py", staged / "pyfunc.py")
     lists = [
         ColSpec(Array(DataType.string), "skus"),

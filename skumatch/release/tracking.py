@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -16,13 +15,13 @@ from typing import Any, Literal
 
 import httpx
 
+from skumatch.config import shown
 from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 
 EXPERIMENT = "skumatch"
-RUN_TAG, DATA_TAG = "skumatch.run", "skumatch.data"
+RUN_TAG, DATA_TAG, PLAIN_TAG = "skumatch.run", "skumatch.data", "skumatch.plain"
 LOCK_NAME = "dvc.lock"
 PROBE_SECONDS = 5.0
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,9 +49,11 @@ class Tracking:
 
     def __init__(self, url: str) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ParameterError(f"'{url}' is no MLflow server; give its address, for example http://127.0.0.1:5000 (SKUMATCH_MLFLOW).")
+            raise ParameterError(
+                f"'{shown(url)}' is no MLflow server; give its address, for example http://127.0.0.1:5000 (SKUMATCH_MLFLOW)."
+            )
         self.url = url.rstrip("/")
-        self.shown = CREDENTIALS.sub("", self.url)
+        self.shown = shown(self.url)
 
     def log_run(
         self,
@@ -80,9 +81,12 @@ class Tracking:
                 client.set_terminated(mlflow_id, status)
             return mlflow_id
 
-    def last_finished(self, data: str | None = None) -> FinishedRun | None:
-        """The newest run that ended well (on data of that hash, if given), with the lock that the next run starts from."""
-        wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (f" and tags.`{DATA_TAG}` = '{data}'" if data else "")
+    def last_finished(self, plain: bool = False) -> FinishedRun | None:
+        """The newest run that ended well, with the lock that the next run starts from.
+
+        plain: only of runs as the schedule would start them, without overrides and from committed code.
+        """
+        wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (f" and tags.`{PLAIN_TAG}` = 'true'" if plain else "")
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             order = ["attributes.end_time DESC"]
@@ -114,7 +118,7 @@ class Tracking:
         except RequestException as error:
             raise self._away(" any more") from error
         except MlflowException as error:
-            reason = CREDENTIALS.sub("", str(error).splitlines()[0])[:200]
+            reason = shown(str(error).splitlines()[0])[:200]
             if error.error_code in AWAY:
                 raise self._away(f" as it should ({reason})") from error
             raise ServiceError(f"MLflow at {self.shown} refused a request ({reason}); see its log.") from error
@@ -135,7 +139,7 @@ class Tracking:
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags with credentials cut out of URLs. Keys must start with `skumatch.` or be MLflow's own."""
     assert all(name.startswith(("skumatch.", "mlflow.")) for name in tags), "tags of ours carry the prefix skumatch."
-    return {name: CREDENTIALS.sub("", str(value)) for name, value in tags.items()}
+    return {name: shown(str(value)) for name, value in tags.items()}
 
 
 def unless_existing(create: Callable[..., Any], name: str) -> None:

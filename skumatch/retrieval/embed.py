@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from skumatch.config import RuntimeParams
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError, WeightsError
-from skumatch.model.runtime import prepare
+from skumatch.model.runtime import prepare, workers
 from skumatch.progress import track
 
 if TYPE_CHECKING:  # whoever has an encoder has loaded its libraries already
@@ -32,7 +32,7 @@ def embed(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, 
     """
     device = prepare(runtime)
     encoder = encoder.to(device).eval()
-    loader = DataLoader(_Prepared(images, encoder.preprocess), batch_size=batch, num_workers=runtime.workers, collate_fn=_collate)
+    loader = DataLoader(_Prepared(images, encoder.preprocess), batch_size=batch, num_workers=workers(runtime, device), collate_fn=_collate)
     rows = np.empty((len(images), encoder.dim), np.float32)
     done = 0
     with track(label, len(images)) as advance, torch.inference_mode():

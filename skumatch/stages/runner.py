@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import importlib
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from skumatch.config import load_params
-from skumatch.errors import ParameterError, SkumatchError, StorageError
-from skumatch.files import write_json
+from skumatch.errors import ParameterError, SkumatchError
+from skumatch.files import disk_errors, write_json
 
 SECONDS = "log/{stage}.json"
 ERROR = "log/error.json"
 STAGES = ("validate", "split", "train", "embed", "evaluate", "bundle", "gate", "report")
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 PR_SET_PDEATHSIG = 1
 
 
@@ -40,15 +40,19 @@ def run(stage: str, root: Path) -> None:
 
 def _run(stage: str, root: Path) -> None:
     params = load_params(root / "params.yaml")
-    out = root / "out" / stage
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    try:
+    with disk_errors(f"stage {stage}"), _outs(root / "out" / stage):
         importlib.import_module(f"skumatch.stages.{stage}").run(root, params)
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        raise StorageError(f"The disk refused a write of stage {stage} ({error.strerror}); free some space, then run again.") from error
+
+
+@contextmanager
+def _outs(out: Path) -> Iterator[None]:
+    """An empty folder, which is gone after a failure: nothing half-written, and on a full disk room for the error's words."""
+    shutil.rmtree(out, ignore_errors=True)
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, out, ignore_errors=True)
+        out.mkdir(parents=True)
+        yield
+        undo.pop_all()
 
 
 def end_with_parent() -> None:

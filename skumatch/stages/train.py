@@ -10,6 +10,7 @@ from skumatch.files import canonical_json, read_json, sha256, write_json
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import save
 from skumatch.model.train import train
+from skumatch.model.weights import fetched_weights
 from skumatch.stages.selection import select
 
 CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
@@ -18,7 +19,6 @@ CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/da
 def run(root: Path, params: Params) -> None:
     rows, pictures = select(root, "train")
     out = root / "out/train"
-    weights = root / "inputs/weights/weights.safetensors"
     checkpoints = Checkpoints(Settings().remote_url, inputs_hash(root, params))
     encoder = train(
         images=pictures,
@@ -26,7 +26,7 @@ def run(root: Path, params: Params) -> None:
         spec=params.encoder,
         params=params.train,
         seed=params.seed,
-        weights=weights if weights.is_file() else None,
+        weights=fetched_weights(root / "inputs/weights"),
         checkpoints=checkpoints,
         runtime=params.runtime,
         history=out / "history.jsonl",

@@ -49,6 +49,7 @@ def test_shards_open_with_plain_tar_and_split_at_their_size(delivery: Delivery, 
 
 def test_the_same_delivery_gives_the_same_bytes_and_changes_nothing(delivery: Delivery, tmp_path: Path) -> None:
     folder = delivery()
+    (folder / "all/train/sku 0/broken.png").write_bytes(b"no picture")
     first = import_data(folder, tmp_path / "data")
     before = hashes(tmp_path / "data")
     for path in sorted((folder / "all").rglob("*.png"), reverse=True):

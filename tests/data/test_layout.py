@@ -54,9 +54,10 @@ def test_junk_is_counted_by_kind_and_left_out(delivery: Delivery) -> None:
         (folder / "all/train/sku 0" / name).write_text("x")
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX/x.png").write_text("x")
+    (folder / "all/train/sku 0/link.png").symlink_to(folder / "all/train/sku 0/0.png")
     (folder / "lonely.png").write_bytes((folder / "all/train/sku 0/0.png").read_bytes())
     with open_source(folder) as source:
-        assert source.junk == {"hidden": 1, "thumbs": 1, "not-an-image": 1, "__MACOSX": 1, "outside-the-layout": 1}
+        assert source.junk == {"hidden": 1, "thumbs": 1, "not-an-image": 1, "__MACOSX": 1, "outside-the-layout": 1, "link": 1}
         assert len(source.items) == 24
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageEnhance
+from rich.console import Console
+
+from skumatch import services
+from skumatch.airflow_api import DAG, Airflow
 from skumatch.config import Settings
-from skumatch.release.registry import Registry
+from skumatch.errors import RunFailed
+from skumatch.follow import follow
+from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import EXPERIMENT, Tracking
 from tests.conftest import commit, draw, free_port, make_project
-from tests.pipeline.home import SMOKE
+from tests.pipeline.home import SMOKE, Home
 
 BREAKER = Path(__file__).parent / "breaker"
 DELAY = "timedelta(seconds=10)"
@@ -24,11 +33,17 @@ DELAY = "timedelta(seconds=10)"
 
 @dataclass(frozen=True)
 class Ended:
-    """A command of skumatch that ended."""
+    """A command of skumatch that ended: exit code and what it printed."""
 
     code: int
     out: str
     err: str
+
+    def fact(self, name: str) -> str:
+        """What the summary's grid says of `name`."""
+        found = re.search(rf"^[│ ]*{name}\s\s+(.*?)[│ ]*$", self.out, re.MULTILINE)
+        assert found, self.out
+        return found[1]
 
 
 class Live:
@@ -46,20 +61,18 @@ class Live:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW_"))}
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
-        ours = {"PROJECT": self.project, "HOME": self.root / "home", "PYTHON": self._python(), **ports}
-        return kept | {"COLUMNS": "250"} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
+        ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
+        return kept | {"COLUMNS": "300"} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
 
-    def command(self, *words: str, **kwargs: Any) -> Ended:
+    def command(self, *words: str) -> Ended:
         """`skumatch WORDS` in the project's folder."""
         done = subprocess.run(
-            [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False,
-            timeout=400, **kwargs,
-        )  # fmt: skip
+            [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
+        )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def retrain(self, *words: str, start: str = "retrain") -> Ended:
-        overrides = [word for override in SMOKE for word in ("--set", override)]
-        return self.command(start, *overrides, *words)
+    def retrain(self, *words: str, command: str = "retrain") -> Ended:
+        return self.command(command, *words, *(word for override in SMOKE for word in ("--set", override)))
 
     def break_(self, task: str, error: str) -> None:
         self.plan.write_text(json.dumps({"task": task, "error": error}))
@@ -68,11 +81,12 @@ class Live:
         self.plan.write_text("{}")
 
     @property
-    def registry(self) -> Registry:
-        return Registry(self.settings.mlflow_url)
+    def worker(self) -> Home:
+        """The machine the tasks run on, to drive one by hand."""
+        return Home(self.project, self.settings.home_dir, self.settings.home_dir / "remote", self.settings.mlflow_url)
 
-    def aliases(self) -> dict[str, int]:
-        return {alias: ref.version for ref in self.registry.versions() for alias in ref.aliases}
+    def versions(self) -> list[ModelRef]:
+        return Registry(self.settings.mlflow_url).versions()
 
     def runs(self) -> list[Any]:
         """MLflow's runs, newest first."""
@@ -80,16 +94,40 @@ class Live:
             return list(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]))
 
     def artifacts(self, folder: Path) -> Path:
-        """All artifacts of the newest run."""
+        """All artifacts of MLflow's newest run, in `folder`."""
         with Tracking(self.settings.mlflow_url).client() as client:
             return Path(client.download_artifacts(self.runs()[0].info.run_id, "", str(folder)))
+
+    def newest(self) -> dict[str, Any]:
+        """Airflow's newest run."""
+        with Airflow(self.settings) as airflow:
+            return dict(airflow.get(f"/dags/{DAG}/dagRuns", order_by="-run_after", limit=1)["dag_runs"][0])
+
+    def states(self) -> tuple[str, dict[str, str]]:
+        """Of the newest run: its state, and that of each task."""
+        run = self.newest()
+        with Airflow(self.settings) as airflow:
+            tasks = airflow.get(f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
+        return str(run["state"]), {task["task_id"]: str(task["state"]) for task in tasks}
+
+    def go_on(self) -> Ended:
+        """Clear what failed in the newest run, as one does in Airflow after mending it, and follow the run to its end."""
+        run, console = self.newest()["dag_run_id"], Console(file=io.StringIO(), width=200)
+        with Airflow(self.settings) as airflow:
+            wanted = {"dag_run_id": run, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
+            airflow.post(f"/dags/{DAG}/clearTaskInstances", wanted)
+        try:
+            follow(self.settings, run, console)
+        except RunFailed as error:
+            return Ended(error.exit_code, console.file.getvalue(), f"✗ {error}\n")  # type: ignore[attr-defined]
+        return Ended(0, console.file.getvalue(), "")  # type: ignore[attr-defined]
 
     def _retry_soon(self) -> None:
         dag = self.project / "dags/retrain.py"
         text = dag.read_text("utf-8")
         assert text.count(DELAY) == 1
         dag.write_text(text.replace(DELAY, "timedelta(seconds=1)"), "utf-8")
-        commit(self.project, "try again sooner")
+        commit(self.project, "Try again sooner")
 
     def _python(self) -> Path:
         python = self.root / "python"
@@ -102,17 +140,21 @@ class Live:
 def serving(root: Path) -> Iterator[Live]:
     live = Live(root)
     started = live.command("up")
-    assert started.code == 0, started.err
     try:
+        assert started.code == 0, started.err
         yield live
     finally:
-        assert live.command("down").code == 0
+        stopped = live.command("down")
+    assert stopped.code == 0, stopped.err
+    assert services.running(live.settings) == set()
 
 
 def deliver(folder: Path, skus: int = 8, train: int = 4, test: int = 2) -> Path:
-    """Products that differ in their pictures, in RP2K's layout."""
+    """Products in RP2K's layout: each looks the same in all its pictures, but for the light."""
     for sku in range(skus):
-        for side, count in (("train", train), ("test", test)):
-            for number in range(count):
-                draw(folder / "all" / side / f"sku {sku}" / f"{number}.png", f"{sku} {side} {number}")
+        for number in range(train + test):
+            side = "train" if number < train else "test"
+            path = draw(folder / "all" / side / f"sku {sku}" / f"{number}.png", f"sku {sku}")
+            with Image.open(path) as picture:
+                ImageEnhance.Brightness(picture).enhance(0.6 + 0.1 * number).save(path)
     return folder

@@ -98,3 +98,29 @@ def test_same_bytes_for_same_state(url: str) -> None:
         checkpoints.save(5, TENSORS, {})
         hashes.append(fsspec.utils.tokenize(checkpoints.fs.cat_file(files(checkpoints, "*.safetensors")[0])))
     assert hashes[0] == hashes[1]
+
+
+def test_any_changed_byte_of_the_facts_is_noticed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), "k")
+    checkpoints.save(5, TENSORS, {"history": [{"loss": 0.1}]})
+    checkpoints.save(10, TENSORS, {"history": [{"loss": 0.2}]})
+    (path,) = (Path(p) for p in files(checkpoints, "*10-*.json"))
+    whole, newest = path.read_bytes(), files(checkpoints, "*10-*.safetensors")[0]
+    tensors = Path(newest).read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        Path(newest).write_bytes(tensors)
+        found = checkpoints.latest()
+        assert found is not None
+        assert found.step == 5 or (found.meta == {"history": [{"loss": 0.2}]} and found.step == 10)  # white space may differ
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"{}"])
+def test_a_damaged_owner_does_not_keep_the_next_attempt_out(tmp_path: Path, text: bytes) -> None:
+    first = Checkpoints(str(tmp_path), "k")
+    first.save(5, TENSORS, {})
+    (tmp_path / "checkpoints/k/owner.json").write_bytes(text)
+    second = Checkpoints(str(tmp_path), "k")
+    assert (found := second.latest()) is not None and found.step == 5
+    with pytest.raises(Fenced):
+        first.save(10, TENSORS, {})

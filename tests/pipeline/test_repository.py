@@ -129,3 +129,15 @@ def test_pointers_name_their_hash(place: Place) -> None:
     text = place.inputs("source", "abc")
     assert md5_of(text).endswith(".dir")
     assert md5_of(pointer("a" * 32, "x.tar")) == "a" * 32
+
+
+def test_odd_paths_work_and_a_users_own_settings_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "a #b, 100% c"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/config.local").write_text("[core]\n    autostage = true\n")
+    (folder / "x").write_text("x")
+    settings = Settings(project=folder, home=folder / "home", remote=str(folder / "remote"))
+    text = Repository(folder, settings).add("x")
+    assert (folder / "remote/files/md5" / md5_of(text)[:2] / md5_of(text)[2:]).read_text() == "x"
+    assert "autostage = true" in (folder / ".dvc/config.local").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]

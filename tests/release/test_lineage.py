@@ -51,10 +51,10 @@ def digest(text: str) -> str:
 def facts() -> dict[str, Any]:
     return {
         "run": "run-1",
-        "code": {"commit": "c" * 40, "dirty": False, "archive": digest("archive")},
+        "code": {"commit": "c" * 40, "dirty": False, "files": digest("files")},
         "inputs": {
             "data": "md5:0123.dir",
-            "manifest": digest("manifest"),
+            "archive": "md5:0123",
             "champion": digest("champion"),
             "champion_version": 3,
             "weights": "package",
@@ -70,7 +70,6 @@ def facts() -> dict[str, Any]:
             "decision": digest("decision"),
             "verdict": "promote",
             "bundle": digest("bundle"),
-            "version": 4,
         },
     }
 
@@ -99,9 +98,9 @@ CHANGES = {
     ("run",): "run-2",
     ("code", "commit"): "d" * 40,
     ("code", "dirty"): True,
-    ("code", "archive"): digest("x"),
+    ("code", "files"): digest("x"),
     ("inputs", "data"): "md5:4567.dir",
-    ("inputs", "manifest"): digest("x"),
+    ("inputs", "archive"): "md5:4567",
     ("inputs", "champion"): None,
     ("inputs", "champion_version"): 2,
     ("inputs", "weights"): "none",
@@ -114,7 +113,6 @@ CHANGES = {
     ("results", "decision"): digest("x"),
     ("results", "verdict"): "keep",
     ("results", "bundle"): digest("x"),
-    ("results", "version"): None,
     ("lock",): LOCK.replace("epochs: 5", "epochs: 6"),
 }
 
@@ -163,4 +161,4 @@ def test_a_lock_that_is_none_is_a_sentence(lock: str) -> None:
 
 def test_a_hash_that_is_none_is_a_bug() -> None:
     with pytest.raises(ValidationError):
-        Code(commit=None, dirty=False, archive="short")
+        Code(commit=None, dirty=False, files="short")

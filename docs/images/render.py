@@ -1,0 +1,83 @@
+"""Make the README's pictures from a real run on the sample: `skumatch up`, then `python docs/images/render.py RUN`.
+
+RUN is the run's id (the name of its report). Without RUN only summary.svg is drawn again, from summary.json. The report's
+pictures need Chromium. Only runs on the rendered sample belong here: other photos are not ours to show.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.spinner import Spinner
+
+from skumatch.config import Settings
+from skumatch.files import read_json, write_json, write_text
+from skumatch.summary import Task, links, render_summary, task_table
+
+HERE = Path(__file__).parent
+HOME = "/home/me/skumatch/.skumatch"  # shown instead of the folder of whoever made the pictures
+CHART, MISTAKES = 1, 4  # places of the page's cards, from 0
+MISTAKES_HEIGHT = 556  # pixels: heading and first row
+CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-sync"]
+
+
+def draw(summary: dict[str, Any]) -> str:
+    """The terminal's last words of a run, as SVG without fonts from elsewhere."""
+    console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor", legacy_windows=False)
+    stages = yaml.safe_load((HERE.parents[1] / "dvc.yaml").read_text("utf-8"))["stages"]
+    tasks = [Task(name, "success", 1, summary["tasks"][name]) for name in ("pull", *stages, "register")]
+    console.print(task_table(summary["run"], tasks, {}, "success", Spinner("dots")))
+    console.print(render_summary(summary))
+    console.print(links(summary, Settings(airflow_port=8080, mlflow_port=5000, mlflow=None)) + "\n", highlight=False)
+    local = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
+    svg = console.export_svg(title="make run", code_format=local, unique_id="summary")
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def fetch(run: str, settings: Settings) -> dict[str, Any]:
+    """A finished run's summary, from the running servers, with the default ports and no folder of this machine."""
+    from skumatch.follow import follow
+
+    text = json.dumps(follow(settings, run, Console(file=io.StringIO())))
+    text = text.replace(str(settings.home_dir), HOME)
+    text = text.replace(settings.mlflow_url, "http://127.0.0.1:5000").replace(settings.airflow_url, "http://127.0.0.1:8080")
+    return dict(json.loads(text))
+
+
+def photograph(report: Path) -> None:
+    """report.png: the page's head. mistakes.png: the first row of its mistakes."""
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        words = [*CHROMIUM, f"--user-data-dir={folder}/profile", "--window-size=1100,6200", f"--screenshot={shot}", report.as_uri()]
+        subprocess.run(words, check=True, capture_output=True)
+        page = Image.open(shot).convert("RGB")
+    cards = cards_of(page)
+    top = cards[MISTAKES][0]
+    page.crop((0, 0, page.width, cards[CHART][1] + 16)).quantize(128).save(HERE / "report.png", optimize=True)
+    page.crop((0, top - 16, page.width, top + MISTAKES_HEIGHT)).quantize(256).save(HERE / "mistakes.png", optimize=True)
+
+
+def cards_of(page: Image.Image) -> list[tuple[int, int]]:
+    """Top and bottom of each white card, looked for in a column left of all text."""
+    white = [page.getpixel((45, y)) == (255, 255, 255) for y in range(page.height)]
+    edges = [y for y in range(1, page.height) if white[y] != white[y - 1]]
+    return [(top, end) for top, end in zip(edges[::2], edges[1::2], strict=False) if end - top > 40]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        place = Settings()
+        write_json(HERE / "summary.json", fetch(sys.argv[1], place))
+        photograph((place.home_dir / "reports" / f"{sys.argv[1]}.html").resolve())
+    write_text(HERE / "summary.svg", draw(read_json(HERE / "summary.json")))

@@ -1,0 +1,60 @@
+"""The `skumatch` command as a user types it, in a project of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import make_project
+
+NOWHERE = "http://127.0.0.1:9"  # a port that nobody listens on
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended: exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Cli:
+    """`skumatch WORDS` in `project`; its home is beside it, MLflow is away unless given."""
+
+    def __init__(self, project: Path, home: Path, mlflow: str = NOWHERE) -> None:
+        self.project, self.home, self.mlflow = project, home, mlflow
+
+    @classmethod
+    def make(cls, root: Path, mlflow: str = NOWHERE) -> Cli:
+        return cls(make_project(root / "project"), root / "home", mlflow)
+
+    def __call__(self, *words: str | Path, **places: object) -> Ended:
+        """Run to the end; `places` are settings for this call, for example remote=..."""
+        ours = {"project": self.project, "home": self.home, "mlflow": self.mlflow} | places
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SKUMATCH_")}
+        env = kept | {"COLUMNS": "200"} | {f"SKUMATCH_{name.upper()}": str(value) for name, value in ours.items() if value is not None}
+        command = [sys.executable, "-m", "skumatch", *map(str, words)]
+        done = subprocess.run(command, cwd=self.project, env=env, capture_output=True, text=True, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def files(self) -> dict[str, str]:
+        """Every file of the project with its hash, but for logs and git's and Python's own."""
+        found = (path for path in self.project.rglob("*") if path.is_file() and not {".git", "__pycache__", "log"} & set(path.parts))
+        return {str(path.relative_to(self.project)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+    def refuses(self, code: int, what: str, *words: str | Path, **places: object) -> None:
+        """It ends with `code` and one sentence that has `what` in it and says what to do, and changes no file."""
+        before = self.files()
+        ended = self(*words, **places)
+        assert ended.code == code, ended
+        assert ended.err.startswith("✗ "), ended.err
+        assert ended.err.count("\n") == 1, ended.err
+        assert what in ended.err, ended.err
+        assert ended.err.rstrip().endswith((".", ".)")) and len(ended.err) > 40, ended.err
+        assert "Traceback" not in ended.out
+        assert self.files() == before

@@ -1,0 +1,188 @@
+"""The loop as a user turns it: `skumatch run` and `retrain` through a live Airflow and MLflow, whole, cached and broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skumatch.files import sha256
+from skumatch.pipeline.repository import md5_of
+from skumatch.release.lineage import record_hash, stages_of
+from skumatch.stages.runner import STAGES
+from tests.conftest import git
+from tests.e2e.live import Ended, Live, serving
+from tests.pipeline.home import TaskFailed
+
+pytestmark = pytest.mark.live
+Facts = tuple[object, ...]
+TASKS = ("pull", *STAGES, "register")
+# Other inputs than the first runs had, so that no stage is cached before it has run once.
+OTHER = ("--set", "seed=8", "--set", "validate.min_skus=3")
+BREAKS = (
+    ("split", "DataError", 11),
+    ("train", "SIGKILL", 32),
+    ("embed", "WeightsError", 14),
+    ("evaluate", "DataError", 11),
+    ("bundle", "BundleError", 16),
+    ("gate", "ParameterError", 10),
+    ("report", "Fenced", 22),
+    ("register", "StaleChampion", 18),
+)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with serving(tmp_path_factory.mktemp("loop")) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def first(live: Live) -> Ended:
+    return live.retrain("--data", str(live.delivery), command="run")
+
+
+@pytest.fixture(scope="module")
+def second(live: Live, first: Ended) -> Ended:
+    return live.retrain()
+
+
+@pytest.fixture(scope="module")
+def third(live: Live, second: Ended) -> Ended:
+    return live.retrain()
+
+
+def test_the_first_run_registers_a_champion_and_sums_it_up(live: Live, first: Ended) -> None:
+    assert first.code == 0, first.err
+    assert "48 images of 8 SKUs" in first.out
+    assert [line.split()[:2] for line in first.out.splitlines() if line.startswith(TASKS)] == [[task, "done"] for task in TASKS]
+    for words in ("First champion", "top-1", "interval", "top-3", "top-5", "challenger", "floor: passed", "orchestration"):
+        assert words in first.out
+    assert first.fact("Version") == "1 (challenger = 1, champion = 1)"
+    assert first.fact("Cached") == "nothing"
+    assert "<html" in Path(first.fact("Report")).read_text("utf-8")
+    (version,) = live.versions()
+    assert (version.version, version.aliases) == (1, ("challenger", "champion"))
+    assert live.states() == ("success", dict.fromkeys(TASKS, "success"))
+
+
+def test_a_second_run_trains_nothing_and_keeps_the_champion_by_identity(live: Live, second: Ended) -> None:
+    assert second.code == 0, second.err
+    assert "Champion kept" in second.out
+    assert "identity: failed (the challenger is the same bundle as the champion" in second.out
+    assert second.fact("Version").startswith("none registered")
+    assert second.fact("Cached").split(", ")[:3] == ["validate", "split", "train"]
+    assert [version.version for version in live.versions()] == [1]
+
+
+def test_a_third_run_is_cached_throughout_and_says_so(live: Live, third: Ended) -> None:
+    assert third.code == 0, third.err
+    assert third.fact("Cached") == "cached throughout"
+    assert "Champion kept" in third.out
+    assert [version.version for version in live.versions()] == [1]
+    assert [run.info.status for run in live.runs()] == ["FINISHED"] * 3
+
+
+def test_the_record_of_a_run_names_everything_by_its_hash(live: Live, third: Ended, tmp_path: Path) -> None:
+    found, (run, *_) = live.artifacts(tmp_path), live.runs()
+    record, lock = json.loads((found / "lineage.json").read_text("utf-8")), (found / "dvc.lock").read_text("utf-8")
+    assert run.data.tags["skumatch.lineage"] == record_hash(record) == sha256(found / "lineage.json")
+    assert record["stages"] == {name: stage.model_dump() for name, stage in stages_of(lock).items()}
+    inputs, results = record["inputs"], record["results"]
+    assert inputs["data"] == f"md5:{md5_of((live.project / 'data.dvc').read_text())}"
+    assert (inputs["params"], inputs["environment"]) == (sha256(found / "params.yaml"), sha256(found / "constraints.txt"))
+    assert inputs["overrides"] and {"encoder.model=smoke", "train.epochs=1"} <= set(inputs["overrides"])
+    assert (results["decision"], results["verdict"]) == (sha256(found / "gate/decision.json"), "keep")
+    for who in ("challenger", "champion"):
+        assert results[who] == sha256(found / f"evaluate/{who}.json")
+    (version,) = live.versions()
+    assert results["bundle"] == inputs["champion"] == version.bundle
+    assert (record["code"]["commit"], record["code"]["dirty"]) == (git(live.project, "rev-parse", "HEAD").strip(), False)
+
+
+def test_every_hash_of_the_lock_is_in_the_remote_and_outs_are_the_next_stages_deps(live: Live, third: Ended, tmp_path: Path) -> None:
+    stages = yaml.safe_load((live.artifacts(tmp_path) / "dvc.lock").read_text("utf-8"))["stages"]
+    assert set(stages) == set(STAGES)
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    deps = {(dep["path"], dep["md5"]) for stage in stages.values() for dep in stage["deps"] if dep["path"] in outs}
+    assert {name for name, _ in deps} == set(outs) - {"out/report"}
+    assert all(outs[name] == md5 for name, md5 in deps)
+    for md5 in outs.values():
+        assert (live.worker.remote / "files/md5" / md5[:2] / md5[2:]).is_file()
+
+
+@pytest.fixture(scope="module")
+def red(live: Live, third: Ended) -> tuple[Facts, Ended]:
+    """What was before, and a run on other inputs that broke in its first stage; the tests below mend each stage and break the next."""
+    before = facts(live)
+    live.break_("validate", "ValidationFailed")
+    return before, live.retrain(*OTHER)
+
+
+def test_a_dry_run_writes_nothing_to_mlflow(live: Live, third: Ended) -> None:
+    before = [run.info.run_id for run in live.runs()]
+    ended = live.retrain("--dry-run", "--set", "gate.margin=0.1")
+    assert ended.code == 0, ended.err
+    assert "dry run: nothing was registered" in ended.out
+    assert (ended.fact("Version"), ended.fact("Cached")) == ("none registered", "validate, split, train, embed, evaluate, bundle")
+    assert [run.info.run_id for run in live.runs()] == before
+    assert [version.aliases for version in live.versions()] == [("challenger", "champion")]
+
+
+def test_a_scheduled_run_on_the_same_data_has_nothing_to_do(live: Live, third: Ended) -> None:
+    with pytest.raises(TaskFailed) as caught:
+        live.worker.task({"run": "scheduled__1", "scheduled": True}, "pull")
+    assert caught.value.code == 99
+    assert "same as in the last finished run" in caught.value.error["reason"]
+
+
+def test_a_pull_that_fails_ends_the_run_in_its_own_words(live: Live, third: Ended) -> None:
+    before = facts(live)
+    ended = live.retrain("--data-ref", "nowhere")
+    assert (ended.code, ended.err.count("\n")) == (11, 1)
+    assert "pull: Git ref 'nowhere' has no data.dvc" in ended.err
+    assert_red(live, "pull", before)
+
+
+def test_a_broken_stage_ends_retrain_in_the_stages_own_words(live: Live, red: tuple[Facts, Ended]) -> None:
+    before, ended = red
+    assert (ended.code, ended.err.count("\n")) == (13, 1), ended.err
+    assert "✗ validate: validate is broken by a test; mend it." in ended.err
+    assert "Version" not in ended.out
+    assert_red(live, "validate", before)
+
+
+@pytest.mark.parametrize(("task", "error", "code"), BREAKS, ids=[task for task, *_ in BREAKS])
+def test_a_broken_task_ends_red_in_its_own_words_and_promotes_nothing(live: Live, red: object, task: str, error: str, code: int) -> None:
+    before = facts(live)
+    live.break_(task, error)
+    ended = live.go_on()
+    own = f"Stage {task} ended without a word of its own" if error == "SIGKILL" else f"{task} is broken by a test; mend it."
+    assert (ended.code, ended.err[: len(own) + len(task) + 4]) == (code, f"✗ {task}: {own}")
+    assert ended.out.count("tries again") == (2 if error == "SIGKILL" else 0)
+    assert_red(live, task, before)
+
+
+def test_the_mended_run_goes_on_where_it_stopped_and_ends_green(live: Live, red: object) -> None:
+    runs = len(live.runs())
+    live.mend()
+    ended = live.go_on()
+    assert (ended.code, ended.err) == (0, "")
+    assert live.states() == ("success", dict.fromkeys(TASKS, "success"))
+    assert len(live.runs()) == runs + 1
+
+
+def facts(live: Live) -> Facts:
+    """All that a failed run must leave as it was."""
+    return live.versions(), [(run.info.run_id, run.info.status) for run in live.runs()]
+
+
+def assert_red(live: Live, broken: str, before: Facts) -> None:
+    place = TASKS.index(broken)
+    state, tasks = live.states()
+    assert state == "failed"
+    assert [tasks[task] for task in TASKS] == ["success"] * place + ["failed"] + ["upstream_failed"] * (len(TASKS) - place - 1)
+    assert facts(live) == before

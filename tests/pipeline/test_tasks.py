@@ -1,0 +1,187 @@
+"""What the last tasks may do and may not: driven one by one against a real MLflow, as Airflow's tasks would, without Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skumatch.release.registry import Registry
+from skumatch.release.tracking import EXPERIMENT, Tracking
+from tests.conftest import make_project
+from tests.pipeline.home import Home, TaskFailed
+from tests.pipeline.middleman import Middleman, between
+
+SKUS, TRAIN, TEST = 10, 4, 2
+LONG_SIDE, RATIO = 120, 3.6
+
+
+def shapes(folder: Path) -> Path:
+    """SKUs that differ in nothing but their pictures' aspect: squashed to one canvas they look alike, padded they don't."""
+    rng = np.random.default_rng(3)
+    for sku, power in enumerate(np.linspace(-1, 1, SKUS)):
+        aspect = RATIO**power
+        size = (round(LONG_SIDE * min(1, aspect)), round(LONG_SIDE / max(1, aspect)))
+        for number in range(TRAIN + TEST):
+            side = "train" if number < TRAIN else "test"
+            noise = Image.fromarray(rng.integers(200, 256, (8, 8, 3), dtype=np.uint8))
+            path = folder / "all" / side / f"sku {sku}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise.resize(size, Image.Resampling.NEAREST).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Home:
+    root = tmp_path_factory.mktemp("tasks")
+    home = Home(make_project(root / "project"), root / "home", root / "remote", mlflow_url)
+    imported = home.command("data", "import", str(shapes(root / "delivery")))
+    assert imported.returncode == 0, imported.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def worse(home: Home) -> dict[str, Any]:
+    """A run up to its report, whose model can't tell the SKUs apart; there was no champion."""
+    return home.stages(pull(home, "worse", "tasks"))
+
+
+@pytest.fixture(scope="module")
+def better(home: Home, worse: dict[str, Any]) -> dict[str, Any]:
+    """Another, whose model sees what tells them apart; there was no champion then either."""
+    return home.stages(pull(home, "better", "tasks", "encoder.resize=pad"))
+
+
+@pytest.fixture
+def middleman(mlflow_url: str) -> Iterator[Middleman]:
+    with between(mlflow_url) as server:
+        yield server
+
+
+def pull(home: Home, run: str, model: str, *overrides: str, lock: str = "") -> dict[str, Any]:
+    """Fix the inputs of a run for a registered model of its own; it starts from `lock` whatever else MLflow holds."""
+    return home.pull(run, f"release.model_name={model}", *overrides) | {"lock": lock}
+
+
+def mlflow_runs(home: Home, run: str) -> list[Any]:
+    with Tracking(home.mlflow).client() as client:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        return list(client.search_runs([experiment.experiment_id], f"tags.`skumatch.run` = '{run}'")) if experiment else []
+
+
+def aliases(home: Home, model: str) -> dict[int, tuple[str, ...]]:
+    return {ref.version: ref.aliases for ref in Registry(home.mlflow, model).versions()}
+
+
+def test_a_dry_run_writes_nothing_to_mlflow(home: Home, worse: dict[str, Any]) -> None:
+    before = aliases(home, "tasks")
+    summary = home.task(worse | {"run": "dry", "dry_run": True}, "register")
+    assert (summary["decision"], summary["version"], summary["dry_run"]) == ("first", None, True)
+    assert Path(summary["report"]).is_file()
+    assert mlflow_runs(home, "dry") == []
+    assert aliases(home, "tasks") == before
+
+
+def test_a_model_under_the_floor_is_recorded_but_never_registered(home: Home, worse: dict[str, Any]) -> None:
+    message = home.stages(pull(home, "floor", "floor", "gate.floor_top1=0.99", lock=worse["lock"]), "gate", "report")
+    summary = home.task(message, "register")
+    assert (summary["decision"], summary["version"]) == ("refuse", None)
+    assert "below the floor of 99.0 %" in summary["sentence"]
+    assert aliases(home, "floor") == {}
+    (run,) = mlflow_runs(home, "floor")
+    assert (run.info.status, run.data.tags["skumatch.verdict"]) == ("FINISHED", "refuse")
+
+
+def test_a_model_of_uncommitted_code_is_refused(home: Home, worse: dict[str, Any]) -> None:
+    stray = home.project / "skumatch" / "stray.py"
+    stray.write_text("")
+    try:
+        message = pull(home, "dirty", "dirty", lock=worse["lock"])
+    finally:
+        stray.unlink()
+    summary = home.task(home.stages(message, "gate", "report"), "register")
+    assert (summary["decision"], summary["version"]) == ("refuse", None)
+    assert "uncommitted code" in summary["sentence"]
+    assert aliases(home, "dirty") == {}
+
+
+def test_mlflow_going_away_while_registering_is_told_and_the_next_try_registers_once(
+    home: Home, worse: dict[str, Any], middleman: Middleman
+) -> None:
+    behind = replace(home, mlflow=middleman.url)
+    message = pull(home, "away", "away", lock=worse["lock"])
+    middleman.lost = lambda request: request.endswith("/model-versions/create")
+    with pytest.raises(TaskFailed) as caught:
+        behind.task(message, "register")
+    assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (20, "RegistryUnavailable", True)
+    assert "Traceback" not in caught.value.output
+    assert aliases(home, "away") == {}
+    assert [run.info.status for run in mlflow_runs(home, "away")] == ["RUNNING"]  # so the next run starts from an older one
+
+    middleman.lost = lambda _: False
+    for _ in range(2):  # the second finds all done
+        assert behind.task(message, "register")["version"] == 1
+    assert aliases(home, "away") == {1: ("challenger", "champion")}
+    assert [run.info.status for run in mlflow_runs(home, "away")] == ["FINISHED"]
+
+
+def test_an_mlflow_that_is_away_from_the_start_is_told_at_once(home: Home, worse: dict[str, Any]) -> None:
+    with pytest.raises(TaskFailed) as caught:
+        replace(home, mlflow="http://127.0.0.1:9").task(worse | {"run": "off"}, "register")
+    assert caught.value.code == 20
+    assert "doesn't answer" in caught.value.error["sentence"]
+    assert mlflow_runs(home, "off") == []
+
+
+@pytest.mark.parametrize(
+    "request_", ["PUT /api/2.0/mlflow-artifacts", "POST /api/2.0/mlflow/registered-models/alias"], ids=["upload", "alias"]
+)
+def test_a_killed_register_leaves_no_champion_and_the_next_try_makes_one_version(
+    home: Home, worse: dict[str, Any], middleman: Middleman, request_: str, request: pytest.FixtureRequest
+) -> None:
+    model = request.node.callspec.id
+    message = pull(home, f"kill-{model}", model, lock=worse["lock"])
+    process = replace(home, mlflow=middleman.url).start("register")
+    middleman.lost = lambda request: kill_at(process, request, request_)
+    process.communicate(json.dumps(message))
+    assert process.returncode == -signal.SIGKILL
+    assert "champion" not in [alias for names in aliases(home, model).values() for alias in names]
+
+    assert home.task(message, "register")["version"] == 1
+    assert aliases(home, model) == {1: ("challenger", "champion")}
+    assert len(mlflow_runs(home, f"kill-{model}")) == 1
+
+
+def kill_at(process: subprocess.Popen[str], request: str, wanted: str) -> bool:
+    """Kill all of the task at its first request of that form, which never arrives."""
+    if not request.startswith(wanted):
+        return False
+    os.killpg(process.pid, signal.SIGKILL)
+    return True
+
+
+def test_only_what_was_compared_with_todays_champion_is_promoted(home: Home, worse: dict[str, Any], better: dict[str, Any]) -> None:
+    assert home.task(worse, "register")["version"] == 1
+    with pytest.raises(TaskFailed, match="compared with none; retrain") as caught:
+        home.task(better, "register")  # while it worked, the other became champion
+    assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (18, "StaleChampion", False)
+    assert aliases(home, "tasks")[1] == ("champion",)
+    assert [run.info.status for run in mlflow_runs(home, "better")] == ["RUNNING"]
+
+    message = pull(home, "again", "tasks", "encoder.resize=pad", lock=better["lock"])
+    assert message["champion"] == 1
+    message = home.stages(message)
+    assert set(message["cached"]) >= {"validate", "split", "train"}
+    summary = home.task(message, "register")
+    assert (summary["decision"], summary["version"]) == ("promote", 2)
+    assert summary["challenger"]["top1"] > summary["champion"]["top1"]
+    assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ()}

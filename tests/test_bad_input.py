@@ -1,0 +1,325 @@
+"""Bad input, as a user meets it: one sentence with what to do, an exit code of its own kind, nothing half-written, a rerun that works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skumatch import services
+from skumatch.config import Settings
+from tests.cli import Cli
+from tests.conftest import Delivery, draw, free_port
+
+PARAMETER, DATA, IMAGE, VALIDATION, WEIGHTS, REFERENCE = 10, 11, 12, 13, 14, 17
+REGISTRY, STORAGE, PORT, SERVICE = 20, 21, 30, 31
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """A project with data: what is refused must leave it as it is."""
+    root = tmp_path_factory.mktemp("bad-input")
+    cli = Cli.make(root)
+    for sku in range(3):
+        for side in ("train", "test"):
+            draw(root / "good" / "all" / side / f"sku {sku}" / "0.png", f"{sku} {side}")
+    assert cli("data", "import", root / "good").code == 0
+    return cli
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Cli:
+    """A project of the test's own, to change."""
+    return Cli.make(tmp_path)
+
+
+# Deliveries that can't be imported: how the good one is spoilt, and what is said.
+
+
+def missing(root: Path) -> Path:
+    shutil.rmtree(root)
+    return root
+
+
+def empty(root: Path) -> Path:
+    shutil.rmtree(root / "all")
+    return root
+
+
+def other_layout(root: Path) -> Path:
+    (root / "all" / "train").rename(root / "pictures")
+    shutil.rmtree(root / "all")
+    return root
+
+
+def no_test_side(root: Path) -> Path:
+    shutil.rmtree(root / "all" / "test")
+    return root
+
+
+def no_train_side(root: Path) -> Path:
+    shutil.rmtree(root / "all" / "train")
+    return root
+
+
+def no_readable_query(root: Path) -> Path:
+    for path in (root / "all" / "test").rglob("*.png"):
+        path.write_text("no picture")
+    return root
+
+
+def neither_folder_nor_zip(root: Path) -> Path:
+    path = root.with_name("delivery.zip")
+    path.write_text("no zip")
+    return path
+
+
+SPOILT: tuple[tuple[Callable[[Path], Path], str], ...] = (
+    (missing, "There is no"),
+    (empty, "is empty"),
+    (other_layout, "is not in RP2K's layout"),
+    (no_test_side, "has no test side"),
+    (no_train_side, "has no train side"),
+    (no_readable_query, "has no usable test image"),
+    (neither_folder_nor_zip, "is neither a folder nor a zip"),
+)
+
+
+@pytest.mark.parametrize(("spoil", "what"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])
+def test_a_delivery_that_cannot_be_used(cli: Cli, delivery: Delivery, spoil: Callable[[Path], Path], what: str) -> None:
+    cli.refuses(DATA, what, "data", "import", spoil(delivery(skus=2, train=1, test=1)))
+
+
+def test_the_corrected_delivery_is_imported(fresh: Cli, delivery: Delivery) -> None:
+    root = delivery(skus=2, train=2, test=1)
+    shutil.move(root / "all" / "test", root / "elsewhere")
+    fresh.refuses(DATA, "has no test side", "data", "import", root)
+    shutil.move(root / "elsewhere", root / "all" / "test")
+    assert "6 images of 2 SKUs" in fresh("data", "import", root).out
+
+
+def test_a_zip_damaged_inside_loses_that_image_only(fresh: Cli, delivery: Delivery, tmp_path: Path) -> None:
+    path = tmp_path / "delivery.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted((root := delivery(skus=2, train=3, test=1)).rglob("*.png")):
+            archive.write(file, file.relative_to(root))
+        damaged = archive.infolist()[0].header_offset + 100
+    data = bytearray(path.read_bytes())
+    data[damaged] ^= 0xFF
+    path.write_bytes(data)
+    ended = fresh("data", "import", path)
+    assert (ended.code, ended.err) == (0, "")
+    assert "7 images of 2 SKUs" in ended.out and "1 set aside" in ended.out
+
+
+def test_an_unreadable_image_is_set_aside_and_named_and_too_many_stop_the_run(fresh: Cli, delivery: Delivery) -> None:
+    root = delivery(skus=3, train=3, test=1)
+    broken = root / "all/train/sku 1/0.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    ended = fresh("data", "import", root)
+    assert ended.code == 0 and "11 images of 3 SKUs" in ended.out and "1 set aside" in ended.out
+    assert "train/sku 1/0.png (unreadable)" in fresh("data", "inspect").out
+    fresh.refuses(VALIDATION, "could not be used", "stage", "validate")
+    assert not (fresh.project / "out/validate").exists()
+    fresh.refuses(IMAGE, "sku 1/0.png", "evaluate", "--data", root, "--model", "frozen:smoke@none")
+    fresh.refuses(IMAGE, "is damaged or of an unknown format", "match", broken, "--model", "champion")
+
+
+def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh: Cli, delivery: Delivery) -> None:
+    root = delivery(skus=4, train=2, test=1)
+    (root / "all/train/sku 2/1.png").unlink()
+    assert fresh("data", "import", root).code == 0
+    fresh.refuses(VALIDATION, "sku 2", "stage", "validate")
+    change(fresh, "validate", max_sparse_share=0.25)
+    ended = fresh("stage", "validate")
+    assert (ended.code, ended.err) == (0, "")
+    warnings = json.loads((fresh.project / "out/validate/validation.json").read_text())["warnings"]
+    assert [warning for warning in warnings if "fewer than 2 gallery images" in warning and "sku 2" in warning]
+
+
+# Parameters.
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("train.epoch=3", "There is no parameter 'train.epoch'"),
+        ("nothing.epochs=3", "There is no parameter 'nothing.epochs'"),
+        ("seed.value=3", "There is no parameter 'seed.value'"),
+        ("train.epochs=-1", "Parameter train.epochs is -1"),
+        ("train.epochs=many", "Parameter train.epochs is 'many'"),
+        ("validate.min_skus=0", "Parameter validate.min_skus is 0"),
+        ("encoder.resize=crop", "Parameter encoder.resize is 'crop'"),
+        ("train.scale=.inf", "Parameter train.scale is inf"),
+        ("train=3", "Parameter train is 3"),
+        ("train.epochs", "'train.epochs' is no override"),
+        ("train.epochs=[", "train.epochs=["),
+    ],
+)
+def test_a_parameter_that_does_not_exist_or_is_out_of_range(cli: Cli, override: str, what: str) -> None:
+    cli.refuses(PARAMETER, what, "retrain", "--set", override)
+
+
+def test_run_refuses_a_wrong_parameter_before_it_renders_or_starts_anything(fresh: Cli) -> None:
+    fresh.refuses(PARAMETER, "train.epoch", "run", "--set", "train.epoch=3", mlflow=None)
+    assert not fresh.home.exists()
+
+
+def test_a_wrong_parameter_file(fresh: Cli) -> None:
+    change(fresh, "train", epoch=3)
+    fresh.refuses(PARAMETER, "There is no parameter 'train.epoch'", "stage", "validate")
+    (fresh.project / "params.yaml").write_text("train: [")
+    fresh.refuses(PARAMETER, "is not valid YAML", "models")
+    (fresh.project / "params.yaml").unlink()
+    fresh.refuses(PARAMETER, "run skumatch in the project's folder", "models")
+
+
+def change(cli: Cli, section: str, **values: object) -> None:
+    path = cli.project / "params.yaml"
+    tree = yaml.safe_load(path.read_text("utf-8"))
+    tree[section] |= values
+    path.write_text(yaml.safe_dump(tree), "utf-8")
+
+
+# Disks and remotes that refuse a write.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own; `fill` leaves it no room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no byte free; return the file to delete."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while stream.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+    return filler
+
+
+def test_a_full_disk_stops_an_import_and_the_rerun_works(small_disk: Path, delivery: Delivery, tmp_path: Path) -> None:
+    cli, root = Cli.make(small_disk), delivery(skus=2, train=3, test=1)
+    assert cli("data", "import", root).code == 0
+    draw(root / "all/train/sku 0/new.png", "new")
+    filler = fill(small_disk)
+    cli.refuses(STORAGE, "Could not write", "data", "import", root)
+    filler.unlink()
+    assert "9 images of 2 SKUs" in cli("data", "import", root).out
+
+
+def test_a_full_disk_stops_a_stage_which_leaves_nothing_of_its_out(small_disk: Path, delivery: Delivery) -> None:
+    cli = Cli.make(small_disk)
+    assert cli("data", "import", delivery(skus=4, train=3, test=1)).code == 0
+    assert cli("stage", "validate").code == 0
+    filler = fill(small_disk)
+    ended = cli("stage", "split")
+    assert (ended.code, ended.err.count("\n")) == (STORAGE, 1), ended
+    assert "Could not write" in ended.err
+    assert not (cli.project / "out/split").exists()
+    filler.unlink()
+    assert cli("stage", "split").code == 0
+
+
+def test_a_full_remote_is_told_and_the_rerun_stores_the_data(small_disk: Path, fresh: Cli, delivery: Delivery) -> None:
+    root, remote = delivery(skus=2, train=3, test=1), small_disk / "remote"
+    remote.mkdir()
+    filler = fill(small_disk)
+    ended = fresh("data", "import", root, remote=remote)
+    assert (ended.code, ended.err.count("\n")) == (STORAGE, 1), ended
+    assert "remote" in ended.err
+    filler.unlink()
+    assert fresh("data", "import", root, remote=remote).code == 0
+    assert len([path for path in remote.rglob("*") if path.is_file()]) >= 3
+
+
+def test_a_remote_that_cannot_be_written_is_told(fresh: Cli, delivery: Delivery, tmp_path: Path) -> None:
+    (tmp_path / "remote").write_text("a file where a folder should be")
+    ended = fresh("data", "import", delivery(skus=2, train=2, test=1), remote=tmp_path / "remote")
+    assert (ended.code, ended.err.count("\n")) == (STORAGE, 1), ended
+    assert "check the" in ended.err
+
+
+# Servers.
+
+
+@pytest.mark.parametrize("which", ["airflow", "mlflow"])
+def test_a_port_in_use_starts_nothing(fresh: Cli, which: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ports = {"airflow_port": free_port(), "mlflow_port": free_port()} | {f"{which}_port": other.getsockname()[1]}
+        fresh.refuses(PORT, f"SKUMATCH_{which.upper()}_PORT", "up", mlflow=None, **ports)
+    assert services.running(Settings(project=fresh.project, home=fresh.home)) == set()
+
+
+def test_airflow_away_is_told_with_what_starts_it(cli: Cli) -> None:
+    cli.refuses(SERVICE, "make up", "retrain", airflow_port=free_port())
+
+
+def test_there_is_no_data_yet(fresh: Cli) -> None:
+    fresh.refuses(DATA, "There is no data yet", "retrain")
+    fresh.refuses(DATA, "import data first", "data", "inspect")
+    fresh.refuses(DATA, "There is no", "data", "import", "all", "--skus", "list.txt")
+
+
+@pytest.mark.parametrize("words", [("models",), ("pull",), ("evaluate", "--data", "DATA"), ("match", "PICTURE")])
+def test_mlflow_away_is_told_with_what_starts_it(cli: Cli, delivery: Delivery, words: tuple[str, ...]) -> None:
+    cli.refuses(REGISTRY, "doesn't answer; start it", *with_places(words, delivery))
+
+
+@pytest.mark.live
+def test_no_champion_yet(fresh: Cli, delivery: Delivery, mlflow_url: str) -> None:
+    change(fresh, "release", model_name="nobody")
+    for words in (("match", "PICTURE"), ("evaluate", "--data", "DATA", "--model", "champion"), ("match", "PICTURE", "--model", "3")):
+        fresh.refuses(REFERENCE, "The model 'nobody'", *with_places(words, delivery), mlflow=mlflow_url)
+    assert "No model is registered yet" in fresh("models", mlflow=mlflow_url).out
+
+
+def with_places(words: tuple[str, ...], delivery: Delivery) -> list[str]:
+    places = {"DATA": (root := delivery(skus=2, train=1, test=1)), "PICTURE": root / "all/test/sku 0/0.png"}
+    return [str(places.get(word, word)) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("code", "what", "words"),
+    [
+        (DATA, "give picture files", ("match", "nothing.png")),
+        (REFERENCE, "has no bundle.json", ("match", "PICTURE", "--model", "./skumatch")),
+        (REFERENCE, "a frozen tower has no gallery", ("match", "PICTURE", "--model", "frozen:smoke")),
+        (DATA, "There is no", ("evaluate", "--data", "nowhere", "--model", "frozen:smoke@none")),
+        (DATA, "There is no protocol", ("evaluate", "--data", "DATA", "--protocol", "half")),
+        (WEIGHTS, "no-such-model", ("evaluate", "--data", "DATA", "--model", "frozen:no-such-model@none")),
+        (WEIGHTS, "encoder.weights", ("evaluate", "--data", "DATA", "--model", "frozen:smoke@/nowhere.safetensors")),
+        (PARAMETER, "There is no stage 'polish'", ("stage", "polish")),
+    ],
+)
+def test_a_word_that_names_nothing(cli: Cli, delivery: Delivery, code: int, what: str, words: tuple[str, ...]) -> None:
+    cli.refuses(code, what, *with_places(words, delivery))
+
+
+def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:
+    from skumatch.errors import Relayed, RunFailed, SkumatchError
+
+    kinds = [kind for kind in SkumatchError.__subclasses__() if kind not in (Relayed, RunFailed)]
+    codes = [kind.exit_code for kind in kinds]
+    assert len(set(codes)) == len(codes) and not {0, 1, 2, os.EX_OK} & set(codes)

@@ -1,0 +1,110 @@
+"""`skumatch evaluate` and `skumatch match`: any encoder on any folder, no pipeline; the JSON is a form others rely on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from skumatch.config import EncoderParams, RuntimeParams
+from skumatch.data.layout import folder_images
+from skumatch.files import sha256
+from skumatch.model import encoder as encoders
+from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
+from skumatch.retrieval.embed import embed
+from tests.cli import Cli
+from tests.conftest import draw
+
+SKUS, TRAIN, TEST = 4, 2, 2
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return Cli.make(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four products that look the same in all pictures but for the light; one query of a product the gallery lacks."""
+    root = tmp_path_factory.mktemp("shelf")
+    for sku in range(SKUS):
+        for number in range(TRAIN + TEST):
+            path = draw(root / "all" / ("train" if number < TRAIN else "test") / f"sku {sku}" / f"{number}.png", f"sku {sku}")
+            with Image.open(path) as picture:
+                ImageEnhance.Brightness(picture).enhance(1 - 0.05 * number).save(path)
+    draw(root / "all/test/unknown/0.png", "unknown")
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Path:
+    folder, source = tmp_path_factory.mktemp("bundle") / "model", tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), source)
+    images = folder_images(shelf, "train")
+    vectors = embed(encoders.load(source), images, 8, RuntimeParams(device="cpu", threads=1), "gallery")
+    write_bundle(folder, source, Gallery(images.ids, images.skus, vectors), {}, images.ids)
+    return folder
+
+
+def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "one.json"
+    ended = cli("evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", "full", "--json", path)
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(path.read_text("utf-8"))
+    assert {name: type(value).__name__ for name, value in found.items()} == {
+        "protocol": "str",
+        "n": "int",
+        "without_partner": "int",
+        "skus": "int",
+        "top1": "float",
+        "top3": "float",
+        "top5": "float",
+        "image_top1": "float",
+        "image_top3": "float",
+        "image_top5": "float",
+        "macro_top1": "float",
+        "interval": "dict",
+        "hashes": "dict",
+    }
+    assert set(found["interval"]) == {"top1", "top3", "top5", "confidence", "method"}
+    assert all(len(found["interval"][name]) == 2 for name in ("top1", "top3", "top5"))
+    assert set(found["hashes"]) == {"gallery", "queries", "encoder"}
+    assert (found["protocol"], found["n"], found["skus"], found["without_partner"]) == ("full", SKUS * TEST, SKUS, 1)
+    assert 0 <= found["top1"] <= found["top3"] <= found["top5"] <= 1
+    assert f"top-1 {100 * found['top1']:.1f} %" in ended.out and "1 without a gallery image left out" in ended.out
+
+
+def test_an_evaluation_names_what_was_judged(cli: Cli, shelf: Path, bundle: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert cli("evaluate", "--data", shelf, "--model", bundle, "--json", tmp_path / f"{name}.json").code == 0
+    first = (tmp_path / "one.json").read_text("utf-8")
+    assert first == (tmp_path / "two.json").read_text("utf-8")
+    hashes = json.loads(first)["hashes"]
+    assert hashes["encoder"] == sha256(bundle / "encoder/encoder.safetensors")
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values())
+
+
+def test_a_bundles_folder_matches_pictures(cli: Cli, shelf: Path, bundle: Path) -> None:
+    before = bundle_hash(bundle)
+    pictures = [shelf / f"all/train/sku {sku}/0.png" for sku in range(SKUS)]
+    ended = cli("match", *pictures, "--model", bundle, "--top-k", "3", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(ended.out)
+    assert [matches[0]["sku"] for matches in found] == [f"sku {sku}" for sku in range(SKUS)]
+    for matches in found:
+        assert len({match["sku"] for match in matches}) == len(matches) == 3
+        assert set(matches[0]) == {"sku", "similarity", "gallery_id", "unknown"}
+        assert matches[0]["similarity"] == pytest.approx(1, abs=1e-4)
+        assert [match["similarity"] for match in matches] == sorted((match["similarity"] for match in matches), reverse=True)
+    assert bundle_hash(bundle) == before
+
+
+def test_matches_are_shown_as_a_table_for_each_picture(cli: Cli, shelf: Path, bundle: Path) -> None:
+    ended = cli("match", shelf / "all/test/sku 2/3.png", "--model", bundle, "--top-k", "2")
+    assert (ended.code, ended.err) == (0, "")
+    assert "similarity" in ended.out and "train/sku 2/" in ended.out

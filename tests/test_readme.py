@@ -1,0 +1,157 @@
+"""The documents tell the truth: commands, links, parameters, exit codes and pictures in them exist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from skumatch import errors
+from skumatch.cli import app
+from skumatch.config import Params, Settings, load_params
+from skumatch.files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docker").glob("*.md")])
+IDS = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+README = (ROOT / "README.md").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+SECTIONS = "|".join(field.alias or name for name, field in Params.model_fields.items() if name != "seed")
+
+FILES = ("dvc", "md", "py")  # data.dvc is a file
+UsageError = typer.BadParameter.__base__ or typer.BadParameter
+
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command in a document: lines of its shell blocks, and code within sentences."""
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines += [code.replace("...", "") for code in re.findall(r"`((?:skumatch|make)\s[^`\n]+)`", prose)]
+    parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+    return [words for words in parts if words]
+
+
+def all_commands(program: str) -> list[list[str]]:
+    found = [words for path in DOCUMENTS for words in commands(path.read_text("utf-8")) if words[0] == program]
+    return [list(words) for words in sorted({tuple(words) for words in found})]
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """What the command line makes of the words, without running them; raises for an unknown command, option or value."""
+    command: Any = typer.main.get_command(app)
+    name, *rest = words
+    while hasattr(command, "commands"):
+        name, *rest = rest
+        command = command.commands[name]
+    return dict(command.make_context(name, rest).params)
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    assert [words for words in commands(README) if words[0] == "make"][:2] == [["make", "run"], ["make", "test"]]
+    assert ["make", "run", "DATA=/path/to/photos"] in commands(README)
+
+
+@pytest.mark.parametrize("words", all_commands("skumatch"), ids=" ".join)
+def test_a_skumatch_command_is_understood(words: list[str]) -> None:
+    if words not in (["skumatch", "evaluate"], ["skumatch", "match"]):  # named in a sentence, without what they need
+        overrides = parse(words).get("overrides")
+        load_params(ROOT / "params.yaml", overrides or ())
+
+
+@pytest.mark.parametrize(
+    "line", ["skumatch teach", "skumatch retrain --sett a=b", "skumatch data inspect more", "skumatch match --model 1"]
+)
+def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
+    with pytest.raises((KeyError, UsageError)):
+        parse(line.split())
+
+
+@pytest.mark.parametrize("words", all_commands("make"), ids=" ".join)
+def test_a_make_command_has_its_target_and_variables(words: list[str]) -> None:
+    for name in (word.partition("=")[0] for word in words[1:] if "=" in word):
+        assert re.search(rf"^{name} \?=|\$\({name}\)", MAKEFILE, re.MULTILINE), name
+    subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_make_run_hands_data_and_parameters_on() -> None:
+    line = ["make", "-n", "run", "DATA=my photos.zip", "SET=train.epochs=3 seed=1"]
+    said = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    words = shlex.split(next(line for line in said.splitlines() if "-m skumatch run" in line))
+    given = parse(words[words.index("skumatch") :])
+    assert given["data"] == "my photos.zip"
+    assert given["overrides"] == ["train.epochs=3", "seed=1"]
+
+
+@each_document
+def test_links_and_pictures_exist(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if not target.startswith(("http://", "https://")):
+            name, _, heading = target.partition("#")
+            found = (path.parent / name).resolve() if name else path
+            assert found.exists(), target
+            assert found.is_relative_to(ROOT), target
+            assert not heading or heading in anchors(found.read_text("utf-8")), target
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as GitHub names them."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+@each_document
+def test_parameters_exist(path: Path) -> None:
+    tree = Params().model_dump(by_alias=True)
+    for section, name in re.findall(rf"(?<![\w./])({SECTIONS})\.([a-z_0-9]+)\b(?![\w./(])", path.read_text("utf-8")):
+        assert name in tree[section] or name in FILES, f"{section}.{name}"
+
+
+@each_document
+def test_files_and_variables_that_are_named_exist(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for name in re.findall(r"`((?:skumatch|dags|docs|tests|scripts|requirements)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+    code = "".join(file.read_text("utf-8") for folder in ("skumatch", "dags") for file in (ROOT / folder).rglob("*.py"))
+    for name in re.findall(r"SKUMATCH_[A-Z_]+", text):
+        assert name in code or name.removeprefix("SKUMATCH_").lower() in Settings.model_fields, name
+
+
+def test_every_setting_is_told() -> None:
+    operations = (ROOT / "docs/operations.md").read_text("utf-8")
+    for name in Settings.model_fields:
+        assert f"SKUMATCH_{name.upper()}" in README
+        assert f"SKUMATCH_{name.upper()}" in operations
+
+
+def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
+    rows = {(int(code), name) for code, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", README, re.MULTILINE)}
+    assert rows == set(exit_codes())
+
+
+def exit_codes() -> Iterator[tuple[int, str]]:
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.SkumatchError) and kind is not errors.Relayed:  # it has another's code
+            yield (errors.RunFailed("").exit_code if kind is errors.RunFailed else kind.exit_code), name
+
+
+def test_the_documents_list_each_decision() -> None:
+    listed = (ROOT / "docs/decisions/README.md").read_text("utf-8")
+    for record in (ROOT / "docs/decisions").glob("[0-9]*.md"):
+        text = record.read_text("utf-8")
+        assert f"({record.name})" in listed
+        assert [f"# {record.name[:4]}"] == re.findall(r"^# \d{4}", text)
+        assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], record.name
+
+
+def test_the_terminals_picture_is_what_the_summary_looks_like_today() -> None:
+    images = ROOT / "docs/images"
+    draw = runpy.run_path(str(images / "render.py"))["draw"]
+    assert draw(read_json(images / "summary.json")) == (images / "summary.svg").read_text("utf-8"), "run `python docs/images/render.py`"
