@@ -20,13 +20,11 @@ def cores() -> int:
 def prepare(runtime: RuntimeParams) -> torch.device:
     """Set torch's threads for this process and return its device.
 
-    Raises ParameterError for a device that doesn't exist or isn't there.
+    Raises ParameterError for a GPU that isn't there.
     """
     torch.set_num_threads(runtime.threads or cores())
     _keep_freed_memory()
     cuda = torch.cuda.is_available()
-    if runtime.device not in ("auto", "cpu", "cuda"):
-        raise ParameterError(f"runtime.device is '{runtime.device}'; set it to auto, cpu or cuda.")
     if runtime.device == "cuda" and not cuda:
         raise ParameterError(
             "runtime.device is cuda but PyTorch finds no GPU here; set it to auto or cpu, or install a CUDA build of PyTorch."

@@ -44,10 +44,9 @@ class Repository:
     """A configured folder. Every failure of DVC comes out as one of our errors."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        from dvc.logger import setup
         from dvc.repo import Repo
 
-        setup(logging.WARNING)
+        _listen()
         self.folder = folder
         with _translated("open", folder):
             configure(folder, settings)
@@ -109,6 +108,33 @@ def md5_of(pointer_text: str) -> str:
     return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
 
 
+class _Failures(logging.Handler):
+    """Takes what DVC would print: why a transfer failed is in its log alone, and belongs into our one sentence."""
+
+    reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        if record.levelno >= logging.ERROR:
+            self.reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause or record.getMessage())
+
+
+FAILURES = _Failures()
+
+
+def _listen() -> None:
+    from dvc.logger import setup
+
+    setup(logging.WARNING)
+    for name in ("dvc", "dvc_data", "dvc_objects"):
+        logging.getLogger(name).handlers = [FAILURES]
+
+
+def _words(error: Exception, reason: str = "") -> str:
+    """An error of DVC, which may have many lines, as one."""
+    return " ".join(f"{str(error).rstrip('.')}{f': {reason}' if reason else ''}".split())
+
+
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
     # DVC resolves targets against the current folder.
@@ -125,13 +151,15 @@ def _translated(what: str, target: object) -> Iterator[None]:
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
     from dvc.lock import LockError
 
+    FAILURES.reason = ""
     try:
         yield
     except (FileTransferError, CheckoutError) as error:
-        raise StorageError(f"Could not {what} {target} ({error}); check the DVC remote and the disk, then run again.") from error
+        why = _words(error, FAILURES.reason)
+        raise StorageError(f"Could not {what} {target} ({why}); check the DVC remote and the disk, then run again.") from error
     except LockError as error:
         raise StorageError(f"Could not {what} {target}: another process holds DVC's lock; wait for it, then run again.") from error
     except DvcException as error:
-        raise DataError(f"DVC could not {what} {target}: {error}.") from error
+        raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
     except OSError as error:
         raise StorageError(f"Could not {what} {target}: {error.strerror or error}; check the disk, then run again.") from error

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL import Image, ImageEnhance
 from rich.console import Console
 
 from skumatch import services
 from skumatch.airflow_api import DAG, Airflow
-from skumatch.config import Settings
+from skumatch.config import Settings, apply_overrides
 from skumatch.errors import RunFailed
 from skumatch.follow import follow
 from skumatch.release.registry import ModelRef, Registry
@@ -47,12 +48,12 @@ class Ended:
 
 
 class Live:
-    """One project's folder, home and ports; `retrain` drives the real command line."""
+    """One project's folder, home and ports; `command` drives the real command line. Its own params.yaml has the tiny encoder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.plan = root, root / "plan.json"
         self.project = make_project(root / "project")
-        self._retry_soon()
+        self._hurry()
         self.settings = Settings(project=self.project, home=root / "home", airflow_port=free_port(), mlflow_port=free_port())
         self.delivery = deliver(root / "delivery")
         self.mend()
@@ -70,9 +71,6 @@ class Live:
             [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
         )
         return Ended(done.returncode, done.stdout, done.stderr)
-
-    def retrain(self, *words: str, command: str = "retrain") -> Ended:
-        return self.command(command, *words, *(word for override in SMOKE for word in ("--set", override)))
 
     def break_(self, task: str, error: str) -> None:
         self.plan.write_text(json.dumps({"task": task, "error": error}))
@@ -122,12 +120,13 @@ class Live:
             return Ended(error.exit_code, console.file.getvalue(), f"✗ {error}\n")  # type: ignore[attr-defined]
         return Ended(0, console.file.getvalue(), "")  # type: ignore[attr-defined]
 
-    def _retry_soon(self) -> None:
-        dag = self.project / "dags/retrain.py"
+    def _hurry(self) -> None:
+        dag, params = self.project / "dags/retrain.py", self.project / "params.yaml"
         text = dag.read_text("utf-8")
         assert text.count(DELAY) == 1
         dag.write_text(text.replace(DELAY, "timedelta(seconds=1)"), "utf-8")
-        commit(self.project, "Try again sooner")
+        params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), SMOKE)), "utf-8")
+        commit(self.project, "Train little, try again soon")
 
     def _python(self) -> Path:
         python = self.root / "python"
