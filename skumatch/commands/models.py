@@ -97,8 +97,8 @@ def match(
     if missing:
         raise DataError(f"There is no {missing}; give picture files.")
     names = [str(path) for path in images]
-    pictures = Images(names, [""] * len(names), names, [Extent(name) for name in names])
-    found = Bundle.load(find_bundle(model, current_settings())).match(list(pictures), top_k)
+    pictures = list(Images(names, [""] * len(names), names, [Extent(name) for name in names]))
+    found = Bundle.load(find_bundle(model, current_settings())).match(pictures, top_k)
     if as_json:
         print(json.dumps([[m._asdict() for m in matches] for matches in found], ensure_ascii=False))
         return
