@@ -175,13 +175,14 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
         home.task(message, "register")
     assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (18, "StaleChampion", False)
     assert "champion" not in [alias for names in aliases(home, "tasks").values() for alias in names]
-    assert [run.info.status for run in mlflow_runs(home, "better")] == ["RUNNING"]
+    assert [run.info.status for run in mlflow_runs(home, "better")] == ["FAILED"]
 
     move_champion(home, 1)
     summary = home.task(message, "register")
     assert (summary["decision"], summary["version"]) == ("promote", 2)
     assert summary["challenger"]["top1"] > summary["champion"]["top1"]
     assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ()}
+    assert [run.info.status for run in mlflow_runs(home, "better")] == ["FINISHED"]
 
 
 def move_champion(home: Home, version: int | None) -> None:
