@@ -91,7 +91,8 @@ class Registry(Tracking):
         changed or `folder` holds other files.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):  # two runs of one machine may want the same champion
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self._lock_path.with_suffix(".download")):  # two runs of one machine may want the same champion
             return folder if _holds(folder, ref.bundle) else self._download(ref, folder)
 
     def _download(self, ref: ModelRef, folder: Path) -> Path:

@@ -115,9 +115,11 @@ def test_the_next_run_starts_from_the_last_that_ended_well(registry: Registry, t
         time.sleep(0.01)  # MLflow orders runs by milliseconds
     last = registry.last_finished()
     assert last is not None and (last.lock, last.tags["skumatch.run"]) == ("# other\n", "other")
-    last = registry.last_finished(data="data-a")
+    assert registry.last_finished(plain=True) is None
+    registry.log_run("good", {}, {}, {"skumatch.plain": "true"}, {})
+    registry.log_run("other", {}, {}, {"skumatch.plain": "false"}, {})
+    last = registry.last_finished(plain=True)
     assert last is not None and last.lock == "# good\n"
-    assert registry.last_finished(data="data-c") is None
 
 
 def test_credentials_never_reach_a_tag(registry: Registry) -> None:
@@ -227,6 +229,9 @@ def test_a_bundle_comes_back_as_it_went(registry: Registry, run_id: str, made: P
     registry.download_bundle(version, folder)
     assert (folder / "gallery.parquet").stat().st_ino == stamp, "not fetched again"
     assert [path.name for path in folder.parent.iterdir()] == ["champion"]
+    (folder / "labels.json").unlink()
+    registry.download_bundle(version, folder)
+    assert verify_bundle(folder), "a damaged one is replaced"
 
 
 def test_a_bundle_changed_in_the_store_is_refused(registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path) -> None:
