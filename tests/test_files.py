@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skumatch.errors import StorageError
-from skumatch.files import canonical_json, read_json, replacing, sha256, write_json, write_text
+from skumatch.files import canonical_json, disk_errors, read_json, replacing, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -24,11 +25,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
 
 
 def test_a_full_disk_is_met_with_a_sentence() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        full.write_text("x")
+    with pytest.raises(StorageError, match=r"in this test: No space left on device \(x\); free some space"), disk_errors("this test"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+
+
+def test_an_error_that_is_not_the_disk_s_stays_what_it_is() -> None:
+    with pytest.raises(FileNotFoundError), disk_errors("this test"):
+        Path("/no/such/file").read_text()
 
 
 def test_readers_see_the_old_or_the_new_text_only(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from skumatch.errors import DataError
 from skumatch.files import canonical_json
 
-SCHEMA = "skumatch-lineage-1"
 SHA256 = r"^[0-9a-f]{64}$"
 Hash = Field(pattern=SHA256)
 MaybeHash = Field(default=None, pattern=SHA256)
