@@ -5,14 +5,18 @@
 # Other Python:      make run PYTHON=python3.12
 # CPU-only PyTorch:  make run PIP_ARGS="--extra-index-url URL"  with the CPU index of pytorch.org
 # GPU search:        make run EXTRA=gpu
+# More cores:        make test JOBS=8
 PYTHON ?= python3.11
 EXTRA ?= cpu
 VENV ?= .venv
 DATA ?=
 SET ?=
+JOBS ?= 2
 PIP_ARGS ?=
 BIN := $(VENV)/bin
-CONSTRAINTS := requirements/constraints$(if $(filter gpu,$(EXTRA)),-gpu).txt
+CONSTRAINTS := requirements/constraints.txt
+# A file of tests stays in one process, since its tests share servers; the files in their order, since the longest come early.
+XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
 .PHONY: env run up down test lint types contracts tests prove format hooks lock clean
@@ -49,11 +53,11 @@ contracts: env
 	$(BIN)/lint-imports --no-logo
 
 tests: env
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(XDIST) --cov --cov-report=term $(PYTEST_ARGS)
 
 # The counts that take too long for every day.
 prove: env
-	HYPOTHESIS_PROFILE=prove $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=prove $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS)
 
 format: env
 	$(BIN)/ruff check --fix .

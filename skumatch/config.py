@@ -137,6 +137,11 @@ class Settings(BaseSettings):
         return (self.home or self.project / ".skumatch").resolve()
 
     @property
+    def servers_file(self) -> Path:
+        """The record of the servers that `up` started."""
+        return self.home_dir / "services.json"
+
+    @property
     def remote_url(self) -> str:
         """A URL as it is, a path made absolute: stages run in folders of their own."""
         if self.remote and "://" in self.remote:

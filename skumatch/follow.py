@@ -14,6 +14,7 @@ from urllib.parse import quote
 import yaml
 from rich.console import Console
 
+from skumatch import processes
 from skumatch.airflow_api import DAG, Airflow
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
@@ -83,7 +84,14 @@ class Watch:
             show(self.tasks, self._progress(), self.state["state"])
             if self.state["state"] in ("success", "failed"):
                 return str(self.state["state"])
+            self._check_servers()
             time.sleep(POLL_SECONDS)
+
+    def _check_servers(self) -> None:
+        """Without a scheduler no task ends, and the API would say `running` for ever."""
+        for name in processes.ended(self.settings.servers_file):
+            log = self.settings.home_dir / "logs" / f"{name}.log"
+            raise ServiceError(f"The {name} ended during the run {self.run}; read its log {log}, then `make up` lets the run go on.")
 
     def _progress(self) -> dict[str, Any]:
         running = [task for task in self.tasks if task.state == "running"]

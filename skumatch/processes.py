@@ -43,6 +43,11 @@ def recorded(record: Path) -> list[Server]:
     return [Server(**fields) for fields in read_json(record)] if record.exists() else []
 
 
+def ended(record: Path) -> list[str]:
+    """Names of the recorded servers that have ended though nobody stopped them."""
+    return [server.name for server in recorded(record) if not server.process()]
+
+
 def spawn(record: Path, name: str, command: list[str], env: dict[str, str], cwd: Path, log: Path, origin: str) -> None:
     """Start `command` as the leader of a new session, output to `log`, and add it to `record`."""
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -42,11 +42,11 @@ def up(settings: Settings) -> bool:
             with _track(commands) as advance:
                 _ready(settings, commands, 0.0, advance)
             return False
-        processes.stop(_record(settings))
+        processes.stop(settings.servers_file)
         for name, port in _ports(settings).items():
             check_port(name, port)
         with ExitStack() as undo, _track(commands) as advance:
-            undo.callback(processes.stop, _record(settings))
+            undo.callback(processes.stop, settings.servers_file)
             _start(settings, commands, advance)
             undo.pop_all()
         return True
@@ -55,12 +55,12 @@ def up(settings: Settings) -> bool:
 def down(settings: Settings) -> None:
     """Stop every server that `up` started, with what they started; nothing happens where none runs."""
     with _lock(settings):
-        processes.stop(_record(settings))
+        processes.stop(settings.servers_file)
 
 
 def running(settings: Settings) -> set[str]:
     """Names of our servers that run: mlflow, api-server, scheduler, dag-processor."""
-    return {server.name for server in processes.recorded(_record(settings)) if server.process()}
+    return {server.name for server in processes.recorded(settings.servers_file) if server.process()}
 
 
 def check_port(name: str, port: int) -> None:
@@ -101,7 +101,7 @@ def _ready(settings: Settings, commands: Iterable[str], since: float, advance: A
 
 def _check_same(settings: Settings) -> None:
     """Raise ServiceError where the servers of this home were started with other settings, so that no run of theirs is stopped."""
-    for server in processes.recorded(_record(settings)):
+    for server in processes.recorded(settings.servers_file):
         if server.origin != _origin(settings):
             home = settings.home_dir
             raise ServiceError(f"The servers of {home} run with other settings ({server.origin}); stop them with `make down` first.")
@@ -114,14 +114,14 @@ def _origin(settings: Settings) -> str:
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
     for name, command in commands.items():
-        processes.spawn(_record(settings), name, command, env, settings.project, _log(settings, name), _origin(settings))
+        processes.spawn(settings.servers_file, name, command, env, settings.project, _log(settings, name), _origin(settings))
 
 
 def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], advance: Advance) -> None:
     """Return when every check has held once."""
     end = time.monotonic() + START_SECONDS
     while checks:
-        for server in processes.recorded(_record(settings)):
+        for server in processes.recorded(settings.servers_file):
             if not server.process():
                 log = _log(settings, server.name)
                 raise ServiceError(f"The {server.name} ended while starting ({_last_line(log)}); its log is {log}.")
@@ -262,10 +262,6 @@ def _track(commands: Sized) -> AbstractContextManager[Advance]:
 def _lock(settings: Settings) -> FileLock:
     settings.home_dir.mkdir(parents=True, exist_ok=True)
     return FileLock(settings.home_dir / "services.lock")
-
-
-def _record(settings: Settings) -> Path:
-    return settings.home_dir / "services.json"
 
 
 def _log(settings: Settings, name: str) -> Path:

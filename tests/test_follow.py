@@ -268,6 +268,23 @@ def test_the_web_pages_answer_and_the_gpu_pool_has_one_slot(live: Settings) -> N
 
 
 @pytest.mark.live
+def test_a_scheduler_that_dies_is_told_and_up_lets_the_run_go_on(live: Settings) -> None:
+    worked, hung = plan(live, split="hang"), live.home_dir / "hang.json"
+    run = trigger(live, {})
+    wait_until(lambda: hung.exists() and hung.read_text(), 60)
+    next(server for server in processes.recorded(live.servers_file) if server.name == "scheduler").process().kill()  # type: ignore[union-attr]
+    with pytest.raises(ServiceError, match=r"The scheduler ended during the run .*scheduler\.log"):
+        follow(live, run)
+    hung.unlink()
+    plan(live)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKUMATCH_PYTHON", str(live.home_dir / "python"))
+        assert services.up(live) is True
+    assert follow(live, run)["decision"]
+    assert worked.read_text().split() == ["split", *STAGES[2:], "register"]
+
+
+@pytest.mark.live
 def test_stopping_the_servers_stops_the_stage_that_runs_and_its_children(live: Settings) -> None:
     """The last of this file: the servers are down after it."""
     plan(live, split="hang")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from skumatch.config import Settings, load_params, shown
 from skumatch.config import settings as current_settings
-from skumatch.errors import DataError, Refused
+from skumatch.errors import DataError, Refused, ServiceError
 
 console = Console()
 
@@ -78,6 +79,11 @@ def _retrain(settings: Settings, conf: dict[str, Any], ours: bool = False) -> No
             console.print(f"The run {run} was stopped; the next one goes on from what is done.")
         else:
             console.print(f"The run {run} goes on; see it at {run_url(settings, run)}", soft_wrap=True)
+        raise
+    except ServiceError:
+        if ours:
+            with suppress(ServiceError):
+                cancel(settings, run)
         raise
     console.print(render_summary(summary))
     if summary.get("skipped"):
