@@ -18,7 +18,7 @@ from skumatch import processes, services
 from skumatch.airflow_api import Airflow
 from skumatch.commands import runs
 from skumatch.config import Settings
-from skumatch.errors import ParameterError, RunFailed, ServiceError
+from skumatch.errors import ParameterError, Refused, RunFailed, ServiceError
 from skumatch.follow import TaskLog, Watch, crash, follow, marked, seconds, trigger
 from skumatch.summary import Task, links, render_summary, view
 from tests.conftest import free_port, wait_until
@@ -164,6 +164,18 @@ def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
     said = capsys.readouterr().out
     assert ("was stopped" in said) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in said) == (not ours)
     assert asked == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
+
+
+def test_a_refused_model_shows_its_summary_and_ends_with_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r1")
+    monkeypatch.setattr("skumatch.follow.follow", lambda *_: SUMMARY | {"decision": "refuse", "version": None})
+    with pytest.raises(Refused) as refused:
+        runs._retrain(Settings(project=ROOT), {})
+    said = capsys.readouterr().out
+    assert refused.value.exit_code == 40
+    assert "Refused" in said and "+3.1 points" in said and "none registered" in said
 
 
 @pytest.fixture(scope="module")
