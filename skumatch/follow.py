@@ -42,8 +42,8 @@ def follow(settings: Settings, run: str, console: Console | None = None) -> dict
     """Watch a run to its end: a live table on a terminal, else one line for each task that ends.
 
     Returns register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with "run", "tasks" (seconds
-    each task took, by name) and "wall" (seconds from trigger to end). Raises RunFailed with the failing task's own sentence and
-    exit code.
+    each task took, by name), "wall" (seconds from trigger to end) and "waited" (of these, for an earlier run to end).
+    Raises RunFailed with the failing task's own sentence and exit code.
     """
     console = console or Console()
     with Airflow(settings) as airflow:
@@ -106,7 +106,8 @@ class Watch:
         if state == "failed":
             raise RunFailed(f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run)}")
         times = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
-        facts = {"run": self.run, "wall": seconds(self.state["queued_at"], self.state["end_date"]), **times}
+        queued, started, ended = (self.state[name] for name in ("queued_at", "start_date", "end_date"))
+        facts = {"run": self.run, "wall": seconds(queued, ended), "waited": seconds(queued, started), **times}
         if by_name["pull"].state == "skipped":
             return {"skipped": True, "reason": self._last(by_name["pull"], "skip").get("reason", ""), **facts}
         entry = self.airflow.get(f"{self.path}/taskInstances/register/xcomEntries/return_value", deserialize="true")["value"]

@@ -21,6 +21,7 @@ from skumatch.config import Settings, shown
 SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim]-", "skipped": "[yellow]↷", "up_for_retry": "[yellow]↻"}
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
 DECISIONS = {"first": "First champion", "promote": "Promoted", "keep": "Champion kept", "refuse": "Refused"}
+NOTICED = 3.0  # seconds; Airflow takes 1 to 2 to start a run
 COLOURS = {"first": "green", "promote": "green", "keep": "cyan", "refuse": "yellow"}
 
 
@@ -112,7 +113,7 @@ def overhead(summary: Mapping[str, Any]) -> tuple[float, float]:
     """Seconds that Airflow, DVC and MLflow added to the stages' own: in all, and for each stage of dvc.yaml."""
     stages = stage_names(summary)
     own = sum(seconds for name, seconds in summary["seconds"].items() if name in stages and name not in summary["cached"])
-    total = max(summary["wall"] - own, 0.0)
+    total = max(summary["wall"] - summary["waited"] - own, 0.0)
     return total, total / max(len(stages), 1)
 
 
@@ -125,10 +126,11 @@ def fact_grid(summary: Mapping[str, Any]) -> Table:
     stages, cached = stage_names(summary), summary["cached"]
     aliases = ", ".join(f"{name} = {version}" for name, version in sorted((summary.get("aliases") or {}).items()))
     version = f"{summary['version']}" if summary["version"] is not None else "none registered"
+    waited = f"{summary['waited']:.1f} s of waiting for an earlier run, " if summary["waited"] >= NOTICED else ""
     facts = {
         "Version": version + (f" ({aliases})" if aliases else ""),
         "Cached": "cached throughout" if set(stages) <= set(cached) else ", ".join(cached) or "nothing",
-        "Time": f"{summary['wall']:.1f} s, of it orchestration {total:.1f} s ({mean:.1f} s a stage)",
+        "Time": f"{summary['wall']:.1f} s, of it {waited}orchestration {total:.1f} s ({mean:.1f} s a stage)",
     }
     grid = Table.grid(padding=(0, 2))
     for name, fact in facts.items():

@@ -42,6 +42,7 @@ SUMMARY: dict[str, Any] = {
     "run": "r1",
     "tasks": dict.fromkeys(["pull", *STAGES, "register"], 3.0),
     "wall": 36.0,
+    "waited": 0.5,
 }
 
 
@@ -66,7 +67,12 @@ def test_the_summary_says_who_won_why_and_where_to_look() -> None:
     ):
         assert words in text
     assert "validate, split" in text
-    assert "orchestration 24.0 s (3.0 s a stage)" in text  # 36 s, of it 6 stages of 2 s
+    assert "of it orchestration 23.5 s (2.9 s a stage)" in text  # 36 s, of it 6 stages of 2 s and a start of 0.5 s
+
+
+def test_waiting_for_an_earlier_run_is_no_orchestration() -> None:
+    text = printed(render_summary(SUMMARY | {"wall": 136.0, "waited": 100.0}))
+    assert "136.0 s, of it 100.0 s of waiting for an earlier run, orchestration 24.0 s" in text
 
 
 def test_a_first_model_a_dry_run_and_a_cached_run_say_so() -> None:
