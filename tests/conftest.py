@@ -61,12 +61,14 @@ def make_project(folder: Path) -> Path:
 
 
 def commit(folder: Path, message: str) -> None:
+    """Commit all of `folder`; equal content gives an equal commit, whatever the time."""
     git(folder, "add", "-A")
     git(folder, "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "-q", "--allow-empty", "-m", message)
 
 
 def git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True).stdout
+    dates = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
+    return subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True, env=os.environ | dates).stdout
 
 
 def free_port() -> int:
