@@ -15,6 +15,8 @@ from skumatch.errors import ParameterError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(ge=1)]
+Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")], ...], Field(min_length=1)]
 
 
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -32,16 +34,32 @@ class ValidateParams(Section):
     min_skus: Positive = 2
     min_images_per_sku: Positive = 2
     max_sparse_share: Share = 0.05
+    max_without_gallery_share: Share = 0.05
+    max_without_query_share: Share = 0.5
     max_quarantined_share: Share = 0.02
     max_duplicate_share: Share = 0.3
     max_conflict_share: Share = 0.01
+    max_leaked_share: Share = 0.2
     min_short_side: Positive = 32
-    max_without_gallery_share: Share = 0.05
+    max_long_side: Positive = 10_000
+    max_aspect: Factor = 10.0
+    max_slim_share: Share = 0.01
+    formats: Words = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+    modes: Words = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
+    max_removed_share: Share = 0.1
+    max_added_share: Share = 0.5
+    min_images_ratio: Share = 0.8
+    max_images_ratio: Factor = 3.0
+    max_sku_ratio: Factor = 3.0
+    max_changed_share: Share = 0.1
+    max_size_ratio: Factor = 1.5
+    max_aspect_ratio: Factor = 1.25
 
 
 class SplitParams(Section):
     val_share: Share = 0.1
     unseen_share: Share = 0.05
+    max_difference: Share = 0.014
 
 
 class EncoderParams(Section):

@@ -126,11 +126,11 @@ def test_an_unreadable_image_is_set_aside_and_named_and_too_many_stop_the_run(fr
     broken.write_bytes(broken.read_bytes()[:60])
     ended = fresh("data", "import", root)
     assert ended.code == 0 and "11 images of 3 SKUs" in ended.out and "1 set aside" in ended.out
-    assert "train/sku 1/0.png (unreadable)" in fresh("data", "inspect").out
+    assert "train/sku 1/0.png" in (shown := fresh("data", "inspect").out) and "truncated" in shown
     fresh.refuses(VALIDATION, "were set aside", "stage", "validate")
     assert not (fresh.project / "out/validate").exists()
     fresh.refuses(DATA, "sku 1/0.png", "evaluate", "--data", root, "--model", "frozen:smoke@none")
-    fresh.refuses(IMAGE, "is damaged or of an unknown format", "match", broken, "--model", "champion")
+    fresh.refuses(IMAGE, "is damaged: its end is missing", "match", broken, "--model", "champion")
 
 
 def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh: Cli, delivery: Delivery) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from skumatch.config import EncoderParams, RuntimeParams
-from skumatch.data.layout import folder_images
+from skumatch.data.sources import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
@@ -70,6 +71,7 @@ def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_pat
         "macro_top1": "float",
         "interval": "dict",
         "hashes": "dict",
+        "near_duplicate_free": "NoneType",
     }
     assert set(found["interval"]) == {"top1", "top3", "top5", "confidence", "method"}
     assert all(len(found["interval"][name]) == 2 for name in ("top1", "top3", "top5"))
@@ -77,6 +79,33 @@ def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_pat
     assert (found["protocol"], found["n"], found["skus"], found["without_partner"]) == ("full", SKUS * TEST, SKUS, 1)
     assert 0 <= found["top1"] <= found["top3"] <= found["top5"] <= 1
     assert f"top-1 {100 * found['top1']:.1f} %" in ended.out and "1 without a gallery image left out" in ended.out
+
+
+@pytest.mark.parametrize(("protocol", "queries"), [("test_loo", SKUS * TEST), ("k5", 10 * SKUS * TEST)])
+def test_other_protocols_can_be_asked_of_a_folder(cli: Cli, shelf: Path, tmp_path: Path, protocol: str, queries: int) -> None:
+    path = tmp_path / "one.json"
+    ended = cli("evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", protocol, "--json", path)
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(path.read_text("utf-8"))
+    assert (found["protocol"], found["n"]) == (protocol, queries)
+
+
+def test_catalogue_pictures_of_a_folder_are_a_gallery_of_their_own(cli: Cli, shelf: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "with catalogue"
+    shutil.copytree(shelf, folder)
+    refused = cli("evaluate", "--data", folder, "--model", "frozen:smoke@none", "--protocol", "catalogue")
+    assert refused.code == 11 and "all/catalogue" in refused.err
+    for sku in range(SKUS - 1):
+        draw(folder / f"all/catalogue/sku {sku}/front.png", f"sku {sku}")
+    path = tmp_path / "one.json"
+    assert cli("evaluate", "--data", folder, "--model", "frozen:smoke@none", "--protocol", "catalogue", "--json", path).code == 0
+    found = json.loads(path.read_text("utf-8"))
+    assert (found["protocol"], found["n"], found["without_partner"]) == ("catalogue", (SKUS - 1) * TEST, TEST + 1)
+
+
+def test_an_unknown_protocol_is_refused_with_those_there_are(cli: Cli, shelf: Path) -> None:
+    ended = cli("evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", "k10")
+    assert ended.code == 11 and "no protocol 'k10'" in ended.err and "full, k5, test_loo, unseen, catalogue" in ended.err
 
 
 def test_an_evaluation_names_what_was_judged(cli: Cli, shelf: Path, bundle: Path, tmp_path: Path) -> None:

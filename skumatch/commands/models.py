@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.config import load_params
+from skumatch.config import Params, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError
 from skumatch.files import write_json
-from skumatch.retrieval.evaluate import Evaluation
+from skumatch.retrieval.figures import Evaluation, Protocol
+
+if TYPE_CHECKING:
+    from skumatch.data.images import Images
 
 console = Console()
 
@@ -42,7 +46,9 @@ def models() -> None:
 def evaluate(
     data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
     model: Reference = "champion",
-    protocol: Annotated[str, typer.Option(help="full: gallery all of all/train, queries all of all/test.")] = "full",
+    protocol: Annotated[
+        str, typer.Option(help=f"One of {', '.join(get_args(Protocol))}; docs/evaluation.md tells what each asks.")
+    ] = "full",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Score any encoder on any folder: top-1/3/5 with intervals, no pipeline needed."""
@@ -58,28 +64,42 @@ def evaluate(
 
 
 def evaluate_folder(data: Path, reference: str, protocol: str) -> Evaluation:
-    """Embed and score a folder in RP2K's layout with the encoder that `reference` names."""
-    if protocol != "full":
-        raise DataError(f"There is no protocol '{protocol}'; the one that exists is full.")
-    from skumatch.data.layout import folder_images
-    from skumatch.data.manifest import content_hash
+    """Embed and score a folder in RP2K's layout with the encoder that `reference` names. Raises DataError for an unknown protocol."""
+    from skumatch.data.protocols import protocols
     from skumatch.reference import find_encoder
     from skumatch.retrieval.embed import embed
-    from skumatch.retrieval.evaluate import evaluate as score
-    from skumatch.retrieval.evaluate import rank
+    from skumatch.retrieval.protocols import ask
 
+    known = get_args(Protocol)
+    if protocol not in known:
+        raise DataError(f"There is no protocol '{protocol}'; there are {', '.join(known)}.")
     settings = current_settings()
     params = load_params(settings.project / "params.yaml")
-    gallery, queries = (folder_images(data, side, params.data.others) for side in ("train", "test"))
+    rows, images = _folder(data, ("train", "test", "catalogue") if protocol == "catalogue" else ("train", "test"), params)
+    lists = protocols(rows).get(protocol)
+    if lists is None:
+        raise DataError(f"{data} has no pictures for the protocol '{protocol}'; docs/evaluation.md tells what each one needs.")
+    needed = rows["id"].isin(lists["id"])
+    rows, images = rows[needed].reset_index(drop=True), images.take(needed.to_numpy().nonzero()[0].tolist())
     encoder, weights = find_encoder(reference, settings)
-    sides = {"gallery": gallery, "queries": queries}
-    vectors = {name: embed(encoder, images, params.embed.batch, params.runtime, f"embed {name}") for name, images in sides.items()}
-    ranking = rank(vectors["gallery"], gallery.ids, gallery.skus, vectors["queries"], queries.ids, queries.skus, params.search.backend)
-    hashes = {
-        name: content_hash([hashlib.sha256(images.read_bytes(i)).hexdigest() for i in range(len(images))], images.skus)
-        for name, images in sides.items()
-    }
-    return score(ranking, set(gallery.skus), "full", params.evaluate, params.seed, hashes | {"encoder": weights})
+    vectors = embed(encoder, images, params.embed.batch, params.runtime, "embed")
+    asked = ask(cast(Protocol, protocol), lists, rows, vectors, params.search.backend)
+    return asked.evaluate(params.evaluate, params.seed, weights)
+
+
+def _folder(data: Path, sides: tuple[str, ...], params: Params) -> tuple[pd.DataFrame, Images]:
+    """The pictures of a folder, and for each its id, sku, role, unseen and the SHA-256 of its bytes."""
+    from skumatch.data.images import Images
+    from skumatch.data.sources import folder_images
+    from skumatch.data.split import is_unseen
+
+    roles = {"train": "gallery", "test": "query", "catalogue": "catalogue"}
+    found = {roles[side]: folder_images(data, side, params.data.others) for side in sides}
+    columns = ([value for side in found.values() for value in getattr(side, name)] for name in ("ids", "skus", "names", "extents"))
+    images = Images(*columns)
+    rows = pd.DataFrame({"id": images.ids, "sku": images.skus, "role": [role for role, side in found.items() for _ in range(len(side))]})
+    digests = [hashlib.sha256(images.read_bytes(i)).hexdigest() for i in range(len(images))]
+    return rows.assign(unseen=[is_unseen(sku, params.split) for sku in images.skus], sha256=digests), images
 
 
 def match(

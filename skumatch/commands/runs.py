@@ -121,15 +121,19 @@ def down() -> None:
 
 
 def pull() -> None:
-    """Lay champion, base weights and code facts into inputs/, so that `dvc repro` runs here without Airflow."""
+    """Lay champion, base weights, the last version's profile and code facts into inputs/, so that `dvc repro` runs here without Airflow."""
     from skumatch.pipeline import inputs
-    from skumatch.pipeline.pull import fetch_base_weights, fetch_champion, open_registry
+    from skumatch.pipeline.pull import fetch_base_weights, fetch_baseline, fetch_champion, open_registry
 
     settings = current_settings()
     params = load_params(settings.project / "params.yaml")
     registry = open_registry(settings, params)
-    champion = fetch_champion(settings, registry, registry.champion())
-    inputs.place_inputs(settings.project, settings.project, champion, fetch_base_weights(settings, params))
+    fetched = inputs.Fetched(
+        champion=fetch_champion(settings, registry, registry.champion()),
+        weights=fetch_base_weights(settings, params),
+        baseline=fetch_baseline(settings, params, inputs.data_pointer(settings.project, None)),
+    )
+    inputs.place_inputs(settings.project, settings.project, fetched)
     console.print("inputs/ is ready; `dvc repro` runs the pipeline here.")
 
 

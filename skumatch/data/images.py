@@ -5,52 +5,149 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skumatch.errors import ImageError, StorageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 50_000_000
+LARGE = 2_000_000  # pixels from which pictures are decoded one at a time, so that memory stays bounded
+REASONS = {
+    "empty": "the file has no bytes",
+    "no-image": "of none of the known formats, whatever its name says",
+    "truncated": "the end of the file is missing",
+    "damaged": "the file's bytes contradict its format",
+    "unsupported": "pixels of a kind that is no photo: floating point, 32 bits a channel, or Lab",
+    "too-large": f"over {MAX_PIXELS // 1_000_000} million pixels or {MAX_BYTES // 1_000_000} MB",
+    "tiny": "the shorter side is under `validate.min_short_side`",
+    "locked": "an entry of a zip that needs a password",
+    "damaged-entry": "an entry of a zip that can't be read",
+}
+STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+# What Pillow's readers raise on broken files.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error, RuntimeError)
+_ALONE = threading.Lock()
+
+
+class Quiet:
+    """Silences Pillow, which warns of broken EXIF blocks that don't touch the pixels. Python's own way is not safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+QUIET = Quiet()
 
 
 def decode(data: bytes) -> Image.Image:
-    """Return the picture as RGB, upright by its EXIF orientation, transparency laid on white.
+    """Return the picture as RGB, upright by its EXIF orientation, transparency laid on white; the first frame of a moving one.
 
-    Raises ImageError with reason `empty`, `unreadable` or `too-large`.
+    Raises ImageError with one of REASONS.
     """
+    with opened(data) as image:
+        return upright_rgb(image)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Yield the picture with its header read, small enough to load. Errors of Pillow in the block become ImageErrors too."""
     if not data:
         raise ImageError("empty", "The file is empty; deliver it again.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of broken EXIF blocks that don't touch the pixels
-            return _upright_rgb(data)
-    except Image.DecompressionBombError as error:
+        with QUIET, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if image.format == "PNG":
+                _check_chunks(data)
+            with _ALONE if image.width * image.height > LARGE else nullcontext():
+                yield image
+    except (Image.DecompressionBombError, MemoryError) as error:
         raise ImageError("too-large", "The picture claims too many pixels to be a shelf crop; deliver it again.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as error:  # what Pillow's plugins raise on broken files
-        raise ImageError("unreadable", "The picture is damaged or of an unknown format; deliver it again.") from error
+    except UnidentifiedImageError as error:
+        raise _unreadable(data, known=data.startswith(STARTS)) from error
+    except BROKEN as error:
+        raise _unreadable(data, known=True) from error
 
 
-def _upright_rgb(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            rgba = upright.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-        return upright.convert("RGB")
+def _check_chunks(data: bytes) -> None:
+    # Decoding alone stops at the last row and never compares the checksums.
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
+
+
+def _unreadable(data: bytes, known: bool) -> ImageError:
+    if not known:
+        return ImageError("no-image", "The file is no picture of a known format; deliver it again.")
+    if _cut(data):
+        return ImageError("truncated", "The picture is damaged: its end is missing; deliver it again.")
+    return ImageError("damaged", "The picture is damaged; deliver it again.")
+
+
+def _cut(data: bytes) -> bool:
+    """Whether a broken file lacks its end, by its format's own mark or length."""
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data[-1024:]
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-1024:]
+    if data.startswith(b"GIF8"):
+        return not data.rstrip(b"\0").endswith(b";")
+    claims = {b"RI": (4, 8), b"BM": (2, 0)}.get(data[:2])
+    return claims is not None and len(data) < int.from_bytes(data[claims[0] : claims[0] + 4], "little") + claims[1]
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Load a picture that `opened` yielded: RGB, upright, on white."""
+    image.load()
+    _require_photo(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _require_photo(image: Image.Image) -> None:
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        raise ImageError("unsupported", f"The picture has pixels of the kind {image.mode}; deliver it with 8 bits a channel.")
 
 
 def pixel_hash(image: Image.Image) -> str:
     """SHA-256 of size and RGB pixels: equal for the same picture in another container."""
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    rows = max(1, LARGE // image.width)
+    for top in range(0, image.height, rows):  # a large picture in strips: no second copy of it
+        bottom = min(top + rows, image.height)
+        digest.update((image if rows >= image.height else image.crop((0, top, image.width, bottom))).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

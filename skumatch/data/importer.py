@@ -2,86 +2,104 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import shutil
-import tarfile
-import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
-from PIL import Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from skumatch.data.images import decode, pixel_hash
-from skumatch.data.layout import Item, Source, open_source
-from skumatch.data.manifest import COLUMNS, write_manifest
+from skumatch.data.changes import COMPARED, Changes, compare
+from skumatch.data.delivery import Source
+from skumatch.data.examine import examine_all
+from skumatch.data.folders import catalogue_items
+from skumatch.data.layout import Item, check_case
+from skumatch.data.manifest import SCHEMA, write_table
+from skumatch.data.replace import aside, exclusive, swap
+from skumatch.data.rows import Rows
+from skumatch.data.shards import STORED, Store
+from skumatch.data.sources import open_source
 from skumatch.errors import DataError, ImageError, StorageError
-from skumatch.files import write_json
+from skumatch.files import read_json, write_json
 from skumatch.progress import track
 
-FORMAT = "skumatch-data-1"
-SHARD_BYTES = 256_000_000
+FORMAT = "skumatch-data-2"
+COUNTS = ("images", "skus", "junk", "quarantined", "catalogue", "catalogue_only")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found: counts, junk by kind, quarantined images with their reason."""
+    """What an import found: counts, junk by kind, quarantined images with their reason, and what it changed.
+
+    `changes` is None where there was no version to compare with. `catalogue_only` counts the SKUs that have a catalogue picture only.
+    """
 
     images: int
     skus: int
     junk: dict[str, int]
     quarantined: list[dict[str, str]]
     changed: bool
+    edition: str
+    repaired: list[str]
+    catalogue: int
+    catalogue_only: int
+    changes: Changes | None
 
 
-class ShardWriter:
-    """Appends files to uncompressed tar shards and tells where each one's bytes lie."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count, self.tar = folder, 0, None
-        folder.mkdir(parents=True)
-
-    tar: tarfile.TarFile | None
-
-    def add(self, name: str, data: bytes) -> tuple[str, int]:
-        """Append `data`; return the shard's file name and the byte offset of the data in it."""
-        if self.tar is None or self.tar.offset + len(data) > SHARD_BYTES:
-            self.close()
-            self.tar = tarfile.open(self.folder / f"{self.count:05d}.tar", "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 closed in close()
-            self.count += 1
-        info = tarfile.TarInfo(name)  # time, owner and mode stay at their constants: equal bytes for equal images
-        info.size = len(data)
-        self.tar.addfile(info, io.BytesIO(data))
-        blocks = -(-len(data) // tarfile.BLOCKSIZE)
-        return f"{self.count - 1:05d}.tar", self.tar.offset - blocks * tarfile.BLOCKSIZE
-
-    def close(self) -> None:
-        if self.tar:
-            self.tar.close()
-
-
-def import_data(path: Path, root: Path, skus: Iterable[str] | None = None, min_short_side: int = 32) -> Imported:
+def import_data(
+    path: Path, root: Path, skus: Iterable[str] | None = None, min_short_side: int = 32, catalogue: Path | None = None
+) -> Imported:
     """Import the folder or zip at `path` as the data version at `root`, replacing the one that is there.
 
-    `skus` limits the import to those SKUs. `min_short_side` is in pixels; smaller images are quarantined as `tiny`.
+    `skus` limits the import to those SKUs. `min_short_side` is in pixels; smaller images are quarantined as `tiny`. `catalogue` is
+    a folder of pictures named <sku>.<ext>. Shards of the version that is there are kept where all their images are wanted again.
     Raises DataError for a delivery that can't be used and StorageError if the disk refuses; `root` is then as it was.
     """
-    root.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        with open_source(path) as source:
-            summary = _write(source, _wanted(source.items, skus, path), aside, path, min_short_side)
-        changed = not _same(aside, root)
-        if changed:
-            _swap(aside, root)
-        return Imported(summary["images"], summary["skus"], summary["junk"], summary["quarantined"], changed)
+        with exclusive(root), aside(root) as folder:
+            delivered = _deliver(path, root, folder, skus, min_short_side, catalogue)
+            old, new = _manifest(root, COMPARED), pq.read_table(folder / "manifest.parquet", columns=COMPARED)
+            changes = None if old is None else compare(old, new)
+            changed = delivered.stored or not _same(folder, root)
+            if changed:
+                swap(folder, root)
     except OSError as error:
         raise StorageError(f"Could not write {root}: {error.strerror or error}; free some space, then import again.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    counts = {name: delivered.summary[name] for name in COUNTS}
+    return Imported(**counts, changed=changed, edition=delivered.edition, repaired=delivered.repaired, changes=changes)
+
+
+class Delivered(NamedTuple):
+    """What was written aside: import.json, how the delivery is called, what its names needed, and whether any image was stored."""
+
+    summary: dict[str, Any]
+    edition: str
+    repaired: list[str]
+    stored: bool
+
+
+def _deliver(path: Path, root: Path, folder: Path, skus: Iterable[str] | None, least: int, catalogue: Path | None) -> Delivered:
+    with open_source(path) as source:
+        items = _wanted(_with_catalogue(source, catalogue, path), skus, path)
+        known = _manifest(root, STORED)
+        store = Store(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
+        summary = _write(source, items, store, folder, path, least)
+        return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
+
+
+def _with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Item]:
+    if folder is None:
+        return source.items
+    pictures, junk = catalogue_items(folder)
+    source.junk.update(junk)
+    ids = Counter(item.id for item in [*source.items, *pictures])
+    twice = sorted(name for name, count in ids.items() if count > 1)
+    if twice:
+        raise DataError(f"Two files of {path} and {folder} are both {twice[0]}; remove one and import again.")
+    check_case({item.sku for item in [*source.items, *pictures]}, path)
+    return sorted([*source.items, *pictures], key=lambda item: item.id)
 
 
 def _wanted(items: list[Item], skus: Iterable[str] | None, path: Path) -> list[Item]:
@@ -94,69 +112,36 @@ def _wanted(items: list[Item], skus: Iterable[str] | None, path: Path) -> list[I
     return [item for item in items if item.sku in wanted]
 
 
-def _write(source: Source, items: list[Item], aside: Path, path: Path, min_short_side: int) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    quarantined: list[dict[str, str]] = []
-    shards = ShardWriter(aside / "shards")
-    with track("import", len(items)) as advance:
-        for item in items:
-            try:
-                data = source.read(item)
-                rows.append(_row(item, data, min_short_side))
-            except ImageError as error:
-                quarantined.append({"id": item.id, "reason": error.reason, "sentence": str(error)})
-            else:
-                rows[-1]["shard"], rows[-1]["offset"] = shards.add(item.id, data)
-            advance()
-    shards.close()
-    for side in ("train", "test"):
-        if not any(row["side"] == side for row in rows):
-            raise DataError(f"{path} has no usable {side} image ({len(quarantined)} could not be read); deliver them again.")
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    write_manifest(aside, frame)
-    summary = {
-        "format": FORMAT,
-        "images": len(rows),
-        "skus": int(frame["sku"].nunique()),
-        "junk": dict(sorted(source.junk.items())),
-        "quarantined": quarantined,
-    }
-    write_json(aside / "import.json", summary)
+def _manifest(root: Path, columns: list[str]) -> pa.Table | None:
+    """Columns of the version at `root`; None if there is none, or one that is damaged or of another format."""
+    try:
+        known = read_json(root / "import.json")["format"] == FORMAT
+        return pq.read_table(root / "manifest.parquet", columns=columns) if known else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):  # pyarrow's errors are ValueErrors
+        return None
+
+
+def _write(source: Source, items: list[Item], store: Store, folder: Path, path: Path, least: int) -> dict[str, Any]:
+    rows, quarantined = Rows(), list[dict[str, str]]()
+    try:
+        with track("import", len(items)) as advance:
+            for item, data, facts in examine_all(items, source.read, least):
+                if isinstance(facts, ImageError):
+                    quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
+                else:
+                    rows.add(item, len(data), facts, store.put(facts.sha256, facts.format, data))
+                advance()
+        rows.require_sides(path, quarantined)
+        table = rows.table(*store.settle())
+    finally:
+        store.writer.abandon()
+    write_table(folder / "manifest.parquet", table)
+    summary = {"format": FORMAT, **rows.counts(), "junk": dict(sorted(source.junk.items())), "quarantined": quarantined}
+    write_json(folder / "import.json", summary)
     return summary
 
 
-def _row(item: Item, data: bytes, min_short_side: int) -> dict[str, Any]:
-    picture = decode(data)
-    if min(picture.size) < min_short_side:
-        raise ImageError("tiny", f"The picture is {picture.width} x {picture.height} px, under {min_short_side}; deliver a larger crop.")
-    with Image.open(io.BytesIO(data)) as header:
-        mode, container = header.mode, header.format
-    return {
-        "id": item.id,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "pixels": pixel_hash(picture),
-        "sku": item.sku,
-        "side": item.side,
-        "name": item.name,
-        "length": len(data),
-        "width": picture.width,
-        "height": picture.height,
-        "mode": mode,
-        "format": container,
-    }
-
-
-def _same(aside: Path, root: Path) -> bool:
-    # Shards are a function of the images in order of id, which the manifest lists with hash, offset and length.
+def _same(folder: Path, root: Path) -> bool:
+    # Shards are named by what they hold, and the manifest lists every image with hash, shard, offset and length.
     names = ("manifest.parquet", "import.json")
-    return all((root / n).is_file() and (root / n).read_bytes() == (aside / n).read_bytes() for n in names)
-
-
-def _swap(aside: Path, root: Path) -> None:
-    old = root.with_name(f".{root.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if root.exists():
-        root.rename(old)
-    aside.rename(root)
-    root.chmod(0o755)
-    shutil.rmtree(old, ignore_errors=True)
+    return all((root / n).is_file() and (root / n).read_bytes() == (folder / n).read_bytes() for n in names)

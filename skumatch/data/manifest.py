@@ -19,6 +19,9 @@ SCHEMA = pa.schema(
         ("id", pa.string()),  # side/sku/name: unique
         ("sha256", pa.string()),  # of the original bytes
         ("pixels", pa.string()),  # of the decoded RGB picture
+        ("phash", pa.uint64()),  # perceptual hash: few bits differ between near-copies
+        ("phash95", pa.uint64()),  # of the picture's middle 95 %
+        ("phash90", pa.uint64()),  # of its middle 90 %
         ("sku", pa.string()),
         ("side", pa.string()),
         ("name", pa.string()),
@@ -36,8 +39,11 @@ COLUMNS = SCHEMA.names
 
 def write_parquet(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
     """Write `frame` whole or not at all, the same bytes for the same rows."""
+    write_table(path, pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
     with replacing(path) as aside:
-        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
         pq.write_table(table, aside, compression="zstd")
 
 

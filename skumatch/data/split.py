@@ -1,13 +1,14 @@
 """Who is trained on, who calibrates, who is in the gallery and who asks: a pure function of the manifest's content.
 
 Roles: `train` and `val` (gallery images of trained SKUs), `gallery` (gallery images never trained on), `query` (the test
-side) and `other` (catch-all classes). The gallery is train + val + gallery. Every draw hashes content, so neither order nor
-the rest of the data changes it.
+side), `catalogue` (catalogue pictures) and `other` (catch-all classes). The gallery is train + val + gallery. Every draw hashes
+content, so neither order nor file names nor the rest of the data changes it. A group of duplicates has one fate.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pyarrow as pa
 from skumatch.config import DataParams, SplitParams
 from skumatch.errors import DataError
 
-SCHEMA = pa.schema([("id", pa.string()), ("sku", pa.string()), ("role", pa.string()), ("unseen", pa.bool_())])
+SCHEMA = pa.schema([("id", pa.string()), ("sku", pa.string()), ("role", pa.string()), ("unseen", pa.bool_()), ("group", pa.string())])
 GALLERY_ROLES = ("train", "val", "gallery")
 MIN_FOR_VAL = 3
 
@@ -26,22 +27,29 @@ def share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
-def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: int) -> pd.DataFrame:
-    """Return id, sku, role, unseen for each row of the manifest, in order of id.
+def is_unseen(sku: str, params: SplitParams) -> bool:
+    """Whether a SKU is kept from training for good, by its name alone."""
+    return share(f"unseen:{sku}") < params.unseen_share
 
-    A fixed `unseen_share` of SKUs (by their name alone) is never trained on. Of each other SKU's gallery images about
-    `val_share` (by their pixels, so copies stay together) are kept from training, if it has at least three.
+
+def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: int) -> pd.DataFrame:
+    """Return id, sku, role, unseen, group for each row of the manifest, in order of id.
+
+    `manifest` has a column `group`: a name, made of content, that duplicates share. A fixed `unseen_share` of SKUs (by their name
+    alone) is never trained on, nor are copies of their pictures under other names. Of each other SKU's groups of gallery images
+    about `val_share` are kept from training, if it has at least three, and never all of them.
     Raises DataError if fewer than two SKUs remain to train on.
     """
     frame = manifest.sort_values("id", ignore_index=True)
-    unseen = {sku: share(f"unseen:{sku}") < params.unseen_share for sku in frame["sku"].unique()}
-    frame["unseen"] = frame["sku"].map(unseen).astype(bool)
-    in_val = np.array([share(f"val:{seed}:{pixels}") < params.val_share for pixels in frame["pixels"]])
-    gallery = frame["side"].eq("train")
-    large = frame["sku"].map(frame[gallery].groupby("sku").size()).fillna(0).ge(MIN_FOR_VAL)
+    unseen = {sku: is_unseen(sku, params) for sku in frame["sku"].unique()}
+    other = frame["sku"].isin(data.others)
+    frame["unseen"] = frame["sku"].map(unseen).astype(bool) & ~other
+    kept_out = frame["group"].isin(frame.loc[frame["unseen"], "group"])
+    trainable = frame["side"].eq("train") & ~other & ~kept_out
+    in_val = trainable & frame["group"].isin(_validation(frame[trainable], params.val_share, seed))
     frame["role"] = np.select(
-        [frame["sku"].isin(data.others), ~gallery, frame["unseen"], large & in_val],
-        ["other", "query", "gallery", "val"],
+        [other, frame["side"].eq("test"), frame["side"].eq("catalogue"), kept_out, in_val],
+        ["other", "query", "catalogue", "gallery", "val"],
         "train",
     )
     trained = frame.loc[frame["role"].eq("train"), "sku"].nunique()
@@ -49,3 +57,26 @@ def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: i
         raise DataError(f"Only {trained} SKU would be left to train on; deliver more SKUs or lower split.unseen_share.")
     roles: pd.DataFrame = frame[SCHEMA.names]
     return roles
+
+
+def _validation(frame: pd.DataFrame, val_share: float, seed: int) -> set[str]:
+    """Groups drawn for validation: none of a SKU with fewer than three, and of no SKU all."""
+    owned = frame[["sku", "group"]].drop_duplicates()
+    owned = owned.assign(draw=owned["group"].map({group: share(f"val:{seed}:{group}") for group in owned["group"].unique()}))
+    by_sku = owned.groupby("sku")
+    barred = (
+        owned["draw"].ge(val_share) | by_sku["group"].transform("size").lt(MIN_FOR_VAL) | owned["draw"].eq(by_sku["draw"].transform("max"))
+    )
+    return set(owned["group"]) - set(owned.loc[barred, "group"])
+
+
+def counts(roles: pd.DataFrame) -> dict[str, Any]:
+    """Images and SKUs of each role, the unseen SKUs, and how many queries have a duplicate in the gallery or among what is trained on."""
+    query, group = roles["role"].eq("query"), roles["group"]
+    shown = {role: group.isin(group[roles["role"].isin(which)]) for role, which in (("gallery", GALLERY_ROLES), ("train", ("train",)))}
+    return {
+        "images": {role: int(n) for role, n in roles["role"].value_counts().items()},
+        "skus": {role: int(n) for role, n in roles.groupby("role")["sku"].nunique().items()},
+        "unseen": sorted(roles.loc[roles["unseen"], "sku"].unique()),
+        "queries_with_duplicate": {where: int((query & found).sum()) for where, found in shown.items()},
+    }

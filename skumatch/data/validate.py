@@ -1,179 +1,130 @@
-"""Great Expectations over the manifest: what must hold before anything is learnt from a data version."""
+"""Great Expectations over a data version: what must hold before anything is learnt from it."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from skumatch.config import DataParams, ValidateParams
-from skumatch.data.manifest import images
-from skumatch.errors import ValidationFailed
+from skumatch.data import suite
+from skumatch.data.drift import Profile, drift_frames, profile_of
+from skumatch.data.expectations import SHOWN, Rule, library, percent
+from skumatch.data.findings import Finding
+from skumatch.data.frames import Frames, column_frame, delivered_frame, image_frame, sku_frame, whole_frame
+from skumatch.data.manifest import COLUMNS, images
 from skumatch.progress import track
 
-Expectations = list[tuple[str, Any]]
-OFFENDERS = 5
+NOTE_LETTERS = 90
+KEYS = {"columns": "column", "images": "id", "bytes": "id", "delivered": "image", "skus": "sku", "drift_skus": "sku", "drift_sides": "side"}
 
 
-def check_bytes(root: Path, manifest: pd.DataFrame) -> None:
-    """Hash every image's bytes in the shards against the manifest. Raises ValidationFailed naming the first that differs."""
-    pictures = images(root, manifest)
-    with track("validate", len(pictures)) as advance:
-        for index, wanted in enumerate(manifest["sha256"]):
-            if hashlib.sha256(pictures.read_bytes(index)).hexdigest() != wanted:
-                raise ValidationFailed(f"The bytes of {pictures.ids[index]} differ from the manifest's hash; import the data again.")
-            advance()
+def validate(
+    manifest: pd.DataFrame, summary: dict[str, Any], params: ValidateParams, data: DataParams, baseline: Profile | None = None
+) -> list[Finding]:
+    """Ask everything of a manifest: the schema first, and the rest only where that holds.
 
-
-def validate(manifest: pd.DataFrame, summary: dict[str, Any], params: ValidateParams, data: DataParams) -> list[dict[str, Any]]:
-    """Run every expectation; return one record each: frame, sentence, passed, observed, offenders.
-
-    `summary` is the import's import.json. Nothing is raised for data that fails: see `failures`.
+    `summary` is the import's import.json, `baseline` the profile of the last version that passed. Nothing is raised for data that
+    fails: see `require`.
     """
-    skus = per_sku(manifest, data)
-    facts = shares(manifest, skus, summary)
+    schema = judge({"manifest": manifest, "columns": column_frame(manifest)}, suite.schema_rules())
+    if not all(finding.passed for finding in schema):
+        return schema
+    manifest = manifest.reset_index(drop=True)
+    skus = sku_frame(manifest, data)
+    frames = {
+        "images": image_frame(manifest),
+        "delivered": delivered_frame(manifest, summary),
+        "skus": skus,
+        "whole": whole_frame(manifest, skus, summary),
+    }
+    drift = drift_frames(profile_of(manifest, data), baseline)
     return [
-        *_run("images", manifest, _image_expectations(params)),
-        *_run("skus", skus, _sku_expectations(params)),
-        *_run("facts", facts, _fact_expectations(params)),
+        *schema,
+        *judge(frames, suite.rules(params)),
+        *(judge(drift, suite.drift_rules(params)) if drift else []),
     ]
 
 
-def require(results: list[dict[str, Any]]) -> None:
-    """Raise ValidationFailed with the failed expectations and their worst offenders, if there are any."""
-    failed = [result for result in results if not result["passed"]]
-    if failed:
-        what = "; ".join(_failure(result) for result in failed[:3])
-        cure = "Correct the data, or the bound under `validate` in params.yaml."
-        raise ValidationFailed(f"The data broke {len(failed)} of {len(results)} expectations: {what}. {cure}")
+def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[Finding]:
+    """Hash every image's bytes in the shards below `root` against a manifest that passed. Raises StorageError for a missing shard."""
+    pictures = images(root, manifest)
+    stored = []
+    with track("validate", len(pictures)) as advance:
+        for index in range(len(pictures)):
+            stored.append(hashlib.sha256(pictures.read_bytes(index)).hexdigest())
+            advance()
+    return judge({"bytes": manifest[["id", "sha256"]].assign(stored=stored)}, suite.byte_rules())
 
 
-def _failure(result: dict[str, Any]) -> str:
-    worst = f", worst: {', '.join(result['offenders'])}" if result["offenders"] else ""
-    return f"{result['sentence']} ({result['observed']}{worst})"
+def judge(frames: Frames, rules: Sequence[Rule]) -> list[Finding]:
+    """Run the rules over the frames they are about; one finding each, in the order of `rules`."""
+    results: dict[str, Any] = {}
+    for name, frame in frames.items():
+        results |= _run(name, frame, [rule for rule in rules if rule.frame == name])
+    return [_finding(rule, frames[rule.frame], results[rule.name]) for rule in rules]
 
 
-def per_sku(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """sku, train, test: images on each side; catch-all classes left out, and images without a SKU."""
-    known = manifest[~manifest["sku"].isin([*data.others, ""])]
-    counts = known.groupby(["sku", "side"]).size().unstack(fill_value=0).reindex(columns=["train", "test"], fill_value=0)
-    return counts.reset_index()
-
-
-def shares(manifest: pd.DataFrame, skus: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
-    """One row of shares of the whole delivery, each between 0 and 1, and the number of SKUs with gallery images."""
-    labels = manifest.groupby("pixels")["sku"].nunique()
-    conflicts = manifest["pixels"].isin(labels[labels > 1].index)
-    quarantined = len(summary["quarantined"])
-    return pd.DataFrame(
-        {
-            "gallery_skus": [int((skus["train"] > 0).sum())],
-            "quarantined_share": [quarantined / (len(manifest) + quarantined)],
-            "duplicate_share": [float(manifest["pixels"].duplicated().mean())],
-            "conflict_share": [float(conflicts.mean())],
-        }
-    )
-
-
-def warnings_of(manifest: pd.DataFrame, summary: dict[str, Any], params: ValidateParams, data: DataParams) -> list[str]:
-    """What doesn't stop the run but belongs in the report, one sentence each, naming SKUs and images."""
-    skus = per_sku(manifest, data)
-    sparse = skus.loc[skus["train"].between(1, params.min_images_per_sku - 1), "sku"].tolist()
-    lonely = skus.loc[skus["train"].eq(0), "sku"].tolist()
-    untested = skus.loc[skus["test"].eq(0), "sku"].tolist()
-    named = [
-        (sparse, f"have fewer than {params.min_images_per_sku} gallery images, so a match rests on very few pictures"),
-        (lonely, "have no gallery image, so their queries are reported apart"),
-        (untested, "have no query, so nothing is known of their accuracy"),
-    ]
-    sentences = [f"{len(names)} SKUs {what}: {_some(names)}." for names, what in named if names]
-    quarantined = summary["quarantined"]
-    if quarantined:
-        sentences.append(f"{len(quarantined)} images were set aside: " + _some([f"{q['id']} ({q['reason']})" for q in quarantined]) + ".")
-    return sentences
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:OFFENDERS]) + (f" and {len(names) - OFFENDERS} more" if len(names) > OFFENDERS else "")
-
-
-def _run(frame_name: str, frame: pd.DataFrame, expectations: Expectations) -> list[dict[str, Any]]:
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when the package is imported
-    import great_expectations as gx
-
+def _run(name: str, frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any]:
+    gx, _ = library()
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    source = context.data_sources.add_pandas(frame_name)
-    batch = source.add_dataframe_asset(frame_name).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-    results = []
-    for sentence, expectation in expectations:
-        result = batch.validate(expectation, result_format="COMPLETE")
-        results.append(_record(frame_name, frame, sentence, expectation, result))
-    return results
+    source = context.data_sources.add_pandas(name)
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    # One suite a frame: with each call Great Expectations hashes the whole frame anew.
+    asked = gx.ExpectationSuite(name=name, expectations=[rule.expectation for rule in rules])
+    by_sentence = {result.expectation_config.description: result for result in batch.validate(asked, result_format="COMPLETE").results}
+    return {rule.name: by_sentence[rule.sentence] for rule in rules}
 
 
-def _record(frame_name: str, frame: pd.DataFrame, sentence: str, expectation: Any, result: Any) -> dict[str, Any]:
+def _finding(rule: Rule, frame: pd.DataFrame, result: Any) -> Finding:
     details = result.result
-    if frame_name == "facts":
-        offenders, observed = [], f"{frame[expectation.column].iloc[0]:.4g}"
-    else:
-        key = {"images": "id", "skus": "sku"}[frame_name]
-        offenders = [str(frame[key].iloc[i]) for i in details.get("unexpected_index_list", [])[:OFFENDERS]]
-        observed = f"{details.get('unexpected_count', len(frame))} of {len(frame)}"
-    if result.success is not True and not details:
-        observed = "could not be computed"
-    return {"frame": frame_name, "sentence": sentence, "passed": bool(result.success), "observed": observed, "offenders": offenders}
+    broken = details.get("unexpected_index_list") or []
+    rows = _worst_first(frame.loc[broken], rule.worst).head(SHOWN)
+    key = KEYS.get(rule.frame)
+    names = [str(name) for name in rows[key]] if key else []
+    notes = [rule.note.format_map(row)[:NOTE_LETTERS] for row in rows.to_dict("records")] if key else []
+    values = dict(zip(broken, details.get("unexpected_list") or [], strict=False))
+    result.result = _cut(details, [str(values.get(place)) for place in rows.index], names)
+    return Finding(rule, bool(result.success), _observed(rule, frame, details), len(broken), names, notes, result)
 
 
-def _image_expectations(params: ValidateParams) -> Expectations:
-    import great_expectations.expectations as gxe
-
-    from skumatch.data.images import FORMATS
-    from skumatch.data.manifest import COLUMNS
-
-    side = params.min_short_side
-    return [
-        ("the manifest has its columns", gxe.ExpectTableColumnsToMatchOrderedList(column_list=COLUMNS)),
-        ("every image has an id of its own", gxe.ExpectColumnValuesToBeUnique(column="id")),
-        ("every image has a SKU", gxe.ExpectColumnValueLengthsToBeBetween(column="sku", min_value=1)),
-        ("every image is on the train or test side", gxe.ExpectColumnValuesToBeInSet(column="side", value_set=["train", "test"])),
-        ("every image is of a known format", gxe.ExpectColumnValuesToBeInSet(column="format", value_set=list(FORMATS))),
-        (f"no image is under {side} px wide", gxe.ExpectColumnValuesToBeBetween(column="width", min_value=side)),
-        (f"no image is under {side} px high", gxe.ExpectColumnValuesToBeBetween(column="height", min_value=side)),
-        ("every hash is a SHA-256", gxe.ExpectColumnValuesToMatchRegex(column="sha256", regex="^[0-9a-f]{64}$")),
-    ]
+def _worst_first(rows: pd.DataFrame, worst: tuple[str, ...]) -> pd.DataFrame:
+    if not worst:
+        return rows
+    columns = [name.removeprefix("-") for name in worst]
+    return rows.sort_values(columns, ascending=[not name.startswith("-") for name in worst], kind="stable")
 
 
-def _sku_expectations(params: ValidateParams) -> Expectations:
-    import great_expectations.expectations as gxe
-
-    enough = 1 - params.max_sparse_share
-    return [
-        (
-            f"at least {enough:.0%} of SKUs have {params.min_images_per_sku} gallery images",
-            gxe.ExpectColumnValuesToBeBetween(column="train", min_value=params.min_images_per_sku, mostly=enough),
-        ),
-        (
-            f"at least {1 - params.max_without_gallery_share:.0%} of SKUs have a gallery image",
-            gxe.ExpectColumnValuesToBeBetween(column="train", min_value=1, mostly=1 - params.max_without_gallery_share),
-        ),
-    ]
+def _observed(rule: Rule, frame: pd.DataFrame, details: dict[str, Any]) -> str:
+    if rule.name == "columns":
+        return _columns(list(frame.columns))
+    if rule.figure:
+        return rule.figure.format_map(frame.iloc[0])
+    if "unexpected_count" not in details:
+        return "could not be computed"
+    count, of = details["unexpected_count"], details["element_count"]
+    if rule.frame != "delivered":  # there the rows without a value are the wanted ones
+        of -= details["missing_count"]
+    return f"{count:,} of {of:,}" + (f", {percent(count / of)}" if count else "")
 
 
-def _fact_expectations(p: ValidateParams) -> Expectations:
-    import great_expectations.expectations as gxe
+def _columns(found: list[str]) -> str:
+    missing, strange = [name for name in COLUMNS if name not in found], [name for name in found if name not in COLUMNS]
+    told = [f"{words}: {', '.join(names)}" for words, names in (("missing", missing), ("unknown", strange)) if names]
+    return "; ".join(told) or (f"{len(found)} columns" if found == COLUMNS else "in another order")
 
-    def at_most(column: str, bound: float) -> Any:
-        return gxe.ExpectColumnValuesToBeBetween(column=column, max_value=bound)
 
-    return [
-        (f"at least {p.min_skus} SKUs have gallery images", gxe.ExpectColumnValuesToBeBetween(column="gallery_skus", min_value=p.min_skus)),
-        (f"at most {p.max_quarantined_share:.1%} of images were set aside", at_most("quarantined_share", p.max_quarantined_share)),
-        (f"at most {p.max_duplicate_share:.0%} of images are exact duplicates", at_most("duplicate_share", p.max_duplicate_share)),
-        (f"at most {p.max_conflict_share:.1%} of images carry two SKUs", at_most("conflict_share", p.max_conflict_share)),
-    ]
+def _cut(details: dict[str, Any], values: list[str], names: list[str]) -> dict[str, Any]:
+    """The result as Data Docs show it: of the rows that break the expectation only the worst ones, by name."""
+    shown = {name: value for name, value in details.items() if "_list" not in name and "_index_" not in name}
+    if not values:
+        return shown
+    counts = [{"value": value, "count": values.count(value)} for value in dict.fromkeys(values)]
+    lists = {"unexpected_list": values, "partial_unexpected_list": values, "unexpected_index_list": names or values}
+    return shown | lists | {"partial_unexpected_counts": counts}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,29 +63,39 @@ def write_params(source: Path, target: Path, overrides: Iterable[str]) -> Params
     return params
 
 
-def place_inputs(folder: Path, project: Path, champion: Path | None, weights: Path) -> None:
-    """Lay the champion's bundle (or the note that there is none), the base weights and the code's facts into `folder`/inputs."""
-    for name, source in (("champion", champion), ("weights", weights)):
+@dataclass(frozen=True)
+class Fetched:
+    """What a run starts from besides code, parameters and data: the champion's bundle (None: there is none), the base weights,
+    and the profile of the last data version that passed (None: there was none).
+    """
+
+    champion: Path | None
+    weights: Path
+    baseline: dict[str, Any] | None
+
+
+def place_inputs(folder: Path, project: Path, fetched: Fetched) -> None:
+    """Lay what was fetched (or the note that there is none) and the code's facts into `folder`/inputs."""
+    for name, source in (("champion", fetched.champion), ("weights", fetched.weights)):
         target = folder / "inputs" / name
         shutil.rmtree(target, ignore_errors=True)
         if source is None:
             write_json(target / "none.json", NO_CHAMPION)
         else:
             shutil.copytree(source, target)
+    write_json(folder / "inputs" / "baseline.json", {"baseline": fetched.baseline})
     write_json(folder / "inputs" / "code.json", describe_code(project))
 
 
-def build(
-    folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], champion: Path | None, weights: Path
-) -> str:
+def build(folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], fetched: Fetched) -> str:
     """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5."""
-    place_inputs(folder, project, champion, weights)
+    place_inputs(folder, project, fetched)
     write_params(project / "params.yaml", folder / "params.yaml", overrides)
     write_text(folder / "data.dvc", data)
     repository = Repository(folder, settings)
     for name in ("champion", "weights"):
         repository.add(f"inputs/{name}")
-    own = ["params.yaml", "data.dvc", "inputs/champion.dvc", "inputs/weights.dvc", "inputs/code.json"]
+    own = ["params.yaml", "data.dvc", *(f"inputs/{name}" for name in ("champion.dvc", "weights.dvc", "code.json", "baseline.json"))]
     members = {name: (folder / name).read_bytes() for name in own} | {name: (project / name).read_bytes() for name in code_files(project)}
     _write_archive(folder / ARCHIVE, members)
     pointer_text = repository.add(ARCHIVE)

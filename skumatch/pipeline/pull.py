@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +18,8 @@ from skumatch.pipeline.repository import md5_of
 from skumatch.pipeline.worker import Message
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import DATA_TAG, Tracking
+
+PROFILE = "validate/profile.json"  # as register logs it
 
 
 class Request(BaseModel):
@@ -49,8 +53,12 @@ def pull(settings: Settings, request: Request) -> Message:
         raise NothingNew("The data is the same as in the last finished run; nothing to do until a new version is committed.")
     champion = registry.champion()
     with tempfile.TemporaryDirectory(dir=_made(settings.home_dir / "workspaces")) as folder:
-        bundle, weights = fetch_champion(settings, registry, champion), fetch_base_weights(settings, params)
-        set_hash = inputs.build(Path(folder), project, settings, data, request.overrides, bundle, weights)
+        fetched = inputs.Fetched(
+            champion=fetch_champion(settings, registry, champion),
+            weights=fetch_base_weights(settings, params),
+            baseline=fetch_baseline(settings, params, data),
+        )
+        set_hash = inputs.build(Path(folder), project, settings, data, request.overrides, fetched)
     return Message(
         run=request.run,
         inputs=set_hash,
@@ -64,6 +72,15 @@ def pull(settings: Settings, request: Request) -> Message:
 def fetch_champion(settings: Settings, registry: Registry, champion: ModelRef | None) -> Path | None:
     """The champion's bundle in this machine's cache, verified against its registered hash."""
     return registry.download_bundle(champion, _made(settings.home_dir / "bundles") / champion.bundle) if champion else None
+
+
+def fetch_baseline(settings: Settings, params: Params, data: str) -> dict[str, Any] | None:
+    """The profile of the last data version that passed, of the same registered model; None if there was none.
+
+    A version of other data than `data` (the text of data.dvc): so a rerun on the same data finds the same one, and stays cached.
+    """
+    found = Tracking(settings.mlflow_url).earlier_version(md5_of(data), params.release.model_name, PROFILE)
+    return None if found is None else dict(json.loads(found))
 
 
 def fetch_base_weights(settings: Settings, params: Params) -> Path:

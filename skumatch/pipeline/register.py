@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.config import Params, Settings, load_params
 from skumatch.errors import StaleChampion
-from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.files import read_json, sha256, write_json, write_text
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
-from skumatch.pipeline.worker import Message, run_name, stages, workspace
+from skumatch.pipeline.worker import Message, reports, stages, workspace
 from skumatch.release import lineage
 from skumatch.release.gate import Decision
 from skumatch.release.registry import CHALLENGER, TOP1_TAG
+from skumatch.release.report import DATA_DOCS
 from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, Tracking
 from skumatch.retrieval.evaluate import Evaluation
 
@@ -145,11 +146,13 @@ def flat(params: Params) -> dict[str, Any]:
 
 
 def keep_report(settings: Settings, message: Message, root: Path) -> str:
-    """Copy the run's report to this machine's reports; return the path."""
-    kept = settings.home_dir / "reports" / f"{run_name(message.run)}.html"
-    with replacing(kept) as aside:
-        aside.write_bytes((root / "out/report/report.html").read_bytes())
-    return str(kept)
+    """Copy the run's report and, below a folder of the run's, its data docs to this machine's reports; return the report's path."""
+    folder = reports(settings, message.run)
+    docs = folder / "validate" / "docs.html"
+    page = (root / "out/report/report.html").read_text("utf-8").replace(f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"')
+    write_text(docs, (root / "out/validate/docs.html").read_text("utf-8"))
+    write_text(folder.with_name(f"{folder.name}.html"), page)
+    return str(folder.with_name(f"{folder.name}.html"))
 
 
 def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.config import Settings
 from skumatch.errors import Relayed, StageFailed
-from skumatch.files import read_json, write_text
+from skumatch.files import read_json, replacing, write_text
 from skumatch.pipeline import inputs
 from skumatch.pipeline.repository import Repository, pointer
-from skumatch.stages.runner import ERROR, SECONDS
+from skumatch.stages.runner import ERROR, PAGES, SECONDS
 
 
 class Message(BaseModel):
@@ -65,7 +65,7 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
         try:
             repository.reproduce(stage)
         except StageFailed as failure:
-            raise own_error(repository.folder) or failure from failure
+            raise own_error(repository.folder, keep_pages(settings, message, stage, repository.folder)) or failure from failure
         seconds = repository.folder / SECONDS.format(stage=stage)
         ran = seconds.is_file()
         return message.model_copy(
@@ -77,12 +77,29 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
         )
 
 
-def own_error(folder: Path) -> Relayed | None:
-    """The error the stage process left in its workspace, as it was raised there."""
+def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:
+    """The error the stage process left in its workspace, as it was raised there; `pages` is where its pages are now."""
     path = folder / ERROR
     if not path.is_file():
         return None
-    return Relayed(**read_json(path))
+    fields = read_json(path)
+    return Relayed(**fields | {"sentence": fields["sentence"].replace(str(folder / PAGES), str(pages or folder / PAGES))})
+
+
+def keep_pages(settings: Settings, message: Message, stage: str, folder: Path) -> Path | None:
+    """Copy the pages that a failed stage left for a person to this machine's reports; return where, None if there are none."""
+    made, kept = folder / PAGES, reports(settings, message.run) / stage
+    if not made.is_dir():
+        return None
+    for page in sorted(made.iterdir()):
+        with replacing(kept / page.name) as aside:
+            shutil.copyfile(page, aside)
+    return kept
+
+
+def reports(settings: Settings, run: str) -> Path:
+    """The folder of a run's pages; its report lies beside it, as `<folder>.html`."""
+    return settings.home_dir / "reports" / run_name(run)
 
 
 def stages(project: Path) -> list[str]:

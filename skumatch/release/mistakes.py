@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,9 +9,9 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
+from skumatch.data.thumbnails import thumbnail
 from skumatch.retrieval.evaluate import Ranking
 
-SIDE = 168  # pixels of a thumbnail's longer side, shown at half of it
 PREDICTED = 3
 
 Picture = Callable[[str], Image.Image]
@@ -47,15 +45,6 @@ class WeakSku(NamedTuple):
     top1: float
     champion_top1: float | None
     taken_for: str | None
-
-
-def thumbnail(image: Image.Image, side: int = SIDE) -> str:
-    """The picture within `side` x `side` pixels, as a JPEG data URI; nothing of its metadata."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def weak_skus(ranking: Ranking, per_sku: pd.DataFrame, champion_per_sku: pd.DataFrame | None, limit: int = 12) -> list[WeakSku]:

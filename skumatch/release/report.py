@@ -14,6 +14,7 @@ from skumatch.release.mistakes import Mistake, WeakSku
 from skumatch.retrieval.evaluate import Bounds, Evaluation
 
 SPARKLINE = (240, 56)
+DATA_DOCS = "../validate/docs.html"  # from the report's place among the stages' results, here and in MLflow
 TONES = {"first": ("good", "✓"), "promote": ("good", "✓"), "keep": ("calm", "="), "refuse": ("bad", "✕")}
 CHECKS = {
     "identity": "A different model",
@@ -27,11 +28,22 @@ CHECKS = {
     "gain": "Better than the champion",
     "evidence": "Enough evidence",
 }
+PROTOCOLS = {
+    "full": "All photos against the whole gallery",
+    "k5": "At most five pictures of each product on either side, mean of ten draws",
+    "test_loo": "The photos against each other",
+    "unseen": "Products never trained on, among themselves",
+    "catalogue": "All photos against catalogue pictures",
+}
+NO_DUPLICATES = "All photos, their own duplicates taken out of the gallery"
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """images: all that were delivered and kept; gallery, queries: images to match against and to judge by."""
+    """images: all that were delivered and kept; gallery, queries: images to match against and to judge by.
+
+    set_aside: the ids of quarantined images by reason. duplicates: what the search for duplicates found, by its name.
+    """
 
     images: int
     skus: int
@@ -40,6 +52,8 @@ class DataFacts:
     quarantined: int = 0
     unseen_skus: int = 0
     warnings: Sequence[str] = ()
+    set_aside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    duplicates: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,10 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """All that the report shows. hashes: name -> hash of every input and result, shown in the footer."""
+    """All that the report shows. hashes: name -> hash of every input and result, shown in the footer.
+
+    protocols: figures under protocols other than `full`, of the challenger and of the champion.
+    """
 
     decision: Decision
     challenger: Evaluation
@@ -66,6 +83,7 @@ class ReportContext:
     training: TrainingFacts
     hashes: Mapping[str, str | None]
     model_name: str = "skumatch"
+    protocols: Sequence[tuple[Evaluation, Evaluation | None]] = ()
 
 
 class Bar(NamedTuple):
@@ -74,6 +92,15 @@ class Bar(NamedTuple):
     who: str
     value: float
     bounds: Bounds
+
+
+class Row(NamedTuple):
+    """Top-1 of both models in one way of asking; None where there is no figure."""
+
+    name: str
+    about: str
+    queries: int
+    top1: tuple[tuple[float, Bounds] | None, ...]
 
 
 def render_report(context: ReportContext) -> str:
@@ -107,6 +134,7 @@ def _view(context: ReportContext) -> dict[str, Any]:
     models = [("Challenger", context.challenger)] + ([("Champion", context.champion)] if context.champion else [])
     return {
         "context": context,
+        "data_docs": DATA_DOCS,
         "tone": tone,
         "mark": mark,
         "opening": opening,
@@ -114,9 +142,31 @@ def _view(context: ReportContext) -> dict[str, Any]:
         "passed": sum(check.status == "passed" for check in asked),
         "asked": len(asked),
         "chart": {k: [_bar(who, evaluation, k) for who, evaluation in models] for k in (1, 3, 5)},
+        "table": _table(context),
         "checks": [(CHECKS.get(check.name, check.name), check) for check in context.decision.checks],
         "curve": sparkline(context.training.losses),
     }
+
+
+def _table(context: ReportContext) -> list[Row]:
+    """A row a protocol, and one for `full` without duplicates; a column a model."""
+    pairs = [(context.challenger, context.champion), *context.protocols]
+    rows = [Row(ours.protocol, PROTOCOLS[ours.protocol], ours.n, _top1(context, ours, theirs)) for ours, theirs in pairs]
+    free = context.challenger.near_duplicate_free
+    if free:
+        theirs = context.champion.near_duplicate_free if context.champion else None
+        rows.insert(
+            1, Row("full", NO_DUPLICATES, free.n, tuple((f.top1, f.interval) if f else None for f in (free, theirs)[: _models(context)]))
+        )
+    return rows
+
+
+def _top1(context: ReportContext, *evaluations: Evaluation | None) -> tuple[tuple[float, Bounds] | None, ...]:
+    return tuple((e.top1, e.interval.top1) if e else None for e in evaluations[: _models(context)])
+
+
+def _models(context: ReportContext) -> int:
+    return 2 if context.champion else 1
 
 
 def _bar(who: str, evaluation: Evaluation, k: int) -> Bar:

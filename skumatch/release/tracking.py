@@ -21,6 +21,8 @@ from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 EXPERIMENT = "skumatch"
 RUN_TAG, DATA_TAG, PLAIN_TAG = "skumatch.run", "skumatch.data", "skumatch.plain"
 LOCK_NAME = "dvc.lock"
+MODEL_PARAM = "release.model_name"
+LOOKED_AT = 20
 PROBE_SECONDS = 5.0
 AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 ENVIRONMENT = {
@@ -97,6 +99,22 @@ class Tracking:
             held = any(item.path == LOCK_NAME for item in client.list_artifacts(run_id))
             lock = Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8") if held else None
             return FinishedRun(run_id, {name: value for name, value in found[0].data.tags.items() if name.startswith("skumatch.")}, lock)
+
+    def earlier_version(self, data: str, model: str, artifact: str) -> str | None:
+        """The text of `artifact` of the newest run that ended well on other data than `data`, for the registered model `model`.
+
+        Runs without such an artifact are passed over; None if there is no other.
+        """
+        wanted = f"attributes.status = 'FINISHED' and tags.`{DATA_TAG}` != '{data}' and params.`{MODEL_PARAM}` = '{model}'"
+        with self.client() as client, tempfile.TemporaryDirectory() as folder:
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            order = ["attributes.end_time DESC"]
+            found = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT) if experiment else []
+            for run in found:
+                held = client.list_artifacts(run.info.run_id, artifact.rpartition("/")[0])
+                if any(item.path == artifact for item in held):
+                    return Path(client.download_artifacts(run.info.run_id, artifact, folder)).read_text("utf-8")
+            return None
 
     def run_page(self, mlflow_id: str) -> str:
         """The address of a run's page in MLflow's web interface."""

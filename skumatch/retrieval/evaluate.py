@@ -34,6 +34,7 @@ __all__ = [
 TOP = 5  # distinct SKUs listed for a query
 FIRST_K = 32  # images looked at first; more only where they hold fewer than TOP SKUs
 BLOCK = 2048  # queries ranked at a time
+Ignored = tuple[Sequence[str], Sequence[str]]
 RANKING_SCHEMA = pa.schema(
     [
         ("query_id", pa.string()),
@@ -101,62 +102,79 @@ def rank(
     query_ids: Sequence[str],
     query_skus: Sequence[str],
     backend: Backend = "faiss",
+    ignored: Ignored | None = None,
 ) -> Ranking:
     """Rank the distinct SKUs nearest to each query, a SKU by its best image; exact, and the same for any order of rows.
 
     gallery [n, d] and queries [m, d] are L2-normalised. Equal similarities go to the smaller gallery id. Ids are unique and
-    no image is on both sides. Raises DataError for an empty gallery or vectors that are no numbers.
+    no image is on both sides. `ignored` names gallery images and queries: images of the query's own name are no candidates for it,
+    and an image may then be on both sides; a list that gets too short ends in empty names.
+    Raises DataError for an empty gallery or vectors that are no numbers.
     """
     assert len(gallery) == len(gallery_ids) == len(gallery_skus) and len(queries) == len(query_ids) == len(query_skus)
-    assert len({*gallery_ids, *query_ids}) == len(gallery_ids) + len(query_ids), "an id occurs twice"
+    sides = [gallery_ids, query_ids] if ignored else [[*gallery_ids, *query_ids]]
+    assert all(len(set(ids)) == len(ids) for ids in sides), "an id occurs twice"
     if not gallery_ids:
         raise DataError("The gallery is empty, so no query can be ranked; add images of the SKUs to match.")
-    gallery, (ids, skus) = _by_id(gallery, gallery_ids, gallery_skus)
-    queries, (wanted_ids, wanted) = _by_id(queries, query_ids, query_skus)
+    names = ignored or (gallery_ids, query_ids)
+    gallery, (ids, skus, mine) = _by_id(gallery, gallery_ids, gallery_skus, names[0])
+    queries, (wanted_ids, wanted, theirs) = _by_id(queries, query_ids, query_skus, names[1])
     codes = np.unique(skus, return_inverse=True)[1].astype(np.int64)
+    own = (
+        np.unique(np.concatenate([mine, theirs]), return_inverse=True)[1].astype(np.int64) if ignored else np.arange(len(ids) + len(wanted))
+    )
     shape = (len(queries), min(TOP, int(codes.max()) + 1))
     similarities, rows, positions = np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(shape, np.int64)
     with track("rank", len(queries), "queries") as advance:
         for start in range(0, len(queries), BLOCK):
             part = slice(start, start + BLOCK)
-            similarities[part], rows[part], positions[part] = _nearest_skus(gallery, codes, queries[part], shape[1], backend)
+            names_of = own[: len(ids)], own[len(ids) :][part]
+            similarities[part], rows[part], positions[part] = _nearest_skus(gallery, codes, queries[part], names_of, shape[1], backend)
             advance(len(queries[part]))
-    return Ranking(wanted_ids, wanted, skus[rows], similarities, ids[rows], positions)
+    listed, found = (np.where(rows < 0, "", labels[rows]) for labels in (skus, ids))
+    return Ranking(wanted_ids, wanted, listed, similarities, found, positions)
 
 
-def _by_id(vectors: Vectors, ids: Sequence[str], skus: Sequence[str]) -> tuple[Vectors, tuple[Labels, Labels]]:
+def _by_id(vectors: Vectors, ids: Sequence[str], *columns: Sequence[str]) -> tuple[Vectors, list[Labels]]:
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    labels = np.array(ids, dtype=object)[order], np.array(skus, dtype=object)[order]
+    labels = [np.array(column, dtype=object)[order] for column in (ids, *columns)]
     return (vectors if order == list(range(len(ids))) else vectors[order]), labels
 
 
-def _nearest_skus(gallery: Vectors, codes: Places, queries: Vectors, width: int, backend: Backend) -> tuple[Vectors, Places, Places]:
-    """Similarity, gallery row and position (from 1) of the best image of each of the `width` nearest SKUs."""
+def _nearest_skus(
+    gallery: Vectors, codes: Places, queries: Vectors, own: tuple[Places, Places], width: int, backend: Backend
+) -> tuple[Vectors, Places, Places]:
+    """Similarity, gallery row and position (from 1) of the best image of each of the `width` nearest SKUs; row -1 where there is none.
+
+    `own` numbers gallery images and queries: images of the query's own number are passed over.
+    """
     shape = (len(queries), width)
     similarities, rows, positions = np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(shape, np.int64)
     pending, k = np.arange(len(queries)), FIRST_K
     while pending.size:
         found, indices = top_k(gallery, queries[pending], k, backend)
-        first, enough = _first_of_each(codes[indices], width)
-        done = pending[enough]
-        similarities[done] = np.take_along_axis(found, first, axis=1)[enough]
-        rows[done] = np.take_along_axis(indices, first, axis=1)[enough]
-        positions[done] = first[enough] + 1
+        skipped = own[0][indices] == own[1][pending][:, None]
+        first, full = _first_of_each(np.where(skipped, -1, codes[indices]), width)
+        enough = full[:, -1] | (k >= len(gallery))
+        done, first, full = pending[enough], first[enough], full[enough]
+        places = first + 1 - np.take_along_axis(np.cumsum(skipped, axis=1)[enough], first, axis=1)
+        similarities[done] = np.where(full, np.take_along_axis(found[enough], first, axis=1), -1)
+        rows[done] = np.where(full, np.take_along_axis(indices[enough], first, axis=1), -1)
+        positions[done] = np.where(full, places, len(gallery) + 1)
         pending = pending[~enough]
-        assert not pending.size or k < len(gallery), "the gallery has `width` SKUs, so a list of all its images is full"
         k *= 4
     return similarities, rows, positions
 
 
 def _first_of_each(codes: Places, width: int) -> tuple[Places, Flags]:
-    """Columns where the first `width` distinct codes of each row first occur, and whether the row has that many."""
+    """Columns where the first `width` distinct codes of each row first occur, and which of them exist; code -1 counts for nothing."""
     order = np.argsort(codes, axis=1, kind="stable")
     inline = np.take_along_axis(codes, order, axis=1)
     fresh = np.ones(codes.shape, np.bool_)
     np.put_along_axis(fresh, order[:, 1:], inline[:, 1:] != inline[:, :-1], axis=1)
-    seen = np.cumsum(fresh, axis=1)
+    seen = np.cumsum(fresh & (codes >= 0), axis=1)
     first = np.stack([np.argmax(seen > column, axis=1) for column in range(width)], axis=1)
-    return first, seen[:, -1] >= width
+    return first, seen[:, -1:] > np.arange(width)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from skumatch.retrieval.metrics import Flags, Labels
 
 METHOD = "cluster bootstrap by SKU"
 
-Protocol = Literal["full"]
+Protocol = Literal["full", "k5", "test_loo", "unseen", "catalogue"]
 Bounds = tuple[float, float]
 
 
@@ -27,12 +27,24 @@ class Intervals(BaseModel):
     method: str = METHOD
 
 
+class NearDuplicateFree(BaseModel):
+    """Top-1 if the gallery held no duplicate of the query asked. without_partner: queries that then have no image of their SKU left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top1: float
+    interval: Bounds
+    n: Annotated[int, Field(ge=0)]
+    without_partner: Annotated[int, Field(ge=0)]
+
+
 class Evaluation(BaseModel):
     """How well one encoder finds the right SKU. Shares are of scored queries, from 0 to 1.
 
     topK: the right SKU is among the K nearest distinct SKUs. image_topK: among the SKUs of the K nearest images.
     n: queries scored. without_partner: queries whose SKU has no gallery image, left out of every figure. skus: SKUs among
-    scored queries. macro_top1: mean over SKUs of their top-1. hashes: what was evaluated, by name.
+    scored queries. macro_top1: mean over SKUs of their top-1. hashes: what was evaluated, by name. near_duplicate_free: top-1
+    with duplicates of the query left out of the gallery; None where duplicates were not looked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +62,7 @@ class Evaluation(BaseModel):
     macro_top1: float
     interval: Intervals
     hashes: dict[str, str] = {}
+    near_duplicate_free: NearDuplicateFree | None = None
 
 
 @dataclass(frozen=True, eq=False)

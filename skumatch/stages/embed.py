@@ -1,4 +1,4 @@
-"""embed: the same gallery and queries through challenger and champion."""
+"""embed: the same gallery, queries and catalogue pictures through challenger and champion."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from safetensors.numpy import save_file
 
 from skumatch.config import Params
 from skumatch.data.images import Images
-from skumatch.data.manifest import content_hash, write_parquet
+from skumatch.data.manifest import write_parquet
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.model.encoder import load
 from skumatch.retrieval.embed import embed
 from skumatch.stages.selection import select
 
-SCHEMA = pa.schema([("id", pa.string()), ("sku", pa.string()), ("role", pa.string()), ("unseen", pa.bool_())])
+SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "sku", "role", "group", "sha256")), ("unseen", pa.bool_())])
 
 
 def run(root: Path, params: Params) -> None:
-    rows, pictures = select(root, *GALLERY_ROLES, "query")
+    rows, pictures = select(root, *GALLERY_ROLES, "query", "catalogue")
     rows, pictures = _without_trained_queries(root, rows, pictures)
-    items = rows[["id", "sku", "unseen"]].assign(role=np.where(rows["role"].eq("query"), "query", "gallery"))
+    items = rows[SCHEMA.names].assign(role=rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery"))
     out = root / "out/embed"
     write_parquet(out / "items.parquet", items, SCHEMA)
     challenger, champion = root / "out/train/encoder", root / "inputs/champion/encoder"
@@ -36,9 +36,7 @@ def run(root: Path, params: Params) -> None:
     if encoders["champion"] is not None:
         same = same_encoder(challenger, champion)
         _write(out / "champion.safetensors", embeddings if same else _embed(champion, pictures, params, "champion"))
-    sides = {role: rows[items["role"].eq(role)] for role in ("gallery", "query")}
-    content = {role: content_hash(side["sha256"], side["sku"]) for role, side in sides.items()}
-    write_json(out / "embed.json", {"encoders": encoders, "content": content})
+    write_json(out / "embed.json", {"encoders": encoders})
 
 
 def _without_trained_queries(root: Path, rows: pd.DataFrame, pictures: Images) -> tuple[pd.DataFrame, Images]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pandas as pd
 import pyarrow.parquet as pq
 from PIL.Image import Image
 
 from skumatch.config import Params
+from skumatch.data.quarantine import set_aside
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, write_text
 from skumatch.release.gate import Decision
 from skumatch.release.mistakes import find_mistakes, weak_skus
 from skumatch.release.report import DataFacts, ReportContext, TrainingFacts, model_card, render_report
-from skumatch.retrieval.evaluate import Evaluation, Ranking
+from skumatch.retrieval.evaluate import Evaluation, Protocol, Ranking
 from skumatch.stages.selection import select
 
 
@@ -46,7 +48,15 @@ def context_of(root: Path, params: Params) -> ReportContext:
         training=_training(root, params),
         hashes=evaluations["challenger"].hashes | decision.hashes,
         model_name=params.release.model_name,
+        protocols=_protocols(evaluated),
     )
+
+
+def _protocols(evaluated: Path) -> list[tuple[Evaluation, Evaluation | None]]:
+    """Figures under the protocols other than `full` that were asked."""
+    paths = [(evaluated / f"challenger-{name}.json", evaluated / f"champion-{name}.json") for name in get_args(Protocol)]
+    read = [[Evaluation.model_validate(read_json(path)) if path.is_file() else None for path in pair] for pair in paths]
+    return [(ours, theirs) for ours, theirs in read if ours]
 
 
 def pictures_by_id(root: Path) -> Callable[[str], Image]:
@@ -67,7 +77,19 @@ def _data(root: Path, items: pd.DataFrame) -> DataFacts:
         quarantined=len(validation["quarantined"]),
         unseen_skus=len(split["unseen"]),
         warnings=validation["warnings"],
+        set_aside=set_aside(validation["quarantined"]),
+        duplicates=_duplicates(split),
     )
+
+
+def _duplicates(split: dict[str, Any]) -> dict[str, str]:
+    found, queries = split["duplicates"], split["queries_with_duplicate"]
+    return {
+        "Groups of equal images": f"{found['exact_groups']:,} ({found['exact_images']:,} images)",
+        "Groups of near-duplicates": f"{found['near_groups']:,} ({found['near_images']:,} images)",
+        "Groups of several products": f"{found['groups_of_several_skus']:,}",
+        "Query photos with a duplicate in the gallery": f"{queries['gallery']:,}",
+    }
 
 
 def _training(root: Path, params: Params) -> TrainingFacts:

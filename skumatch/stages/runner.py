@@ -19,6 +19,7 @@ from skumatch.files import disk_errors, write_json
 
 SECONDS = "log/{stage}.json"
 ERROR = "log/error.json"
+PAGES = "log/pages"  # what a stage that failed has to show a person
 STAGES = ("validate", "split", "train", "embed", "evaluate", "bundle", "gate", "report")
 PR_SET_PDEATHSIG = 1
 
@@ -29,6 +30,7 @@ def run(stage: str, root: Path) -> None:
         raise ParameterError(f"There is no stage '{stage}'; the stages are {', '.join(STAGES)}.")
     end_with_parent()
     (root / ERROR).unlink(missing_ok=True)
+    shutil.rmtree(root / PAGES, ignore_errors=True)
     started = time.monotonic()
     try:
         _run(stage, root)

@@ -12,7 +12,7 @@ from skumatch.data.manifest import images, read_manifest
 
 
 def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
-    """Rows (manifest columns + role, unseen) with a role in `roles`, in order of id, and their pictures."""
+    """Rows (manifest columns + role, unseen, group) with a role in `roles`, in order of id, and their pictures."""
     split = pq.read_table(root / "out/split/split.parquet").to_pandas().drop(columns="sku")
     rows = read_manifest(root / "data").merge(split, on="id", validate="one_to_one")
     rows = rows[rows["role"].isin(roles)].sort_values("id", ignore_index=True)

@@ -1,19 +1,24 @@
-"""split: who trains, who calibrates, who is in the gallery, who asks."""
+"""split: duplicates; who trains, who calibrates, who is in the gallery, who asks; the protocols' lists of pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from skumatch.config import Params
-from skumatch.data.manifest import read_manifest, write_parquet
-from skumatch.data.split import SCHEMA, split
+from skumatch.data import protocols
+from skumatch.data.duplicates import find_duplicates
+from skumatch.data.manifest import images, read_manifest, write_parquet
+from skumatch.data.split import SCHEMA, counts, split
 from skumatch.files import write_json
 
 
 def run(root: Path, params: Params) -> None:
-    frame = split(read_manifest(root / "data"), params.split, params.data, params.seed)
-    write_parquet(root / "out/split/split.parquet", frame, SCHEMA)
-    counts = {role: int(n) for role, n in frame["role"].value_counts().items()}
-    skus = frame.groupby("role")["sku"].nunique()
-    unseen = sorted(frame.loc[frame["unseen"], "sku"].unique())
-    write_json(root / "out/split/split.json", {"images": counts, "skus": {role: int(n) for role, n in skus.items()}, "unseen": unseen})
+    manifest, out = read_manifest(root / "data"), root / "out/split"
+    census = find_duplicates(manifest, images(root / "data", manifest), params.split.max_difference)
+    roles = split(manifest.assign(group=census.groups), params.split, params.data, params.seed)
+    write_parquet(out / "split.parquet", roles, SCHEMA)
+    rows = roles.merge(manifest[["id", "sha256"]], on="id", validate="one_to_one")
+    made = protocols.protocols(rows)
+    for name, frame in made.items():
+        write_parquet(out / f"protocols/{name}.parquet", frame, protocols.SCHEMA)
+    write_json(out / "split.json", counts(roles) | {"duplicates": census.facts, "protocols": protocols.describe(rows, made)})

@@ -1,21 +1,47 @@
-"""validate: the shards' bytes against the manifest, then Great Expectations over it."""
+"""validate: Great Expectations over the manifest, then the shards' bytes against it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from skumatch.config import Params
+from skumatch.data.drift import profile_of, read_baseline
+from skumatch.data.findings import Finding, require, warnings_of
 from skumatch.data.manifest import read_manifest
-from skumatch.data.validate import check_bytes, require, validate, warnings_of
-from skumatch.files import read_json, write_json
+from skumatch.data.pages import docs_page, facts_of, failure_page, pictures
+from skumatch.data.validate import validate, validate_bytes
+from skumatch.files import read_json, write_json, write_text
+from skumatch.stages.runner import PAGES
 
 
 def run(root: Path, params: Params) -> None:
     data = root / "data"
     manifest, summary = read_manifest(data), read_json(data / "import.json")
-    check_bytes(data, manifest)
-    results = validate(manifest, summary, params.validation, params.data)
-    require(results)
-    warnings = warnings_of(manifest, summary, params.validation, params.data)
-    found = {"expectations": results, "warnings": warnings, "quarantined": summary["quarantined"]}
+    baseline = read_baseline(root / "inputs/baseline.json")
+    findings = validate(manifest, summary, params.validation, params.data, baseline)
+    if all(finding.passed for finding in findings):
+        findings += validate_bytes(data, manifest)
+    facts = facts_of(manifest, summary, compared=any(finding.rule.frame == "drift" for finding in findings))
+    _require(root, manifest, findings, facts)
+    found = {
+        "expectations": [finding.record() for finding in findings],
+        "warnings": warnings_of(findings, params.validation),
+        "quarantined": summary["quarantined"],
+    }
+    profile = profile_of(manifest, params.data)
+    assert profile, "data that passed has images on its shelf"
     write_json(root / "out/validate/validation.json", found)
+    write_json(root / "out/validate/profile.json", profile.model_dump(mode="json"))
+    write_text(root / "out/validate/docs.html", docs_page(findings, facts))
+
+
+def _require(root: Path, manifest: pd.DataFrame, findings: Sequence[Finding], facts: dict[str, Any]) -> None:
+    """Raise ValidationFailed for data that failed, with a page that shows why."""
+    page = root / PAGES / "validation.html"
+    if not all(finding.passed for finding in findings):
+        write_text(page, failure_page(findings, facts, pictures(root / "data", manifest)))
+        require(findings, str(page))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from skumatch.data import importer
+from skumatch.data import shards
 from skumatch.data.importer import import_data
 from skumatch.data.manifest import images, read_manifest
 from skumatch.errors import DataError, StorageError
@@ -39,12 +39,24 @@ def test_the_manifest_finds_the_original_bytes(delivery: Delivery, tmp_path: Pat
 
 
 def test_shards_open_with_plain_tar_and_split_at_their_size(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importer, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 4000)
     import_data(delivery(), tmp_path / "data")
-    shards = sorted((tmp_path / "data/shards").iterdir())
-    names = [name for shard in shards for name in members(shard)]
-    assert len(shards) > 1 and names == sorted(read_manifest(tmp_path / "data")["id"])
-    assert len(images(tmp_path / "data", read_manifest(tmp_path / "data"))[20].getbands()) == 3
+    rows = read_manifest(tmp_path / "data")
+    found = sorted((tmp_path / "data/shards").iterdir())
+    assert len(found) > 1 and {path.name for path in found} == set(rows["shard"])
+    assert sorted(name for shard in found for name in members(shard)) == sorted(f"{digest}.png" for digest in rows["sha256"])
+    assert len(images(tmp_path / "data", rows)[20].getbands()) == 3
+
+
+def test_copies_are_stored_once(delivery: Delivery, tmp_path: Path) -> None:
+    folder = delivery()
+    side = folder / "all/train/sku 0"
+    (side / "copy.png").write_bytes((side / "0.png").read_bytes())
+    import_data(folder, tmp_path / "data")
+    rows = read_manifest(tmp_path / "data").set_index("id")
+    one, two = rows.loc["train/sku 0/0.png"], rows.loc["train/sku 0/copy.png"]
+    assert one["offset"] == two["offset"] and len(rows) == 25
+    assert len(members(next((tmp_path / "data/shards").iterdir()))) == 24
 
 
 def test_the_same_delivery_gives_the_same_bytes_and_changes_nothing(delivery: Delivery, tmp_path: Path) -> None:
@@ -69,7 +81,7 @@ def test_images_that_cannot_be_used_are_set_aside_with_a_reason(delivery: Delive
     draw(side / "small.png", "small", (31, 200))
     found = import_data(folder, tmp_path / "data")
     reasons = {entry["id"].split("/")[-1]: entry["reason"] for entry in found.quarantined}
-    assert reasons == {"broken.jpg": "unreadable", "cut.png": "unreadable", "zero.png": "empty", "small.png": "tiny"}
+    assert reasons == {"broken.jpg": "truncated", "cut.png": "truncated", "zero.png": "empty", "small.png": "tiny"}
     assert found.images == 24 and read_json(tmp_path / "data/import.json")["quarantined"] == found.quarantined
 
 
@@ -97,7 +109,7 @@ def test_a_failed_import_leaves_the_version_that_was_there(delivery: Delivery, t
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importer.ShardWriter, "add", full)
+    monkeypatch.setattr(shards.ShardWriter, "add", full)
     with pytest.raises(StorageError, match="No space left"):
         import_data(delivery(skus=2, name="other"), tmp_path / "data")
     assert hashes(tmp_path / "data") == before

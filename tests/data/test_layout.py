@@ -4,10 +4,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from skumatch.data.layout import folder_images, junk_kind, open_source, repair
+from skumatch.data.layout import junk_kind
+from skumatch.data.sources import folder_images, open_source
 from skumatch.errors import DataError
 from tests.conftest import Delivery
 
@@ -19,33 +18,11 @@ def zipped(folder: Path, target: Path) -> Path:
     return target
 
 
-@given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1))
-def test_repairs_names_that_a_zip_without_the_utf8_flag_garbles(name: str) -> None:
-    assert repair(name.encode("utf-8").decode("cp437")) == name
-
-
-@pytest.mark.parametrize("name", ["sku 1", "100% juice & more", "café", "可口可乐"])
-def test_leaves_sound_names_alone(name: str) -> None:
-    assert repair(name) == name
-
-
 def test_zip_and_folder_hold_the_same_items(delivery: Delivery, tmp_path: Path) -> None:
     folder = delivery()
     with open_source(folder) as a, open_source(zipped(folder, tmp_path / "d.zip")) as b:
         assert [item.id for item in a.items] == [item.id for item in b.items]
         assert [a.read(item) for item in a.items] == [b.read(item) for item in b.items]
-
-
-def test_mojibake_in_a_zip_is_repaired(delivery: Delivery, tmp_path: Path) -> None:
-    picture = (delivery(skus=1) / "all/train/sku 0/0.png").read_bytes()
-    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
-        for side in ("train", "test"):
-            archive.writestr(f"all/{side}/@@@@@@/1.png", picture)
-    name = "可口".encode()  # as long as the placeholder, written without the UTF-8 flag, as RP2K's zip does
-    (tmp_path / "d.zip").write_bytes((tmp_path / "d.zip").read_bytes().replace(b"@@@@@@", name))
-    with open_source(tmp_path / "d.zip") as source:
-        assert {item.sku for item in source.items} == {"可口"}
-        assert source.read(source.items[0]) == picture
 
 
 def test_junk_is_counted_by_kind_and_left_out(delivery: Delivery) -> None:
@@ -62,7 +39,7 @@ def test_junk_is_counted_by_kind_and_left_out(delivery: Delivery) -> None:
 
 
 def test_junk_kind_keeps_images() -> None:
-    assert junk_kind(Path("all/train/a/b.JPG")) is None  # type: ignore[arg-type]
+    assert junk_kind("all/train/a/b.JPG") is None
 
 
 @pytest.mark.parametrize(

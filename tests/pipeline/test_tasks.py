@@ -77,11 +77,24 @@ def aliases(home: Home, model: str) -> dict[int, tuple[str, ...]]:
     return {ref.version: ref.aliases for ref in Registry(home.mlflow, model).versions()}
 
 
+def test_data_that_fails_ends_the_run_with_a_page_that_stays_and_registers_nothing(home: Home) -> None:
+    message = pull(home, "failing", "failing", "validate.min_skus=99")
+    with pytest.raises(TaskFailed) as caught:
+        home.stages(message, "validate")
+    error = caught.value.error
+    assert (caught.value.code, error["kind"], error["retry"]) == (13, "ValidationFailed", False)
+    page = home.home / "reports/failing/validate/validation.html"
+    assert "At least 99 SKUs have gallery images (10 SKUs)" in error["sentence"] and f" {page} shows them. " in error["sentence"]
+    assert "At least 99 SKUs have gallery images" in page.read_text("utf-8")
+    assert mlflow_runs(home, "failing") == [] and aliases(home, "failing") == {}
+
+
 def test_a_dry_run_writes_nothing_to_mlflow(home: Home, worse: dict[str, Any]) -> None:
     before = aliases(home, "tasks")
     summary = home.task(worse | {"run": "dry", "dry_run": True}, "register")
     assert (summary["decision"], summary["version"], summary["dry_run"]) == ("first", None, True)
-    assert Path(summary["report"]).is_file()
+    report = Path(summary["report"])
+    assert 'href="dry/validate/docs.html"' in report.read_text("utf-8") and (report.parent / "dry/validate/docs.html").is_file()
     assert mlflow_runs(home, "dry") == []
     assert aliases(home, "tasks") == before
 

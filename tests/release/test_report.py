@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skumatch.config import EvaluateParams, GateParams
+from skumatch.data.thumbnails import thumbnail
 from skumatch.release.gate import Facts, decide
-from skumatch.release.mistakes import Mistake, Shot, WeakSku, find_mistakes, thumbnail, weak_skus
-from skumatch.release.report import DataFacts, ReportContext, TrainingFacts, model_card, render_report, sparkline
+from skumatch.release.mistakes import Mistake, Shot, WeakSku, find_mistakes, weak_skus
+from skumatch.release.report import DATA_DOCS, DataFacts, ReportContext, TrainingFacts, model_card, render_report, sparkline
 from skumatch.retrieval.evaluate import Ranking, evaluate, paired_hits, per_sku
+from skumatch.retrieval.figures import NearDuplicateFree
 
 SKUS = ["apple", "banana", "cherry"]
 NASTY = [
@@ -104,8 +106,9 @@ class Reader(HTMLParser):
 def assert_inert(page: str) -> None:
     reader = Reader(page)
     for tag, attributes in reader.tags:
-        assert tag not in ("script", "link", "iframe", "object", "base", "form", "a", "foreignobject")
-        assert not any(name.startswith("on") or name in ("href", "style", "srcset") for name in attributes)
+        assert tag not in ("script", "link", "iframe", "object", "base", "form", "foreignobject")
+        assert not any(name.startswith("on") or name in ("style", "srcset") for name in attributes)
+        assert "href" not in attributes or (tag, attributes["href"]) == ("a", DATA_DOCS)
         assert (attributes.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
     assert "default-src 'none'" in page and "@import" not in page and "url(" not in page
     assert not re.search(r"https?://", page)
@@ -122,6 +125,25 @@ def test_the_page_says_what_was_decided_and_why() -> None:
         assert f"{100 * share:.1f}" in page
     assert "1,234" in page and "a" * 64 in page and "1 SKU has one image: apple." in page
     assert "3.00 to 1.00" in page
+
+
+def test_other_protocols_and_duplicates_are_shown_with_their_names() -> None:
+    made = context()
+    assert made.champion
+    free = NearDuplicateFree(top1=0.75, interval=(0.25, 0.875), n=4, without_partner=1)
+    other = made.challenger.model_copy(update={"protocol": "test_loo", "top1": 0.625, "n": 8})
+    facts = {"Groups of near-duplicates": "17 (40 images)"}
+    protocols = [(other, made.champion.model_copy(update={"protocol": "test_loo", "top1": 0.125})), (other, None)]
+    ours = made.challenger.model_copy(update={"near_duplicate_free": free})
+    shown = replace(made, challenger=ours, protocols=protocols, data=replace(made.data, duplicates=facts))
+    page = " ".join(Reader(render_report(shown)).text.split())
+    assert "full All photos, their own duplicates taken out of the gallery 4 75.0 % 25.0–87.5 –" in page
+    assert "test_loo The photos against each other 8 62.5 %" in page and "12.5 %" in page
+    assert "Groups of near-duplicates 17 (40 images)" in page
+    assert_inert(render_report(shown))
+    assert (
+        "Champion" not in Reader(render_report(replace(shown, champion=None))).text.partition("In other ways")[2].partition("What was")[0]
+    )
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_is_the_same_each_time() -> None:

@@ -184,7 +184,8 @@ def test_json_form_is_frozen() -> None:
     found = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1, hashes={"gallery": "00"})
     form = json.loads(json.dumps(found.model_dump(mode="json"), allow_nan=False))
     shares = {"top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "macro_top1"}
-    assert set(form) == shares | {"protocol", "n", "without_partner", "skus", "interval", "hashes"}
+    assert set(form) == shares | {"protocol", "n", "without_partner", "skus", "interval", "hashes", "near_duplicate_free"}
+    assert form["near_duplicate_free"] is None
     assert set(form["interval"]) == {"top1", "top3", "top5", "confidence", "method"}
     assert form["protocol"] == "full" and form["hashes"] == {"gallery": "00"}
     assert form["interval"]["confidence"] == 0.95 and form["interval"]["method"] == "cluster bootstrap by SKU"
@@ -192,6 +193,29 @@ def test_json_form_is_frozen() -> None:
         low, high = form["interval"][name]
         assert 0 <= low <= form[name] <= high <= 1
     assert Evaluation.model_validate(form) == found
+
+
+@given(problem=problems, groups=st.integers(1, 20), backend=st.sampled_from(["faiss", "torch"]), first_k=st.sampled_from([1, 32]))
+@settings(max_examples=100, deadline=None)
+def test_ignored_images_are_as_if_they_were_not_there(problem: Problem, groups: int, backend: str, first_k: int) -> None:
+    draws = np.random.default_rng(len(problem.gallery_ids))
+    mine, theirs = ([str(i) for i in draws.integers(groups, size=len(ids))] for ids in (problem.gallery_ids, problem.query_ids))
+    sides = (problem.gallery, problem.gallery_ids, problem.gallery_skus, problem.queries, problem.query_ids, problem.query_skus)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FIRST_K", first_k)
+        found = rank(*sides, backend, (mine, theirs))  # type: ignore[arg-type]
+    ignored = {i: set(np.flatnonzero([name == theirs[q] for name in mine]).tolist()) for q, i in enumerate(problem.query_ids)}
+    for row, query_id in enumerate(found.query_ids):
+        query = problem.query_ids.index(query_id)
+        kept = [i for i in range(len(mine)) if i not in ignored[query_id]]
+        rest = Problem.__new__(Problem)
+        rest.gallery, rest.queries = problem.gallery[kept], problem.queries
+        rest.gallery_ids, rest.gallery_skus = ([values[i] for i in kept] for values in (problem.gallery_ids, problem.gallery_skus))
+        expected = rest.distinct(query)
+        lists = (found.skus[row], found.gallery_ids[row], found.similarities[row], found.positions[row])
+        listed = list(zip(*(column.tolist() for column in lists), strict=True))
+        assert listed[: len(expected)] == expected
+        assert all(sku == "" and image == "" for sku, image, *_ in listed[len(expected) :])
 
 
 def test_one_scored_sku_has_the_widest_interval() -> None:

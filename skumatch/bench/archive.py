@@ -1,0 +1,84 @@
+"""A made archive shaped like RP2K: tall crops, a long tail of SKUs, and Chinese names that come out as mojibake."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from skumatch.data.packages import catalogue, design
+from skumatch.data.sample import photograph
+from skumatch.progress import track
+
+BASES = 48  # rendered photos that all crops are cut from
+CHUNK = 256
+WORDS = ("清风", "冰红茶", "原味", "低糖", "经典", "绿茶", "鲜橙", "香辣", "金装", "星空")
+SIZES = ("330ml", "500ml", "1.5L", "100g", "12支装")
+
+
+class Crop(NamedTuple):
+    """One image of the archive: where it lies, and the seed of its pixels."""
+
+    path: str
+    seed: int
+
+
+def names(count: int) -> list[str]:
+    """Made-up product names in Chinese, all different."""
+    kinds = len(WORDS) * len(SIZES)
+    return [f"{WORDS[i % len(WORDS)]}{SIZES[i // len(WORDS) % len(SIZES)]}（{i // kinds}）" for i in range(count)]
+
+
+def plan(images: int, skus: Sequence[str], first: int = 0) -> list[Crop]:
+    """`images` crops, a tenth of them queries; the counts of SKUs fall off like RP2K's, each with two at least where it can be."""
+    weights = np.random.default_rng(0).lognormal(0, 1.6, len(skus))
+    spread = np.floor(weights / weights.sum() * max(images - 2 * len(skus), 0)).astype(int) + 2
+    labels = np.repeat(np.arange(len(skus)), spread)[:images]
+    labels = np.concatenate([labels, np.full(images - len(labels), int(weights.argmax()))])
+    sides = ["test" if number % 10 == 1 else "train" for number in range(images)]
+    return [Crop(f"all/{side}/{skus[sku]}/{first + n:06d}.jpg", first + n) for n, (sku, side) in enumerate(zip(labels, sides, strict=True))]
+
+
+def write_archive(path: Path, crops: Sequence[Crop]) -> int:
+    """Write the crops as a zip whose UTF-8 names lack the UTF-8 flag, as RP2K's; returns the bytes of all images."""
+    written = 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, track("archive", len(crops)) as advance:
+        for crop, data in zip(crops, _encoded(crops), strict=True):
+            archive.writestr(_Unflagged(crop.path), data)
+            written += len(data)
+            advance()
+    return written
+
+
+class _Unflagged(zipfile.ZipInfo):
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - zipfile's name; there is no public way to leave the flag out
+        return self.filename.encode("utf-8"), self.flag_bits & ~0x800
+
+
+def _encoded(crops: Sequence[Crop]) -> Iterator[bytes]:
+    shelf = catalogue(BASES)
+    rng = np.random.default_rng(1)
+    bases = [photograph(design(sku), [design(shelf[i]) for i in rng.integers(BASES, size=2)], rng) for sku in shelf]
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(crops), CHUNK):
+            yield from pool.map(lambda crop: _jpeg(bases, crop.seed), crops[start : start + CHUNK])
+
+
+def _jpeg(bases: Sequence[Image.Image], seed: int) -> bytes:
+    rng = np.random.default_rng([2, seed])
+    base = bases[seed % len(bases)]
+    high = int(np.clip(rng.lognormal(6, 0.35), 100, 600))
+    size = (max(60, round(high * rng.uniform(0.3, 0.5))), high)
+    left, top = rng.uniform(0, 0.2, 2) * base.size
+    box = (left, top, left + 0.8 * base.width, top + 0.8 * base.height)
+    grain = rng.integers(-6, 7, (size[1], size[0], 1), dtype=np.int16)
+    pixels = np.asarray(base.resize(size, Image.Resampling.BILINEAR, box)) * rng.uniform(0.8, 1.2) + grain
+    stream = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
+    return stream.getvalue()

@@ -1,0 +1,146 @@
+"""What importing, versioning, validating and comparing data costs on this machine, against the ceiling or a peer in the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skumatch.bench.archive import CHUNK, plan, write_archive
+from skumatch.bench.manifest import bench_manifest
+from skumatch.bench.measure import Row, cost
+from skumatch.config import Settings
+
+SHARD = 256_000_000
+FILE_BYTES = 12_000
+
+
+def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row]:
+    """Import of a made archive against reading, hashing and decoding alone; its memory; what a version of 1 % new images sends."""
+    folder.mkdir(parents=True)
+    archive, grown = folder / "delivery.zip", folder / "grown.zip"
+    new = max(images // 100, 1)
+    crops = plan(images, skus)
+    write_archive(archive, crops)
+    write_archive(grown, [*crops, *plan(new, skus[: max(new // 4, 2)], first=images)])
+    read, hashed, decoded = (cost(passing, archive, level).seconds for level in (0, 1, 2))
+    parts = f"ceiling: read {read:.1f} s, hash {max(hashed - read, 0):.1f} s, decode {max(decoded - hashed, 0):.1f} s"
+    project = _project(folder / "project")
+    imported = cost(import_version, archive, project)
+    yield Row("import / (read + hash + decode once)", imported.seconds / decoded, 3, "x", f"{imported.seconds:.1f} s; {parts}")
+    yield Row("import, peak memory", imported.peak_mib, 1024, "MiB", f"{images:,} images")
+    remote = project / "home" / "remote"
+    store(project)
+    before = size_of(remote)
+    cost(import_version, grown, project)
+    store(project)
+    sent = (size_of(remote) - before) / before
+    yield Row(
+        "bytes sent for 1 % new images",
+        100 * sent,
+        2,
+        "%",
+        f"{(size_of(remote) - before) / 1e6:.1f} of {before / 1e6:.0f} MB, manifest and all",
+    )
+
+
+def passing(archive: Path, level: int) -> int:
+    """Read every entry (level 0), hash it too (1), decode it too (2), on all cores; returns how many."""
+    from skumatch.data.images import decode
+
+    def one(data: bytes) -> None:
+        hashlib.sha256(data).digest()
+        if level > 1:
+            decode(data)
+
+    with zipfile.ZipFile(archive) as zipped, ThreadPoolExecutor(os.cpu_count()) as pool:
+        entries = zipped.infolist()
+        for start in range(0, len(entries), CHUNK):
+            part = [zipped.read(entry) for entry in entries[start : start + CHUNK]]
+            if level:
+                list(pool.map(one, part))
+    return len(entries)
+
+
+def import_version(archive: Path, project: Path) -> int:
+    """Import into `project`/data, as `skumatch data import` does."""
+    from skumatch.data.importer import import_data
+
+    return import_data(archive, project / "data").images
+
+
+def store(project: Path) -> str:
+    """dvc add and push, as `skumatch data import` does."""
+    from skumatch.pipeline.repository import Repository
+
+    return Repository(project, Settings(project=project, home=project / "home")).add("data")
+
+
+def _project(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def bench_dvc(folder: Path, files: int) -> Iterator[Row]:
+    """DVC's add, checkout and status on shards against the same bytes as loose files."""
+    rng = np.random.default_rng(0)
+    loose, shards = folder / "loose" / "data", folder / "shards" / "data"
+    shards.mkdir(parents=True)
+    per_shard = SHARD // FILE_BYTES
+    for start in range(0, files, per_shard):
+        with tarfile.open(shards / f"{start // per_shard:05d}.tar", "w") as tar:
+            for number in range(start, min(start + per_shard, files)):
+                path = loose / f"{number // 500:04d}" / f"{number:06d}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(rng.bytes(FILE_BYTES))
+                tar.add(path, str(path.relative_to(loose)))
+    times = {where.parent.name: dvc_times(where.parent) for where in (shards, loose)}
+    for name, ours in times["shards"].items():
+        theirs = times["loose"][name]
+        yield Row(
+            f"dvc {name}: loose files / shards", theirs / ours, 5, "x", f"{theirs:.1f} s against {ours:.1f} s, {files:,} files", "more"
+        )
+
+
+def dvc_times(folder: Path) -> dict[str, float]:
+    """Seconds of `dvc add`, `dvc checkout` after the data was removed, and `dvc status`, with hard links as in our projects."""
+
+    def dvc(*words: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, check=True, capture_output=True)
+
+    dvc("init", "--no-scm")
+    dvc("config", "cache.type", "hardlink,copy")
+    dvc("config", "core.analytics", "false")
+    add = timed(lambda: dvc("add", "data"))
+    shutil.rmtree(folder / "data")
+    return {"add": add, "checkout": timed(lambda: dvc("checkout")), "status": timed(lambda: dvc("status"))}
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Wall seconds of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def bench_data(folder: Path, images: int, rows: int, files: int, skus: Sequence[str]) -> Iterator[Row]:
+    """All of it, one row after the other."""
+    yield from bench_import(folder / "import", images, skus)
+    yield from bench_manifest(folder / "manifest", rows, skus)
+    yield from bench_dvc(folder / "dvc", files)

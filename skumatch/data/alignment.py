@@ -1,0 +1,135 @@
+"""How much two pictures differ once one is laid over the other: cropped, scaled and lit alike.
+
+Aligned by Gauss-Newton steps on grey pictures, coarse to fine (Lucas and Kanade 1981; gradients of the fixed picture, as in
+Baker and Matthews 2004), over scale and shift of each axis and a common gain and offset. Compared in colour: flavours of one
+brand often differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE, COARSE = 48, 16  # pixels
+STEPS = ((COARSE, 4), (SIDE, 2))  # side and number of steps of each round
+UNALIKE = 0.2  # residual of the coarse round from which a pair is no further looked at; a copy's is at most 0.12
+WHITE = 244  # level from which a brighter copy may have lost its detail
+NOISE = 0.5  # variance that no copy can be told by, in squared levels
+LEAST_SEEN = 0.05  # share of colours neither of which is burnt out
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+LARGEST_SCALE, LARGEST_SHIFT, STEP = 1.15, 0.13, 0.08  # in half sides
+BLOCK = 1024  # pairs at a time
+
+Pictures = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+def thumbnail(image: Image.Image) -> Pictures:
+    """The picture squashed to 48 x 48 px, RGB: [48, 48, 3]."""
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0))
+
+
+def residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
+    """Share of each pair's variance that differs after alignment, [n]: 0 for copies, about 1 for pictures with nothing in common.
+
+    `first` and `second` are thumbnails [n, 48, 48, 3]. Two pictures without any contrast are no copies for this measure.
+    """
+    found = np.ones(len(first))
+    for start in range(0, len(first), BLOCK):
+        part = slice(start, start + BLOCK)
+        found[part] = _residuals(first[part], second[part])
+    return found
+
+
+def _residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
+    place = np.tile(np.array([1, 0], np.float32), (len(first), 2, 1))  # of each pair and axis: scale and shift
+    found = np.ones(len(first))
+    left = np.arange(len(first))
+    for side, steps in STEPS:
+        a, b = _shrunk(first[left], side), _shrunk(second[left], side)
+        place = _aligned(_blurred(a @ GREY), _blurred(b @ GREY), place, steps)
+        found[left] = _difference(a, b, place)
+        near = found[left] < UNALIKE
+        left, place = left[near], place[near]
+        if not len(left):
+            break
+    return found
+
+
+def _shrunk(pictures: Pictures, side: int) -> Floats:
+    ratio = SIDE // side
+    blocks = pictures.reshape(len(pictures), side, ratio, side, ratio, 3)
+    return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
+
+
+def _blurred(values: Floats) -> Floats:
+    """Each pixel of [n, y, x, ...] averaged with its neighbours, 1-2-1 along each axis."""
+    for axis in (1, 2):
+        first, last = (values.take([end], axis=axis) for end in (0, -1))
+        before = np.concatenate([first, values], axis=axis)
+        after = np.concatenate([values, last], axis=axis)
+        around = before.take(range(values.shape[axis]), axis=axis) + after.take(range(1, values.shape[axis] + 1), axis=axis)
+        values = (values + around / 2) / 2
+    return values
+
+
+def _aligned(a: Floats, b: Floats, place: Floats, steps: int) -> Floats:
+    """Scale and shift [n, 2, 2] of each axis at which `a` looks like `b`; both are grey [n, side, side]."""
+    n, side, _ = a.shape
+    u = _centres(side)
+    slope_y, slope_x = np.gradient(b, axis=1) * side / 2, np.gradient(b, axis=2) * side / 2
+    columns = [np.ones_like(b), b, slope_y * u[:, None], slope_y, slope_x * u, slope_x]
+    inner = np.zeros((side, side), np.float32)
+    inner[1:-1, 1:-1] = 1
+    jacobian = np.stack(columns, axis=1).reshape(n, 6, -1)
+    for _ in range(steps):
+        warped, inside = _warped(a[..., None], place)
+        weighted = jacobian * (inside * inner).reshape(n, 1, -1)
+        normal = weighted @ jacobian.transpose(0, 2, 1)
+        normal += np.eye(6, dtype=np.float32) * (1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-3)
+        solved = np.linalg.solve(normal, weighted @ warped.reshape(n, -1, 1))[..., 0]
+        change = np.clip(solved[:, 2:] / np.maximum(solved[:, 1:2], 0.2), -STEP, STEP).reshape(n, 2, 2)
+        scale = place[..., 0] / (1 + change[..., 0])
+        shift = place[..., 1] - scale * change[..., 1]
+        bounds = (1 / LARGEST_SCALE, -LARGEST_SHIFT), (LARGEST_SCALE, LARGEST_SHIFT)
+        place = np.clip(np.stack([scale, shift], axis=-1), *np.array(bounds, np.float32))
+    return place
+
+
+def _centres(side: int) -> Floats:
+    """Places of pixels along an axis that goes from -1 to 1."""
+    return ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
+
+
+def _warped(a: Floats, place: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """`a` [n, side, side, channels] sampled at `place`, and which samples lie inside it [n, side, side]."""
+    side = a.shape[1]
+    at = (_centres(side) * place[..., :1] + place[..., 1:] + 1) / 2 * side - 0.5
+    weights = np.maximum(0, 1 - np.abs(np.clip(at, 0, side - 1)[..., None] - np.arange(side, dtype=np.float32)))
+    inside = np.abs(at - (side - 1) / 2) <= side / 2
+    rows, columns = weights[:, None, 0], weights[:, None, 1].transpose(0, 1, 3, 2)
+    warped = (rows @ a.transpose(0, 3, 1, 2) @ columns).transpose(0, 2, 3, 1)
+    return warped, inside[:, 0, :, None] & inside[:, 1, None, :]
+
+
+def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:
+    """Share of the variance of `b` over all colours that a gain and an offset of `a` leave unexplained, where both can be seen."""
+    warped, inside = _warped(a, place)
+    n = len(a)
+    seen = np.repeat(inside.reshape(n, -1), 3, axis=1)
+    burnt = [_blurred((v >= WHITE).astype(np.float32)).reshape(n, -1) > 0 for v in (warped, b)]
+    x, y = _blurred(warped).reshape(n, -1), _blurred(b).reshape(n, -1)
+    clean = (seen & ~burnt[0] & ~burnt[1]).astype(np.float32)
+    count = clean.sum(axis=1, keepdims=True)
+    mean_x, mean_y = ((v * clean).sum(axis=1, keepdims=True) / np.maximum(count, 1) for v in (x, y))
+    deviation = (x - mean_x) * clean
+    gain = (deviation * y).sum(axis=1, keepdims=True) / ((deviation**2).sum(axis=1, keepdims=True) + count + 1)
+    error = y - mean_y - gain * (x - mean_x)
+    error = np.where(burnt[0], np.minimum(error, 0), error)  # a burnt-out pixel was at least as bright as it looks
+    error = np.where(burnt[1], np.maximum(error, 0), error) * seen
+    total = seen.sum(axis=1)
+    spread = (y - (y * seen).sum(axis=1, keepdims=True) / total[:, None]) * seen
+    noise = NOISE * total  # so that two pictures without contrast differ wholly
+    unexplained = ((error**2).sum(axis=1) + noise) / ((spread**2).sum(axis=1) + noise)
+    return np.where(count[:, 0] < LEAST_SEEN * total, 1.0, unexplained).astype(np.float64)

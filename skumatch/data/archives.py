@@ -1,0 +1,87 @@
+"""Deliveries that are zips: read entry by entry, nothing unpacked, whatever their names and entries claim."""
+
+from __future__ import annotations
+
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from skumatch.data.delivery import Source
+from skumatch.data.images import MAX_BYTES
+from skumatch.data.layout import Found
+from skumatch.data.names import repair
+from skumatch.errors import DataError, ImageError
+
+# What zipfile raises on damaged archives and entries, and on ways of packing it doesn't know.
+BAD = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error, NotImplementedError)
+MAX_ENTRIES = 1_000_000
+MAX_TABLE_BYTES = 500_000_000
+
+
+class ZipSource(Source):
+    """A zip of a folder in the layout. Not for several threads at once: zipfile keeps one position."""
+
+    def __init__(self, archive: zipfile.ZipFile, where: Path) -> None:
+        self.archive, self.where = archive, where
+        found, repaired = _found(archive)
+        super().__init__(found, repaired, where)
+
+    def image(self, source: Any) -> bytes:
+        if source.flag_bits & 0x1:
+            raise ImageError("locked", "The zip's entry is locked with a password; deliver it without.")
+        try:
+            return self._bytes(source, MAX_BYTES)
+        except BAD as error:
+            raise ImageError("damaged-entry", "The zip's entry is damaged; deliver it again.") from error
+
+    def table(self, source: Any) -> bytes:
+        try:
+            return self._bytes(source, MAX_TABLE_BYTES)
+        except (*BAD, RuntimeError) as error:
+            raise DataError(f"{self.where}: {source.filename} can't be read ({error}); deliver it again.") from error
+
+    def _bytes(self, source: zipfile.ZipInfo, most: int) -> bytes:
+        try:
+            with self.archive.open(source) as stream:
+                return stream.read(most)
+        except OSError as error:
+            if error.errno is None:  # bz2 says so what others say by errors of their own
+                raise EOFError(str(error)) from error
+            raise
+
+
+def _found(archive: zipfile.ZipFile) -> tuple[list[Found], set[str]]:
+    infos = [info for info in archive.infolist() if not info.filename.endswith(("/", "\\"))]
+    archive.filelist, archive.NameToInfo = [], {}  # each file keeps its own entry; of a million others nothing need stay
+    names = _with_slashes([info.filename for info in infos])
+    names, repaired = repair(names, [bool(info.flag_bits & 0x800) for info in infos])
+    return [Found(info, name, info.file_size, _kind(info)) for info, name in zip(infos, names, strict=True)], repaired
+
+
+def _with_slashes(names: list[str]) -> list[str]:
+    """Some tools of Windows write backslashes as separators: then all names have them and none has a slash."""
+    windows = any("\\" in name for name in names) and not any("/" in name for name in names)
+    return [name.replace("\\", "/") for name in names] if windows else names
+
+
+def _kind(info: zipfile.ZipInfo) -> str | None:
+    if "\0" in info.orig_filename:
+        return "unsafe-name"
+    mode = stat.S_IFMT(info.external_attr >> 16)
+    return "link" if mode == stat.S_IFLNK else None if mode in (0, stat.S_IFREG) else "special"
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Raises DataError if the file's list of entries is damaged or has too many."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (*BAD, OSError) as error:
+        raise DataError(f"{path} is a damaged zip: its list of files can't be read ({error}); deliver it again.") from error
+    if len(archive.filelist) > MAX_ENTRIES:
+        archive.close()
+        raise DataError(f"{path} has over {MAX_ENTRIES:,} files; deliver it in parts, as folders.")
+    return archive

@@ -1,0 +1,48 @@
+"""A delivery, whatever it comes as: its files arranged, each one's original bytes read when asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skumatch.data.editions import recognise
+from skumatch.data.images import MAX_BYTES, Extent
+from skumatch.data.layout import Found, Item, arrange
+from skumatch.errors import DataError, ImageError
+
+
+class Source(ABC):
+    """`items` in order of id, `junk`: files left out by kind, `edition`: how it is called, `repaired`: what was wrong with its names."""
+
+    def __init__(self, found: Sequence[Found], repaired: set[str], where: Path) -> None:
+        """Raises DataError for a delivery of another layout, without a side, or with two different files for one place."""
+        edition = recognise(found, where, self.table)
+        self.edition, self.repaired = edition.title, repaired
+        self.items, self.junk, clashes = arrange(found, where, edition.find)
+        for first, second in clashes:
+            if not self._equal(first, second):
+                raise DataError(f"Two files of {where} are both named {first.id}; rename one and import again.")
+            self.junk["copy"] += 1
+
+    def read(self, item: Item) -> bytes:
+        """The original bytes. Raises ImageError if there are too many, or they can't be had."""
+        if item.size > MAX_BYTES:
+            raise ImageError("too-large", f"The file has {item.size:,} bytes, over {MAX_BYTES:,}; deliver it smaller.")
+        # A catalogue picture lies in a folder of its own, whatever the delivery is.
+        return Extent(item.source).read() if isinstance(item.source, str) else self.image(item.source)
+
+    def _equal(self, first: Item, second: Item) -> bool:
+        try:
+            return self.read(first) == self.read(second)
+        except ImageError:
+            return False
+
+    @abstractmethod
+    def image(self, source: Any) -> bytes:
+        """The bytes of one file. Raises ImageError."""
+
+    @abstractmethod
+    def table(self, source: Any) -> bytes:
+        """The bytes of a meta.csv. Raises DataError."""

@@ -1,0 +1,117 @@
+"""Which pictures of a data version are copies of one another: exact ones by their pixels, near ones by hash and then by eye.
+
+Near-copies are scaled, recompressed, cropped by up to 5 % at an edge, or lit otherwise. Pairs with close perceptual hashes,
+across SKUs too, are laid over each other and compared in colour. Joined pairs make a group, so that no pair lies in two;
+docs/decisions/0011-near-duplicates.md tells why, and what was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from skumatch.data.alignment import SIDE, Pictures, residuals, thumbnail
+from skumatch.data.calibration import calibrate
+from skumatch.data.fingerprints import Fingerprint
+from skumatch.data.images import Images
+from skumatch.data.neighbours import RADIUS, Indices, near_pairs
+from skumatch.progress import track
+
+PER_PICTURE = 16  # candidates of a picture that are compared, the nearest first
+PAIRS = 4096  # compared at a time
+
+
+@dataclass(frozen=True)
+class Census:
+    """groups: for each row of the manifest the least pixel hash of its group; a picture without copies is a group of its own."""
+
+    groups: NDArray[Any]
+    facts: dict[str, Any]
+
+
+def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: float) -> Census:
+    """Group the manifest's pictures (`pictures`, in the order of its rows) by their content alone, whatever their names and order.
+
+    `max_residual` bounds the share of a picture's variance by which a copy may differ; the data may ask for less.
+    Raises ImageError or StorageError for a picture that can't be read.
+    """
+    place = np.lexsort((manifest["sku"].astype(str), manifest["pixels"].astype(str)))
+    distinct = place[~manifest["pixels"].iloc[place].duplicated().to_numpy()]
+    rows, pictures = manifest.iloc[distinct].reset_index(drop=True), pictures.take(distinct.tolist())
+    codes = rows[list(Fingerprint._fields)].to_numpy(np.uint64)
+    calibration = calibrate(codes, rows["pixels"].tolist(), rows["sku"].to_numpy(), pictures, max_residual)
+    pairs = _nearest(*near_pairs(codes, RADIUS), PER_PICTURE)
+    confirmed = pairs[_differences(pairs, pictures) <= calibration.threshold]
+    label = _joined(confirmed, len(rows))
+    leader = rows["pixels"].to_numpy()[np.unique(label, return_index=True)[1]][label]  # rows are in order of pixel hash
+    groups = manifest["pixels"].map(dict(zip(rows["pixels"], leader, strict=True))).to_numpy()
+    facts = {"candidate_pairs": len(pairs), "confirmed_pairs": len(confirmed), "calibration": asdict(calibration)}
+    return Census(groups, facts | _counts(manifest, groups))
+
+
+def _nearest(pairs: Indices, distance: Indices, limit: int) -> Indices:
+    """Pairs that are among the `limit` nearest of either picture: a dense crowd costs no more than its size."""
+    ends = pd.DataFrame({"row": pairs.T.ravel(), "distance": np.tile(distance, 2), "pair": np.tile(np.arange(len(pairs)), 2)})
+    place = ends.sort_values(["row", "distance", "pair"]).groupby("row").cumcount()
+    kept: Indices = pairs[np.sort(ends.loc[place.index[place < limit], "pair"].unique())]
+    return kept
+
+
+def _differences(pairs: Indices, pictures: Images) -> NDArray[np.float64]:
+    """The residual of each pair. Thumbnails lie in a file, so that memory doesn't grow with the data."""
+    used, at = np.unique(pairs, return_inverse=True)
+    at = at.reshape(pairs.shape)
+    found = np.empty(len(pairs))
+    with tempfile.TemporaryDirectory() as folder:
+        thumbnails = _thumbnails(Path(folder) / "thumbnails", pictures, used)
+        with track("compare", len(pairs), "pairs") as advance:
+            for start in range(0, len(pairs), PAIRS):
+                part = at[start : start + PAIRS]
+                found[start : start + PAIRS] = residuals(thumbnails[part[:, 0]], thumbnails[part[:, 1]])
+                advance(len(part))
+        del thumbnails
+    return found
+
+
+def _thumbnails(path: Path, pictures: Images, used: Indices) -> Pictures:
+    if not len(used):
+        return np.empty((0, SIDE, SIDE, 3), np.uint8)
+    thumbnails = np.memmap(path, np.uint8, "w+", shape=(len(used), SIDE, SIDE, 3))
+    with track("thumbnails", len(used)) as advance, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for start in range(0, len(used), PAIRS):
+            part = used[start : start + PAIRS]
+            for i, small in enumerate(pool.map(lambda row: thumbnail(pictures[row]), part.tolist())):
+                thumbnails[start + i] = small
+            advance(len(part))
+    return thumbnails
+
+
+def _joined(pairs: Indices, count: int) -> NDArray[Any]:
+    """For each picture the number of its group: what confirmed pairs connect."""
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (count, count))
+    label: NDArray[Any] = connected_components(graph, directed=False)[1]
+    return label
+
+
+def _counts(manifest: pd.DataFrame, groups: NDArray[Any]) -> dict[str, int]:
+    frame = manifest[["pixels", "sku"]].assign(group=groups)
+    exact, group = frame.groupby("pixels").size(), frame.groupby("group")
+    distinct = group["pixels"].nunique()
+    return {
+        "exact_groups": int(exact.gt(1).sum()),
+        "exact_images": int(exact[exact.gt(1)].sum()),
+        "near_groups": int(distinct.gt(1).sum()),
+        "near_images": int(group.size()[distinct.gt(1)].sum()),
+        "largest_group": int(group.size().max()),
+        "groups_of_several_skus": int(group["sku"].nunique().gt(1).sum()),
+    }

@@ -1,0 +1,146 @@
+"""Which edition of RP2K a delivery is, or plain layout: where each of its files belongs, and how it is called."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skumatch.data.layout import SIDES, Found, Locate, Place, junk_kind, locate
+from skumatch.errors import DataError
+from skumatch.progress import track
+
+PUBLISHED_BYTES = 6_330_687_649
+PUBLISHED_SHA256 = "4c32449993e720285865405c3b46d2958cb36f33a9d7db6c3d70bde49d580205"
+CATCH_ALL = "1331"  # the class `others` in the renumbered edition
+SIDE_NAMES = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
+COLUMNS = {
+    "path": ("image_path", "path", "file_path", "filepath", "img_path", "image", "file", "filename", "file_name"),
+    "class": ("instance_id", "class", "class_name", "label", "category", "sku", "name"),
+    "split": ("split", "subset", "set", "side"),
+}
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What a delivery is called, and the function that tells where each of its files belongs."""
+
+    title: str
+    find: Locate
+
+
+def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> Edition:
+    """Tell the edition by the files' names (and the zip's bytes). Raises DataError for a meta.csv that can't be used."""
+    if any(locate(file.name.split("/")) for file in files):
+        meta = _meta_file(files)
+        return (
+            Kaggle(_read_meta(read(meta.source), f"{where}: {meta.name}"), files).edition if meta else Edition(plain_title(where), locate)
+        )
+    classes = {parts[-2] for parts in map(_parts, files) if _renumbered(parts)}
+    if CATCH_ALL in classes:
+        return Edition(f"RP2K, renumbered (val is the test side, class {CATCH_ALL} is `others`)", _renumbered)
+    return Edition(plain_title(where), locate)
+
+
+def plain_title(path: Path) -> str:
+    """The published zip by its size and SHA-256, else the plain layout."""
+    if not path.is_file() or path.stat().st_size != PUBLISHED_BYTES:
+        return "plain RP2K layout"
+    if _sha256(path) == PUBLISHED_SHA256:
+        return "RP2K as published (SHA-256 verified)"
+    return "plain RP2K layout (as large as the published RP2K zip, but its SHA-256 differs: it may be damaged)"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream, track("hash", path.stat().st_size, "bytes") as advance:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def _parts(file: Found) -> list[str]:
+    return file.name.split("/")
+
+
+def _renumbered(parts: list[str]) -> Place | None:
+    """The place of `<train|val>/<number>/<image>`."""
+    if len(parts) < 3 or parts[-3] not in SIDE_NAMES or not (parts[-2].isascii() and parts[-2].isdigit()):
+        return None
+    return SIDE_NAMES[parts[-3]], "others" if parts[-2] == CATCH_ALL else parts[-2], parts[-1]
+
+
+def _meta_file(files: Sequence[Found]) -> Found | None:
+    """The uppermost meta.csv, if the images lie below its folder."""
+    found = [file for file in files if _parts(file)[-1] == "meta.csv" and junk_kind(file.name) == "not-an-image"]
+    top = min(found, key=lambda file: file.name.count("/"), default=None)
+    if top is None:
+        return None
+    above = top.name.removesuffix("meta.csv")
+    below = any(file.name.startswith(above) and locate(_parts(file)) for file in files)
+    return top if below else None
+
+
+def _read_meta(data: bytes, where: str) -> pd.DataFrame:
+    """side, folder, name, sku of each row. Raises DataError if the table can't be read or has no column for path or class."""
+    try:
+        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{where} can't be read as a table ({' '.join(str(error).split())}); remove it to go by folder names.") from error
+    given = {str(column).strip().lower(): column for column in table.columns}
+    columns = {what: next((given[name] for name in names if name in given), None) for what, names in COLUMNS.items()}
+    if columns["path"] is None or columns["class"] is None:
+        found = ", ".join(map(str, table.columns[:8]))
+        raise DataError(f"{where} has no column for the images' path and class (found: {found}); remove it to go by folder names.")
+    paths = [unicodedata.normalize("NFC", path.replace("\\", "/")).split("/") for path in table[columns["path"]]]
+    sides = table[columns["split"]] if columns["split"] is not None else [parts[-3] if len(parts) > 2 else "" for parts in paths]
+    return pd.DataFrame(
+        {
+            "side": [SIDE_NAMES.get(str(side).strip().lower(), "") for side in sides],
+            "folder": [parts[-2] if len(parts) > 1 else "" for parts in paths],
+            "name": [parts[-1] for parts in paths],
+            "sku": [unicodedata.normalize("NFC", name.strip()) for name in table[columns["class"]]],
+        }
+    )
+
+
+class Kaggle:
+    """A tree whose meta.csv tells the class of each image, so that folder names that were lost in unpacking come back."""
+
+    def __init__(self, meta: pd.DataFrame, files: Sequence[Found]) -> None:
+        rows = [row for row in meta.itertuples(index=False, name=None) if row[0] and row[3] and "/" not in row[3]]
+        self.by_path = {(folder, name): (side, sku) for side, folder, name, sku in rows}
+        places = [place for place in (locate(_parts(file)) for file in files if not junk_kind(file.name)) if place]
+        missing = len(self.by_path.keys() - {place[1:] for place in places})
+        self.by_folder = self._votes(rows, places)
+        lost = f", {missing:,} of its images not found by path" if missing else ""
+        self.edition = Edition(f"RP2K from Kaggle (meta.csv: {len(meta):,} rows{lost})", self.find)
+
+    def find(self, parts: list[str]) -> Place | None:
+        place = locate(parts)
+        if place is None or place[0] not in SIDES:
+            return place
+        side, folder, name = place
+        told = self.by_path.get((folder, name))
+        return (*told, name) if told else (side, self.by_folder.get((side, folder), folder), name)
+
+    @staticmethod
+    def _votes(rows: list[tuple[str, str, str, str]], places: list[Place]) -> dict[tuple[str, str], str]:
+        """The class of a folder: that of most rows which are named as its files, if over half of them agree."""
+        named: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for side, _, name, sku in rows:
+            named[side, name].add(sku)
+        votes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for side, folder, name in places:
+            votes[side, folder].update(named.get((side, name), ()))
+            votes[side, folder][""] += 1  # its files, known or not
+        winners = {key: max(counts, key=lambda sku: (sku != "", counts[sku], sku)) for key, counts in votes.items()}
+        return {key: sku for key, sku in winners.items() if sku and 2 * votes[key][sku] > votes[key][""]}

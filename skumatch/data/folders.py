@@ -1,0 +1,67 @@
+"""Deliveries that are folders: one in RP2K's layout, one of catalogue pictures. Links are never followed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skumatch.data.delivery import Source
+from skumatch.data.images import Extent
+from skumatch.data.layout import CATALOGUE, Found, Item, junk_kind
+from skumatch.data.names import repair
+from skumatch.errors import DataError, StorageError
+
+
+class FolderSource(Source):
+    """A folder that holds (somewhere above its images) `all/train` and `all/test`."""
+
+    def __init__(self, root: Path) -> None:
+        found, repaired = _found(_walk(root))
+        super().__init__(found, repaired, root)
+
+    def image(self, source: Any) -> bytes:
+        return Extent(source).read()
+
+    def table(self, source: Any) -> bytes:
+        return Extent(source).read()
+
+
+def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
+    """Catalogue pictures `folder`/<sku>.<ext> as items of the side `catalogue`, in order of id; and what was left out, by kind.
+
+    Raises DataError if there is no such folder, no picture in it, or two with one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give one with a picture <sku>.<ext> for each SKU.")
+    found, _ = _found(file for file in _walk(folder) if "/" not in file.name)
+    junk = Counter(kind for kind in (file.kind or junk_kind(file.name) for file in found) if kind)
+    pictures = [file for file in found if not (file.kind or junk_kind(file.name))]
+    if not pictures:
+        raise DataError(f"{folder} has no catalogue picture; give a folder with a picture <sku>.<ext> for each SKU.")
+    items = [Item(CATALOGUE, Path(file.name).stem, file.name, file.source, file.size) for file in pictures]
+    return sorted(items, key=lambda item: item.id), junk
+
+
+def _found(files: Iterator[Found]) -> tuple[list[Found], set[str]]:
+    given = list(files)
+    names, repaired = repair([file.name for file in given], [True] * len(given))
+    return [file._replace(name=name) for file, name in zip(given, names, strict=True)], repaired
+
+
+def _walk(root: Path) -> Iterator[Found]:
+    """Every file below `root`, named by its path from there; `kind` says what it is if no plain file."""
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in sorted(names + links):
+            path = Path(folder, name)
+            status = path.lstat()
+            kind = "link" if stat.S_ISLNK(status.st_mode) else None if stat.S_ISREG(status.st_mode) else "special"
+            yield Found(str(path), path.relative_to(root).as_posix(), status.st_size, kind)
+
+
+def _refuse(error: OSError) -> None:
+    raise StorageError(f"Could not read {error.filename}: {error.strerror}; correct its permissions and import again.") from error

@@ -1,0 +1,68 @@
+"""One folder takes the place of another, whole or not at all, one import at a time, whatever is killed in between."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from skumatch.errors import StorageError
+
+
+@contextmanager
+def exclusive(root: Path) -> Iterator[None]:
+    """Hold the right to change `root`; may be entered again by the holder. Raises StorageError if another process has it."""
+    path = root.with_name(f".{root.name}.lock")
+    lock = FileLock(path, timeout=0, is_singleton=True)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(f"Another import into {root} is running; wait for it, then import again.") from error
+    except OSError as error:
+        raise StorageError(f"Could not write {path}: {error.strerror or error}; free some space, then import again.") from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether the file is still there
+        lock.release()
+
+
+@contextmanager
+def aside(root: Path) -> Iterator[Path]:
+    """Yield a new folder beside `root`, removed afterwards. First what a killed import left is put right. Call it within `exclusive`."""
+    recover(root)
+    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def swap(new: Path, root: Path) -> None:
+    """Put `new` in the place of `root`."""
+    old = _old(root)
+    new.chmod(0o755)
+    if root.exists():
+        root.rename(old)
+    new.rename(root)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(root: Path) -> None:
+    """Restore `root` if a swap was killed between its two renames, and remove what killed imports left beside it."""
+    old = _old(root)
+    if old.exists() and not root.exists():
+        old.rename(root)
+    shutil.rmtree(old, ignore_errors=True)
+    for left in root.parent.glob(f".{root.name}.new.*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _old(root: Path) -> Path:
+    return root.with_name(f".{root.name}.old")

@@ -1,0 +1,63 @@
+"""The manifest's rows as an import finds them, image by image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from skumatch.data.examine import Facts
+from skumatch.data.layout import CATALOGUE, SIDES, Item, listed
+from skumatch.data.manifest import COLUMNS, SCHEMA
+from skumatch.data.shards import Spot
+from skumatch.errors import DataError
+
+BATCH_ROWS = 8192
+
+
+class Rows:
+    """Rows in column batches: a list of a million dicts would take gigabytes."""
+
+    def __init__(self) -> None:
+        self._open: list[dict[str, Any]] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._spots: list[Spot] = []
+        self._skus: dict[str, set[str]] = {side: set() for side in (*SIDES, CATALOGUE)}
+        self._catalogue = 0
+
+    def add(self, item: Item, length: int, facts: Facts, spot: Spot) -> None:
+        row = {"id": item.id, "sku": item.sku, "side": item.side, "name": item.name, "length": length, "shard": "", "offset": 0}
+        self._open.append(row | facts._asdict())
+        self._spots.append(spot)
+        self._skus[item.side].add(item.sku)
+        self._catalogue += item.side == CATALOGUE
+        if len(self._open) == BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._batches.append(pa.RecordBatch.from_pylist(self._open, schema=SCHEMA))
+        self._open = []
+
+    def require_sides(self, path: Path, quarantined: list[dict[str, str]]) -> None:
+        reasons = Counter(entry["reason"] for entry in quarantined)
+        for side in SIDES:
+            if not self._skus[side]:
+                aside = f"{len(quarantined)} could not be read: {listed(reasons)}"
+                raise DataError(f"{path} has no usable {side} image ({aside}); deliver them again.")
+
+    def table(self, moved: dict[Spot, Spot], shards: list[str]) -> pa.Table:
+        """The manifest, each image at its place after `moved`; `shards` are the shards' names by number."""
+        self._flush()
+        places = [moved.get(spot, spot) for spot in self._spots]
+        names = pa.array(shards, pa.string()).take(pa.array([spot.shard for spot in places], pa.int64()))
+        table = pa.Table.from_batches(self._batches, SCHEMA)
+        for column, values in (("shard", names), ("offset", pa.array([spot.offset for spot in places], pa.int64()))):
+            table = table.set_column(COLUMNS.index(column), SCHEMA.field(column), values)
+        return table
+
+    def counts(self) -> dict[str, int]:
+        shelf = self._skus["train"] | self._skus["test"]
+        only = len(self._skus[CATALOGUE] - shelf)
+        return {"images": len(self._spots), "skus": len(shelf), "catalogue": self._catalogue, "catalogue_only": only}

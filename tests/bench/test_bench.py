@@ -1,0 +1,81 @@
+"""The bench measures what it says: the archive is shaped like RP2K, costs are those of a process of its own, bounds are kept honestly."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from skumatch.bench.archive import Crop, names, plan, write_archive
+from skumatch.bench.measure import Row, cost
+from skumatch.data.importer import import_data
+from skumatch.data.manifest import read_manifest
+from skumatch.errors import DataError
+from tests.cli import Cli
+
+
+def test_the_made_archive_is_mojibake_and_imports_with_its_names_and_counts(tmp_path: Path) -> None:
+    skus = names(12)
+    written = write_archive(tmp_path / "made.zip", plan(100, skus))
+    with zipfile.ZipFile(tmp_path / "made.zip") as archive:
+        assert not any("清风" in name for name in archive.namelist())
+    import_data(tmp_path / "made.zip", tmp_path / "data")
+    manifest = read_manifest(tmp_path / "data")
+    assert len(manifest) == 100 and set(manifest["sku"]) == {unicodedata.normalize("NFC", sku) for sku in skus}
+    assert manifest["sha256"].nunique() == 100
+    assert manifest["length"].sum() == written
+
+
+def test_a_plan_has_a_long_tail_both_sides_and_goes_on_where_it_is_told() -> None:
+    crops = plan(2000, names(100))
+    counts = sorted((sum(crop.path.split("/")[2] == sku for crop in crops) for sku in names(100)), reverse=True)
+    assert len(crops) == 2000 and counts[0] > 10 * counts[50] > 0
+    assert {crop.path.split("/")[1] for crop in crops} == {"train", "test"}
+    assert not {crop.seed for crop in crops} & {crop.seed for crop in plan(20, names(5), first=2000)}
+
+
+def test_equal_plans_give_equal_bytes(tmp_path: Path) -> None:
+    crops = [Crop("all/train/a/1.jpg", 1), Crop("all/test/a/2.jpg", 2)]
+    contents = []
+    for name in ("one.zip", "two.zip"):
+        write_archive(tmp_path / name, crops)
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            contents.append([archive.read(entry) for entry in archive.namelist()])
+    assert contents[0] == contents[1] and contents[0][0] != contents[0][1]
+
+
+def hold(mebibytes: int) -> int:
+    return len(b"x" * (mebibytes << 20))
+
+
+def fail() -> None:
+    raise DataError("No such thing; give another.")
+
+
+def test_a_cost_is_that_of_a_process_of_its_own() -> None:
+    held = bytes(200 << 20)  # ours, which must not count
+    small, large = cost(hold, 1), cost(hold, 300)
+    assert large.result == 300 << 20 and held
+    assert large.peak_mib > small.peak_mib + 250
+    with pytest.raises(DataError, match="No such thing"):
+        cost(fail)
+
+
+@pytest.mark.parametrize(
+    ("measured", "better", "holds"), [(2.9, "less", True), (3.1, "less", False), (5.1, "more", True), (4.9, "more", False)]
+)
+def test_a_bound_holds_or_not(measured: float, better: str, holds: bool) -> None:
+    assert Row("x", measured, 3 if better == "less" else 5, "x", better=better).holds == holds
+
+
+def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, tmp_path / "home")
+    target = tmp_path / "figures.json"
+    done = cli("bench", "data", "--images", "200", "--rows", "1000", "--files", "200", "--json", str(target))
+    assert done.code == 0, done.err
+    figures = json.loads(target.read_text("utf-8"))
+    assert len(figures) >= 8 and all(row["measured"] > 0 for row in figures)
+    assert all(row["name"].split(" / ")[0].split(":")[0] in done.out for row in figures)

@@ -1,0 +1,58 @@
+"""Which data version a run is compared with: the newest one of other data that passed, of the same registered model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from skumatch.config import Params, ReleaseParams, Settings
+from skumatch.errors import RegistryUnavailable
+from skumatch.pipeline.pull import PROFILE, fetch_baseline
+from skumatch.pipeline.repository import pointer
+from skumatch.release.tracking import DATA_TAG, Tracking
+
+MINE, OTHERS = Params(release=ReleaseParams(model_name="baseline")), Params(release=ReleaseParams(model_name="baseline-other"))
+
+
+@pytest.fixture(scope="module")
+def runs(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One after the other: may, june, june again, a broken july, one of another model, one without a profile."""
+    folder = tmp_path_factory.mktemp("profiles")
+    for number, (data, model, status, held) in enumerate(
+        [
+            ("may", "baseline", "FINISHED", True),
+            ("june", "baseline", "FINISHED", True),
+            ("june", "baseline", "FINISHED", True),
+            ("july", "baseline", "FAILED", True),
+            ("july", "baseline-other", "FINISHED", True),
+            ("august", "baseline", "FINISHED", False),
+        ]
+    ):
+        path = folder / "profile.json"
+        path.write_text(json.dumps({"of": data}))
+        params, tags = {"release.model_name": model}, {DATA_TAG: f"{data}.dir"}
+        Tracking(mlflow_url).log_run(f"baseline-{number}", params, {}, tags, {PROFILE: path} if held else {}, status)  # type: ignore[arg-type]
+    return mlflow_url
+
+
+@pytest.mark.parametrize(
+    ("params", "data", "expected"),
+    [
+        (MINE, "september", "june"),
+        (MINE, "june", "may"),  # a rerun finds what the first run found, and stays cached
+        (MINE, "may", "june"),
+        (OTHERS, "july", None),
+        (OTHERS, "june", "july"),
+        (Params(release=ReleaseParams(model_name="never-run")), "june", None),
+    ],
+)
+def test_the_newest_version_of_other_data_that_passed(runs: str, tmp_path: Path, params: Params, data: str, expected: str | None) -> None:
+    found = fetch_baseline(Settings(project=tmp_path, mlflow=runs), params, pointer(f"{data}.dir", "data"))
+    assert found == (None if expected is None else {"of": expected})
+
+
+def test_an_mlflow_that_is_away_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RegistryUnavailable):
+        fetch_baseline(Settings(project=tmp_path, mlflow="http://127.0.0.1:9"), MINE, pointer("may.dir", "data"))

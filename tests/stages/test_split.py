@@ -1,0 +1,62 @@
+"""The split stage: what it leaves for the others, and that names of files change none of it but ids."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from skumatch.config import Params
+from skumatch.data.importer import import_data
+from skumatch.files import read_json, sha256
+from skumatch.stages import split
+from tests.conftest import Delivery, draw
+
+
+@pytest.fixture
+def folder(delivery: Delivery) -> Path:
+    """Four SKUs; a query and a gallery image that are near-copies, two equal gallery images, catalogue pictures of two SKUs."""
+    root = delivery()
+    with Image.open(root / "all/train/sku 1/0.png") as picture:
+        picture.save(root / "all/test/sku 1/copy.jpg", quality=90)
+    shutil.copyfile(root / "all/train/sku 2/0.png", root / "all/train/sku 2/again.png")
+    for sku in range(2):
+        draw(root / f"all/catalogue/sku {sku}/front.png", f"front {sku}")
+    return root
+
+
+def workspace(folder: Path, root: Path) -> Path:
+    import_data(folder, root / "data")
+    split.run(root, Params())
+    return root
+
+
+def test_duplicates_and_protocols_are_recorded(folder: Path, tmp_path: Path) -> None:
+    out = workspace(folder, tmp_path / "root") / "out/split"
+    facts = read_json(out / "split.json")
+    assert facts["images"]["query"] == 9 and facts["images"]["catalogue"] == 2
+    found = facts["duplicates"]
+    assert (found["exact_groups"], found["exact_images"], found["near_groups"], found["near_images"]) == (1, 2, 1, 2)
+    assert facts["queries_with_duplicate"]["gallery"] == 1
+    rows = pq.read_table(out / "split.parquet").to_pandas().set_index("id")
+    assert rows.loc["test/sku 1/copy.jpg", "group"] == rows.loc["train/sku 1/0.png", "group"]
+    assert {path.stem for path in (out / "protocols").iterdir()} == set(facts["protocols"]) >= {"full", "k5", "test_loo", "catalogue"}
+    for name, about in facts["protocols"].items():
+        lists = pq.read_table(out / f"protocols/{name}.parquet").to_pandas()
+        assert set(lists["id"]) <= set(rows.index) and lists["draw"].nunique() == about["draws"]
+    assert (facts["protocols"]["catalogue"]["gallery"], facts["protocols"]["catalogue"]["queries"]) == (2, 9)
+
+
+def test_other_file_names_leave_the_facts_and_the_same_files_the_bytes(folder: Path, tmp_path: Path) -> None:
+    first = workspace(folder, tmp_path / "first")
+    split.run(tmp_path / "first", Params())
+    again = workspace(folder, tmp_path / "again")
+    for path in sorted((first / "out").rglob("*.*")):
+        assert sha256(path) == sha256(again / path.relative_to(first))
+    for number, path in enumerate(sorted(folder.glob("all/*/*/*"))):
+        path.rename(path.with_stem(f"{999 - number}"))
+    renamed = workspace(folder, tmp_path / "renamed")
+    assert read_json(first / "out/split/split.json") == read_json(renamed / "out/split/split.json")
