@@ -139,7 +139,7 @@ def test_other_protocols_and_duplicates_are_shown_with_their_names() -> None:
     page = " ".join(Reader(render_report(shown)).text.split())
     assert "full All photos, their own duplicates taken out of the gallery 4 75.0 % 25.0–87.5 –" in page
     assert "test_loo The photos against each other 8 62.5 %" in page and "12.5 %" in page
-    assert "Groups of near-duplicates 17 (40 images)" in page
+    assert "Groups of near-duplicates" in page and "17 (40 images)" in page
     assert_inert(render_report(shown))
     assert (
         "Champion" not in Reader(render_report(replace(shown, champion=None))).text.partition("In other ways")[2].partition("What was")[0]
