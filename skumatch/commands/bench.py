@@ -44,7 +44,7 @@ def data(
     with tempfile.TemporaryDirectory(dir=folder) as work:
         for row in bench_data(Path(work), images, rows, files, skus):
             found.append(row)
-            console.print(f"  {row.name}: {row.measured:.3g} {row.unit}", style="dim", highlight=False)
+            console.print(f"  {row.name}: {_figure(row.measured)} {row.unit}", style="dim", highlight=False)
     console.print(_table(found))
     if output:
         write_text(output, json.dumps([asdict(row) | {"holds": row.holds} for row in found], indent=2) + "\n")
@@ -63,5 +63,10 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         sign = "≤" if row.better == "less" else "≥"
         holds = "[green]✓" if row.holds else "[red]✗"
-        table.add_row(row.name, f"[bold]{row.measured:.3g} {row.unit}", f"{sign} {row.bound:g} {row.unit}", holds, row.parts)
+        table.add_row(row.name, f"[bold]{_figure(row.measured)} {row.unit}", f"{sign} {_figure(row.bound)} {row.unit}", holds, row.parts)
     return table
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all of a larger number."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
