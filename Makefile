@@ -1,5 +1,5 @@
 # The words of this project, for people, hooks and CI alike.
-#   make run [DATA=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
+#   make run [DATA=PATH] [CATALOGUE=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
 #   make test                                            lint, types, import contracts, all tests
 #   make up / make down                                  keep the servers running / stop them
 # Other Python:      make run PYTHON=python3.12
@@ -10,6 +10,7 @@ PYTHON ?= python3.11
 EXTRA ?= cpu
 VENV ?= .venv
 DATA ?=
+CATALOGUE ?=
 SET ?=
 JOBS ?= 2
 PIP_ARGS ?=
@@ -22,7 +23,7 @@ SKUMATCH := $(BIN)/python -m skumatch
 .PHONY: env run up down test lint types contracts tests prove format hooks lock clean
 
 run: env
-	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(foreach one,$(SET),--set $(one))
+	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(foreach one,$(SET),--set $(one))
 
 up: env
 	@$(SKUMATCH) up

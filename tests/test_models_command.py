@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from skumatch.config import EncoderParams, RuntimeParams
-from skumatch.data.sources import folder_images
+from skumatch.data.delivery.opening import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.release.bundle import Gallery, bundle_hash, write_bundle

@@ -75,7 +75,7 @@ def passing(archive: Path, level: int) -> int:
 
 def import_version(archive: Path, project: Path) -> int:
     """Import into `project`/data, as `skumatch data import` does."""
-    from skumatch.data.importer import import_data
+    from skumatch.data.delivery.importer import import_data
 
     return import_data(archive, project / "data").images
 

@@ -33,8 +33,8 @@ def bench_manifest(folder: Path, rows: int, skus: Sequence[str]) -> Iterator[Row
 
 def validate_rows(folder: Path) -> int:
     """Every expectation, drift against the manifest itself included; returns how many there were. Asserts that all hold."""
-    from skumatch.data.drift import profile_of
-    from skumatch.data.validate import validate
+    from skumatch.data.validation.drift import profile_of
+    from skumatch.data.validation.validate import validate
 
     manifest, data = read_manifest(folder), DataParams()
     summary: dict[str, Any] = {"images": len(manifest), "skus": int(manifest["sku"].nunique()), "junk": {}, "quarantined": []}
@@ -46,7 +46,7 @@ def validate_rows(folder: Path) -> int:
 
 def search_rows(folder: Path) -> int:
     """Pairs of close hashes; returns how many."""
-    from skumatch.data.neighbours import near_pairs
+    from skumatch.data.duplicates.neighbours import near_pairs
 
     return len(near_pairs(read_manifest(folder)[HASHES].to_numpy(np.uint64))[0])
 

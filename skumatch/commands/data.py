@@ -11,9 +11,9 @@ from rich.console import Console
 from skumatch.commands.data_view import change_lines, import_lines, quarantine_table, side_table
 from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
+from skumatch.data.delivery.replace import exclusive
 from skumatch.data.manifest import read_manifest
-from skumatch.data.replace import exclusive
 from skumatch.errors import DataError
 from skumatch.files import read_json
 from skumatch.pipeline.repository import Repository, md5_of

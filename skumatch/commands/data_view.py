@@ -10,10 +10,10 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.data.changes import Changes
+from skumatch.data.delivery.changes import Changes
+from skumatch.data.delivery.importer import Imported
+from skumatch.data.delivery.layout import CATALOGUE, SIDES
 from skumatch.data.images import REASONS
-from skumatch.data.importer import Imported
-from skumatch.data.layout import CATALOGUE, SIDES
 from skumatch.data.quarantine import set_aside
 
 FEW = 5

@@ -89,8 +89,8 @@ def evaluate_folder(data: Path, reference: str, protocol: str) -> Evaluation:
 
 def _folder(data: Path, sides: tuple[str, ...], params: Params) -> tuple[pd.DataFrame, Images]:
     """The pictures of a folder, and for each its id, sku, role, unseen and the SHA-256 of its bytes."""
+    from skumatch.data.delivery.opening import folder_images
     from skumatch.data.images import Images
-    from skumatch.data.sources import folder_images
     from skumatch.data.split import is_unseen
 
     roles = {"train": "gallery", "test": "query", "catalogue": "catalogue"}

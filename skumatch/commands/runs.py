@@ -19,6 +19,7 @@ console = Console()
 Data = Annotated[
     str | None, typer.Option(help="A folder or zip in RP2K's layout, or `sample`; default: the data that is here, else the sample.")
 ]
+Catalogue = Annotated[Path | None, typer.Option(help="With --data: a folder of catalogue pictures, <sku>.<ext>: a second gallery.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter for this run: section.name=value.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything, register nothing.")]
 DataRef = Annotated[str | None, typer.Option("--data-ref", help="Git ref of data.dvc; default: the working tree's.")]
@@ -26,6 +27,7 @@ DataRef = Annotated[str | None, typer.Option("--data-ref", help="Git ref of data
 
 def run(
     data: Data = None,
+    catalogue: Catalogue = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -34,7 +36,7 @@ def run(
 
     settings = current_settings()
     load_params(settings.project / "params.yaml", overrides or ())
-    prepare_data(data, settings)
+    prepare_data(data, catalogue, settings)
     started = services.up(settings)
     try:
         _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run}, ours=started)
@@ -43,12 +45,14 @@ def run(
             services.down(settings)
 
 
-def prepare_data(data: str | None, settings: Settings) -> None:
+def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -> None:
     """Import `data`, or render the sample where there is no data yet."""
     from skumatch.commands.data import import_and_store, sample
 
     if data and data != "sample":
-        import_and_store(Path(data))
+        import_and_store(Path(data), catalogue=catalogue)
+    elif catalogue:
+        raise DataError("A catalogue goes with data of its own; give both, --data PATH --catalogue FOLDER.")
     elif data == "sample" or not (settings.project / "data.dvc").is_file():
         sample()
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from skumatch.data.layout import SIDES
+from skumatch.data.delivery.layout import SIDES
 from skumatch.data.packages import CATALOGUE, FINE, HEIGHT, Sku, catalogue, design, font
 from skumatch.errors import DataError, ParameterError, StorageError
 from skumatch.files import read_json, write_json

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
-from skumatch.data.thumbnails import thumbnail
+from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.retrieval.evaluate import Ranking
 
 PREDICTED = 3

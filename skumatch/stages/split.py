@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skumatch.config import Params
 from skumatch.data import protocols
-from skumatch.data.duplicates import find_duplicates
+from skumatch.data.duplicates.census import find_duplicates
 from skumatch.data.manifest import images, read_manifest, write_parquet
 from skumatch.data.split import SCHEMA, counts, split
 from skumatch.files import write_json

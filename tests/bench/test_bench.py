@@ -11,7 +11,7 @@ import pytest
 
 from skumatch.bench.archive import Crop, names, plan, write_archive
 from skumatch.bench.measure import Row, cost
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
 from tests.cli import Cli

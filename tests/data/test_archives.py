@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
+from skumatch.data.delivery.opening import open_source
 from skumatch.data.manifest import read_manifest
-from skumatch.data.sources import open_source
 from skumatch.errors import DataError
 from tests.conftest import ROOT
 from tests.data.zips import Raw, both_sides, entry, mojibake, picture, write_zip
@@ -230,7 +230,7 @@ def test_a_folder_with_names_that_no_one_can_read(tmp_path: Path) -> None:
 MANY = """
 import re, sys
 from pathlib import Path
-from skumatch.data.sources import open_source
+from skumatch.data.delivery.opening import open_source
 with open_source(Path(sys.argv[1])) as source:
     print(len(source.items), source.junk.total())
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

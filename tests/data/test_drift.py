@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.config import DataParams, ValidateParams
-from skumatch.data.drift import QUANTILES, Profile, drift_frames, profile_of, read_baseline, shift, sku_changes
-from skumatch.data.findings import warnings_of
 from skumatch.data.packages import catalogue
-from skumatch.data.validate import validate
+from skumatch.data.validation.drift import QUANTILES, Profile, drift_frames, profile_of, read_baseline, shift, sku_changes
+from skumatch.data.validation.findings import warnings_of
+from skumatch.data.validation.validate import validate
 from skumatch.errors import DataError
 from skumatch.files import canonical_json, write_json
 from tests.data.manifests import made, named, summary_of, typed

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.data.alignment import residuals, thumbnail
-from skumatch.data.copies import KINDS, near_copy
-from skumatch.data.duplicates import Census, find_duplicates
-from skumatch.data.examine import examine
+from skumatch.data.delivery.examine import examine
+from skumatch.data.duplicates.alignment import residuals, thumbnail
+from skumatch.data.duplicates.census import Census, find_duplicates
+from skumatch.data.duplicates.copies import KINDS, near_copy
+from skumatch.data.duplicates.neighbours import RADIUS, near_pairs
 from skumatch.data.images import Extent, Images, decode
-from skumatch.data.neighbours import RADIUS, near_pairs
 from skumatch.data.packages import Sku, catalogue, design
 from skumatch.data.sample import photograph
 from tests.conftest import ROOT

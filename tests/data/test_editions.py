@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.data import editions
-from skumatch.data.importer import import_data
+from skumatch.data.delivery import editions
+from skumatch.data.delivery.importer import import_data
+from skumatch.data.delivery.opening import open_source
 from skumatch.data.manifest import read_manifest
-from skumatch.data.sources import open_source
 from skumatch.errors import DataError
 from tests.conftest import ROOT
 from tests.data.zips import both_sides, picture, write_zip

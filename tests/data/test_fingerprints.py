@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skumatch.data.copies import near_copy
+from skumatch.data.duplicates.copies import near_copy
+from skumatch.data.duplicates.neighbours import RADIUS
 from skumatch.data.fingerprints import Fingerprint, fingerprint
-from skumatch.data.neighbours import RADIUS
 from skumatch.data.packages import catalogue, design
 from skumatch.data.sample import photograph
 

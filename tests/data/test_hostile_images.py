@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from skumatch.data.delivery.importer import import_data
 from skumatch.data.images import REASONS, decode
-from skumatch.data.importer import import_data
 from skumatch.data.manifest import images, read_manifest
 from skumatch.errors import ImageError
 from tests.conftest import ROOT
@@ -23,7 +23,7 @@ CORPUS = corpus()
 MEASURE = """
 import re, sys
 from pathlib import Path
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 print(import_data(Path(sys.argv[1]), Path(sys.argv[2])).images)
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """

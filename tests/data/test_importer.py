@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from skumatch.data import shards
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import images, read_manifest
 from skumatch.errors import DataError, StorageError
 from skumatch.files import read_json

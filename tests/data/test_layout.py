@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.data.layout import junk_kind
-from skumatch.data.sources import folder_images, open_source
+from skumatch.data.delivery.layout import junk_kind
+from skumatch.data.delivery.opening import folder_images, open_source
 from skumatch.errors import DataError
 from tests.conftest import Delivery
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.data.importer import import_data
-from skumatch.data.replace import exclusive
+from skumatch.data.delivery.importer import import_data
+from skumatch.data.delivery.replace import exclusive
 from skumatch.errors import StorageError
 from tests.conftest import Delivery, draw
 from tests.data.test_importer import hashes
@@ -20,7 +20,7 @@ from tests.data.test_importer import hashes
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 
 place, before, delivery = (Path(word) for word in sys.argv[1:])
 WATCHED = {"open", "os.rename", "os.mkdir", "os.link", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"}
@@ -75,7 +75,7 @@ def test_an_import_killed_at_any_step_is_put_right_by_the_next(delivery: Deliver
 
 def test_a_second_import_at_the_same_time_is_told_to_wait(delivery: Delivery, tmp_path: Path) -> None:
     folder, root = delivery(), tmp_path / "data"
-    code = "import sys; from pathlib import Path; from skumatch.data.replace import exclusive\n"
+    code = "import sys; from pathlib import Path; from skumatch.data.delivery.replace import exclusive\n"
     code += "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout and other.stdout.readline() == "held\n"

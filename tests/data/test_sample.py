@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from skumatch.data import sample
+from skumatch.data.delivery.opening import folder_images
 from skumatch.data.packages import CATALOGUE, catalogue, design
 from skumatch.data.sample import render_sample
-from skumatch.data.sources import folder_images
 from skumatch.errors import DataError, ParameterError, StorageError
 from skumatch.files import sha256
 

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from skumatch.config import DataParams, ValidateParams
-from skumatch.data import suite
-from skumatch.data.drift import Profile, profile_of
-from skumatch.data.findings import Finding, require, warnings_of
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
-from skumatch.data.validate import validate, validate_bytes
+from skumatch.data.validation import suite
+from skumatch.data.validation.drift import Profile, profile_of
+from skumatch.data.validation.findings import Finding, require, warnings_of
+from skumatch.data.validation.validate import validate, validate_bytes
 from skumatch.errors import ValidationFailed
 from tests.conftest import Delivery
 from tests.data.manifests import cell, made, named, summary_of, typed

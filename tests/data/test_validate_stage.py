@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from skumatch.data.drift import read_baseline
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
+from skumatch.data.validation.drift import read_baseline
 from skumatch.errors import ValidationFailed
 from skumatch.files import read_json, write_json
 from skumatch.stages import runner

@@ -11,7 +11,7 @@ from PIL import Image
 
 from skumatch.config import Settings
 from skumatch.data import shards
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import COLUMNS, images, read_manifest
 from skumatch.pipeline.repository import Repository
 from tests.conftest import Delivery, draw

@@ -26,6 +26,7 @@ from skumatch.follow import follow
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import EXPERIMENT, Tracking
 from tests.conftest import commit, draw, free_port, make_project
+from tests.data.zips import mojibake
 from tests.pipeline.home import SMOKE, Home
 
 BREAKER = Path(__file__).parent / "breaker"
@@ -55,7 +56,7 @@ class Live:
         self.project = make_project(root / "project")
         self._hurry()
         self.settings = Settings(project=self.project, home=root / "home", airflow_port=free_port(), mlflow_port=free_port())
-        self.delivery = deliver(root / "delivery")
+        self.delivery = pack(deliver(root / "delivery"))
         self.mend()
 
     @property
@@ -148,12 +149,31 @@ def serving(root: Path) -> Iterator[Live]:
     assert services.running(live.settings) == set()
 
 
-def deliver(folder: Path, skus: int = 8, train: int = 4, test: int = 2) -> Path:
+# Names as RP2K has them; they are garbled on their way through the zip.
+NAMES = (
+    "味全每日C橙汁",
+    "东方树叶乌龙茶500ml",
+    "café crème",
+    "可口可乐330ml",
+    "康师傅 冰红茶",
+    "蒙牛 纯牛奶",
+    "乐事薯片（黄瓜味）",
+    "奥利奥饼干",
+)
+
+
+def pack(folder: Path) -> Path:
+    """The folder as the published zip is made: its names are in UTF-8 without the flag that says so."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return mojibake(folder.with_suffix(".zip"), ((str(path.relative_to(folder)), path.read_bytes()) for path in files))
+
+
+def deliver(folder: Path, train: int = 4, test: int = 2) -> Path:
     """Products in RP2K's layout: each looks the same in all its pictures, but for the light."""
-    for sku in range(skus):
+    for sku in NAMES:
         for number in range(train + test):
             side = "train" if number < train else "test"
-            path = draw(folder / "all" / side / f"sku {sku}" / f"{number}.png", f"sku {sku}")
+            path = draw(folder / "all" / side / sku / f"{number}.png", sku)
             with Image.open(path) as picture:
                 ImageEnhance.Brightness(picture).enhance(0.6 + 0.1 * number).save(path)
     return folder

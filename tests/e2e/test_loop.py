@@ -14,7 +14,7 @@ from skumatch.pipeline.repository import md5_of
 from skumatch.release.lineage import record_hash, stages_of
 from skumatch.stages.runner import STAGES
 from tests.conftest import git
-from tests.e2e.live import Ended, Live, serving
+from tests.e2e.live import NAMES, Ended, Live, serving
 from tests.pipeline.home import TaskFailed
 
 pytestmark = pytest.mark.live
@@ -67,6 +67,16 @@ def test_the_first_run_registers_a_champion_and_sums_it_up(live: Live, first: En
     (version,) = live.versions()
     assert (version.version, version.aliases) == (1, ("challenger", "champion"))
     assert live.states() == ("success", dict.fromkeys(TASKS, "success"))
+
+
+def test_names_that_came_garbled_read_right_on_the_page_and_in_the_terminal(live: Live, first: Ended) -> None:
+    assert "names repaired: CP437 mojibake" in first.out
+    page = Path(first.fact("Report")).read_text("utf-8")
+    assert any(name in page for name in NAMES) and not any(name.encode().decode("cp437") in page for name in NAMES)
+    listed = live.command("data", "inspect")
+    asked = live.root / "delivery/all/test" / NAMES[0] / "4.png"
+    matched = live.command("match", str(asked))
+    assert NAMES[0] in matched.out and any(name in listed.out for name in NAMES), matched.err + listed.err
 
 
 def test_a_second_run_trains_nothing_and_keeps_the_champion_by_identity(live: Live, second: Ended) -> None:

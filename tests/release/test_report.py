@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skumatch.config import EvaluateParams, GateParams
-from skumatch.data.thumbnails import thumbnail
+from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.release.gate import Facts, decide
 from skumatch.release.mistakes import Mistake, Shot, WeakSku, find_mistakes, weak_skus
 from skumatch.release.report import DATA_DOCS, DataFacts, ReportContext, TrainingFacts, model_card, render_report, sparkline

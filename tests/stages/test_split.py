@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skumatch.config import Params
-from skumatch.data.importer import import_data
+from skumatch.data.delivery.importer import import_data
 from skumatch.files import read_json, sha256
 from skumatch.stages import split
 from tests.conftest import Delivery, draw

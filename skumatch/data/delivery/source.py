@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skumatch.data.editions import recognise
+from skumatch.data.delivery.editions import recognise
+from skumatch.data.delivery.layout import Found, Item, arrange
 from skumatch.data.images import MAX_BYTES, Extent
-from skumatch.data.layout import Found, Item, arrange
 from skumatch.errors import DataError, ImageError
 
 

@@ -10,10 +10,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from skumatch.data.delivery import Source
+from skumatch.data.delivery.layout import Found
+from skumatch.data.delivery.names import repair
+from skumatch.data.delivery.source import Source
 from skumatch.data.images import MAX_BYTES
-from skumatch.data.layout import Found
-from skumatch.data.names import repair
 from skumatch.errors import DataError, ImageError
 
 # What zipfile raises on damaged archives and entries, and on ways of packing it doesn't know.

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from skumatch.data.delivery.layout import Item
 from skumatch.data.fingerprints import fingerprint
 from skumatch.data.images import opened, pixel_hash, upright_rgb
-from skumatch.data.layout import Item
 from skumatch.errors import ImageError
 
 IN_FLIGHT_BYTES = 64_000_000

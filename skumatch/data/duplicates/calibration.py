@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skumatch.data.alignment import residuals, thumbnail
-from skumatch.data.copies import KINDS, near_copy
+from skumatch.data.duplicates.alignment import residuals, thumbnail
+from skumatch.data.duplicates.copies import KINDS, near_copy
+from skumatch.data.duplicates.neighbours import RADIUS, Codes, Indices
 from skumatch.data.fingerprints import fingerprint
 from skumatch.data.images import Images
-from skumatch.data.neighbours import RADIUS, Codes, Indices
 
 SAMPLE = 256  # pictures looked at
 FOUND = 0.99  # share of made copies that the threshold must let pass

@@ -10,8 +10,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from skumatch.config import DataParams
-from skumatch.data.frames import Frames, per_sku
 from skumatch.data.packages import CATALOGUE, catalogue
+from skumatch.data.validation.frames import Frames, per_sku
 from skumatch.errors import DataError
 from skumatch.files import read_json
 

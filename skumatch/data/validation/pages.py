@@ -11,12 +11,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from skumatch.data.data_docs import rendered
-from skumatch.data.findings import Finding
 from skumatch.data.images import MAX_BYTES
 from skumatch.data.manifest import images
 from skumatch.data.quarantine import set_aside
-from skumatch.data.thumbnails import thumbnail
+from skumatch.data.validation.data_docs import rendered
+from skumatch.data.validation.findings import Finding
+from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import ImageError, StorageError
 
 PICTURED = {"images": "id", "bytes": "id", "skus": "sku", "drift_skus": "sku"}  # frames whose rows have a picture, by this column
@@ -97,7 +97,7 @@ def _page(name: str, **context: Any) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("skumatch.data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("skumatch.data.validation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["count"] = "{:,}".format
     return environment

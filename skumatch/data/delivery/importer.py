@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skumatch.data.changes import COMPARED, Changes, compare
-from skumatch.data.delivery import Source
-from skumatch.data.examine import examine_all
-from skumatch.data.folders import catalogue_items
-from skumatch.data.layout import Item, check_case
+from skumatch.data.delivery.changes import COMPARED, Changes, compare
+from skumatch.data.delivery.examine import examine_all
+from skumatch.data.delivery.folders import catalogue_items
+from skumatch.data.delivery.layout import Item, check_case
+from skumatch.data.delivery.opening import open_source
+from skumatch.data.delivery.replace import aside, exclusive, swap
+from skumatch.data.delivery.rows import Rows
+from skumatch.data.delivery.source import Source
 from skumatch.data.manifest import SCHEMA, write_table
-from skumatch.data.replace import aside, exclusive, swap
-from skumatch.data.rows import Rows
 from skumatch.data.shards import STORED, Store
-from skumatch.data.sources import open_source
 from skumatch.errors import DataError, ImageError, StorageError
 from skumatch.files import read_json, write_json
 from skumatch.progress import track

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from skumatch.data.layout import SIDES, Found, Locate, Place, junk_kind, locate
+from skumatch.data.delivery.layout import SIDES, Found, Locate, Place, junk_kind, locate
 from skumatch.errors import DataError
 from skumatch.progress import track
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from skumatch.data.archives import ZipSource, open_zip
-from skumatch.data.delivery import Source
-from skumatch.data.folders import FolderSource
+from skumatch.data.delivery.archives import ZipSource, open_zip
+from skumatch.data.delivery.folders import FolderSource
+from skumatch.data.delivery.layout import EXPECTED
+from skumatch.data.delivery.source import Source
 from skumatch.data.images import Extent, Images
-from skumatch.data.layout import EXPECTED
 from skumatch.errors import DataError
 
 

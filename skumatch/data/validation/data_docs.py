@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import pass_context
 from markupsafe import escape
 
-from skumatch.data.expectations import library
-from skumatch.data.findings import Finding
+from skumatch.data.validation.expectations import library
+from skumatch.data.validation.findings import Finding
 
 SECTIONS = "{% for section in sections %}{% set section_loop = loop %}{% include 'section.j2' %}{% endfor %}"
 TITLES = {

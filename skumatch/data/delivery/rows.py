@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from skumatch.data.examine import Facts
-from skumatch.data.layout import CATALOGUE, SIDES, Item, listed
+from skumatch.data.delivery.examine import Facts
+from skumatch.data.delivery.layout import CATALOGUE, SIDES, Item, listed
 from skumatch.data.manifest import COLUMNS, SCHEMA
 from skumatch.data.shards import Spot
 from skumatch.errors import DataError

@@ -9,8 +9,8 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
+from skumatch.data.delivery.names import unsafe
 from skumatch.data.images import SUFFIXES
-from skumatch.data.names import unsafe
 from skumatch.errors import DataError
 
 SIDES = ("train", "test")

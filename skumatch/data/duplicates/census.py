@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from skumatch.data.alignment import SIDE, Pictures, residuals, thumbnail
-from skumatch.data.calibration import calibrate
+from skumatch.data.duplicates.alignment import SIDE, Pictures, residuals, thumbnail
+from skumatch.data.duplicates.calibration import calibrate
+from skumatch.data.duplicates.neighbours import RADIUS, Indices, near_pairs
 from skumatch.data.fingerprints import Fingerprint
 from skumatch.data.images import Images
-from skumatch.data.neighbours import RADIUS, Indices, near_pairs
 from skumatch.progress import track
 
 PER_PICTURE = 16  # candidates of a picture that are compared, the nearest first

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skumatch.data.delivery import Source
+from skumatch.data.delivery.layout import CATALOGUE, Found, Item, junk_kind
+from skumatch.data.delivery.names import repair
+from skumatch.data.delivery.source import Source
 from skumatch.data.images import Extent
-from skumatch.data.layout import CATALOGUE, Found, Item, junk_kind
-from skumatch.data.names import repair
 from skumatch.errors import DataError, StorageError
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skumatch.config import ValidateParams
-from skumatch.data.expectations import Rule
+from skumatch.data.validation.expectations import Rule
 from skumatch.errors import ValidationFailed
 
 NAMED, WARNED = 3, 5

@@ -1,0 +1,1 @@
+"""Which pictures of a data version are copies of one another."""

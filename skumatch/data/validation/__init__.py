@@ -1,0 +1,1 @@
+"""Great Expectations over a data version: what must hold, and what a person is shown."""
