@@ -22,12 +22,11 @@ from scipy.sparse.csgraph import connected_components
 
 from skumatch.data.duplicates.alignment import SIDE, Pictures, residuals, thumbnail
 from skumatch.data.duplicates.calibration import calibrate
-from skumatch.data.duplicates.neighbours import RADIUS, Indices, near_pairs
+from skumatch.data.duplicates.neighbours import Indices, near_pairs
 from skumatch.data.fingerprints import Fingerprint
 from skumatch.data.images import Images
 from skumatch.progress import track
 
-PER_PICTURE = 16  # candidates of a picture that are compared, the nearest first
 PAIRS = 4096  # compared at a time
 
 
@@ -50,21 +49,13 @@ def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: floa
     rows, pictures = manifest.iloc[distinct].reset_index(drop=True), pictures.take(distinct.tolist())
     codes = rows[list(Fingerprint._fields)].to_numpy(np.uint64)
     calibration = calibrate(codes, rows["pixels"].tolist(), rows["sku"].to_numpy(), pictures, max_residual)
-    pairs = _nearest(*near_pairs(codes, RADIUS), PER_PICTURE)
+    pairs, _ = near_pairs(codes)
     confirmed = pairs[_differences(pairs, pictures) <= calibration.threshold]
     label = _joined(confirmed, len(rows))
     leader = rows["pixels"].to_numpy()[np.unique(label, return_index=True)[1]][label]  # rows are in order of pixel hash
     groups = manifest["pixels"].map(dict(zip(rows["pixels"], leader, strict=True))).to_numpy()
     facts = {"candidate_pairs": len(pairs), "confirmed_pairs": len(confirmed), "calibration": asdict(calibration)}
     return Census(groups, facts | _counts(manifest, groups))
-
-
-def _nearest(pairs: Indices, distance: Indices, limit: int) -> Indices:
-    """Pairs that are among the `limit` nearest of either picture: a dense crowd costs no more than its size."""
-    ends = pd.DataFrame({"row": pairs.T.ravel(), "distance": np.tile(distance, 2), "pair": np.tile(np.arange(len(pairs)), 2)})
-    place = ends.sort_values(["row", "distance", "pair"]).groupby("row").cumcount()
-    kept: Indices = pairs[np.sort(ends.loc[place.index[place < limit], "pair"].unique())]
-    return kept
 
 
 def _differences(pairs: Indices, pictures: Images) -> NDArray[np.float64]:

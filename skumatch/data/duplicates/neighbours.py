@@ -2,7 +2,7 @@
 
 Each of TABLES tables sorts all hashes by an order of the 64 bits of its own, so that close ones come to lie side by side
 (Charikar 2002; Manku, Jain and Das Sarma 2007), and compares each with those that follow it and share the table's first bits.
-At most WINDOW of them are compared: a thousand flat pictures with one hash cost no more than a thousand others.
+At most WINDOW of them are compared, and only the nearest pairs of each picture are kept, so that a crowd costs no more than its size.
 Among 1.2 million hashes a pair 6 bits apart is found with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %; most near-copies
 have more than one pair of hashes to be found by.
 """
@@ -19,29 +19,57 @@ Indices = NDArray[np.int64]
 
 RADIUS = 10  # bits that may differ: more than JPEG, scaling, light and the nearest of a crop's windows change
 TABLES = 96
-WINDOW = 48
-SAME_HASH = 16  # pictures of one hash that are paired with those of another hash
+WINDOW = 16
+LIMIT = 16  # pairs of a picture, the nearest first; and pictures of one hash that are paired with those of another
+BITS = 65  # distances that can be
+AT_ONCE = 4  # tables between two cuts down to the nearest: bounds the memory
 
 
 def near_pairs(codes: Codes, radius: int = RADIUS) -> tuple[Indices, Indices]:
     """Pairs of rows of `codes` [n, w] of which some two hashes differ in at most `radius` bits: [m, 2], the smaller row first, sorted;
-    and the bits by which they differ, [m].
+    and the bits by which they differ, [m]. A pair must be among the LIMIT nearest of either row, ties to the smaller row.
 
     Rows in an order of their own content give the same pairs whatever their names.
     """
     values, kind = np.unique(codes.ravel(), return_inverse=True)
     owner = np.argsort(kind, kind="stable") // codes.shape[1]
     kind = np.sort(kind)
-    first, second, distance = _close_values(values, radius)
-    close = _owners(first, second, distance, owner, np.bincount(kind))
-    same = [_following(kind, owner, step) for step in range(1, SAME_HASH)]
+    close = _owners(*_close_values(values, radius), owner, np.bincount(kind))
+    same = [_following(kind, owner, step) for step in range(1, LIMIT)]
     a, b, distance = np.concatenate([close, *same], axis=1)
-    return _distinct(np.minimum(a, b), np.maximum(a, b), distance)
+    apart = a != b
+    pairs, distance = _undirected(_both_ways(a[apart], b[apart], distance[apart], len(codes)), len(codes))
+    return _undirected(_nearest(_both_ways(pairs[:, 0], pairs[:, 1], distance, len(codes)), len(codes)), len(codes))
+
+
+def _both_ways(a: Indices, b: Indices, distance: Indices, count: int) -> Indices:
+    """Each pair twice, as one number that sorts by end, then distance, then other end."""
+    return np.concatenate([(a * BITS + distance) * count + b, (b * BITS + distance) * count + a])
+
+
+def _nearest(ends: Indices, count: int) -> Indices:
+    """Of such numbers the LIMIT least of each end, sorted."""
+    ends = np.sort(ends)
+    ends = ends[np.diff(ends, prepend=-1) != 0]
+    end = ends // (BITS * count)
+    first = np.flatnonzero(np.diff(end, prepend=-1))
+    place = np.arange(len(ends)) - np.repeat(first, np.diff(first, append=len(ends)))
+    return ends[place < LIMIT]
+
+
+def _undirected(ends: Indices, count: int) -> tuple[Indices, Indices]:
+    """Pairs [m, 2], the smaller end first, sorted, each once with its least distance; and the distances."""
+    rest, b = np.divmod(ends, max(count, 1))
+    a, distance = np.divmod(rest, BITS)
+    coded = np.sort((np.minimum(a, b) * count + np.maximum(a, b)) * BITS + distance)
+    coded = coded[np.diff(coded // BITS, prepend=-1) != 0]
+    pair, distance = np.divmod(coded, BITS)
+    return np.stack(np.divmod(pair, max(count, 1)), axis=1), distance
 
 
 def _owners(first: Indices, second: Indices, distance: Indices, owner: Indices, counts: Indices) -> Indices:
-    """[3, m]: rows that own the hashes `first` and `second`, SAME_HASH of each at most, and their distance."""
-    start, few = np.cumsum(counts) - counts, np.minimum(counts, SAME_HASH)
+    """[3, m]: rows that own the hashes `first` and `second`, LIMIT of each at most, and their distance."""
+    start, few = np.cumsum(counts) - counts, np.minimum(counts, LIMIT)
     times = few[first] * few[second]
     pair = np.repeat(np.arange(len(first)), times)
     place = np.arange(len(pair)) - np.repeat(np.cumsum(times) - times, times)
@@ -55,30 +83,22 @@ def _following(kind: Indices, owner: Indices, step: int) -> Indices:
     return np.stack([owner[at], owner[at + step], np.zeros(len(at), np.int64)])
 
 
-def _distinct(a: Indices, b: Indices, distance: Indices) -> tuple[Indices, Indices]:
-    """Each pair of different rows once, with its least distance."""
-    apart = a != b
-    rows = int(b.max(initial=0)) + 1
-    coded = np.sort(((a * rows + b) * 65 + distance)[apart])
-    coded = coded[np.diff(coded // 65, prepend=-1) != 0]
-    pair, distance = np.divmod(coded, 65)
-    return np.stack(np.divmod(pair, rows), axis=1), distance
-
-
 def _close_values(values: Codes, radius: int) -> tuple[Indices, Indices, Indices]:
-    """Pairs of places in the sorted distinct `values`, and their distance."""
+    """Pairs of places in the sorted distinct `values`, the nearest of each, and their distance."""
     count = len(values)
     prefix = np.uint64(64 - max(8, math.ceil(math.log2(max(count, 2)))))
     generator = np.random.default_rng(0)
-    found = np.empty(0, np.int64)
-    for _ in range(TABLES):
-        keys = _reordered(values, generator.permutation(64))
-        order = np.argsort(keys)
-        pairs = _side_by_side(keys[order], order, prefix, radius)
-        found = np.sort(np.concatenate([found, pairs.min(axis=0) * count + pairs.max(axis=0)]))
-        found = found[np.diff(found, prepend=-1) != 0]
-    first, second = np.divmod(found, count)
-    return first, second, np.bitwise_count(values[first] ^ values[second]).astype(np.int64)
+    nearest = np.empty(0, np.int64)
+    for _ in range(0, TABLES, AT_ONCE):
+        fresh = [nearest]
+        for _ in range(AT_ONCE):
+            keys = _reordered(values, generator.permutation(64))
+            order = np.argsort(keys)
+            a, b = _side_by_side(keys[order], order, prefix, radius)
+            fresh.append(_both_ways(a, b, np.bitwise_count(values[a] ^ values[b]).astype(np.int64), count))
+        nearest = _nearest(np.concatenate(fresh), count)
+    pairs, distance = _undirected(nearest, count)
+    return pairs[:, 0], pairs[:, 1], distance
 
 
 def _reordered(values: Codes, places: Indices) -> Codes:
