@@ -169,11 +169,11 @@ def pack(folder: Path) -> Path:
 
 
 def deliver(folder: Path, train: int = 4, test: int = 2) -> Path:
-    """Products in RP2K's layout: each looks the same in all its pictures, but for the light."""
+    """Products in RP2K's layout: each looks the same in all its pictures, but for the light; one query shows another product."""
     for sku in NAMES:
         for number in range(train + test):
-            side = "train" if number < train else "test"
-            path = draw(folder / "all" / side / sku / f"{number}.png", sku)
+            side, wrong = "train" if number < train else "test", (sku, number) == (NAMES[0], train)
+            path = draw(folder / "all" / side / sku / f"{number}.png", NAMES[1] if wrong else sku)
             with Image.open(path) as picture:
-                ImageEnhance.Brightness(picture).enhance(0.6 + 0.1 * number).save(path)
+                ImageEnhance.Brightness(picture).enhance(0.6 + 0.1 * number - 0.05 * wrong).save(path)
     return folder
