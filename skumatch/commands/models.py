@@ -27,22 +27,6 @@ console = Console()
 Reference = Annotated[str, typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME.")]
 
 
-def models() -> None:
-    """List the registered versions and their aliases."""
-    from skumatch.pipeline.pull import open_registry
-
-    settings = current_settings()
-    versions = open_registry(settings, load_params(settings.project / "params.yaml")).versions()
-    table = Table(title="Registered models")
-    for name in ("version", "aliases", "top-1", "bundle", "data", "created"):
-        table.add_column(name, justify="right" if name in ("version", "top-1") else "left")
-    for ref in versions:
-        top1 = f"{100 * ref.top1:.1f} %" if ref.top1 is not None else "-"
-        hashes = ref.bundle[:12], (ref.data or "-")[:12]
-        table.add_row(str(ref.version), ", ".join(ref.aliases) or "-", top1, *hashes, f"{ref.created:%Y-%m-%d %H:%M}")
-    console.print(table if versions else "No model is registered yet; `skumatch run` makes the first.")
-
-
 def evaluate(
     data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
     model: Reference = "champion",

@@ -16,7 +16,8 @@ from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import Message, reports, stages, workspace
 from skumatch.release import lineage
 from skumatch.release.gate import Decision
-from skumatch.release.registry import CHALLENGER, TOP1_TAG
+from skumatch.release.promotion import promote
+from skumatch.release.registry import CHALLENGER, COMPARED_TAG, TOP1_TAG
 from skumatch.release.report import DATA_DOCS
 from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, Tracking
 from skumatch.retrieval.evaluate import Evaluation
@@ -70,6 +71,7 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
         "skumatch.verdict": decision.verdict,
         "skumatch.decision": decision.sentence,
         "skumatch.commit": str(code["commit"]),
+        COMPARED_TAG: "none" if message.champion is None else str(message.champion),
         PLAIN_TAG: str(not message.overrides and code["commit"] is not None and not code["dirty"]).lower(),
         "skumatch.inputs": message.inputs,
         "skumatch.lineage": lineage.record_hash(record),
@@ -80,7 +82,7 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
         version = registry.register(root / "out/bundle/model", mlflow_run, tags, decision.sentence, root / "skumatch")
         registry.set_alias(CHALLENGER, version)
         try:
-            registry.promote(version, message.champion)
+            promote(registry, version, message.champion, f"run {message.run}", decision.sentence)
         except StaleChampion:
             tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)}, {}, "FAILED")
             raise

@@ -171,6 +171,18 @@ def unless_existing(create: Callable[..., Any], name: str) -> None:
             raise
 
 
+def or_none(call: Callable[..., Any], *names: str) -> Any:
+    """What `call` answers; None if there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*names)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
 def _run_id(client: Any, run: str) -> str:
     """The MLflow run that carries `run` as its tag, made if there is none."""
     experiment = client.get_experiment_by_name(EXPERIMENT)

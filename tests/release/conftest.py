@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from PIL import Image
 from skumatch.config import EncoderParams
 from skumatch.model import encoder as encoders
 from skumatch.release.bundle import Bundle, Gallery, write_bundle
+from skumatch.release.registry import Registry
+from tests.conftest import free_port, serving_mlflow
 
 
 def pattern(seed: int) -> Image.Image:
@@ -69,3 +71,34 @@ def bundle(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def loaded(made: Path) -> Bundle:
     return Bundle.load(made)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[str]:
+    with serving_mlflow(home, free_port()) as url:
+        yield url
+
+
+@pytest.fixture
+def registry(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
+    """A model of its own for each test."""
+    return Registry(server, request.node.name.replace("[", "-").rstrip("]"), tmp_path / "locks")
+
+
+@pytest.fixture
+def run_id(registry: Registry) -> str:
+    return registry.log_run(registry.model_name, {}, {}, {}, {})
+
+
+@pytest.fixture
+def several(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> list[Path]:
+    """Three bundles that differ in their threshold."""
+    folders = [tmp_path / f"bundle-{i}" for i in range(3)]
+    for i, folder in enumerate(folders):
+        write_bundle(folder, encoder_dir, gallery, {"similarity": i / 10}, [])
+    return folders

@@ -3,91 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
-from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, RegistryUnavailable, ServiceError, StaleChampion
-from skumatch.release.bundle import Gallery, bundle_hash, verify_bundle, write_bundle
-from skumatch.release.registry import CHALLENGER, ModelRef, Registry
+from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, RegistryUnavailable, ServiceError
+from skumatch.release.bundle import bundle_hash, verify_bundle
+from skumatch.release.registry import CHALLENGER, Registry
+from tests.conftest import free_port
 
 Picture = Callable[[int], Image.Image]
 pytestmark = pytest.mark.live
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[str]:
-    port = free_port()
-    store = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts")]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(url, process, home / "log")
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            httpx.get(f"{url}/health", timeout=1)
-        except httpx.HTTPError:
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail(log.read_text())
-
-
-@pytest.fixture
-def registry(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
-    """A model of its own for each test."""
-    return Registry(server, request.node.name.replace("[", "-").rstrip("]"), tmp_path / "locks")
-
-
-@pytest.fixture
-def run_id(registry: Registry) -> str:
-    return registry.log_run(registry.model_name, {}, {}, {}, {})
-
-
-@pytest.fixture
-def several(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> list[Path]:
-    """Three bundles that differ in their threshold."""
-    folders = [tmp_path / f"bundle-{i}" for i in range(3)]
-    for i, folder in enumerate(folders):
-        write_bundle(folder, encoder_dir, gallery, {"similarity": i / 10}, [])
-    return folders
-
-
-def registered(registry: Registry, bundles: list[Path], run_id: str) -> list[int]:
-    return [registry.register(folder, run_id, {}, "") for folder in bundles]
 
 
 def test_a_run_is_logged_once_and_added_to(registry: Registry, tmp_path: Path) -> None:
@@ -167,48 +99,6 @@ def test_a_spoilt_bundle_is_never_registered(registry: Registry, run_id: str, bu
     assert registry.versions() == []
 
 
-def test_promotion_and_references(registry: Registry, run_id: str, several: list[Path]) -> None:
-    assert registered(registry, several[:2], run_id) == [1, 2]
-    registry.set_alias(CHALLENGER, 1)
-    assert registry.promote(1, None).aliases == ("challenger", "champion")
-    registry.set_alias(CHALLENGER, 2)
-    assert (registry.resolve("challenger").version, registry.resolve("2").aliases) == (2, ("challenger",))
-    assert registry.promote(2, 1).version == 2
-    champion = registry.champion()
-    assert champion is not None and champion.version == 2 and champion.bundle == bundle_hash(several[1])
-    assert registry.promote(2, 1) == champion, "the same promotion again, after a crash, changes nothing"
-
-
-def test_a_stale_promotion_is_refused(registry: Registry, run_id: str, several: list[Path]) -> None:
-    registered(registry, several, run_id)
-    registry.promote(1, None)
-    for expected in (None, 2, 99):
-        with pytest.raises(StaleChampion, match=r"The champion is now version 1, but version 3 was compared with .*retrain"):
-            registry.promote(3, expected)
-    champion = registry.champion()
-    assert champion is not None and champion.version == 1
-
-
-def test_of_two_promoters_at_once_one_wins(registry: Registry, run_id: str, several: list[Path]) -> None:
-    registered(registry, several, run_id)
-    registry.promote(1, None)
-    outcomes: list[ModelRef | StaleChampion] = []
-
-    def promote(version: int) -> None:
-        try:
-            outcomes.append(registry.promote(version, 1))
-        except StaleChampion as error:
-            outcomes.append(error)
-
-    threads = [threading.Thread(target=promote, args=(version,)) for version in (2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    [winner] = [outcome for outcome in outcomes if isinstance(outcome, ModelRef)]
-    assert len(outcomes) == 2 and registry.champion() == winner
-
-
 def test_names_that_are_not_there_or_reserved(registry: Registry, run_id: str, made: Path) -> None:
     registry.register(made, run_id, {}, "")
     for alias in ("latest", "v3", "3", "Latest"):
@@ -216,8 +106,6 @@ def test_names_that_are_not_there_or_reserved(registry: Registry, run_id: str, m
             registry.set_alias(alias, 1)
     with pytest.raises(ReferenceNotFound):
         registry.set_alias(CHALLENGER, 9)
-    with pytest.raises(ReferenceNotFound):
-        registry.promote(9, None)
     assert registry.champion() is None
 
 
@@ -306,7 +194,6 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path: Path, made: Path) -> No
         away.last_finished,
         lambda: away.resolve("champion"),
         lambda: away.register(made, "r", {}, ""),
-        lambda: away.promote(1, None),
         lambda: away.log_run("r", {}, {}, {}, {}),
     ]
     for call in calls:

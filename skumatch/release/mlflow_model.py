@@ -1,0 +1,67 @@
+"""A bundle as an MLflow model that matches by itself: the bundle, the package's code and the exact packages; no pickle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+BUNDLE_TAG = "skumatch.bundle"
+MODEL_PACKAGES = (
+    "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings", "pyyaml", "rich", "safetensors",
+    "timm", "torch", "torchvision",
+)  # fmt: skip
+
+
+def uploaded(client: Any, run_id: str, digest: str) -> str | None:
+    """The model that an interrupted call had uploaded in full."""
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], filter_string=f"tags.`{BUNDLE_TAG}` = '{digest}'")
+    return next((str(model.model_id) for model in found if model.source_run_id == run_id and model.status.value == "READY"), None)
+
+
+def upload(client: Any, run_id: str, folder: Path, digest: str, package: Path) -> str:
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment, "bundle", run_id, tags={BUNDLE_TAG: digest})
+    with tempfile.TemporaryDirectory() as staged:
+        client.log_model_artifacts(model.model_id, str(_save_model(Path(staged), folder, digest, run_id, model.model_id, package)))
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: str, package: Path) -> Path:
+    """Lay out the MLflow model: the bundle, the package's code and the exact packages; nothing inferred, nothing pickled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow warns of its own type hints when imported
+        import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    shutil.copytree(folder, staged / "bundle")  # MLflow records the paths it is given: let them be none of this machine's homes
+    shutil.copyfile(package / "release" / "pyfunc.py", staged / "pyfunc.py")
+    lists = [
+        ColSpec(Array(DataType.string), "skus"),
+        ColSpec(Array(DataType.double), "similarities"),
+        ColSpec(Array(DataType.string), "gallery_ids"),
+    ]
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), "image")]),
+        outputs=Schema([*lists, ColSpec(DataType.boolean, "unknown")]),
+        params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it wants an input example, would run it, and learn nothing
+        mlflow.pyfunc.save_model(
+            path=str(staged / "model"),
+            python_model=str(staged / "pyfunc.py"),
+            artifacts={"bundle": str(staged / "bundle")},
+            code_paths=[str(package)],
+            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in MODEL_PACKAGES],
+            signature=signature,
+            model_config={"bundle": digest},
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+        )
+    return staged / "model"

@@ -1,0 +1,247 @@
+"""Promotion, rollback and their journal, against a real MLflow server: one champion, one chain, whatever happens in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skumatch.errors import ReferenceNotFound, RegistryUnavailable, ServiceError, StaleChampion
+from skumatch.release import journal
+from skumatch.release.bundle import bundle_hash
+from skumatch.release.journal import After, Asked, Before, Entry, breaks, journal_name, predecessors
+from skumatch.release.promotion import history, promote, rollback, rollback_target
+from skumatch.release.registry import CHALLENGER, ModelRef, Registry
+from tests.conftest import free_port
+from tests.proving import count
+
+pytestmark = pytest.mark.live
+ANN, WHY = "ann", "a gain of 2 points"
+
+
+@pytest.fixture
+def versions(registry: Registry, run_id: str, several: list[Path]) -> list[int]:
+    return [registry.register(folder, run_id, {}, "") for folder in several]
+
+
+def champion(registry: Registry) -> int | None:
+    found = registry.champion()
+    return found.version if found else None
+
+
+def told(registry: Registry) -> list[tuple[str, int, str, int | None]]:
+    return [(e.asked.action, e.asked.version, e.after.outcome, e.after.champion) for e in history(registry) if e.after]
+
+
+def test_promotion_moves_the_aliases_and_is_journalled(registry: Registry, versions: list[int], several: list[Path]) -> None:
+    registry.set_alias(CHALLENGER, 1)
+    assert promote(registry, 1, None, ANN, WHY).aliases == ("challenger", "champion")
+    second = promote(registry, 2, 1, "bob", "better still")
+    assert second.bundle == bundle_hash(several[1]) and registry.resolve("previous").version == 1
+    assert promote(registry, 2, 1, "bob", "again, after a crash") == registry.champion()
+    assert told(registry) == [("promote", 1, "done", 1), ("promote", 2, "done", 2), ("promote", 2, "already", 2)]
+    first, then, _ = history(registry)
+    assert (first.asked.who, first.asked.why, then.asked.who) == (ANN, WHY, "bob")
+    assert then.before is not None and then.before.previous == first.hash
+    assert breaks(history(registry)) == []
+
+
+def test_a_stale_promotion_is_refused_and_journalled(registry: Registry, versions: list[int]) -> None:
+    promote(registry, 1, None, ANN, WHY)
+    for expected in (None, 2, 99):
+        with pytest.raises(StaleChampion, match=r"The champion is now version 1, but version 3 was compared with .*retrain"):
+            promote(registry, 3, expected, ANN, WHY)
+    assert champion(registry) == 1
+    assert told(registry)[1:] == [("promote", 3, "stale", 1)] * 3
+
+
+def test_a_version_that_is_not_there_leaves_no_entry(registry: Registry, versions: list[int]) -> None:
+    with pytest.raises(ReferenceNotFound):
+        promote(registry, 9, None, ANN, WHY)
+    assert champion(registry) is None and history(registry) == []
+
+
+def test_of_many_promoters_at_once_one_wins_and_the_others_are_told(registry: Registry, run_id: str, several: list[Path]) -> None:
+    """As if from many machines: each has a registry of its own and they share nothing but the server."""
+    versions, many = [registry.register(folder, run_id, {}, "") for folder in several], 20
+    promote(registry, 1, None, ANN, WHY)
+    for round_ in range(count(1, 100)):
+        now = champion(registry)
+        outcomes: list[ModelRef | StaleChampion] = []
+
+        def one(number: int, now: int | None = now, outcomes: list[ModelRef | StaleChampion] = outcomes) -> None:
+            own = Registry(registry.url, registry.model_name)
+            others = [version for version in versions if version != now]
+            try:
+                outcomes.append(promote(own, others[number % len(others)], now, f"promoter {number}", WHY))
+            except StaleChampion as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(many)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        entries = history(registry)
+        assert len(entries) == 1 + many * (round_ + 1) and breaks(entries) == []
+        fresh = [entry.after.outcome for entry in entries[-many:] if entry.after]
+        winners = {outcome.version for outcome in outcomes if isinstance(outcome, ModelRef)}
+        assert len(outcomes) == many and winners == {champion(registry)} and fresh.count("done") == 1
+        assert fresh.count("stale") == sum(isinstance(outcome, StaleChampion) for outcome in outcomes) >= 1
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of ours catches this."""
+
+
+@contextmanager
+def dying(registry: Registry, at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The server answers the first `at` calls of a promoter; then the promoter is gone, whatever it still tries."""
+    calls: list[str] = []
+
+    def wrap(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*words: Any, **named: Any) -> Any:
+            if len(calls) >= at:
+                raise Killed
+            calls.append(name)
+            return call(*words, **named)
+
+        return counted
+
+    with monkeypatch.context() as patched:
+        from mlflow import MlflowClient
+
+        for name in dir(MlflowClient):
+            if name.split("_")[0] in ("get", "search", "create", "set"):
+                patched.setattr(MlflowClient, name, wrap(name, getattr(MlflowClient, name)))
+        yield calls
+
+
+def test_killed_at_every_call_the_champion_is_one_of_the_two_and_the_next_goes_through(
+    registry: Registry, versions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "EXPIRY_SECONDS", 0.3)
+    monkeypatch.setattr(journal, "POLL_SECONDS", 0.05)
+    promote(registry, 1, None, ANN, WHY)
+    at, wanted = 0, 2
+    while True:
+        now = champion(registry)
+        try:
+            with dying(registry, at, monkeypatch):
+                promote(registry, wanted, now, ANN, WHY)
+        except Killed:
+            assert champion(registry) in (now, wanted)
+        else:
+            break
+        # The next promoter closes what was left open, and goes through if the champion still is the one it knows.
+        promote(registry, wanted, champion(registry), "bob", WHY)
+        assert champion(registry) == wanted and breaks(history(registry)) == []
+        at, wanted = at + 1, 3 - wanted
+    assert at > 8
+    left = [entry for entry in history(registry) if entry.after and entry.after.outcome == "abandoned"]
+    assert any(entry.changed for entry in left) and any(not entry.changed for entry in left)
+
+
+def test_who_is_slow_and_given_up_writes_nothing(registry: Registry, versions: list[int]) -> None:
+    promote(registry, 1, None, ANN, WHY)
+    with registry.client() as client:
+        book = journal.Journal(client, registry.model_name, lambda: 1)
+        with pytest.raises(ServiceError, match="another one closed it"), book.turn(_asked(2, 1)) as turn:
+            book._close(turn.entry, "abandoned")
+            turn.confirm()
+    assert told(registry)[-1] == ("promote", 2, "abandoned", 1)
+
+
+def test_rollback_goes_back_the_way_and_not_to_what_was_rolled_away(registry: Registry, versions: list[int], several: list[Path]) -> None:
+    for version, before in ((1, None), (2, 1), (3, 2)):
+        promote(registry, version, before, ANN, WHY)
+    for expected, target in ((3, 2), (2, 1)):
+        found = rollback_target(registry)
+        assert found.version == target
+        back = rollback(registry, target, expected, ANN, "it sees nothing")
+        assert (back.version, back.bundle) == (target, bundle_hash(several[target - 1]))
+    with pytest.raises(ReferenceNotFound, match="No earlier champion"):
+        rollback_target(registry)
+    assert rollback_target(registry, 3).version == 3
+    with pytest.raises(StaleChampion, match="rollback to version 3 was asked against version 2"):
+        rollback(registry, 3, 2, ANN, WHY)
+    assert breaks(history(registry)) == []
+
+
+def test_rollback_where_the_champion_was_deleted(registry: Registry, versions: list[int]) -> None:
+    for version, before in ((1, None), (2, 1), (3, 2)):
+        promote(registry, version, before, ANN, WHY)
+    with registry.client() as client:
+        client.delete_model_version(registry.model_name, "3")
+    assert champion(registry) is None
+    found = rollback_target(registry)
+    assert found.version == 2
+    assert rollback(registry, 2, None, ANN, "version 3 is gone").aliases == ("champion", "previous")
+
+
+def test_only_what_served_is_rolled_back_to(registry: Registry, versions: list[int]) -> None:
+    promote(registry, 1, None, ANN, WHY)
+    with pytest.raises(ReferenceNotFound, match="Version 2 never was champion; promote it"):
+        rollback_target(registry, 2)
+
+
+def test_what_was_changed_removed_or_swapped_in_the_journal_shows(registry: Registry, versions: list[int]) -> None:
+    for version, before in ((1, None), (2, 1), (3, 2), (1, 3)):
+        promote(registry, version, before, ANN, WHY)
+    name = journal_name(registry.model_name)
+    with registry.client() as client:
+        tags = client.get_model_version(name, "2").tags
+        client.set_model_version_tag(name, "2", journal.ASKED, tags[journal.ASKED].replace(ANN, "eve"))
+        assert breaks(history(registry)) == ["Entry 3 doesn't follow from the one before it: one of the two was changed."]
+        client.set_model_version_tag(name, "2", journal.ASKED, tags[journal.ASKED])
+        assert breaks(history(registry)) == []
+        client.delete_model_version(name, "2")
+        assert breaks(history(registry)) == ["Entry 2 is missing."]
+        promote(registry, 2, 1, ANN, "the journal goes on")
+        client.create_model_version(name, "skumatch:///x", await_creation_for=0)
+        with pytest.raises(ServiceError, match="no entry of a journal"):
+            history(registry)
+
+
+def test_a_server_that_is_away_is_one_sentence(tmp_path: Path) -> None:
+    away = Registry(f"http://someone:hunter2@127.0.0.1:{free_port()}", "skumatch", tmp_path)
+    for call in (lambda: promote(away, 1, None, ANN, WHY), lambda: rollback_target(away), lambda: history(away)):
+        with pytest.raises(RegistryUnavailable, match="doesn't answer") as caught:
+            call()
+        assert "hunter2" not in str(caught.value)
+
+
+def _asked(version: int, expected: int | None, action: str = "promote") -> Asked:
+    return Asked.model_validate({"action": action, "version": version, "expected": expected, "who": ANN, "why": WHY})
+
+
+def _closed(number: int, asked: Asked, before: int | None, after: int | None) -> Entry:
+    now = journal._now()
+    return Entry(
+        number=number,
+        asked=asked,
+        before=Before(previous="", champion=before, at=now),
+        after=After(outcome="done", champion=after, at=now),
+    )
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 6)), max_size=25))
+def test_rolling_back_undoes_promotions_in_turn(steps: list[int | None]) -> None:
+    """None is a rollback. A stack of champions is the model: promotion pushes, rollback pops."""
+    entries: list[Entry] = []
+    stack: list[int] = []
+    for step in steps:
+        now = stack[-1] if stack else None
+        if step is not None and step not in stack:
+            stack.append(step)
+            entries.append(_closed(len(entries) + 1, _asked(step, now), now, step))
+        elif step is None and len(stack) > 1:
+            stack.pop()
+            entries.append(_closed(len(entries) + 1, _asked(stack[-1], now, "rollback"), now, stack[-1]))
+        assert predecessors(entries) == stack[-2::-1]

@@ -1,0 +1,82 @@
+"""`skumatch models | promote | rollback` as a release manager types them, against a real MLflow server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from skumatch.config import EncoderParams
+from skumatch.model import encoder as encoders
+from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.registry import CHALLENGER, COMPARED_TAG, Registry
+from tests.cli import Cli
+from tests.conftest import free_port, serving_mlflow
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving_mlflow(tmp_path_factory.mktemp("mlflow"), free_port()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def registry(url: str, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Version 1 was first, 2 was compared with 1, 3 with 1 as well, 4 with nobody knows what."""
+    registry, root = Registry(url), tmp_path_factory.mktemp("bundles")
+    run = registry.log_run("run", {}, {}, {}, {})
+    torch.manual_seed(0)
+    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), root)
+    vectors = torch.nn.functional.normalize(torch.randn(4, encoders.load(root).dim), dim=1).numpy()
+    gallery = Gallery([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors)
+    for number, compared in enumerate(("none", "1", "1", None)):
+        folder = root / f"bundle-{number}"
+        write_bundle(folder, root, gallery, {"similarity": number / 10}, [])
+        tags = {"skumatch.top1": "0.9"} | ({COMPARED_TAG: compared} if compared else {})
+        registry.register(folder, run, tags, "")
+    return registry
+
+
+@pytest.fixture(scope="module")
+def cli(url: str, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return Cli.make(tmp_path_factory.mktemp("release"), url)
+
+
+def champion(registry: Registry) -> int | None:
+    found = registry.champion()
+    return found.version if found else None
+
+
+def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry) -> None:
+    assert cli("models", "--history").out == "Nothing was promoted yet.\n"
+    cli.refuses(17, "No earlier champion is left", "rollback")
+    cli.refuses(17, "has no challenger", "promote")
+    cli.refuses(18, "There is no champion now, but version 2 was compared with version 1", "promote", "2")
+    cli.refuses(40, "Nothing says which champion version 4 was compared with", "promote", "4")
+    registry.set_alias(CHALLENGER, 1)
+    dry = cli("promote", "--dry-run")
+    assert "Version 1 would be the champion" in dry.out and champion(registry) is None
+    first = cli("promote", "--why", "it passed the gate")
+    assert (first.code, first.err) == (0, "") and "Version 1 is the champion (bundle" in first.out
+    assert "in place of version 1" in cli("promote", "2").out and champion(registry) == 2
+    cli.refuses(18, "The champion is now version 2, but version 3 was compared with version 1; retrain", "promote", "3")
+    cli.refuses(17, "Version 3 never was champion", "rollback", "3")
+    assert "would be the champion again" in cli("rollback", "--dry-run").out and champion(registry) == 2
+    back = cli("rollback", "--why", "it mistakes [b]cola[/b] for tea")
+    assert (back.code, back.err) == (0, "") and champion(registry) == 1
+    assert back.out == f"Version 1 is the champion again, in place of version 2 (bundle {registry.resolve('1').bundle[:12]}, verified).\n"
+    cli.refuses(17, "Version 1 is the champion already", "rollback", "1")
+    told = cli("models", "--history")
+    assert told.code == 0 and "The chain of 5 entries holds" in told.out and "it mistakes [b]cola[/b] for tea" in told.out
+    outcomes = [[word.strip() for word in line.split("│")[1:6]] for line in told.out.splitlines() if line.startswith("│")]
+    assert [(row[2], row[3], row[4]) for row in outcomes] == [
+        ("promote 2", "stale", "none"),
+        ("promote 1", "done", "1"),
+        ("promote 2", "done", "2"),
+        ("promote 3", "stale", "2"),
+        ("rollback 1", "done", "1"),
+    ]
+    assert "challenger" in cli("models").out
