@@ -6,13 +6,15 @@ Nothing heavy is imported here: every task parses this file again. docs/architec
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import yaml
-from airflow.sdk import DAG, AssetAlias, CronTriggerTimetable, Param
-from stage_process import PROJECT, StageOperator, on_failure
+from airflow.sdk import DAG, CronTriggerTimetable, Param
+from events import Notice
+from stage_process import PROJECT, StageOperator
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text("utf-8"))["stages"])
-GPU_STAGES = ("train", "embed")  # they wait for a slot of the pool `gpu`, so two runs never share a card
+GPU_STAGES = ("frozen", "train", "embed")  # they wait for a slot of the pool `gpu`, so two runs never share a card
 HOURS = {"train": 24}
 OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*$"
 
@@ -48,26 +50,25 @@ def make_dag() -> DAG:
             "retries": 2,
             "retry_delay": timedelta(seconds=10),
             "retry_exponential_backoff": True,
-            "on_failure_callback": on_failure,
+            "on_failure_callback": Notice("failed"),
         },
     ) as dag:
         before = task("pull", ["pull"], None)
         for name in STAGES:
             before = task(name, ["stage", name], before)
-        task("register", ["register"], before, AssetAlias("skumatch_champion_changed"))
+        task("register", ["register"], before, events=True, on_success_callback=Notice("ended"))
     return dag
 
 
-def task(name: str, words: list[str], before: StageOperator | None, changed: AssetAlias | None = None) -> StageOperator:
+def task(name: str, words: list[str], before: StageOperator | None, **more: Any) -> StageOperator:
     operator = StageOperator(
         task_id=name,
         words=words,
         after=before.task_id if before else None,
-        changed=changed,
-        outlets=[changed] if changed else [],
         pool="gpu" if name in GPU_STAGES else "default_pool",
         execution_timeout=timedelta(hours=HOURS.get(name, 2)),
         doc=f"python -m skumatch worker {' '.join(words)}",
+        **more,
     )
     if before:
         before >> operator

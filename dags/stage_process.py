@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import logging
 import os
@@ -14,36 +13,45 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator
+from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from events import CHANGED, PASSED, tell
 
 log = logging.getLogger(__name__)
 PROJECT = Path(os.environ.get("SKUMATCH_PROJECT") or Path(__file__).resolve().parents[1])
 SKIP_EXIT = 99
 GRACE_SECONDS = 3.0
 PR_SET_PDEATHSIG = 1
+Message = Callable[[Context], Any]
 
 
 class StageOperator(BaseOperator):
     """Run `python -m skumatch worker WORDS` and return the JSON of its `skumatch-result` line.
 
-    Its input is the message of the task `after`, or, without one, the run's id and params. Log lines reach the task log as
-    they come. Raises AirflowFailException (never retried) for an error that says so, AirflowException (retried) for one that
-    may pass or a crash, AirflowSkipException where there is nothing to do. Killing the task kills all the stage started.
+    `message` makes its input; without one it is the message of the task `after`, and without that the run's id and params. With
+    `events` other DAGs are told what the result means. Log lines reach the task log as they come. Raises AirflowFailException
+    (never retried) for an error that says so, AirflowException (retried) for one that may pass or a crash, AirflowSkipException
+    where there is nothing to do. Killing the task kills all the stage started.
     """
 
-    def __init__(self, *, words: Sequence[str], after: str | None = None, changed: AssetAlias | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.words, self.after, self.changed = list(words), after, changed
+    def __init__(
+        self, *, words: Sequence[str], after: str | None = None, message: Message | None = None, events: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(outlets=[CHANGED, PASSED] if events else [], **kwargs)
+        self.words, self.after, self.message, self.events = list(words), after, message, events
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
-        message = context["ti"].xcom_pull(task_ids=self.after) if self.after else request(context)
-        result = self._run(message)
-        if self.changed and not result.get("dry_run") and result.get("decision") in ("first", "promote"):
-            note_champion(context, self.changed, result)
+        result = self._run(self._message(context))
+        if self.events:
+            tell(context, result)
         return result
+
+    def _message(self, context: Context) -> Any:
+        if self.message:
+            return self.message(context)
+        return context["ti"].xcom_pull(task_ids=self.after) if self.after else request(context)
 
     def on_kill(self) -> None:
         """Stop the stage and whatever it started; called by Airflow on SIGTERM and on a timeout."""
@@ -63,11 +71,6 @@ def request(context: Context) -> dict[str, Any]:
     run, params = context["dag_run"], context["params"]
     asked = {key: params[key] for key in ("data_ref", "overrides", "dry_run")}
     return {"run": run.run_id, "scheduled": run.run_type == "scheduled", **asked}
-
-
-def note_champion(context: Context, changed: AssetAlias, result: dict[str, Any]) -> None:
-    asset = Asset(name="skumatch_champion", uri="skumatch://champion/skumatch")
-    context["outlet_events"][changed].add(asset, extra={"version": result.get("version"), "decision": result["decision"]})
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
@@ -140,12 +143,3 @@ def stop(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def on_failure(context: Context) -> None:
-    """One log line, then the hook `SKUMATCH_NOTIFY=module:function`, called with a dict; Airflow logs a hook that fails."""
-    ti, sentence = context["ti"], str(context.get("exception", ""))
-    log.error("Run %s failed in %s: %s", ti.run_id, ti.task_id, sentence)
-    module, _, function = os.environ.get("SKUMATCH_NOTIFY", "").partition(":")
-    if module:
-        getattr(importlib.import_module(module), function)({"dag": ti.dag_id, "run": ti.run_id, "stage": ti.task_id, "sentence": sentence})

@@ -9,8 +9,10 @@ import httpx
 
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, ServiceError
+from skumatch.files import read_json
 
 DAG = "skumatch_retrain"
+SERVICE_USER = "skumatch"  # as whom our own commands sign in where people have names
 SECONDS = 15.0
 
 
@@ -21,7 +23,7 @@ class Airflow:
     """
 
     def __init__(self, settings: Settings, seconds: float = SECONDS) -> None:
-        self.url = settings.airflow_url
+        self.url, self._passwords = settings.airflow_url, settings.passwords_file if settings.airflow_users else None
         self._client = httpx.Client(base_url=self.url, timeout=seconds, trust_env=False)  # loopback: never through a proxy
 
     def __enter__(self) -> Self:
@@ -42,8 +44,7 @@ class Airflow:
     def _call(self, method: str, path: str, **content: Any) -> Any:
         try:
             if "Authorization" not in self._client.headers:
-                token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
-                self._client.headers["Authorization"] = f"Bearer {token}"
+                self._client.headers["Authorization"] = f"Bearer {self._token()}"
             answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
@@ -54,6 +55,14 @@ class Airflow:
         if answer.status_code in (400, 422):
             raise ParameterError(f"Airflow refuses this run: {said}")
         raise ServiceError(f"Airflow answers {answer.status_code} to {method} {path}: {said}")
+
+    def _token(self) -> str:
+        if self._passwords is None:
+            answer = self._client.get("/auth/token")
+        else:
+            password = read_json(self._passwords)[SERVICE_USER]
+            answer = self._client.post("/auth/token", json={"username": SERVICE_USER, "password": password})
+        return str(answer.raise_for_status().json()["access_token"])
 
 
 def _words(answer: httpx.Response) -> str:

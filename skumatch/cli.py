@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import skumatch
-from skumatch.commands import bench, data, models, release, runs, worker
+from skumatch.commands import bench, compare, data, models, release, runs, worker
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors
 
@@ -19,7 +19,11 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="Import, render or look at a data version.")
 app.add_typer(bench.app, name="bench", help="Measure what things cost on this machine.")
 app.add_typer(worker.app, name="worker", hidden=True)
-for command in (runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stage, release.models, release.promote, release.rollback, models.evaluate, models.match):
+for command in (
+    *(runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stage),
+    *(release.models, release.promote, release.rollback),
+    *(models.evaluate, compare.compare, models.match),
+):
     app.command()(command)
 
 

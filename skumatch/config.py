@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skumatch.errors import ParameterError
@@ -16,9 +16,11 @@ from skumatch.errors import ParameterError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=1)]
+Margin = Annotated[float, Field(gt=0, le=1)]
 Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")], ...], Field(min_length=1)]
 
 
+USERS = r"^[A-Za-z0-9_.-]+:(viewer|user|op|admin)(,[A-Za-z0-9_.-]+:(viewer|user|op|admin))*$"
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -67,7 +69,7 @@ class EncoderParams(Section):
     weights: str = "package"
     height: Annotated[int, Field(ge=32, le=1024)] = 256
     width: Annotated[int, Field(ge=32, le=1024)] = 256
-    resize: Literal["squash", "pad"] = "squash"
+    resize: Literal["squash", "pad", "crop"] = "squash"
 
 
 class TrainParams(Section):
@@ -98,17 +100,49 @@ class SearchParams(Section):
 class EvaluateParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=100)] = 10_000
+    tail_images: Positive = 20
+    voters: Annotated[int, Field(ge=1, le=50)] = 10
+    unknown_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class GuardMargins(Section):
+    """Shares by which top-1 of a guarded slice may fall; 1 takes a guard off duty."""
+
+    macro: Margin = 0.01
+    tail: Margin = 0.03
+    unseen: Margin = 0.03
+    near_duplicate_free: Margin = 0.01
+    k5: Margin = 0.01
 
 
 class GateParams(Section):
     floor_top1: Share = 0.5
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.975
+    margin: Share = 0.0
+    retrains_a_year: Positive = 52
+    false_promotions_a_year: Annotated[float, Field(gt=0)] = 0.5
+    guard_margins: GuardMargins = GuardMargins()
+    guard_confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    guard_min_skus: Annotated[int, Field(ge=10)] = 30
+    resamples: Annotated[int, Field(ge=1000)] = 10_000
     max_bundle_mb: Positive = 2000
+    max_p95_ms: Positive = 1000
+
+    @model_validator(mode="after")
+    def _some_confidence(self) -> Self:
+        if self.confidence <= 0.5:
+            raise ValueError("false_promotions_a_year should be less than half of retrains_a_year")
+        return self
+
+    @property
+    def confidence(self) -> float:
+        """Of one comparison, one-sided: each may let the year's share of false promotions through."""
+        return 1 - self.false_promotions_a_year / self.retrains_a_year
 
 
 class ReleaseParams(Section):
     model_name: str = "skumatch"
+    approval: Literal["none", "required"] = "none"
+    approval_hours: Positive = 72
 
 
 class RuntimeParams(Section):
@@ -138,7 +172,8 @@ class Settings(BaseSettings):
     """Where things are on this machine; each is an environment variable `SKUMATCH_<NAME>`.
 
     home: caches, run workspaces, server state, logs. remote: fsspec URL or path of the shared DVC remote (default
-    `<home>/remote`). mlflow: the tracking server. ports: loopback ports of the embedded servers.
+    `<home>/remote`). mlflow: the tracking server. ports: loopback ports of the embedded servers. airflow_users: who
+    signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin); without it whoever reaches it is its admin.
     """
 
     model_config = SettingsConfigDict(env_prefix="SKUMATCH_", frozen=True)
@@ -149,6 +184,12 @@ class Settings(BaseSettings):
     mlflow: str | None = None
     airflow_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5000
+    airflow_users: Annotated[str, Field(pattern=USERS)] | None = None
+
+    @property
+    def passwords_file(self) -> Path:
+        """Airflow's passwords by user, readable by its owner only; there where `airflow_users` is set."""
+        return self.home_dir / "airflow-passwords.json"
 
     @property
     def home_dir(self) -> Path:
@@ -188,6 +229,15 @@ def settings() -> Settings:
         first = error.errors()[0]
         name = f"SKUMATCH_{str(first['loc'][0]).upper()}"
         raise ParameterError(f"{name} is '{first['input']}': {first['msg'].lower()}; correct the environment variable.") from error
+
+
+def check_approval(settings: Settings, params: Params) -> None:
+    """Raises ParameterError where a person's approval is required, but Airflow knows no persons."""
+    if params.release.approval == "required" and not settings.airflow_users:
+        raise ParameterError(
+            "release.approval is required, but whoever reaches this Airflow is its admin, so nobody would be known to have approved; "
+            "set SKUMATCH_AIRFLOW_USERS=name:role,... before `skumatch up`, or release.approval=none."
+        )
 
 
 def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:

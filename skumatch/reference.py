@@ -1,4 +1,4 @@
-"""What a model reference names: champion, challenger, a version, a bundle's folder, or `frozen:NAME` (a tower as published)."""
+"""What a model reference names: a registered version, a bundle's folder, a tower as published, or a Hugging Face CLIP folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skumatch.release.bundle import MANIFEST, verify_bundle
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder
 
-FROZEN = "frozen:"
+FROZEN, HUGGING_FACE = "frozen:", "hf:"
 
 
 def find_bundle(reference: str, settings: Settings) -> Path:
@@ -23,31 +23,51 @@ def find_bundle(reference: str, settings: Settings) -> Path:
     if (folder / MANIFEST).is_file():
         verify_bundle(folder)
         return folder
-    if folder.exists() or "/" in reference or reference.startswith(FROZEN):
-        what = "a frozen tower has no gallery" if reference.startswith(FROZEN) else "it has no bundle.json"
-        raise ReferenceNotFound(f"'{reference}' is no bundle: {what}; give champion, challenger, a version or a bundle's folder.")
+    if folder.exists() or "/" in reference or reference.startswith((FROZEN, HUGGING_FACE)):
+        raise ReferenceNotFound(
+            f"'{reference}' is no bundle: {_why(reference)}; give champion, challenger, a version or a bundle's folder."
+        )
     registry = open_registry(settings, load_params(settings.project / "params.yaml"))
     found = registry.resolve(reference)
     return registry.download_bundle(found, settings.home_dir / "bundles" / found.bundle)
 
 
+def _why(reference: str) -> str:
+    if reference.startswith(FROZEN):
+        return "a frozen tower has no gallery"
+    if reference.startswith(HUGGING_FACE):
+        return "a Hugging Face folder has no gallery"
+    if reference.endswith(".safetensors"):
+        return f"weights alone don't tell their model (frozen:NAME@{reference} does)"
+    return "it has no bundle.json"
+
+
 def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
     """The encoder that `reference` names, and the SHA-256 of its weights.
 
-    `frozen:NAME` is NAME with its base weights and params.yaml's canvas, untrained; `frozen:NAME@WEIGHTS` has other weights.
+    `frozen:NAME` is NAME untrained: with params.yaml's weights and canvas if it is params.yaml's model, else as published.
+    `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a config.json, is a CLIP folder as Hugging Face keeps it.
     """
     from skumatch.model.encoder import build, load
+    from skumatch.model.hf import load_clip
+    from skumatch.model.hf_forms import CONFIG
     from skumatch.model.weights import fetched_weights
 
-    if not reference.startswith(FROZEN):
-        folder = find_bundle(reference, settings) / "encoder"
-        return load(folder), str(read_json(folder / "encoder.json")["sha256"])
-    params = _frozen(load_params(settings.project / "params.yaml"), reference.removeprefix(FROZEN))
-    folder = fetch_base_weights(settings, params)
-    return build(params.encoder, fetched_weights(folder)).eval(), str(read_json(folder / "weights.json").get("sha256", "none"))
+    if reference.startswith(FROZEN):
+        params = _frozen(load_params(settings.project / "params.yaml"), reference.removeprefix(FROZEN))
+        folder = fetch_base_weights(settings, params)
+        return build(params.encoder, fetched_weights(folder)).eval(), str(read_json(folder / "weights.json").get("sha256", "none"))
+    local = Path(reference.removeprefix(HUGGING_FACE)).expanduser()
+    if reference.startswith(HUGGING_FACE) or ((local / CONFIG).is_file() and not (local / MANIFEST).is_file()):
+        return load_clip(local)
+    folder = find_bundle(reference, settings) / "encoder"
+    return load(folder), str(read_json(folder / "encoder.json")["sha256"])
 
 
 def _frozen(params: Params, name: str) -> Params:
+    from skumatch.model.encoder import published
+
     model, _, weights = name.partition("@")
     tree = params.encoder.model_dump() | {"model": model} | ({"weights": weights} if weights else {})
-    return params.model_copy(update={"encoder": EncoderParams.model_validate(tree)})
+    spec = EncoderParams.model_validate(tree)
+    return params.model_copy(update={"encoder": spec if model == params.encoder.model else published(spec)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -18,10 +19,10 @@ import httpx
 from filelock import FileLock
 
 from skumatch import processes
-from skumatch.airflow_api import DAG, Airflow
+from skumatch.airflow_api import DAG, SERVICE_USER, Airflow
 from skumatch.config import Settings, shown
 from skumatch.errors import PortInUse, ServiceError
-from skumatch.files import write_text
+from skumatch.files import read_json, write_text
 from skumatch.progress import Advance, track
 
 START_SECONDS = 180.0
@@ -109,7 +110,7 @@ def _check_same(settings: Settings) -> None:
 
 def _origin(settings: Settings) -> str:
     places = f"Airflow {settings.airflow_url}, MLflow {shown(settings.mlflow_url)}, remote {shown(settings.remote_url)}"
-    return f"project {settings.project}, {places}"
+    return f"project {settings.project}, {places}" + (f", users {settings.airflow_users}" if settings.airflow_users else "")
 
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
@@ -212,13 +213,12 @@ def _environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "AIRFLOW_HOME": str(home / "airflow"),
-    }
+    } | ({"SKUMATCH_AIRFLOW_USERS": settings.airflow_users} if settings.airflow_users else {})
     airflow = {
         "CORE__DAGS_FOLDER": f"{project}/dags",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "4",  # processes that wait for tasks
         "CORE__LOAD_EXAMPLES": "False",
-        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # on loopback only
         "CORE__EXECUTION_API_SERVER_URL": f"{settings.airflow_url}/execution/",
         "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",  # seconds until a changed DAG shows ...
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
@@ -239,15 +239,39 @@ def _environment(settings: Settings) -> dict[str, str]:
         "LOGGING__COLORED_CONSOLE_LOG": "False",
         "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
     }
-    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in airflow.items()}
+    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in (airflow | _sign_in(settings)).items()}
+
+
+def _sign_in(settings: Settings) -> dict[str, str]:
+    """Who Airflow takes people for: everybody for its admin, on loopback; or users with passwords, made once and never printed."""
+    if not settings.airflow_users:
+        return {"CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
+    users = f"{SERVICE_USER}:admin,{settings.airflow_users}"
+    path = settings.passwords_file
+    known = read_json(path) if path.exists() else {}
+    wanted = [user.partition(":")[0] for user in users.split(",")]
+    passwords = {name: known.get(name) or secrets.token_urlsafe(18) for name in wanted}
+    if passwords != known:
+        write_private(path, json.dumps(passwords, indent=2))
+    return {
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": users,
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(path),
+    }
 
 
 def _secret(path: Path) -> str:
     """The key Airflow's parts sign their tokens with: made once, for its owner's eyes only."""
     if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(secrets.token_hex(48))
+        write_private(path, secrets.token_hex(48))
     return path.read_text("utf-8")
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file for its owner's eyes only, from its first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 def _ports(settings: Settings) -> dict[str, int]:

@@ -22,6 +22,7 @@ SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
 DECISIONS = {"first": "First champion", "promote": "Promoted", "keep": "Champion kept", "refuse": "Refused"}
 NOTICED = 3.0  # seconds; Airflow takes 1 to 2 to start a run
+FIRST = ": not applicable (there is no champion yet"  # what a first run has no use for; other checks that don't apply are shown
 COLOURS = {"first": "green", "promote": "green", "keep": "cyan", "refuse": "yellow"}
 
 
@@ -89,10 +90,11 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
     if summary.get("skipped"):
         return Panel(Text(summary["reason"]), title="[bold]Skipped", border_style="yellow", expand=False)
     decision = summary["decision"]
-    reasons = [Text(f"• {reason}") for reason in summary["reasons"] if ": not applicable" not in reason]
+    reasons = [Text(f"• {reason}") for reason in summary["reasons"] if FIRST not in reason]
     head: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text()]
     parts = [*head, score_table(summary), Text(), fact_grid(summary)]
-    title = DECISIONS[decision] + (" (dry run: nothing was registered)" if summary.get("dry_run") else "")
+    title = "Passed the gate, waits for approval in Airflow (DAG skumatch_release)" if summary.get("waits") else DECISIONS[decision]
+    title += " (dry run: nothing was registered)" if summary.get("dry_run") else ""
     return Panel(Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False)
 
 

@@ -157,7 +157,7 @@ def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh
         ("train.epochs=-1", "Parameter train.epochs is -1"),
         ("train.epochs=many", "Parameter train.epochs is 'many'"),
         ("validate.min_skus=0", "Parameter validate.min_skus is 0"),
-        ("encoder.resize=crop", "Parameter encoder.resize is 'crop'"),
+        ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch'"),
         ("train.scale=.inf", "Parameter train.scale is inf"),
         ("train=3", "Parameter train is 3"),
         ("train.epochs", "'train.epochs' is no override"),

@@ -24,7 +24,7 @@ from skumatch.summary import Task, links, render_summary, view
 from tests.conftest import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ["validate", "split", "train", "embed", "evaluate", "bundle", "gate", "report"]
+STAGES = ["validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report"]
 SCORE = {"top1": 0.912, "top3": 0.97, "top5": 0.99, "interval": [0.88, 0.94], "n": 1484}
 SUMMARY: dict[str, Any] = {
     "decision": "promote",
@@ -67,12 +67,18 @@ def test_the_summary_says_who_won_why_and_where_to_look() -> None:
     ):
         assert words in text
     assert "validate, split" in text
-    assert "of it orchestration 23.5 s (2.9 s a stage)" in text  # 36 s, of it 6 stages of 2 s and a start of 0.5 s
+    assert "of it orchestration 21.5 s (2.4 s a stage)" in text  # 36 s, of it 7 stages of 2 s and a start of 0.5 s
+
+
+def test_the_summary_shows_guards_that_were_not_asked_but_nothing_of_a_champion_before_there_is_one() -> None:
+    reasons = ["gain: not applicable (there is no champion yet)", "tail: not applicable (products with few gallery images: 12 SKUs)"]
+    text = printed(render_summary(SUMMARY | {"reasons": reasons}))
+    assert "gain" not in text and "12 SKUs" in text
 
 
 def test_waiting_for_an_earlier_run_is_no_orchestration() -> None:
     text = printed(render_summary(SUMMARY | {"wall": 136.0, "waited": 100.0}))
-    assert "136.0 s, of it 100.0 s of waiting for an earlier run, orchestration 24.0 s" in text
+    assert "136.0 s, of it 100.0 s of waiting for an earlier run, orchestration 22.0 s" in text
 
 
 def test_a_first_model_a_dry_run_and_a_cached_run_say_so() -> None:
@@ -245,7 +251,7 @@ def test_a_failing_stage_stops_the_run_in_its_own_words(live: Settings) -> None:
     with pytest.raises(RunFailed, match=r"^train: The loss is no number any more; .*attempt=1\.log") as caught:
         follow(live, trigger(live, {}))
     assert caught.value.exit_code == 15
-    assert worked.read_text().split() == ["pull", "validate", "split", "train"]  # once: not retried
+    assert worked.read_text().split() == ["pull", "validate", "split", "frozen", "train"]  # once: not retried
     log = str(caught.value).partition("its log: ")[2].rstrip(")")
     assert "working on train" in Path(log).read_text()
     assert "failed in train: The loss" in Path(log).read_text()

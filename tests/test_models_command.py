@@ -72,13 +72,22 @@ def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_pat
         "interval": "dict",
         "hashes": "dict",
         "near_duplicate_free": "NoneType",
+        "map_r": "float",
+        "r_precision": "float",
+        "mrr": "float",
+        "slices": "list",
+        "scorers": "dict",
+        "unknown": "NoneType",
     }
-    assert set(found["interval"]) == {"top1", "top3", "top5", "confidence", "method"}
+    assert set(found["interval"]) == {"top1", "top3", "top5", "confidence", "method", "clusters"}
     assert all(len(found["interval"][name]) == 2 for name in ("top1", "top3", "top5"))
     assert set(found["hashes"]) == {"gallery", "queries", "encoder"}
     assert (found["protocol"], found["n"], found["skus"], found["without_partner"]) == ("full", SKUS * TEST, SKUS, 1)
     assert 0 <= found["top1"] <= found["top3"] <= found["top5"] <= 1
     assert f"top-1 {100 * found['top1']:.1f} %" in ended.out and "1 without a gallery image left out" in ended.out
+    assert f"R-precision              {100 * found['r_precision']:.1f} %" in ended.out and all(
+        one["about"] in ended.out for one in found["slices"]
+    )
 
 
 @pytest.mark.parametrize(("protocol", "queries"), [("test_loo", SKUS * TEST), ("k5", 10 * SKUS * TEST)])

@@ -27,8 +27,8 @@ from skumatch.summary import Task, links, render_summary, task_table
 
 HERE = Path(__file__).parent
 HOME = "/home/me/skumatch/.skumatch"  # shown instead of the folder of whoever made the pictures
-CHART, MISTAKES = 1, 4  # places of the page's cards, from 0
-MISTAKES_HEIGHT = 556  # pixels: heading and first row
+CHART, MISTAKES = 1, 6  # places of the page's cards, from 0
+MISTAKES_HEIGHT = 544  # pixels: heading and first row
 CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-sync"]
 
 
@@ -36,7 +36,8 @@ def draw(summary: dict[str, Any]) -> str:
     """The terminal's last words of a run, as SVG without fonts from elsewhere."""
     console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor", legacy_windows=False)
     stages = yaml.safe_load((HERE.parents[1] / "dvc.yaml").read_text("utf-8"))["stages"]
-    tasks = [Task(name, "success", 1, summary["tasks"][name]) for name in ("pull", *stages, "register")]
+    ran = [name for name in ("pull", *stages, "register") if name in summary["tasks"]]
+    tasks = [Task(name, "success", 1, summary["tasks"][name]) for name in ran]
     console.print(task_table(summary["run"], tasks, {}, "success", Spinner("dots")))
     console.print(render_summary(summary))
     console.print(links(summary, Settings(airflow_port=8080, mlflow_port=5000, mlflow=None)) + "\n", highlight=False)
@@ -59,7 +60,7 @@ def photograph(report: Path) -> None:
     """report.png: the page's head. mistakes.png: the first row of its mistakes."""
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
-        words = [*CHROMIUM, f"--user-data-dir={folder}/profile", "--window-size=1100,6200", f"--screenshot={shot}", report.as_uri()]
+        words = [*CHROMIUM, f"--user-data-dir={folder}/profile", "--window-size=1100,9000", f"--screenshot={shot}", report.as_uri()]
         subprocess.run(words, check=True, capture_output=True)
         page = Image.open(shot).convert("RGB")
     cards = cards_of(page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from skumatch.bench.measure import Row
-from skumatch.errors import DataError
+from skumatch.errors import DataError, ParameterError
 from skumatch.files import write_text
+from skumatch.retrieval.backends import Backend
 
 app = typer.Typer(no_args_is_help=True)
 console = Console()
@@ -40,12 +42,61 @@ def data(
     from skumatch.bench.data import bench_data
 
     skus = _names(names) if names else archive.names(min(2388, images // 8))
-    found: list[Row] = []
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        for row in bench_data(Path(work), images, rows, files, skus):
-            found.append(row)
-            console.print(f"  {row.name}: {_figure(row.measured)} {row.unit}", style="dim", highlight=False)
-    console.print(_table(found))
+        _show("What data costs", bench_data(Path(work), images, rows, files, skus), output)
+
+
+@app.command()
+def search(
+    sizes: Annotated[str, typer.Option(help="Gallery images, small to large, with commas between.")] = "86213,172427,344854",
+    dim: Annotated[int, typer.Option(min=8, help="Numbers of a vector.")] = 512,
+    queries: Annotated[int, typer.Option(min=1)] = 1024,
+    backend: Annotated[Backend, typer.Option(help="faiss or torch.")] = "faiss",
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """Exact search against faiss's flat index and the bare products, and how time and memory grow with the gallery."""
+    from skumatch.bench.search import bench_search
+
+    _show("What exact search costs", bench_search(_sizes(sizes), dim, queries, backend), output)
+
+
+@app.command()
+def gate(
+    pairs: Annotated[int, typer.Option(min=20, help="Simulated pairs of models a scene.")] = 2000,
+    guarded: Annotated[int, typer.Option(min=1, help="Of them, pairs that the guards are asked about.")] = 400,
+    years: Annotated[int, typer.Option(min=1, help="Simulated years of retrains.")] = 200,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """How often the gate promotes by chance and misses a gain, on simulated models whose errors come in SKUs. Takes 15 minutes."""
+    from skumatch.bench import gate_table
+    from skumatch.bench.gate import bench_gate, bench_years
+
+    found = []
+    for one in bench_gate(pairs, min(guarded, pairs)):
+        found.append(one)
+        told = f"{one.scene.shape.name}, {one.scene.clustering.name}, {100 * one.scene.gain:+.1f} points"
+        console.print(f"  {told}: shown in {100 * one.shown:.1f} % of pairs", style="dim", highlight=False)
+    spent = list(bench_years(years))
+    console.print(gate_table.scenes(found), gate_table.years(spent))
+    if output:
+        tree = {"scenes": [asdict(one) | {"holds": one.holds} for one in found], "years": [asdict(one) for one in spent]}
+        write_text(output, json.dumps(tree, indent=2) + "\n")
+
+
+def _sizes(text: str) -> list[int]:
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if len(numbers) < 2 or min(numbers) < 1 or sorted(numbers) != numbers:
+        raise ParameterError(f"--sizes is '{text}'; give two or more numbers, small to large, for example 10000,20000,40000.")
+    return numbers
+
+
+def _show(title: str, rows: Iterable[Row], output: Path | None) -> None:
+    """Print each row as it comes, then the table; write them where asked."""
+    found = []
+    for row in rows:
+        found.append(row)
+        console.print(f"  {row.name}: {_figure(row.measured)} {row.unit}", style="dim", highlight=False)
+    console.print(_table(title, found))
     if output:
         write_text(output, json.dumps([asdict(row) | {"holds": row.holds} for row in found], indent=2) + "\n")
 
@@ -56,8 +107,8 @@ def _names(path: Path) -> list[str]:
     return [line for line in path.read_text("utf-8").splitlines() if line]
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(title=f"What data costs here ({os.cpu_count()} cores)")
+def _table(title: str, rows: list[Row]) -> Table:
+    table = Table(title=f"{title} here ({os.cpu_count()} cores)")
     for name, justify in (("", "left"), ("measured", "right"), ("bound", "right"), ("", "center"), ("parts", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in rows:

@@ -51,6 +51,8 @@ def promote(
     from skumatch.release import promotion
 
     settings = current_settings()
+    if load_params(settings.project / "params.yaml").release.approval == "required":
+        raise Refused(f"Promotion needs a person's approval (release.approval); give it at {settings.airflow_url}/dags/skumatch_release.")
     registry = _registry(settings)
     wanted = _verified(registry, registry.resolve(version), settings)
     compared = wanted.tags.get(COMPARED_TAG)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from skumatch.config import Settings, load_params, shown
+from skumatch.config import Settings, check_approval, load_params, shown
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, Refused, ServiceError
 
@@ -35,7 +35,7 @@ def run(
     from skumatch import services
 
     settings = current_settings()
-    load_params(settings.project / "params.yaml", overrides or ())
+    check_approval(settings, load_params(settings.project / "params.yaml", overrides or ()))
     prepare_data(data, catalogue, settings)
     started = services.up(settings)
     try:
@@ -62,7 +62,7 @@ def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -
 def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
     """Trigger the workflow on the running servers and follow it."""
     settings = current_settings()
-    load_params(settings.project / "params.yaml", overrides or ())
+    check_approval(settings, load_params(settings.project / "params.yaml", overrides or ()))
     if data_ref is None and not (settings.project / "data.dvc").is_file():
         raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
     _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run, "data_ref": data_ref})

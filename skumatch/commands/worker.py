@@ -47,6 +47,33 @@ def register() -> None:
     _answer(lambda settings, given: task(settings, Message.model_validate(given)))
 
 
+@app.command()
+def propose() -> None:
+    """Look up the version that a person is to approve."""
+    from skumatch.pipeline.releases import Question
+    from skumatch.pipeline.releases import propose as task
+
+    _answer(lambda settings, given: task(settings, Question.model_validate(given)).model_dump())
+
+
+@app.command()
+def promote() -> None:
+    """Make the approved version the champion."""
+    from skumatch.pipeline.releases import Approved
+    from skumatch.pipeline.releases import promote as task
+
+    _answer(lambda settings, given: task(settings, Approved.model_validate(given)))
+
+
+@app.command()
+def rollback() -> None:
+    """Make an earlier champion the champion again."""
+    from skumatch.pipeline.releases import Back
+    from skumatch.pipeline.releases import rollback as task
+
+    _answer(lambda settings, given: task(settings, Back.model_validate(given)))
+
+
 def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
     settings = _environment()
     signal.signal(signal.SIGTERM, _stop_all)

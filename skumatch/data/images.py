@@ -35,6 +35,7 @@ REASONS = {
     "damaged-entry": "an entry of a zip that can't be read",
 }
 STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # What Pillow's readers raise on broken files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error, RuntimeError)
 _ALONE = threading.Lock()
@@ -71,6 +72,16 @@ def decode(data: bytes) -> Image.Image:
     """
     with opened(data) as image:
         return upright_rgb(image)
+
+
+def glimpse(data: bytes) -> Image.Image | None:
+    """What can be shown of bytes that were set aside: the whole picture, or the part of a JPEG before it breaks off; None if nothing."""
+    for attempt in (data, data + JPEG_END) if data.startswith(JPEG_START) else (data,):
+        try:
+            return decode(attempt)
+        except ImageError:  # why it was set aside is known; here it matters only whether there is anything to see
+            continue
+    return None
 
 
 @contextmanager

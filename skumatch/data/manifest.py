@@ -52,11 +52,14 @@ def write_manifest(root: Path, frame: pd.DataFrame) -> None:
 
 
 def read_manifest(root: Path) -> pd.DataFrame:
-    """Read `root`/manifest.parquet. Raises DataError if it is missing or has other columns."""
+    """Read `root`/manifest.parquet. Raises DataError if it is missing, damaged, or has other columns."""
     path = root / "manifest.parquet"
     if not path.is_file():
         raise DataError(f"There is no {path}; import data first with `skumatch data import PATH` or `skumatch data sample`.")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is damaged; fetch it again with `dvc pull data.dvc`, or import the data again.") from error
     if table.schema.names != COLUMNS:
         raise DataError(f"{path} has other columns than this version writes; import the data again.")
     frame: pd.DataFrame = table.to_pandas()

@@ -15,11 +15,12 @@ from torch.nn import functional
 from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError, WeightsError
 from skumatch.files import read_json, replacing, sha256, write_json
-from skumatch.model.preprocess import Colour, Preprocess
+from skumatch.model.preprocess import Preprocess
 from skumatch.model.torchvision_ops import open_clip
 
 FORMAT = 1
 OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
+RESIZE = {"squash": "squash", "longest": "pad", "shortest": "crop"}  # as open_clip calls them
 # open_clip builds both towers; this one is dropped
 TINY_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
 
@@ -61,9 +62,20 @@ def build(spec: EncoderParams, weights: Path | None) -> Encoder:
     """
     encoder, native = _empty(spec)
     if weights is not None:
-        _fill(encoder, native, _read(weights), weights)
+        _fill(encoder, native, read_tensors(weights), weights)
     _set_canvas(encoder)
     return encoder
+
+
+def published(spec: EncoderParams) -> EncoderParams:
+    """`spec` with the canvas its model was published with, and the way its weights' tag resizes where open_clip knows it.
+
+    Raises ParameterError for an unknown model.
+    """
+    size = _config(spec.model)["vision_cfg"].get("image_size", 224)
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    resize = RESIZE.get(_tag(spec).get("resize_mode", ""), spec.resize)
+    return EncoderParams(model=spec.model, weights=spec.weights, height=height, width=width, resize=resize)
 
 
 def save(encoder: Encoder, folder: Path) -> None:
@@ -89,7 +101,7 @@ def load(folder: Path) -> Encoder:
     except ValidationError as error:
         raise WeightsError(f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version.") from error
     _set_canvas(encoder)
-    _fill(encoder, native, _read(path), path)
+    _fill(encoder, native, read_tensors(path), path)
     return encoder.eval()
 
 
@@ -97,7 +109,10 @@ def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "encoder.json"
     if not path.is_file():
         raise WeightsError(f"There is no encoder in {folder}; name a folder that holds encoder.json and encoder.safetensors.")
-    facts: dict[str, Any] = read_json(path)
+    try:
+        facts: dict[str, Any] = dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} can't be read; restore it or run the training again.") from error
     if facts.get("format") != FORMAT:
         raise WeightsError(f"{path} has format {facts.get('format')}, this version reads {FORMAT}; load it with the version that wrote it.")
     return facts
@@ -105,28 +120,38 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 def _empty(spec: EncoderParams) -> tuple[Encoder, nn.Module]:
     """An encoder with random weights, and open_clip's model around its tower (which knows how to resize position embeddings)."""
-    config = open_clip.get_model_config(spec.model)
-    if config is None:
-        choices = f"{', '.join(OWN_MODELS)} or a name from open_clip.list_models()"
-        raise ParameterError(f"There is no encoder '{spec.model}' (encoder.model); use {choices}.")
+    config = _config(spec.model)
     vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
     if "timm_model_name" not in vision:
         vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized after their weights are in: _set_canvas
     native = open_clip.CLIP(config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False))
-    mean, std = _colours(spec, native.visual)
-    preprocess = Preprocess(height=spec.height, width=spec.width, resize=spec.resize, mean=mean, std=std)
-    return Encoder(native.visual, preprocess, config["embed_dim"], spec), native
+    return Encoder(native.visual, _preprocess(spec, native.visual), config["embed_dim"], spec), native
 
 
-def _colours(spec: EncoderParams, tower: Any) -> tuple[Colour, Colour]:
-    """Mean and std: timm's for our own models; the tag's for open_clip's (of its first tag if the weights come from a file)."""
-    if spec.model in OWN_MODELS:
-        facts = tower.trunk.default_cfg
-    else:
-        tags = open_clip.list_pretrained_tags_by_model(spec.model)
-        tag = spec.weights if spec.weights in tags else next(iter(tags), "")
-        facts = open_clip.get_pretrained_cfg(spec.model, tag)
-    return facts.get("mean") or open_clip.OPENAI_DATASET_MEAN, facts.get("std") or open_clip.OPENAI_DATASET_STD
+def _config(model: str) -> dict[str, Any]:
+    config: dict[str, Any] | None = open_clip.get_model_config(model)
+    if config is None:
+        choices = f"{', '.join(OWN_MODELS)} or a name from open_clip.list_models()"
+        raise ParameterError(f"There is no encoder '{model}' (encoder.model); use {choices}.")
+    return config
+
+
+def _preprocess(spec: EncoderParams, tower: Any) -> Preprocess:
+    """The spec's canvas; mean, std and interpolation are timm's for our own models (but bicubic), the tag's for open_clip's."""
+    own = spec.model in OWN_MODELS
+    facts = tower.trunk.default_cfg if own else _tag(spec)
+    mean, std = facts.get("mean") or open_clip.OPENAI_DATASET_MEAN, facts.get("std") or open_clip.OPENAI_DATASET_STD
+    interpolation = "bilinear" if not own and facts.get("interpolation") == "bilinear" else "bicubic"
+    canvas = {"height": spec.height, "width": spec.width, "resize": spec.resize}
+    return Preprocess(**canvas, mean=mean, std=std, interpolation=interpolation)
+
+
+def _tag(spec: EncoderParams) -> dict[str, Any]:
+    """What open_clip knows of a tag's weights (of the model's first tag if they come from a file); nothing for our own models."""
+    tags = open_clip.list_pretrained_tags_by_model(spec.model)
+    tag = spec.weights if spec.weights in tags else next(iter(tags), "")
+    facts: dict[str, Any] = open_clip.get_pretrained_cfg(spec.model, tag)
+    return facts
 
 
 def _set_canvas(encoder: Encoder) -> None:
@@ -147,7 +172,8 @@ def _patch(tower: nn.Module) -> tuple[int, int] | None:
     return patch
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors, floating ones as float32. Raises WeightsError for a file that can't be read."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -162,10 +188,13 @@ def _fill(encoder: Encoder, native: nn.Module, tensors: dict[str, Tensor], path:
     found = {f"visual.{prefix}{name}": tensor for name, tensor in tensors.items()}
     open_clip.model.resize_pos_embed(found, native)
     state = {name.removeprefix("visual."): tensor for name, tensor in found.items()}
-    sizes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, wanted))
+    fill(encoder.tower, state, f"{path} does not fit the encoder {encoder.spec.model}", "set encoder.weights to weights of this model")
+
+
+def fill(tower: nn.Module, state: dict[str, Tensor], what: str, remedy: str) -> None:
+    """Load all of a tower's tensors. Raises WeightsError, which begins with `what`, unless names and sizes are the tower's own."""
+    sizes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, tower.state_dict()))
     wrong = sorted(name for name in sizes.keys() | expected.keys() if sizes.get(name) != expected.get(name))
     if wrong:
-        what = f"{path} does not fit the encoder {encoder.spec.model}"
-        why = f"{len(wrong)} tensors are missing, unknown or of another size, first {wrong[0]}"
-        raise WeightsError(f"{what}: {why}; set encoder.weights to weights of this model.")
-    encoder.tower.load_state_dict(state)
+        raise WeightsError(f"{what}: {len(wrong)} tensors are missing, unknown or of another size, first {wrong[0]}; {remedy}.")
+    tower.load_state_dict(state)

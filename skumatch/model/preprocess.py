@@ -15,23 +15,29 @@ Colour = tuple[float, float, float]
 
 
 class Preprocess(BaseModel):
-    """Canvas of `height` x `width` pixels, how a picture is brought onto it, and the encoder's mean and std (of values 0..1)."""
+    """Canvas of `height` x `width` pixels, how a picture is brought onto it, and the encoder's mean and std (of values 0..1).
+
+    resize: `squash` forgets the aspect, `pad` shows all of the picture, `crop` its middle: the shorter side becomes `short_side`
+    (the canvas is just covered where that is None), and what is over the canvas is cut off.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     height: int
     width: int
-    resize: Literal["squash", "pad"]
+    resize: Literal["squash", "pad", "crop"]
     mean: Colour
     std: Colour
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    short_side: int | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB picture -> uint8 tensor [3, height, width]; antialiased bicubic, within one level of Pillow's when shrinking."""
+        """RGB picture -> uint8 tensor [3, height, width]; antialiased, within one level of Pillow's when shrinking."""
         assert image.mode == "RGB", image.mode
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if self.resize == "squash":
-            return _resized(pixels, self.height, self.width)
-        return self._padded(pixels)
+            return self._resized(pixels, self.height, self.width)
+        return self._padded(pixels) if self.resize == "pad" else self._cropped(pixels)
 
     def _padded(self, pixels: Tensor) -> Tensor:
         """Keep the aspect; centre the picture on a canvas of the mean colour, which is zero after `normalise`."""
@@ -40,8 +46,17 @@ class Preprocess(BaseModel):
         height, width = (max(1, min(side, round(length * scale))) for side, length in ((self.height, rows), (self.width, columns)))
         canvas = self.fill().expand(3, self.height, self.width).clone()
         top, left = (self.height - height) // 2, (self.width - width) // 2
-        canvas[:, top : top + height, left : left + width] = _resized(pixels, height, width)
+        canvas[:, top : top + height, left : left + width] = self._resized(pixels, height, width)
         return canvas
+
+    def _cropped(self, pixels: Tensor) -> Tensor:
+        """Keep the aspect; cut the canvas out of the middle, with the rounding of transformers."""
+        rows, columns = pixels.shape[1:]
+        down, across = (self.short_side, self.short_side) if self.short_side else (self.height, self.width)
+        height, width = max(down, int(rows * across / columns)), max(across, int(columns * down / rows))
+        top, left = (height - self.height) // 2, (width - self.width) // 2
+        whole = self._resized(pixels, height, width)
+        return whole[:, top : top + self.height, left : left + self.width].contiguous()
 
     def fill(self) -> Tensor:
         """The mean colour as uint8 [3, 1, 1]."""
@@ -56,6 +71,6 @@ class Preprocess(BaseModel):
         """The same on another canvas."""
         return self.model_copy(update={"height": height, "width": width})
 
-
-def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
-    return functional.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0].contiguous()
+    def _resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        size = (height, width)
+        return functional.interpolate(pixels[None], size, mode=self.interpolation, antialias=True, align_corners=False)[0].contiguous()

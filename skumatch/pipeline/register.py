@@ -81,15 +81,17 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
     if decision.promotable:
         version = registry.register(root / "out/bundle/model", mlflow_run, tags, decision.sentence, root / "skumatch")
         registry.set_alias(CHALLENGER, version)
-        try:
-            promote(registry, version, message.champion, f"run {message.run}", decision.sentence)
-        except StaleChampion:
-            tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)}, {}, "FAILED")
-            raise
+        if params.release.approval == "none":
+            try:
+                promote(registry, version, message.champion, f"run {message.run}", decision.sentence)
+            except StaleChampion:
+                tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)}, {}, "FAILED")
+                raise
     # Only now: a run that ended earlier must neither be started from nor make a scheduled one skip.
     tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)} if version else {}, {}, "FINISHED")
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
-    return {"version": version, "aliases": aliases, "mlflow_run": tracking.run_page(mlflow_run)}
+    waits = decision.promotable and params.release.approval == "required"
+    return {"version": version, "aliases": aliases, "waits": waits, "mlflow_run": tracking.run_page(mlflow_run)}
 
 
 def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
 def artifacts(root: Path) -> dict[str, Path]:
     """Path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report."""
     found = {Path(name).name: root / name for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")}
-    for stage in ("validate", "split", "evaluate", "gate", "report"):
+    for stage in ("validate", "split", "frozen", "evaluate", "gate", "report"):
         found |= {f"{stage}/{path.name}": path for path in sorted((root / "out" / stage).iterdir()) if path.is_file()}
     return found
 
@@ -167,9 +169,10 @@ def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
     return figures | {
         "decision": decision.verdict,
         "sentence": decision.sentence,
-        "reasons": [f"{check.name}: {check.status} ({check.detail})" for check in decision.checks],
+        "reasons": [f"{check.name}: {check.word} ({check.detail})" for check in decision.checks],
         "version": None,
         "aliases": {},
+        "waits": False,
         "mlflow_run": None,
         "seconds": message.seconds,
         "cached": list(message.cached),

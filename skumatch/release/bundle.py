@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skumatch.errors import BundleError
 from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.retrieval.thresholds import NO_COSINE, Scores, Thresholds
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,7 +46,8 @@ class Gallery(NamedTuple):
 
 
 class Match(NamedTuple):
-    """One SKU a picture may show: cosine to its best gallery image; `unknown` if that lies below the bundle's threshold."""
+    """One SKU a picture may show: cosine to its best gallery image. `unknown` is of the picture, alike for all its matches: whether by
+    the bundle's thresholds it shows no product of the gallery."""
 
     sku: str
     similarity: float
@@ -75,13 +77,6 @@ class Manifest(_Model):
     dim: int = Field(ge=1)
     counts: Counts
     parts: dict[str, Part]
-
-
-class Thresholds(BaseModel):
-    """thresholds.json: the cosine below which a picture shows an unknown product; None calls nothing unknown."""
-
-    model_config = ConfigDict(frozen=True)
-    similarity: float | None = Field(default=None, ge=-1, le=1)
 
 
 def write_bundle(folder: Path, encoder_dir: Path, gallery: Gallery, thresholds: dict[str, Any], training_ids: Iterable[str]) -> str:
@@ -223,8 +218,15 @@ class Bundle:
     def match(self, images: Sequence[Image.Image], top_k: int = 5) -> list[list[Match]]:
         """For each picture the `top_k` most similar SKUs, best first, each by its nearest gallery image (exact search)."""
         assert top_k >= 1
-        wanted = min(top_k, self.manifest.counts.skus)
-        return [row for start in range(0, len(images), BATCH) for row in self._match(images[start : start + BATCH], wanted)]
+        wanted = min(max(top_k, 2), self.manifest.counts.skus)  # the margin asks for a second SKU
+        rows = [row for start in range(0, len(images), BATCH) for row in self._match(images[start : start + BATCH], wanted)]
+        return [[match._replace(unknown=unknown) for match in row[:top_k]] for row, unknown in zip(rows, self._unknown(rows), strict=True)]
+
+    def _unknown(self, rows: list[list[Match]]) -> list[bool]:
+        """Whether each picture is called unknown, by its best match and by the margin to the second."""
+        cosines = np.array([[*(match.similarity for match in row[:2]), NO_COSINE][:2] for row in rows], np.float64).reshape(-1, 2)
+        found: list[bool] = self.thresholds.unknown(Scores(cosines[:, 0], cosines[:, 0] - cosines[:, 1])).tolist()
+        return found
 
     def _match(self, images: Sequence[Image.Image], wanted: int) -> list[list[Match]]:
         from skumatch.retrieval.search import top_k
@@ -240,10 +242,9 @@ class Bundle:
     def _distinct(self, similarities: list[float], rows: list[int]) -> list[Match]:
         """The nearest image of each SKU, in order."""
         best: dict[str, Match] = {}
-        least = self.thresholds.similarity
         for similarity, row in zip(similarities, rows, strict=True):
             sku = self.gallery.skus[row]
-            best.setdefault(sku, Match(sku, similarity, self.gallery.ids[row], least is not None and similarity < least))
+            best.setdefault(sku, Match(sku, similarity, self.gallery.ids[row], unknown=False))
         return list(best.values())
 
     def _embed(self, images: Sequence[Image.Image]) -> Floats:

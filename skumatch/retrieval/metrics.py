@@ -1,4 +1,4 @@
-"""Hits from ranked lists: arrays in, arrays out. A query without a hit in its list has place 0."""
+"""Figures from ranked lists: arrays in, arrays out. A query without a hit in its list has place 0."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Labels = NDArray[np.object_]
 Flags = NDArray[np.bool_]
 Places = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def right_place(ranked: Labels, wanted: Labels, positions: Places | None = None) -> Places:
@@ -34,6 +35,34 @@ def with_partner(wanted: Labels, gallery_skus: Collection[str]) -> Flags:
     """Whether each query's SKU has an image in the gallery; only such queries are scored."""
     known = set(gallery_skus)
     return np.fromiter((sku in known for sku in wanted), dtype=np.bool_, count=len(wanted))
+
+
+def precisions(right: Flags, places: Places, total: Places) -> tuple[Floats, Floats]:
+    """Average precision and precision of the first R = `total` [n] images; 0 where R is 0.
+
+    right [n, w]: whether an image of the list is of the query's SKU; places [n, w]: where it stands, from 1. Lists hold R images at least.
+    Average precision at R as Musgrave et al. 2020, "A Metric Learning Reality Check", section 3.2: mean over the first R places of the
+    precision up to there where the image is right, 0 where it is not.
+    """
+    counted = right & (places <= total[:, None])
+    upto = np.cumsum(counted, axis=1) / np.maximum(places, 1)
+    size = np.maximum(total, 1)
+    return np.where(counted, upto, 0.0).sum(axis=1) / size, counted.sum(axis=1) / size
+
+
+def first_place(right: Flags, places: Places) -> Places:
+    """Place of the first right image of each list [n, w]; 0 if it holds none."""
+    column = right.argmax(axis=1)
+    found: Places = np.where(right.any(axis=1), places[np.arange(len(right)), column], 0)
+    return found
+
+
+def vote(codes: Places, weights: Floats) -> Places:
+    """The code of largest sum of weights in each row [n, v], nearest first; equal sums go to the one nearest. Code -1 has no vote."""
+    same = codes[:, :, None] == codes[:, None, :]
+    sums = np.where(codes >= 0, (same * weights[:, None, :]).sum(axis=2), -1)
+    found: Places = codes[np.arange(len(codes)), sums.argmax(axis=1)]
+    return found
 
 
 def mean_by(values: NDArray[Any], labels: Labels) -> tuple[Labels, NDArray[np.float64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""embed: the same gallery, queries and catalogue pictures through challenger and champion."""
+"""embed: the same gallery, queries, catalogue and catch-all pictures through challenger and champion."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.model.encoder import load
 from skumatch.retrieval.embed import embed
-from skumatch.stages.selection import select
+from skumatch.retrieval.photos import with_photos
+from skumatch.stages.selection import select, without_queries
 
-SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "sku", "role", "group", "sha256")), ("unseen", pa.bool_())])
+COLUMNS = {
+    **dict.fromkeys(("id", "sku", "role", "group", "product_group", "sha256"), pa.string()),  # group: of duplicates
+    **dict.fromkeys(("unseen", "trained_challenger", "trained_champion"), pa.bool_()),
+    **dict.fromkeys(("width", "height"), pa.int32()),  # these and the next two of queries only
+    **dict.fromkeys(("blur", "brightness"), pa.float64()),
+}
+SCHEMA = pa.schema(list(COLUMNS.items()))
 
 
 def run(root: Path, params: Params) -> None:
-    rows, pictures = select(root, *GALLERY_ROLES, "query", "catalogue")
-    rows, pictures = _without_trained_queries(root, rows, pictures)
-    items = rows[SCHEMA.names].assign(role=rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery"))
+    rows, pictures = select(root, *GALLERY_ROLES, "query", "catalogue", "other")
+    rows, pictures = _without_trained_queries(_with_trained(root, rows), pictures)
     out = root / "out/embed"
-    write_parquet(out / "items.parquet", items, SCHEMA)
+    write_parquet(out / "items.parquet", _items(root, rows, pictures), SCHEMA)
     challenger, champion = root / "out/train/encoder", root / "inputs/champion/encoder"
     encoders = {"challenger": weights_hash(challenger), "champion": weights_hash(champion) if champion.is_dir() else None}
     embeddings = _embed(challenger, pictures, params, "challenger")
@@ -39,16 +45,29 @@ def run(root: Path, params: Params) -> None:
     write_json(out / "embed.json", {"encoders": encoders})
 
 
-def _without_trained_queries(root: Path, rows: pd.DataFrame, pictures: Images) -> tuple[pd.DataFrame, Images]:
-    """Drop queries, for both models, whose pixels either of them was trained on."""
-    trained = set(rows.loc[rows["role"].eq("train"), "pixels"])
+def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
+    """What is known of each picture that is embedded, in that order."""
+    groups = read_json(root / "data/import.json").get("groups", {})  # none in a version imported before groups were kept
+    role = rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery")
+    items: pd.DataFrame = with_photos(rows, pictures).assign(role=role, product_group=rows["sku"].map(groups))[SCHEMA.names]
+    return items
+
+
+def _with_trained(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` with trained_challenger and trained_champion: whether the model was trained on these pixels."""
     champion = root / "inputs/champion/training.parquet"
-    if champion.is_file():
-        trained |= set(pq.read_table(champion)["id"].to_pylist())
-    kept = np.flatnonzero(~(rows["role"].eq("query") & rows["pixels"].isin(trained)))
-    if len(kept) < len(rows):
-        print(f"{len(rows) - len(kept)} queries were dropped for both models: one of them was trained on these pixels.")
-    return rows.iloc[kept].reset_index(drop=True), pictures.take(kept.tolist())
+    learnt = pq.read_table(champion)["id"].to_pylist() if champion.is_file() else []
+    own = rows.loc[rows["role"].eq("train"), "pixels"]
+    return rows.assign(trained_challenger=rows["pixels"].isin(own), trained_champion=rows["pixels"].isin(learnt))
+
+
+def _without_trained_queries(rows: pd.DataFrame, pictures: Images) -> tuple[pd.DataFrame, Images]:
+    """Drop queries, for both models, whose pixels either of them was trained on."""
+    trained = set(rows.loc[rows["trained_challenger"] | rows["trained_champion"], "pixels"])
+    kept = without_queries(rows, pictures, trained)
+    if len(kept[0]) < len(rows):
+        print(f"{len(rows) - len(kept[0])} queries were dropped for both models: one of them was trained on these pixels.")
+    return kept
 
 
 def _embed(folder: Path, pictures: Images, params: Params, label: str) -> NDArray[np.float32]:

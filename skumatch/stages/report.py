@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,14 +12,22 @@ import pyarrow.parquet as pq
 from PIL.Image import Image
 
 from skumatch.config import Params
-from skumatch.data.quarantine import set_aside
+from skumatch.data.quarantine import read_pictures
 from skumatch.data.split import GALLERY_ROLES
+from skumatch.data.validation.drift import Profile, read_baseline
 from skumatch.files import read_json, write_text
+from skumatch.release.confusions import confused_pairs
+from skumatch.release.context import DataFacts, ReportContext, TrainingFacts
+from skumatch.release.data_changes import Changes, changes_of
 from skumatch.release.gate import Decision
-from skumatch.release.mistakes import find_mistakes, weak_skus
-from skumatch.release.report import DataFacts, ReportContext, TrainingFacts, model_card, render_report
-from skumatch.retrieval.evaluate import Evaluation, Protocol, Ranking
+from skumatch.release.mistakes import find_mistakes, first_pictures, weak_skus
+from skumatch.release.quarantined import by_reason, set_aside
+from skumatch.release.report import model_card, render_report
+from skumatch.retrieval.figures import Evaluation, Protocol
+from skumatch.retrieval.ranking import Ranking
 from skumatch.stages.selection import select
+
+SETTINGS = ("epochs", "batch", "lr_tower", "lr_head", "margin", "scale")
 
 
 def run(root: Path, params: Params) -> None:
@@ -32,19 +40,22 @@ def context_of(root: Path, params: Params) -> ReportContext:
     """All that the page shows, from the workspace's outs."""
     evaluated = root / "out/evaluate"
     present = [who for who in ("challenger", "champion") if (evaluated / f"{who}.json").is_file()]
-    evaluations = {who: Evaluation.model_validate(read_json(evaluated / f"{who}.json")) for who in present}
+    evaluations = {who: _evaluation(evaluated / f"{who}.json") for who in present}
     ranking = Ranking.from_frame(pq.read_table(evaluated / "challenger.parquet").to_pandas())
     skus = {who: pd.DataFrame(read_json(evaluated / f"{who}-skus.json")) for who in evaluations}
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     gallery = items[items["role"].eq("gallery")]
+    first_of, picture = first_pictures(gallery["id"].tolist(), gallery["sku"].tolist()), pictures_by_id(root)
     decision = Decision.model_validate(read_json(root / "out/gate/decision.json"))
     return ReportContext(
         decision=decision,
         challenger=evaluations["challenger"],
         champion=evaluations.get("champion"),
+        frozen=_evaluation(root / "out/frozen/frozen.json"),
         weak=weak_skus(ranking, skus["challenger"], skus.get("champion")),
-        mistakes=find_mistakes(ranking, gallery["id"].tolist(), gallery["sku"].tolist(), pictures_by_id(root)),
-        data=_data(root, items),
+        pairs=confused_pairs(ranking, first_of, picture),
+        mistakes=find_mistakes(ranking, first_of, picture),
+        data=_data(root, items, _changes(root, first_of, picture)),
         training=_training(root, params),
         hashes=evaluations["challenger"].hashes | decision.hashes,
         model_name=params.release.model_name,
@@ -52,10 +63,14 @@ def context_of(root: Path, params: Params) -> ReportContext:
     )
 
 
+def _evaluation(path: Path) -> Evaluation:
+    return Evaluation.model_validate(read_json(path))
+
+
 def _protocols(evaluated: Path) -> list[tuple[Evaluation, Evaluation | None]]:
     """Figures under the protocols other than `full` that were asked."""
     paths = [(evaluated / f"challenger-{name}.json", evaluated / f"champion-{name}.json") for name in get_args(Protocol)]
-    read = [[Evaluation.model_validate(read_json(path)) if path.is_file() else None for path in pair] for pair in paths]
+    read = [[_evaluation(path) if path.is_file() else None for path in pair] for pair in paths]
     return [(ours, theirs) for ours, theirs in read if ours]
 
 
@@ -66,19 +81,27 @@ def pictures_by_id(root: Path) -> Callable[[str], Image]:
     return lambda image_id: pictures[place[image_id]]
 
 
-def _data(root: Path, items: pd.DataFrame) -> DataFacts:
+def _changes(root: Path, first_of: Mapping[str, str], picture: Callable[[str], Image]) -> Changes | None:
+    """What is new, gone and changed since the last data version that passed."""
+    now = Profile.model_validate(read_json(root / "out/validate/profile.json"))
+    return changes_of(now, read_baseline(root / "inputs/baseline.json"), first_of, picture)
+
+
+def _data(root: Path, items: pd.DataFrame, changes: Changes | None) -> DataFacts:
     validation, split = read_json(root / "out/validate/validation.json"), read_json(root / "out/split/split.json")
-    roles = items["role"].value_counts()
+    roles, asked = items["role"].value_counts(), validation["expectations"]
     return DataFacts(
         images=sum(split["images"].values()),
         skus=int(items["sku"].nunique()),
         gallery=int(roles["gallery"]),
         queries=int(roles["query"]),
-        quarantined=len(validation["quarantined"]),
         unseen_skus=len(split["unseen"]),
         warnings=validation["warnings"],
-        set_aside=set_aside(validation["quarantined"]),
+        set_aside=set_aside(validation["quarantined"], read_pictures(root / "data")),
+        aside_by_reason=by_reason(validation["quarantined"]),
         duplicates=_duplicates(split),
+        expectations=(sum(finding["passed"] for finding in asked), len(asked)),
+        changes=changes,
     )
 
 
@@ -94,8 +117,14 @@ def _duplicates(split: dict[str, Any]) -> dict[str, str]:
 
 def _training(root: Path, params: Params) -> TrainingFacts:
     facts, history = read_json(root / "out/train/training.json"), root / "out/train/history.jsonl"
-    losses = [float(json.loads(line)["loss"]) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
-    settings = {name: str(getattr(params.train, name)) for name in ("epochs", "batch", "lr_tower", "lr_head", "margin", "scale")}
-    weights = facts["weights"]
+    lines = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    settings = {name: str(getattr(params.train, name)) for name in SETTINGS}
     canvas = {"canvas": f"{params.encoder.height} x {params.encoder.width} px, {params.encoder.resize}", "seed": str(params.seed)}
-    return TrainingFacts(params.encoder.model, weights["name"], facts["images"], losses, settings | canvas)
+    return TrainingFacts(
+        encoder=params.encoder.model,
+        weights=facts["weights"]["name"],
+        images=facts["images"],
+        losses=[float(line["loss"]) for line in lines],
+        rates=[float(line["lr"]) for line in lines],
+        settings=settings | canvas,
+    )

@@ -20,7 +20,7 @@ from skumatch.files import disk_errors, write_json
 SECONDS = "log/{stage}.json"
 ERROR = "log/error.json"
 PAGES = "log/pages"  # what a stage that failed has to show a person
-STAGES = ("validate", "split", "train", "embed", "evaluate", "bundle", "gate", "report")
+STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")
 PR_SET_PDEATHSIG = 1
 
 

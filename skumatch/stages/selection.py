@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -17,3 +19,9 @@ def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
     rows = read_manifest(root / "data").merge(split, on="id", validate="one_to_one")
     rows = rows[rows["role"].isin(roles)].sort_values("id", ignore_index=True)
     return rows, images(root / "data", rows)
+
+
+def without_queries(rows: pd.DataFrame, pictures: Images, pixels: Collection[str]) -> tuple[pd.DataFrame, Images]:
+    """What `select` found, less the queries whose pixels are among `pixels`."""
+    kept = np.flatnonzero(~(rows["role"].eq("query") & rows["pixels"].isin(pixels)))
+    return rows.iloc[kept].reset_index(drop=True), pictures.take(kept.tolist())

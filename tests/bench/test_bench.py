@@ -7,10 +7,12 @@ import unicodedata
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skumatch.bench.archive import Crop, names, plan, write_archive
 from skumatch.bench.measure import Row, cost
+from skumatch.bench.search import made, race
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
@@ -79,3 +81,26 @@ def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     figures = json.loads(target.read_text("utf-8"))
     assert len(figures) >= 8 and all(row["measured"] > 0 for row in figures)
     assert all(row["name"].split(" / ")[0].split(":")[0] in done.out for row in figures)
+
+
+def test_the_bench_of_search_prints_and_writes_every_figure(tmp_path: Path) -> None:
+    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
+    done = cli("bench", "search", "--sizes", "400,800", "--dim", "16", "--queries", "20", "--json", str(target))
+    assert done.code == 0, done.err
+    figures = json.loads(target.read_text("utf-8"))
+    assert len(figures) == 2 * 3 + 2 and all(row["measured"] > 0 for row in figures[:-1])
+    assert sum("400 images" in row["name"] for row in figures) == 3 and "IndexFlatIP" in done.out
+
+
+@pytest.mark.parametrize("sizes", ["800", "800,400", "800,many", ""])
+def test_sizes_that_are_none_are_refused(tmp_path: Path, sizes: str) -> None:
+    done = Cli(tmp_path, tmp_path / "home")("bench", "search", "--sizes", sizes)
+    assert done.code == 10 and "--sizes" in done.err
+
+
+def test_made_vectors_have_length_one_and_races_are_run() -> None:
+    vectors = made(50, 8, 0)
+    assert vectors.dtype == np.float32 and np.allclose(np.linalg.norm(vectors, axis=1), 1)
+    found = race(50, 8, 5, "faiss")
+    assert all(len(seconds) == len(found.ours) and min(seconds) > 0 for seconds in found)
+    assert found.against(found.ours) == 1

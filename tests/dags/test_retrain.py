@@ -87,7 +87,7 @@ def test_only_training_and_embedding_wait_for_the_gpu_and_nothing_runs_for_ever(
     import retrain
 
     dag = retrain.make_dag()
-    assert {task.task_id for task in dag.tasks if task.pool == "gpu"} == {"train", "embed"}
+    assert {task.task_id for task in dag.tasks if task.pool == "gpu"} == {"frozen", "train", "embed"}
     assert all(task.execution_timeout is not None and task.retries == 2 for task in dag.tasks)
     assert (dag.max_active_runs, dag.catchup) == (1, False)
 
@@ -102,11 +102,12 @@ def test_overrides_of_another_form_are_refused(overrides: Any) -> None:
     assert retrain.PARAMS["overrides"].resolve(["train.epochs=3", "seed=1"]) == ["train.epochs=3", "seed=1"]
 
 
-def test_parsing_the_dag_imports_nothing_heavy() -> None:
-    code = "import sys, airflow.sdk; before = set(sys.modules); import retrain; print(*(set(sys.modules) - before))"
+@pytest.mark.parametrize("name", ["retrain", "release"])
+def test_parsing_the_dag_imports_nothing_heavy(name: str) -> None:
+    code = f"import sys, airflow.sdk; before = set(sys.modules); import {name}; print(*(set(sys.modules) - before))"
     out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True)
     tops = {name.partition(".")[0] for name in out.stdout.split()}
-    assert "retrain" in tops
+    assert name in tops
     assert not tops & set(HEAVY)
 
 
@@ -176,33 +177,99 @@ def test_a_stage_does_not_outlive_a_task_that_was_killed(stage: ModuleType, tmp_
     assert ended
 
 
-def failure(sentence: str) -> Any:
-    return {"ti": SimpleNamespace(dag_id="d", run_id="r1", task_id="train"), "exception": RuntimeError(sentence)}
-
-
-def test_a_failure_is_logged_and_handed_to_the_hook(
-    stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the hook was told."""
     (tmp_path / "chat.py").write_text("told = []\n\ndef post(facts):\n    told.append(facts)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SKUMATCH_NOTIFY", "chat:post")
-    stage.on_failure(failure("It broke."))
+    monkeypatch.delitem(sys.modules, "chat", raising=False)
     import chat  # type: ignore[import-not-found]
 
-    assert chat.told == [{"dag": "d", "run": "r1", "stage": "train", "sentence": "It broke."}]
-    assert "Run r1 failed in train: It broke." in caplog.text
+    found: list[Any] = chat.told
+    return found
 
 
-def test_a_champion_is_announced_only_when_it_changed(stage: ModuleType, tmp_path: Path) -> None:
+def context(name: str, result: Any = None, **more: Any) -> Any:
+    ti = SimpleNamespace(dag_id="d", run_id="r1", task_id=name, xcom_pull=lambda task_ids: result)
+    return {"ti": ti, **more}
+
+
+def test_a_failure_is_logged_and_handed_to_the_hook(told: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    from events import Notice
+
+    Notice("failed").notify(context("train", exception=RuntimeError("It broke.")))
+    assert told == [{"event": "failed", "dag": "d", "run": "r1", "stage": "train", "sentence": "It broke."}]
+    assert "Run r1, train: failed. It broke." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("result", "event"),
+    [
+        ({"decision": "first"}, "promoted"),
+        ({"decision": "promote", "waits": False}, "promoted"),
+        ({"decision": "promote", "waits": True}, None),
+        ({"decision": "promote", "dry_run": True}, None),
+        ({"decision": "refuse"}, "refused"),
+        ({"decision": "keep"}, None),
+        ({"decision": "rollback", "version": 3}, "rolled back"),
+    ],
+)
+def test_people_are_told_of_what_changed_or_was_refused(told: list[Any], result: dict[str, Any], event: str | None) -> None:
+    from events import Notice
+
+    Notice("ended").notify(context("register", result | {"sentence": "So it is."}))
+    assert [facts["event"] for facts in told] == ([event] if event else [])
+    Notice("approval").notify(context("approve", task=SimpleNamespace(subject="Make version 3 the champion?")))
+    assert told[-1]["event"] == "approval" and "version 3" in told[-1]["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("result", "asset"),
+    [
+        ({"decision": "first"}, "skumatch_champion"),
+        ({"decision": "promote", "dry_run": True}, None),
+        ({"decision": "promote", "waits": True, "version": 4}, "skumatch_challenger"),
+        ({"decision": "rollback", "version": 2}, "skumatch_champion"),
+        ({"decision": "keep"}, None),
+        ({"decision": "refuse"}, None),
+    ],
+)
+def test_other_dags_are_told_when_the_champion_changed_or_a_challenger_waits(result: dict[str, Any], asset: str | None) -> None:
+    from events import CHANGED, PASSED, tell
+
     class Events(dict[Any, Any]):
         def add(self, asset: Any, extra: Any) -> None:
             self[asset.name] = extra
 
-    for decision, dry_run, announced in (("first", False, True), ("promote", True, False), ("keep", False, False)):
-        plan(tmp_path, decision=decision)
-        events, alias = Events(), stage.AssetAlias("changed")
-        message = {"run": "r1", "seconds": {}, "cached": [], "dry_run": dry_run}
-        operator = stage.StageOperator(task_id="register", words=["register"], after="report", changed=alias)
-        context = {"ti": SimpleNamespace(xcom_pull=lambda task_ids, sent=message: sent), "outlet_events": {alias: events}}
-        operator.execute(context)
-        assert bool(events) is announced
+    events = {CHANGED: Events(), PASSED: Events()}
+    tell(context("register", outlet_events=events), result)
+    assert [name for found in events.values() for name in found] == ([asset] if asset else [])
+
+
+def test_a_task_with_events_tells_them(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr(stage, "tell", lambda context, result: heard.append(result))
+    message = {"run": "r1", "seconds": {}, "cached": [], "dry_run": False}
+    for events in (True, False):
+        stage.StageOperator(task_id="register", words=["register"], after="report", events=events).execute(context("register", message))
+    assert [result["decision"] for result in heard] == ["first"]
+
+
+def test_who_approved_and_what_was_asked_reach_the_promotion() -> None:
+    import release
+
+    proposal = {"version": 3, "expected": 2}
+    answer = {"responded_by_user": {"id": "7", "name": "ann"}, "params_input": {"why": "fine"}, "chosen_options": ["Approve"]}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: {"propose": proposal, "approve": answer}[task_ids])
+    assert release.answered({"ti": ti}) == {"proposal": proposal, "who": "ann", "why": "fine"}  # type: ignore[typeddict-item]
+    answer["responded_by_user"] = None  # type: ignore[assignment]
+    assert release.answered({"ti": ti})["who"] == "", "the worker refuses an approval without a name"  # type: ignore[typeddict-item]
+
+
+def test_the_newest_challenger_is_proposed_or_the_version_asked_for() -> None:
+    import release
+
+    events = [SimpleNamespace(timestamp=moment, extra={"version": version}) for moment, version in ((2, 5), (3, 6), (1, 4))]
+    for found, asked, version in (({"a": events}, None, 6), ({"a": events}, 2, 2), ({}, None, None)):
+        assert release.newest({"triggering_asset_events": found, "params": {"version": asked}})["version"] == version  # type: ignore[typeddict-item]

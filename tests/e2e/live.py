@@ -51,11 +51,12 @@ class Ended:
 class Live:
     """One project's folder, home and ports; `command` drives the real command line. Its own params.yaml has the tiny encoder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.plan = root, root / "plan.json"
+    def __init__(self, root: Path, users: str | None = None, overrides: tuple[str, ...] = ()) -> None:
+        self.root, self.plan, self.users = root, root / "plan.json", users
         self.project = make_project(root / "project")
-        self._hurry()
-        self.settings = Settings(project=self.project, home=root / "home", airflow_port=free_port(), mlflow_port=free_port())
+        self._hurry(overrides)
+        places = {"airflow_port": free_port(), "mlflow_port": free_port(), "airflow_users": users}
+        self.settings = Settings(project=self.project, home=root / "home", **places)  # type: ignore[arg-type]
         self.delivery = pack(deliver(root / "delivery"))
         self.mend()
 
@@ -64,6 +65,7 @@ class Live:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW_"))}
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
         ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
+        ours |= {"AIRFLOW_USERS": self.users} if self.users else {}
         return kept | {"COLUMNS": "300"} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
 
     def command(self, *words: str) -> Ended:
@@ -121,12 +123,12 @@ class Live:
             return Ended(error.exit_code, console.file.getvalue(), f"✗ {error}\n")  # type: ignore[attr-defined]
         return Ended(0, console.file.getvalue(), "")  # type: ignore[attr-defined]
 
-    def _hurry(self) -> None:
+    def _hurry(self, overrides: tuple[str, ...]) -> None:
         dag, params = self.project / "dags/retrain.py", self.project / "params.yaml"
         text = dag.read_text("utf-8")
         assert text.count(DELAY) == 1
         dag.write_text(text.replace(DELAY, "timedelta(seconds=1)"), "utf-8")
-        params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), SMOKE)), "utf-8")
+        params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *overrides])), "utf-8")
         commit(self.project, "Train little, try again soon")
 
     def _python(self) -> Path:
@@ -137,8 +139,8 @@ class Live:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Live]:
-    live = Live(root)
+def serving(root: Path, users: str | None = None, overrides: tuple[str, ...] = ()) -> Iterator[Live]:
+    live = Live(root, users, overrides)
     started = live.command("up")
     try:
         assert started.code == 0, started.err

@@ -24,6 +24,7 @@ TASKS = ("pull", *STAGES, "register")
 OTHER = ("--set", "seed=8", "--set", "validate.min_skus=3")
 BREAKS = (
     ("split", "DataError", 11),
+    ("frozen", "WeightsError", 14),
     ("train", "SIGKILL", 32),
     ("embed", "WeightsError", 14),
     ("evaluate", "DataError", 11),
@@ -83,9 +84,9 @@ def test_names_that_came_garbled_read_right_on_the_page_and_in_the_terminal(live
 def test_a_second_run_trains_nothing_and_keeps_the_champion_by_identity(live: Live, second: Ended) -> None:
     assert second.code == 0, second.err
     assert "Champion kept" in second.out
-    assert "identity: failed (the challenger is the same bundle as the champion" in second.out
+    assert "identity: nothing new (the challenger is the same bundle as the champion" in second.out
     assert second.fact("Version").startswith("none registered")
-    assert second.fact("Cached").split(", ")[:3] == ["validate", "split", "train"]
+    assert second.fact("Cached").split(", ")[:4] == ["validate", "split", "frozen", "train"]
     assert [version.version for version in live.versions()] == [1]
 
 
@@ -138,7 +139,7 @@ def test_a_dry_run_writes_nothing_to_mlflow(live: Live, third: Ended) -> None:
     ended = live.command("retrain", "--dry-run", "--set", "gate.margin=0.1")
     assert ended.code == 0, ended.err
     assert "dry run: nothing was registered" in ended.out
-    assert (ended.fact("Version"), ended.fact("Cached")) == ("none registered", "validate, split, train, embed, evaluate, bundle")
+    assert (ended.fact("Version"), ended.fact("Cached")) == ("none registered", "validate, split, frozen, train, embed, evaluate, bundle")
     assert [run.info.run_id for run in live.runs()] == before
     assert [version.aliases for version in live.versions()] == [("challenger", "champion")]
 

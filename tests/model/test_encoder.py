@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError, WeightsError
-from skumatch.model.encoder import build, load, save
+from skumatch.model.encoder import build, load, published, save
 from skumatch.model.torchvision_ops import ensure, open_clip
 
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
@@ -127,6 +127,27 @@ def test_an_open_clip_model_with_its_own_colours() -> None:
     encoder = build(EncoderParams(model="ViT-S-32-alt", weights="none", height=64, width=32), None).eval()
     assert encoder.preprocess.mean == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
     assert encoder(torch.zeros(1, 3, 64, 32)).shape == (1, encoder.dim)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "canvas"),
+    [
+        ("ViT-B-32", "laion2b_s34b_b79k", (224, 224, "crop")),
+        ("ViT-L-14-336", "openai", (336, 336, "crop")),
+        ("ViT-B-16-SigLIP-256", "webli", (256, 256, "squash")),
+        ("vit-s14-dinov2", "none", (224, 224, "pad")),
+    ],
+)
+def test_a_model_as_published_sees_its_own_canvas(model: str, weights: str, canvas: tuple[int, int, str]) -> None:
+    spec = published(EncoderParams(model=model, weights=weights, height=64, width=96, resize="pad"))
+    assert (spec.height, spec.width, spec.resize) == canvas
+    assert (spec.model, spec.weights) == (model, weights)
+
+
+def test_a_tag_brings_its_interpolation() -> None:
+    spec = EncoderParams(model="MobileCLIP-S1", weights="datacompdr", height=64, width=64)
+    preprocess = build(spec, None).preprocess
+    assert (preprocess.interpolation, preprocess.mean, preprocess.std) == ("bilinear", (0, 0, 0), (1, 1, 1))
 
 
 def test_training_views_are_smaller_where_the_tower_takes_any_size() -> None:

@@ -18,7 +18,7 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@given(width=side, height=side, resize=st.sampled_from(["squash", "pad"]))
+@given(width=side, height=side, resize=st.sampled_from(["squash", "pad", "crop"]))
 def test_every_picture_fits_the_canvas(width: int, height: int, resize: str) -> None:
     preprocess = Preprocess.model_validate({"height": 40, "width": 24, "resize": resize, "mean": MEAN, "std": STD})
     pixels = preprocess(picture(width, height))
@@ -40,6 +40,26 @@ def test_pad_keeps_the_aspect_and_fills_with_the_mean_colour(width: int, height:
     assert (int(red.any(dim=0).sum()), int(red.any(dim=1).sum())) == (columns, rows)
     assert preprocess.normalise(pixels)[:, ~red].abs().max() < 0.01 if (~red).any() else True
     assert red.flip(1).equal(red) and red.flip(0).equal(red)  # centred
+
+
+@pytest.mark.parametrize("short_side", [None, 40])
+def test_crop_keeps_the_aspect_and_shows_the_middle(short_side: int | None) -> None:
+    image = Image.new("RGB", (64, 256), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 96, 64, 160))  # a square in the middle
+    preprocess = Preprocess(height=32, width=32, resize="crop", mean=MEAN, std=STD, short_side=short_side)
+    pixels = preprocess(image)
+    red = (pixels[0] > 250) & (pixels[2] < 5)
+    assert red.all() if short_side else red[1:-1].all()  # at the edges the blue is averaged in
+    whole = Preprocess(height=256, width=64, resize="crop", mean=MEAN, std=STD)(image)
+    assert whole.permute(1, 2, 0).equal(torch.from_numpy(np.array(image)))
+
+
+def test_bilinear_is_another_filter() -> None:
+    views = [Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD, interpolation=name) for name in ("bicubic", "bilinear")]
+    image = picture(90, 120)
+    assert not views[0](image).equal(views[1](image))
+    pillows = np.asarray(image.resize((24, 40), Image.Resampling.BILINEAR))
+    assert np.abs(views[1](image).permute(1, 2, 0).numpy().astype(int) - pillows.astype(int)).max() <= 1
 
 
 def test_normalise_gives_the_encoders_mean_and_std() -> None:

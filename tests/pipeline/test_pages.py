@@ -52,6 +52,7 @@ def test_the_kept_report_links_to_the_data_docs_beside_it(settings: Settings, tm
 
 
 def test_the_artifacts_have_the_docs_where_the_report_looks_for_them(tmp_path: Path) -> None:
-    for name in ("split/split.json", "evaluate/x.json", "gate/x.json", "report/report.html", "validate/docs.html", "validate/profile.json"):
+    made = ("split/split.json", "frozen/frozen.json", "evaluate/x.json", "gate/x.json", "report/report.html")
+    for name in (*made, "validate/docs.html", "validate/profile.json"):
         write_text(tmp_path / "out" / name, "x")
     assert {"report/report.html", "validate/docs.html", "validate/profile.json"} <= set(artifacts(tmp_path))

@@ -181,7 +181,7 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
     assert home.task(worse, "register")["version"] == 1
     message = pull(home, "better", "tasks", "encoder.resize=pad", lock=worse["lock"])  # now it sees what tells the SKUs apart
     assert message["champion"] == 1
-    message = home.stages(message, *STAGES[STAGES.index("train") :])
+    message = home.stages(message, *STAGES[STAGES.index("frozen") :])
 
     move_champion(home, None)  # while the run was at work
     with pytest.raises(TaskFailed, match="There is no champion now, but version 2 was compared with version 1; retrain") as caught:
@@ -194,7 +194,7 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
     summary = home.task(message, "register")
     assert (summary["decision"], summary["version"]) == ("promote", 2)
     assert summary["challenger"]["top1"] > summary["champion"]["top1"]
-    assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ()}
+    assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ("previous",)}
     assert [run.info.status for run in mlflow_runs(home, "better")] == ["FINISHED"]
 
 

@@ -4,8 +4,8 @@ import base64
 import io
 import re
 from dataclasses import replace
-from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.config import EvaluateParams, GateParams
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.gate import Facts, decide
-from skumatch.release.mistakes import Mistake, Shot, WeakSku, find_mistakes, weak_skus
-from skumatch.release.report import DATA_DOCS, DataFacts, ReportContext, TrainingFacts, model_card, render_report, sparkline
-from skumatch.retrieval.evaluate import Ranking, evaluate, paired_hits, per_sku
+from skumatch.release import view
+from skumatch.release.context import Aside, DataFacts, TrainingFacts
+from skumatch.release.gate import CHECKS
+from skumatch.release.mistakes import Mistake, Shot, Some, WeakSku, find_mistakes, first_pictures, weak_skus
+from skumatch.release.report import DATA_DOCS, model_card, render_report
+from skumatch.retrieval.evaluate import per_sku
 from skumatch.retrieval.figures import NearDuplicateFree
+from tests.browser import CHROMIUM, browsing
+from tests.release.reports import SKUS, context, first_of, picture, ranking
 
-SKUS = ["apple", "banana", "cherry"]
 NASTY = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -35,50 +37,6 @@ NASTY = [
     "a\u202eb\u0000c",
     "\u592a\u592a\u4e50 | `x`",
 ]
-
-
-def ranking(answers: list[tuple[str, str]], names: list[str] = SKUS) -> Ranking:
-    """One query an answer (right SKU, first suggestion); the other SKUs follow in order."""
-    lists = [[first, *(name for name in names if name != first)] for _, first in answers]
-    shape = (len(answers), len(names))
-    similarities = np.tile(np.linspace(0.9, 0.5, len(names), dtype=np.float32), (len(answers), 1))
-    ids = np.array([f"q{i:02}" for i in range(len(answers))], dtype=object)
-    skus = np.array(lists, dtype=object).reshape(shape)
-    gallery = np.array([[f"g-{sku}" for sku in row] for row in lists], dtype=object).reshape(shape)
-    positions = np.tile(np.arange(1, len(names) + 1), (len(answers), 1))
-    return Ranking(ids, np.array([right for right, _ in answers], dtype=object), skus, similarities, gallery, positions)
-
-
-def picture(image_id: str) -> Image.Image:
-    return Image.new("RGB", (300, 600), (sum(image_id.encode()) % 256, 80, 160))
-
-
-@cache
-def context(one: str = "apple", two: str = "banana", three: str = "cherry", champion: bool = True) -> ReportContext:
-    names = [one, two, three]
-    ours = ranking([(one, one), (one, one), (two, two), (two, three), (three, three)], names)
-    theirs = ranking([(one, two), (one, one), (two, three), (two, three), (three, three)], names)
-    params = EvaluateParams(resamples=100)
-    challenger, before = (evaluate(found, names, "full", params, 7) for found in (ours, theirs))
-    facts = Facts(
-        challenger_bundle="a" * 64,
-        champion_bundle="b" * 64 if champion else None,
-        bundle_mb=1.5,
-        blessed=True,
-        dirty_code=False,
-        commit="c" * 40,
-    )
-    paired = paired_hits(ours, theirs, names) if champion else None
-    return ReportContext(
-        decision=decide(challenger, before if champion else None, paired, facts, GateParams(), 7),
-        challenger=challenger,
-        champion=before if champion else None,
-        weak=weak_skus(ours, per_sku(ours, names), per_sku(theirs, names) if champion else None),
-        mistakes=find_mistakes(ours, [f"g-{name}" for name in names], names, picture),
-        data=DataFacts(images=1234, skus=3, gallery=1000, queries=5, quarantined=1, warnings=[f"1 SKU has one image: {one}."]),
-        training=TrainingFacts("smoke", "none", 1000, [3.0, 2.0, 1.0], {"Batch": "32"}),
-        hashes={"Bundle": "a" * 64, "Champion's bundle": None},
-    )
 
 
 class Reader(HTMLParser):
@@ -108,7 +66,8 @@ def assert_inert(page: str) -> None:
     for tag, attributes in reader.tags:
         assert tag not in ("script", "link", "iframe", "object", "base", "form", "foreignobject")
         assert not any(name.startswith("on") or name in ("style", "srcset") for name in attributes)
-        assert "href" not in attributes or (tag, attributes["href"]) == ("a", DATA_DOCS)
+        href = attributes.get("href")
+        assert href is None or (tag == "a" and (href == DATA_DOCS or re.fullmatch("#[a-z]+", href)))
         assert (attributes.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
     assert "default-src 'none'" in page and "@import" not in page and "url(" not in page
     assert not re.search(r"https?://", page)
@@ -120,11 +79,13 @@ def test_the_page_says_what_was_decided_and_why() -> None:
     opening, reason = made.decision.sentence.split(": ", 1)
     assert opening in page and reason[1:] in page
     for check in made.decision.checks:
-        assert check.detail[1:] in page
+        assert check.detail[1:] in page and check.word in page
     for share in (made.challenger.top1, made.challenger.top5, made.champion.top1 if made.champion else 0):
         assert f"{100 * share:.1f}" in page
     assert "1,234" in page and "a" * 64 in page and "1 SKU has one image: apple." in page
     assert "3.00 to 1.00" in page
+    for words in ("tiny weights", "17 (40 images)", "41 of 41", "0.90", "Before training", "1 to 2 gallery images"):
+        assert words in page
 
 
 def test_other_protocols_and_duplicates_are_shown_with_their_names() -> None:
@@ -141,9 +102,8 @@ def test_other_protocols_and_duplicates_are_shown_with_their_names() -> None:
     assert "test_loo The photos against each other 8 62.5 %" in page and "12.5 %" in page
     assert "Groups of near-duplicates" in page and "17 (40 images)" in page
     assert_inert(render_report(shown))
-    assert (
-        "Champion" not in Reader(render_report(replace(shown, champion=None))).text.partition("In other ways")[2].partition("What was")[0]
-    )
+    alone = Reader(render_report(replace(shown, champion=None))).text
+    assert "Champion" not in alone.rpartition("All figures")[2].partition("Where every part")[0]
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_is_the_same_each_time() -> None:
@@ -156,7 +116,8 @@ def test_the_page_needs_nothing_from_elsewhere_and_is_the_same_each_time() -> No
 def test_without_a_champion_nothing_is_said_of_one() -> None:
     page = render_report(context(champion=False))
     assert "Accepted as the first champion" in page
-    assert 'class="who champion"' not in page and "points</i>" not in page
+    assert 'class="bar champion"' not in page and "points</i>" not in page
+    assert 'class="bar frozen"' in page
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -175,11 +136,11 @@ def test_names_from_the_data_stay_text(name: str) -> None:
 def test_any_text_anywhere_leaves_the_page_inert(text: str) -> None:
     made = context()
     hostile: dict[str, Any] = {
-        "weak": [WeakSku(text, 1, 0.0, None, text)],
-        "mistakes": [Mistake(Shot(text, thumbnail(picture("q"))), Shot(text, thumbnail(picture("q"))), (), None)],
+        "weak": Some([WeakSku(text, 1, 0.0, None, text)], 1),
+        "mistakes": Some([Mistake(Shot(text, thumbnail(picture("q"))), Shot(text, thumbnail(picture("q"))), (), None)], 1),
         "hashes": {text: text},
         "model_name": text,
-        "data": replace(made.data, warnings=[text]),
+        "data": replace(made.data, warnings=[text], set_aside=Some([Aside(text, text, text, text, None)], 1)),
         "training": replace(made.training, encoder=text, settings={text: text}),
         "decision": made.decision.model_copy(update={"sentence": text}),
     }
@@ -196,12 +157,13 @@ def _replaced(value: Any, text: str) -> Any:
         return "word"
     if isinstance(value, dict):
         return {"word": "word"}
-    if isinstance(value, list) and isinstance(value[0], WeakSku):
-        return [WeakSku("word", 1, 0.0, None, "word")]
-    if isinstance(value, list):
-        return [Mistake(Shot("word", value[0].query.picture), Shot("word", value[0].right.picture), (), None)]
+    if isinstance(value, Some) and isinstance(value.shown[0], WeakSku):
+        return Some([WeakSku("word", 1, 0.0, None, "word")], 1)
+    if isinstance(value, Some):
+        (mistake,) = value.shown
+        return Some([Mistake(Shot("word", mistake.query.picture), Shot("word", mistake.right.picture), (), None)], 1)
     if isinstance(value, DataFacts):
-        return replace(value, warnings=["word"])
+        return replace(value, warnings=["word"], set_aside=Some([Aside("word", "word", "word", "word", None)], 1))
     if isinstance(value, TrainingFacts):
         return replace(value, encoder="word", settings={"word": "word"})
     return made.decision.model_copy(update={"sentence": "word"})
@@ -219,20 +181,21 @@ def test_the_card_has_figures_data_and_hashes() -> None:
 def test_mistakes_take_turns_among_skus_the_most_confident_first() -> None:
     found = ranking([("apple", "banana"), ("apple", "cherry"), ("banana", "cherry"), ("cherry", "cherry"), ("durian", "apple")])
     found.similarities[:, 0] = [0.7, 0.99, 0.8, 0.9, 0.9]
-    mistakes = find_mistakes(found, ["g-apple", "g-banana", "g-cherry"], SKUS, picture)
-    assert [(mistake.query.sku, mistake.predicted[0].sku) for mistake in mistakes] == [
+    mistakes = find_mistakes(found, first_of(SKUS), picture)
+    assert [(mistake.query.sku, mistake.predicted[0].sku) for mistake in mistakes.shown] == [
         ("apple", "cherry"),
         ("banana", "cherry"),
         ("apple", "banana"),
     ]
-    assert all(mistake.query.sku == mistake.right.sku and len(mistake.predicted) == 3 for mistake in mistakes)
-    assert [mistake.place for mistake in mistakes] == [2, 3, 2]
-    assert len(find_mistakes(found, ["g-apple", "g-banana", "g-cherry"], SKUS, picture, limit=2)) == 2
+    assert all(mistake.query.sku == mistake.right.sku and len(mistake.predicted) == 3 for mistake in mistakes.shown)
+    assert [mistake.place for mistake in mistakes.shown] == [2, 3, 2]
+    assert len(find_mistakes(found, first_of(SKUS), picture, limit=2).shown) == 2
 
 
 def test_a_right_product_that_is_not_listed_is_shown_from_the_gallery() -> None:
     found = ranking([("durian", "apple")])
-    [mistake] = find_mistakes(found, ["g-apple", "z", "d"], ["apple", "durian", "durian"], picture)
+    pictures = first_pictures(["g-apple", "z", "d"], ["apple", "durian", "durian"])
+    [mistake] = find_mistakes(found, pictures, picture).shown
     assert mistake.place is None and mistake.right == Shot("durian", thumbnail(picture("d")), None)
 
 
@@ -241,7 +204,8 @@ def test_weak_skus_come_worst_first_with_what_they_are_taken_for() -> None:
         [("apple", "cherry"), ("apple", "cherry"), ("apple", "banana"), ("banana", "cherry"), ("banana", "banana"), ("cherry", "cherry")]
     )
     rows = weak_skus(found, per_sku(found, SKUS), None)
-    assert rows == [WeakSku("apple", 3, 0.0, None, "cherry"), WeakSku("banana", 2, 0.5, None, "cherry")]
+    assert rows == ([WeakSku("apple", 3, 0.0, None, "cherry"), WeakSku("banana", 2, 0.5, None, "cherry")], 2)
+    assert weak_skus(found, per_sku(found, SKUS), None, limit=1).more == 1
 
 
 def test_a_thumbnail_is_small_and_bare() -> None:
@@ -251,8 +215,77 @@ def test_a_thumbnail_is_small_and_bare() -> None:
         assert small.format == "JPEG" and max(small.size) == 168 and not small.getexif()
 
 
-@given(st.lists(st.floats(0, 1e6), max_size=30))
-def test_a_sparkline_stays_in_its_box(values: list[float]) -> None:
-    points = [tuple(map(float, point.split(","))) for point in sparkline(values).split()]
-    assert len(points) in (0, len(values))
-    assert all(0 <= x <= 240 and 0 <= y <= 56 for x, y in points)
+def test_every_check_of_the_gate_has_a_name_for_a_person() -> None:
+    assert set(view.CHECKS) == set(CHECKS)
+
+
+def test_a_kept_champion_is_told_calmly() -> None:
+    made = context()
+    page = render_report(made)
+    assert made.decision.verdict == "keep" and '<body class="calm">' in page
+    text = Reader(page).text
+    assert "Nothing has to be done" in text and "not shown" in text and "✕" not in text
+
+
+def test_the_baseline_says_what_it_is_and_how_many_it_was_asked() -> None:
+    made = context()
+    assert made.frozen
+    random = replace(
+        made, training=replace(made.training, weights="none"), frozen=made.frozen.model_copy(update={"n": 77, "hashes": {"queries": "x"}})
+    )
+    text = " ".join(Reader(render_report(random)).text.split())
+    assert "Random weights is the encoder as it was built" in text and "It was asked 77 photos, the models 5" in text
+    assert "It was asked" not in Reader(render_report(made)).text
+    assert "Before training" not in Reader(render_report(replace(made, frozen=None))).text
+
+
+def test_what_is_left_out_is_counted() -> None:
+    text = " ".join(Reader(render_report(context())).text.split())
+    assert "14 new products" in text and "12 more new products are not shown" in text
+    assert "3 more are not shown" in text and "can't be opened" in text and "4 → 9" in text
+
+
+def test_without_an_earlier_version_the_page_says_so() -> None:
+    made = context()
+    text = Reader(render_report(replace(made, data=replace(made.data, changes=None)))).text
+    assert "no earlier version of this data" in text
+
+
+def test_unknown_products_have_figures_and_a_curve_where_some_stood_for_them() -> None:
+    made = context()
+    page = render_report(made)
+    text = " ".join(Reader(page).text.split())
+    assert "68.8 % 50.0–80.0" in text and "Held-out SKUs, 40 photos" in text and "AUROC 0.875, 70.0 % found" in text
+    assert "Unknown products answered" in text and 'class="line l1"' in page and 'class="here"' in page
+    without = replace(made, challenger=made.challenger.model_copy(update={"unknown": None}))
+    assert 'id="unknown"' not in render_report(without) and 'href="#unknown"' not in render_report(without)
+
+
+HOSTILE = [f"<script>window.hit={i}</script><img src=x onerror=alert({i})>SKU {i} {'x' * 40}" for i in range(20)]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_shows_the_page_whole_at_any_width_and_runs_and_fetches_nothing(tmp_path: Path) -> None:
+    rows = [WeakSku(name, 3, 0.5, None, name) for name in HOSTILE]
+    mistakes = [
+        Mistake(Shot(n, thumbnail(picture(n))), Shot(n, thumbnail(picture(n)), 0.5), (Shot(n, thumbnail(picture(n)), 0.7),) * 5, None)
+        for n in HOSTILE
+    ]
+    made = replace(context(*HOSTILE[:3]), weak=Some(rows, 20), mistakes=Some(mistakes, 20))
+    page = tmp_path / "report.html"
+    page.write_text(render_report(made), "utf-8")
+    with browsing(tmp_path / "profile") as browser:
+        for width, media in ((1280, "screen"), (390, "screen"), (718, "print")):
+            browser.open(page, width, media)
+            assert browser.value("document.documentElement.scrollWidth") <= width, (width, media)
+            assert browser.requests[0] == page.as_uri() and all(url.startswith("data:image/jpeg") for url in browser.requests[1:])
+            assert not browser.methods & {
+                "Runtime.consoleAPICalled",
+                "Runtime.exceptionThrown",
+                "Log.entryAdded",
+                "Page.javascriptDialogOpening",
+            }
+            assert browser.value("window.hit") is None and browser.value("document.scripts.length") == 0
+            shown = browser.value("document.body.innerText")
+            assert all(name in shown for name in HOSTILE)
+            assert browser.value("[...document.images].every(image => image.naturalWidth > 0)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from skumatch.config import EvaluateParams
 from skumatch.data.manifest import write_parquet
 from skumatch.errors import DataError
-from skumatch.retrieval import evaluate as module
+from skumatch.retrieval import rank as module
+from skumatch.retrieval import search
 from skumatch.retrieval.evaluate import RANKING_SCHEMA, Evaluation, Ranking, evaluate, paired_hits, per_sku, rank
 
 QUICK = EvaluateParams(resamples=200)
@@ -59,6 +61,7 @@ def test_ranking_equals_brute_force(problem: Problem, backend: str, first_k: int
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FIRST_K", first_k)  # so that lists must grow
         patch.setattr(module, "BLOCK", 5)
+        patch.setattr(search, "CELLS", 64)
         ranking = problem.rank(backend)
     assert ranking.query_ids.tolist() == sorted(problem.query_ids)
     for row, query_id in enumerate(ranking.query_ids):
@@ -146,7 +149,8 @@ def test_frame_goes_through_parquet_and_back(tmp_path: Path) -> None:
     for name in ("query_ids", "query_skus", "skus", "similarities", "gallery_ids", "positions"):
         np.testing.assert_array_equal(getattr(again, name), getattr(ranking, name))
     gallery = Problem(1).gallery_skus
-    assert evaluate(again, gallery, "full", QUICK, 1) == evaluate(ranking, gallery, "full", QUICK, 1)
+    assert again.depth is None  # what the whole lists say is for who ranked
+    assert evaluate(again, gallery, "full", QUICK, 1) == evaluate(replace(ranking, depth=None), gallery, "full", QUICK, 1)
 
 
 @pytest.mark.parametrize("spoil", ["row", "order", "column", "twice"])
@@ -183,10 +187,12 @@ def test_json_form_is_frozen() -> None:
     problem = Problem(2)
     found = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1, hashes={"gallery": "00"})
     form = json.loads(json.dumps(found.model_dump(mode="json"), allow_nan=False))
-    shares = {"top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "macro_top1"}
-    assert set(form) == shares | {"protocol", "n", "without_partner", "skus", "interval", "hashes", "near_duplicate_free"}
-    assert form["near_duplicate_free"] is None
-    assert set(form["interval"]) == {"top1", "top3", "top5", "confidence", "method"}
+    shares = {"top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "macro_top1", "map_r", "r_precision", "mrr"}
+    facts = {"protocol", "n", "without_partner", "skus", "interval", "hashes", "near_duplicate_free", "slices", "scorers"}
+    assert set(form) >= shares | facts
+    assert form["near_duplicate_free"] is None and form["slices"] == []
+    assert set(form["scorers"]) == {"nearest", "knn"} and form["scorers"]["nearest"] == form["top1"]
+    assert set(form["interval"]) == {"top1", "top3", "top5", "confidence", "method", "clusters"}
     assert form["protocol"] == "full" and form["hashes"] == {"gallery": "00"}
     assert form["interval"]["confidence"] == 0.95 and form["interval"]["method"] == "cluster bootstrap by SKU"
     for name in ("top1", "top3", "top5"):

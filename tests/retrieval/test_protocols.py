@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skumatch.config import EvaluateParams
 from skumatch.data.protocols import protocols
-from skumatch.retrieval.protocols import ask, without_duplicates
+from skumatch.retrieval.protocols import ask, hits_without_duplicates, without_duplicates
 
 QUICK = EvaluateParams(resamples=200)
 
@@ -60,7 +60,7 @@ def test_top1_without_duplicates_equals_a_count_by_hand(shop: Shop) -> None:
     hits = [shop.hit(q, [i for i in gallery if groups[i] != groups[q]]) for q in shop.where("role", "query")]
     scored = [hit for hit in hits if hit is not None]
     asked = ask("full", shop.lists["full"], shop.items, shop.vectors)
-    found = without_duplicates(asked, shop.items, shop.vectors, QUICK, 1)
+    found = without_duplicates(hits_without_duplicates(asked, shop.items, shop.vectors), asked, QUICK, 1)
     if not scored:
         assert found is None
         return

@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skumatch.errors import DataError, ParameterError
-from skumatch.retrieval import search
+from skumatch.retrieval import backends, search
 from skumatch.retrieval.search import Backend, top_k
+from tests.proving import count
 
 BACKENDS: tuple[Backend, ...] = ("faiss", "torch")
 
@@ -72,8 +74,9 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(3)
     gallery, queries = unit(generator, 500, 16), unit(generator, 50, 16)
     whole = top_k(gallery, queries, 9, "torch")
-    monkeypatch.setattr(search, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(search, "GALLERY_BLOCK", 11)
+    monkeypatch.setattr(backends, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(backends, "GALLERY_BLOCK", 11)
+    monkeypatch.setattr(search, "CELLS", 100)
     monkeypatch.setattr(search, "RESCORE_BYTES", 1)
     for tiled, full in zip(top_k(gallery, queries, 9, "torch"), whole, strict=True):
         np.testing.assert_array_equal(tiled, full)
@@ -112,3 +115,120 @@ def test_missing_faiss_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ParameterError, match=r"search\.backend=torch"):
         top_k(np.ones((2, 2), np.float32), np.ones((1, 2), np.float32), 1, "faiss")
+
+
+def test_flat_faiss_and_torch_name_the_same_five_of_nearly_all_queries() -> None:
+    """Bare float32 answers of both, and ours, on vectors with near-copies as a shelf has them."""
+    faiss = pytest.importorskip("faiss")
+    generator = np.random.default_rng(6)
+    size, asked = count(4000, 40_000), count(1000, 20_000)
+    gallery, queries = unit(generator, size, 64), unit(generator, asked, 64)
+    gallery[size // 2 :] += 0.05 * generator.normal(size=(size - size // 2, 64)).astype(np.float32) + gallery[: size - size // 2]
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    flat = faiss.IndexFlatIP(64)
+    flat.add(gallery)
+    ours = {backend: top_k(gallery, queries, 5, backend)[1] for backend in BACKENDS}
+    np.testing.assert_array_equal(ours["faiss"], ours["torch"])
+    products = torch.from_numpy(gallery).T
+    theirs = (
+        flat.search(queries, 5)[1],
+        torch.cat([(part @ products).topk(5).indices for part in torch.from_numpy(queries).split(500)]).numpy(),
+    )
+    for found in theirs:
+        same = (np.sort(found, axis=1) == np.sort(ours["faiss"], axis=1)).all(axis=1)
+        assert same.mean() >= 0.9999
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_order_is_as_exact_where_similarities_are_not_asked_for(backend: Backend) -> None:
+    generator = np.random.default_rng(11)
+    gallery, queries = unit(generator, 3000, 32), unit(generator, 300, 32)
+    gallery[1000:1500] = gallery[:500]  # ties
+    gallery[2000:2500] = gallery[500:1000] + np.float32(1e-7) * unit(generator, 500, 32)  # less apart than rounding
+    index = search.Index(gallery, backend)
+    (similarities, whole), (rough, order) = index.nearest(queries, 40), index.nearest(queries, 40, scored=False)
+    np.testing.assert_array_equal(order, whole)
+    np.testing.assert_array_equal(index.score(queries, whole), similarities)
+    np.testing.assert_allclose(rough, similarities, atol=search.ROUNDING)
+
+
+def test_before_counts_what_a_sorted_list_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(7)
+    gallery, queries = (generator.integers(-1, 2, (n, 3)).astype(np.float32) for n in (200, 30))
+    whole_similarities, whole = oracle(gallery, queries, 200)
+    rows = generator.integers(0, 200, 30)
+    places = np.argmax(whole == rows[:, None], axis=1)
+    monkeypatch.setattr(search, "TILE", (7, 11))
+    found = search.Index(gallery).before(queries, whole_similarities[np.arange(30), places], rows)
+    np.testing.assert_array_equal(found, places)
+
+
+def test_a_gallery_of_one_vector_takes_no_more_memory_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    monkeypatch.setattr(search, "CELLS", 5000)
+    gallery = np.repeat(unit(np.random.default_rng(8), 1, 16), 2000, axis=0)
+    index = search.Index(gallery)
+    propose = index._propose
+
+    def watched(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        widths.append(len(queries) * k)
+        return propose(queries, k)
+
+    monkeypatch.setattr(index, "_propose", watched)
+    assert (index.nearest(gallery[:40], 3)[1] == np.arange(3)).all()
+    assert max(widths) <= 5000
+
+
+class Gpus:
+    """A faiss that says it has GPUs, and notes what is asked of them."""
+
+    METRIC_INNER_PRODUCT = 0
+
+    def __init__(self, gpus: int) -> None:
+        self.gpus, self.asked = gpus, list[tuple[str, int]]()
+
+    def get_num_gpus(self) -> int:
+        return self.gpus
+
+    def omp_get_max_threads(self) -> int:
+        return 2
+
+    def StandardGpuResources(self) -> object:  # noqa: N802 - faiss's name
+        return object()
+
+    def knn_gpu(self, _: object, queries: np.ndarray, gallery: np.ndarray, k: int, **__: object) -> tuple[np.ndarray, np.ndarray]:
+        return self._answer("gpu", queries, gallery, k)
+
+    def knn(self, queries: np.ndarray, gallery: np.ndarray, k: int, **__: object) -> tuple[np.ndarray, np.ndarray]:
+        return self._answer("cpu", queries, gallery, k)
+
+    def _answer(self, where: str, queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self.asked.append((where, k))
+        scores = queries @ gallery.T
+        order = np.argsort(-scores, axis=1)[:, :k]
+        return np.take_along_axis(scores, order, axis=1), order
+
+
+@pytest.mark.parametrize(("gpus", "device", "where"), [(1, "cuda", "gpu"), (1, "cpu", "cpu"), (0, "cuda", "cpu")])
+def test_faiss_takes_the_gpu_where_there_is_one_and_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, where: str
+) -> None:
+    fake = Gpus(gpus)
+    monkeypatch.setitem(sys.modules, "faiss", fake)
+    monkeypatch.setattr(backends, "GPU_MOST", 40)
+    generator = np.random.default_rng(9)
+    gallery, queries = unit(generator, 300, 8), unit(generator, 10, 8)
+    for k in (5, 100):  # more than a GPU's kernels list is listed by the CPU
+        found = top_k(gallery, queries, k, "faiss", device)
+        for mine, theirs in zip(found, oracle(gallery, queries, k), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert {place for place, k in fake.asked if k <= 40} == {where} and {place for place, k in fake.asked if k > 40} == {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gpu_gives_the_same_answer(backend: Backend) -> None:
+    generator = np.random.default_rng(10)
+    gallery, queries = unit(generator, 20_000, 128), unit(generator, 500, 128)
+    for mine, theirs in zip(top_k(gallery, queries, 32, backend, "cuda"), top_k(gallery, queries, 32, backend), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from skumatch.retrieval.statistics import clusters_needed, mean_interval, paired_difference
+from skumatch.retrieval.statistics import by_cluster, clusters_needed, holm, mcnemar, mean_interval, paired_difference
+from tests.proving import count
 
 
 def clustered(generator: np.random.Generator, skus: int, each: int, spread: float, rate: float = 0.85) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +102,89 @@ def test_difference_is_paired_and_signed() -> None:
     assert gain.estimate == -loss.estimate == pytest.approx(better.mean() - hits.mean())
     assert 0 < gain.lower < gain.estimate and loss.lower < loss.estimate < 0
     assert gain.changed == len(set(skus[better != hits]))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), max_size=60),
+    st.floats(-0.5, 0.5),
+    st.sampled_from([0.95, 0.975]),
+)
+@settings(max_examples=count(60, 600), deadline=None)
+def test_p_and_bound_agree(rows: list[tuple[int, bool, bool]], above: float, confidence: float) -> None:
+    rows = [*rows, *((sku, False, sku % 3 == 0) for sku in range(10))]  # with fewer SKUs p is the more careful of the two
+    skus, ours, theirs = (np.array(column) for column in zip(*rows, strict=True))
+    found = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above)
+    if found.p > 1 - confidence + 0.003:  # a resample more or less decides in between
+        assert found.lower <= above
+    if found.p < 1 - confidence - 0.003:
+        assert found.lower >= above
+    higher = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above + 0.1)
+    assert higher.p >= found.p > 0 and higher.lower == found.lower
+
+
+def test_p_of_equal_models_is_uniform() -> None:
+    generator, found = np.random.default_rng(12), []
+    for _ in range(count(300, 2000)):
+        (ours, skus), (theirs, _) = (clustered(generator, 60, 6, 0.2) for _ in range(2))
+        found.append(paired_difference(ours, theirs, skus, 0.975, int(generator.integers(2**31)), 500).p)
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert np.mean(np.array(found) < share) == pytest.approx(share, abs=0.08)
+
+
+def test_non_inferiority_is_shown_by_a_model_as_good_and_not_by_one_worse_by_the_margin() -> None:
+    base, skus = clustered(np.random.default_rng(13), 200, 10, 0.2)
+    lost = np.flatnonzero(base)[::20]  # 5 % of the hits
+    worse = base.copy()
+    worse[lost] = False
+    margin = float(base.mean() - worse.mean())
+    assert paired_difference(base, base, skus, 0.95, 1, above=-0.01).p < 0.001
+    assert paired_difference(worse, base, skus, 0.95, 1, above=-2 * margin).p < 0.001
+    assert paired_difference(worse, base, skus, 0.95, 1, above=-margin).p == pytest.approx(0.5, abs=0.1)
+    assert paired_difference(worse, base, skus, 0.95, 1, above=-margin / 2).p > 0.999
+
+
+def test_one_sku_has_no_p() -> None:
+    assert paired_difference(np.ones(9, bool), np.zeros(9, bool), np.zeros(9), 0.95, 1, 200).p == 1
+
+
+@pytest.mark.parametrize("skus", [2, 81, 2388])
+def test_a_perfect_score_is_not_called_certain(skus: int) -> None:
+    clusters = np.repeat(np.arange(skus), 3)
+    perfect, none = (mean_interval(hits, clusters, 0.95, 1, 200) for hits in (np.ones(3 * skus, bool), np.zeros(3 * skus, bool)))
+    exact = stats.binomtest(skus, skus).proportion_ci(0.95, method="exact").low
+    assert (perfect.value, perfect.low, perfect.high) == (1.0, pytest.approx(exact), 1.0)
+    assert (none.value, none.low, none.high) == (0.0, 0.0, pytest.approx(1 - exact))
+
+
+def test_a_share_that_never_varies_but_is_no_extreme_is_left_as_it_is() -> None:
+    found = mean_interval(np.tile([True, False], 20), np.repeat(np.arange(20), 2), 0.95, 1, 200)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_holm_is_the_published_procedure() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust(method="holm") has it
+    assert holm([]) == [] and holm([0.4]) == [0.4] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
+@settings(max_examples=200)
+def test_holm_rejects_what_stepping_down_by_hand_rejects(p_values: list[float], alpha: float) -> None:
+    adjusted, order = holm(p_values), sorted(range(len(p_values)), key=p_values.__getitem__)
+    going_on = True
+    for place, i in enumerate(order):
+        going_on = going_on and p_values[i] * (len(p_values) - place) <= alpha
+        assert (adjusted[i] <= alpha) == going_on
+
+
+def test_mcnemar_counts_what_only_one_found() -> None:
+    better, base = np.array([True] * 9 + [False] * 3), np.array([True] * 2 + [False] * 7 + [True] + [False] * 2)
+    found = mcnemar(better, base)
+    assert (found.better, found.worse) == (7, 1) and found.p == pytest.approx(2 * (1 + 8) / 2**8)
+    assert mcnemar(base, base).p == 1
+
+
+def test_means_of_clusters_come_in_order_of_their_names() -> None:
+    assert by_cluster(np.array([1, 0, 1, 1]), np.array(["b", "b", "a", "c"])).tolist() == [1.0, 0.5, 1.0]
 
 
 def test_smallest_detectable_difference_shrinks_with_data() -> None:

@@ -88,5 +88,5 @@ def test_the_error_of_an_earlier_try_is_gone_when_the_next_succeeds(run: Callabl
 
 
 def test_a_stage_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"polish.*validate, split, train"):
+    with pytest.raises(ParameterError, match=r"polish.*validate, split, frozen, train"):
         runner.run("polish", tmp_path)

@@ -20,6 +20,7 @@ from skumatch.data.delivery.replace import aside, exclusive, swap
 from skumatch.data.delivery.rows import Rows
 from skumatch.data.delivery.source import Source
 from skumatch.data.manifest import SCHEMA, write_table
+from skumatch.data.quarantine import QUARANTINE, Pictured
 from skumatch.data.shards import STORED, Store
 from skumatch.errors import DataError, ImageError, StorageError
 from skumatch.files import read_json, write_json
@@ -122,12 +123,13 @@ def _manifest(root: Path, columns: list[str]) -> pa.Table | None:
 
 
 def _write(source: Source, items: list[Item], store: Store, folder: Path, path: Path, least: int) -> dict[str, Any]:
-    rows, quarantined = Rows(), list[dict[str, str]]()
+    rows, quarantined, pictures = Rows(), list[dict[str, str]](), Pictured()
     try:
         with track("import", len(items)) as advance:
             for item, data, facts in examine_all(items, source.read, least):
                 if isinstance(facts, ImageError):
                     quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
+                    pictures.add(item.id, facts.reason, data)
                 else:
                     rows.add(item, len(data), facts, store.put(facts.sha256, facts.format, data))
                 advance()
@@ -136,12 +138,15 @@ def _write(source: Source, items: list[Item], store: Store, folder: Path, path: 
     finally:
         store.writer.abandon()
     write_table(folder / "manifest.parquet", table)
-    summary = {"format": FORMAT, **rows.counts(), "junk": dict(sorted(source.junk.items())), "quarantined": quarantined}
+    groups = {sku: source.groups[sku] for sku in sorted({item.sku for item in items} & source.groups.keys())}
+    counts = {**rows.counts(), "junk": dict(sorted(source.junk.items()))}
+    summary = {"format": FORMAT, **counts, "quarantined": quarantined, "groups": groups}
     write_json(folder / "import.json", summary)
+    write_json(folder / QUARANTINE, pictures.found)
     return summary
 
 
 def _same(folder: Path, root: Path) -> bool:
     # Shards are named by what they hold, and the manifest lists every image with hash, shard, offset and length.
-    names = ("manifest.parquet", "import.json")
+    names = ("manifest.parquet", "import.json", QUARANTINE)
     return all((root / n).is_file() and (root / n).read_bytes() == (folder / n).read_bytes() for n in names)

@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from skumatch.data.delivery.editions import recognise
+from skumatch.data.delivery.groups import groups_of
 from skumatch.data.delivery.layout import Found, Item, arrange
 from skumatch.data.images import MAX_BYTES, Extent
 from skumatch.errors import DataError, ImageError
 
 
 class Source(ABC):
-    """`items` in order of id, `junk`: files left out by kind, `edition`: how it is called, `repaired`: what was wrong with its names."""
+    """`items` in order of id, `junk`: files left out by kind, `edition`: how it is called, `repaired`: what was wrong with its names.
+
+    `groups`: the group of each SKU that has one.
+    """
 
     def __init__(self, found: Sequence[Found], repaired: set[str], where: Path) -> None:
         """Raises DataError for a delivery of another layout, without a side, or with two different files for one place."""
         edition = recognise(found, where, self.table)
         self.edition, self.repaired = edition.title, repaired
+        self.groups = groups_of(found, where, self.table)
         self.items, self.junk, clashes = arrange(found, where, edition.find)
         for first, second in clashes:
             if not self._equal(first, second):

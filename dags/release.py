@@ -1,0 +1,97 @@
+"""The DAGs `skumatch_release` (a person approves a challenger) and `skumatch_rollback` (an earlier champion comes back)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import yaml
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.context import Context
+from events import CHALLENGER, Notice
+from stage_process import PROJECT, StageOperator
+
+HOURS = yaml.safe_load((PROJECT / "params.yaml").read_text("utf-8"))["release"]["approval_hours"]
+VERSION = Param(None, type=["null", "integer"], minimum=1, description="A version of the registered model; empty: see the DAG's text.")
+WHY = Param("", type="string", maxLength=500, description="The reason, kept in the journal.")
+USUAL: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay": timedelta(seconds=10),
+    "execution_timeout": timedelta(hours=1),
+    "on_failure_callback": Notice("failed"),
+}
+RELEASE = """Ask a person whether a model that passed the gate becomes the champion.
+
+Started by a retrain with `release.approval: required`, or by hand for a version (empty: the challenger). Rejection and time-out
+promote nothing; neither does a champion that changed meanwhile.
+"""
+ROLLBACK = "Make an earlier champion the champion again: `version`, or, if that is empty, the one before this."
+SUBJECT = "Make version {{ ti.xcom_pull('propose')['version'] }} the champion?"
+BODY = """{% set asked = ti.xcom_pull('propose') %}{{ asked['sentence'] }}
+
+It would replace {{ 'version ' ~ asked['expected'] if asked['expected'] else 'no champion: it is the first' }}.
+
+- Report and figures: [the run in MLflow]({{ asked['page'] }}), artifact `report/report.html`
+- Bundle: `{{ asked['bundle'] }}`
+"""
+
+
+def newest(context: Context) -> dict[str, Any]:
+    """The version asked for by hand, or that of the newest event that started this run."""
+    events = [event for found in context["triggering_asset_events"].values() for event in found]
+    told = max(events, key=lambda event: event.timestamp).extra.get("version") if events else None
+    return {"version": context["params"]["version"] or told}
+
+
+def answered(context: Context) -> dict[str, Any]:
+    """What was proposed, and who approved it."""
+    answer = context["ti"].xcom_pull(task_ids="approve")
+    user = answer["responded_by_user"] or {}
+    why = (answer["params_input"] or {}).get("why") or ""
+    return {"proposal": context["ti"].xcom_pull(task_ids="propose"), "who": user.get("name") or user.get("id") or "", "why": why}
+
+
+def asked(context: Context) -> dict[str, Any]:
+    """What to roll back to, and who wants it."""
+    params = context["params"]
+    return {"version": params["version"], "why": params["why"], "who": context["dag_run"].triggering_user_name or "Airflow"}
+
+
+with DAG(
+    "skumatch_release",
+    description="A person decides what the gate let pass.",
+    doc_md=RELEASE,
+    schedule=[CHALLENGER],
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    params={"version": VERSION},
+    tags=["skumatch"],
+    default_args=USUAL,
+):
+    propose = StageOperator(task_id="propose", words=["propose"], message=newest)
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject=SUBJECT,
+        body=BODY,
+        params={"why": WHY},
+        notifiers=[Notice("approval")],
+        response_timeout=timedelta(hours=HOURS),
+        execution_timeout=None,
+        retries=0,  # a question that nobody answered is not asked again
+    )
+    promote = StageOperator(task_id="promote", words=["promote"], message=answered, events=True, on_success_callback=Notice("ended"))
+    propose >> approve >> promote
+
+with DAG(
+    "skumatch_rollback",
+    description="An earlier champion serves again.",
+    doc_md=ROLLBACK,
+    schedule=None,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    params={"version": VERSION, "why": WHY},
+    tags=["skumatch"],
+    default_args=USUAL,
+):
+    rollback = StageOperator(task_id="rollback", words=["rollback"], message=asked, events=True, on_success_callback=Notice("ended"))

@@ -1,0 +1,74 @@
+"""The gate's error rates for a person: tables of what `skumatch.bench.gate` found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from skumatch.bench.gate import NOMINAL, POLICY, Found, Years
+
+HEADS = (
+    ("models", "left"),
+    ("gain", "right"),
+    ("differ", "right"),
+    ("design", "right"),
+    (f"{100 * (1 - NOMINAL):.1f} %", "right"),
+    ("", "left"),
+    (f"{100 * POLICY.confidence:.1f} %", "right"),
+    ("McNemar", "right"),
+    ("stopped", "right"),
+    ("of gains", "right"),
+)
+CAPTION = (
+    "True gain in points; the rest in percent. Differ: queries that only one model finds. Design: effect of clustering on the variance. "
+    "97.5 %, 99.0 %, McNemar: pairs whose gain was shown at that confidence, and by a test that takes queries as independent. Stopped: "
+    "pairs that a guard stops, and of those whose gain was shown. Promised at 97.5 %: at most 3.5 of equal models, 80 of RP2K unseen, mild."
+)
+
+
+def scenes(found: Sequence[Found]) -> Table:
+    """One row a scene: how often a gain is shown where there is one and where there is none."""
+    table = _table(f"How often the gate errs ({found[0].pairs:,} pairs of models a row, guards on {found[0].guarded:,})", HEADS)
+    table.caption = CAPTION
+    for one in found:
+        scene = one.scene
+        table.add_row(
+            f"{scene.shape.name}, {scene.clustering.name}", f"{100 * scene.gain:+.1f}" if scene.gain else "none", _percent(one.discordant),
+            f"{one.design:.1f}", f"[bold]{_percent(one.shown)}", _sign(one), _percent(one.by_policy), _percent(one.mcnemar),
+            _percent(one.stopped), "-" if one.stopped_gains is None else _percent(one.stopped_gains),
+        )  # fmt: skip
+    return table
+
+
+def _sign(one: Found) -> str:
+    return {None: "", True: "[green]✓", False: "[red]✗"}[one.holds]
+
+
+def years(found: Sequence[Years]) -> Table:
+    """One row a confidence: what a year of retrains promotes if no model is better than another."""
+    scene, first = found[0].scene, found[0]
+    title = f"{first.years:,} years of {first.retrains} retrains, all models equally good ({scene.shape.name}, {scene.clustering.name})"
+    heads = (
+        ("confidence of each", "left"),
+        ("promotions a year", "right"),
+        ("expected at most", "right"),
+        ("% of years with any", "right"),
+    )
+    table = _table(title, heads)
+    for one in found:
+        bound = f"{one.retrains * one.alpha:.2f}"
+        table.add_row(f"{100 * (1 - one.alpha):.1f} %", f"[bold]{one.promotions:.2f}", bound, _percent(one.any_promotion))
+    return table
+
+
+def _table(title: str, heads: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for number, (name, justify) in enumerate(heads):
+        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

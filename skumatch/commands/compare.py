@@ -1,0 +1,82 @@
+"""`skumatch compare`: any number of encoders on one folder under one protocol, as a table, JSON, a page or a chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+from rich.console import Console
+
+from skumatch.config import load_params
+from skumatch.config import settings as current_settings
+from skumatch.errors import ParameterError
+from skumatch.files import write_json, write_text
+from skumatch.retrieval.figures import Protocol
+
+if TYPE_CHECKING:
+    from skumatch.compare.comparison import Comparison
+
+console = Console()
+
+PROTOCOL_HELP = f"One of {', '.join(get_args(Protocol))}; docs/evaluation.md tells what each asks."
+NO_NAME = ("/", ".", "~", "frozen:", "hf:")  # begins a reference: what holds an equals sign then is a path
+
+
+def compare(
+    models: Annotated[str, typer.Option(help="References with commas between them, each with a name if you like: CLIP=hf:clip,champion.")],
+    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
+    protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "full",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with chart and table to this file.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Write the chart as SVG to this file.")] = None,
+) -> None:
+    """Compare encoders on the same pictures: top-1/3/5 with intervals, and each one's difference to the first."""
+    from skumatch.compare.page import draw, page
+    from skumatch.compare.table import table
+
+    found = compare_folder(data, named(models), protocol)
+    if json_file:
+        write_json(json_file, found.model_dump(mode="json"))
+    if html:
+        write_text(html, page(found))
+    if chart:
+        write_text(chart, draw(found))
+    console.print(table(found))
+
+
+def named(models: str) -> dict[str, str]:
+    """References by the name they are shown under: `NAME=REFERENCE`, or a name made of the reference.
+
+    Raises ParameterError where there is none, or two have one name.
+    """
+    found: dict[str, str] = {}
+    for item in models.split(","):
+        name, equals, reference = item.strip().partition("=")
+        if not equals or name.startswith(NO_NAME):
+            name, reference = label(item.strip()), item.strip()
+        if not name or not reference:
+            raise ParameterError(f"--models is '{models}', with an empty place in it; give references with commas between them.")
+        if name in found:
+            raise ParameterError(f"Two models are named '{name}'; name them apart: --models first={found[name]},second={reference}.")
+        found[name] = reference
+    return found
+
+
+def label(reference: str) -> str:
+    """A reference without its kind and its folders: `vit-s14-dinov2@dinov2` for `frozen:vit-s14-dinov2@weights/dinov2.safetensors`."""
+    model, at, weights = reference.removeprefix("frozen:").removeprefix("hf:").rpartition("@")
+    return model + at + Path(weights).name.removesuffix(".safetensors")
+
+
+def compare_folder(data: Path, references: dict[str, str], protocol: str) -> Comparison:
+    """Embed and score a folder in RP2K's layout with each encoder. All are found before the first one embeds."""
+    from skumatch.compare.comparison import Entrant, compare
+    from skumatch.compare.folder import list_folder, questions
+    from skumatch.reference import find_encoder
+
+    settings = current_settings()
+    params = load_params(settings.project / "params.yaml")
+    folder = list_folder(data, protocol, params)
+    entrants = [Entrant(reference, name, *find_encoder(reference, settings)) for name, reference in references.items()]
+    return compare(questions(folder, params), entrants, params)

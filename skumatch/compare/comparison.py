@@ -1,0 +1,98 @@
+"""Encoders asked the same questions: each one's figures, and how its hits differ from the first one's, query by query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from skumatch.compare.folder import Questions
+from skumatch.config import Params
+from skumatch.model.runtime import prepare
+from skumatch.retrieval import statistics
+from skumatch.retrieval.embed import embed
+from skumatch.retrieval.figures import Bounds, Evaluation, Protocol
+from skumatch.retrieval.protocols import Asked, ask
+
+if TYPE_CHECKING:
+    from skumatch.model.encoder import Encoder
+
+
+class Entrant(NamedTuple):
+    """An encoder to be compared: as it was asked for, a short name to show, and the SHA-256 of its weights."""
+
+    reference: str
+    label: str
+    encoder: Encoder
+    weights: str
+
+
+class Difference(BaseModel):
+    """A model's top-1 less the first model's on the same queries, and its two-sided interval; shares, from -1 to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top1: float
+    interval: Bounds
+
+    @property
+    def verdict(self) -> str:
+        """In words: whether the interval leaves 0 out."""
+        low, high = self.interval
+        return "better" if low > 0 else "worse" if high < 0 else "may be chance"
+
+
+class Compared(BaseModel):
+    """One model of a comparison. model: as it was asked for. difference: None for the first model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    label: str
+    evaluation: Evaluation
+    difference: Difference | None = None
+
+
+class Comparison(BaseModel):
+    """Models in the order asked, all under one protocol on the same pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: Protocol
+    models: tuple[Compared, ...]
+
+
+def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Comparison:
+    """Embed the pictures once with each encoder, score them, and pair each with the first.
+
+    Raises DataError if a picture can't be decoded or no query can be answered, WeightsError for an encoder that answers no numbers.
+    """
+    answers = [_answer(asked, entrant, params) for entrant in entrants]
+    hits = [answer.hits() for answer in answers]
+    models = []
+    for entrant, answer, own in zip(entrants, answers, hits, strict=True):
+        difference = None if own is hits[0] else _difference(own, hits[0], params)
+        figures = answer.evaluate(params.evaluate, params.seed, entrant.weights)
+        models.append(Compared(model=entrant.reference, label=entrant.label, evaluation=figures, difference=difference))
+    return Comparison(protocol=asked.protocol, models=tuple(models))
+
+
+def _answer(asked: Questions, entrant: Entrant, params: Params) -> Asked:
+    vectors = embed(entrant.encoder, asked.images, params.embed.batch, params.runtime, entrant.label)
+    entrant.encoder.to("cpu")  # a GPU holds one at a time
+    device = str(prepare(params.runtime))
+    return ask(asked.protocol, asked.lists, asked.rows, vectors, params.search.backend, device, params.evaluate.voters)
+
+
+def _difference(hits: pd.DataFrame, base: pd.DataFrame, params: Params) -> Difference:
+    """Mean of the paired differences, resampled by SKU; the upper bound is the lower one of the reverse."""
+    assert hits["query"].equals(base["query"])
+    ours, theirs, skus = hits["hit"].to_numpy(dtype=float), base["hit"].to_numpy(dtype=float), hits["sku"].to_numpy(dtype=object)
+    one_sided = (1 + params.evaluate.confidence) / 2
+    up, down = (
+        statistics.paired_difference(*pair, skus, one_sided, params.seed, params.evaluate.resamples)
+        for pair in ((ours, theirs), (theirs, ours))
+    )
+    return Difference(top1=up.estimate, interval=(max(-1.0, up.lower), min(1.0, 0.0 - down.lower)))

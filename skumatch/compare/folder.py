@@ -1,0 +1,74 @@
+"""A folder's pictures under one protocol, listed once for every encoder that is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+import pandas as pd
+
+from skumatch.config import Params
+from skumatch.data.delivery.opening import folder_images
+from skumatch.data.images import Images
+from skumatch.data.protocols import protocols
+from skumatch.data.split import is_unseen
+from skumatch.errors import DataError
+from skumatch.retrieval.figures import Protocol
+from skumatch.retrieval.photos import with_photos
+
+ROLES = {"train": "gallery", "test": "query", "catalogue": "catalogue"}
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """The pictures of a folder in RP2K's layout, by side, as they lie there: nothing is read yet."""
+
+    path: Path
+    protocol: Protocol
+    sides: Mapping[str, Images]
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Who is asked and matched under a protocol. rows: id, sku, role, unseen and sha256 of each of `images`, and under `full`
+    what is measured of queries' photos; lists: draw, id, part.
+    """
+
+    protocol: Protocol
+    rows: pd.DataFrame
+    images: Images
+    lists: pd.DataFrame
+
+
+def list_folder(path: Path, protocol: str, params: Params) -> Folder:
+    """Find the pictures that `protocol` may need. Raises DataError for an unknown protocol, or a folder of another layout."""
+    known = get_args(Protocol)
+    if protocol not in known:
+        raise DataError(f"There is no protocol '{protocol}'; there are {', '.join(known)}.")
+    sides = ("train", "test", "catalogue") if protocol == "catalogue" else ("train", "test")
+    return Folder(path, cast(Protocol, protocol), {side: folder_images(path, side, params.data.others) for side in sides})
+
+
+def questions(folder: Folder, params: Params) -> Questions:
+    """Hash the pictures and draw the protocol's lists; pictures in no list are left out. Raises DataError if it has no lists."""
+    rows, images = _rows(folder.sides, params)
+    lists = protocols(rows).get(folder.protocol)
+    if lists is None:
+        raise DataError(
+            f"{folder.path} has no pictures for the protocol '{folder.protocol}'; docs/evaluation.md tells what each one needs."
+        )
+    needed = rows["id"].isin(lists["id"])
+    rows, images = rows[needed].reset_index(drop=True), images.take(needed.to_numpy().nonzero()[0].tolist())
+    return Questions(folder.protocol, with_photos(rows, images) if folder.protocol == "full" else rows, images, lists)
+
+
+def _rows(sides: Mapping[str, Images], params: Params) -> tuple[pd.DataFrame, Images]:
+    columns = ([value for side in sides.values() for value in getattr(side, name)] for name in ("ids", "skus", "names", "extents"))
+    images = Images(*columns)
+    roles = [ROLES[name] for name, side in sides.items() for _ in range(len(side))]
+    unseen = [is_unseen(sku, params.split) for sku in images.skus]
+    digests = [hashlib.sha256(images.read_bytes(i)).hexdigest() for i in range(len(images))]
+    return pd.DataFrame({"id": images.ids, "sku": images.skus, "role": roles, "unseen": unseen, "sha256": digests}), images

@@ -1,0 +1,61 @@
+"""A comparison as one static page, and its chart."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from skumatch.compare import wording
+from skumatch.compare.comparison import Compared, Comparison, Difference
+from skumatch.release.charts import Bar, bars
+
+WIDE, NARROW = 960, 330  # pixels: one chart for each kind of window
+
+
+def page(comparison: Comparison) -> str:
+    """HTML with everything in it: no script, no link, no font from elsewhere; every text escaped."""
+    charts = {name: Markup(draw(comparison, width)) for name, width in (("wide", WIDE), ("narrow", NARROW))}  # noqa: S704 - escaped there
+    best = max(comparison.models, key=_top1)
+    rival, lead = _lead(comparison, best)
+    return _environment().get_template("compare.html.jinja").render(comparison=comparison, best=best, rival=rival, lead=lead, charts=charts)
+
+
+def _top1(model: Compared) -> float:
+    return model.evaluation.top1
+
+
+def _lead(comparison: Comparison, best: Compared) -> tuple[str, Difference | None]:
+    """The best model's lead on the first one; on the next best where it is the first itself, none where it is alone."""
+    first, *others = comparison.models
+    if best is not first:
+        return first.label, best.difference
+    if not others:
+        return "", None
+    rival = max(others, key=_top1)
+    assert rival.difference is not None
+    low, high = rival.difference.interval
+    return rival.label, Difference(top1=-rival.difference.top1, interval=(-high, -low))
+
+
+def draw(comparison: Comparison, width: int = WIDE) -> str:
+    """Top-1, top-3 and top-5 of every model with their intervals, as SVG."""
+    groups = {
+        f"Top {k}": [
+            Bar(model.label, getattr(model.evaluation, f"top{k}"), getattr(model.evaluation.interval, f"top{k}"))
+            for model in comparison.models
+        ]
+        for k in (1, 3, 5)
+    }
+    return bars(groups, f"Share of photos whose product is found. {wording.asked(comparison)}", width)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("skumatch.compare"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    names = ("share", "spread", "points", "span", "asked")
+    environment.filters |= {"count": "{:,}".format} | {name: getattr(wording, name) for name in names}
+    return environment

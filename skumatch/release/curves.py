@@ -1,0 +1,118 @@
+"""Line charts as SVG text: pure functions of their points, every text escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+Point = tuple[float, float]
+LEFT, RIGHT, TOP, BOTTOM = 54, 20, 12, 40  # pixels around the drawing
+DOTTED = 24  # up to so many points each is marked
+STEPS = (1, 2, 2.5, 5, 10)
+
+
+class Axis(NamedTuple):
+    """What is measured, from where to where; `share` writes 0.25 as 25 %, `whole` has ticks at whole numbers only."""
+
+    label: str
+    low: float
+    high: float
+    share: bool = False
+    whole: bool = False
+
+    @property
+    def ticks(self) -> list[float]:
+        return [value for value in ticks(self.low, self.high) if not self.whole or value.is_integer()]
+
+    def text(self, value: float) -> str:
+        return f"{100 * value:g}\u202f%" if self.share else f"{value:g}"
+
+
+class Line(NamedTuple):
+    """A named series of points in order of x."""
+
+    name: str
+    points: Sequence[Point]
+
+
+class Box(NamedTuple):
+    """Where values of two axes lie in pixels; what is outside of the axes is drawn at the edge."""
+
+    x: Axis
+    y: Axis
+    width: int
+    height: int
+
+    def at(self, point: Point) -> Point:
+        across, up = (_along(value, axis) for value, axis in zip(point, (self.x, self.y), strict=True))
+        return LEFT + across * (self.width - LEFT - RIGHT), self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
+
+
+def curves(lines: Sequence[Line], x: Axis, y: Axis, about: str, size: tuple[int, int] = (440, 230), here: float | None = None) -> str:
+    """Lines over two axes with ticks, the first line in the first colour; `here` marks one place of the x axis.
+
+    `about` is what a screen reader says. Empty where no line has two points.
+    """
+    if not any(len(line.points) > 1 for line in lines):
+        return ""
+    box = Box(x, y, *size)
+    svg = ElementTree.Element("svg", {"class": "curves", "viewBox": f"0 0 {size[0]} {size[1]}", "role": "img", "aria-label": about})
+    _axes(svg, box)
+    if here is not None:
+        _rule(svg, "here", box.at((here, y.low)), box.at((here, y.high)))
+    for number, line in enumerate(lines):
+        _line(svg, box, line, number)
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Up to `most` + 1 round numbers from `low` to `high` (Heckbert 1990, "Nice numbers for graph labels")."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * nice for nice in STEPS if power * nice >= raw * (1 - 1e-9))
+    return [round(step * i, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def ceiling(value: float) -> float:
+    """The next round number from `value` up, where an axis may end."""
+    if value < 1e-12:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * nice for nice in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * nice >= value * (1 - 1e-9))
+
+
+def _along(value: float, axis: Axis) -> float:
+    return min(1.0, max(0.0, (value - axis.low) / (axis.high - axis.low))) if axis.high > axis.low else 0.5
+
+
+def _axes(svg: ElementTree.Element, box: Box) -> None:
+    for value in box.y.ticks:
+        start, end = box.at((box.x.low, value)), box.at((box.x.high, value))
+        _rule(svg, "grid", start, end)
+        _text(svg, (start[0] - 8, start[1] + 4), box.y.text(value), "tick end")
+    for value in box.x.ticks:
+        x, y = box.at((value, box.y.low))
+        _text(svg, (x, y + 17), box.x.text(value), "tick middle")
+    _text(svg, ((LEFT + box.width - RIGHT) / 2, box.height - 5), box.x.label, "tick middle")
+
+
+def _line(svg: ElementTree.Element, box: Box, line: Line, number: int) -> None:
+    group = ElementTree.SubElement(svg, "g", {"class": f"line l{number}"})
+    ElementTree.SubElement(group, "title").text = line.name
+    places = [box.at(point) for point in line.points]
+    ElementTree.SubElement(group, "polyline", {"points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})
+    for x, y in places if len(places) <= DOTTED else places[-1:]:
+        ElementTree.SubElement(group, "circle", {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "2.6"})
+
+
+def _rule(svg: ElementTree.Element, name: str, start: Point, end: Point) -> None:
+    ends = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
+    ElementTree.SubElement(svg, "line", {"class": name} | {key: f"{value:.1f}" for key, value in ends.items()})
+
+
+def _text(svg: ElementTree.Element, place: Point, text: str, name: str) -> None:
+    ElementTree.SubElement(svg, "text", {"class": name, "x": f"{place[0]:.1f}", "y": f"{place[1]:.1f}"}).text = text

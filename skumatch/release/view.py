@@ -1,0 +1,181 @@
+"""What the report's templates put on the page: figures as rows and charts, in words that a buyer reads too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from skumatch.release.context import ReportContext
+from skumatch.release.curves import Axis, Line, ceiling, curves
+from skumatch.release.meters import Mark, meter
+from skumatch.release.slices_view import families
+from skumatch.retrieval.figures import Bounds, Evaluation
+
+TONES = {"first": ("good", "✓"), "promote": ("good", "✓"), "keep": ("calm", "="), "refuse": ("bad", "✕")}
+NEXT = {
+    "first": "There was no champion before. This model may become the first one.",
+    "promote": "This model may take the champion's place.",
+    "keep": "Nothing has to be done. The champion stays in use; most retrainings end this way, and it is no fault of the run.",
+    "refuse": "This model can't be used as it is. What has to be put right stands below, under the checks.",
+}
+CHECKS = {
+    "identity": "A different model",
+    "code": "Code on record",
+    "figures": "Sound figures",
+    "champion": "Champion scored again",
+    "pairs": "Same photos for both",
+    "size": "Size of the bundle",
+    "blessing": "Loads and answers",
+    "latency": "Answers in time",
+    "floor": "Good enough at all",
+    "gain": "Better than the champion",
+    "evidence": "Enough evidence",
+    "macro": "No worse, every product alike",
+    "tail": "No worse on rarely pictured products",
+    "unseen": "No worse on products never trained on",
+    "near_duplicate_free": "No worse without near-copies",
+    "k5": "No worse with five pictures a product",
+}
+PROTOCOLS = {
+    "full": "All photos against the whole gallery",
+    "k5": "At most five pictures of each product on either side, mean of ten draws",
+    "test_loo": "The photos against each other",
+    "unseen": "Products never trained on, among themselves",
+    "catalogue": "All photos against catalogue pictures",
+}
+NO_DUPLICATES = "All photos, their own duplicates taken out of the gallery"
+MEASURES = {  # field of an evaluation: name, what it is
+    "macro_top1": ("Top 1, every product alike", "the mean over products, so that rarely asked ones count as much"),
+    "image_top1": ("Top 1 by images", "the nearest picture is of the right product"),
+    "image_top5": ("Top 5 by images", "one of the five nearest pictures is"),
+    "map_r": ("mAP@R", "how high all pictures of the right product come, as far down as there are any"),
+    "r_precision": ("R-precision", "of the R nearest pictures, the share of the right product, which has R"),
+    "mrr": ("MRR", "one over the place of the first right picture, the mean"),
+}
+SCORERS = {"nearest": "the nearest picture", "prototype": "the nearest product's mean picture", "knn": "a vote of the nearest pictures"}
+
+
+class Bar(NamedTuple):
+    """One figure of one model with its drawing."""
+
+    who: str
+    tone: str
+    value: float
+    bounds: Bounds
+    chart: Markup
+
+
+class Row(NamedTuple):
+    """Figures of the models in one way of asking; None where there is none."""
+
+    name: str
+    about: str
+    queries: int | None
+    figures: tuple[tuple[float, Bounds | None] | None, ...]
+
+
+class Model(NamedTuple):
+    """An evaluation, how its model is called, and the class of the page's style that it has."""
+
+    name: str
+    tone: str
+    figures: Evaluation
+
+
+def view(context: ReportContext) -> dict[str, Any]:
+    """All names that the templates use."""
+    decision = context.decision
+    tone, mark = TONES[decision.verdict]
+    opening, _, reason = decision.sentence.partition(": ")
+    asked = [check for check in decision.checks if check.status != "not applicable"]
+    shown = models(context)
+    both = [model for model in shown if model.tone != "frozen"]
+    return {
+        "context": context,
+        "tone": tone,
+        "mark": mark,
+        "opening": opening,
+        "reason": reason,
+        "next": NEXT[decision.verdict],
+        "passed": sum(check.status == "passed" for check in asked),
+        "asked": len(asked),
+        "models": shown,
+        "both": both,
+        "chart": {k: [_bar(model, k) for model in shown] for k in (1, 3, 5)},
+        "learnt": _learnt(context),
+        "protocols": list(_protocols(context)),
+        "measures": list(_measures(shown)),
+        "scorers": [(SCORERS.get(name, name), share) for name, share in context.challenger.scorers.items()],
+        "families": families([(model.tone, model.figures) for model in both]),
+        "checks": [(CHECKS.get(check.name, check.name), check) for check in decision.checks],
+        "training": {"loss": _epochs("Mean loss", context.training.losses), "rate": _epochs("Learning rate", context.training.rates)},
+        "unknown": _unknown(context.challenger),
+        "confidence": f"{100 * context.challenger.interval.confidence:g}\u202f%",
+    }
+
+
+def models(context: ReportContext) -> list[Model]:
+    """Challenger, champion and the encoder before its training, as far as they are there."""
+    named = (("Challenger", "challenger", context.challenger), ("Champion", "champion", context.champion))
+    untrained = ("Random weights" if context.training.from_nothing else "Before training", "frozen", context.frozen)
+    return [Model(name, tone, figures) for name, tone, figures in (*named, untrained) if figures]
+
+
+def _bar(model: Model, k: int) -> Bar:
+    value, bounds = getattr(model.figures, f"top{k}"), getattr(model.figures.interval, f"top{k}")
+    return Bar(model.name, model.tone, value, bounds, Markup(meter(Mark(model.tone, value, bounds))))  # noqa: S704 - escaped there
+
+
+def _learnt(context: ReportContext) -> dict[str, Any] | None:
+    """What training brought in top-1, and whether the baseline was asked the very same."""
+    if context.frozen is None:
+        return None
+    sides = ("gallery", "queries")
+    same = all(context.frozen.hashes.get(side) == context.challenger.hashes.get(side) for side in sides)
+    return {"gain": context.challenger.top1 - context.frozen.top1, "same": same, "n": context.frozen.n}
+
+
+def _protocols(context: ReportContext) -> Iterator[Row]:
+    """A row a protocol, and one for `full` without duplicates; a column a model."""
+    count = 2 if context.champion else 1
+    for pair in ((context.challenger, context.champion), *context.protocols):
+        ours, both = pair[0], pair[:count]
+        yield Row(ours.protocol, PROTOCOLS[ours.protocol], ours.n, tuple((e.top1, e.interval.top1) if e else None for e in both))
+        free = [e.near_duplicate_free if e else None for e in both]
+        if free[0]:
+            yield Row(ours.protocol, NO_DUPLICATES, free[0].n, tuple((f.top1, f.interval) if f else None for f in free))
+
+
+def _measures(shown: Sequence[Model]) -> Iterator[Row]:
+    for name, (title, about) in MEASURES.items():
+        values = [getattr(model.figures, name) for model in shown]
+        if values[0] is not None:
+            yield Row(title, about, None, tuple(None if value is None else (value, None) for value in values))
+
+
+def _epochs(name: str, values: Sequence[float]) -> Markup:
+    points = [(float(epoch), value) for epoch, value in enumerate(values, 1)]
+    x, y = Axis("Epoch", 1, max(len(values), 2), whole=True), Axis(name, 0, ceiling(max(values, default=0)))
+    return Markup(curves([Line(name, points)], x, y, f"{name} by epoch", (440, 200)))  # noqa: S704 - escaped there
+
+
+def _unknown(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Figures of unknown products and their curve, where some stood for them."""
+    found = evaluation.unknown
+    if found is None:
+        return None
+    lines = [
+        Line("Wrong among the answers", [(point.coverage, point.risk) for point in reversed(found.curve)]),
+        Line("Unknown products answered", [(point.coverage, point.unknown) for point in reversed(found.curve)]),
+    ]
+    high = ceiling(max((value for line in lines for _, value in line.points), default=0))
+    x, y = Axis("Share of known products' photos that are answered", 0, 1, True), Axis("Share", 0, min(1.0, high), True)
+    here = 1 - found.called.share if found.called else None
+    chart = Markup(curves(lines, x, y, "Wrong answers and answered unknown products by coverage", (440, 240), here))  # noqa: S704 - escaped there
+    return {"figures": found, "chart": chart, "lines": [line.name for line in lines], "here": here}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}\u202f%"

@@ -1,0 +1,201 @@
+"""A release as people live it: a challenger waits, one approves, one rejects, one comes too late, one rolls back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from skumatch.airflow_api import Airflow
+from skumatch.release.bundle import read_gallery, verify_bundle, write_bundle
+from skumatch.release.journal import breaks
+from skumatch.release.promotion import history
+from skumatch.release.registry import COMPARED_TAG, Registry
+from tests.conftest import wait_until
+from tests.e2e.live import Live, serving
+
+pytestmark = pytest.mark.live
+RELEASE, ROLLBACK = "skumatch_release", "skumatch_rollback"
+SECONDS = 180.0
+SETTLED = 3.0  # an answer within a moment of the question can get lost in Airflow 3.3
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with serving(tmp_path_factory.mktemp("release"), "ann:admin,vic:viewer", ("release.approval=required",)) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def registry(live: Live) -> Registry:
+    return Registry(live.settings.mlflow_url)
+
+
+class Person:
+    """Someone signed in to Airflow by name and password."""
+
+    def __init__(self, live: Live, name: str) -> None:
+        password = json.loads(live.settings.passwords_file.read_text("utf-8"))[name]
+        self.url = live.settings.airflow_url
+        self.headers: dict[str, str] = {}
+        self.headers = {
+            "Authorization": f"Bearer {self._call('POST', '/auth/token', username=name, password=password).json()['access_token']}"
+        }
+
+    def answers(self, run: str, choice: str, why: str = "") -> httpx.Response:
+        time.sleep(SETTLED)
+        path = f"/api/v2/dags/{RELEASE}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+        return self._call("PATCH", path, chosen_options=[choice], params_input={"why": why})
+
+    def starts(self, dag: str, **conf: Any) -> str:
+        answer = self._call("POST", f"/api/v2/dags/{dag}/dagRuns", logical_date=None, conf=conf)
+        return str(answer.raise_for_status().json()["dag_run_id"])
+
+    def _call(self, method: str, path: str, **body: Any) -> httpx.Response:
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False, headers=self.headers) as client:
+            return client.request(method, path, json=body)
+
+
+def runs(live: Live, dag: str) -> list[dict[str, Any]]:
+    with Airflow(live.settings) as airflow:
+        return list(airflow.get(f"/dags/{dag}/dagRuns", order_by="-run_after")["dag_runs"])
+
+
+def tasks(live: Live, dag: str, run: str) -> dict[str, str]:
+    with Airflow(live.settings) as airflow:
+        return {row["task_id"]: str(row["state"]) for row in airflow.get(f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]}
+
+
+def ended(live: Live, dag: str, run: str) -> dict[str, str]:
+    """The states of its tasks, once the run has ended."""
+    wait_until(lambda: next(row for row in runs(live, dag) if row["dag_run_id"] == run)["state"] in ("success", "failed"), SECONDS)
+    return tasks(live, dag, run)
+
+
+def asked(live: Live, run: str) -> None:
+    wait_until(lambda: tasks(live, RELEASE, run).get("approve") == "awaiting_input", SECONDS)
+
+
+def question(live: Live, run: str) -> dict[str, Any]:
+    with Airflow(live.settings) as airflow:
+        return dict(airflow.get(f"/dags/{RELEASE}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"))
+
+
+def champion(registry: Registry) -> int | None:
+    found = registry.champion()
+    return found.version if found else None
+
+
+def challenger(registry: Registry, root: Path, compared: int, similarity: float) -> int:
+    """Another version, as a retrain would have registered it: the first one's parts with another threshold."""
+    source, folder = registry.download_bundle(registry.resolve("1"), root / "one"), root / f"{similarity}"
+    manifest = verify_bundle(source)
+    write_bundle(folder, source / "encoder", read_gallery(source / "gallery.parquet", manifest.dim), {"similarity": similarity}, [])
+    tags = {COMPARED_TAG: str(compared), "skumatch.decision": "Promoted the challenger: a gain."}
+    version = registry.register(folder, registry.resolve("1").run_id, tags, "")
+    shutil.rmtree(folder)
+    return version
+
+
+def test_a_challenger_waits_and_a_named_person_makes_it_champion(live: Live, registry: Registry) -> None:
+    ended_run = live.command("run", "--data", str(live.delivery))
+    assert ended_run.code == 0, ended_run.err
+    assert champion(registry) is None and registry.resolve("challenger").version == 1
+    assert "approval" in ended_run.out
+    wait_until(lambda: runs(live, RELEASE), SECONDS)
+    run = runs(live, RELEASE)[0]["dag_run_id"]
+    asked(live, run)
+    put = question(live, run)
+    assert put["subject"] == "Make version 1 the champion?"
+    assert "first champion" in put["body"] and "report/report.html" in put["body"] and registry.resolve("1").bundle in put["body"]
+    assert Person(live, "vic").answers(run, "Approve").status_code == 403
+    assert champion(registry) is None
+    Person(live, "ann").answers(run, "Approve", "looks right").raise_for_status()
+    assert ended(live, RELEASE, run) == {"propose": "success", "approve": "success", "promote": "success"}
+    (entry,) = history(registry)
+    assert champion(registry) == 1 and entry.asked.who == "ann" and "looks right" in entry.asked.why
+    with Airflow(live.settings) as airflow:
+        told = airflow.get("/assets/events", order_by="-timestamp")["asset_events"]
+    assert {(event["name"], event["extra"]["version"]) for event in told} == {("skumatch_champion", 1), ("skumatch_challenger", 1)}
+
+
+def test_a_rejection_promotes_nothing(live: Live, registry: Registry, tmp_path: Path) -> None:
+    version = challenger(registry, tmp_path, 1, 0.2)
+    ann = Person(live, "ann")
+    run = ann.starts(RELEASE, version=version)
+    asked(live, run)
+    ann.answers(run, "Reject").raise_for_status()
+    assert ended(live, RELEASE, run) == {"propose": "success", "approve": "success", "promote": "skipped"}
+    assert champion(registry) == 1 and len(history(registry)) == 1
+
+
+def test_an_approval_that_comes_too_late_is_refused_and_a_rollback_comes_from_airflow(
+    live: Live, registry: Registry, tmp_path: Path
+) -> None:
+    second, third = challenger(registry, tmp_path, 1, 0.3), challenger(registry, tmp_path, 1, 0.4)
+    ann = Person(live, "ann")
+    first, late = ann.starts(RELEASE, version=second), ann.starts(RELEASE, version=third)
+    asked(live, first)
+    ann.answers(first, "Approve").raise_for_status()
+    assert ended(live, RELEASE, first)["promote"] == "success" and champion(registry) == second
+    assert ended(live, RELEASE, late) == {"propose": "failed", "approve": "upstream_failed", "promote": "upstream_failed"}
+    back = ann.starts(ROLLBACK, why="it takes tea for cola")
+    assert ended(live, ROLLBACK, back) == {"rollback": "success"}
+    entries = history(registry)
+    assert champion(registry) == 1 and (entries[-1].asked.action, entries[-1].asked.who) == ("rollback", "ann")
+    assert breaks(entries) == []
+
+
+def test_a_champion_that_changed_while_the_question_waited_is_not_replaced(live: Live, registry: Registry, tmp_path: Path) -> None:
+    version = challenger(registry, tmp_path, 1, 0.5)
+    ann = Person(live, "ann")
+    run = ann.starts(RELEASE, version=version)
+    asked(live, run)
+    assert live.command("rollback", str(version - 2)).code == 0, "any earlier champion"
+    before = champion(registry)
+    ann.answers(run, "Approve").raise_for_status()
+    assert ended(live, RELEASE, run) == {"propose": "success", "approve": "success", "promote": "failed"}
+    assert champion(registry) == before == version - 2
+    last = history(registry)[-1]
+    assert last.after is not None and (last.asked.who, last.after.outcome) == ("ann", "stale")
+
+
+def test_the_command_line_does_not_go_round_the_approval(live: Live, registry: Registry) -> None:
+    before = champion(registry)
+    ended = live.command("promote", "1")
+    assert (ended.code, champion(registry)) == (40, before) and "Promotion needs a person's approval" in ended.err
+
+
+def test_without_names_an_approval_is_refused_at_once(live: Live) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "users", None)
+        ended = live.command("retrain")
+    assert ended.code == 10 and ended.err.count("\n") == 1
+    assert "nobody would be known to have approved" in ended.err and "SKUMATCH_AIRFLOW_USERS" in ended.err
+
+
+def test_passwords_stay_with_their_owner(live: Live) -> None:
+    passwords = json.loads(live.settings.passwords_file.read_text("utf-8"))
+    assert set(passwords) == {"skumatch", "ann", "vic"} and live.settings.passwords_file.stat().st_mode & 0o077 == 0
+    logs = [path for path in live.settings.home_dir.rglob("*") if path.is_file() and "logs" in path.parts]
+    assert logs and not [path for path in logs for word in passwords.values() if word.encode() in path.read_bytes()]
+
+
+def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, tmp_path: Path) -> None:
+    dag = live.project / "dags/release.py"
+    text = dag.read_text("utf-8")
+    assert text.count("timedelta(hours=HOURS)") == 1
+    before = champion(registry)
+    assert before is not None
+    version = challenger(registry, tmp_path, before, 0.6)
+    dag.write_text(text.replace("timedelta(hours=HOURS)", "timedelta(seconds=2)"), "utf-8")
+    time.sleep(20)  # until Airflow has read the file again
+    run = Person(live, "ann").starts(RELEASE, version=version)
+    assert ended(live, RELEASE, run) == {"propose": "success", "approve": "failed", "promote": "upstream_failed"}
+    assert champion(registry) == before

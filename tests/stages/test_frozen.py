@@ -1,0 +1,47 @@
+"""The baseline before training: the challenger's own queries through the base weights, the same whatever the champion is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from skumatch.config import EncoderParams, Params
+from skumatch.data.delivery.importer import import_data
+from skumatch.files import read_json, sha256
+from skumatch.model.weights import fetch_weights
+from skumatch.retrieval.figures import Evaluation
+from skumatch.stages import frozen, split
+from tests.conftest import Delivery
+
+PARAMS = Params(encoder=EncoderParams(model="smoke", weights="none", height=32, width=32))
+
+
+@pytest.fixture
+def workspace(delivery: Delivery, tmp_path: Path) -> Path:
+    """Four SKUs of four gallery images and three queries, of which one has the pixels of an image that may be trained on."""
+    folder, root = delivery(test=3), tmp_path / "root"
+    for sku in range(4):
+        shutil.copyfile(folder / f"all/train/sku {sku}/0.png", folder / f"all/test/sku {sku}/copy.png")
+    import_data(folder, root / "data")
+    split.run(root, PARAMS)
+    fetch_weights(PARAMS.encoder, root / "inputs/weights")
+    return root
+
+
+def test_queries_with_the_pixels_of_a_training_image_are_not_asked(workspace: Path) -> None:
+    frozen.run(workspace, PARAMS)
+    found = Evaluation.model_validate(read_json(workspace / "out/frozen/frozen.json"))
+    shown = read_json(workspace / "out/split/split.json")["queries_with_duplicate"]["train"]
+    assert shown > 0 and (found.protocol, found.n) == ("full", 16 - shown)
+    assert found.hashes["encoder"] == "none" and {"gallery", "queries"} <= set(found.hashes)
+    assert 0 <= found.top1 <= found.top3 <= found.top5 <= 1
+
+
+def test_the_same_inputs_give_the_same_bytes(workspace: Path) -> None:
+    hashes = set()
+    for _ in range(2):
+        frozen.run(workspace, PARAMS)
+        hashes.add(sha256(workspace / "out/frozen/frozen.json"))
+    assert len(hashes) == 1

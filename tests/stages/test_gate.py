@@ -1,0 +1,88 @@
+"""The gate's stage: what other stages left becomes a decision, and a verdict, never a crash, whatever is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skumatch.config import GateParams, Params
+from skumatch.data.manifest import write_parquet
+from skumatch.files import write_json, write_text
+from skumatch.release.gate import Decision
+from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
+from skumatch.stages import gate
+from tests.release.test_gate import EACH, evaluation, hits, names
+
+SKUS = 40
+PARAMS = Params(gate=GateParams(resamples=1000))
+BUNDLE = {"bundle": "a" * 64, "megabytes": 15.0, "blessed": True, "p95_ms": 1000.0}
+
+
+def table(found: np.ndarray) -> pd.DataFrame:
+    skus = names(SKUS)
+    return pd.DataFrame({"query": [f"test/{number:04}" for number in range(len(skus))], "sku": skus, "hit": found})
+
+
+def workspace(root: Path, wrong: dict[str, int], tail: dict[str, int] | None = None, **bundle: Any) -> Path:
+    """What the stages before the gate leave; models miss `wrong` of each SKU's ten queries, and `tail` of those in the slice `tail`."""
+    for who, missed in wrong.items():
+        found = hits(missed, SKUS)
+        slices = {"full": table(found)} | ({"tail": table(hits(tail[who], SKUS))} if tail else {})
+        write_json(root / f"out/evaluate/{who}.json", evaluation(found, skus=SKUS).model_dump(mode="json"))
+        write_parquet(root / f"out/evaluate/{who}-hits.parquet", hits_table(slices), HITS_SCHEMA)
+    write_json(root / "out/bundle/facts.json", BUNDLE | bundle)
+    write_json(root / "inputs/code.json", {"dirty": False, "commit": "c0ffee"})
+    if "champion" in wrong:
+        write_text(root / "inputs/champion/bundle.json", "{}")
+    else:
+        write_json(root / "inputs/champion/none.json", {})
+    return root
+
+
+def decided(root: Path) -> Decision:
+    gate.run(root, PARAMS)
+    return Decision.model_validate_json((root / "out/gate/decision.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "tail", "bundle", "verdict"),
+    [
+        ({"challenger": 1}, None, {}, "first"),
+        ({"challenger": 1, "champion": 2}, None, {}, "promote"),
+        ({"challenger": 1, "champion": 2}, {"challenger": 1, "champion": 2}, {}, "promote"),
+        ({"challenger": 1, "champion": 2}, {"challenger": 3, "champion": 2}, {}, "keep"),
+        ({"challenger": 3, "champion": 2}, None, {}, "keep"),
+        ({"challenger": 1, "champion": 2}, None, {"p95_ms": 1200.0}, "refuse"),
+        ({"challenger": 1, "champion": 2}, None, {"p95_ms": None, "blessed": False}, "refuse"),
+    ],
+)
+def test_what_the_stages_left_is_decided(tmp_path: Path, wrong: Any, tail: Any, bundle: Any, verdict: str) -> None:
+    assert decided(workspace(tmp_path, wrong, tail, **bundle)).verdict == verdict
+
+
+def test_the_same_workspace_gives_the_same_bytes(tmp_path: Path) -> None:
+    root = workspace(tmp_path, {"challenger": 1, "champion": 2}, {"challenger": 1, "champion": 2})
+    decided(root)
+    before = (root / "out/gate/decision.json").read_bytes()
+    decided(root)
+    assert (root / "out/gate/decision.json").read_bytes() == before
+
+
+def test_a_champion_that_could_not_be_scored_is_refused_in_words(tmp_path: Path) -> None:
+    root = workspace(tmp_path, {"challenger": 1, "champion": 2})
+    (root / "out/evaluate/champion.json").unlink()
+    decision = decided(root)
+    assert decision.verdict == "refuse" and "could not be read" in decision.sentence
+
+
+def test_models_that_were_asked_other_queries_are_refused_and_the_log_says_which(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = workspace(tmp_path, {"challenger": 1, "champion": 2})
+    fewer = hits_table({"full": table(hits(2, SKUS)).iloc[EACH:]})
+    write_parquet(root / "out/evaluate/champion-hits.parquet", fewer, HITS_SCHEMA)
+    decision = decided(root)
+    assert (decision.verdict, next(check.name for check in decision.checks if check.status == "failed")) == ("refuse", "pairs")
+    assert "different queries in the slice 'full'" in capfd.readouterr().err
