@@ -11,7 +11,7 @@ from skumatch.config import EvaluateParams
 from skumatch.errors import DataError
 from skumatch.retrieval import metrics
 from skumatch.retrieval.clusters import clusters_of
-from skumatch.retrieval.figures import Bounds, Evaluation, Intervals, PairedHits, Protocol
+from skumatch.retrieval.figures import Bounds, Evaluation, Intervals, Protocol
 from skumatch.retrieval.metrics import Flags, Floats, Places
 from skumatch.retrieval.rank import rank
 from skumatch.retrieval.ranking import RANKING_SCHEMA, Ranking
@@ -22,11 +22,9 @@ __all__ = [
     "Bounds",
     "Evaluation",
     "Intervals",
-    "PairedHits",
     "Protocol",
     "Ranking",
     "evaluate",
-    "paired_hits",
     "per_sku",
     "rank",
 ]
@@ -105,13 +103,3 @@ def per_sku(ranking: Ranking, gallery_skus: Collection[str]) -> pd.DataFrame:
     places, skus = _places(ranking)[0][scored], ranking.query_skus[scored]
     names, _, counts = metrics.mean_by(places, skus)
     return pd.DataFrame({"sku": names, "n": counts} | {f"top{k}": metrics.mean_by(metrics.hits_at(places, k), skus)[1] for k in (1, 3, 5)})
-
-
-def paired_hits(challenger: Ranking, champion: Ranking, gallery_skus: Collection[str]) -> PairedHits:
-    """Top-1 hits of both on the queries that are scored. Raises DataError if they were not asked the same queries."""
-    same = np.array_equal(challenger.query_ids, champion.query_ids) and np.array_equal(challenger.query_skus, champion.query_skus)
-    if not same:
-        raise DataError("Challenger and champion were asked different queries, so they can't be compared; run the embed stage again.")
-    scored = metrics.with_partner(challenger.query_skus, gallery_skus)
-    ours, theirs = (metrics.hits_at(_places(ranking)[0], 1)[scored] for ranking in (challenger, champion))
-    return PairedHits(challenger.query_skus[scored], ours, theirs)

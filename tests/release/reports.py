@@ -14,8 +14,8 @@ from skumatch.release.context import Aside, DataFacts, ReportContext, TrainingFa
 from skumatch.release.data_changes import Changes, Count
 from skumatch.release.gate import Facts, decide
 from skumatch.release.mistakes import Some, find_mistakes, weak_skus
-from skumatch.retrieval.evaluate import evaluate, paired_hits, per_sku
-from skumatch.retrieval.figures import Evaluation, Slice
+from skumatch.retrieval.evaluate import evaluate, per_sku
+from skumatch.retrieval.figures import Evaluation, PairedHits, Slice
 from skumatch.retrieval.openset import Kind, OpenSet, Point, Rate
 from skumatch.retrieval.ranking import Ranking
 from skumatch.retrieval.thresholds import Thresholds
@@ -59,7 +59,8 @@ def context(one: str = "apple", two: str = "banana", three: str = "cherry", cham
         dirty_code=False,
         commit="c" * 40,
     )
-    paired = {"full": paired_hits(ours, theirs, names)} if champion else None
+    hits = [found.skus[:, 0] == found.query_skus for found in (ours, theirs)]
+    paired = {"full": PairedHits(ours.query_skus, *hits)} if champion else None
     return ReportContext(
         decision=decide(challenger, before if champion else None, paired, facts, GateParams(), 7),
         challenger=challenger,

@@ -18,7 +18,7 @@ from skumatch.data.manifest import write_parquet
 from skumatch.errors import DataError
 from skumatch.retrieval import rank as module
 from skumatch.retrieval import search
-from skumatch.retrieval.evaluate import RANKING_SCHEMA, Evaluation, Ranking, evaluate, paired_hits, per_sku, rank
+from skumatch.retrieval.evaluate import RANKING_SCHEMA, Evaluation, Ranking, evaluate, per_sku, rank
 
 QUICK = EvaluateParams(resamples=200)
 
@@ -227,16 +227,3 @@ def test_ignored_images_are_as_if_they_were_not_there(problem: Problem, groups: 
 def test_one_scored_sku_has_the_widest_interval() -> None:
     ranking = rank(np.eye(2, dtype=np.float32), ["a1", "b1"], ["a", "b"], np.eye(2, dtype=np.float32)[:1], ["q"], ["a"])
     assert evaluate(ranking, ["a", "b"], "full", QUICK, seed=1).interval.top1 == (0.0, 1.0)
-
-
-def test_pairs_are_the_scored_queries_of_both() -> None:
-    vectors, wanted = np.eye(3, dtype=np.float32), ["a", "b", "c"]
-    sides = (["a1", "b1"], ["a", "b"])
-    ours = rank(vectors[:2], *sides, vectors, ["q1", "q2", "q3"], wanted)
-    theirs = rank(vectors[:2], *sides, vectors[[0, 0, 2]], ["q1", "q2", "q3"], wanted)
-    pairs = paired_hits(ours, theirs, ["a", "b"])
-    assert pairs.skus.tolist() == ["a", "b"]
-    assert pairs.challenger.tolist() == [True, True] and pairs.champion.tolist() == [True, False]
-    other = rank(vectors[:2], *sides, vectors[:1], ["q9"], ["a"])
-    with pytest.raises(DataError, match="different queries"):
-        paired_hits(ours, other, ["a", "b"])
