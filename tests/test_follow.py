@@ -254,7 +254,7 @@ def test_a_failing_stage_stops_the_run_in_its_own_words(live: Settings) -> None:
     assert worked.read_text().split() == ["pull", "validate", "split", "frozen", "train"]  # once: not retried
     log = str(caught.value).partition("its log: ")[2].rstrip(")")
     assert "working on train" in Path(log).read_text()
-    assert "failed in train: The loss" in Path(log).read_text()
+    assert "train: failed. The loss" in Path(log).read_text()
     assert events(live) == before
 
 
