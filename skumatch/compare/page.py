@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from skumatch.compare import wording
+from skumatch.compare.charts import Bar, bars
 from skumatch.compare.comparison import Compared, Comparison, Difference
-from skumatch.release.charts import Bar, bars
 
 WIDE, NARROW = 960, 330  # pixels: one chart for each kind of window
 

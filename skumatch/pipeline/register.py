@@ -18,8 +18,8 @@ from skumatch.release import lineage
 from skumatch.release.gate import Decision
 from skumatch.release.promotion import promote
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, TOP1_TAG
-from skumatch.release.report import DATA_DOCS
 from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, Tracking
+from skumatch.report.page import DATA_DOCS
 from skumatch.retrieval.evaluate import Evaluation
 
 FIGURES = ("top1", "top3", "top5", "macro_top1")

@@ -16,13 +16,13 @@ from skumatch.data.quarantine import read_pictures
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.data.validation.drift import Profile, read_baseline
 from skumatch.files import read_json, write_text
-from skumatch.release.confusions import confused_pairs
-from skumatch.release.context import DataFacts, ReportContext, TrainingFacts
-from skumatch.release.data_changes import Changes, changes_of
 from skumatch.release.gate import Decision
-from skumatch.release.mistakes import find_mistakes, first_pictures, weak_skus
-from skumatch.release.quarantined import by_reason, set_aside
-from skumatch.release.report import model_card, render_report
+from skumatch.report.confusions import confused_pairs
+from skumatch.report.context import DataFacts, ReportContext, TrainingFacts
+from skumatch.report.data_changes import Changes, changes_of
+from skumatch.report.mistakes import find_mistakes, first_pictures, weak_skus
+from skumatch.report.page import model_card, render_report
+from skumatch.report.quarantined import by_reason, set_aside
 from skumatch.retrieval.figures import Evaluation, Protocol
 from skumatch.retrieval.ranking import Ranking
 from skumatch.stages.selection import select

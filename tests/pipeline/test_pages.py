@@ -10,7 +10,7 @@ from skumatch.config import Settings
 from skumatch.files import write_json, write_text
 from skumatch.pipeline.register import artifacts, keep_report
 from skumatch.pipeline.worker import Message, keep_pages, own_error
-from skumatch.release.report import DATA_DOCS
+from skumatch.report.page import DATA_DOCS
 from skumatch.stages.runner import ERROR, PAGES
 
 MESSAGE = Message(run="scheduled__2026-05-04T03:00:00+00:00", inputs="0" * 32)

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.release.curves import Axis, Line, ceiling, curves, ticks
-from skumatch.release.meters import Mark, dots, lowest, meter
+from skumatch.report.curves import Axis, Line, ceiling, curves, ticks
+from skumatch.report.meters import Mark, dots, lowest, meter
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
 SHARES = st.floats(0, 1)

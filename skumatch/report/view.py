@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from skumatch.release.context import ReportContext
-from skumatch.release.curves import Axis, Line, ceiling, curves
-from skumatch.release.meters import Mark, meter
-from skumatch.release.slices_view import families
+from skumatch.report.context import ReportContext
+from skumatch.report.curves import Axis, Line, ceiling, curves
+from skumatch.report.meters import Mark, meter
+from skumatch.report.slices import families
 from skumatch.retrieval.figures import Bounds, Evaluation
 
 TONES = {"first": ("good", "✓"), "promote": ("good", "✓"), "keep": ("calm", "="), "refuse": ("bad", "✕")}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from skumatch.release.meters import Mark, dots, lowest
+from skumatch.report.meters import Mark, dots, lowest
 from skumatch.retrieval.figures import Bounds, Evaluation, Slice
 
 MOST = 12  # slices shown of a family; product groups can be many

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from skumatch.release.confusions import Pair
-from skumatch.release.data_changes import Changes
 from skumatch.release.gate import Decision
-from skumatch.release.mistakes import Mistake, Some, WeakSku, nothing
+from skumatch.report.confusions import Pair
+from skumatch.report.data_changes import Changes
+from skumatch.report.mistakes import Mistake, Some, WeakSku, nothing
 from skumatch.retrieval.figures import Evaluation
 
 

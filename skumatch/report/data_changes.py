@@ -9,7 +9,7 @@ import pandas as pd
 
 from skumatch.data.validation.drift import Profile, drift_frames
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.mistakes import SMALL, Picture, Some
+from skumatch.report.mistakes import SMALL, Picture, Some
 
 LISTED = 12
 

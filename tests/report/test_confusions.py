@@ -6,11 +6,11 @@ import numpy as np
 
 from skumatch.data.validation.drift import QUANTILES, Profile
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.confusions import Confused, confused_pairs
-from skumatch.release.data_changes import Count, changes_of
-from skumatch.release.mistakes import SMALL
-from skumatch.release.quarantined import by_reason, set_aside
-from tests.release.reports import SKUS, first_of, picture, ranking
+from skumatch.report.confusions import Confused, confused_pairs
+from skumatch.report.data_changes import Count, changes_of
+from skumatch.report.mistakes import SMALL
+from skumatch.report.quarantined import by_reason, set_aside
+from tests.report.reports import SKUS, first_of, picture, ranking
 
 
 def test_both_directions_of_a_pair_count_together_the_worse_one_first() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.mistakes import Picture, Some, wrong
+from skumatch.report.mistakes import Picture, Some, wrong
 from skumatch.retrieval.ranking import Ranking
 
 

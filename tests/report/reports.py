@@ -9,11 +9,11 @@ from PIL import Image
 
 from skumatch.config import EvaluateParams, GateParams
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.confusions import confused_pairs
-from skumatch.release.context import Aside, DataFacts, ReportContext, TrainingFacts
-from skumatch.release.data_changes import Changes, Count
 from skumatch.release.gate import Facts, decide
-from skumatch.release.mistakes import Some, find_mistakes, weak_skus
+from skumatch.report.confusions import confused_pairs
+from skumatch.report.context import Aside, DataFacts, ReportContext, TrainingFacts
+from skumatch.report.data_changes import Changes, Count
+from skumatch.report.mistakes import Some, find_mistakes, weak_skus
 from skumatch.retrieval.evaluate import evaluate, per_sku
 from skumatch.retrieval.figures import Evaluation, PairedHits, Slice
 from skumatch.retrieval.openset import Kind, OpenSet, Point, Rate

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release import view
-from skumatch.release.context import Aside, DataFacts, TrainingFacts
 from skumatch.release.gate import CHECKS
-from skumatch.release.mistakes import Mistake, Shot, Some, WeakSku, find_mistakes, first_pictures, weak_skus
-from skumatch.release.report import DATA_DOCS, model_card, render_report
+from skumatch.report import view
+from skumatch.report.context import Aside, DataFacts, TrainingFacts
+from skumatch.report.mistakes import Mistake, Shot, Some, WeakSku, find_mistakes, first_pictures, weak_skus
+from skumatch.report.page import DATA_DOCS, model_card, render_report
 from skumatch.retrieval.evaluate import per_sku
 from skumatch.retrieval.figures import NearDuplicateFree
 from tests.browser import CHROMIUM, browsing
-from tests.release.reports import SKUS, context, first_of, picture, ranking
+from tests.report.reports import SKUS, context, first_of, picture, ranking
 
 NASTY = [
     "<script>alert(1)</script>",

@@ -6,8 +6,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from skumatch.release.context import ReportContext
-from skumatch.release.view import percent, view
+from skumatch.report.context import ReportContext
+from skumatch.report.view import percent, view
 
 DATA_DOCS = "../validate/docs.html"  # from the report's place among the stages' results, here and in MLflow
 
@@ -29,7 +29,7 @@ def _rendered(name: str, context: ReportContext) -> str:
 @cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("skumatch.release"),
+        loader=PackageLoader("skumatch.report"),
         autoescape=select_autoescape(disabled_extensions=("md.jinja",), default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 
 from skumatch.data import quarantine
-from skumatch.release.context import Aside
-from skumatch.release.mistakes import Some
+from skumatch.report.context import Aside
+from skumatch.report.mistakes import Some
 
 MOST = 16
 

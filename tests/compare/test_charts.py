@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.release.charts import Bar, bars
+from skumatch.compare.charts import Bar, bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 share = st.floats(-0.5, 1.5)
