@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import re
@@ -10,7 +11,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,11 +22,15 @@ from skumatch.config import EncoderParams, load_params
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import SkumatchError
-from skumatch.files import read_json, sha256, write_json
+from skumatch.files import write_json
+from skumatch.matching.pictures import find_pictures
 from skumatch.model import encoder as encoders
+from skumatch.model.checkpoint import Checkpoints, _hash
+from skumatch.model.hf import load_clip
 from skumatch.model.weights import fetch_weights
-from skumatch.release.bundle import MANIFEST, PARTS, Bundle, Gallery, write_bundle
+from skumatch.release.bundle import PARTS, Bundle, Gallery, write_bundle
 from tests.conftest import ROOT, draw
+from tests.release.forging import bound
 
 FORBIDDEN = re.compile(
     r"import (?:cloud)?pickle|import joblib|import dill|weights_only=False|allow_pickle=True"
@@ -52,6 +60,18 @@ def _npz(trap: Trap) -> bytes:
     return stream.getvalue()
 
 
+def _parquet(trap: Trap) -> bytes:
+    """A column of a type that old versions of Arrow unpickle (CVE-2023-47248)."""
+    named = {"ARROW:extension:name": b"arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(trap)}
+    stream = io.BytesIO()
+    pq.write_table(pa.table([["a"]], pa.schema([pa.field("id", pa.string(), metadata=named)])), stream)
+    return stream.getvalue()
+
+
+def _faiss(trap: Trap) -> bytes:
+    return bytes(faiss.serialize_index(faiss.IndexFlatIP(4))) + pickle.dumps(trap)
+
+
 def _torch(trap: Trap, zipped: bool) -> bytes:
     stream = io.BytesIO()
     torch.save({"weights": trap}, stream, _use_new_zipfile_serialization=zipped)
@@ -64,6 +84,8 @@ TRAPS: dict[str, Callable[[Trap], bytes]] = {
     "torch-legacy": lambda trap: _torch(trap, False),
     "npy": _npy,
     "npz": _npz,
+    "parquet": _parquet,
+    "faiss": _faiss,
 }
 
 
@@ -103,25 +125,45 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_parts_of_a_bundle_with_right_hashes(trap: bytes, mark: Path, tmp_path: Path, sound: Path, part: str) -> None:
-    """Whoever wrote the part wrote the hashes as well."""
+    """Whoever wrote the part wrote the hashes as well, and what belongs to what."""
     folder = shutil.copytree(sound, tmp_path / "bundle")
     (folder / part).write_bytes(trap)
-    manifest = read_json(folder / MANIFEST)
-    manifest["parts"][part] = {"sha256": sha256(folder / part), "size": len(trap)}
-    write_json(folder / MANIFEST, manifest)
-    if part == "encoder/encoder.safetensors":
-        facts = read_json(folder / "encoder/encoder.json") | {"sha256": sha256(folder / part)}
-        write_json(folder / "encoder/encoder.json", facts)
-        manifest["parts"]["encoder/encoder.json"] = {
-            "sha256": sha256(folder / "encoder/encoder.json"),
-            "size": (folder / "encoder/encoder.json").stat().st_size,
-        }
-        write_json(folder / MANIFEST, manifest)
-    if part in ("labels.json", "training.parquet"):
-        Bundle.load(folder)  # neither is read to match
-    else:
-        with pytest.raises(SkumatchError):
-            Bundle.load(folder)
+    with pytest.raises(SkumatchError):
+        Bundle.load(bound(folder))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["gallery.index", "gallery.npy", "encoder/pytorch_model.bin"])
+def test_what_is_no_part_of_a_bundle(trap: bytes, mark: Path, tmp_path: Path, sound: Path, name: str) -> None:
+    folder = shutil.copytree(sound, tmp_path / "bundle")
+    (folder / name).write_bytes(trap)
+    with pytest.raises(SkumatchError, match="no part of it"):
+        Bundle.load(folder)
+    assert not mark.exists()
+
+
+def test_a_hugging_face_folder(trap: bytes, mark: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip_vision_model", "projection_dim": 8}')
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(trap)
+    with pytest.raises(SkumatchError):
+        load_clip(tmp_path)
+    assert not mark.exists()
+
+
+def test_a_checkpoint_with_the_right_hash(trap: bytes, mark: Path, tmp_path: Path) -> None:
+    facts = {"step": 1, "sha256": hashlib.sha256(trap).hexdigest(), "attempt": 1, "meta": {}}
+    checkpoints = Checkpoints(str(tmp_path), "key")
+    write_json(tmp_path / "checkpoints/key/1.json", facts | {"facts_sha256": _hash(facts)})
+    (tmp_path / "checkpoints/key/1.safetensors").write_bytes(trap)
+    assert checkpoints.latest() is None
+    assert not mark.exists()
+
+
+def test_a_table_of_pictures_to_match(trap: bytes, mark: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos.parquet").write_bytes(trap)
+    with pytest.raises(SkumatchError):
+        find_pictures([tmp_path / "photos.parquet"], tmp_path)
     assert not mark.exists()
 
 

@@ -13,6 +13,7 @@ from skumatch.release.bundle import Gallery, write_bundle
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, Registry
 from tests.cli import Cli
 from tests.conftest import free_port, serving_mlflow
+from tests.pipeline.middleman import Middleman, between
 
 pytestmark = pytest.mark.live
 
@@ -45,27 +46,39 @@ def cli(url: str, registry: Registry, tmp_path_factory: pytest.TempPathFactory) 
     return Cli.make(tmp_path_factory.mktemp("release"), url)
 
 
+@pytest.fixture
+def recording(url: str) -> Iterator[Middleman]:
+    with between(url) as server:
+        yield server
+
+
 def champion(registry: Registry) -> int | None:
     found = registry.champion()
     return found.version if found else None
 
 
-def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry) -> None:
+def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, recording: Middleman) -> None:
     assert cli("models", "--history").out == "Nothing was promoted yet.\n"
     cli.refuses(17, "No earlier champion is left", "rollback")
     cli.refuses(17, "has no challenger", "promote")
     cli.refuses(18, "There is no champion now, but version 2 was compared with version 1", "promote", "2")
     cli.refuses(40, "Nothing says which champion version 4 was compared with", "promote", "4")
     registry.set_alias(CHALLENGER, 1)
-    dry = cli("promote", "--dry-run")
+    dry = cli("promote", "--dry-run", mlflow=recording.url)
     assert "Version 1 would be the champion" in dry.out and champion(registry) is None
     first = cli("promote", "--why", "it passed the gate")
     assert (first.code, first.err) == (0, "") and "Version 1 is the champion (bundle" in first.out
     assert "in place of version 1" in cli("promote", "2").out and champion(registry) == 2
     cli.refuses(18, "The champion is now version 2, but version 3 was compared with version 1; retrain", "promote", "3")
     cli.refuses(17, "Version 3 never was champion", "rollback", "3")
-    assert "would be the champion again" in cli("rollback", "--dry-run").out and champion(registry) == 2
-    back = cli("rollback", "--why", "it mistakes [b]cola[/b] for tea")
+    for words, said in ((("promote", "3"), "version 3 was compared with version 1; retrain"), (("promote", "2"), "champion already")):
+        cli.refuses(18, said, *words, "--dry-run", mlflow=recording.url)
+    cli.refuses(40, "Nothing says which champion version 4 was compared with", "promote", "4", "--dry-run", mlflow=recording.url)
+    dry = cli("rollback", "--dry-run", mlflow=recording.url)
+    assert "would be the champion again" in dry.out and champion(registry) == 2
+    assert len(recording.asked) > 10 and recording.writes == []
+    back = cli("rollback", "--why", "it mistakes [b]cola[/b] for tea", mlflow=recording.url)
+    assert recording.writes, "a write would have been seen"
     assert (back.code, back.err) == (0, "") and champion(registry) == 1
     assert back.out == f"Version 1 is the champion again, in place of version 2 (bundle {registry.resolve('1').bundle[:12]}, verified).\n"
     cli.refuses(17, "Version 1 is the champion already", "rollback", "1")

@@ -14,7 +14,7 @@ from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import ReferenceNotFound, Refused
 from skumatch.release.journal import Entry, breaks
-from skumatch.release.registry import COMPARED_TAG, ModelRef, Registry
+from skumatch.release.registry import ModelRef, Registry
 
 console = Console()
 
@@ -48,17 +48,16 @@ def promote(
     version: Annotated[str, typer.Argument(help="A version or an alias.")] = "challenger", why: Why = "by hand", dry_run: DryRun = False
 ) -> None:
     """Make a version that passed the gate the champion, if the champion still is the one it was compared with."""
+    from skumatch.pipeline import releases
     from skumatch.release import promotion
 
     settings = current_settings()
     if load_params(settings.project / "params.yaml").release.approval == "required":
         raise Refused(f"Promotion needs a person's approval (release.approval); give it at {settings.airflow_url}/dags/skumatch_release.")
     registry = _registry(settings)
-    wanted = _verified(registry, registry.resolve(version), settings)
-    compared = wanted.tags.get(COMPARED_TAG)
-    if compared is None:
-        raise Refused(f"Nothing says which champion version {wanted.version} was compared with; retrain to compare again.")
-    expected = None if compared == "none" else int(compared)
+    wanted = registry.resolve(version)
+    expected = promotion.proposed(registry, wanted) if dry_run else promotion.compared_with(wanted)
+    releases.verified(settings, registry, wanted)
     if not dry_run:
         promotion.promote(registry, wanted.version, expected, getpass.getuser(), why)
     _say(wanted, "would be" if dry_run else "is", "" if expected is None else f", in place of version {expected}")
@@ -70,29 +69,23 @@ def rollback(
     dry_run: DryRun = False,
 ) -> None:
     """Make an earlier champion the champion again."""
+    from skumatch.pipeline import releases
     from skumatch.release import promotion
 
     settings = current_settings()
     registry = _registry(settings)
-    now = registry.champion()
-    target = _verified(registry, promotion.rollback_target(registry, version), settings)
-    if now == target:
+    target, now = releases.rollback_plan(settings, registry, version)
+    if now == target.version:
         raise ReferenceNotFound(f"Version {target.version} is the champion already; `skumatch models --history` lists what was before.")
     if not dry_run:
-        promotion.rollback(registry, target.version, now.version if now else None, getpass.getuser(), why)
-    _say(target, "would be" if dry_run else "is", " again" + (f", in place of version {now.version}" if now else ""))
+        promotion.rollback(registry, target.version, now, getpass.getuser(), why)
+    _say(target, "would be" if dry_run else "is", " again" + (f", in place of version {now}" if now else ""))
 
 
 def _registry(settings: Settings) -> Registry:
     from skumatch.pipeline.pull import open_registry
 
     return open_registry(settings, load_params(settings.project / "params.yaml"))
-
-
-def _verified(registry: Registry, ref: ModelRef, settings: Settings) -> ModelRef:
-    """The version, once the bytes of its bundle were found to be those that were registered."""
-    registry.download_bundle(ref, settings.home_dir / "bundles" / ref.bundle)
-    return ref
 
 
 def _say(ref: ModelRef, how: str, more: str) -> None:

@@ -18,7 +18,7 @@ from skumatch.release import lineage
 from skumatch.release.gate import Decision
 from skumatch.release.promotion import promote
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, TOP1_TAG
-from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, Tracking
+from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, RUN_TAG, Tracking
 from skumatch.report.page import DATA_DOCS
 from skumatch.retrieval.evaluate import Evaluation
 
@@ -61,37 +61,45 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
 
 
 def _record(settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository) -> dict[str, Any]:
-    root, decision = repository.folder, outcome.decision
-    tracking, registry = Tracking(settings.mlflow_url), open_registry(settings, params)
-    record, code = lineage_of(message, outcome, repository), read_json(root / "inputs/code.json")
+    root, tracking, registry = repository.folder, Tracking(settings.mlflow_url), open_registry(settings, params)
+    record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)
-    tags = {
-        DATA_TAG: outcome.data,
-        TOP1_TAG: f"{outcome.challenger.top1:.6f}",
-        "skumatch.verdict": decision.verdict,
-        "skumatch.decision": decision.sentence,
-        "skumatch.commit": str(code["commit"]),
-        COMPARED_TAG: "none" if message.champion is None else str(message.champion),
-        PLAIN_TAG: str(not message.overrides and code["commit"] is not None and not code["dirty"]).lower(),
-        "skumatch.inputs": message.inputs,
-        "skumatch.lineage": lineage.record_hash(record),
-    }
+    tags = tags_of(message, outcome, read_json(root / "inputs/code.json")) | {"skumatch.lineage": lineage.record_hash(record)}
     mlflow_run = tracking.log_run(message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING")
-    version = None
-    if decision.promotable:
-        version = registry.register(root / "out/bundle/model", mlflow_run, tags, decision.sentence, root / "skumatch")
+    tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
+    page, version = tracking.run_page(mlflow_run), None
+    if outcome.decision.promotable:
+        said = f"{outcome.decision.sentence}\n\nReport and figures: [run {message.run}]({page}), artifact `report/report.html`."
+        version = registry.register(root / "out/bundle/model", mlflow_run, tags, said, root / "skumatch")
         registry.set_alias(CHALLENGER, version)
         if params.release.approval == "none":
             try:
-                promote(registry, version, message.champion, f"run {message.run}", decision.sentence)
+                promote(registry, version, message.champion, f"run {message.run}", outcome.decision.sentence)
             except StaleChampion:
                 tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)}, {}, "FAILED")
                 raise
     # Only now: a run that ended earlier must neither be started from nor make a scheduled one skip.
     tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)} if version else {}, {}, "FINISHED")
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
-    waits = decision.promotable and params.release.approval == "required"
-    return {"version": version, "aliases": aliases, "waits": waits, "mlflow_run": tracking.run_page(mlflow_run)}
+    waits = outcome.decision.promotable and params.release.approval == "required"
+    return {"version": version, "aliases": aliases, "waits": waits, "mlflow_run": page}
+
+
+def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[str, str]:
+    """What MLflow's lists show of the run and of its version: what was found, from what, and which run compared it with which champion."""
+    decision = outcome.decision
+    return {
+        RUN_TAG: message.run,
+        DATA_TAG: outcome.data,
+        TOP1_TAG: f"{outcome.challenger.top1:.6f}",
+        COMPARED_TAG: "none" if message.champion is None else str(message.champion),
+        "skumatch.compared_bundle": decision.hashes["champion_bundle"] or "none",
+        "skumatch.verdict": decision.verdict,
+        "skumatch.decision": decision.sentence,
+        "skumatch.commit": str(code["commit"]),
+        PLAIN_TAG: str(not message.overrides and code["commit"] is not None and not code["dirty"]).lower(),
+        "skumatch.inputs": message.inputs,
+    }
 
 
 def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from skumatch.config import Params, Settings, check_approval, load_params
-from skumatch.errors import Refused, StaleChampion
 from skumatch.pipeline.pull import open_registry
 from skumatch.release import promotion
-from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
+from skumatch.release.registry import CHALLENGER, ModelRef, Registry
 from skumatch.release.tracking import Tracking
 
 Name = Annotated[str, Field(min_length=1)]
@@ -54,13 +53,7 @@ def propose(settings: Settings, question: Question) -> Proposal:
     """Look up what a person is to approve. Raises StaleChampion where the champion is another than it was compared with."""
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
     ref = registry.resolve(CHALLENGER if question.version is None else str(question.version))
-    compared = ref.tags.get(COMPARED_TAG)
-    if compared is None:
-        raise Refused(f"Nothing says which champion version {ref.version} was compared with; retrain to compare again.")
-    expected, now = None if compared == "none" else int(compared), registry.champion()
-    if (now.version if now else None) != expected:
-        found, then = (f"version {number}" if number else "none" for number in (now.version if now else None, expected))
-        raise StaleChampion(f"Version {ref.version} was compared with {then}, but the champion is {found}; retrain to compare again.")
+    expected = promotion.proposed(registry, ref)
     page = Tracking(settings.mlflow_url).run_page(ref.run_id) if ref.run_id else settings.mlflow_url
     return Proposal(version=ref.version, expected=expected, bundle=ref.bundle, sentence=ref.tags.get("skumatch.decision", ""), page=page)
 
@@ -69,7 +62,7 @@ def promote(settings: Settings, approved: Approved) -> dict[str, Any]:
     """Make the approved version the champion, once its bytes were verified."""
     params, proposal = load_params(settings.project / "params.yaml"), approved.proposal
     registry = _registry(settings, params)
-    ref = _verified(settings, registry, registry.resolve(str(proposal.version)))
+    ref = verified(settings, registry, registry.resolve(str(proposal.version)))
     why = " ".join(filter(None, ["approved;", approved.why, proposal.sentence]))
     promotion.promote(registry, ref.version, proposal.expected, approved.who, why)
     return {"version": ref.version, "decision": "promote" if proposal.expected else "first", "who": approved.who}
@@ -78,17 +71,23 @@ def promote(settings: Settings, approved: Approved) -> dict[str, Any]:
 def rollback(settings: Settings, back: Back) -> dict[str, Any]:
     """Make an earlier champion the champion again, once its bytes were verified."""
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
-    now = registry.champion()
-    ref = _verified(settings, registry, promotion.rollback_target(registry, back.version))
-    promotion.rollback(registry, ref.version, now.version if now else None, back.who, back.why)
+    ref, now = rollback_plan(settings, registry, back.version)
+    promotion.rollback(registry, ref.version, now, back.who, back.why)
     return {"version": ref.version, "decision": "rollback", "who": back.who}
+
+
+def rollback_plan(settings: Settings, registry: Registry, version: int | None) -> tuple[ModelRef, int | None]:
+    """The earlier champion that a rollback leads to (`version`, or the one before this), verified, and the champion now."""
+    now = registry.champion()
+    return verified(settings, registry, promotion.rollback_target(registry, version)), now.version if now else None
+
+
+def verified(settings: Settings, registry: Registry, ref: ModelRef) -> ModelRef:
+    """The version, once the bytes of its bundle were found to be those that were registered."""
+    registry.download_bundle(ref, settings.home_dir / "bundles" / ref.bundle)
+    return ref
 
 
 def _registry(settings: Settings, params: Params) -> Registry:
     check_approval(settings, params)
     return open_registry(settings, params)
-
-
-def _verified(settings: Settings, registry: Registry, ref: ModelRef) -> ModelRef:
-    registry.download_bundle(ref, settings.home_dir / "bundles" / ref.bundle)
-    return ref

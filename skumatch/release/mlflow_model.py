@@ -8,12 +8,26 @@ import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 BUNDLE_TAG = "skumatch.bundle"
 MODEL_PACKAGES = (
     "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings", "pyyaml", "rich", "safetensors",
     "timm", "torch", "torchvision",
 )  # fmt: skip
+ABOUT = """Says which product (SKU) a cropped shelf photo shows.
+
+Each version is one bundle: image encoder, preprocessing, labelled gallery and thresholds, under one SHA-256 (tag `skumatch.bundle`).
+Alias `champion` serves, `challenger` is the newest version that passed the gate, `previous` was champion before.
+`skumatch promote` and `skumatch rollback` move them and say so in the journal; a change made here does not.
+
+Who was champion when, and who said so: the registered model [{journal}]({page}), or `skumatch models --history`.
+"""
+
+
+def about(journal: str, url: str) -> str:
+    """The registered model's description, for those who meet it in MLflow at `url`."""
+    return ABOUT.format(journal=journal, page=f"{url}/#/models/{quote(journal, safe='')}")
 
 
 def uploaded(client: Any, run_id: str, digest: str) -> str | None:

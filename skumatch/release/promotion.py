@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from skumatch.errors import ReferenceNotFound, StaleChampion
+from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
 from skumatch.release.journal import Asked, Entry, Journal, predecessors
-from skumatch.release.registry import CHAMPION, ModelRef, Registry
+from skumatch.release.registry import CHAMPION, COMPARED_TAG, ModelRef, Registry
 
 PREVIOUS = "previous"
+
+
+def compared_with(ref: ModelRef) -> int | None:
+    """The champion that a version was compared with; None: there was none. Raises Refused if nothing says."""
+    compared = ref.tags.get(COMPARED_TAG)
+    if compared is None:
+        raise Refused(f"Nothing says which champion version {ref.version} was compared with; retrain to compare again.")
+    return None if compared == "none" else int(compared)
+
+
+def proposed(registry: Registry, ref: ModelRef) -> int | None:
+    """As compared_with, looked at without a word in the journal. Raises StaleChampion if the champion is another by now."""
+    expected, now = compared_with(ref), registry.champion()
+    current = now.version if now else None
+    if current != expected:
+        raise stale(ref.version, expected, current)
+    return expected
 
 
 def promote(registry: Registry, version: int, expected: int | None, who: str, why: str) -> ModelRef:
@@ -66,7 +83,7 @@ def _move(registry: Registry, asked: Asked) -> ModelRef:
                 return wanted
             if current != asked.expected:
                 turn.outcome = "stale"
-                raise StaleChampion(_stale(asked, current))
+                raise stale(asked.version, asked.expected, current, asked.action)
             turn.confirm()
             client.set_registered_model_alias(registry.model_name, CHAMPION, str(asked.version))
             turn.outcome = "done"
@@ -75,12 +92,15 @@ def _move(registry: Registry, asked: Asked) -> ModelRef:
         return registry.version(client, str(asked.version))
 
 
-def _stale(asked: Asked, current: int | None) -> str:
+def stale(version: int, expected: int | None, current: int | None, action: str = "promote") -> StaleChampion:
+    """What is told where the champion is another than the one that a version was compared with."""
+    if current == version:
+        return StaleChampion(f"Version {version} is the champion already; there is nothing to do.")
     now = "There is no champion now" if current is None else f"The champion is now version {current}"
-    then = "none" if asked.expected is None else f"version {asked.expected}"
-    if asked.action == "rollback":
-        return f"{now}, but the rollback to version {asked.version} was asked against {then}; look at it and ask again."
-    return f"{now}, but version {asked.version} was compared with {then}; retrain to compare again."
+    then = "none" if expected is None else f"version {expected}"
+    if action == "rollback":
+        return StaleChampion(f"{now}, but the rollback to version {version} was asked against {then}; look at it and ask again.")
+    return StaleChampion(f"{now}, but version {version} was compared with {then}; retrain to compare again.")
 
 
 def _champion(registry: Registry, client: Any) -> int | None:

@@ -6,8 +6,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import Any
 
 import filelock
 
-from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, StorageError
+from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
 from skumatch.release.bundle import MANIFEST, PARTS, bundle_hash, verify_bundle
-from skumatch.release.mlflow_model import BUNDLE_TAG, upload, uploaded
+from skumatch.release.journal import journal_name
+from skumatch.release.mlflow_model import BUNDLE_TAG, about, upload, uploaded
 from skumatch.release.tracking import DATA_TAG, Tracking, clean_tags, or_none, unless_existing
 
 HERE = Path(__file__).parents[1]
 CHAMPION, CHALLENGER = "champion", "challenger"
 TOP1_TAG, COMPARED_TAG = "skumatch.top1", "skumatch.compared_with"
-LOCK_SECONDS = 60.0
 RESERVED_ALIAS = re.compile(r"latest|v?\d+", re.IGNORECASE)
 
 
@@ -50,14 +49,14 @@ class ModelRef:
 class Registry(Tracking):
     """One registered model on one MLflow server; runs are logged through it too (Tracking).
 
-    `locks` is a folder shared by all who promote on this machine (default: the system's temporary folder).
+    `locks` is a folder shared by all who fetch bundles on this machine (default: the system's temporary folder).
     """
 
     def __init__(self, url: str, model_name: str = "skumatch", locks: Path | None = None) -> None:
         super().__init__(url)
         self.model_name = model_name
         key = hashlib.sha256(f"{self.url} {model_name}".encode()).hexdigest()[:16]
-        self._lock_path = (locks or Path(tempfile.gettempdir())) / f"skumatch-{key}.lock"
+        self._lock_path = (locks or Path(tempfile.gettempdir())) / f"skumatch-{key}.download"
 
     def champion(self) -> ModelRef | None:
         with self.client() as client:
@@ -87,7 +86,7 @@ class Registry(Tracking):
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self._lock_path.with_suffix(".download")):  # two runs of one machine may want the same champion
+        with filelock.FileLock(self._lock_path):  # two runs of one machine may want the same champion
             return folder if _holds(folder, ref.bundle) else self._download(ref, folder)
 
     def _download(self, ref: ModelRef, folder: Path) -> Path:
@@ -112,17 +111,36 @@ class Registry(Tracking):
         """
         verify_bundle(folder)
         digest = bundle_hash(folder)
-        with self.client() as client, self._locked():
-            found = self._search(client, f" and tags.`{BUNDLE_TAG}` = '{digest}'")
-            if found:
-                return min(int(version.version) for version in found)
-            model_id = uploaded(client, run_id, digest) or upload(client, run_id, folder, digest, package or HERE)
-            unless_existing(client.create_registered_model, self.model_name)
-            made = client.create_model_version(
-                self.model_name, f"models:/{model_id}", run_id, tags=clean_tags(tags) | {BUNDLE_TAG: digest}, description=description,
-                await_creation_for=0, model_id=model_id,
-            )  # fmt: skip
-            return int(made.version)
+        with self.client() as client:
+            if not self._of_bundle(client, digest):
+                model_id = uploaded(client, run_id, digest) or upload(client, run_id, folder, digest, package or HERE)
+                self._make_model(client)
+                client.create_model_version(
+                    self.model_name, f"models:/{model_id}", run_id, tags=clean_tags(tags) | {BUNDLE_TAG: digest}, description=description,
+                    await_creation_for=0, model_id=model_id,
+                )  # fmt: skip
+            return self._settled(client, digest)
+
+    def _make_model(self, client: Any) -> None:
+        unless_existing(client.create_registered_model, self.model_name)
+        if not client.get_registered_model(self.model_name).description:  # someone's own words stay
+            client.update_registered_model(self.model_name, about(journal_name(self.model_name), self.shown))
+
+    def _settled(self, client: Any, digest: str) -> int:
+        """The one version of a bundle: the first; others, made at the same time by machines that didn't see each other, are deleted.
+
+        MLflow hands out numbers one by one, so whoever looks after making a version sees all that were made before, and all agree on
+        the first. What a killed call left is deleted by the next; what an alias names stays.
+        """
+        first, *others = self._of_bundle(client, digest)
+        named = self.aliases(client).values() if others else ()
+        for version in others:
+            if str(version) not in named:
+                or_none(client.delete_model_version, self.model_name, str(version))
+        return first
+
+    def _of_bundle(self, client: Any, digest: str) -> list[int]:
+        return sorted(int(version.version) for version in self._search(client, f" and tags.`{BUNDLE_TAG}` = '{digest}'"))
 
     def set_alias(self, alias: str, version: int) -> None:
         """Point an alias at a version. The champion is moved by promotion.py only. Raises ParameterError, ReferenceNotFound."""
@@ -132,21 +150,6 @@ class Registry(Tracking):
         with self.client() as client:
             self.version(client, str(version))
             client.set_registered_model_alias(self.model_name, alias, str(version))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self._lock_path, timeout=LOCK_SECONDS)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise StorageError(
-                f"Another skumatch holds {self._lock_path} for {LOCK_SECONDS:.0f} s; wait for it, then run again."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def aliases(self, client: Any) -> dict[str, str]:
         """Alias -> version; empty before the first registration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -82,6 +84,11 @@ class Tracking:
             if status != "RUNNING":
                 client.set_terminated(mlflow_id, status)
             return mlflow_id
+
+    def log_data(self, mlflow_id: str, version: str, uri: str) -> None:
+        """Name a data version, kept at `uri`, as what the run was trained and tested on: MLflow lists it as the run's datasets."""
+        with self.client() as client:
+            client.log_inputs(mlflow_id, [_dataset(version, shown(uri), context) for context in ("training", "test")])
 
     def last_finished(self, plain: bool = False) -> FinishedRun | None:
         """The newest run that ended well, with the lock that the next run starts from.
@@ -191,6 +198,14 @@ def _run_id(client: Any, run: str) -> str:
         experiment = client.get_experiment_by_name(EXPERIMENT)
     found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
     return str((found[0] if found else client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)).info.run_id)
+
+
+def _dataset(version: str, uri: str, context: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    # A run takes one input of a name and digest, so the name tells the contexts apart.
+    named = Dataset(f"skumatch data version ({context})", version, urlsplit(uri).scheme or "local", json.dumps({"uri": uri}))
+    return DatasetInput(named, [InputTag("mlflow.data.context", context)])
 
 
 def _log_metrics(client: Any, mlflow_id: str, metrics: Mapping[str, Series]) -> None:

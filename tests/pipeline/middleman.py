@@ -13,13 +13,19 @@ OF_ONE_CONNECTION = {"connection", "transfer-encoding", "content-length", "conte
 
 
 class Middleman(ThreadingHTTPServer):
-    """`lost` says of each request, as `METHOD path`, whether it is lost: it never reaches MLflow and gets no answer."""
+    """`lost` says of each request, as `METHOD path`, whether it is lost: it never reaches MLflow and gets no answer. `asked` are all."""
 
     def __init__(self, target: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.lost: Callable[[str], bool] = lambda _: False
+        self.asked: list[str] = []
         self.upstream = httpx.Client(base_url=target, timeout=60, trust_env=False)
+
+    @property
+    def writes(self) -> list[str]:
+        """Of `asked`, what may change anything."""
+        return [request for request in self.asked if not request.startswith("GET ") and not request.endswith("/search")]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,7 +33,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.lost(f"{self.command} {self.path}"):
+        request = f"{self.command} {self.path}"
+        self.server.asked.append(request)
+        if self.server.lost(request):
             return
         told = self.server.upstream.request(self.command, self.path, content=body, headers=kept(dict(self.headers)))
         self.send_response(told.status_code)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skumatch.pipeline.repository import md5_of
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import EXPERIMENT, Tracking
 from skumatch.stages.runner import STAGES
@@ -89,9 +90,11 @@ def test_data_that_fails_ends_the_run_with_a_page_that_stays_and_registers_nothi
     assert mlflow_runs(home, "failing") == [] and aliases(home, "failing") == {}
 
 
-def test_a_dry_run_writes_nothing_to_mlflow(home: Home, worse: dict[str, Any]) -> None:
-    before = aliases(home, "tasks")
-    summary = home.task(worse | {"run": "dry", "dry_run": True}, "register")
+def test_a_dry_run_writes_nothing_to_mlflow(home: Home, worse: dict[str, Any], middleman: Middleman) -> None:
+    before, behind = aliases(home, "tasks"), replace(home, mlflow=middleman.url)
+    message = behind.pull("dry", "release.model_name=tasks", dry_run=True)
+    summary = behind.task(message | {"lock": worse["lock"]}, "register")
+    assert middleman.asked and middleman.writes == []
     assert (summary["decision"], summary["version"], summary["dry_run"]) == ("first", None, True)
     report = Path(summary["report"])
     assert 'href="dry/validate/docs.html"' in report.read_text("utf-8") and (report.parent / "dry/validate/docs.html").is_file()
@@ -195,7 +198,23 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
     assert (summary["decision"], summary["version"]) == ("promote", 2)
     assert summary["challenger"]["top1"] > summary["champion"]["top1"]
     assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ("previous",)}
-    assert [run.info.status for run in mlflow_runs(home, "better")] == ["FINISHED"]
+    (run,) = mlflow_runs(home, "better")
+    assert run.info.status == "FINISHED"
+    told_in_mlflow(home, run, summary)
+
+
+def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:
+    """What whoever lives in MLflow sees of version 2 without opening anything of ours."""
+    registry = Registry(home.mlflow, "tasks")
+    with registry.client() as client:
+        version = client.get_model_version("tasks", "2")
+    assert version.description.startswith(summary["sentence"]) and "report/report.html" in version.description
+    assert f"[run better]({registry.run_page(run.info.run_id)})" in version.description
+    compared = {"skumatch.run": "better", "skumatch.compared_with": "1", "skumatch.compared_bundle": registry.resolve("1").bundle}
+    assert version.tags.items() >= compared.items() and run.data.tags.items() >= compared.items()
+    data = md5_of((home.project / "data.dvc").read_text())
+    assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [data, data]
+    assert {json.loads(one.dataset.source)["uri"] for one in run.inputs.dataset_inputs} == {str(home.remote)}
 
 
 def move_champion(home: Home, version: int | None) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from skumatch.release.bundle import Bundle, Gallery, write_bundle
 from skumatch.retrieval.thresholds import Thresholds
 from tests.cli import Cli
+from tests.release.forging import of_format_1
 
 Picture = Callable[[int], Image.Image]
 
@@ -55,7 +56,7 @@ def test_in_a_gallery_of_one_product_the_margin_is_to_no_other(bundled: Callable
 
 
 def test_a_bundle_written_before_there_were_margins_still_loads(bundled: Callable[..., Path], picture: Picture) -> None:
-    older = bundled(similarity=0.9)
+    older = of_format_1(bundled(similarity=0.9))
     assert json.loads((older / "thresholds.json").read_text()) == {"similarity": 0.9}
     bundle = Bundle.load(older)
     assert (bundle.thresholds.similarity, bundle.thresholds.margin) == (0.9, None)

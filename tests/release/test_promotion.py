@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.errors import ReferenceNotFound, RegistryUnavailable, ServiceError, StaleChampion
+from skumatch.errors import ReferenceNotFound, Refused, RegistryUnavailable, ServiceError, StaleChampion
 from skumatch.release import journal
 from skumatch.release.bundle import bundle_hash
 from skumatch.release.journal import After, Asked, Before, Entry, breaks, journal_name, predecessors
-from skumatch.release.promotion import history, promote, rollback, rollback_target
-from skumatch.release.registry import CHALLENGER, ModelRef, Registry
+from skumatch.release.promotion import compared_with, history, promote, proposed, rollback, rollback_target
+from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
 from tests.conftest import free_port
 from tests.proving import count
 
@@ -61,12 +61,32 @@ def test_a_stale_promotion_is_refused_and_journalled(registry: Registry, version
     assert told(registry)[1:] == [("promote", 3, "stale", 1)] * 3
 
 
+def test_what_a_version_was_compared_with_is_looked_up_without_a_word_in_the_journal(
+    registry: Registry, run_id: str, several: list[Path]
+) -> None:
+    for folder, compared in zip(several, ({COMPARED_TAG: "none"}, {COMPARED_TAG: "1"}, {}), strict=True):
+        registry.register(folder, run_id, compared, "")
+    first, second, unknown = (registry.resolve(str(version)) for version in (1, 2, 3))
+    assert (compared_with(first), compared_with(second)) == (None, 1)
+    with pytest.raises(Refused, match="Nothing says which champion version 3 was compared with; retrain"):
+        compared_with(unknown)
+    assert proposed(registry, first) is None
+    with pytest.raises(StaleChampion, match="There is no champion now, but version 2 was compared with version 1; retrain"):
+        proposed(registry, second)
+    promote(registry, 1, None, ANN, WHY)
+    assert proposed(registry, second) == 1
+    with pytest.raises(StaleChampion, match="Version 1 is the champion already"):
+        proposed(registry, first)
+    assert len(history(registry)) == 1
+
+
 def test_a_version_that_is_not_there_leaves_no_entry(registry: Registry, versions: list[int]) -> None:
     with pytest.raises(ReferenceNotFound):
         promote(registry, 9, None, ANN, WHY)
     assert champion(registry) is None and history(registry) == []
 
 
+@pytest.mark.timeout(count(900, 7200))
 def test_of_many_promoters_at_once_one_wins_and_the_others_are_told(registry: Registry, run_id: str, several: list[Path]) -> None:
     """As if from many machines: each has a registry of its own and they share nothing but the server."""
     versions, many = [registry.register(folder, run_id, {}, "") for folder in several], 20

@@ -6,16 +6,20 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, RegistryUnavailable, ServiceError
 from skumatch.release.bundle import bundle_hash, verify_bundle
-from skumatch.release.registry import CHALLENGER, Registry
+from skumatch.release.mlflow_model import upload
+from skumatch.release.registry import CHALLENGER, HERE, Registry
 from tests.conftest import free_port
 
 Picture = Callable[[int], Image.Image]
@@ -60,6 +64,21 @@ def test_credentials_never_reach_a_tag(registry: Registry) -> None:
         assert client.get_run(run_id).data.tags["skumatch.source"] == "https://example.org/x.git"
 
 
+def test_the_data_version_is_listed_as_a_runs_datasets(registry: Registry, run_id: str) -> None:
+    version = "0123456789abcdef0123456789abcdef.dir"
+    for _ in range(2):
+        registry.log_data(run_id, version, "s3://me:hunter2@bucket/skumatch")
+    with registry.client() as client:
+        found = [(one.dataset, {tag.key: tag.value for tag in one.tags}) for one in client.get_run(run_id).inputs.dataset_inputs]
+        experiment = client.get_run(run_id).info.experiment_id
+        (run,) = client.search_runs([experiment], f"dataset.digest = '{version}' and dataset.context = 'training'")
+    assert {tags["mlflow.data.context"] for _, tags in found} == {"training", "test"} and len(found) == 2
+    for dataset, _ in found:
+        assert dataset.name.startswith("skumatch data version") and dataset.digest == version
+        assert (dataset.source_type, json.loads(dataset.source)) == ("s3", {"uri": "s3://bucket/skumatch"})
+    assert run.info.run_id == run_id
+
+
 def test_an_empty_registry_has_no_champion(registry: Registry) -> None:
     assert registry.champion() is None and registry.versions() == []
     with pytest.raises(ReferenceNotFound, match="has no champion"):
@@ -76,6 +95,75 @@ def test_registering_a_bundle_twice_gives_one_version(registry: Registry, run_id
     assert (version.top1, version.data, version.aliases) == (0.917, "d1", ())
     with registry.client() as client:
         assert client.get_model_version(registry.model_name, "1").description == "Accepted."
+
+
+def test_the_model_says_what_it_is_and_where_its_journal_lies(registry: Registry, run_id: str, several: list[Path]) -> None:
+    registry.register(several[0], run_id, {}, "")
+    with registry.client() as client:
+        told = client.get_registered_model(registry.model_name).description
+        assert (
+            "which product (SKU)" in told
+            and f"[{registry.model_name}-journal]({registry.url}/#/models/{registry.model_name}-journal)" in told
+        )
+        client.update_registered_model(registry.model_name, "Ask Ann.")
+        registry.register(several[1], run_id, {}, "")
+        assert client.get_registered_model(registry.model_name).description == "Ask Ann.", "a person's words stay"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of ours catches this."""
+
+
+def at_once(registry: Registry, run_id: str, folder: Path, locks: Path, patch: pytest.MonkeyPatch) -> list[int | None]:
+    """Register a bundle from two machines, which share nothing but the server; each looked for it before the other made its version.
+
+    None stands for a machine that was killed.
+    """
+    from mlflow import MlflowClient
+
+    with registry.client() as client:
+        upload(client, run_id, folder, bundle_hash(folder), HERE)
+    both, create = threading.Barrier(2, timeout=60), MlflowClient.create_model_version
+
+    def together(*words: Any, **named: Any) -> Any:
+        both.wait()
+        return create(*words, **named)
+
+    def one(name: str) -> int | None:
+        try:
+            return Registry(registry.url, registry.model_name, locks / name).register(folder, run_id, {}, "")
+        except Killed:
+            return None
+
+    with patch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr(MlflowClient, "create_model_version", together)
+        return list(pool.map(one, ("a", "b")))
+
+
+def test_two_machines_that_register_one_bundle_at_once_make_one_version(
+    registry: Registry, run_id: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert at_once(registry, run_id, made, tmp_path, monkeypatch) == [1, 1]
+    assert [(ref.version, ref.bundle) for ref in registry.versions()] == [(1, bundle_hash(made))]
+
+
+@pytest.mark.parametrize("alias", [None, CHALLENGER])
+def test_what_a_killed_machine_left_is_deleted_by_the_next_call(
+    registry: Registry, run_id: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alias: str | None
+) -> None:
+    from mlflow import MlflowClient
+
+    def killed(*_words: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "delete_model_version", killed)
+        assert None in at_once(registry, run_id, made, tmp_path, monkeypatch), "who sees the other's version would delete it"
+    assert [ref.version for ref in registry.versions()] == [2, 1]
+    if alias:
+        registry.set_alias(alias, 2)
+    assert registry.register(made, run_id, {}, "") == 1
+    assert [ref.version for ref in registry.versions()] == ([2, 1] if alias else [1]), "what an alias names stays"
 
 
 def test_a_registration_cut_off_before_the_version_uploads_nothing_again(
