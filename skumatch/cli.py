@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import skumatch
-from skumatch.commands import bench, compare, data, models, release, runs, worker
+from skumatch.commands import bench, compare, data, evaluate, match, release, runs, worker
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors
 
@@ -22,7 +22,7 @@ app.add_typer(worker.app, name="worker", hidden=True)
 for command in (
     *(runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stage),
     *(release.models, release.promote, release.rollback),
-    *(models.evaluate, compare.compare, models.match),
+    *(evaluate.evaluate, compare.compare, match.match),
 ):
     app.command()(command)
 

@@ -303,7 +303,10 @@ def with_places(words: tuple[str, ...], delivery: Delivery) -> list[str]:
 @pytest.mark.parametrize(
     ("code", "what", "words"),
     [
-        (DATA, "give picture files", ("match", "nothing.png")),
+        (DATA, "There is no nothing.png", ("match", "nothing.png")),
+        (PARAMETER, "give --out matches.parquet", ("match", "skumatch")),
+        (PARAMETER, "give --out matches.parquet", ("match", "PICTURE", "--html", "page.html")),
+        (PARAMETER, "give one of them", ("match", "PICTURE", "--out", "m.parquet", "--json")),
         (REFERENCE, "has no bundle.json", ("match", "PICTURE", "--model", "./skumatch")),
         (REFERENCE, "a frozen tower has no gallery", ("match", "PICTURE", "--model", "frozen:smoke")),
         (DATA, "There is no", ("evaluate", "--data", "nowhere", "--model", "frozen:smoke@none")),

@@ -58,15 +58,28 @@ def fetch(run: str, settings: Settings) -> dict[str, Any]:
 
 def photograph(report: Path) -> None:
     """report.png: the page's head. mistakes.png: the first row of its mistakes."""
-    with tempfile.TemporaryDirectory() as folder:
-        shot = Path(folder) / "shot.png"
-        words = [*CHROMIUM, f"--user-data-dir={folder}/profile", "--window-size=1100,9000", f"--screenshot={shot}", report.as_uri()]
-        subprocess.run(words, check=True, capture_output=True)
-        page = Image.open(shot).convert("RGB")
+    page = shot(report, 1100, 9000)
     cards = cards_of(page)
     top = cards[MISTAKES][0]
     page.crop((0, 0, page.width, cards[CHART][1] + 16)).quantize(128).save(HERE / "report.png", optimize=True)
     page.crop((0, top - 16, page.width, top + MISTAKES_HEIGHT)).quantize(256).save(HERE / "mistakes.png", optimize=True)
+
+
+def photograph_matches(photos: Path) -> None:
+    """matches.png: the head of the page of matches of the sample's test side."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, page = Path(folder) / "m.parquet", Path(folder) / "m.html"
+        subprocess.run([sys.executable, "-m", "skumatch", "match", str(photos), "--out", str(out), "--html", str(page)], check=True)
+        shot(page, 1280, 880).quantize(256).save(HERE / "matches.png", optimize=True)
+
+
+def shot(page: Path, width: int, height: int) -> Image.Image:
+    """What Chromium shows of a page."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shot.png"
+        words = [*CHROMIUM, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}", f"--screenshot={path}", page.as_uri()]
+        subprocess.run(words, check=True, capture_output=True)
+        return Image.open(path).convert("RGB")
 
 
 def cards_of(page: Image.Image) -> list[tuple[int, int]]:
@@ -81,4 +94,5 @@ if __name__ == "__main__":
         place = Settings()
         write_json(HERE / "summary.json", fetch(sys.argv[1], place))
         photograph((place.home_dir / "reports" / f"{sys.argv[1]}.html").resolve())
+        photograph_matches(next(place.home_dir.glob("sample-*")) / "all/test")
     write_text(HERE / "summary.svg", draw(read_json(HERE / "summary.json")))

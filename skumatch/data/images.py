@@ -169,13 +169,24 @@ class Extent:
     offset: int = 0
     length: int | None = None
 
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change of the file (ns): whether it may be another one by now. Raises as `read`."""
+        try:
+            status = os.stat(self.path)  # noqa: PTH116 - Path doubles the cost, for hundreds of thousands of files
+        except OSError as error:
+            raise self._unread(error) from error
+        return status.st_size, status.st_mtime_ns
+
     def read(self) -> bytes:
         try:
             with Path(self.path).open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size if self.length is None else self.length
                 return os.pread(stream.fileno(), size, self.offset)
         except OSError as error:
-            raise StorageError(f"Could not read {self.path}: {error.strerror}; check that the data is complete.") from error
+            raise self._unread(error) from error
+
+    def _unread(self, error: OSError) -> StorageError:
+        return StorageError(f"Could not read {self.path}: {error.strerror}; check that the data is complete.")
 
 
 class Images(Sequence[Image.Image]):

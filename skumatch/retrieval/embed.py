@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,34 @@ if TYPE_CHECKING:  # whoever has an encoder has loaded its libraries already
     from skumatch.model.encoder import Encoder
     from skumatch.model.preprocess import Preprocess
 
-Pixels = Tensor | DataError | StorageError  # of one image or of a batch
+
+class Unreadable(NamedTuple):
+    """Why a picture can't be decoded: one of data.images.REASONS, and a sentence that names it."""
+
+    reason: str
+    sentence: str
+
+
+class Batch(NamedTuple):
+    """The next pictures of a list: vectors, float32 [n, dim] of length 1, of those at `rows`, and why the others can't be decoded."""
+
+    rows: list[int]
+    vectors: NDArray[np.float32]
+    problems: dict[int, Unreadable]
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.problems)
+
+
+Prepared = Tensor | Unreadable | StorageError
+
+
+class Pixels(NamedTuple):
+    """A batch on its way to the encoder: uint8 [n, 3, H, W] of the pictures at positions `good`, and the other positions' errors."""
+
+    pixels: Tensor
+    good: list[int]
+    bad: dict[int, Unreadable | StorageError]
 
 
 def embed(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, label: str = "embed") -> NDArray[np.float32]:
@@ -30,31 +58,47 @@ def embed(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, 
     Raises DataError for an image that can't be decoded, StorageError for one that can't be read, and WeightsError if the
     encoder's answer is no number.
     """
-    device = prepare(runtime)
-    encoder = encoder.to(device).eval()
-    loader = DataLoader(_Prepared(images, encoder.preprocess), batch_size=batch, num_workers=workers(runtime, device), collate_fn=_collate)
     rows = np.empty((len(images), encoder.dim), np.float32)
-    done = 0
-    with track(label, len(images)) as advance, torch.inference_mode():
-        for pixels in loader:
-            if isinstance(pixels, Exception):
-                raise pixels
-            vectors = functional.normalize(encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1)
-            rows[done : done + len(vectors)] = vectors.cpu().numpy()
-            done += len(vectors)
-            advance(len(vectors))
-    _check_finite(rows, images)
+    with track(label, len(images)) as advance:
+        for found in stream(encoder, images, batch, runtime):
+            if found.problems:
+                raise DataError(next(iter(found.problems.values())).sentence)
+            rows[found.rows] = found.vectors
+            advance(len(found))
     return rows
 
 
-def _check_finite(rows: NDArray[np.float32], images: Images) -> None:
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+def stream(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams) -> Iterator[Batch]:
+    """Yield `images` in their order, `batch` at a time. Raises as `embed`, but for images that can't be decoded."""
+    device, done = prepare(runtime), 0
+    encoder = encoder.to(device).eval()
+    loader = DataLoader(_Pictures(images, encoder.preprocess), batch_size=batch, num_workers=workers(runtime, device), collate_fn=_collate)
+    for pixels, good, bad in loader:
+        rows, problems = [done + i for i in good], {}
+        for i, error in bad.items():
+            if isinstance(error, StorageError):
+                raise error
+            problems[done + i] = error
+        vectors = _vectors(encoder, pixels, device) if rows else np.empty((0, encoder.dim), np.float32)
+        _check_finite(vectors, rows, images)
+        yield Batch(rows, vectors, problems)
+        done += len(good) + len(bad)
+
+
+def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        vectors = functional.normalize(encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1)
+    found: NDArray[np.float32] = vectors.cpu().numpy()
+    return found
+
+
+def _check_finite(vectors: NDArray[np.float32], rows: list[int], images: Images) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
-        first = images.ids[int(bad[0])]
-        raise WeightsError(f"The encoder's vectors of {bad.size} of {len(images)} images are no numbers (first: {first}); train it again.")
+        raise WeightsError(f"The encoder's vector of {images.ids[rows[int(bad[0])]]} is no number; train it again.")
 
 
-class _Prepared(Dataset[Pixels]):
+class _Pictures(Dataset[Prepared]):
     """Preprocessed pictures. An error is handed over as a value: a worker process would turn it into a traceback."""
 
     def __init__(self, images: Images, preprocess: Preprocess) -> None:
@@ -63,19 +107,22 @@ class _Prepared(Dataset[Pixels]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Pixels:
+    def __getitem__(self, index: int) -> Prepared:
         try:
             return self.preprocess(self.images[index])
         except ImageError as error:
-            return DataError(f"{self.images.ids[index]} can't be embedded: {error}")
+            return Unreadable(error.reason, f"{self.images.ids[index]} can't be embedded: {error}")
         except StorageError as error:
             return error
 
 
-def _collate(items: list[Pixels]) -> Pixels:
-    tensors = []
-    for item in items:
-        if not isinstance(item, Tensor):
-            return item
-        tensors.append(item)
-    return torch.stack(tensors)
+def _collate(items: list[Prepared]) -> Pixels:
+    good, bad = list[int](), dict[int, Unreadable | StorageError]()
+    tensors = list[Tensor]()
+    for i, item in enumerate(items):
+        if isinstance(item, Tensor):
+            good.append(i)
+            tensors.append(item)
+        else:
+            bad[i] = item
+    return Pixels(torch.stack(tensors) if tensors else torch.empty(0), good, bad)

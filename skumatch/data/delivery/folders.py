@@ -20,7 +20,7 @@ class FolderSource(Source):
     """A folder that holds (somewhere above its images) `all/train` and `all/test`."""
 
     def __init__(self, root: Path) -> None:
-        found, repaired = _found(_walk(root))
+        found, repaired = _found(walk(root))
         super().__init__(found, repaired, root)
 
     def image(self, source: Any) -> bytes:
@@ -37,7 +37,7 @@ def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; give one with a picture <sku>.<ext> for each SKU.")
-    found, _ = _found(file for file in _walk(folder) if "/" not in file.name)
+    found, _ = _found(file for file in walk(folder) if "/" not in file.name)
     junk = Counter(kind for kind in (file.kind or junk_kind(file.name) for file in found) if kind)
     pictures = [file for file in found if not (file.kind or junk_kind(file.name))]
     if not pictures:
@@ -52,7 +52,7 @@ def _found(files: Iterator[Found]) -> tuple[list[Found], set[str]]:
     return [file._replace(name=name) for file, name in zip(given, names, strict=True)], repaired
 
 
-def _walk(root: Path) -> Iterator[Found]:
+def walk(root: Path) -> Iterator[Found]:
     """Every file below `root`, named by its path from there; `kind` says what it is if no plain file."""
     for folder, folders, names in os.walk(root, onerror=_refuse):
         links = [name for name in folders if Path(folder, name).is_symlink()]

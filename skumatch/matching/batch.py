@@ -1,0 +1,164 @@
+"""Matching many pictures into one table, part by part: who is stopped goes on where the parts end."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+import skumatch
+from skumatch.config import RuntimeParams
+from skumatch.data.images import Images
+from skumatch.errors import DataError, StorageError
+from skumatch.files import canonical_json, replacing, write_text
+from skumatch.progress import Advance, track
+from skumatch.release.bundle import Bundle, Match
+from skumatch.retrieval.embed import Batch, stream
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("sha256", pa.string()),  # of the picture's bytes
+        ("sku", pa.string()),  # the product; none where it is unknown, or the picture can't be read
+        ("unknown", pa.bool_()),
+        ("similarity", pa.float32()),  # to the nearest gallery image
+        ("skus", pa.list_(pa.string())),  # the nearest, best first, whether it is unknown or not
+        ("similarities", pa.list_(pa.float32())),
+        ("gallery_ids", pa.list_(pa.string())),
+        ("problem", pa.string()),  # why it can't be read
+    ]
+)
+UNKNOWN = {
+    True: "of no product in the gallery, by the model's thresholds",
+    False: "the model has no thresholds, so each picture gets a product",
+}
+PART = 2048  # pictures in a part: what a kill may cost
+KEY: Final = b"skumatch.match"
+
+
+class Plan(NamedTuple):
+    """What is matched with what, into which table."""
+
+    bundle: Bundle
+    images: Images
+    top_k: int
+    out: Path
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all that decides the table; of pictures their names, sizes and times, since reading them is the work itself."""
+        listed = hashlib.sha256()
+        for name, extent in zip(self.images.ids, self.images.extents, strict=True):
+            listed.update(canonical_json([name, extent.offset, extent.length, *extent.stamp()]).encode())
+        facts = {"bundle": self.bundle.hash, "top_k": self.top_k, "pictures": listed.hexdigest(), "skumatch": skumatch.__version__}
+        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+@contextmanager
+def matching(out: Path) -> Iterator[Path]:
+    """Yield the folder of the table's parts, for one process at a time; it stays where parts are left to go on from.
+
+    Raises StorageError if another process writes the same table.
+    """
+    parts = out.with_name(f".{out.name}.parts")
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        with FileLock(parts / "lock", timeout=0):
+            try:
+                yield parts
+            finally:
+                if not _parts(parts):
+                    shutil.rmtree(parts, ignore_errors=True)
+    except Timeout as error:
+        raise StorageError(f"Another skumatch is writing {out}; wait for it, or give another --out.") from error
+
+
+def match_all(plan: Plan, parts: Path, batch: int, runtime: RuntimeParams) -> tuple[int, int]:
+    """Write the table `plan.out` and return how many of its rows were there before this call, and how many it has.
+
+    A picture that can't be decoded is a row with its `problem`. Raises StorageError where a disk refuses; what was done stays.
+    """
+    key, total = plan.key, len(plan.images)
+    if _key(plan.out) == key:
+        return total, total
+    _keep_only(parts, key)
+    done = sum(pq.read_metadata(path).num_rows for path in _parts(parts))
+    with track("match", total) as advance:
+        advance(done)
+        _match(plan, parts, done, batch, runtime, advance)
+    _join(parts, plan, key)
+    return done, total
+
+
+def counts(out: Path) -> tuple[int, Counter[str], Counter[str]]:
+    """Of a table: pictures of an unknown product, pictures by SKU, and by the reason why they can't be read."""
+    table = pq.read_table(out, columns=["sku", "unknown", "problem"])
+    skus, problems = (Counter(value for value in table[name].to_pylist() if value is not None) for name in ("sku", "problem"))
+    return sum(map(bool, table["unknown"].to_pylist())), skus, problems
+
+
+def _match(plan: Plan, parts: Path, done: int, batch: int, runtime: RuntimeParams, advance: Advance) -> None:
+    left, rows = plan.images.take(range(done, len(plan.images))), list[dict[str, Any]]()
+    for found in stream(plan.bundle.encoder, left, batch, runtime):
+        rows += _rows(plan, left, found)
+        advance(len(found))
+        if len(rows) >= PART or done + len(rows) == len(plan.images):
+            with replacing(parts / f"{done:010}.parquet") as aside:
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), aside, compression="zstd")
+            done, rows = done + len(rows), []
+
+
+def _rows(plan: Plan, images: Images, found: Batch) -> list[dict[str, Any]]:
+    matches = dict(zip(found.rows, plan.bundle.nearest(found.vectors, plan.top_k), strict=True)) if found.rows else {}
+    return [
+        {"id": images.ids[i], "sha256": hashlib.sha256(images.read_bytes(i)).hexdigest()}
+        | (_matched(matches[i]) if i in matches else {"problem": found.problems[i].reason})
+        for i in sorted([*found.rows, *found.problems])
+    ]
+
+
+def _matched(row: list[Match]) -> dict[str, Any]:
+    best = row[0]
+    skus, similarities, gallery_ids, _ = zip(*row, strict=True)
+    lists = {"skus": skus, "similarities": similarities, "gallery_ids": gallery_ids}
+    return lists | {"sku": None if best.unknown else best.sku, "unknown": best.unknown, "similarity": best.similarity}
+
+
+def _parts(parts: Path) -> list[Path]:
+    return sorted(parts.glob("[0-9]*.parquet"))
+
+
+def _keep_only(parts: Path, key: str) -> None:
+    """Parts of other pictures or another model are none of this table's."""
+    path = parts / "key"
+    if not path.is_file() or path.read_text("utf-8") != key:
+        for old in _parts(parts):
+            old.unlink()
+        write_text(path, key)
+
+
+def _key(out: Path) -> str | None:
+    """The key of a table that is whole; None if there is none. Raises DataError for a file that is none of ours."""
+    if not out.exists():
+        return None
+    try:
+        return str((pq.read_schema(out).metadata or {})[KEY], "utf-8")
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise DataError(f"{out} is there and no table of matches; give another --out, or remove it.") from error
+
+
+def _join(parts: Path, plan: Plan, key: str) -> None:
+    schema = SCHEMA.with_metadata({KEY: key, b"skumatch.bundle": plan.bundle.hash})
+    with replacing(plan.out) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+        for path in _parts(parts):
+            writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
+    for path in _parts(parts):
+        path.unlink()

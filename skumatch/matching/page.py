@@ -1,0 +1,80 @@
+"""A contact sheet of matches: every product with the pictures said to show it, the least similar first, so that odd ones stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from skumatch.data.images import Images
+from skumatch.data.validation.thumbnails import thumbnail
+from skumatch.matching.batch import UNKNOWN, Plan
+
+SIDE = 144  # pixels of a picture's longer side
+GROUPS, EACH, STRANGERS = 80, 12, 60  # products, pictures of each, unknown pictures shown
+COLUMNS = ["id", "sku", "unknown", "similarity", "skus", "problem"]
+
+
+class Shot(NamedTuple):
+    """A picture (a data URI) and its name; similarity to the nearest gallery image of `nearest`."""
+
+    name: str
+    picture: str
+    similarity: float
+    nearest: str
+
+
+class Group(NamedTuple):
+    """Pictures that were given one answer: the first `shots` of `total`, and a gallery picture of the product where one is at hand."""
+
+    sku: str | None
+    shots: list[Shot]
+    total: int
+    gallery: str | None
+
+    @property
+    def more(self) -> int:
+        return self.total - len(self.shots)
+
+
+def page(plan: Plan, gallery: Callable[[str], Image.Image | None]) -> str:
+    """HTML of the plan's table; `gallery` gives a picture of a SKU, where there is one. Everything in it, every text escaped."""
+    images = plan.images
+    rows = pq.read_table(plan.out, columns=COLUMNS).to_pandas().assign(at=range(len(images))).sort_values(["similarity", "id"])
+    known, unknown = rows[rows["sku"].notna()], rows[rows["unknown"].eq(True)]
+    sizes = known["sku"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    facts = {
+        "pictures": len(rows),
+        "matched": len(known),
+        "skus": len(sizes),
+        "unknown": _group(None, unknown[::-1], images, STRANGERS, gallery),
+        "problems": rows["problem"].value_counts().to_dict(),
+        "groups": [_group(str(sku), known[known["sku"].eq(sku)], images, EACH, gallery) for sku in sizes.index[:GROUPS]],
+        "unknown_words": UNKNOWN[plan.bundle.thresholds.fitted],
+        "bundle": plan.bundle.hash,
+    }
+    return _environment().get_template("matches.html.jinja").render(facts)
+
+
+def _group(sku: str | None, rows: pd.DataFrame, images: Images, limit: int, gallery: Callable[[str], Image.Image | None]) -> Group:
+    shots = [_shot(row, images) for _, row in rows.head(limit).iterrows()]
+    product = None if sku is None else gallery(sku)
+    return Group(sku, shots, len(rows), thumbnail(product, SIDE) if product else None)
+
+
+def _shot(row: Any, images: Images) -> Shot:
+    return Shot(row["id"], thumbnail(images[row["at"]], SIDE), float(row["similarity"]), str(row["skus"][0]))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("skumatch.matching"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": "{:,}".format}
+    return environment
