@@ -5,17 +5,25 @@ A programming mistake is an `assert`, never one of these.
 
 from __future__ import annotations
 
+import re
+
+CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")  # user and password of a URL
+
 
 class SkumatchError(Exception):
     """Base of all user-facing errors.
 
     `exit_code` tells the kind apart for scripts and for Airflow; `retry` is true only where the same call may
-    succeed later by itself (a server that is away, a disk that was full).
+    succeed later by itself (a server that is away, a disk that was full). Sentences often quote what others said, so the
+    credentials of any URL in them are cut out here.
     """
 
     exit_code = 1
     retry = False
     kind = "SkumatchError"
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(CREDENTIALS.sub("", sentence))
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__

@@ -29,7 +29,7 @@ def canonical_json(value: Any) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
     Raises StorageError where the disk refuses (full, read-only), with `path` as it was before.
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield aside
         with aside.open("rb") as stream:
             os.fsync(stream.fileno())
-        aside.chmod(0o644)
+        aside.chmod(mode)
         aside.replace(path)
     except OSError as error:
         cure = "free some space or check the disk, then run again"
@@ -69,6 +69,12 @@ def disk_errors(what: str) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing(path) as aside:
+        aside.write_text(text, "utf-8")
+
+
+def write_private(path: Path, text: str) -> None:
+    """As write_text, for its owner's eyes only from the first byte on: so mkstemp makes its files."""
+    with replacing(path, 0o600) as aside:
         aside.write_text(text, "utf-8")
 
 

@@ -22,7 +22,7 @@ from skumatch import processes
 from skumatch.airflow_api import DAG, SERVICE_USER, Airflow
 from skumatch.config import Settings, shown
 from skumatch.errors import PortInUse, ServiceError
-from skumatch.files import read_json, write_text
+from skumatch.files import read_json, write_private, write_text
 from skumatch.progress import Advance, track
 
 START_SECONDS = 180.0
@@ -265,13 +265,6 @@ def _secret(path: Path) -> str:
     if not path.exists():
         write_private(path, secrets.token_hex(48))
     return path.read_text("utf-8")
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file for its owner's eyes only, from its first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(text)
 
 
 def _ports(settings: Settings) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT_FILES = ("skumatch", "dags", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc", ".gitignore", "requirements", "pyproject.toml")
@@ -31,6 +31,17 @@ def draw(path: Path, seed: str, size: tuple[int, int] = (48, 72)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.resize(size, Image.Resampling.NEAREST).save(path)
     return path
+
+
+def make_shelf(root: Path, skus: int, train: int, test: int) -> Path:
+    """Products that look the same in all pictures but for the light; one query of a product the gallery lacks."""
+    for sku in range(skus):
+        for number in range(train + test):
+            path = draw(root / "all" / ("train" if number < train else "test") / f"sku {sku}" / f"{number}.png", f"sku {sku}")
+            with Image.open(path) as picture:
+                ImageEnhance.Brightness(picture).enhance(1 - 0.1 * number).save(path)
+    draw(root / "all/test/unknown/0.png", "unknown")
+    return root
 
 
 @pytest.fixture

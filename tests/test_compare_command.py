@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from PIL import Image, ImageEnhance
 from safetensors.torch import save_file
 
 from skumatch.commands.compare import compare_folder, named
@@ -20,7 +19,7 @@ from skumatch.errors import DataError, ParameterError, ReferenceNotFound, Skumat
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from tests.cli import Cli
-from tests.conftest import ROOT, draw
+from tests.conftest import ROOT, make_shelf
 
 SKUS, TRAIN, TEST = 5, 2, 2
 PARAMETER, DATA, WEIGHTS = 10, 11, 14
@@ -33,15 +32,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Products that look the same in all pictures but for the light; one query of a product the gallery lacks."""
-    root = tmp_path_factory.mktemp("shelf")
-    for sku in range(SKUS):
-        for number in range(TRAIN + TEST):
-            path = draw(root / "all" / ("train" if number < TRAIN else "test") / f"sku {sku}" / f"{number}.png", f"sku {sku}")
-            with Image.open(path) as picture:
-                ImageEnhance.Brightness(picture).enhance(1 - 0.2 * number).save(path)
-    draw(root / "all/test/unknown/0.png", "unknown")
-    return root
+    return make_shelf(tmp_path_factory.mktemp("shelf"), SKUS, TRAIN, TEST)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageEnhance
 
 from skumatch.config import EncoderParams, RuntimeParams
 from skumatch.data.delivery.opening import folder_images
@@ -18,7 +17,7 @@ from skumatch.model import encoder as encoders
 from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
 from skumatch.retrieval.embed import embed
 from tests.cli import Cli
-from tests.conftest import draw
+from tests.conftest import draw, make_shelf
 
 SKUS, TRAIN, TEST = 4, 2, 2
 
@@ -30,15 +29,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four products that look the same in all pictures but for the light; one query of a product the gallery lacks."""
-    root = tmp_path_factory.mktemp("shelf")
-    for sku in range(SKUS):
-        for number in range(TRAIN + TEST):
-            path = draw(root / "all" / ("train" if number < TRAIN else "test") / f"sku {sku}" / f"{number}.png", f"sku {sku}")
-            with Image.open(path) as picture:
-                ImageEnhance.Brightness(picture).enhance(1 - 0.05 * number).save(path)
-    draw(root / "all/test/unknown/0.png", "unknown")
-    return root
+    return make_shelf(tmp_path_factory.mktemp("shelf"), SKUS, TRAIN, TEST)
 
 
 @pytest.fixture(scope="module")

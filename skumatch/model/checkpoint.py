@@ -13,8 +13,10 @@ from typing import Any
 
 import fsspec
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from skumatch.config import shown
 from skumatch.errors import Fenced, StorageError
 from skumatch.files import canonical_json
 
@@ -40,7 +42,7 @@ class Checkpoints:
 
     def __init__(self, url: str, key: str) -> None:
         self.fs, root = fsspec.core.url_to_fs(url)
-        self.folder = f"{root.rstrip('/')}/checkpoints/{key}"
+        self.folder, self.shown = (f"{place.rstrip('/')}/checkpoints/{key}" for place in (root, shown(url)))
         with self._storage():
             self.fs.makedirs(self.folder, exist_ok=True)
             self.attempt = 1 + int(self._owner().get("attempt", 0))
@@ -67,7 +69,7 @@ class Checkpoints:
                 checkpoint = self._read(name)
                 if checkpoint is not None:
                     return checkpoint
-                print(f"The checkpoint {self._path(name)} is damaged; going back to the one before.", file=sys.stderr)
+                print(f"The checkpoint {self.shown}/{name} is damaged; going back to the one before.", file=sys.stderr)
                 self._remove([f"{name}.json", f"{name}.safetensors"])
         return None
 
@@ -77,11 +79,11 @@ class Checkpoints:
             return None
         try:
             data = self.fs.cat_file(self._path(f"{name}.safetensors"))
-        except FileNotFoundError:
+            if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+                return None
+            return Checkpoint(facts["step"], safetensors.torch.load(data), facts["meta"])
+        except (FileNotFoundError, SafetensorError):
             return None
-        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-            return None
-        return Checkpoint(facts["step"], safetensors.torch.load(data), facts["meta"])
 
     def _json(self, name: str) -> dict[str, Any]:
         """A JSON object of the folder; empty where it is missing or damaged."""
@@ -116,7 +118,7 @@ class Checkpoints:
     def _check_owner(self) -> None:
         owner = self._owner()
         if owner.get("uuid") != self.uuid:
-            other = f"Attempt {owner.get('attempt')} of this training took over {self.folder}"
+            other = f"Attempt {owner.get('attempt')} of this training took over {self.shown}"
             raise Fenced(f"{other}; this one (attempt {self.attempt}) stops, nothing is lost.")
 
     def _put(self, name: str, data: bytes) -> None:
@@ -133,7 +135,7 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            what = f"The checkpoints in {self.folder} can't be read or written ({error})"
+            what = f"The checkpoints in {self.shown} can't be read or written ({error})"
             raise StorageError(f"{what}; check the disk or the remote, then run again.") from error
 
 

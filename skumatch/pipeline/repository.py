@@ -24,6 +24,9 @@ def configure(folder: Path, settings: Settings) -> None:
     dvc_dir = folder / ".dvc"
     dvc_dir.mkdir(parents=True, exist_ok=True)
     (dvc_dir / "config").touch()
+    local = dvc_dir / "config.local"
+    local.touch(0o600)
+    local.chmod(0o600)  # the remote's URL may carry a password
     with Config(str(dvc_dir), validate=False).edit("local", validate=False) as config:
         ours = {
             "core": {

@@ -31,6 +31,7 @@ from tests.pipeline.home import SMOKE, Home
 
 BREAKER = Path(__file__).parent / "breaker"
 DELAY = "timedelta(seconds=10)"
+SPOKEN = "a word of the environment"  # a task that is broken says it
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,16 @@ class Ended:
 
 
 class Live:
-    """One project's folder, home and ports; `command` drives the real command line. Its own params.yaml has the tiny encoder."""
+    """One project's folder, home and ports; `command` drives the real command line. Its own params.yaml has the tiny encoder.
 
-    def __init__(self, root: Path, users: str | None = None, overrides: tuple[str, ...] = ()) -> None:
-        self.root, self.plan, self.users = root, root / "plan.json", users
+    `said` is all that a terminal showed.
+    """
+
+    def __init__(self, root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None) -> None:
+        self.root, self.plan, self.users, self.said = root, root / "plan.json", users, list[str]()
         self.project = make_project(root / "project")
         self._hurry(overrides)
-        places = {"airflow_port": free_port(), "mlflow_port": free_port(), "airflow_users": users}
+        places = {"airflow_port": free_port(), "mlflow_port": free_port(), "airflow_users": users, "mlflow": mlflow}
         self.settings = Settings(project=self.project, home=root / "home", **places)  # type: ignore[arg-type]
         self.delivery = pack(deliver(root / "delivery"))
         self.mend()
@@ -65,14 +69,15 @@ class Live:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW_"))}
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
         ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
-        ours |= {"AIRFLOW_USERS": self.users} if self.users else {}
-        return kept | {"COLUMNS": "300"} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
+        ours |= {name: given for name, given in (("AIRFLOW_USERS", self.users), ("MLFLOW", self.settings.mlflow)) if given}
+        return kept | {"COLUMNS": "300", "SPOKEN": SPOKEN} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
 
     def command(self, *words: str) -> Ended:
         """`skumatch WORDS` in the project's folder."""
         done = subprocess.run(
             [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
         )
+        self.said += done.stdout, done.stderr
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def break_(self, task: str, error: str) -> None:
@@ -114,14 +119,23 @@ class Live:
     def go_on(self) -> Ended:
         """Clear what failed in the newest run, as one does in Airflow after mending it, and follow the run to its end."""
         run, console = self.newest()["dag_run_id"], Console(file=io.StringIO(), width=200)
-        with Airflow(self.settings) as airflow:
-            wanted = {"dag_run_id": run, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
-            airflow.post(f"/dags/{DAG}/clearTaskInstances", wanted)
+        self.clear(DAG, run)
         try:
             follow(self.settings, run, console)
         except RunFailed as error:
             return Ended(error.exit_code, console.file.getvalue(), f"✗ {error}\n")  # type: ignore[attr-defined]
         return Ended(0, console.file.getvalue(), "")  # type: ignore[attr-defined]
+
+    def clear(self, dag: str, run: str) -> None:
+        """Have Airflow try again what failed in a run, and what waited for it."""
+        with Airflow(self.settings) as airflow:
+            wanted = {"dag_run_id": run, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
+            airflow.post(f"/dags/{dag}/clearTaskInstances", wanted)
+
+    def tasks(self, dag: str) -> set[str]:
+        """The tasks of a DAG, as Airflow has read it."""
+        with Airflow(self.settings) as airflow:
+            return {task["task_id"] for task in airflow.get(f"/dags/{dag}/tasks")["tasks"]}
 
     def _hurry(self, overrides: tuple[str, ...]) -> None:
         dag, params = self.project / "dags/retrain.py", self.project / "params.yaml"
@@ -139,8 +153,8 @@ class Live:
 
 
 @contextmanager
-def serving(root: Path, users: str | None = None, overrides: tuple[str, ...] = ()) -> Iterator[Live]:
-    live = Live(root, users, overrides)
+def serving(root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None) -> Iterator[Live]:
+    live = Live(root, users, overrides, mlflow)
     started = live.command("up")
     try:
         assert started.code == 0, started.err

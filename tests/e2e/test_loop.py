@@ -4,41 +4,75 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from secrets import token_hex
 
+import psutil
 import pytest
 import yaml
 
+from skumatch import processes
+from skumatch.airflow_api import DAG
 from skumatch.files import sha256
 from skumatch.pipeline.repository import md5_of
 from skumatch.release.lineage import record_hash, stages_of
-from skumatch.stages.runner import STAGES
-from tests.conftest import git
-from tests.e2e.live import NAMES, Ended, Live, serving
+from tests.conftest import ROOT, free_port, git, serving_mlflow
+from tests.e2e.live import NAMES, SPOKEN, Ended, Live, serving
+from tests.e2e.needles import SAID, USER, places
 from tests.pipeline.home import TaskFailed
 
 pytestmark = pytest.mark.live
 Facts = tuple[object, ...]
+STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"])
 TASKS = ("pull", *STAGES, "register")
 # Other inputs than the first runs had, so that no stage is cached before it has run once.
 OTHER = ("--set", "seed=8", "--set", "validate.min_skus=3")
-BREAKS = (
-    ("split", "DataError", 11),
-    ("frozen", "WeightsError", 14),
-    ("train", "SIGKILL", 32),
-    ("embed", "WeightsError", 14),
-    ("evaluate", "DataError", 11),
-    ("bundle", "BundleError", 16),
-    ("gate", "ParameterError", 10),
-    ("report", "Fenced", 22),
-    ("register", "StaleChampion", 18),
-)
+# How each task after the first stage ends, and the command's exit code; others end as OTHERWISE.
+OTHERWISE = "DataError", 11
+BREAKS = {
+    "frozen": ("WeightsError", 14),
+    "train": ("SIGKILL", 32),
+    "embed": ("WeightsError", 14),
+    "bundle": ("BundleError", 16),
+    "gate": ("ParameterError", 10),
+    "report": ("Fenced", 22),
+    "register": ("StaleChampion", 18),
+}
+IN_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+SECRETS = {name: f"secret{token_hex(12)}" for name in (*IN_ENVIRONMENT, "mlflow", "git", "dvc")}
+MAY_HOLD = {"git": {"project/.git/config"}, "dvc": {"project/.dvc/config.local"}}  # where a user put them
+# What must be found, and where: or it would say nothing that secrets are not.
+REACHED = {
+    SPOKEN: ("home/airflow/logs", SAID),
+    "min_skus": ("home/airflow/airflow.db", "mlflow/mlflow.db", "mlflow/artifacts"),
+    "skumatch stage gate": ("home/airflow/airflow.db", "mlflow/artifacts"),  # in the lock, which is in each task's XCom
+    NAMES[0]: ("home/reports", "mlflow/artifacts"),
+    DAG: ("home/logs",),
+}
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tmp_path_factory.mktemp("loop")) as live:
-        yield live
+def mlflow() -> Iterator[ExitStack]:
+    """Holds MLflow, a server of the user's own; closing it stops the server."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, mlflow: ExitStack) -> Iterator[Live]:
+    """Secrets are wherever a user may have them, so that the last test finds out where they went."""
+    root = tmp_path_factory.mktemp("loop")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in IN_ENVIRONMENT:
+            patch.setenv(name, SECRETS[name])
+        patch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+        url = mlflow.enter_context(serving_mlflow(root / "mlflow", free_port()))
+        with serving(root, mlflow=url.replace("://", f"://{USER}:{SECRETS['mlflow']}@")) as live:
+            git(live.project, "remote", "add", "origin", f"https://{USER}:{SECRETS['git']}@example.org/skumatch.git")
+            backup = f"['remote \"backup\"']\n    url = https://{USER}:{SECRETS['dvc']}@example.org/skumatch\n"
+            (live.project / ".dvc/config.local").write_text(backup, "utf-8")
+            yield live
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +102,7 @@ def test_the_first_run_registers_a_champion_and_sums_it_up(live: Live, first: En
     (version,) = live.versions()
     assert (version.version, version.aliases) == (1, ("challenger", "champion"))
     assert live.states() == ("success", dict.fromkeys(TASKS, "success"))
+    assert live.tasks(DAG) == set(TASKS), "a task that no test below breaks"
 
 
 def test_names_that_came_garbled_read_right_on_the_page_and_in_the_terminal(live: Live, first: Ended) -> None:
@@ -162,17 +197,17 @@ def test_a_pull_that_fails_ends_the_run_in_its_own_words(live: Live, third: Ende
 def test_a_broken_stage_ends_retrain_in_the_stages_own_words(live: Live, red: tuple[Facts, Ended]) -> None:
     before, ended = red
     assert (ended.code, ended.err.count("\n")) == (13, 1), ended.err
-    assert "✗ validate: validate is broken by a test; mend it." in ended.err
+    assert f"✗ validate: validate is broken by a test ({SPOKEN}); mend it." in ended.err
     assert "Version" not in ended.out
     assert_red(live, "validate", before)
 
 
-@pytest.mark.parametrize(("task", "error", "code"), BREAKS, ids=[task for task, *_ in BREAKS])
-def test_a_broken_task_ends_red_in_its_own_words_and_promotes_nothing(live: Live, red: object, task: str, error: str, code: int) -> None:
-    before = facts(live)
+@pytest.mark.parametrize("task", TASKS[2:])
+def test_a_broken_task_ends_red_in_its_own_words_and_promotes_nothing(live: Live, red: object, task: str) -> None:
+    before, (error, code) = facts(live), BREAKS.get(task, OTHERWISE)
     live.break_(task, error)
     ended = live.go_on()
-    own = f"Stage {task} ended without a word of its own" if error == "SIGKILL" else f"{task} is broken by a test; mend it."
+    own = f"Stage {task} ended without a word of its own" if error == "SIGKILL" else f"{task} is broken by a test ({SPOKEN}); mend it."
     assert (ended.code, ended.err[: len(own) + len(task) + 4]) == (code, f"✗ {task}: {own}")
     assert ended.out.count("tries again") == (2 if error == "SIGKILL" else 0)
     assert_red(live, task, before)
@@ -186,6 +221,33 @@ def test_the_mended_run_goes_on_where_it_stopped_and_ends_green(live: Live, red:
     assert live.states() == ("success", dict.fromkeys(TASKS, "success"))
     assert len(live.runs()) == runs + 1
     assert json.loads((live.artifacts(tmp_path) / "lineage.json").read_text())["inputs"]["overrides"] == list(OTHER[1::2])
+
+
+@pytest.fixture(scope="module")
+def away(live: Live, red: object, mlflow: ExitStack) -> Ended:
+    """A run without MLflow: the last one, since it doesn't come back."""
+    (scheduler,) = (server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler")
+    inherited = psutil.Process(scheduler.pid).environ()
+    assert all(SECRETS[name] == inherited[name] for name in IN_ENVIRONMENT) and SECRETS["mlflow"] in inherited["SKUMATCH_MLFLOW"]
+    mlflow.close()
+    return live.command("retrain")
+
+
+def test_a_registry_that_is_away_ends_the_run_in_one_sentence(live: Live, away: Ended) -> None:
+    assert (away.code, away.err.count("\n")) == (20, 1)
+    assert "✗ pull: MLflow at http://127.0.0.1:" in away.err and live.states()[0] == "failed"
+
+
+def test_no_secret_is_in_anything_that_was_written_or_said(live: Live, away: Ended) -> None:
+    key = (live.settings.home_dir / "airflow.secret").read_text("utf-8")
+    found = places([*SECRETS.values(), key, *REACHED], live.root, live.said)
+    assert {name: found[secret] for name, secret in SECRETS.items() if found[secret]} == MAY_HOLD
+    assert found[key] == {"home/airflow.secret"}
+    assert all((live.root / name).stat().st_mode & 0o077 == 0 for name in ("home/airflow.secret", "project/.dvc/config.local"))
+    missed = [
+        (word, place) for word, there in REACHED.items() for place in there if not any(name.startswith(place) for name in found[word])
+    ]
+    assert missed == []
 
 
 def facts(live: Live) -> Facts:

@@ -19,6 +19,7 @@ from skumatch.release.promotion import history
 from skumatch.release.registry import COMPARED_TAG, Registry
 from tests.conftest import wait_until
 from tests.e2e.live import Live, serving
+from tests.e2e.needles import places
 
 pytestmark = pytest.mark.live
 RELEASE, ROLLBACK = "skumatch_release", "skumatch_rollback"
@@ -74,8 +75,12 @@ def tasks(live: Live, dag: str, run: str) -> dict[str, str]:
 
 def ended(live: Live, dag: str, run: str) -> dict[str, str]:
     """The states of its tasks, once the run has ended."""
-    wait_until(lambda: next(row for row in runs(live, dag) if row["dag_run_id"] == run)["state"] in ("success", "failed"), SECONDS)
+    wait_until(lambda: state(live, dag, run) in ("success", "failed"), SECONDS)
     return tasks(live, dag, run)
+
+
+def state(live: Live, dag: str, run: str) -> str:
+    return str(next(row for row in runs(live, dag) if row["dag_run_id"] == run)["state"])
 
 
 def asked(live: Live, run: str) -> None:
@@ -180,11 +185,35 @@ def test_without_names_an_approval_is_refused_at_once(live: Live) -> None:
     assert "nobody would be known to have approved" in ended.err and "SKUMATCH_AIRFLOW_USERS" in ended.err
 
 
+def test_a_task_that_breaks_promotes_nothing(live: Live, registry: Registry, tmp_path: Path) -> None:
+    """That of `approve` is the last test's."""
+    assert (live.tasks(RELEASE), live.tasks(ROLLBACK)) == ({"propose", "approve", "promote"}, {"rollback"}), "a task that no test breaks"
+    version, ann = challenger(registry, tmp_path, champion(registry) or 0, 0.6), Person(live, "ann")
+    before = champion(registry), history(registry)
+    live.break_("rollback", "DataError")
+    back = ann.starts(ROLLBACK, why="it sees nothing")
+    assert ended(live, ROLLBACK, back) == {"rollback": "failed"} and state(live, ROLLBACK, back) == "failed"
+    live.break_("propose", "DataError")
+    run = ann.starts(RELEASE, version=version)
+    assert ended(live, RELEASE, run) == {"propose": "failed", "approve": "upstream_failed", "promote": "upstream_failed"}
+    assert state(live, RELEASE, run) == "failed"
+    live.break_("promote", "DataError")
+    live.clear(RELEASE, run)
+    asked(live, run)
+    ann.answers(run, "Approve").raise_for_status()
+    assert ended(live, RELEASE, run) == {"propose": "success", "approve": "success", "promote": "failed"}
+    assert state(live, RELEASE, run) == "failed"
+    live.mend()
+    assert (champion(registry), history(registry)) == before
+
+
 def test_passwords_stay_with_their_owner(live: Live) -> None:
-    passwords = json.loads(live.settings.passwords_file.read_text("utf-8"))
-    assert set(passwords) == {"skumatch", "ann", "vic"} and live.settings.passwords_file.stat().st_mode & 0o077 == 0
-    logs = [path for path in live.settings.home_dir.rglob("*") if path.is_file() and "logs" in path.parts]
-    assert logs and not [path for path in logs for word in passwords.values() if word.encode() in path.read_bytes()]
+    file = live.settings.passwords_file
+    passwords = json.loads(file.read_text("utf-8"))
+    assert set(passwords) == {"skumatch", "ann", "vic"} and file.stat().st_mode & 0o077 == 0
+    found = places([*passwords.values(), "ann"], live.root, live.said)
+    assert "home/airflow/airflow.db" in found.pop("ann")
+    assert list(found.values()) == [{"home/airflow-passwords.json"}] * 3
 
 
 def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, tmp_path: Path) -> None:
@@ -193,7 +222,7 @@ def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, 
     assert text.count("timedelta(hours=HOURS)") == 1
     before = champion(registry)
     assert before is not None
-    version = challenger(registry, tmp_path, before, 0.6)
+    version = challenger(registry, tmp_path, before, 0.7)
     dag.write_text(text.replace("timedelta(hours=HOURS)", "timedelta(seconds=2)"), "utf-8")
     time.sleep(20)  # until Airflow has read the file again
     run = Person(live, "ann").starts(RELEASE, version=version)

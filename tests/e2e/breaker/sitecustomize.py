@@ -1,7 +1,7 @@
 """Every Python that the tests' worker starts loads this first (PYTHONPATH): the task that the plan names then fails.
 
 The plan, SKUMATCH_TEST_PLAN, is {"task": ..., "error": a class of skumatch.errors or SIGKILL}. The rest of the process is the
-real one: the stage's runner, DVC and the worker tell the error onward.
+real one: the stage's runner, DVC and the worker tell the error onward. The sentence has the variable SPOKEN of its environment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-SENTENCE = "{task} is broken by a test; mend it."
+SENTENCE = "{task} is broken by a test ({word}); mend it."
+RELEASES = ("propose", "promote", "rollback")
+
+
+class Given:
+    """Stands for the forms of messages that a broken module would have checked."""
+
+    model_validate = staticmethod(dict)
 
 
 def fail(task: str, error: str) -> NoReturn:
@@ -22,24 +29,25 @@ def fail(task: str, error: str) -> NoReturn:
         os.kill(os.getpid(), signal.SIGKILL)
     from skumatch import errors  # only now: the workspace's own package, not the one that is installed
 
-    raise getattr(errors, error)(SENTENCE.format(task=task))
+    raise getattr(errors, error)(SENTENCE.format(task=task, word=os.environ["SPOKEN"]))
 
 
-def place() -> tuple[str, str]:
-    """The module and function that this process is about to import and call."""
+def place() -> tuple[str, str, str]:
+    """The task that this process is about to do, and the module and function that it will import and call."""
     words = sys.orig_argv[1:]
     if words[:3] == ["-m", "skumatch", "stage"]:
-        return f"skumatch.stages.{words[3]}", "run"
-    if words == ["-m", "skumatch", "worker", "register"]:
-        return "skumatch.pipeline.register", "register"
-    return "", ""
+        return words[3], f"skumatch.stages.{words[3]}", "run"
+    if words[:3] == ["-m", "skumatch", "worker"] and words[3] in ("register", *RELEASES):
+        return words[3], f"skumatch.pipeline.{'releases' if words[3] in RELEASES else words[3]}", words[3]
+    return "", "", ""
 
 
 def sabotage(plan: dict[str, str]) -> None:
-    module, function = place()
-    if plan and module.rpartition(".")[2] == plan["task"]:
-        sys.modules[module] = ModuleType(module)
-        setattr(sys.modules[module], function, lambda *_: fail(**plan))
+    task, module, function = place()
+    if plan and task == plan["task"]:
+        broken = ModuleType(module)
+        vars(broken).update({"__getattr__": lambda _: Given, function: lambda *_: fail(**plan)})
+        sys.modules[module] = broken
 
 
 if "SKUMATCH_TEST_PLAN" in os.environ:

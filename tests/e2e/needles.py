@@ -1,0 +1,44 @@
+"""Where words are found in all that a project leaves behind: files byte by byte, databases cell by cell as well, and what was said."""
+
+from __future__ import annotations
+
+import sqlite3
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+SAID = "terminal"
+USER = "someone"
+
+
+def places(words: Iterable[str], root: Path, said: Iterable[str] = ()) -> dict[str, set[str]]:
+    """Word -> the files below `root` that hold it, by their paths from there, and SAID if the terminal showed it."""
+    texts = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+    found: dict[str, set[str]] = {word: set() for word in words}
+    for name, content in (*((name, _content(path)) for name, path in texts.items()), (SAID, "\n".join(said).encode())):
+        for word in found:
+            if any(form in content for form in _forms(word)):
+                found[word].add(name)
+    return found
+
+
+def _forms(word: str) -> tuple[bytes, bytes]:
+    """As it is, and as HTTP sends it with its user's name."""
+    return word.encode(), b64encode(f"{USER}:{word}".encode())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return b""  # servers remove files of theirs meanwhile
+    return b"\n".join((raw, *_cells(path))) if raw.startswith(b"SQLite format 3\0") else raw
+
+
+def _cells(path: Path) -> Iterator[bytes]:
+    """A long text lies in several places of a database file, so a word in it may be cut in two there, but not here."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for row in database.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 a name that the database gave
+                yield from (cell if isinstance(cell, bytes) else str(cell).encode() for cell in row)
