@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from skumatch.config import Params, Settings, check_approval, load_params
+from skumatch.config import Params, Settings, check_approval, load_params, shown
 from skumatch.pipeline.pull import open_registry
 from skumatch.release import promotion
 from skumatch.release.registry import CHALLENGER, ModelRef, Registry
@@ -54,7 +54,7 @@ def propose(settings: Settings, question: Question) -> Proposal:
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
     ref = registry.resolve(CHALLENGER if question.version is None else str(question.version))
     expected = promotion.proposed(registry, ref)
-    page = Tracking(settings.mlflow_url).run_page(ref.run_id) if ref.run_id else settings.mlflow_url
+    page = Tracking(settings.mlflow_url).run_page(ref.run_id) if ref.run_id else shown(settings.mlflow_url)
     return Proposal(version=ref.version, expected=expected, bundle=ref.bundle, sentence=ref.tags.get("skumatch.decision", ""), page=page)
 
 

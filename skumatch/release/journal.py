@@ -26,6 +26,7 @@ ASKED, BEFORE, AFTER = "skumatch.asked", "skumatch.before", "skumatch.after"
 EXPIRY_SECONDS = 30.0  # an entry in which nothing moved for so long has lost its promoter
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.2
+FAR = 10  # who is so far from its turn, or farther, asks so many times less often than the next one
 Outcome = Literal["done", "already", "stale", "failed", "abandoned"]
 
 
@@ -104,10 +105,10 @@ class Journal:
 
     def read(self, number: int) -> Entry:
         """One entry. Raises ServiceError if it is gone."""
-        found = or_none(self.client.get_model_version, self.name, str(number))
-        if found is None:
+        entry = self._at(number)
+        if entry is None:
             raise ServiceError(f"Entry {number} of {self.name} was removed in MLflow; `skumatch models --history` shows the break.")
-        return _entry(found)
+        return entry
 
     @contextmanager
     def turn(self, asked: Asked) -> Iterator[Turn]:
@@ -132,16 +133,17 @@ class Journal:
 
     def _wait(self, number: int) -> None:
         """Until every entry below `number` is closed; one that is stuck is closed for its promoter."""
-        seen, since, start = None, time.monotonic(), time.monotonic()
-        while (first := self._first_open(number)) is not None:
+        first, since, start = self._first_open(number), time.monotonic(), time.monotonic()
+        while first is not None:
             now = time.monotonic()
-            if first != seen:
-                seen, since = first, now
             if now - since > EXPIRY_SECONDS:
                 self._close(first if first.before else self._begin(first.number), "abandoned")
             elif now - start > PATIENCE_SECONDS:
                 raise ServiceError(f"Entry {first.number} of {self.name} has been open for minutes; see who promotes, then try again.")
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS * min(number - first.number, FAR))
+            seen, first = first, self._next_open(first.number, number)
+            if first != seen:
+                since = time.monotonic()
 
     def _first_open(self, number: int) -> Entry | None:
         """The lowest open entry below `number`: entries close in order, so all below the first closed one are closed."""
@@ -150,13 +152,17 @@ class Journal:
             lowest, number = below, below.number
         return lowest
 
+    def _next_open(self, lowest: int, number: int) -> Entry | None:
+        """The same, where all below `lowest` are known to be closed."""
+        return next((entry for one in range(lowest, number) if (entry := self._at(one)) and entry.after is None), None)
+
     def _below(self, number: int) -> Entry | None:
         """The entry before `number`, passing over removed ones."""
-        for candidate in range(number - 1, 0, -1):
-            found = or_none(self.client.get_model_version, self.name, str(candidate))
-            if found is not None:
-                return _entry(found)
-        return None
+        return next((entry for one in range(number - 1, 0, -1) if (entry := self._at(one))), None)
+
+    def _at(self, number: int) -> Entry | None:
+        found = or_none(self.client.get_model_version, self.name, str(number))
+        return None if found is None else _entry(found)
 
     def _close(self, entry: Entry, outcome: Outcome) -> None:
         self._write(entry.number, AFTER, After(outcome=outcome, champion=self.champion(), at=_now()))

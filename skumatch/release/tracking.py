@@ -151,7 +151,7 @@ class Tracking:
     def _probe(self) -> None:
         try:
             healthy = httpx.get(f"{self.url}/health", timeout=PROBE_SECONDS).status_code < 500
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._away("") from error
         if not healthy:
             raise self._away(" in good health")
