@@ -15,6 +15,7 @@ from skumatch.errors import CREDENTIALS, ParameterError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
 Margin = Annotated[float, Field(gt=0, le=1)]
 Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")], ...], Field(min_length=1)]
 
@@ -68,23 +69,85 @@ class EncoderParams(Section):
     height: Annotated[int, Field(ge=32, le=1024)] = 256
     width: Annotated[int, Field(ge=32, le=1024)] = 256
     resize: Literal["squash", "pad", "crop"] = "squash"
+    dim: Annotated[int, Field(ge=0, le=4096)] = 0
+
+
+class ProbeParams(Section):
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    lr: Rate = 1e-2
+    batch: Positive = 256
+
+
+class FixParams(Section):
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 0
+    lr_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class LossParams(Section):
+    kind: Literal["arcface", "subcentre", "cosface", "supcon"] = "arcface"
+    margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.2
+    margin_epochs: Annotated[float, Field(ge=0)] = 1.0
+    scale: Annotated[float, Field(gt=0)] = 24.0
+    centres: Annotated[int, Field(ge=1, le=16)] = 3
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    label_smoothing: Share = 0.1
+    dims: tuple[Positive, ...] = ()
+
+
+class SamplingParams(Section):
+    power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    per_sku: Annotated[int, Field(ge=0)] = 0
+
+
+class AugmentParams(Section):
+    view: Annotated[float, Field(ge=0.25, le=1)] = 0.75
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
+    ratio: Share = 0.0
+    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0
+    perspective: Share = 0.0
+    flip: Share = 0.0
+    jitter: Share = 0.2
+    blur: Share = 0.0
+    jpeg: Share = 0.0
+    occlude: Share = 0.0
+    cutout: Annotated[int, Field(ge=0)] = 64
+
+
+class OptimizerParams(Section):
+    lr_tower: Rate = 3e-4
+    lr_head: Rate = 3e-3
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_share: Share = 0.3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    clip: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AverageParams(Section):
+    ema: Share = 0.0
+    wise: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+
+
+class TowerParams(Section):
+    freeze: Share = 0.0
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    patch_dropout: Share = 0.0
+    checkpointing: bool = False
+    compile: bool = False
 
 
 class TrainParams(Section):
     epochs: Annotated[int, Field(ge=0, le=1000)] = 8
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    lr_tower: Annotated[float, Field(gt=0, lt=1)] = 3e-4
-    lr_head: Annotated[float, Field(gt=0, lt=1)] = 3e-3
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    warmup_share: Share = 0.3
-    margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.2
-    scale: Annotated[float, Field(gt=0)] = 24.0
-    label_smoothing: Share = 0.1
-    view: Annotated[float, Field(ge=0.25, le=1)] = 0.75
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    cutout: Annotated[int, Field(ge=0)] = 64
-    jitter: Share = 0.2
+    patience: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Positive = 25
+    probe: ProbeParams = ProbeParams()
+    fix: FixParams = FixParams()
+    loss: LossParams = LossParams()
+    sampling: SamplingParams = SamplingParams()
+    augment: AugmentParams = AugmentParams()
+    optimizer: OptimizerParams = OptimizerParams()
+    average: AverageParams = AverageParams()
+    tower: TowerParams = TowerParams()
 
 
 class EmbedParams(Section):

@@ -50,7 +50,13 @@ def main(words: list[str]) -> None:
 
 def act(behaviour: str, name: str) -> None:
     if behaviour == "error":
-        say("error", kind="TrainingDiverged", sentence="The loss is no number any more; lower train.lr_tower.", exit_code=15, retry=False)
+        say(
+            "error",
+            kind="TrainingDiverged",
+            sentence="The loss is no number; lower train.optimizer.lr_tower.",
+            exit_code=15,
+            retry=False,
+        )
         sys.exit(15)
     if behaviour == "away" and first_try(name):
         say("error", kind="StorageError", sentence="The remote is away; try later.", exit_code=21, retry=True)

@@ -158,7 +158,7 @@ def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh
         ("train.epochs=many", "Parameter train.epochs is 'many'"),
         ("validate.min_skus=0", "Parameter validate.min_skus is 0"),
         ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch'"),
-        ("train.scale=.inf", "Parameter train.scale is inf"),
+        ("train.loss.scale=.inf", "Parameter train.loss.scale is inf"),
         ("train=3", "Parameter train is 3"),
         ("train.epochs", "'train.epochs' is no override"),
         ("train.epochs=[", "train.epochs=["),

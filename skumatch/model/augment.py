@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skumatch.config import TrainParams
+from skumatch.config import AugmentParams
 from skumatch.model.preprocess import Preprocess
 
-CUTOUT_CANVAS = 224  # train.cutout is in pixels of a canvas of this side
+CUTOUT_CANVAS = 224  # train.augment.cutout is in pixels of a canvas of this side
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -20,7 +20,7 @@ def generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def augmented(image: Image.Image, preprocess: Preprocess, params: TrainParams, draws: torch.Generator) -> Tensor:
+def augmented(image: Image.Image, preprocess: Preprocess, params: AugmentParams, draws: torch.Generator) -> Tensor:
     """RGB picture -> uint8 [3, preprocess.height, preprocess.width], changed as `draws` say."""
     view = preprocess(_crop(image, params.min_crop, draws))
     return _cut_out(_jitter(view, params.jitter, draws), params.cutout, preprocess, draws)

@@ -58,7 +58,7 @@ def train(
     number = {sku: label for label, sku in enumerate(classes)}
     run = _Run(encoder, len(classes), Schedule(len(images), params.batch, params.epochs, seed), params, device)
     run.resume(checkpoints.latest() if checkpoints else None)
-    views = Views(images, [number[sku] for sku in images.skus], encoder.views(params.view), params, seed)
+    views = Views(images, [number[sku] for sku in images.skus], encoder.views(params.augment.view), params.augment, seed)
     _loop(run, views, checkpoints, workers(runtime, device), history)
     return encoder.cpu().eval()
 
@@ -68,11 +68,11 @@ class _Run:
 
     def __init__(self, encoder: Encoder, classes: int, schedule: Schedule, params: TrainParams, device: torch.device) -> None:
         self.encoder, self.schedule, self.params, self.device = encoder, schedule, params, device
-        self.head = Head(classes, encoder.dim, params.margin, params.scale, params.label_smoothing)
+        self.head = Head(classes, encoder.dim, params.loss.margin, params.loss.scale, params.loss.label_smoothing)
         self.model = nn.ModuleDict({"encoder": encoder, "head": self.head}).to(device)
-        groups = [(encoder, params.lr_tower), (self.head, params.lr_head)]
+        groups = [(encoder, params.optimizer.lr_tower), (self.head, params.optimizer.lr_head)]
         each = [{"params": list(module.parameters()), "highest": lr} for module, lr in groups]
-        self.optimizer = AdamW(each, weight_decay=params.weight_decay)
+        self.optimizer = AdamW(each, weight_decay=params.optimizer.weight_decay)
         self.step = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, float]] = []
@@ -83,12 +83,12 @@ class _Run:
         torch.manual_seed(generator(schedule.seed, "step", self.step).initial_seed())  # dropout, the same after a resume
         self.head.ramp(self.step / schedule.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * one_cycle(self.step, schedule.steps, self.params.warmup_share)
+            group["lr"] = group["highest"] * one_cycle(self.step, schedule.steps, self.params.optimizer.warmup_share)
         loss = self._loss(pixels, labels)
         value = loss.item()
         if not math.isfinite(value):
             where = f"at step {self.step + 1} of {schedule.steps}"
-            raise TrainingDiverged(f"The training loss became {value} {where}; lower train.lr_tower and train.lr_head, then run again.")
+            raise TrainingDiverged(f"The training loss became {value} {where}; lower train.optimizer.lr_tower and lr_head, then run again.")
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

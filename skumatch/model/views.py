@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skumatch.config import TrainParams
+from skumatch.config import AugmentParams
 from skumatch.model.augment import augmented, generator
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.schedule import Schedule
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Views(Dataset[tuple[Tensor, int]]):
     """Item (epoch, image) is that image as augmented in that epoch, uint8 [3, H, W], and its label."""
 
-    def __init__(self, images: Images, labels: list[int], preprocess: Preprocess, params: TrainParams, seed: int) -> None:
+    def __init__(self, images: Images, labels: list[int], preprocess: Preprocess, params: AugmentParams, seed: int) -> None:
         self.images, self.labels, self.preprocess, self.params, self.seed = images, labels, preprocess, params, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,15 @@ def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float |
 
 def flat(params: Params) -> dict[str, Any]:
     """Parameters as section.name -> value; `runtime` changes no result and stays out."""
-    tree = params.model_dump(mode="json", by_alias=True, exclude={"runtime"})
-    return {f"{s}.{k}": v for s, section in tree.items() if isinstance(section, dict) for k, v in section.items()} | {"seed": params.seed}
+    return dict(_leaves("", params.model_dump(mode="json", by_alias=True, exclude={"runtime"})))
+
+
+def _leaves(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
 
 
 def keep_report(settings: Settings, message: Message, root: Path) -> str:

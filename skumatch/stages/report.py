@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ from skumatch.retrieval.figures import Evaluation, Protocol
 from skumatch.retrieval.ranking import Ranking
 from skumatch.stages.selection import select
 
-SETTINGS = ("epochs", "batch", "lr_tower", "lr_head", "margin", "scale")
+SETTINGS = ("epochs", "batch", "optimizer.lr_tower", "optimizer.lr_head", "loss.kind", "loss.margin", "loss.scale")
 
 
 def run(root: Path, params: Params) -> None:
@@ -118,7 +119,7 @@ def _duplicates(split: dict[str, Any]) -> dict[str, str]:
 def _training(root: Path, params: Params) -> TrainingFacts:
     facts, history = read_json(root / "out/train/training.json"), root / "out/train/history.jsonl"
     lines = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
-    settings = {name: str(getattr(params.train, name)) for name in SETTINGS}
+    settings = {name.rpartition(".")[2]: str(attrgetter(name)(params.train)) for name in SETTINGS}
     canvas = {"canvas": f"{params.encoder.height} x {params.encoder.width} px, {params.encoder.resize}", "seed": str(params.seed)}
     return TrainingFacts(
         encoder=params.encoder.model,

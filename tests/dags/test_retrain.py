@@ -124,7 +124,7 @@ def test_a_result_is_the_message_and_stays_out_of_the_log(stage: ModuleType, cap
 @pytest.mark.parametrize(
     ("behaviour", "error", "words"),
     [
-        ("error", "AirflowFailException", "lower train.lr_tower"),
+        ("error", "AirflowFailException", "lower train.optimizer.lr_tower"),
         ("away", "AirflowException", "The remote is away"),
         ("crash", "AirflowException", "signal SIGKILL and no result"),
         ("skip", "AirflowSkipException", "The data is the last run's"),

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.config import TrainParams
+from skumatch.config import AugmentParams
 from skumatch.model.augment import augmented, generator
 from skumatch.model.preprocess import Preprocess
 
 CANVAS = Preprocess(height=56, width=56, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-PLAIN = TrainParams(min_crop=1.0, cutout=0, jitter=0.0)
+PLAIN = AugmentParams(min_crop=1.0, cutout=0, jitter=0.0)
 
 
 def ramp() -> Image.Image:
@@ -22,14 +22,14 @@ def ramp() -> Image.Image:
 
 @given(key=st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)))
 def test_a_view_is_a_pure_function_of_its_key(key: tuple[int, int, int]) -> None:
-    first = augmented(ramp(), CANVAS, TrainParams(), generator(*key))
+    first = augmented(ramp(), CANVAS, AugmentParams(), generator(*key))
     torch.rand(3)  # the global generator plays no part
-    assert first.equal(augmented(ramp(), CANVAS, TrainParams(), generator(*key)))
+    assert first.equal(augmented(ramp(), CANVAS, AugmentParams(), generator(*key)))
     assert first.shape == (3, 56, 56) and first.dtype == torch.uint8
 
 
 def test_views_differ_between_epochs_and_images() -> None:
-    views = [augmented(ramp(), CANVAS, TrainParams(), generator(*key)) for key in [(7, 0, 0), (7, 1, 0), (7, 0, 1), (8, 0, 0)]]
+    views = [augmented(ramp(), CANVAS, AugmentParams(), generator(*key)) for key in [(7, 0, 0), (7, 1, 0), (7, 0, 1), (8, 0, 0)]]
     assert not any(a.equal(b) for i, a in enumerate(views) for b in views[:i])
 
 
@@ -39,7 +39,7 @@ def test_nothing_turned_on_is_the_preprocessed_picture() -> None:
 
 @given(seed=st.integers(0, 1000))
 def test_never_flipped(seed: int) -> None:
-    view = augmented(ramp(), CANVAS, TrainParams(cutout=0), generator(seed)).float()
+    view = augmented(ramp(), CANVAS, AugmentParams(cutout=0), generator(seed)).float()
     assert view[1, :, -10:].mean() > view[1, :, :10].mean()
     assert view[2, -10:].mean() > view[2, :10].mean()
 

@@ -10,14 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from skumatch.config import EncoderParams, RuntimeParams, TrainParams
+from skumatch.config import AugmentParams, EncoderParams, LossParams, OptimizerParams, RuntimeParams, TrainParams
 from skumatch.data.images import Images
 from skumatch.errors import Fenced, ParameterError, TrainingDiverged
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.train import train
 
-PARAMS = TrainParams(epochs=2, batch=4, checkpoint_every=3, lr_tower=3e-3, lr_head=1e-2, cutout=16)  # 12 steps
+PARAMS = TrainParams(
+    epochs=2, batch=4, checkpoint_every=3, optimizer=OptimizerParams(lr_tower=3e-3, lr_head=1e-2), augment=AugmentParams(cutout=16)
+)  # 12 steps
 CPU = RuntimeParams(device="cpu", threads=1)
 CLASSES = ["cola", "milk", "mint"]
 
@@ -94,7 +96,7 @@ def test_history_has_one_deterministic_line_an_epoch(whole: tuple[Encoder, str])
 
 
 def test_the_loss_falls(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
-    fit(shelf, smoke, params={"margin": 0.0}, history=tmp_path / "history.jsonl")
+    fit(shelf, smoke, params={"loss": LossParams(margin=0.0)}, history=tmp_path / "history.jsonl")
     first, second = (json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines())
     assert second < first
 
@@ -122,7 +124,7 @@ def test_a_batch_larger_than_the_data(shelf: Images, smoke: EncoderParams, tmp_p
 
 def test_a_loss_that_is_no_number_stops_the_run(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path), "k")
-    with pytest.raises(TrainingDiverged, match=r"at step 1 of 12; lower train\.lr_tower"):
+    with pytest.raises(TrainingDiverged, match=r"at step 1 of 12; lower train\.optimizer\.lr_tower"):
         fit(shelf, smoke, checkpoints, params={"scale": 1e39})
     assert checkpoints.latest() is None
 

@@ -55,10 +55,10 @@ def test_a_stage_leaves_its_outs_and_its_seconds(run: Callable[[Stage], None], w
 
 def test_a_stage_that_fails_leaves_its_error_and_no_outs(run: Callable[[Stage], None], workspace: Path) -> None:
     with pytest.raises(TrainingDiverged):
-        run(half(TrainingDiverged("The loss is no number any more; lower train.lr_tower.")))
+        run(half(TrainingDiverged("The loss is no number any more; lower train.optimizer.lr_tower.")))
     error = {
         "kind": "TrainingDiverged",
-        "sentence": "The loss is no number any more; lower train.lr_tower.",
+        "sentence": "The loss is no number any more; lower train.optimizer.lr_tower.",
         "exit_code": 15,
         "retry": False,
     }
