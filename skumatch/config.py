@@ -74,6 +74,7 @@ class EncoderParams(Section):
 
 class ProbeParams(Section):
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    views: Positive = 4
     lr: Rate = 1e-2
     batch: Positive = 256
 
@@ -104,7 +105,7 @@ class AugmentParams(Section):
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
     ratio: Share = 0.0
     rotate: Annotated[float, Field(ge=0, le=45)] = 0.0
-    perspective: Share = 0.0
+    perspective: Annotated[float, Field(ge=0, lt=0.25)] = 0.0
     flip: Share = 0.0
     jitter: Share = 0.2
     blur: Share = 0.0
@@ -118,21 +119,7 @@ class OptimizerParams(Section):
     lr_head: Rate = 3e-3
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.05
     warmup_share: Share = 0.3
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     clip: Annotated[float, Field(ge=0)] = 0.0
-
-
-class AverageParams(Section):
-    ema: Share = 0.0
-    wise: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
-
-
-class TowerParams(Section):
-    freeze: Share = 0.0
-    lora_rank: Annotated[int, Field(ge=0)] = 0
-    patch_dropout: Share = 0.0
-    checkpointing: bool = False
-    compile: bool = False
 
 
 class TrainParams(Section):
@@ -146,8 +133,6 @@ class TrainParams(Section):
     sampling: SamplingParams = SamplingParams()
     augment: AugmentParams = AugmentParams()
     optimizer: OptimizerParams = OptimizerParams()
-    average: AverageParams = AverageParams()
-    tower: TowerParams = TowerParams()
 
 
 class EmbedParams(Section):

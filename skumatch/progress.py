@@ -20,6 +20,10 @@ class Advance(Protocol):
     def __call__(self, n: int = 1, text: str = "") -> None: ...
 
 
+def silent(n: int = 1, text: str = "") -> None:
+    """An Advance that tells nobody."""
+
+
 def emit(kind: str, /, **fields: Any) -> None:
     """Print one machine-readable line, `skumatch-KIND {json}`, where a program follows (SKUMATCH_EVENTS=1)."""
     if os.environ.get("SKUMATCH_EVENTS"):

@@ -68,6 +68,6 @@ def _frozen(params: Params, name: str) -> Params:
     from skumatch.model.encoder import published
 
     model, _, weights = name.partition("@")
-    tree = params.encoder.model_dump() | {"model": model} | ({"weights": weights} if weights else {})
+    tree = params.encoder.model_dump() | {"model": model, "dim": 0} | ({"weights": weights} if weights else {})
     spec = EncoderParams.model_validate(tree)
     return params.model_copy(update={"encoder": spec if model == params.encoder.model else published(spec)})

@@ -14,8 +14,8 @@ from skumatch.config import EncoderParams, RuntimeParams
 from skumatch.data.delivery.opening import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
+from skumatch.model.embed import embed
 from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
-from skumatch.retrieval.embed import embed
 from tests.cli import Cli
 from tests.conftest import draw, make_shelf
 

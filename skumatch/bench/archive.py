@@ -62,19 +62,28 @@ class _Unflagged(zipfile.ZipInfo):
 
 
 def _encoded(crops: Sequence[Crop]) -> Iterator[bytes]:
-    shelf = catalogue(BASES)
-    rng = np.random.default_rng(1)
-    bases = [photograph(design(sku), [design(shelf[i]) for i in rng.integers(BASES, size=2)], rng) for sku in shelf]
+    bases = rendered(BASES)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(crops), CHUNK):
             yield from pool.map(lambda crop: _jpeg(bases, crop.seed), crops[start : start + CHUNK])
 
 
+def rendered(count: int) -> list[Image.Image]:
+    """Photos of as many made-up packages, for `shot` to be cut from."""
+    shelf = catalogue(count)
+    rng = np.random.default_rng(1)
+    return [photograph(design(sku), [design(shelf[i]) for i in rng.integers(count, size=2)], rng) for sku in shelf]
+
+
 def _jpeg(bases: Sequence[Image.Image], seed: int) -> bytes:
     rng = np.random.default_rng([2, seed])
-    base = bases[seed % len(bases)]
     high = int(np.clip(rng.lognormal(6, 0.35), 100, 600))
     size = (max(60, round(high * rng.uniform(0.3, 0.5))), high)
+    return shot(bases[seed % len(bases)], size, rng)
+
+
+def shot(base: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> bytes:
+    """A JPEG of `size` (width, height) of a part of a photo, in other light and with grain."""
     left, top = rng.uniform(0, 0.2, 2) * base.size
     box = (left, top, left + 0.8 * base.width, top + 0.8 * base.height)
     grain = rng.integers(-6, 7, (size[1], size[0], 1), dtype=np.int16)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skumatch.bench.measure import Row
+from skumatch.config import load_params, settings
 from skumatch.errors import DataError, ParameterError
 from skumatch.files import write_text
 from skumatch.retrieval.backends import Backend
@@ -58,6 +59,38 @@ def search(
     from skumatch.bench.search import bench_search
 
     _show("What exact search costs", bench_search(_sizes(sizes), dim, queries, backend), output)
+
+
+@app.command("input")
+def pictures(
+    images: Annotated[int, typer.Option(min=2, help="Pictures of each size, or of the folder's.")] = 96,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode and augment together.")] = os.cpu_count() or 1,
+    data: Annotated[Path | None, typer.Option("--data", help="A folder of JPEGs; default: rendered ones in RP2K's sizes.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """Pictures on their way to the encoder, against decoding alone and against open_clip's own transforms."""
+    from skumatch.bench.input import bench_input
+
+    with tempfile.TemporaryDirectory() as work:
+        _show("What pictures cost", bench_input(Path(work), data, images, workers), output)
+
+
+@app.command()
+def embed(
+    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
+    model: Annotated[str, typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME.")] = "champion",
+    images: Annotated[int, typer.Option(min=2, help="Pictures a side that are embedded to see whether the ways agree.")] = 256,
+    batch: Annotated[int, typer.Option(min=1)] = 32,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """An encoder in float32, bfloat16, onnxruntime and int8 (bfloat16, compiled, on a GPU), and the ceiling that products set."""
+    from skumatch.bench.embed import bench_embed
+    from skumatch.reference import find_encoder
+
+    current = settings()
+    others = load_params(current.project / "params.yaml").data.others
+    encoder, _ = find_encoder(model, current)
+    _show("What embedding costs", bench_embed(encoder, data, others, images, batch), output)
 
 
 @app.command()

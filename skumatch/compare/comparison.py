@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.compare.folder import Questions
 from skumatch.config import Params
+from skumatch.model.embed import embed
 from skumatch.model.runtime import prepare
 from skumatch.retrieval import statistics
-from skumatch.retrieval.embed import embed
 from skumatch.retrieval.figures import Bounds, Evaluation, Protocol
 from skumatch.retrieval.protocols import Asked, ask
 

@@ -19,9 +19,9 @@ from skumatch.config import RuntimeParams
 from skumatch.data.images import Images
 from skumatch.errors import DataError, StorageError
 from skumatch.files import canonical_json, replacing, write_text
+from skumatch.model.embed import Batch, stream
 from skumatch.progress import Advance, track
 from skumatch.release.bundle import Bundle, Match
-from skumatch.retrieval.embed import Batch, stream
 
 SCHEMA = pa.schema(
     [

@@ -1,56 +1,137 @@
-"""What training does to a picture: a crop, light and colour, a grey square. No flips: packages bear text."""
+"""A training picture as a shelf may show it next time: cropped, turned, beside a neighbour, in other light, blurred, compressed."""
 
 from __future__ import annotations
 
-import hashlib
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
+import numpy as np
+import simplejpeg
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from skumatch.config import AugmentParams
-from skumatch.model.preprocess import Preprocess
+from skumatch.data.images import Pixels, decode_pixels
+from skumatch.model.chance import generator as generator
+from skumatch.model.geometry import crop_box, moved_corners, warped
+from skumatch.model.preprocess import Picture, Preprocess, planes
 
 CUTOUT_CANVAS = 224  # train.augment.cutout is in pixels of a canvas of this side
+OVERLAP = (0.05, 0.25)  # share of the view that a neighbour covers
+QUALITY = (30, 85)  # of a JPEG that is sent on
+LONGEST_BLUR = 16  # so many times in the shorter side
+Neighbour = Callable[[float], Pixels]  # a number 0..1 -> another picture of the training set
 
 
-def generator(*key: int | str) -> torch.Generator:
-    """A random generator that is a pure function of `key`, so that a resumed run draws what the first one would have."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+class Drawn(NamedTuple):
+    """Numbers 0..1 of one view. All are drawn, whatever is turned on: so turning one option on leaves the others as they were."""
+
+    crop: list[float]
+    light: list[float]
+    cutout: list[float]
+    ratio: list[float]
+    rotate: list[float]
+    perspective: list[float]
+    flip: list[float]
+    occlude: list[float]
+    blur: list[float]
+    jpeg: list[float]
+
+    @classmethod
+    def of(cls, draws: torch.Generator) -> Self:
+        counts = (3, 5, 2, 1, 1, 8, 1, 4, 3, 2)
+        numbers = iter(torch.rand(sum(counts), generator=draws, dtype=torch.float64).tolist())
+        return cls(*([next(numbers) for _ in range(count)] for count in counts))
 
 
-def augmented(image: Image.Image, preprocess: Preprocess, params: AugmentParams, draws: torch.Generator) -> Tensor:
-    """RGB picture -> uint8 [3, preprocess.height, preprocess.width], changed as `draws` say."""
-    view = preprocess(_crop(image, params.min_crop, draws))
-    return _cut_out(_jitter(view, params.jitter, draws), params.cutout, preprocess, draws)
+def augmented(
+    picture: Picture, preprocess: Preprocess, params: AugmentParams, draws: torch.Generator, neighbour: Neighbour | None = None
+) -> Tensor:
+    """RGB picture -> uint8 [3, preprocess.height, preprocess.width], changed as `draws` say; an option at 0 costs nothing.
+
+    neighbour: needed where `params.occlude` is on.
+    """
+    drawn = Drawn.of(draws)
+    view = _framed(picture, preprocess, params, drawn, neighbour)
+    if drawn.flip[0] < params.flip:
+        view = view.flip(2)
+    if params.jitter:
+        view = _lit(view, params.jitter, drawn.light)
+    if drawn.blur[0] < params.blur:
+        view = _moved(view, *drawn.blur[1:])
+    if drawn.jpeg[0] < params.jpeg:
+        view = _compressed(view, drawn.jpeg[1])
+    return _cut_out(view, params.cutout, preprocess, drawn.cutout) if params.cutout else view
 
 
-def _uniform(draws: torch.Generator, count: int) -> list[float]:
-    values: list[float] = torch.rand(count, generator=draws, dtype=torch.float64).tolist()
-    return values
+def _framed(picture: Picture, preprocess: Preprocess, params: AugmentParams, drawn: Drawn, neighbour: Neighbour | None) -> Tensor:
+    """The part of the picture that is shown, on the canvas, resampled once."""
+    pixels = planes(picture)
+    rows, columns = pixels.shape[1:]
+    box = crop_box(rows, columns, params, drawn.crop, drawn.ratio[0])
+    corners = moved_corners(box, params, drawn.perspective, drawn.rotate[0]) if params.rotate or params.perspective else None
+
+    def resample(height: int, width: int) -> Tensor:
+        if corners is None:
+            part = pixels[:, box.top : box.top + box.height, box.left : box.left + box.width]
+            view = preprocess.resized(part, height, width)
+        else:
+            view = warped(pixels, corners, height, width, preprocess)
+        if drawn.occlude[0] < params.occlude:
+            assert neighbour is not None, "train.augment.occlude needs other pictures"
+            _occlude(view, planes(neighbour(drawn.occlude[1])), preprocess, *drawn.occlude[2:])
+        return view
+
+    return preprocess.placed(box.height, box.width, resample)
 
 
-def _crop(image: Image.Image, smallest: float, draws: torch.Generator) -> Image.Image:
-    size, across, down = _uniform(draws, 3)
-    share = smallest + (1 - smallest) * size
-    width, height = (max(1, round(side * share)) for side in image.size)
-    left, top = round((image.width - width) * across), round((image.height - height) * down)
-    return image.crop((left, top, left + width, top + height))
+def _occlude(view: Tensor, other: Tensor, preprocess: Preprocess, edge: float, depth: float) -> None:
+    """Lay the near part of another picture over one edge of the view: left, right, top or bottom."""
+    share = OVERLAP[0] + depth * (OVERLAP[1] - OVERLAP[0])
+    axis, first = (2, 2, 1, 1)[int(4 * edge)], int(4 * edge) % 2 == 0
+    covered, shown = (max(1, round(share * tensor.shape[axis])) for tensor in (view, other))
+    target = view.narrow(axis, 0 if first else view.shape[axis] - covered, covered)
+    part = other.narrow(axis, other.shape[axis] - shown if first else 0, shown)
+    target.copy_(preprocess.resized(part, *target.shape[1:]))
 
 
-def _jitter(view: Tensor, strength: float, draws: torch.Generator) -> Tensor:
+def _lit(view: Tensor, strength: float, numbers: list[float]) -> Tensor:
     """Brightness and contrast within 1 +- strength, each channel within 1 +- strength / 4."""
-    light, contrast, *tint = (1 + strength * (2 * value - 1) for value in _uniform(draws, 5))
-    gain = light * (1 + (torch.tensor(tint).view(3, 1, 1) - 1) / 4)
-    pixels = view.float()
-    centre = pixels.mean()
-    return ((pixels - centre) * contrast + centre).mul_(gain).round_().clamp_(0, 255).to(torch.uint8)
+    light, contrast, *tint = (1 + strength * (2 * value - 1) for value in numbers)
+    pixels, gain = view.numpy(), light * (1 + (np.array(tint, np.float32) - 1) / 4)
+    centre = int(np.add.reduce(pixels.reshape(-1), dtype=np.uint32)) / pixels.size  # whole numbers: a mean of floats depends on the threads
+    levels = (np.arange(256, dtype=np.float32) - np.float32(centre)) * np.float32(contrast) + np.float32(centre)
+    table = (levels * gain[:, None]).round().clip(0, 255).astype(np.uint8)  # one look-up a pixel instead of a calculation
+    lit = b"".join(plane.tobytes().translate(row.tobytes()) for plane, row in zip(pixels, table, strict=True))
+    return torch.frombuffer(bytearray(lit), dtype=torch.uint8).view(view.shape)
 
 
-def _cut_out(view: Tensor, side: int, preprocess: Preprocess, draws: torch.Generator) -> Tensor:
+def _moved(view: Tensor, length: float, direction: float) -> Tensor:
+    """Motion blur: the mean along a line of 3 pixels to a 16th of the shorter side, in whole pixels, so that any machine finds the same."""
+    longest = max(3, min(view.shape[1:]) // LONGEST_BLUR)
+    taps, angle = 3 + int(length * (longest - 2)), math.pi * direction
+    steps = [tap - (taps - 1) / 2 for tap in range(taps)]
+    reach = taps // 2
+    wide = functional.pad(view[None].to(torch.int16), (reach,) * 4, mode="replicate")[0]
+    total = torch.zeros_like(view, dtype=torch.int16)
+    for step in steps:
+        down, across = (reach + math.floor(step * part + 0.5) for part in (math.sin(angle), math.cos(angle)))
+        total += wide[:, down : down + view.shape[1], across : across + view.shape[2]]
+    return (total.float() / taps).round_().to(torch.uint8)
+
+
+def _compressed(view: Tensor, quality: float) -> Tensor:
+    """As a JPEG shows it, of a quality between 30 and 85."""
+    level = round(QUALITY[0] + quality * (QUALITY[1] - QUALITY[0]))
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(view.permute(1, 2, 0).numpy()), level, "RGB", "420")
+    return planes(decode_pixels(data)).contiguous()
+
+
+def _cut_out(view: Tensor, side: int, preprocess: Preprocess, numbers: list[float]) -> Tensor:
     """One rectangle of the mean colour, its centre anywhere on the canvas (DeVries & Taylor, arXiv 1708.04552)."""
-    down, across = _uniform(draws, 2)
+    down, across = numbers
     rows, columns = preprocess.height * side // CUTOUT_CANVAS, preprocess.width * side // CUTOUT_CANVAS
     top, left = round(down * preprocess.height - rows / 2), round(across * preprocess.width - columns / 2)
     view[:, max(0, top) : max(0, top + rows), max(0, left) : max(0, left + columns)] = preprocess.fill()

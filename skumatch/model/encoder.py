@@ -16,9 +16,11 @@ from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError, WeightsError
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.model.preprocess import Preprocess
+from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import open_clip
 
 FORMAT = 1
+PROJECTION = "projection."  # how its tensors' names begin
 OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
 RESIZE = {"squash": "squash", "longest": "pad", "shortest": "crop"}  # as open_clip calls them
 # open_clip builds both towers; this one is dropped
@@ -28,17 +30,29 @@ TINY_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "laye
 class Encoder(nn.Module):
     """Image tower with its `preprocess`, the length `dim` of its embeddings, and the parameters `spec` it was built from.
 
+    With `spec.dim` the embeddings have that length, through a trained projection; else they are the tower's `width` features.
     Always in channels-last layout: a third faster for convolutions on a CPU, and one layout means one set of bits.
     """
 
-    def __init__(self, tower: nn.Module, preprocess: Preprocess, dim: int, spec: EncoderParams) -> None:
+    def __init__(self, tower: nn.Module, preprocess: Preprocess, width: int, spec: EncoderParams) -> None:
         super().__init__()
         tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.tower, self.preprocess, self.dim, self.spec = tower, preprocess, dim, spec
+        self.tower, self.preprocess, self.width, self.spec = tower, preprocess, width, spec
+        self.dim = spec.dim or width
+        self.projection = Projection(width, spec.dim) if spec.dim else None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised float32 [B, 3, H, W] -> float32 [B, dim] of length 1."""
-        return functional.normalize(self.tower(pixels.contiguous(memory_format=torch.channels_last)).float(), dim=-1)
+        return self.projected(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Normalised float32 [B, 3, H, W] -> what the tower alone says, float32 [B, width]."""
+        features: Tensor = self.tower(pixels.contiguous(memory_format=torch.channels_last)).float()
+        return features
+
+    def projected(self, features: Tensor) -> Tensor:
+        """What the tower says, [B, width] -> float32 [B, dim] of length 1."""
+        return functional.normalize(self.projection(features) if self.projection else features, dim=-1)
 
     def views(self, share: float) -> Preprocess:
         """Preprocess for training views of this share of the canvas, in steps of 8 pixels; all of it where the tower takes no other size.
@@ -82,7 +96,7 @@ def save(encoder: Encoder, folder: Path) -> None:
     """Write encoder.safetensors, then encoder.json, which carries its hash."""
     path = folder / "encoder.safetensors"
     with replacing(path) as aside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.tower.state_dict().items()}, aside)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(encoder).items()}, aside)
     facts = {"spec": encoder.spec.model_dump(mode="json"), "preprocess": encoder.preprocess.model_dump(mode="json"), "dim": encoder.dim}
     write_json(folder / "encoder.json", {"format": FORMAT, "sha256": sha256(path), **facts})
 
@@ -101,8 +115,21 @@ def load(folder: Path) -> Encoder:
     except ValidationError as error:
         raise WeightsError(f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version.") from error
     _set_canvas(encoder)
-    _fill(encoder, native, read_tensors(path), path)
+    tensors = read_tensors(path)
+    if encoder.projection and not _of_projection(tensors):
+        raise WeightsError(f"{path} has no projection, which its encoder.json names (dim); restore it or run the training again.")
+    _fill(encoder, native, tensors, path)
     return encoder.eval()
+
+
+def _of_projection(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PROJECTION): tensor for name, tensor in tensors.items() if name.startswith(PROJECTION)}
+
+
+def _tensors(encoder: Encoder) -> dict[str, Tensor]:
+    """The tower's tensors by its own names, and the projection's."""
+    projection = encoder.projection.state_dict(prefix=PROJECTION) if encoder.projection else {}
+    return {**encoder.tower.state_dict(), **projection}
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -124,6 +151,9 @@ def _empty(spec: EncoderParams) -> tuple[Encoder, nn.Module]:
     vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
     if "timm_model_name" not in vision:
         vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized after their weights are in: _set_canvas
+    if spec.dim > config["embed_dim"]:
+        what = f"encoder.dim is {spec.dim}, but {spec.model} says {config['embed_dim']} numbers of a picture"
+        raise ParameterError(f"{what}; set it to at most as many, or to 0 for all of them.")
     native = open_clip.CLIP(config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False))
     return Encoder(native.visual, _preprocess(spec, native.visual), config["embed_dim"], spec), native
 
@@ -182,13 +212,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fill(encoder: Encoder, native: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load a tower's tensors, named as open_clip's tower or as timm's trunk names them."""
+    """Load a tower's tensors, named as open_clip's tower or as timm's trunk names them, and its projection's if they are there."""
+    misfit, remedy = f"{path} does not fit the encoder {encoder.spec.model}", "set encoder.weights to weights of this model"
+    if encoder.projection and (own := _of_projection(tensors)):  # base weights know none
+        fill(encoder.projection, own, misfit, f"{remedy} and encoder.dim")
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PROJECTION)}
     wanted = encoder.tower.state_dict()
     prefix = "trunk." if not wanted.keys() & tensors.keys() else ""
     found = {f"visual.{prefix}{name}": tensor for name, tensor in tensors.items()}
     open_clip.model.resize_pos_embed(found, native)
     state = {name.removeprefix("visual."): tensor for name, tensor in found.items()}
-    fill(encoder.tower, state, f"{path} does not fit the encoder {encoder.spec.model}", "set encoder.weights to weights of this model")
+    fill(encoder.tower, state, misfit, remedy)
 
 
 def fill(tower: nn.Module, state: dict[str, Tensor], what: str, remedy: str) -> None:

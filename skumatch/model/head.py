@@ -1,32 +1,43 @@
-"""The training head: classes as directions on the sphere, kept apart by an angle."""
+"""The training head: what the loss says of the embedding, and of its beginnings."""
 
 from __future__ import annotations
 
-import math
-
-from pytorch_metric_learning.losses import ArcFaceLoss
+import torch
 from torch import Tensor, nn
+
+from skumatch.config import LossParams
+from skumatch.errors import ParameterError
+from skumatch.model.losses import build_loss, set_margin
 
 
 class Head(nn.Module):
-    """ArcFace (Deng et al., arXiv 1801.07698) from pytorch-metric-learning, with label smoothing and a margin that can grow.
+    """The loss of whole embeddings, averaged with that of their first `params.dims` numbers (Kusupati et al., arXiv 2205.13147).
 
-    `margin` in radians. `forward(embeddings [B, dim], labels [B]) -> loss []`, always in float32: the library would cast
-    the class weights to the embeddings' type for good.
+    Each length has class directions of its own; the losses normalise what they are given. `forward(embeddings [B, dim],
+    labels [B]) -> loss []`, always in float32: the library would cast the class weights to the embeddings' type for good.
+    Raises ParameterError for a length over `dim`.
     """
 
-    def __init__(self, classes: int, dim: int, margin: float, scale: float, label_smoothing: float) -> None:
+    def __init__(self, classes: int, dim: int, params: LossParams) -> None:
         super().__init__()
-        self.margin = margin
-        self.loss = ArcFaceLoss(num_classes=classes, embedding_size=dim, margin=math.degrees(margin), scale=scale)
-        # directions of length 1: the library's own start is sqrt(dim) long, so a step of the optimiser would hardly turn them
-        nn.init.normal_(self.loss.W, std=dim**-0.5)
-        self.loss.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=label_smoothing)
+        longest = max(params.dims, default=0)
+        if longest > dim:
+            what = f"train.loss.dims has {longest}, but the embedding is {dim} numbers long"
+            raise ParameterError(f"{what}; name lengths up to that, or set encoder.dim.")
+        self.params = params
+        self.loss = build_loss(classes, dim, params)
+        self.dims = sorted({*params.dims} - {dim})
+        self.nested = nn.ModuleList(build_loss(classes, short, params) for short in self.dims)
 
-    def ramp(self, share: float) -> None:
-        """Use this share (0..1) of the margin from now on."""
-        self.loss.margin = self.margin * min(1.0, share)  # the library takes degrees, but keeps radians
+    def ramp(self, epochs: float) -> None:
+        """Use the margin as it is after so many epochs, from now on: it grows linearly over `params.margin_epochs`."""
+        share = min(1.0, epochs / self.params.margin_epochs) if self.params.margin_epochs else 1.0
+        for loss in (self.loss, *self.nested):
+            set_margin(loss, self.params.margin * share)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        loss: Tensor = self.loss(embeddings.float(), labels)
-        return loss
+        with torch.autocast(embeddings.device.type, enabled=False):
+            whole = embeddings.float()
+            losses = [self.loss(whole, labels)]
+            losses += [loss(whole[:, :dim], labels) for dim, loss in zip(self.dims, self.nested, strict=True)]
+        return torch.stack(losses).mean()

@@ -1,35 +1,36 @@
-"""Fine-tuning: the plain loop, made exact. A run that is killed and resumed ends with the same bits."""
+"""Training: a probe, fine-tuning, a fix at the size served; made exact. A run that is killed and resumed ends with the same bits."""
 
 from __future__ import annotations
 
 import json
-import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW
 
 from skumatch.config import EncoderParams, RuntimeParams, TrainParams
-from skumatch.errors import TrainingDiverged
+from skumatch.errors import ParameterError
 from skumatch.files import write_text
-from skumatch.model.augment import generator
-from skumatch.model.checkpoint import Checkpoint, Checkpoints
+from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.head import Head
+from skumatch.model.losses import check_loss
+from skumatch.model.probe import probe, tower_features
+from skumatch.model.run import Run
 from skumatch.model.runtime import prepare, workers
-from skumatch.model.schedule import Schedule, one_cycle
-from skumatch.model.views import Views, batches
+from skumatch.model.schedule import Schedule
+from skumatch.model.views import Views, batches, seen
 from skumatch.progress import track
 
 if TYPE_CHECKING:
     from skumatch.data.images import Images
+
+Judge = Callable[[Encoder], float]
 
 
 def train(
@@ -42,115 +43,87 @@ def train(
     checkpoints: Checkpoints | None,
     runtime: RuntimeParams,
     history: Path | None,
+    judge: Judge | None = None,
 ) -> Encoder:
     """Return the encoder fine-tuned to tell `classes` apart, on the CPU, in evaluation mode.
 
     images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save every
-    `params.checkpoint_every` steps, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. The
+    `params.checkpoint_every` steps, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. judge: the
+    validation top-1 of an encoder, asked after each epoch; with `params.patience` the best epoch's weights are returned. The
     result is a pure function of the arguments, on a CPU with a given number of threads to the bit.
-    Raises TrainingDiverged, Fenced, StorageError, and what `build` raises.
+    Raises ParameterError, TrainingDiverged, Fenced, StorageError, and what `build` raises.
     """
+    _check(spec, params, judge)
     device = prepare(runtime)
     torch.manual_seed(seed)
     encoder = build(spec, weights)
-    if params.epochs == 0:
-        return encoder.eval()
     number = {sku: label for label, sku in enumerate(classes)}
-    run = _Run(encoder, len(classes), Schedule(len(images), params.batch, params.epochs, seed), params, device)
-    run.resume(checkpoints.latest() if checkpoints else None)
-    views = Views(images, [number[sku] for sku in images.skus], encoder.views(params.augment.view), params.augment, seed)
-    _loop(run, views, checkpoints, workers(runtime, device), history)
+    labels = [number[sku] for sku in images.skus]
+    schedule = Schedule(len(images), params.batch, params.epochs + params.fix.epochs, seed, labels=labels, sampling=params.sampling)
+    saved = checkpoints.latest() if checkpoints else None
+    head = Head(len(classes), encoder.dim, params.loss)
+    if params.probe.epochs and saved is None:
+        head = _probed(encoder.to(device), images, labels, len(classes), params, seed, workers(runtime, device))
+    if schedule.steps == 0:
+        return encoder.cpu().eval()
+    run = Run(encoder, head, schedule, params, device)
+    if saved:
+        run.resume(saved)
+    views = Views(images, labels, encoder.views(params.augment.view), params.augment, seed, (params.epochs, encoder.preprocess))
+    _loop(run, views, checkpoints, workers(runtime, device), judge)
+    if run.best:
+        encoder.load_state_dict(run.best)
+    _write_history(run.history, history)
     return encoder.cpu().eval()
 
 
-class _Run:
-    """All that a checkpoint holds: tower and head, the optimiser's state, steps done, the epochs' history."""
-
-    def __init__(self, encoder: Encoder, classes: int, schedule: Schedule, params: TrainParams, device: torch.device) -> None:
-        self.encoder, self.schedule, self.params, self.device = encoder, schedule, params, device
-        self.head = Head(classes, encoder.dim, params.loss.margin, params.loss.scale, params.loss.label_smoothing)
-        self.model = nn.ModuleDict({"encoder": encoder, "head": self.head}).to(device)
-        groups = [(encoder, params.optimizer.lr_tower), (self.head, params.optimizer.lr_head)]
-        each = [{"params": list(module.parameters()), "highest": lr} for module, lr in groups]
-        self.optimizer = AdamW(each, weight_decay=params.optimizer.weight_decay)
-        self.step = 0
-        self.loss_sum = 0.0
-        self.history: list[dict[str, float]] = []
-
-    def advance(self, pixels: Tensor, labels: Tensor) -> float:
-        """One step; returns its loss. Raises TrainingDiverged before a loss that is no number touches the weights."""
-        schedule = self.schedule
-        torch.manual_seed(generator(schedule.seed, "step", self.step).initial_seed())  # dropout, the same after a resume
-        self.head.ramp(self.step / schedule.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * one_cycle(self.step, schedule.steps, self.params.optimizer.warmup_share)
-        loss = self._loss(pixels, labels)
-        value = loss.item()
-        if not math.isfinite(value):
-            where = f"at step {self.step + 1} of {schedule.steps}"
-            raise TrainingDiverged(f"The training loss became {value} {where}; lower train.optimizer.lr_tower and lr_head, then run again.")
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self._count(value)
-        return value
-
-    def _loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        on_gpu = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):  # on a CPU it is slower than float32
-            embeddings = self.encoder(self.encoder.preprocess.normalise(pixels.to(self.device, non_blocking=True)))
-        loss: Tensor = self.head(embeddings, labels.to(self.device))
-        return loss
-
-    def _count(self, loss: float) -> None:
-        self.step += 1
-        self.loss_sum += loss
-        if self.step % self.schedule.steps_per_epoch == 0:
-            epoch, lr = self.step // self.schedule.steps_per_epoch, self.optimizer.param_groups[0]["lr"]
-            self.history.append({"epoch": epoch, "loss": round(self.loss_sum / self.schedule.steps_per_epoch, 6), "lr": lr})
-            self.loss_sum = 0.0
-
-    def save(self, checkpoints: Checkpoints | None) -> None:
-        if checkpoints is not None:
-            tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-            checkpoints.save(self.step, tensors | self._optimizer_tensors(), {"loss_sum": self.loss_sum, "history": self.history})
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        states = ((name, self.optimizer.state[parameter]) for name, parameter in self.model.named_parameters())
-        return {f"optimizer/{name}/{kind}": tensor for name, state in states for kind, tensor in state.items()}
-
-    def resume(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is None:
-            return
-        tensors, prefix = checkpoint.tensors, "model/"
-        state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        self.model.load_state_dict(state)
-        for name, parameter in self.model.named_parameters():
-            for kind in ("step", "exp_avg", "exp_avg_sq"):
-                saved = tensors[f"optimizer/{name}/{kind}"]
-                like = torch.zeros_like(parameter.detach())  # the parameter's memory layout too, as if the state had never left
-                self.optimizer.state[parameter][kind] = saved if kind == "step" else like.copy_(saved)
-        self.step, self.loss_sum, self.history = checkpoint.step, checkpoint.meta["loss_sum"], checkpoint.meta["history"]
+def _check(spec: EncoderParams, params: TrainParams, judge: Judge | None) -> None:
+    check_loss(params.loss, params.sampling)
+    if params.probe.epochs and not params.epochs and not spec.dim:
+        raise ParameterError("A probe alone trains a projection; set encoder.dim to its length, or train.epochs to more than 0.")
+    if params.patience and judge is None:
+        raise ParameterError("train.patience needs pictures to validate on; raise split.val_share, or set it to 0.")
 
 
-def _loop(run: _Run, views: Views, checkpoints: Checkpoints | None, workers: int, history: Path | None) -> None:
-    schedule, saved, began = run.schedule, run.step, time.monotonic()
-    left = Schedule(schedule.images, schedule.batch, schedule.epochs, schedule.seed, start=run.step)
-    batch = min(schedule.batch, schedule.images)
+def _probed(encoder: Encoder, images: Images, labels: list[int], classes: int, params: TrainParams, seed: int, workers: int) -> Head:
+    several = params.probe.views
+    with track("probe", several * len(images)) as advance:
+        features = tower_features(encoder, seen(images, encoder.preprocess, params, seed, workers, advance))
+    return probe(encoder, features.reshape(several, len(images), -1), torch.tensor(labels), classes, params.probe, params.loss, seed)
+
+
+def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int, judge: Judge | None) -> None:
+    schedule, began = run.schedule, time.monotonic()
+    left, first, waited, saved = schedule.left(run.step), run.step, 0.0, run.step
+    if run.given_up:  # and resumed after its last checkpoint
+        return
     run.model.train()
-    with _stop_at_sigterm() as stop, track("train", schedule.steps * batch) as advance:
-        advance(run.step * batch)
+    with _stop_at_sigterm() as stop, track("train", schedule.steps * schedule.size) as advance:
+        advance(run.step * schedule.size)
+        asked = time.monotonic()
         for pixels, labels in batches(views, left, workers, run.device):
+            waited += time.monotonic() - asked
             loss = run.advance(pixels, labels)
-            rate = (run.step - left.start) * batch / (time.monotonic() - began)
-            advance(batch, text=f"loss {loss:.3f}, {rate:.0f} images/s")
-            if run.step % run.params.checkpoint_every == 0 or run.step == schedule.steps or stop.is_set():
+            if judge and run.between_epochs:
+                run.judge(judge(run.encoder))
+                run.model.train()
+            took = time.monotonic() - began
+            advance(schedule.size, text=_said(loss, (run.step - first) * schedule.size / took, waited / took, run.history))
+            done = run.step == schedule.steps or run.given_up
+            if run.step % run.params.checkpoint_every == 0 or done or stop.is_set():
                 run.save(checkpoints)
                 saved = run.step
             if stop.is_set():
                 raise SystemExit(128 + signal.SIGTERM)
-    assert saved == run.step == schedule.steps
-    _write_history(run.history, history)
+            if done:
+                break
+            asked = time.monotonic()
+    assert saved == run.step
+
+
+def _said(loss: float, rate: float, waiting: float, history: list[dict[str, float]]) -> str:
+    top1 = f", validation {100 * history[-1]['top1']:.1f} %" if history and "top1" in history[-1] else ""
+    return f"loss {loss:.3f}{top1}, {rate:.0f} images/s, {100 * waiting:.0f} % waiting for pictures"
 
 
 def _write_history(lines: list[dict[str, Any]], path: Path | None) -> None:

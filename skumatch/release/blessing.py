@@ -77,8 +77,8 @@ def ask(folder: Path, paths: Sequence[str]) -> list[Answer]:
 
 def _answer(bundle: Bundle, path: str) -> Answer:
     started = time.perf_counter()
-    picture = list(Images([path], [""], [path], [Extent(path)]))
-    best = bundle.match(picture)[0][0]
+    picture = Images([path], [""], [path], [Extent(path)]).pixels(0)
+    best = bundle.match([picture])[0][0]
     return Answer(best.sku, best.similarity, time.perf_counter() - started)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 BUNDLE_TAG = "skumatch.bundle"
 MODEL_PACKAGES = (
     "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings", "pyyaml", "rich", "safetensors",
-    "timm", "torch", "torchvision",
+    "simplejpeg", "timm", "torch", "torchvision",
 )  # fmt: skip
 ABOUT = """Says which product (SKU) a cropped shelf photo shows.
 

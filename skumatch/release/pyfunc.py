@@ -14,9 +14,8 @@ from typing import Any
 import mlflow.models
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from PIL import Image
 
-from skumatch.data.images import decode
+from skumatch.data.images import Pixels, decode_pixels
 from skumatch.errors import ImageError
 from skumatch.release.bundle import Bundle
 
@@ -42,9 +41,9 @@ class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-check
         )
 
 
-def _picture(row: int, value: bytes | str) -> Image.Image:
+def _picture(row: int, value: bytes | str) -> Pixels:
     try:
-        return decode(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
+        return decode_pixels(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
     except binascii.Error as error:
         raise ImageError("unreadable", f"Row {row}: `image` is no base64; send the file's bytes in base64.") from error
     except ImageError as error:

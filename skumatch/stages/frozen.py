@@ -10,10 +10,10 @@ import torch
 from skumatch.config import Params
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, write_json
+from skumatch.model.embed import embed
 from skumatch.model.encoder import build
 from skumatch.model.runtime import prepare
 from skumatch.model.weights import fetched_weights
-from skumatch.retrieval.embed import embed
 from skumatch.retrieval.protocols import ask
 from skumatch.stages.selection import select, without_queries
 
@@ -28,7 +28,8 @@ def run(root: Path, params: Params) -> None:
     rows, pictures = without_queries(rows, pictures, set(rows.loc[rows["role"].eq("train"), "pixels"]))
     weights = root / "inputs/weights"
     torch.manual_seed(params.seed)  # weights that are not given are random
-    encoder = build(params.encoder, fetched_weights(weights)).eval()
+    untrained = params.encoder.model_copy(update={"dim": 0})  # a projection that nobody trained says nothing of its own
+    encoder = build(untrained, fetched_weights(weights)).eval()
     vectors = embed(encoder, pictures, params.embed.batch, params.runtime, "embed untrained")
     lists = pq.read_table(root / "out/split/protocols/full.parquet").to_pandas()
     items = rows[["id", "sku", "sha256", "group"]]

@@ -10,6 +10,7 @@ from skumatch.files import canonical_json, read_json, sha256, write_json
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import save
 from skumatch.model.train import train
+from skumatch.model.validation import Validation
 from skumatch.model.weights import fetched_weights
 from skumatch.stages.selection import select
 
@@ -18,6 +19,7 @@ CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/da
 
 def run(root: Path, params: Params) -> None:
     rows, pictures = select(root, "train")
+    kept = select(root, "val")[1]
     out = root / "out/train"
     checkpoints = Checkpoints(Settings().remote_url, inputs_hash(root, params))
     encoder = train(
@@ -30,6 +32,7 @@ def run(root: Path, params: Params) -> None:
         checkpoints=checkpoints,
         runtime=params.runtime,
         history=out / "history.jsonl",
+        judge=Validation(pictures, kept, params.embed.batch, params.runtime, params.seed) if len(kept) else None,
     )
     save(encoder, out / "encoder")
     facts = {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")}

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from skumatch.bench.archive import Crop, names, plan, write_archive
-from skumatch.bench.measure import Row, cost
+from skumatch.bench import input as bench_input
+from skumatch.bench.archive import Crop, names, plan, rendered, write_archive
+from skumatch.bench.input import Race
+from skumatch.bench.measure import Cost, Row, cost
 from skumatch.bench.search import made, race
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
@@ -90,6 +94,51 @@ def test_the_bench_of_search_prints_and_writes_every_figure(tmp_path: Path) -> N
     figures = json.loads(target.read_text("utf-8"))
     assert len(figures) == 2 * 3 + 2 and all(row["measured"] > 0 for row in figures[:-1])
     assert sum("400 images" in row["name"] for row in figures) == 3 and "IndexFlatIP" in done.out
+
+
+def test_the_bench_of_input_prints_and_writes_every_figure(tmp_path: Path) -> None:
+    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
+    for name in ("a.jpg", "b.JPEG", "deep/c.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        rendered(1)[0].save(tmp_path / "photos" / name, "JPEG")
+    done = cli("bench", "input", "--images", "2", "--workers", "2", "--data", str(tmp_path / "photos"), "--json", str(target))
+    assert done.code == 0, done.err
+    figures = json.loads(target.read_text("utf-8"))
+    assert len(figures) == 5 and all(row["measured"] > 0 and row["name"].endswith(", photos") for row in figures)
+    assert "open_clip" in done.out and "2 workers" in done.out
+    (tmp_path / "none").mkdir()
+    done = cli("bench", "input", "--data", str(tmp_path / "none"))
+    assert done.code == 11 and "no JPEG" in done.err
+
+
+def test_rendered_input_has_rp2ks_sizes_and_one_of_each_is_their_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def fake(_: object, paths: list[str], workers: int) -> Cost:
+        with Image.open(paths[1]) as image:
+            seen.append(image.size)
+        times = 2.0 ** len(seen)
+        return Cost(0, 0, Race(*((times * seconds,) for seconds in (1, 2, 4, 1, 9, 10, 0.5, 0.8))))
+
+    monkeypatch.setattr(bench_input, "cost", fake)
+    rows = list(bench_input.bench_input(tmp_path, None, 2, 2))
+    assert tuple(seen) == bench_input.SIZES and len(rows) == 4 * 5
+    for start in range(0, 20, 5):
+        assert [round(row.measured, 3) for row in rows[start : start + 5]] == [50, 25, 62.5, 3, 2]
+        assert [row.holds for row in rows[start : start + 5]] == [False, False, True, True, False]
+    assert rows[-1].name.endswith("one of each")
+
+
+def test_pictures_race_all_ways(tmp_path: Path) -> None:
+    paths = []
+    for number in range(3):
+        paths.append(str(tmp_path / f"{number}.jpg"))
+        rendered(1)[0].resize((120, 90)).save(paths[-1])
+    before = torch.get_num_threads()
+    found = bench_input.race(paths, 1)
+    torch.set_num_threads(before)
+    assert all(len(way) == bench_input.ROUNDS and min(way) > 0 for way in found)
+    assert sum(found.prepared) > sum(found.decoded)
 
 
 @pytest.mark.parametrize("sizes", ["800", "800,400", "800,many", ""])

@@ -10,8 +10,8 @@ import torch
 from skumatch.config import EncoderParams, RuntimeParams
 from skumatch.data.images import Extent, Images
 from skumatch.model import encoder as encoders
+from skumatch.model.embed import embed
 from skumatch.release.bundle import Bundle, Gallery, write_bundle
-from skumatch.retrieval.embed import embed
 from tests.conftest import draw
 
 CPU = RuntimeParams(device="cpu", threads=1)

@@ -17,9 +17,9 @@ from skumatch.errors import DataError, StorageError
 from skumatch.matching import batch as batches
 from skumatch.matching.batch import Plan, counts, match_all, matching
 from skumatch.matching.pictures import find_pictures
+from skumatch.model import embed as embedding
 from skumatch.model.encoder import Encoder
 from skumatch.release.bundle import Bundle
-from skumatch.retrieval import embed as embedding
 from tests.matching.conftest import CPU
 
 

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError, WeightsError
 from skumatch.model.encoder import build, load, published, save
+from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import ensure, open_clip
 
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
@@ -165,3 +169,107 @@ def test_dinov2_weights_on_an_oblong_canvas(tmp_path: Path) -> None:
     save(encoder, tmp_path)
     pixels = torch.zeros(1, 3, 70, 42)
     assert load(tmp_path)(pixels).equal(encoder(pixels))
+
+
+@pytest.fixture
+def projected(spec: EncoderParams) -> EncoderParams:
+    return spec.model_copy(update={"dim": 16})
+
+
+def test_a_projection_gives_the_embedding_its_length(spec: EncoderParams, projected: EncoderParams) -> None:
+    encoder = build(projected, None).eval()
+    embeddings = encoder(PIXELS)
+    assert embeddings.shape == (2, 16) and torch.allclose(embeddings.norm(dim=-1), torch.ones(2))
+    assert (encoder.dim, encoder.width) == (16, 256)
+    assert (build(spec, None).dim, build(spec, None).projection) == (256, None)
+
+
+def test_an_untrained_projection_of_full_length_keeps_all_angles(spec: EncoderParams) -> None:
+    whole = Projection(256, 256).eval()
+    features = 3 * torch.randn(5, 256, generator=torch.Generator().manual_seed(2)) + 1
+    before, after = (functional.normalize(vectors, dim=-1) for vectors in (features, whole(features).detach()))
+    assert torch.allclose(before @ before.T, after @ after.T, atol=1e-5)
+
+
+def test_an_untrained_projection_is_everyones_and_leaves_the_callers_draws_alone() -> None:
+    torch.manual_seed(1)
+    first, drawn = Projection(256, 16), torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.rand(1).equal(drawn)
+    assert Projection(256, 16).linear.weight.equal(first.linear.weight)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 6), seed=st.integers(0, 99))
+def test_in_evaluation_a_vector_does_not_depend_on_those_beside_it(rows: int, seed: int) -> None:
+    projection = Projection(32, 8)
+    features = torch.randn(6, 32, generator=torch.Generator().manual_seed(seed))
+    projection(features)  # a step of training moves the running means
+    projection.eval()
+    assert torch.allclose(projection(features[:rows]), projection(features)[:rows], atol=1e-5)
+
+
+def test_training_centres_the_vectors_without_a_shift_of_their_own() -> None:
+    projection = Projection(32, 8)
+    vectors = projection(torch.randn(64, 32, generator=torch.Generator().manual_seed(1)) + 2)
+    assert torch.allclose(vectors.mean(dim=0), torch.zeros(8), atol=1e-5)
+    assert sorted(name for name, _ in projection.named_parameters()) == ["linear.weight", "neck.weight"]
+
+
+def test_half_precision_leaves_the_projection_in_float32() -> None:
+    projection, features = Projection(32, 8).eval(), torch.randn(4, 32)
+    expected = projection(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert projection(features).equal(expected) and projection(features).dtype == torch.float32
+    assert projection(features.bfloat16()).equal(projection(features.bfloat16().float()))
+
+
+def test_a_projection_is_saved_and_loaded_with_its_running_means(projected: EncoderParams, tmp_path: Path) -> None:
+    encoder = build(projected, None).train()
+    encoder(PIXELS)
+    encoder.eval()
+    save(encoder, tmp_path)
+    assert {"projection.linear.weight", "projection.neck.running_mean"} <= load_file(tmp_path / "encoder.safetensors").keys()
+    again = load(tmp_path)
+    assert again(PIXELS).equal(encoder(PIXELS)) and (again.dim, again.spec) == (16, projected)
+
+
+def test_base_weights_know_no_projection_but_may_have_one(spec: EncoderParams, projected: EncoderParams, tmp_path: Path) -> None:
+    tower, whole = tmp_path / "tower", tmp_path / "whole"
+    for folder, made in ((tower, spec), (whole, projected)):
+        folder.mkdir()
+        encoder = build(made, None).train()
+        encoder(PIXELS)
+        save(encoder, folder)
+    fresh = build(projected, tower / "encoder.safetensors").projection
+    trained = build(projected, whole / "encoder.safetensors").projection
+    assert fresh is not None and trained is not None
+    assert fresh.neck.num_batches_tracked == 0 and trained.neck.num_batches_tracked == 1
+    with pytest.raises(WeightsError, match=r"does not fit the encoder smoke: \d tensors"):
+        build(spec, whole / "encoder.safetensors")
+    with pytest.raises(WeightsError, match=r"first linear\.weight; set encoder\.weights to weights of this model and encoder\.dim"):
+        build(spec.model_copy(update={"dim": 8}), whole / "encoder.safetensors")
+
+
+def test_a_saved_encoder_without_the_projection_it_names(spec: EncoderParams, tmp_path: Path) -> None:
+    save(build(spec, None), tmp_path)
+    path = tmp_path / "encoder.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"spec": facts["spec"] | {"dim": 16}}))
+    with pytest.raises(WeightsError, match="has no projection"):
+        load(tmp_path)
+
+
+def test_an_encoder_written_before_projections(spec: EncoderParams, tmp_path: Path) -> None:
+    encoder = build(spec, None).eval()
+    save(encoder, tmp_path)
+    path = tmp_path / "encoder.json"
+    facts = json.loads(path.read_text())
+    del facts["spec"]["dim"]
+    path.write_text(json.dumps(facts))
+    assert load(tmp_path)(PIXELS).equal(encoder(PIXELS))
+
+
+def test_more_numbers_than_the_tower_says(spec: EncoderParams) -> None:
+    with pytest.raises(ParameterError, match=r"encoder\.dim is 257, but smoke says 256"):
+        build(spec.model_copy(update={"dim": 257}), None)

@@ -25,6 +25,13 @@ def test_every_picture_fits_the_canvas(width: int, height: int, resize: str) -> 
     assert pixels.shape == (3, 40, 24) and pixels.dtype == torch.uint8
 
 
+@given(width=side, height=side, resize=st.sampled_from(["squash", "pad", "crop"]))
+def test_an_array_is_seen_as_pillows_picture_is(width: int, height: int, resize: str) -> None:
+    preprocess = Preprocess.model_validate({"height": 40, "width": 24, "resize": resize, "mean": MEAN, "std": STD})
+    image = picture(width, height)
+    assert preprocess(np.array(image)).equal(preprocess(image))
+
+
 def test_squash_is_pillows_bicubic_within_one_level() -> None:
     image = picture(90, 120)
     ours = Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD)(image).permute(1, 2, 0).numpy()
@@ -68,6 +75,15 @@ def test_normalise_gives_the_encoders_mean_and_std() -> None:
     expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
     assert white.dtype == torch.float32
     assert torch.allclose(white[1, :, 2, 2], expected)
+
+
+def test_normalise_leaves_what_it_was_given() -> None:
+    preprocess = Preprocess(height=4, width=4, resize="squash", mean=MEAN, std=STD)
+    for batch in (torch.full((1, 3, 4, 4), 9, dtype=torch.uint8), torch.full((1, 3, 4, 4), 9.0)):
+        found = preprocess.normalise(batch)
+        assert (batch == 9).all() and found.equal(
+            (torch.full((1, 3, 4, 4), 9.0) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+        )
 
 
 def test_survives_json() -> None:

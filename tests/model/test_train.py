@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-from skumatch.config import AugmentParams, EncoderParams, LossParams, OptimizerParams, RuntimeParams, TrainParams
-from skumatch.data.images import Images
+from skumatch.config import AugmentParams, EncoderParams, FixParams, LossParams, OptimizerParams, ProbeParams, RuntimeParams, TrainParams
+from skumatch.data.images import Images, Pixels
 from skumatch.errors import Fenced, ParameterError, TrainingDiverged
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import Encoder, build
@@ -125,7 +124,7 @@ def test_a_batch_larger_than_the_data(shelf: Images, smoke: EncoderParams, tmp_p
 def test_a_loss_that_is_no_number_stops_the_run(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path), "k")
     with pytest.raises(TrainingDiverged, match=r"at step 1 of 12; lower train\.optimizer\.lr_tower"):
-        fit(shelf, smoke, checkpoints, params={"scale": 1e39})
+        fit(shelf, smoke, checkpoints, params={"loss": LossParams(scale=1e39)})
     assert checkpoints.latest() is None
 
 
@@ -135,11 +134,11 @@ def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParam
 
         reads = 0
 
-        def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]
+        def pixels(self, index: int) -> Pixels:
             self.reads += 1
             if self.reads == 7:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().__getitem__(index)
+            return super().pixels(index)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
@@ -171,4 +170,105 @@ def test_progress_is_reported_to_a_follower(
     fit(shelf, smoke)
     last = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("skumatch-progress "))
     assert (last["stage"], last["done"], last["total"]) == ("train", 48, 48)
-    assert last["text"].startswith("loss ") and last["text"].endswith("images/s")
+    assert last["text"].startswith("loss ") and last["text"].endswith("% waiting for pictures")
+
+
+def falling(*answers: float) -> Any:
+    """A judge that gives these answers, and keeps the weights it saw."""
+    seen: list[dict[str, Any]] = []
+
+    def judge(encoder: Encoder) -> float:
+        seen.append({name: tensor.clone() for name, tensor in encoder.state_dict().items()})
+        return answers[len(seen) - 1]
+
+    judge.seen = seen  # type: ignore[attr-defined]
+    return judge
+
+
+def test_each_epoch_is_judged_and_said(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path) -> None:
+    judged = fit(shelf, smoke, history=tmp_path / "h.jsonl", judge=falling(0.5, 0.25))
+    lines = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
+    assert [line.pop("top1") for line in lines] == [0.5, 0.25]
+    assert lines == [json.loads(line) for line in whole[1].splitlines()]
+    assert same(judged, whole[0]), "being judged changes nothing"
+
+
+def test_without_a_better_epoch_training_stops_and_the_best_is_returned(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+    judge = falling(0.5, 0.75, 0.75, 0.5, 1.0)
+    best = fit(shelf, smoke, params={"epochs": 5, "patience": 2}, history=tmp_path / "h.jsonl", judge=judge)
+    assert len(judge.seen) == 4
+    assert all(tensor.equal(judge.seen[1][name]) for name, tensor in best.state_dict().items())
+    assert len((tmp_path / "h.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5, 8])
+def test_who_waits_for_a_better_epoch_resumes_to_the_same_bits(shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int) -> None:
+    params = {"epochs": 5, "patience": 2}
+
+    def judge(encoder: Encoder) -> float:
+        """Of the weights alone, and best in the second epoch."""
+        return answers[float(next(encoder.parameters()).detach().sum())]
+
+    answers: dict[float, float] = {}
+    learnt = falling(0.5, 0.75, 0.75, 0.5)
+    straight = fit(shelf, smoke, params=params, judge=learnt)
+    answers |= {float(next(iter(seen.values())).sum()): top1 for seen, top1 in zip(learnt.seen, (0.5, 0.75, 0.75, 0.5), strict=True)}
+    killed = KilledAfter(str(tmp_path), "k")
+    killed.saves = saves
+    with pytest.raises(Killed):
+        fit(shelf, smoke, killed, params=params, judge=judge)
+    assert same(fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), params=params, judge=judge), straight)
+
+
+def test_patience_needs_pictures_to_validate_on(shelf: Images, smoke: EncoderParams) -> None:
+    with pytest.raises(ParameterError, match=r"raise split\.val_share"):
+        fit(shelf, smoke, params={"patience": 1})
+
+
+def test_the_fix_shows_whole_pictures_and_goes_on_from_the_tuning(
+    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    real = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, pixels: (sizes.append(tuple(pixels.shape[2:])), real(self, pixels))[1])
+    fit(shelf, smoke, params={"fix": FixParams(epochs=1)}, history=tmp_path / "h.jsonl")
+    lines = (tmp_path / "h.jsonl").read_text().splitlines()
+    assert lines[:2] == whole[1].splitlines() and len(lines) == 3
+    assert json.loads(lines[2])["lr"] < json.loads(lines[0])["lr"] * 0.1
+    assert set(sizes[12:]) == {(32, 32)}
+
+
+@pytest.mark.parametrize("saves", [4, 5])
+def test_a_fix_that_was_killed_resumes_to_the_same_bits(shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int) -> None:
+    params = {"fix": FixParams(epochs=1)}
+    killed = KilledAfter(str(tmp_path), "k")
+    killed.saves = saves
+    with pytest.raises(Killed):
+        fit(shelf, smoke, killed, params=params)
+    assert same(fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), params=params), fit(shelf, smoke, params=params))
+
+
+def test_a_probe_comes_first_and_alone_leaves_the_tower_as_it_was(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+    spec = smoke.model_copy(update={"dim": 4})
+    probed = fit(shelf, spec, params={"epochs": 0, "probe": ProbeParams(epochs=2, views=2)})
+    torch.manual_seed(3)
+    built = build(spec, None)
+    assert all(tensor.equal(built.tower.state_dict()[name]) for name, tensor in probed.tower.state_dict().items())
+    assert not probed.projection.linear.weight.equal(built.projection.linear.weight)  # type: ignore[union-attr]
+    both, plain = (fit(shelf, spec, params={"probe": ProbeParams(epochs=n, views=2)}) for n in (2, 0))
+    assert not same(both, plain)
+    killed = KilledAfter(str(tmp_path), "k")
+    with pytest.raises(Killed):
+        fit(shelf, spec, killed, params={"probe": ProbeParams(epochs=2, views=2)})
+    assert same(fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params={"probe": ProbeParams(epochs=2, views=2)}), both)
+
+
+def test_a_probe_alone_needs_something_to_train(shelf: Images, smoke: EncoderParams) -> None:
+    with pytest.raises(ParameterError, match=r"set encoder\.dim"):
+        fit(shelf, smoke, params={"epochs": 0, "probe": ProbeParams(epochs=1)})
+
+
+def test_gradients_are_clipped(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]) -> None:
+    rates = PARAMS.optimizer
+    assert same(fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e9})}), whole[0])
+    assert not same(fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e-4})}), whole[0])

@@ -164,6 +164,11 @@ def test_match_finds_each_picture_among_distinct_skus(loaded: Bundle, picture: P
         assert [match.similarity for match in row] == sorted((match.similarity for match in row), reverse=True)
 
 
+def test_arrays_match_as_pillows_pictures_do(loaded: Bundle, picture: Picture) -> None:
+    pictures = [picture(0), picture(5)]
+    assert loaded.match([np.array(image) for image in pictures], top_k=3) == loaded.match(pictures, top_k=3)
+
+
 def test_a_picture_unlike_all_is_unknown(loaded: Bundle, picture: Picture) -> None:
     known, stranger = loaded.match([picture(0), picture(99)], top_k=1)
     assert not known[0].unknown and known[0].similarity == pytest.approx(1, abs=1e-5)

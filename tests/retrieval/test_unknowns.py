@@ -17,10 +17,10 @@ from skumatch.config import EncoderParams, EvaluateParams, RuntimeParams
 from skumatch.data.delivery.opening import folder_images
 from skumatch.data.protocols import protocols
 from skumatch.data.split import share
+from skumatch.model.embed import embed
 from skumatch.model.encoder import build
 from skumatch.model.weights import fetch_weights, fetched_weights
 from skumatch.retrieval.calibration import UNSEEN, VALIDATION, Embedded, fit_thresholds, scores
-from skumatch.retrieval.embed import embed
 from skumatch.retrieval.openset import OpenSet
 from skumatch.retrieval.protocols import ask
 from skumatch.retrieval.ranking import Ranking

@@ -18,9 +18,8 @@ from skumatch.release.bundle.verify import verify_bundle
 from skumatch.retrieval.thresholds import NO_COSINE, Scores, Thresholds
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from skumatch.model.encoder import Encoder
+    from skumatch.model.preprocess import Picture
     from skumatch.retrieval.search import Index
 
 BATCH = 64  # pictures encoded at a time
@@ -59,8 +58,11 @@ class Bundle:
             raise BundleError(f"Encoder and gallery of the bundle in {folder} don't belong together; make the bundle again.")
         return cls(bundle_hash(folder), manifest, encoder, gallery, _read_thresholds(folder / THRESHOLDS))
 
-    def match(self, images: Sequence[Image.Image], top_k: int = 5) -> list[list[Match]]:
-        """For each picture the `top_k` most similar SKUs, best first, each by its nearest gallery image (exact search)."""
+    def match(self, images: Sequence[Picture], top_k: int = 5) -> list[list[Match]]:
+        """For each picture the `top_k` most similar SKUs, best first, each by its nearest gallery image (exact search).
+
+        images: RGB, of Pillow or as arrays of uint8 [height, width, 3].
+        """
         batches = (self._embed(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
         return [row for vectors in batches for row in self.nearest(vectors, top_k)]
 
@@ -101,7 +103,7 @@ class Bundle:
             best.setdefault(sku, Match(sku, similarity, self.gallery.ids[row], unknown=False))
         return list(best.values())
 
-    def _embed(self, images: Sequence[Image.Image]) -> Floats:
+    def _embed(self, images: Sequence[Picture]) -> Floats:
         import torch
 
         see = self.encoder.preprocess

@@ -16,7 +16,7 @@ from skumatch.config import RuntimeParams
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError, WeightsError
 from skumatch.model.runtime import prepare, workers
-from skumatch.progress import track
+from skumatch.progress import Advance, silent, track
 
 if TYPE_CHECKING:  # whoever has an encoder has loaded its libraries already
     from skumatch.model.encoder import Encoder
@@ -58,13 +58,18 @@ def embed(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, 
     Raises DataError for an image that can't be decoded, StorageError for one that can't be read, and WeightsError if the
     encoder's answer is no number.
     """
-    rows = np.empty((len(images), encoder.dim), np.float32)
     with track(label, len(images)) as advance:
-        for found in stream(encoder, images, batch, runtime):
-            if found.problems:
-                raise DataError(next(iter(found.problems.values())).sentence)
-            rows[found.rows] = found.vectors
-            advance(len(found))
+        return vectors_of(encoder, images, batch, runtime, advance)
+
+
+def vectors_of(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, advance: Advance = silent) -> NDArray[np.float32]:
+    """As `embed`; `advance` is told how many images are done."""
+    rows = np.empty((len(images), encoder.dim), np.float32)
+    for found in stream(encoder, images, batch, runtime):
+        if found.problems:
+            raise DataError(next(iter(found.problems.values())).sentence)
+        rows[found.rows] = found.vectors
+        advance(len(found))
     return rows
 
 
@@ -109,7 +114,7 @@ class _Pictures(Dataset[Prepared]):
 
     def __getitem__(self, index: int) -> Prepared:
         try:
-            return self.preprocess(self.images[index])
+            return self.preprocess(self.images.pixels(index))
         except ImageError as error:
             return Unreadable(error.reason, f"{self.images.ids[index]} can't be embedded: {error}")
         except StorageError as error:

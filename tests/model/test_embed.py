@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from skumatch.config import RuntimeParams
 from skumatch.data.images import Extent, Images
 from skumatch.errors import DataError, StorageError, WeightsError
+from skumatch.model.embed import embed
 from skumatch.model.preprocess import Preprocess
-from skumatch.retrieval.embed import embed
 
 CPU = RuntimeParams(device="cpu", threads=1)
 
@@ -52,6 +52,16 @@ def test_rows_are_unit_vectors_in_the_order_of_the_images(images: Images) -> Non
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     alone = [embed(Stub(), images.take([i]), 1, CPU)[0] for i in range(7)]  # type: ignore[arg-type]
     np.testing.assert_allclose(rows, alone, atol=1e-5)
+
+
+def test_jpegs_are_embedded_as_pillow_shows_them(images: Images, tmp_path: Path) -> None:
+    stub, path = Stub(), tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20, 3), np.uint8)).save(path, quality=80)
+    one = Images(["a"], ["a"], ["a"], [Extent(str(path))])
+    with torch.inference_mode():
+        expected = stub.eval()(stub.preprocess.normalise(stub.preprocess(one[0])[None]))[0].numpy()
+    rows = embed(stub, one, 1, CPU)  # type: ignore[arg-type]
+    np.testing.assert_allclose(rows[0], expected / np.linalg.norm(expected), atol=0.01)
 
 
 def test_worker_processes_change_nothing(images: Images) -> None:

@@ -1,0 +1,53 @@
+"""Training views: the same bits with workers and without, whatever is turned on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from skumatch.config import AugmentParams, SamplingParams
+from skumatch.data.images import Images
+from skumatch.model.preprocess import Preprocess
+from skumatch.model.schedule import Key, Schedule
+from skumatch.model.views import Views, batches
+
+ALL = AugmentParams(ratio=0.3, rotate=10, perspective=0.1, flip=0.5, blur=0.5, jpeg=0.5, occlude=0.5)
+CANVAS = Preprocess(height=256, width=200, resize="pad", mean=(0.5, 0.4, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def made(shelf: Images, params: AugmentParams = ALL) -> Views:
+    return Views(shelf, list(range(len(shelf))), CANVAS, params, 3, (99, CANVAS))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_workers_make_the_same_bits(shelf: Images) -> None:
+    schedule = Schedule(27, 9, 2, 3, labels=[0] * 9 + [1] * 18, sampling=SamplingParams(power=0.0))
+    alone, shared = (list(batches(made(shelf), schedule, workers, torch.device("cpu"))) for workers in (0, 2))
+    assert len(alone) == 6 and all(a[0].equal(b[0]) and a[1].equal(b[1]) for a, b in zip(alone, shared, strict=True))
+
+
+def test_an_image_shown_again_in_an_epoch_is_another_view(shelf: Images) -> None:
+    views = made(shelf)
+    first = views[Key(1, 4)][0]
+    assert first.equal(views[Key(1, 4, 0)][0]) and first.equal(made(shelf)[Key(1, 4)][0])
+    assert not first.equal(views[Key(1, 4, 1)][0]) and not first.equal(views[Key(2, 4)][0])
+
+
+def test_the_neighbour_is_any_other_picture_but_never_the_same(shelf: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, asked = shelf.take(range(5)), []
+    views, pixels = made(few, AugmentParams(occlude=0.9)), few.pixels
+    monkeypatch.setattr(few, "pixels", lambda index: asked.append(index) or pixels(index))
+    for epoch in range(40):
+        views[Key(epoch, 2)]
+    own = asked.count(2)
+    assert own == 40 and set(asked) == {0, 1, 2, 3, 4} and 25 < len(asked) - own <= 40
