@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from skumatch.config import AugmentParams
 from skumatch.data.images import Pixels, decode_pixels
-from skumatch.model.chance import generator as generator
 from skumatch.model.geometry import crop_box, moved_corners, warped
 from skumatch.model.preprocess import Picture, Preprocess, planes
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from skumatch.config import LossParams, ProbeParams
-from skumatch.model.augment import generator
+from skumatch.model.chance import generator
 from skumatch.model.encoder import Encoder
 from skumatch.model.head import Head
 from skumatch.model.projection import Projection, levelled

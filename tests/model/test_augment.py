@@ -13,7 +13,8 @@ from PIL import Image
 from skumatch.config import AugmentParams
 from skumatch.data.images import Pixels
 from skumatch.model import augment
-from skumatch.model.augment import Drawn, augmented, generator
+from skumatch.model.augment import Drawn, augmented
+from skumatch.model.chance import generator
 from skumatch.model.preprocess import Preprocess
 
 CANVAS = Preprocess(height=56, width=56, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from skumatch.config import AugmentParams
 from skumatch.model import augment
-from skumatch.model.augment import Drawn, augmented, generator
+from skumatch.model.augment import Drawn, augmented
+from skumatch.model.chance import generator
 from skumatch.model.geometry import Box, _grid, crop_box, moved_corners, warped
 from skumatch.model.preprocess import Preprocess, planes
 

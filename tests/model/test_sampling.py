@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from skumatch.config import SamplingParams
 from skumatch.errors import ParameterError
-from skumatch.model.augment import generator
+from skumatch.model.chance import generator
 from skumatch.model.sampling import balanced, grouped, occurrences, whole_parts
 from skumatch.model.schedule import Key, Schedule
 
