@@ -40,8 +40,8 @@ def make_dag() -> DAG:
         "skumatch_retrain",
         description="Versioned images in, a better matcher out.",
         doc_md=DOC,
-        # No start_date: without one `run_immediately=False` keeps the first run for the next Monday instead of now.
-        schedule=CronTriggerTimetable("0 3 * * 1", timezone="UTC", run_immediately=False),
+        # No start_date, so that a new installation waits for the next Monday; `False` would run at once on a Monday, until 19:48.
+        schedule=CronTriggerTimetable("0 3 * * 1", timezone="UTC", run_immediately=timedelta(0)),
         catchup=False,
         max_active_runs=1,
         params=PARAMS,

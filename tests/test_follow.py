@@ -248,7 +248,7 @@ def test_a_run_goes_through_every_stage_and_ends_with_registers_summary(live: Se
 @pytest.mark.live
 def test_a_failing_stage_stops_the_run_in_its_own_words(live: Settings) -> None:
     worked, before = plan(live, train="error"), events(live)
-    with pytest.raises(RunFailed, match=r"^train: The loss is no number any more; .*attempt=1\.log") as caught:
+    with pytest.raises(RunFailed, match=r"^train: The loss is no number; .*attempt=1\.log") as caught:
         follow(live, trigger(live, {}))
     assert caught.value.exit_code == 15
     assert worked.read_text().split() == ["pull", "validate", "split", "frozen", "train"]  # once: not retried

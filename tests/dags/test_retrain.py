@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pendulum
 import psutil
 import pytest
 import yaml
@@ -73,6 +74,21 @@ def test_tasks_are_the_stages_of_dvc_yaml_in_one_line() -> None:
     assert len(dag.tasks) == len(stages) + 2
     for name, fields in stages.items():
         assert fields["cmd"].split()[-2:] == dag.get_task(name).words == ["stage", name]
+
+
+@pytest.mark.parametrize(
+    ("now", "first"), [("2026-11-23T03:00:01", "2026-11-30"), ("2026-11-23T19:00", "2026-11-30"), ("2026-11-25", "2026-11-30")]
+)
+def test_a_new_installation_waits_for_the_next_monday(monkeypatch: pytest.MonkeyPatch, now: str, first: str) -> None:
+    import retrain
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(retrain.make_dag())).timetable
+    monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: pendulum.parse(now))
+    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False))
+    assert info is not None
+    assert info.run_after == pendulum.parse(f"{first}T03:00")
 
 
 def test_a_new_stage_becomes_a_task_in_its_place(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What our commands do when Airflow's server fails for a moment, or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from skumatch import airflow_api
+from skumatch.airflow_api import TRIES, Airflow
+from skumatch.config import Settings
+from skumatch.errors import ServiceError
+
+
+@pytest.fixture
+def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[Airflow, list[str]]]:
+    """An Airflow whose first so many answers are failures, and the list of what it was asked."""
+
+    def made(failures: int) -> tuple[Airflow, list[str]]:
+        asked: list[str] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/auth/token":
+                return httpx.Response(200, json={"access_token": "x"})
+            asked.append(request.method)
+            failed = len(asked) <= failures
+            return httpx.Response(500 if failed else 200, json={"detail": "database is locked"} if failed else {"well": True})
+
+        airflow = Airflow(Settings(project=tmp_path))
+        airflow._client = httpx.Client(base_url=airflow.url, transport=httpx.MockTransport(answer))
+        return airflow, asked
+
+    monkeypatch.setattr(airflow_api, "PAUSE", 0.0)
+    return made
+
+
+@pytest.mark.parametrize("method", ["get", "patch"])
+def test_a_moment_s_failure_is_waited_out(flaky: Callable[[int], tuple[Airflow, list[str]]], method: str) -> None:
+    airflow, asked = flaky(2)
+    with airflow:
+        assert (airflow.get("/dags") if method == "get" else airflow.patch("/dags/x", {"is_paused": False})) == {"well": True}
+    assert len(asked) == 3
+
+
+def test_a_lasting_failure_is_told_in_the_server_s_words(flaky: Callable[[int], tuple[Airflow, list[str]]]) -> None:
+    airflow, asked = flaky(100)
+    with airflow, pytest.raises(ServiceError, match=r"Airflow answers 500 to GET /dags: database is locked"):
+        airflow.get("/dags")
+    assert len(asked) == TRIES
+
+
+def test_what_would_happen_twice_is_asked_once(flaky: Callable[[int], tuple[Airflow, list[str]]]) -> None:
+    airflow, asked = flaky(1)
+    with airflow, pytest.raises(ServiceError):
+        airflow.post("/dags/x/dagRuns", {})
+    assert asked == ["POST"]
