@@ -119,7 +119,21 @@ class OptimizerParams(Section):
     lr_head: Rate = 3e-3
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.05
     warmup_share: Share = 0.3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     clip: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AverageParams(Section):
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    wise: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+
+
+class TowerParams(Section):
+    freeze: Share = 0.0
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    checkpointing: bool = False
+    compile: bool = False
 
 
 class TrainParams(Section):
@@ -133,6 +147,8 @@ class TrainParams(Section):
     sampling: SamplingParams = SamplingParams()
     augment: AugmentParams = AugmentParams()
     optimizer: OptimizerParams = OptimizerParams()
+    average: AverageParams = AverageParams()
+    tower: TowerParams = TowerParams()
 
 
 class EmbedParams(Section):

@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW
+from torch import Tensor
 
 from skumatch.config import TrainParams
 from skumatch.errors import TrainingDiverged
+from skumatch.model.average import Average, snapshot
 from skumatch.model.chance import generator
 from skumatch.model.checkpoint import Checkpoint, Checkpoints
-from skumatch.model.encoder import Encoder
+from skumatch.model.distributed import World
+from skumatch.model.encoder import PROJECTION, Encoder
 from skumatch.model.head import Head
+from skumatch.model.learner import Learner
+from skumatch.model.optim import adamw, clip, set_rates
 from skumatch.model.schedule import Schedule, rate_share
+from skumatch.model.tower import compiled
 
-BEST, MODEL, OPTIMIZER = "best/", "model/", "optimizer/"
+AVERAGE, BEST, MODEL, OPTIMIZER, START = "average/", "best/", "model/", "optimizer/", "start/"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Run:
-    """Tower and head, the optimiser's state, steps done, the epochs' history, and the weights of the best epoch where it is looked for."""
+    """Tower and head, the optimiser's state, steps done, the epochs' history, and the weights of the best epoch where it is looked for.
 
-    def __init__(self, encoder: Encoder, head: Head, schedule: Schedule, params: TrainParams, device: torch.device) -> None:
-        self.encoder, self.head, self.schedule, self.params, self.device = encoder, head, schedule, params, device
-        self.model = nn.ModuleDict({"encoder": encoder, "head": head}).to(device)
-        rates = params.optimizer
-        groups = [(encoder, rates.lr_tower), (head, rates.lr_head)]
-        each = [{"params": found, "highest": lr} for module, lr in groups if (found := list(module.parameters()))]
-        self.optimizer = AdamW(each, weight_decay=rates.weight_decay)
+    start: the encoder's weights before the first step.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: Head,
+        schedule: Schedule,
+        params: TrainParams,
+        device: torch.device,
+        world: World,
+        start: Mapping[str, Tensor],
+    ) -> None:
+        self.encoder, self.head, self.schedule, self.params, self.device, self.world = encoder, head, schedule, params, device, world
+        forward = compiled(encoder) if params.tower.compile else None
+        self.learner = Learner(encoder, head, world, params.loss.kind == "supcon", forward).to(device)
+        self.parallel = world.parallel(self.learner, device)
+        self.optimizer = adamw(encoder, head, params.optimizer)
+        self.average = Average(encoder, params.average.ema) if params.average.ema else None
         self.step, self.loss_sum, self.best_epoch = 0, 0.0, 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
+        self.start = dict(start)
 
     @property
     def epoch(self) -> int:
@@ -44,33 +62,36 @@ class Run:
     def between_epochs(self) -> bool:
         return self.step % self.schedule.steps_per_epoch == 0
 
-    def advance(self, pixels: Tensor, labels: Tensor) -> float:
-        """One step; returns its loss. Raises TrainingDiverged before a loss that is no number touches the weights."""
-        schedule = self.schedule
-        torch.manual_seed(generator(schedule.seed, "step", self.step).initial_seed())  # dropout, the same after a resume
-        self.head.ramp(self.step / schedule.steps_per_epoch)
-        share = rate_share(self.step, schedule.steps_per_epoch, self.params)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * share
-        loss = self._loss(pixels, labels)
-        value = loss.item()
+    @property
+    def shown(self) -> Encoder:
+        """What is validated and kept: the weights' average where there is one."""
+        return self.average.encoder if self.average else self.encoder
+
+    def advance(self, pixels: Tensor, labels: Tensor, stop: bool = False) -> tuple[float, bool]:
+        """One step; returns the mean loss of all processes, and whether any of them is to `stop`.
+
+        Raises TrainingDiverged before a loss or gradients that are no numbers touch the weights.
+        """
+        seed = generator(self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else []))
+        torch.manual_seed(seed.initial_seed())  # dropout, the same after a resume
+        self.head.ramp(self.step / self.schedule.steps_per_epoch)
+        set_rates(self.optimizer, rate_share(self.step, self.schedule.steps_per_epoch, self.params))
+        loss: Tensor = self.parallel(pixels.to(self.device, non_blocking=True), labels.to(self.device))
+        value, stop = self.world.agreed(loss.item(), stop)
         if not math.isfinite(value):
-            where, advice = f"at step {self.step + 1} of {schedule.steps}", "lower train.optimizer.lr_tower and lr_head, then run again"
+            where, advice = (
+                f"at step {self.step + 1} of {self.schedule.steps}",
+                "lower train.optimizer.lr_tower and lr_head, then run again",
+            )
             raise TrainingDiverged(f"The training loss became {value} {where}; {advice}.")
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.params.optimizer.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.optimizer.clip)
+        clip(self.learner.parameters(), self.params.optimizer.clip or math.inf)
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.encoder, self.step)
         self._count(value)
-        return value
-
-    def _loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        on_gpu = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):  # on a CPU it is slower than float32
-            embeddings = self.encoder(self.encoder.preprocess.normalise(pixels.to(self.device, non_blocking=True)))
-        loss: Tensor = self.head(embeddings, labels.to(self.device))
-        return loss
+        return value, stop
 
     def _count(self, loss: float) -> None:
         self.step += 1
@@ -85,28 +106,42 @@ class Run:
         before = max((line["top1"] for line in self.history if "top1" in line), default=-1.0)
         self.history[-1]["top1"] = round(top1, 6)
         if self.params.patience and self.history[-1]["top1"] > before:
-            self.best_epoch, self.best = self.epoch, {name: tensor.clone() for name, tensor in self.encoder.state_dict().items()}
+            self.best_epoch, self.best = self.epoch, snapshot(self.shown)
 
     @property
     def given_up(self) -> bool:
         """Whether no epoch was better for as long as one waits."""
         return bool(self.params.patience) and self.best_epoch > 0 and self.epoch - self.best_epoch >= self.params.patience
 
+    def keep(self) -> None:
+        """Leave the encoder with what training ends with: the best epoch's weights where it was looked for, the average, or the last."""
+        if self.best or self.average:
+            self.encoder.load_state_dict(self.best or self.shown.state_dict())
+
     def save(self, checkpoints: Checkpoints | None) -> None:
         if checkpoints is not None:
-            tensors = {f"{MODEL}{name}": tensor for name, tensor in self.model.state_dict().items()} | self._moments()
-            tensors |= {f"{BEST}{name}": tensor for name, tensor in self.best.items()}
+            tensors = {f"{MODEL}{name}": tensor for name, tensor in self.learner.state_dict().items()} | self._moments()
+            average = self.average.encoder.state_dict() if self.average else {}
+            start = {name: tensor for name, tensor in self.start.items() if name.startswith(PROJECTION)}  # a probe's; the rest is known
+            for prefix, state in ((BEST, self.best), (AVERAGE, average), (START, start)):
+                tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
             facts = {"loss_sum": self.loss_sum, "history": self.history, "best_epoch": self.best_epoch}
             checkpoints.save(self.step, tensors, facts)
 
     def _moments(self) -> dict[str, Tensor]:
-        states = ((name, self.optimizer.state[parameter]) for name, parameter in self.model.named_parameters())
+        states = ((name, self.optimizer.state[parameter]) for name, parameter in self._trained())
         return {f"{OPTIMIZER}{name}/{kind}": tensor for name, state in states for kind, tensor in state.items()}
 
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        return [(name, parameter) for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
+
     def resume(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(_under(MODEL, checkpoint.tensors))
+        self.learner.load_state_dict(_under(MODEL, checkpoint.tensors))
         self.best = _under(BEST, checkpoint.tensors)
-        for name, parameter in self.model.named_parameters():
+        self.start |= _under(START, checkpoint.tensors)
+        if self.average:
+            self.average.encoder.load_state_dict(_under(AVERAGE, checkpoint.tensors))
+        for name, parameter in self._trained():
             for kind in MOMENTS:
                 saved = checkpoint.tensors[f"{OPTIMIZER}{name}/{kind}"]
                 like = torch.zeros_like(parameter.detach())  # the parameter's memory layout too, as if the state had never left

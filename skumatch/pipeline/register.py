@@ -142,14 +142,15 @@ def artifacts(root: Path) -> dict[str, Path]:
 
 
 def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float | list[float]]:
-    """The figures MLflow plots: both models' accuracy, the loss of each epoch, the seconds of each stage."""
+    """The figures MLflow plots: both models' accuracy; loss, validation top-1 and pace of each epoch; the seconds of each stage."""
     found: dict[str, float | list[float]] = {f"seconds.{stage}": seconds for stage, seconds in message.seconds.items()}
     for who, evaluation in (("challenger", outcome.challenger), ("champion", outcome.champion)):
         if evaluation:
             found |= {f"{who}.{name}": getattr(evaluation, name) for name in FIGURES}
     history = root / "out/train/history.jsonl"
     epochs = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
-    return found | ({"train.loss": [float(epoch["loss"]) for epoch in epochs]} if epochs else {})
+    found |= {f"train.{name}": list(values) for name, values in message.pace.items()}
+    return found | {f"train.{name}": [float(epoch[name]) for epoch in epochs] for name in ("loss", "top1") if epochs and name in epochs[0]}
 
 
 def flat(params: Params) -> dict[str, Any]:

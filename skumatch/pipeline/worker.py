@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -17,11 +18,17 @@ from skumatch.errors import Relayed, StageFailed
 from skumatch.files import read_json, replacing, write_text
 from skumatch.pipeline import inputs
 from skumatch.pipeline.repository import Repository, pointer
-from skumatch.stages.runner import ERROR, PAGES, SECONDS
+from skumatch.stages.runner import ERROR, LIVE, PAGES, SECONDS
+
+PACE = ("images_per_second", "waiting_share")
 
 
 class Message(BaseModel):
-    """What travels between tasks. inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against."""
+    """What travels between tasks.
+
+    inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against. pace: how fast the training
+    went, epoch by epoch, by name; empty where it was cached.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,6 +40,7 @@ class Message(BaseModel):
     champion: int | None = None
     seconds: dict[str, float] = {}
     cached: tuple[str, ...] = ()
+    pace: dict[str, tuple[float, ...]] = {}
 
 
 @contextmanager
@@ -73,8 +81,15 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
                 "lock": repository.lock,
                 "seconds": message.seconds | ({stage: read_json(seconds)["seconds"]} if ran else {}),
                 "cached": message.cached if ran else (*message.cached, stage),
+                "pace": message.pace | _pace(repository.folder / LIVE),
             }
         )
+
+
+def _pace(live: Path) -> dict[str, tuple[float, ...]]:
+    """The columns that the live file's lines have of PACE."""
+    lines = [json.loads(line) for line in live.read_text("utf-8").splitlines()] if live.is_file() else []
+    return {name: tuple(line[name] for line in lines) for name in PACE if lines}
 
 
 def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:

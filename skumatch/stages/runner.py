@@ -19,6 +19,7 @@ from skumatch.files import disk_errors, write_json
 
 SECONDS = "log/{stage}.json"
 ERROR = "log/error.json"
+LIVE = "log/live.jsonl"  # what a stage says of itself while it works: lines of figures
 PAGES = "log/pages"  # what a stage that failed has to show a person
 STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")
 PR_SET_PDEATHSIG = 1
@@ -29,7 +30,8 @@ def run(stage: str, root: Path) -> None:
     if stage not in STAGES:
         raise ParameterError(f"There is no stage '{stage}'; the stages are {', '.join(STAGES)}.")
     end_with_parent()
-    (root / ERROR).unlink(missing_ok=True)
+    for name in (ERROR, LIVE):
+        (root / name).unlink(missing_ok=True)
     shutil.rmtree(root / PAGES, ignore_errors=True)
     started = time.monotonic()
     try:

@@ -8,20 +8,26 @@ from pathlib import Path
 from skumatch.config import Params, Settings
 from skumatch.files import canonical_json, read_json, sha256, write_json
 from skumatch.model.checkpoint import Checkpoints
+from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import save
 from skumatch.model.train import train
 from skumatch.model.validation import Validation
 from skumatch.model.weights import fetched_weights
+from skumatch.stages.runner import LIVE
 from skumatch.stages.selection import select
 
 CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
 
 
 def run(root: Path, params: Params) -> None:
+    with joined(params.runtime) as world:
+        _train(root, params, world)
+
+
+def _train(root: Path, params: Params, world: World) -> None:
     rows, pictures = select(root, "train")
     kept = select(root, "val")[1]
     out = root / "out/train"
-    checkpoints = Checkpoints(Settings().remote_url, inputs_hash(root, params))
     encoder = train(
         images=pictures,
         classes=sorted(rows["sku"].unique()),
@@ -29,14 +35,17 @@ def run(root: Path, params: Params) -> None:
         params=params.train,
         seed=params.seed,
         weights=fetched_weights(root / "inputs/weights"),
-        checkpoints=checkpoints,
+        checkpoints=Checkpoints(Settings().remote_url, inputs_hash(root, params)) if world.first else None,
         runtime=params.runtime,
         history=out / "history.jsonl",
         judge=Validation(pictures, kept, params.embed.batch, params.runtime, params.seed) if len(kept) else None,
+        world=world,
+        live=root / LIVE,
     )
-    save(encoder, out / "encoder")
-    facts = {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")}
-    write_json(out / "training.json", facts)
+    if world.first:
+        save(encoder, out / "encoder")
+        facts = {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")}
+        write_json(out / "training.json", facts)
 
 
 def inputs_hash(root: Path, params: Params) -> str:

@@ -8,13 +8,28 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from skumatch.config import AugmentParams, EncoderParams, FixParams, LossParams, OptimizerParams, ProbeParams, RuntimeParams, TrainParams
+from skumatch.config import (
+    AugmentParams,
+    AverageParams,
+    EncoderParams,
+    FixParams,
+    LossParams,
+    OptimizerParams,
+    ProbeParams,
+    RuntimeParams,
+    TowerParams,
+    TrainParams,
+)
 from skumatch.data.images import Images, Pixels
 from skumatch.errors import Fenced, ParameterError, TrainingDiverged
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import Encoder, build
+from skumatch.model.learner import Learner
+from skumatch.model.tower import compiled
 from skumatch.model.train import train
+from tests.model.towers import vit
 
 PARAMS = TrainParams(
     epochs=2, batch=4, checkpoint_every=3, optimizer=OptimizerParams(lr_tower=3e-3, lr_head=1e-2), augment=AugmentParams(cutout=16)
@@ -272,3 +287,122 @@ def test_gradients_are_clipped(shelf: Images, smoke: EncoderParams, whole: tuple
     rates = PARAMS.optimizer
     assert same(fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e9})}), whole[0])
     assert not same(fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e-4})}), whole[0])
+
+
+EVERYTHING = {
+    "fix": FixParams(epochs=1),
+    "probe": ProbeParams(epochs=2, batch=8, views=2),
+    "patience": 9,
+    "average": AverageParams(ema=0.5, wise=(0.3, 0.6)),
+    "tower": TowerParams(freeze=0.3),
+    "optimizer": OptimizerParams(lr_tower=3e-3, lr_head=1e-2, layer_decay=0.7, clip=1.0),
+}
+
+
+def weight(encoder: Encoder) -> float:
+    """A verdict that depends on the weights alone."""
+    return round(float(next(reversed(list(encoder.parameters()))).detach().double().abs().mean()), 6)
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5])
+def test_with_everything_on_killed_and_resumed_ends_with_the_same_bits(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int
+) -> None:
+    spec = smoke.model_copy(update={"dim": 8})
+    whole = fit(shelf, spec, params=EVERYTHING, judge=weight, history=tmp_path / "whole.jsonl")
+    killed = KilledAfter(str(tmp_path), "k")
+    killed.saves = saves
+    with pytest.raises(Killed):
+        fit(shelf, spec, killed, params=EVERYTHING, judge=weight)
+    resumed = fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params=EVERYTHING, judge=weight, history=tmp_path / "resumed.jsonl")
+    assert same(resumed, whole)
+    assert (tmp_path / "resumed.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_training_with_adapters_resumes_to_the_same_bits_and_ends_plain(
+    shelf: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skumatch.model.train.build", lambda spec, weights: vit())
+    spec, params = EncoderParams(model="smoke", weights="none", height=32, width=32), {"tower": TowerParams(lora_rank=2, patch_dropout=0.3)}
+    whole = fit(shelf, spec, params=params)
+    assert whole.state_dict().keys() == vit().state_dict().keys() and not same(whole, vit())
+    killed = KilledAfter(str(tmp_path), "k")
+    with pytest.raises(Killed):
+        fit(shelf, spec, killed, params=params)
+    assert same(fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params=params), whole)
+
+
+def test_the_average_is_what_is_judged_and_returned(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]) -> None:
+    judged: list[float] = []
+    averaged = fit(shelf, smoke, params={"average": AverageParams(ema=0.9)}, judge=lambda encoder: judged.append(weight(encoder)) or 0.5)
+    assert not same(averaged, whole[0])
+    assert judged[-1] == weight(averaged)
+
+
+def test_the_best_share_of_the_way_is_kept_and_said(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+    answers = iter([0.1, 0.2, 0.3, 0.9, 0.4])  # two epochs, then shares 1, 0.6 and 0.3
+    torch.manual_seed(3)
+    before = build(smoke, None)
+    params = {"average": AverageParams(wise=(0.3, 0.6))}
+    found = fit(shelf, smoke, params=params, judge=lambda _: next(answers), history=tmp_path / "h.jsonl")
+    last = json.loads((tmp_path / "h.jsonl").read_text().splitlines()[-1])
+    assert (last["top1"], last["wise"], last["wise_top1"]) == (0.2, 0.6, 0.9)
+    plain = fit(shelf, smoke).state_dict()
+    for name, tensor in found.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, torch.lerp(before.state_dict()[name], plain[name], 0.6), atol=1e-6), name
+
+
+def test_wise_needs_pictures_to_validate_on(shelf: Images, smoke: EncoderParams) -> None:
+    with pytest.raises(ParameterError, match=r"train\.average\.wise needs pictures to validate on"):
+        fit(shelf, smoke, params={"average": AverageParams(wise=(0.5,))})
+
+
+def test_frozen_layers_stay_as_they_were(shelf: Images, smoke: EncoderParams) -> None:
+    torch.manual_seed(3)
+    before = build(smoke, None).state_dict()
+    after = fit(shelf, smoke, params={"tower": TowerParams(freeze=0.4)}).state_dict()
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert not [name for name in moved if name.startswith("tower.trunk.conv_stem") or ".blocks.0." in name]
+    assert [name for name in moved if ".blocks.2." in name]
+
+
+def test_a_compiled_training_learns_the_same(
+    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Encoder] = []
+    monkeypatch.setattr("skumatch.model.run.compiled", lambda encoder: asked.append(encoder) or compiled(encoder, "eager"))
+    found = fit(shelf, smoke, params={"tower": TowerParams(compile=True)})
+    assert len(asked) == 1
+    assert all(torch.allclose(tensor, whole[0].state_dict()[name], atol=1e-4) for name, tensor in found.state_dict().items())
+
+
+def test_each_epoch_s_pace_is_in_a_file_as_it_ends(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+    live, lines = tmp_path / "log" / "live.jsonl", []
+
+    def judge(_: Encoder) -> float:
+        lines.append(len(live.read_text().splitlines()) if live.exists() else 0)
+        return 0.5
+
+    fit(shelf, smoke, live=live, judge=judge)
+    found = [json.loads(line) for line in live.read_text().splitlines()]
+    assert lines == [0, 1] and [line["step"] for line in found] == [6, 12] and [line["top1"] for line in found] == [0.5, 0.5]
+    assert all(line["images_per_second"] > 0 and 0 < line["waiting_share"] < 1 for line in found)
+    assert found[0]["seconds_left"] > found[1]["seconds_left"] == 0
+
+
+def test_gradients_that_are_no_numbers_never_reach_a_checkpoint(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil, steps = Learner.forward, []
+
+    def forward(self: Learner, pixels: Tensor, labels: Tensor) -> Tensor:
+        steps.append(1)
+        loss = spoil(self, pixels, labels)
+        return loss if len(steps) != 5 else loss + (self.encoder.tower.trunk.conv_stem.weight.sum() * 0).sqrt() * 0  # 0 * inf
+
+    monkeypatch.setattr(Learner, "forward", forward)
+    with pytest.raises(TrainingDiverged, match="gradients' norm became nan"):
+        fit(shelf, smoke, Checkpoints(str(tmp_path), "k"))
+    saved = Checkpoints(str(tmp_path), "k").latest()
+    assert saved is not None and saved.step == 3 and all(tensor.isfinite().all() for tensor in saved.tensors.values())

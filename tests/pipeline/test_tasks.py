@@ -112,6 +112,13 @@ def test_a_model_under_the_floor_is_recorded_but_never_registered(home: Home, wo
     assert (run.info.status, run.data.tags["skumatch.verdict"]) == ("FINISHED", "refuse")
 
 
+def test_how_the_training_went_is_plotted(home: Home, worse: dict[str, Any]) -> None:
+    home.task(worse, "register")
+    (run,) = mlflow_runs(home, "worse")
+    assert worse["pace"]["images_per_second"][0] == run.data.metrics["train.images_per_second"] > 0
+    assert 0 < run.data.metrics["train.waiting_share"] < 1 and {"train.loss", "train.top1"} <= run.data.metrics.keys()
+
+
 def test_a_model_of_uncommitted_code_is_refused(home: Home, worse: dict[str, Any]) -> None:
     stray = home.project / "skumatch" / "stray.py"
     stray.write_text("")

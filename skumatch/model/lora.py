@@ -1,0 +1,89 @@
+"""Low-rank adapters through peft, merged back into plain weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from skumatch.errors import ParameterError
+from skumatch.model.chance import generator
+from skumatch.model.encoder import Encoder
+
+BLOCK = re.compile(r"blocks\.\d+\.")
+NAME = "default"  # peft's name of an adapter
+
+
+@contextmanager
+def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iterator[None]:
+    """Within this only changes of this rank to the linear layers of a ViT's blocks are trained (LoRA, Hu et al., arXiv 2106.09685).
+
+    Attention (query, key, value and output) and MLP, in blocks whose parameters' ids aren't `frozen`; weight + B A, B from 0.
+    A projection beside the tower is trained as it is. Afterwards the tower has plain weights again. Raises ParameterError for
+    another tower.
+    """
+    tower = encoder.tower
+    if not encoder.fixed_canvas:
+        raise ParameterError("train.tower.lora_rank is for ViTs, and this encoder is convolutional; set it to 0, or use a ViT.")
+    needed = [(parameter, parameter.requires_grad) for parameter in tower.parameters()]
+    attentions = {name: module for name, module in tower.named_modules() if type(module) is nn.MultiheadAttention and BLOCK.search(name)}
+    for name, module in attentions.items():
+        tower.set_submodule(name, Attention(module))
+    try:
+        _adapt(tower, rank, frozen)
+        yield
+    finally:
+        _merge(tower)
+        for name, module in attentions.items():
+            tower.set_submodule(name, module)
+        for parameter, before in needed:
+            parameter.requires_grad_(before)
+
+
+def _adapt(tower: Any, rank: int, frozen: Set[int]) -> None:
+    linear = {name: module for name, module in tower.named_modules() if BLOCK.search(name) and isinstance(module, nn.Linear)}
+    targets = [name for name, module in linear.items() if id(module.weight) not in frozen]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator("lora", rank).initial_seed())
+        LoraModel(tower, {NAME: LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)}, NAME)
+
+
+@torch.no_grad()
+def _merge(tower: nn.Module) -> None:
+    """Add each adapter to its weight and put the plain layer in its place."""
+    for name, module in list(tower.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            tower.set_submodule(name, module.get_base_layer())
+
+
+class Attention(nn.Module):
+    """The self-attention of torch's nn.MultiheadAttention, with its own weights in two linear layers that peft can adapt.
+
+    peft adapts that module itself too, but counts the change of its output twice (0.21, huggingface/peft pull request 3774).
+    """
+
+    def __init__(self, plain: nn.MultiheadAttention) -> None:
+        super().__init__()
+        assert plain.batch_first and plain.in_proj_weight is not None and not plain.dropout
+        self.heads = plain.num_heads
+        with torch.device("meta"):
+            self.in_proj = nn.Linear(plain.embed_dim, 3 * plain.embed_dim)
+        self.in_proj.weight, self.in_proj.bias = plain.in_proj_weight, plain.in_proj_bias
+        self.out_proj = plain.out_proj
+
+    def forward(self, query: Tensor, *_: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None) -> tuple[Tensor, None]:
+        """[B, tokens, width] -> the same, and no weights."""
+        assert not need_weights
+        queries, keys, values = self.in_proj(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask)
+        projected: Tensor = self.out_proj(found.transpose(1, 2).flatten(2))
+        return projected, None

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from skumatch.data.images import Images
+from skumatch.errors import ParameterError
+from skumatch.model import distributed
+from skumatch.model.checkpoint import Checkpoints
+from skumatch.model.distributed import World, joined
+from skumatch.model.encoder import Encoder, load
+from tests.conftest import ROOT
+from tests.model.ddp_worker import CPU, STEPS, fit, read
+from tests.model.towers import pixels
+
+
+@pytest.fixture(scope="module")
+def together(shelf: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes under torchrun wrote: three trainings, one that got SIGTERM, and one that failed; the last two in process 1."""
+    out = tmp_path_factory.mktemp("together")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.model.ddp_worker"]
+    words += [str(Path(shelf.extents[0].path).parent), str(out), "arcface", "supcon", "all", "terminated", "failing"]
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(words, env=os.environ | quiet, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode != 0 and (out / "0.txt").is_file(), ended.stderr
+    return out
+
+
+def embeddings(encoder: Encoder) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = encoder(pixels(encoder, 32))
+    return found
+
+
+@pytest.mark.parametrize("what", ["arcface", "supcon", "all"])
+def test_two_processes_learn_what_one_does_at_the_same_global_batch(shelf: Images, together: Path, tmp_path: Path, what: str) -> None:
+    fit(World(), read(Path(shelf.extents[0].path).parent), tmp_path, what)
+    alone, first, second = load(tmp_path / f"{what}-0"), load(together / f"{what}-0"), load(together / f"{what}-1")
+    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items()), "both have the same bits"
+    assert functional.cosine_similarity(embeddings(alone), embeddings(first)).min() >= 0.9999
+    assert alone.state_dict().keys() == first.state_dict().keys()
+    one, two = (Checkpoints(str(out), what).latest() for out in (tmp_path, together))
+    assert one is not None and two is not None and one.step == two.step == STEPS and one.tensors.keys() == two.tensors.keys()
+    ours, theirs = ([json.loads(line) for line in (out / f"{what}.jsonl").read_text().splitlines()] for out in (tmp_path, together))
+    assert ours == [pytest.approx(line, rel=1e-3) for line in theirs], "the mean loss of all, and the first one's verdict"
+
+
+def test_only_the_first_process_writes_checkpoints(together: Path) -> None:
+    for what in ("arcface", "supcon", "all"):
+        names = {path.name for path in (together / "checkpoints" / what).iterdir()}
+        assert names == {"00000012-0001.json", "00000012-0001.safetensors", "owner.json"}, "one claimed the folder, once"
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step_with_a_checkpoint(together: Path) -> None:
+    assert [(together / f"{rank}.txt").read_text().split(", ")[0] for rank in (0, 1)] == ["terminated 143"] * 2
+    found = Checkpoints(str(together), "terminated").latest()
+    assert found is not None and found.step == 2
+
+
+def test_an_error_in_one_process_ends_all_with_its_sentence(together: Path) -> None:
+    sentence = "DataError 11 The pictures of process 1 are gone; restore them."
+    assert [(together / f"{rank}.txt").read_text().split(", ")[1] for rank in (0, 1)] == [sentence] * 2
+
+
+def test_without_torchrun_there_is_one_process_and_nothing_to_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined(CPU) as world:
+        assert world == World(0, 1) and world.first
+        model, batch = torch.nn.BatchNorm1d(2), torch.randn(4, 2)
+        assert world.parallel(model, torch.device("cpu")) is model
+        world.share_norms(model, torch.device("cpu"))
+        assert "forward" not in vars(model)
+        assert world.agreed(0.5, True) == (0.5, True) and world.told(lambda: 0.25) == 0.25
+        assert world.checkpoint(None) is None and world.gathered(batch, batch)[0] is batch
+    assert not torch.distributed.is_initialized()
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ParameterError, match=r"has 1 GPUs for more processes"), joined(CPU.model_copy(update={"device": "cuda"})):
+        pass
+    assert distributed._choose_gpu(CPU) is False
