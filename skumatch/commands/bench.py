@@ -94,6 +94,59 @@ def embed(
 
 
 @app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter, as section.name=value; may be repeated.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each loop a round.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """Images a second in training, against the loop that one writes in an afternoon; on a GPU against the ceiling of products, too."""
+    from skumatch.bench.training import bench_train
+    from skumatch.data.delivery.opening import folder_images
+    from skumatch.model.weights import fetched_weights
+    from skumatch.pipeline.pull import fetch_base_weights
+
+    current = settings()
+    params = load_params(current.project / "params.yaml", set_ or [])
+    images, weights = folder_images(data, "train", params.data.others), fetched_weights(fetch_base_weights(current, params))
+    _show("What training costs", bench_train(images, params, weights, steps, rounds), output)
+
+
+@app.command()
+def recipe(
+    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
+    out: Annotated[Path, typer.Option(help="A folder for each training's outcome; what it has is not done again.")],
+    epochs: Annotated[int, typer.Option(min=1, help="How often each loop sees every picture.")],
+    skus: Annotated[Path | None, typer.Option(help="A text file: only these SKUs, one a line.")] = None,
+    loops: Annotated[
+        str, typer.Option(help="Of frozen, plain, softmax, stock, ours, and 'ours without INGREDIENT'.")
+    ] = "frozen,plain,ours",
+    seeds: Annotated[str, typer.Option(help="A training for each, with commas between.")] = "7",
+    unseen: Annotated[
+        int, typer.Option(help="Folds of SKUs that are held out of training in turn, then asked; 0: all are trained on.")
+    ] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of ours, as section.name=value; may be repeated.")] = None,
+) -> None:
+    """Training loops side by side: the same photos, encoder and number of images seen. Takes as long as its trainings."""
+    from skumatch.bench.recipe import bench_recipe, contests, summary
+    from skumatch.bench.recipe_table import recipe_table
+    from skumatch.model.weights import fetched_weights
+    from skumatch.pipeline.pull import fetch_base_weights
+
+    current = settings()
+    params = load_params(current.project / "params.yaml", set_ or [])
+    kept, weights = frozenset(_names(skus)) if skus else None, fetched_weights(fetch_base_weights(current, params))
+    for contest in contests(data, kept, weights, params, epochs, unseen):
+        found = []
+        for one in bench_recipe(contest, loops.split(","), [int(seed) for seed in seeds.split(",")], out):
+            found.append(one)
+            told = f"{one.loop}, seed {one.seed}: {100 * sum(one.hits) / len(one.hits):.1f} % in {one.seconds / 60:.1f} min"
+            console.print(f"  {told}", style="dim", highlight=False)
+        console.print(recipe_table(contest, summary(contest, found)))
+
+
+@app.command()
 def gate(
     pairs: Annotated[int, typer.Option(min=20, help="Simulated pairs of models a scene.")] = 2000,
     guarded: Annotated[int, typer.Option(min=1, help="Of them, pairs that the guards are asked about.")] = 400,

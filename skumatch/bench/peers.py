@@ -1,0 +1,162 @@
+"""Training loops that people write instead, in place and a step at a time: what our own is held against."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.miners import MultiSimilarityMiner
+from pytorch_metric_learning.samplers import MPerClassSampler
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from skumatch.config import EncoderParams, LossParams
+from skumatch.model.encoder import Encoder, build
+from skumatch.model.head import Head
+
+if TYPE_CHECKING:
+
+    from skumatch.data.images import Images
+
+BATCH, VIEW = 32, 0.75  # images a step; side of a training view, as a share of the canvas
+Loop = Callable[[Encoder, "Trial"], Iterator[int]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is the same for each loop: photos with their SKUs, the encoder and its weights, epochs, a seed.
+
+    contiguous: the memory format torch starts with. Channels-last ends with the same weights but for rounding, sooner.
+    """
+
+    images: Images
+    spec: EncoderParams
+    weights: Path | None
+    epochs: int
+    seed: int
+    contiguous: bool = False
+
+    @property
+    def labels(self) -> list[int]:
+        number = {sku: place for place, sku in enumerate(sorted(set(self.images.skus)))}
+        return [number[sku] for sku in self.images.skus]
+
+    @property
+    def side(self) -> int:
+        """Pixels of a training view."""
+        return round(VIEW * self.spec.height)
+
+    def encoder(self) -> Encoder:
+        torch.manual_seed(self.seed)
+        encoder = build(self.spec.model_copy(update={"dim": 0}), self.weights).train()
+        if self.contiguous:
+            encoder.tower.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return encoder
+
+
+class _Photos(Dataset[tuple[Tensor, int]]):
+    def __init__(self, trial: Trial, *steps: Any) -> None:
+        self.images, self.labels = trial.images, trial.labels
+        self.transform = _torchvision().Compose([*steps, _torchvision().ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
+    """The loop an engineer writes in an afternoon: ArcFace whose margin grows, AdamW, one cycle, crops, light, one cut-out."""
+    tv, views = _torchvision(), trial.side
+    crop = tv.RandomResizedCrop(views, scale=(0.6**2, 1.0), ratio=(1.0, 1.0), interpolation=tv.InterpolationMode.BICUBIC)
+    squash = tv.Resize((trial.spec.height, trial.spec.width), tv.InterpolationMode.BICUBIC)
+    photos = _Photos(trial, squash, crop, tv.ColorJitter(0.2, 0.2))
+    head = Head(len(set(trial.labels)), encoder.dim, LossParams())
+    rates = [{"params": encoder.parameters(), "lr": 3e-4}, {"params": head.parameters(), "lr": 3e-3}]
+    optimizer, each = AdamW(rates, weight_decay=0.05), max(1, len(photos) // BATCH)
+    schedule = OneCycleLR(optimizer, max_lr=[3e-4, 3e-3], total_steps=trial.epochs * each, cycle_momentum=False)
+    for step, (pixels, labels) in enumerate(_epochs(photos, trial)):
+        head.ramp(step / each)
+        loss = head(_embeddings(encoder, trial, _cut_out(pixels, 64 * views // 224)), labels)
+        _step(optimizer, loss)
+        schedule.step()
+        yield len(labels)
+
+
+def softmax(encoder: Encoder, trial: Trial) -> Iterator[int]:
+    """A classifier as for ImageNet: cross-entropy over a linear layer, random resized crops, flips; its features are the embedding."""
+    tv = _torchvision()
+    photos = _Photos(trial, tv.RandomResizedCrop(trial.side), tv.RandomHorizontalFlip())
+    classifier = nn.Linear(encoder.dim, len(set(trial.labels)))
+    optimizer = AdamW([*encoder.parameters(), *classifier.parameters()], lr=3e-4, weight_decay=0.05)
+    schedule = CosineAnnealingLR(optimizer, trial.epochs * max(1, len(photos) // BATCH))
+    for pixels, labels in _epochs(photos, trial):
+        _step(optimizer, functional.cross_entropy(classifier(_features(encoder, trial, pixels)), labels, label_smoothing=0.1))
+        schedule.step()
+        yield len(labels)
+
+
+def stock(encoder: Encoder, trial: Trial) -> Iterator[int]:
+    """pytorch-metric-learning's example MetricLossOnly with its numbers: triplets, a miner, four pictures a class, Adam, flips."""
+    tv = _torchvision()
+    crop = tv.RandomResizedCrop(trial.side, scale=(0.16, 1), ratio=(0.75, 1.33))
+    photos = _Photos(trial, crop, tv.RandomHorizontalFlip(0.5))
+    embedder = nn.Linear(encoder.dim, 64)  # trained through, left out afterwards, as the trunk is what all loops are asked for
+    optimizer = Adam([{"params": encoder.parameters(), "lr": 1e-5}, {"params": embedder.parameters(), "lr": 1e-4}], weight_decay=1e-4)
+    loss, miner = TripletMarginLoss(margin=0.1), MultiSimilarityMiner(epsilon=0.1)
+    batch = min(BATCH, 4 * len(set(trial.labels)))
+    sampler = MPerClassSampler(trial.labels, m=4, batch_size=batch, length_before_new_iter=len(photos))
+    for pixels, labels in _epochs(photos, trial, sampler):
+        embeddings = embedder(_features(encoder, trial, pixels))
+        _step(optimizer, loss(embeddings, labels, miner(embeddings, labels)))
+        yield len(labels)
+
+
+PEERS: dict[str, Loop] = {"plain": plain, "softmax": softmax, "stock": stock}
+
+
+def _epochs(photos: _Photos, trial: Trial, sampler: Sampler[int] | None = None) -> Iterator[Sequence[Tensor]]:
+    loader = DataLoader(photos, BATCH, shuffle=sampler is None, sampler=sampler, drop_last=True)
+    for _ in range(trial.epochs):
+        yield from loader
+
+
+def _features(encoder: Encoder, trial: Trial, pixels: Tensor) -> Tensor:
+    """float32 0..1 [B, 3, H, W] -> what the tower says, [B, width]."""
+    kind = torch.contiguous_format if trial.contiguous else torch.channels_last
+    see = encoder.preprocess
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (see.mean, see.std))
+    features: Tensor = encoder.tower(((pixels - mean) / std).contiguous(memory_format=kind)).float()
+    return features
+
+
+def _embeddings(encoder: Encoder, trial: Trial, pixels: Tensor) -> Tensor:
+    return functional.normalize(_features(encoder, trial, pixels), dim=-1)
+
+
+def _step(optimizer: Adam | AdamW, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _cut_out(pixels: Tensor, side: int) -> Tensor:
+    """Each picture with a grey square somewhere."""
+    for picture in pixels:
+        top, left = (int(torch.randint(0, size, ())) - side // 2 for size in picture.shape[1:])
+        picture[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 0.5
+    return pixels
+
+
+def _torchvision() -> Any:
+    """torchvision's transforms; it can't be imported before `skumatch.model.torchvision_ops` (see there)."""
+    return importlib.import_module("torchvision.transforms")

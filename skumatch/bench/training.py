@@ -1,0 +1,100 @@
+"""How fast a training goes on this machine: images a second against the loop that one writes in an afternoon, and against the ceiling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+
+from skumatch.bench.embed import flops, race
+from skumatch.bench.measure import Row
+from skumatch.bench.peers import Trial, plain
+from skumatch.config import Params
+from skumatch.model.distributed import ALONE
+from skumatch.model.encoder import build
+from skumatch.model.head import Head
+from skumatch.model.pace import Pace
+from skumatch.model.run import Run
+from skumatch.model.runtime import prepare, workers
+from skumatch.model.schedule import Schedule
+from skumatch.model.tower import shaped
+from skumatch.model.views import Views, batches
+
+if TYPE_CHECKING:
+    from skumatch.data.images import Images
+
+MANY = 10**6  # epochs: more than a bench asks for
+PLAIN_SIDE = 256  # pixels of the plain loop's canvas
+PASSES = 3  # a training step's operations, as forward passes
+
+
+class Ours:
+    """A training as `params` say, a step at a time, and its pace."""
+
+    def __init__(self, images: Images, params: Params, weights: Path | None, stack: ExitStack) -> None:
+        tuned = params.train.model_copy(update={"epochs": MANY})
+        self.device = prepare(params.runtime)
+        encoder = build(params.encoder, weights)
+        names = sorted(set(images.skus))
+        labels = [names.index(sku) for sku in images.skus]
+        schedule = Schedule(len(images), tuned.batch, MANY, params.seed, labels=labels, sampling=tuned.sampling)
+        stack.enter_context(shaped(encoder, tuned.tower))
+        self.run = Run(encoder, Head(len(names), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {})
+        self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)
+        self.workers, self.pace = workers(params.runtime, self.device), Pace(schedule.size, schedule.steps, 0)
+
+    def steps(self) -> Iterator[int]:
+        """Images of each step, when it is done."""
+        self.run.learner.train()
+        for pixels, labels in self.pace.timed(batches(self.views, self.run.schedule, self.workers, self.device)):
+            self.run.advance(pixels, labels)
+            yield len(labels)
+
+
+def bench_train(images: Images, params: Params, weights: Path | None, steps: int, rounds: int) -> Iterator[Row]:
+    """Images a second of both loops, pictures included, in turn; the share of time ours waits; on a GPU its share of the ceiling.
+
+    On a GPU the plain loop, which is one for a CPU, is left out.
+    """
+    with ExitStack() as stack:
+        ours = Ours(images, params, weights, stack)
+        loops = {"ours": ours.steps()}
+        if ours.device.type == "cpu":
+            spec = params.encoder.model_copy(update={"height": PLAIN_SIDE, "width": PLAIN_SIDE})
+            trial = Trial(images, spec, weights, MANY, params.seed, contiguous=True)
+            loops["plain"] = plain(trial.encoder(), trial)
+        for loop in loops.values():
+            _seconds(loop, steps)  # the first steps warm up, and compile
+        waited, taken = ours.pace.waiting, [{name: _seconds(loop, steps) for name, loop in loops.items()} for _ in range(rounds)]
+        size = steps * params.train.batch
+        rate = size / median(one["ours"] for one in taken)
+        if "plain" in loops:
+            told = f"{rate:,.1f} images/s; the plain loop {size / median(one['plain'] for one in taken):,.1f}"
+            yield Row("training, ours / the plain loop", median(one["plain"] / one["ours"] for one in taken), 1.5, "x", told, "more")
+        share = (ours.pace.waiting - waited) / sum(one["ours"] for one in taken)
+        yield Row("share of the time spent waiting for pictures", 100 * share, 5, "%", f"{rate:,.1f} images/s")
+        if ours.device.type == "cuda":
+            yield _of_the_ceiling(ours, params.train.batch, rate)
+
+
+def _seconds(loop: Iterator[int], steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(loop)
+    return time.perf_counter() - start
+
+
+def _of_the_ceiling(ours: Ours, batch: int, rate: float) -> Row:
+    view = ours.views.preprocess
+    pixels = torch.zeros(batch, 3, view.height, view.width, device=ours.device)
+    encoder = ours.run.encoder.eval()
+    products = race({}, pixels, PASSES * flops(encoder, pixels[:1]))["products"]
+    ceiling = batch / median(products)
+    return Row(
+        "training, share of the GEMM ceiling", 100 * rate / ceiling, 45, "%", f"{rate:,.0f} images/s; products {ceiling:,.0f}", "more"
+    )

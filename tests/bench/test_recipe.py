@@ -1,0 +1,149 @@
+"""Loops side by side: same pictures and budget for all, outcomes kept and taken up again, folds without a product in common."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from skumatch.bench import recipe
+from skumatch.bench.peers import PEERS, Trial
+from skumatch.bench.recipe import Contest, Found, bench_recipe, contests, held_out, summary, variant
+from skumatch.bench.recipe_table import recipe_table
+from skumatch.bench.training import bench_train
+from skumatch.config import EncoderParams, Params, RuntimeParams, load_params
+from skumatch.errors import DataError, ParameterError
+from skumatch.retrieval.statistics import mean_interval
+from tests.conftest import ROOT
+
+COLOURS = {"cola": (200, 30, 30), "mint": (30, 190, 60), "milk": (40, 60, 200), "fig": (90, 30, 120)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 SKUs, 12 pictures of each to train on, 3 to ask."""
+    root, rng = tmp_path_factory.mktemp("recipe"), np.random.default_rng(5)
+    for sku, colour in COLOURS.items():
+        for number in range(15):
+            path = root / "all" / ("train" if number < 12 else "test") / sku / f"{sku}-{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(rng.normal(colour, 40, (50, 40, 3)), 0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    found = load_params(ROOT / "params.yaml")
+    spec = EncoderParams(model="smoke", weights="none", height=32, width=32)
+    return found.model_copy(update={"encoder": spec, "runtime": RuntimeParams(device="cpu", threads=1)})
+
+
+@pytest.fixture
+def contest(folder: Path, params: Params) -> Contest:
+    (found,) = contests(folder, None, None, params, 2, 0)
+    return found
+
+
+@pytest.mark.parametrize("loop", PEERS)
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_each_peer_trains_the_tower_and_sees_what_the_budget_allows(contest: Contest, loop: str, contiguous: bool) -> None:
+    trial = Trial(contest.gallery, contest.params.encoder, None, epochs=2, seed=3, contiguous=contiguous)
+    encoder, before = trial.encoder(), trial.encoder().state_dict()
+    seen = list(PEERS[loop](encoder, trial))
+    assert 0 < sum(seen) <= 2 * len(contest.gallery)
+    moved = {name for name, tensor in encoder.state_dict().items() if not tensor.equal(before[name])}
+    assert {name for name, _ in encoder.named_parameters()} <= moved
+    assert all(tensor.isfinite().all() for tensor in encoder.state_dict().values())
+
+
+def test_the_memory_format_changes_the_speed_alone(contest: Contest) -> None:
+    trials = [Trial(contest.gallery, contest.params.encoder, None, 1, 3, contiguous) for contiguous in (True, False)]
+    found = []
+    for trial in trials:
+        encoder = trial.encoder()
+        list(PEERS["plain"](encoder, trial))
+        found.append(torch.cat([tensor.flatten() for tensor in encoder.parameters()]))
+    assert torch.allclose(found[0], found[1], atol=1e-4)
+
+
+def test_outcomes_are_kept_and_taken_up_again(contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops, seeds = ["frozen", "plain", "ours", "ours without cut-out"], [3, 4]
+    found = list(bench_recipe(contest, loops, seeds, tmp_path))
+    assert [(one.loop, one.seed) for one in found] == [(loop, seed) for loop in loops for seed in seeds]
+    assert all(len(one.hits) == len(contest.queries) for one in found)
+    assert {one.images for one in found} == {0, 2 * len(contest.gallery)}
+    monkeypatch.setattr(recipe, "_run", None)
+    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, "nothing is trained twice"
+    with pytest.raises(TypeError):
+        list(bench_recipe(replace(contest, epochs=3), ["plain"], [3], tmp_path))
+
+
+def test_what_was_asked_differently_is_trained_anew(contest: Contest) -> None:
+    other = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"batch": 16})})
+    assert replace(contest, params=other).key("ours", 3) != contest.key("ours", 3)
+    assert replace(contest, params=other).key("plain", 3) == contest.key("plain", 3), "our parameters aren't a peer's"
+    assert contest.key("plain", 3) != contest.key("plain", 4) != contest.key("softmax", 4)
+
+
+def test_folds_have_no_product_in_common_and_miss_none(folder: Path, params: Params) -> None:
+    asked: list[str] = []
+    for contest in contests(folder, None, None, params, 1, 3):
+        learnt, gallery, queries = contest.sides()
+        assert set(gallery.skus) == set(queries.skus) and not set(gallery.skus) & set(learnt.skus)
+        assert set(gallery.skus) | set(learnt.skus) == set(COLOURS)
+        asked += sorted(set(queries.skus))
+    assert sorted(asked) == sorted(COLOURS)
+    assert held_out(set(COLOURS), 0, 1) == set(COLOURS)
+
+
+def test_only_some_skus(folder: Path, params: Params) -> None:
+    (contest,) = contests(folder, frozenset({"cola", "fig"}), None, params, 1, 0)
+    assert set(contest.gallery.skus) == set(contest.queries.skus) == {"cola", "fig"}
+    with pytest.raises(DataError, match="no pictures of these SKUs"):
+        list(contests(folder, frozenset({"tea"}), None, params, 1, 0))
+
+
+@pytest.mark.parametrize("ingredient", recipe.WITHOUT)
+def test_an_ingredient_is_turned_off_alone(contest: Contest, ingredient: str) -> None:
+    names = {override.partition("=")[0].rpartition(".")[2] for override in recipe.WITHOUT[ingredient]}
+    before, after = (one.params.model_dump(mode="json")["train"] for one in (contest, variant(contest, f"ours without {ingredient}")))
+    changed = [name for name in before if before[name] != after[name]]
+    inside = {key for name in changed for key in before[name] if before[name][key] != after[name][key]}
+    assert inside <= names
+    assert variant(contest, "ours").params == contest.params == variant(contest, "plain").params
+
+
+def test_a_loop_that_is_none(contest: Contest) -> None:
+    for name in ("best", "ours without luck", "plain without cut-out"):
+        with pytest.raises(ParameterError, match=f"There is no loop '{name}'"):
+            variant(contest, name)
+
+
+def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest) -> None:
+    count = len(contest.queries)
+    base, ours = ((True, False) * count)[:count], (True,) * count
+    found = [Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits) for loop, seed, hits in (
+        ("frozen", 1, base), ("plain", 1, base), ("plain", 2, ours), ("ours", 1, ours), ("ours", 2, ours))]  # fmt: skip
+    frozen, plain, best = summary(contest, found)
+    assert plain.gain is None and plain.seeds == {1: 0.5, 2: 1.0} and plain.top1.value == 0.75 and plain.seconds == 120
+    assert best.gain is not None and best.gain.value == 0.25 and frozen.gain is not None and frozen.gain.value == -0.25
+    skus = np.array(contest.queries.skus)
+    assert best.gain == mean_interval(np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0)
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(recipe_table(contest, [frozen, plain, best]))
+    said = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "50.0  100.0" in said and "+25.0" in said and "48 pictures trained on" in said and "12 queries of 4 SKUs" in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_our_loop_is_timed_beside_the_plain_one(contest: Contest, workers: int) -> None:
+    params = contest.params.model_copy(update={"runtime": RuntimeParams(device="cpu", threads=1, workers=workers)})
+    speed, waiting = bench_train(contest.gallery, params, None, steps=1, rounds=2)
+    assert speed.name == "training, ours / the plain loop" and speed.measured > 0 and "the plain loop" in speed.parts
+    assert 0 <= waiting.measured < 100
