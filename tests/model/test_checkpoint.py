@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 
@@ -113,6 +114,26 @@ def test_any_changed_byte_of_the_facts_is_noticed(tmp_path: Path) -> None:
         found = checkpoints.latest()
         assert found is not None
         assert found.step == 5 or (found.meta == {"history": [{"loss": 0.2}]} and found.step == 10)  # white space may differ
+
+
+def test_a_flipped_byte_or_a_cut_anywhere_falls_back_a_generation(tmp_path: Path) -> None:
+    checkpoints, tensors = Checkpoints(str(tmp_path), "k"), {"weight": torch.arange(999.0), "count": torch.tensor(3)}
+    checkpoints.save(5, TENSORS, {})
+    checkpoints.save(10, tensors, {})
+    path = Path(files(checkpoints, "*10-*.safetensors")[0])
+    whole, facts = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    draws = np.random.default_rng(7)
+    flips = [(place, whole[:place] + bytes([whole[place] ^ (1 << int(bit))]) + whole[place + 1 :]) for place, bit in zip(
+        np.linspace(0, len(whole) - 1, 500).astype(int).tolist(), draws.integers(0, 8, 500), strict=True)]  # fmt: skip
+    cuts = [(length, whole[:length]) for length in np.linspace(0, len(whole) - 1, 100).astype(int).tolist()]
+    for place, damaged in flips + cuts:
+        path.with_suffix(".json").write_bytes(facts)
+        path.write_bytes(damaged)
+        found = checkpoints.latest()
+        assert found is not None and found.step == 5, place
+    path.with_suffix(".json").write_bytes(facts)
+    path.write_bytes(whole)
+    assert (found := checkpoints.latest()) is not None and found.step == 10
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"{}"])

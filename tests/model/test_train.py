@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from skumatch.model.encoder import Encoder, build
 from skumatch.model.learner import Learner
 from skumatch.model.tower import compiled
 from skumatch.model.train import train
+from tests.conftest import ROOT
+from tests.model.ddp_worker import read
 from tests.model.towers import vit
 
 PARAMS = TrainParams(
@@ -163,6 +167,41 @@ def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParam
     found = resumed.latest()
     assert found is not None and found.step == 2
     assert same(fit(shelf, smoke, resumed), whole[0])
+
+
+KILLED_AT_29 = """
+import os, signal, sys
+from pathlib import Path
+from skumatch.config import EncoderParams
+from skumatch.model.checkpoint import Checkpoints
+from tests.model.ddp_worker import read
+from tests.model.test_train import SIXTY, fit
+
+class Killed(type(read(Path(sys.argv[1])))):
+    reads = 0
+    def pixels(self, index):
+        self.reads += 1
+        if self.reads == 4 * 28 + 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().pixels(index)
+
+found = read(Path(sys.argv[1]))
+spec = EncoderParams(model="smoke", weights="none", height=32, width=32)
+fit(Killed(found.ids, found.skus, found.names, found.extents), spec, Checkpoints(sys.argv[2], "k"), params=SIXTY)
+"""
+SIXTY = {"epochs": 10, "checkpoint_every": 20, "average": AverageParams(ema=0.9), "optimizer": OptimizerParams(lr_tower=1e-3)}
+
+
+def test_sixty_steps_are_those_of_a_process_killed_at_the_29th_and_forty_more(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+    folder = Path(shelf.extents[0].path).parent
+    pictures = read(folder)
+    words = [sys.executable, "-c", KILLED_AT_29, str(folder), str(tmp_path)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    resumed = Checkpoints(str(tmp_path), "k")
+    found = resumed.latest()
+    assert found is not None and found.step == 20
+    assert same(fit(pictures, smoke, resumed, params=SIXTY), fit(pictures, smoke, params=SIXTY))
 
 
 def test_an_attempt_that_was_taken_over_stops(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
