@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +13,21 @@ from tests.conftest import ROOT
 FILE = ROOT / "params.yaml"
 
 
-def test_params_yaml_lists_every_parameter_with_its_default() -> None:
-    assert yaml.safe_load(FILE.read_text("utf-8")) == Params().model_dump(mode="json", by_alias=True)
+def names(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    found = [names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"] for name, value in tree.items()]
+    return [name for some in found for name in some]
+
+
+def test_params_yaml_lists_every_parameter() -> None:
+    assert sorted(names(yaml.safe_load(FILE.read_text("utf-8")))) == sorted(names(Params().model_dump(mode="json", by_alias=True)))
+
+
+def test_an_ingredient_that_params_yaml_leaves_out_is_off() -> None:
+    train = Params().train
+    off = [train.probe.epochs, train.fix.epochs, train.patience, train.sampling.per_sku, train.optimizer.clip, train.average.ema]
+    off += [getattr(train.augment, name) for name in ("ratio", "rotate", "perspective", "flip", "blur", "jpeg", "occlude")]
+    off += [train.tower.freeze, train.tower.lora_rank, train.tower.patch_dropout, train.tower.compile, Params().encoder.dim]
+    assert not any(off) and train.average.wise == train.loss.dims == () and train.optimizer.layer_decay == train.sampling.power == 1
 
 
 def test_every_parameter_has_a_comment_or_a_name_that_says_it() -> None:
