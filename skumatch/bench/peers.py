@@ -23,7 +23,6 @@ from skumatch.model.encoder import Encoder, build
 from skumatch.model.head import Head
 
 if TYPE_CHECKING:
-
     from skumatch.data.images import Images
 
 BATCH, VIEW = 32, 0.75  # images a step; side of a training view, as a share of the canvas
