@@ -13,8 +13,10 @@ import torch
 
 from skumatch.bench.embed import flops, race
 from skumatch.bench.measure import Row
-from skumatch.bench.peers import Trial, plain
+from skumatch.bench.peers import BATCH, Trial, plain
+from skumatch.bench.recipe import PLAIN_SIDE
 from skumatch.config import Params
+from skumatch.errors import DataError
 from skumatch.model.distributed import ALONE
 from skumatch.model.encoder import build
 from skumatch.model.head import Head
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from skumatch.data.images import Images
 
 MANY = 10**6  # epochs: more than a bench asks for
-PLAIN_SIDE = 256  # pixels of the plain loop's canvas
 PASSES = 3  # a training step's operations, as forward passes
 
 
@@ -40,8 +41,8 @@ class Ours:
         tuned = params.train.model_copy(update={"epochs": MANY})
         self.device = prepare(params.runtime)
         encoder = build(params.encoder, weights)
-        names = sorted(set(images.skus))
-        labels = [names.index(sku) for sku in images.skus]
+        names = {sku: label for label, sku in enumerate(sorted(set(images.skus)))}
+        labels = [names[sku] for sku in images.skus]
         schedule = Schedule(len(images), tuned.batch, MANY, params.seed, labels=labels, sampling=tuned.sampling)
         stack.enter_context(shaped(encoder, tuned.tower))
         self.run = Run(encoder, Head(len(names), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {})
@@ -59,8 +60,11 @@ class Ours:
 def bench_train(images: Images, params: Params, weights: Path | None, steps: int, rounds: int) -> Iterator[Row]:
     """Images a second of both loops, pictures included, in turn; the share of time ours waits; on a GPU its share of the ceiling.
 
-    On a GPU the plain loop, which is one for a CPU, is left out.
+    On a GPU the plain loop, which is one for a CPU, is left out. Raises DataError for fewer pictures than a batch.
     """
+    least = max(BATCH, params.train.batch)
+    if len(images) < least:
+        raise DataError(f"There are {len(images)} training pictures and a step takes {least}; give a folder with more.")
     with ExitStack() as stack:
         ours = Ours(images, params, weights, stack)
         loops = {"ours": ours.steps()}
@@ -71,22 +75,21 @@ def bench_train(images: Images, params: Params, weights: Path | None, steps: int
         for loop in loops.values():
             _seconds(loop, steps)  # the first steps warm up, and compile
         waited, taken = ours.pace.waiting, [{name: _seconds(loop, steps) for name, loop in loops.items()} for _ in range(rounds)]
-        size = steps * params.train.batch
-        rate = size / median(one["ours"] for one in taken)
+        rates = {name: median(1 / one[name] for one in taken) for name in loops}
         if "plain" in loops:
-            told = f"{rate:,.1f} images/s; the plain loop {size / median(one['plain'] for one in taken):,.1f}"
+            told = f"{rates['ours']:,.1f} images/s; the plain loop {rates['plain']:,.1f}"
             yield Row("training, ours / the plain loop", median(one["plain"] / one["ours"] for one in taken), 1.5, "x", told, "more")
-        share = (ours.pace.waiting - waited) / sum(one["ours"] for one in taken)
-        yield Row("share of the time spent waiting for pictures", 100 * share, 5, "%", f"{rate:,.1f} images/s")
+        share = (ours.pace.waiting - waited) / (sum(one["ours"] for one in taken) * steps * ours.run.schedule.size)
+        yield Row("share of the time spent waiting for pictures", 100 * share, 5, "%", f"{rates['ours']:,.1f} images/s")
         if ours.device.type == "cuda":
-            yield _of_the_ceiling(ours, params.train.batch, rate)
+            yield _of_the_ceiling(ours, params.train.batch, rates["ours"])
 
 
 def _seconds(loop: Iterator[int], steps: int) -> float:
+    """Seconds an image over so many steps."""
     start = time.perf_counter()
-    for _ in range(steps):
-        next(loop)
-    return time.perf_counter() - start
+    images = sum(next(loop) for _ in range(steps))
+    return (time.perf_counter() - start) / images
 
 
 def _of_the_ceiling(ours: Ours, batch: int, rate: float) -> Row:

@@ -123,13 +123,12 @@ def recipe(
         str, typer.Option(help="Of frozen, plain, softmax, stock, ours, and 'ours without INGREDIENT'.")
     ] = "frozen,plain,ours",
     seeds: Annotated[str, typer.Option(help="A training for each, with commas between.")] = "7",
-    unseen: Annotated[
-        int, typer.Option(help="Folds of SKUs that are held out of training in turn, then asked; 0: all are trained on.")
-    ] = 0,
+    unseen: Annotated[int, typer.Option(min=0, help="Folds of SKUs held out of training in turn, then alone matched and asked.")] = 0,
+    looks: Annotated[int, typer.Option(min=0, help="Folds of alike gallery pictures held out in turn: to choose parameters by.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of ours, as section.name=value; may be repeated.")] = None,
 ) -> None:
     """Training loops side by side: the same photos, encoder and number of images seen. Takes as long as its trainings."""
-    from skumatch.bench.recipe import bench_recipe, contests, summary
+    from skumatch.bench.recipe import Asked, Found, bench_recipe, contests, summary
     from skumatch.bench.recipe_table import recipe_table
     from skumatch.model.weights import fetched_weights
     from skumatch.pipeline.pull import fetch_base_weights
@@ -137,13 +136,18 @@ def recipe(
     current = settings()
     params = load_params(current.project / "params.yaml", set_ or [])
     kept, weights = frozenset(_names(skus)) if skus else None, fetched_weights(fetch_base_weights(current, params))
-    for contest in contests(data, kept, weights, params, epochs, unseen):
-        found = []
-        for one in bench_recipe(contest, loops.split(","), [int(seed) for seed in seeds.split(",")], out):
+    chosen = [int(part) if part.strip().isdecimal() else -1 for part in seeds.split(",")]
+    if min(chosen) < 0:
+        raise ParameterError(f"--seeds is '{seeds}'; give whole numbers with commas between, for example 7,8,9.")
+    outcomes = []
+    for contest in contests(Asked(data, kept, epochs, unseen, looks), weights, params):
+        found: list[Found] = []
+        outcomes.append((contest, found))
+        for one in bench_recipe(contest, loops.split(","), chosen, out):
             found.append(one)
-            told = f"{one.loop}, seed {one.seed}: {100 * sum(one.hits) / len(one.hits):.1f} % in {one.seconds / 60:.1f} min"
+            told = f"{contest.name}, {one.loop}, seed {one.seed}: {100 * sum(one.hits) / len(one.hits):.1f} % in {one.seconds / 60:.1f} min"
             console.print(f"  {told}", style="dim", highlight=False)
-        console.print(recipe_table(contest, summary(contest, found)))
+    console.print(recipe_table([contest for contest, _ in outcomes], summary(outcomes)))
 
 
 @app.command()

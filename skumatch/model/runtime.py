@@ -13,8 +13,9 @@ from skumatch.errors import ParameterError
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: its share, where torchrun started several on this machine."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare(runtime: RuntimeParams) -> torch.device:
@@ -45,4 +46,4 @@ def _keep_freed_memory() -> None:
 
 def workers(runtime: RuntimeParams, device: torch.device) -> int:
     """Processes that decode images: as set, or none beside training on a CPU, or what keeps a GPU fed."""
-    return runtime.workers or (min(16, cores() - 1) if device.type == "cuda" else 0)
+    return runtime.workers or (min(16, max(1, cores() - 1)) if device.type == "cuda" else 0)

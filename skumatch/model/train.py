@@ -94,9 +94,12 @@ def train(
 
 def _check(spec: EncoderParams, params: TrainParams, judge: Judge | None) -> None:
     check_loss(params.loss, params.sampling)
-    if params.probe.epochs and not params.epochs and not spec.dim:
+    epochs = params.epochs + params.fix.epochs
+    if params.probe.epochs and not epochs and not spec.dim:
         raise ParameterError("A probe alone trains a projection; set encoder.dim to its length, or train.epochs to more than 0.")
     for name, wanted in (("train.patience", params.patience), ("train.average.wise", params.average.wise)):
+        if wanted and not epochs:
+            raise ParameterError(f"{name} is for fine-tuning; raise train.epochs, or turn it off.")
         if wanted and judge is None:
             raise ParameterError(f"{name} needs pictures to validate on; raise split.val_share, or turn it off.")
 

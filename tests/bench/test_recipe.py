@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 from skumatch.bench import recipe
+from skumatch.bench.looks import looks
 from skumatch.bench.peers import PEERS, Trial
-from skumatch.bench.recipe import Contest, Found, bench_recipe, contests, held_out, summary, variant
+from skumatch.bench.recipe import Asked, Contest, Found, bench_recipe, contests, held_out, summary, variant
 from skumatch.bench.recipe_table import recipe_table
 from skumatch.bench.training import bench_train
-from skumatch.config import EncoderParams, Params, RuntimeParams, load_params
+from skumatch.config import EncoderParams, FixParams, Params, RuntimeParams, load_params
 from skumatch.errors import DataError, ParameterError
 from skumatch.retrieval.statistics import mean_interval
 from tests.conftest import ROOT
@@ -46,7 +48,7 @@ def params() -> Params:
 
 @pytest.fixture
 def contest(folder: Path, params: Params) -> Contest:
-    (found,) = contests(folder, None, None, params, 2, 0)
+    (found,) = contests(Asked(folder, None, 2), None, params)
     return found
 
 
@@ -93,8 +95,8 @@ def test_what_was_asked_differently_is_trained_anew(contest: Contest) -> None:
 
 def test_folds_have_no_product_in_common_and_miss_none(folder: Path, params: Params) -> None:
     asked: list[str] = []
-    for contest in contests(folder, None, None, params, 1, 3):
-        learnt, gallery, queries = contest.sides()
+    for contest in contests(Asked(folder, None, 1, unseen=3), None, params):
+        learnt, gallery, queries = contest.learnt, contest.gallery, contest.queries
         assert set(gallery.skus) == set(queries.skus) and not set(gallery.skus) & set(learnt.skus)
         assert set(gallery.skus) | set(learnt.skus) == set(COLOURS)
         asked += sorted(set(queries.skus))
@@ -102,21 +104,83 @@ def test_folds_have_no_product_in_common_and_miss_none(folder: Path, params: Par
     assert held_out(set(COLOURS), 0, 1) == set(COLOURS)
 
 
+def test_held_out_looks_are_no_neighbours_and_each_is_asked_once(folder: Path, params: Params) -> None:
+    asked: list[str] = []
+    for contest in contests(Asked(folder, None, 1, looks=3), None, params):
+        assert contest.learnt is contest.gallery and not set(contest.gallery.ids) & set(contest.queries.ids)
+        assert set(contest.gallery.skus) == set(COLOURS)
+        asked += contest.queries.ids
+    assert len(asked) == len(set(asked)) == 48, "all gallery pictures, and no query"
+
+
+def test_folds_are_summed_up_as_one(folder: Path, params: Params) -> None:
+    outcomes = []
+    for number, contest in enumerate(contests(Asked(folder, None, 1, unseen=2), None, params)):
+        hits = {"frozen": (False,) * len(contest.queries), "ours": (number == 1,) * len(contest.queries)}
+        outcomes.append((contest, [Found(key="k", loop=loop, seed=1, images=8, seconds=1, hits=hits[loop]) for loop in hits]))
+    frozen, ours = summary(outcomes)
+    assert (frozen.top1.value, ours.top1.value, ours.seeds) == (0, 0.5, {1: 0.5}) and ours.gain is not None and ours.gain.value == 0.5
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(recipe_table([contest for contest, _ in outcomes], [frozen, ours]))
+    assert "protocol unseen, 2 folds" in screen.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_pictures_alike_are_in_one_fold() -> None:
+    rng = np.random.default_rng(1)
+    bursts = np.repeat(rng.normal(size=(6, 8)), 5, axis=0) + rng.normal(scale=0.01, size=(30, 8))
+    skus = ["a"] * 15 + ["b"] * 15
+    found = looks(bursts.astype(np.float32), skus, 3, seed=0).reshape(6, 5)
+    assert all(len(set(burst)) == 1 for burst in found)
+    assert sorted(found[:3, 0]) == sorted(found[3:, 0]) == [0, 1, 2]
+    assert looks(bursts[:1].astype(np.float32), ["a"], 3, seed=0).tolist() in ([0], [1], [2]), "one picture is in one fold"
+
+
+def test_one_kind_of_folds_at_a_time(folder: Path, params: Params) -> None:
+    for unseen, alike in ((3, 3), (1, 0), (0, 1), (9, 0)):
+        with pytest.raises(ParameterError, match="--unseen and --looks"):
+            list(contests(Asked(folder, None, 1, unseen, alike), None, params))
+
+
 def test_only_some_skus(folder: Path, params: Params) -> None:
-    (contest,) = contests(folder, frozenset({"cola", "fig"}), None, params, 1, 0)
+    (contest,) = contests(Asked(folder, frozenset({"cola", "fig"}), 1), None, params)
     assert set(contest.gallery.skus) == set(contest.queries.skus) == {"cola", "fig"}
     with pytest.raises(DataError, match="no pictures of these SKUs"):
-        list(contests(folder, frozenset({"tea"}), None, params, 1, 0))
+        list(contests(Asked(folder, frozenset({"tea"}), 1), None, params))
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+EVERYTHING = [
+    "train.optimizer.layer_decay=0.8",
+    "train.average.ema=0.9",
+    "train.probe.epochs=2",
+    "train.fix.epochs=1",
+    "train.optimizer.clip=1",
+]
 
 
 @pytest.mark.parametrize("ingredient", recipe.WITHOUT)
 def test_an_ingredient_is_turned_off_alone(contest: Contest, ingredient: str) -> None:
-    names = {override.partition("=")[0].rpartition(".")[2] for override in recipe.WITHOUT[ingredient]}
-    before, after = (one.params.model_dump(mode="json")["train"] for one in (contest, variant(contest, f"ours without {ingredient}")))
-    changed = [name for name in before if before[name] != after[name]]
-    inside = {key for name in changed for key in before[name] if before[name][key] != after[name][key]}
-    assert inside <= names
-    assert variant(contest, "ours").params == contest.params == variant(contest, "plain").params
+    everything = load_params(ROOT / "params.yaml", EVERYTHING)
+    whole = replace(contest, params=everything)
+    before, after = (leaves(one.params.model_dump(mode="json")) for one in (whole, variant(whole, f"ours without {ingredient}")))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed and changed == {override.partition("=")[0] for override in recipe.WITHOUT[ingredient]}
+    assert variant(whole, "ours").params == everything == variant(whole, "plain").params
+
+
+def test_what_would_be_ours_again_or_no_training_is_refused_before_any(contest: Contest, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="the parameters have no moving average"):
+        list(bench_recipe(contest, ["plain", "ours without moving average"], [3], tmp_path))
+    assert not list(tmp_path.iterdir())
+    fixed = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"fix": FixParams(epochs=2)})})
+    with pytest.raises(ParameterError, match=r"train\.fix\.epochs are the last"):
+        variant(replace(contest, params=fixed), "ours")
 
 
 def test_a_loop_that_is_none(contest: Contest) -> None:
@@ -130,15 +194,15 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     base, ours = ((True, False) * count)[:count], (True,) * count
     found = [Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits) for loop, seed, hits in (
         ("frozen", 1, base), ("plain", 1, base), ("plain", 2, ours), ("ours", 1, ours), ("ours", 2, ours))]  # fmt: skip
-    frozen, plain, best = summary(contest, found)
+    frozen, plain, best = summary([(contest, found)])
     assert plain.gain is None and plain.seeds == {1: 0.5, 2: 1.0} and plain.top1.value == 0.75 and plain.seconds == 120
     assert best.gain is not None and best.gain.value == 0.25 and frozen.gain is not None and frozen.gain.value == -0.25
     skus = np.array(contest.queries.skus)
     assert best.gain == mean_interval(np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0)
     screen = Console(file=io.StringIO(), width=120)
-    screen.print(recipe_table(contest, [frozen, plain, best]))
+    screen.print(recipe_table([contest], [frozen, plain, best]))
     said = screen.file.getvalue()  # type: ignore[attr-defined]
-    assert "50.0  100.0" in said and "+25.0" in said and "48 pictures trained on" in said and "12 queries of 4 SKUs" in said
+    assert "50.0  100.0" in said and "+25.0" in said and "up to 48 pictures trained on" in said and "12 queries of 4 SKUs" in said
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -397,6 +397,11 @@ def test_wise_needs_pictures_to_validate_on(shelf: Images, smoke: EncoderParams)
         fit(shelf, smoke, params={"average": AverageParams(wise=(0.5,))})
 
 
+def test_wise_needs_something_to_be_between(shelf: Images, smoke: EncoderParams) -> None:
+    with pytest.raises(ParameterError, match=r"train\.average\.wise is for fine-tuning"):
+        fit(shelf, smoke, params={"epochs": 0, "average": AverageParams(wise=(0.5,))}, judge=lambda _: 0.5)
+
+
 def test_frozen_layers_stay_as_they_were(shelf: Images, smoke: EncoderParams) -> None:
     torch.manual_seed(3)
     before = build(smoke, None).state_dict()
