@@ -100,7 +100,7 @@ class Contest:
             "epochs": self.epochs if loop != FROZEN else 0,
             "weights": sha256(self.weights) if self.weights else None,
             "encoder": (self.params.encoder if ours else _plain(self.params)).model_dump(mode="json"),
-            "train": self.params.train.model_dump(mode="json") if ours else {},
+            "train": self.params.train.model_dump(mode="json", exclude={"epochs"}) if ours else {},
             "ids": [side.ids for side in (self.learnt, self.gallery, self.queries)],
         }
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
