@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -15,7 +16,8 @@ from skumatch.files import read_json
 DAG = "skumatch_retrain"
 SERVICE_USER = "skumatch"  # as whom our own commands sign in where people have names
 SECONDS = 15.0
-TRIES, PAUSE = 5, 1.0  # of a call that changes nothing when repeated; seconds between them
+PATIENCE_SECONDS, POLL_SECONDS = 120.0, 0.5  # a training on all cores may keep the API server from answering for a while
+T = TypeVar("T")
 
 
 class Airflow:
@@ -47,7 +49,7 @@ class Airflow:
         try:
             if "Authorization" not in self._client.headers:
                 self._client.headers["Authorization"] = f"Bearer {self._token()}"
-            answer = self._answer(method, f"/api/v2{path}", **content)
+            answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             raise ServiceError(f"Airflow at {self.url} does not answer ({why}); start it with `make up`.") from error
@@ -57,15 +59,6 @@ class Airflow:
         if answer.status_code in (400, 422):
             raise ParameterError(f"Airflow refuses this run: {said}")
         raise ServiceError(f"Airflow answers {answer.status_code} to {method} {path}: {said}")
-
-    def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """Ask again where the server fails: its SQLite refuses a write that two processes begin at once."""
-        for _ in range(TRIES - 1 if method in ("GET", "PATCH") else 0):
-            answer = self._client.request(method, path, **content)
-            if answer.status_code < 500:
-                return answer
-            time.sleep(PAUSE)
-        return self._client.request(method, path, **content)
 
     def _token(self) -> str:
         if self._passwords is None:
@@ -83,3 +76,15 @@ def _words(answer: httpx.Response) -> str:
     except ValueError:
         detail = answer.text
     return " ".join(str(detail).split())[:500]
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Return what `call` does, asking again for two minutes where Airflow does not answer or fails; only for what may be done twice."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except ServiceError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(POLL_SECONDS)

@@ -1,233 +1,19 @@
-"""Parameters (params.yaml) and settings (environment), checked before anything runs."""
+"""Settings (environment) and the reading of params.yaml, checked before anything runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skumatch.errors import CREDENTIALS, ParameterError
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-Factor = Annotated[float, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Margin = Annotated[float, Field(gt=0, le=1)]
-Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")], ...], Field(min_length=1)]
-
+from skumatch.params import Params
 
 USERS = r"^[A-Za-z0-9_.-]+:(viewer|user|op|admin)(,[A-Za-z0-9_.-]+:(viewer|user|op|admin))*$"
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataParams(Section):
-    others: tuple[str, ...] = ("others",)
-
-
-class ValidateParams(Section):
-    min_skus: Positive = 2
-    min_images_per_sku: Positive = 2
-    max_sparse_share: Share = 0.05
-    max_without_gallery_share: Share = 0.05
-    max_without_query_share: Share = 0.5
-    max_quarantined_share: Share = 0.02
-    max_duplicate_share: Share = 0.3
-    max_conflict_share: Share = 0.01
-    max_leaked_share: Share = 0.2
-    min_short_side: Positive = 32
-    max_long_side: Positive = 10_000
-    max_aspect: Factor = 10.0
-    max_slim_share: Share = 0.01
-    formats: Words = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-    modes: Words = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
-    max_removed_share: Share = 0.1
-    max_added_share: Share = 0.5
-    min_images_ratio: Share = 0.8
-    max_images_ratio: Factor = 3.0
-    max_sku_ratio: Factor = 3.0
-    max_changed_share: Share = 0.1
-    max_size_ratio: Factor = 1.5
-    max_aspect_ratio: Factor = 1.25
-
-
-class SplitParams(Section):
-    val_share: Share = 0.1
-    unseen_share: Share = 0.05
-    max_difference: Share = 0.014
-
-
-class EncoderParams(Section):
-    model: str = "efficientnet-lite0"
-    weights: str = "package"
-    height: Annotated[int, Field(ge=32, le=1024)] = 256
-    width: Annotated[int, Field(ge=32, le=1024)] = 256
-    resize: Literal["squash", "pad", "crop"] = "squash"
-    dim: Annotated[int, Field(ge=0, le=4096)] = 0
-
-
-class ProbeParams(Section):
-    epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
-    views: Positive = 4
-    lr: Rate = 1e-2
-    batch: Positive = 256
-
-
-class FixParams(Section):
-    epochs: Annotated[int, Field(ge=0, le=1000)] = 0
-    lr_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-
-
-class LossParams(Section):
-    kind: Literal["arcface", "subcentre", "cosface", "supcon"] = "arcface"
-    margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.2
-    margin_epochs: Annotated[float, Field(ge=0)] = 1.0
-    scale: Annotated[float, Field(gt=0)] = 24.0
-    centres: Annotated[int, Field(ge=1, le=16)] = 3
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    label_smoothing: Share = 0.1
-    dims: tuple[Positive, ...] = ()
-
-
-class SamplingParams(Section):
-    power: Annotated[float, Field(ge=0, le=1)] = 1.0
-    per_sku: Annotated[int, Field(ge=0)] = 0
-
-
-class AugmentParams(Section):
-    view: Annotated[float, Field(ge=0.25, le=1)] = 0.75
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    ratio: Share = 0.0
-    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0
-    perspective: Annotated[float, Field(ge=0, lt=0.25)] = 0.0
-    flip: Share = 0.0
-    jitter: Share = 0.2
-    blur: Share = 0.0
-    jpeg: Share = 0.0
-    occlude: Share = 0.0
-    cutout: Annotated[int, Field(ge=0)] = 64
-
-
-class OptimizerParams(Section):
-    lr_tower: Rate = 3e-4
-    lr_head: Rate = 3e-3
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    warmup_share: Share = 0.3
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    clip: Annotated[float, Field(ge=0)] = 0.0
-
-
-class AverageParams(Section):
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    wise: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
-
-
-class TowerParams(Section):
-    freeze: Share = 0.0
-    lora_rank: Annotated[int, Field(ge=0)] = 0
-    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    checkpointing: bool = False
-    compile: bool = False
-
-
-class TrainParams(Section):
-    epochs: Annotated[int, Field(ge=0, le=1000)] = 8
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    patience: Annotated[int, Field(ge=0)] = 0
-    checkpoint_every: Positive = 25
-    probe: ProbeParams = ProbeParams()
-    fix: FixParams = FixParams()
-    loss: LossParams = LossParams()
-    sampling: SamplingParams = SamplingParams()
-    augment: AugmentParams = AugmentParams()
-    optimizer: OptimizerParams = OptimizerParams()
-    average: AverageParams = AverageParams()
-    tower: TowerParams = TowerParams()
-
-
-class EmbedParams(Section):
-    batch: Positive = 64
-
-
-class SearchParams(Section):
-    backend: Literal["faiss", "torch"] = "faiss"
-
-
-class EvaluateParams(Section):
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100)] = 10_000
-    tail_images: Positive = 20
-    voters: Annotated[int, Field(ge=1, le=50)] = 10
-    unknown_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-class GuardMargins(Section):
-    """Shares by which top-1 of a guarded slice may fall; 1 takes a guard off duty."""
-
-    macro: Margin = 0.01
-    tail: Margin = 0.03
-    unseen: Margin = 0.03
-    near_duplicate_free: Margin = 0.01
-    k5: Margin = 0.01
-
-
-class GateParams(Section):
-    floor_top1: Share = 0.5
-    margin: Share = 0.0
-    retrains_a_year: Positive = 52
-    false_promotions_a_year: Annotated[float, Field(gt=0)] = 0.5
-    guard_margins: GuardMargins = GuardMargins()
-    guard_confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    guard_min_skus: Annotated[int, Field(ge=10)] = 30
-    resamples: Annotated[int, Field(ge=1000)] = 10_000
-    max_bundle_mb: Positive = 2000
-    max_p95_ms: Positive = 1000
-
-    @model_validator(mode="after")
-    def _some_confidence(self) -> Self:
-        if self.confidence <= 0.5:
-            raise ValueError("false_promotions_a_year should be less than half of retrains_a_year")
-        return self
-
-    @property
-    def confidence(self) -> float:
-        """Of one comparison, one-sided: each may let the year's share of false promotions through."""
-        return 1 - self.false_promotions_a_year / self.retrains_a_year
-
-
-class ReleaseParams(Section):
-    model_name: str = "skumatch"
-    approval: Literal["none", "required"] = "none"
-    approval_hours: Positive = 72
-
-
-class RuntimeParams(Section):
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = 0
-
-
-class Params(Section):
-    """The whole of params.yaml. A stage depends on the sections dvc.yaml names for it; `runtime` is tracked by none."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 7
-    data: DataParams = DataParams()
-    validation: ValidateParams = Field(default=ValidateParams(), alias="validate")
-    split: SplitParams = SplitParams()
-    encoder: EncoderParams = EncoderParams()
-    train: TrainParams = TrainParams()
-    embed: EmbedParams = EmbedParams()
-    search: SearchParams = SearchParams()
-    evaluate: EvaluateParams = EvaluateParams()
-    gate: GateParams = GateParams()
-    release: ReleaseParams = ReleaseParams()
-    runtime: RuntimeParams = RuntimeParams()
 
 
 class Settings(BaseSettings):
@@ -351,4 +137,7 @@ def _check(tree: dict[str, Any], path: Path) -> Params:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ParameterError(f"There is no parameter '{name}' (in {path.name}); remove it or correct its name.") from error
+        if first["type"] == "value_error":  # of several parameters, so there is no one value to show
+            words = str(first["ctx"]["error"])
+            raise ParameterError(f"{f'Parameters {name}: ' if name else ''}{words} (in {path.name}).") from error
         raise ParameterError(f"Parameter {name} is {first['input']!r}: {first['msg'].lower()} (in {path.name}).") from error

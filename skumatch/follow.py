@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import yaml
 from rich.console import Console
 
 from skumatch import processes
-from skumatch.airflow_api import DAG, Airflow
+from skumatch.airflow_api import DAG, Airflow, patiently
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
 from skumatch.summary import Task, View, view
 
 POLL_SECONDS = 0.7
-PATIENCE_SECONDS = 120.0  # a training on all cores may keep the API server from answering for a while
-T = TypeVar("T")
 
 
 def trigger(settings: Settings, conf: dict[str, Any]) -> str:
@@ -178,18 +176,6 @@ def marked(lines: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The fields of each `skumatch-KIND {json}` line."""
     parts = [str(line.get("event", "")).partition(" ") for line in lines]
     return [json.loads(text) for word, _, text in parts if word == f"skumatch-{kind}"]
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Return what `call` does, asking again for two minutes where Airflow does not answer."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return call()
-        except ServiceError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(POLL_SECONDS)
 
 
 def seconds(start: str | None, end: str | None) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skumatch.config import EncoderParams, Params, Settings, load_params
+from skumatch.config import Settings, load_params
 from skumatch.errors import ReferenceNotFound
 from skumatch.files import read_json
+from skumatch.params import EncoderParams, Params
 from skumatch.pipeline.pull import fetch_base_weights, open_registry
 from skumatch.release.bundle import MANIFEST, verify_bundle
 

@@ -19,7 +19,7 @@ import httpx
 from filelock import FileLock
 
 from skumatch import processes
-from skumatch.airflow_api import DAG, SERVICE_USER, Airflow
+from skumatch.airflow_api import DAG, SERVICE_USER, Airflow, patiently
 from skumatch.config import Settings, shown
 from skumatch.errors import PortInUse, ServiceError
 from skumatch.files import read_json, write_private, write_text
@@ -95,9 +95,14 @@ def _ready(settings: Settings, commands: Iterable[str], since: float, advance: A
             "dag-processor": lambda: _shows(airflow, since),
         }
         _wait(settings, [(name, checks[name]) for name in commands], advance)
-        airflow.patch(f"/dags/{DAG}", {"is_paused": False})
-        if not any(pool["name"] == POOL["name"] for pool in airflow.get("/pools")["pools"]):
-            airflow.post("/pools", POOL)
+        patiently(lambda: _open(airflow))  # its SQLite refuses a write that two processes begin at once
+
+
+def _open(airflow: Airflow) -> None:
+    """Let the DAG run, and give it the pool its training waits in."""
+    airflow.patch(f"/dags/{DAG}", {"is_paused": False})
+    if not any(pool["name"] == POOL["name"] for pool in airflow.get("/pools")["pools"]):
+        airflow.post("/pools", POOL)
 
 
 def _check_same(settings: Settings) -> None:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from skumatch.commands.compare import compare_folder, named
-from skumatch.config import EncoderParams
 from skumatch.errors import DataError, ParameterError, ReferenceNotFound, SkumatchError, WeightsError
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
+from skumatch.params import EncoderParams
 from tests.cli import Cli
 from tests.conftest import ROOT, make_shelf
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from skumatch.config import Params, load_params
+from skumatch.config import load_params
 from skumatch.errors import ParameterError
+from skumatch.params import Params
 from tests.conftest import ROOT
 
 FILE = ROOT / "params.yaml"
@@ -58,6 +59,31 @@ def test_an_override_replaces_one_value_and_leaves_the_rest() -> None:
 def test_a_wrong_override_is_refused_in_a_sentence_with_its_name(override: str, words: str) -> None:
     with pytest.raises(ParameterError, match=words.replace("'", ".").replace("(", ".")):
         load_params(FILE, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["train.loss.kind=supcon", "train.sampling.per_sku=1"],
+            "Parameters train: loss.kind supcon compares .*per_sku to 2",
+        ),
+        (["train.patience=2", "train.epochs=0"], "Parameters train: patience is for fine-tuning; raise epochs"),
+        (["train.patience=2", "train.fix.epochs=2"], "Parameters train: patience would end the training before the fix; set"),
+        (["train.average.wise=[0.5]", "train.epochs=0"], "Parameters train: average.wise is for fine-tuning; raise epochs"),
+        (
+            ["train.patience=2", "split.val_share=0"],
+            "^train.patience and train.average.wise need .*raise split.val_share",
+        ),
+        (["train.average.wise=[0.5]", "split.val_share=0"], "^train.patience and train.average.wise need pictures"),
+        (["train.probe.epochs=2", "train.epochs=0"], "^a probe alone trains a projection; set encoder.dim"),
+        (["gate.false_promotions_a_year=50"], "Parameters gate: false_promotions_a_year should be less than half of retrains_a_year"),
+    ],
+)
+def test_values_that_dont_fit_together_are_refused_by_their_names(overrides: list[str], words: str) -> None:
+    with pytest.raises(ParameterError, match=words) as refused:
+        load_params(FILE, overrides)
+    assert len(str(refused.value)) < 200
 
 
 def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from skumatch.config import EncoderParams, RuntimeParams
 from skumatch.data.delivery.opening import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
+from skumatch.params import EncoderParams, RuntimeParams
 from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
 from tests.cli import Cli
 from tests.conftest import draw, make_shelf

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from skumatch.config import EncoderParams, load_params
+from skumatch.config import load_params
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import SkumatchError
@@ -28,6 +28,7 @@ from skumatch.model import encoder as encoders
 from skumatch.model.checkpoint import Checkpoints, _hash
 from skumatch.model.hf import load_clip
 from skumatch.model.weights import fetch_weights
+from skumatch.params import EncoderParams
 from skumatch.release.bundle import PARTS, Bundle, Gallery, write_bundle
 from tests.conftest import ROOT, draw
 from tests.release.forging import bound

@@ -15,8 +15,9 @@ import typer
 
 from skumatch import errors
 from skumatch.cli import app
-from skumatch.config import Params, Settings, load_params
+from skumatch.config import Settings, load_params
 from skumatch.files import read_json
+from skumatch.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docker").glob("*.md")])

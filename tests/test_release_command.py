@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from skumatch.config import EncoderParams
 from skumatch.model import encoder as encoders
+from skumatch.params import EncoderParams
 from skumatch.release.bundle import Gallery, write_bundle
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, Registry
 from tests.cli import Cli

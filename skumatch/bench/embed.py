@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from skumatch.bench.measure import Row
-from skumatch.config import RuntimeParams
 from skumatch.data.delivery.opening import folder_images
+from skumatch.params import RuntimeParams
 
 if TYPE_CHECKING:
     from torch import Tensor, device

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from skumatch.config import GateParams
+from skumatch.params import GateParams
 from skumatch.release import guards
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import PairedHits

@@ -12,8 +12,8 @@ import numpy as np
 
 from skumatch.bench.archive import rendered, shot
 from skumatch.bench.measure import Row, cost
-from skumatch.config import AugmentParams, EncoderParams, RuntimeParams
 from skumatch.errors import DataError
+from skumatch.params import AugmentParams, EncoderParams, RuntimeParams
 
 if TYPE_CHECKING:
     from skumatch.model.views import Views

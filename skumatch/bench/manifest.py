@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skumatch.bench.measure import Row, cost
-from skumatch.config import DataParams, ValidateParams
 from skumatch.data.manifest import read_manifest, write_manifest
+from skumatch.params import DataParams, ValidateParams
 
 PER_SHARD = 15_000
 FLAT, COPIES = 0.05, 0.1  # shares of images with one and the same hash, and with a near-copy

@@ -18,14 +18,15 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from skumatch.config import EncoderParams, LossParams
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.head import Head
+from skumatch.params import EncoderParams, LossParams
 
 if TYPE_CHECKING:
     from skumatch.data.images import Images
 
-BATCH, VIEW = 32, 0.75  # images a step; side of a training view, as a share of the canvas
+BATCH, SIDE, VIEW = 32, 256, 0.75  # images a step; pixels of the canvas; side of a training view, as a share of it
+CPU = torch.device("cpu")
 Loop = Callable[[Encoder, "Trial"], Iterator[int]]
 
 
@@ -41,24 +42,26 @@ class Trial:
     weights: Path | None
     epochs: int
     seed: int
+    device: torch.device = CPU
     contiguous: bool = False
 
     @property
     def labels(self) -> list[int]:
-        number = {sku: place for place, sku in enumerate(sorted(set(self.images.skus)))}
-        return [number[sku] for sku in self.images.skus]
-
-    @property
-    def side(self) -> int:
-        """Pixels of a training view."""
-        return round(VIEW * self.spec.height)
+        return self.images.labels(sorted(set(self.images.skus)))
 
     def encoder(self) -> Encoder:
         torch.manual_seed(self.seed)
-        encoder = build(self.spec.model_copy(update={"dim": 0}), self.weights).train()
+        encoder = build(self.spec, self.weights).to(self.device).train()
         if self.contiguous:
             encoder.tower.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return encoder
+
+
+def plain_spec(spec: EncoderParams) -> EncoderParams:
+    """The encoder as the peers have it: a square that photos are squashed to, and no projection; a ViT keeps its own canvas."""
+    with torch.device("meta"):
+        fixed = build(spec, None).fixed_canvas
+    return spec.model_copy(update={"dim": 0, "resize": "squash"} | ({} if fixed else {"height": SIDE, "width": SIDE}))
 
 
 class _Photos(Dataset[tuple[Tensor, int]]):
@@ -75,17 +78,17 @@ class _Photos(Dataset[tuple[Tensor, int]]):
 
 def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
     """The loop an engineer writes in an afternoon: ArcFace whose margin grows, AdamW, one cycle, crops, light, one cut-out."""
-    tv, views = _torchvision(), trial.side
-    crop = tv.RandomResizedCrop(views, scale=(0.6**2, 1.0), ratio=(1.0, 1.0), interpolation=tv.InterpolationMode.BICUBIC)
+    tv, (height, width) = _torchvision(), _view(encoder)
+    crop = tv.RandomResizedCrop((height, width), scale=(0.6**2, 1.0), ratio=(1.0, 1.0), interpolation=tv.InterpolationMode.BICUBIC)
     squash = tv.Resize((trial.spec.height, trial.spec.width), tv.InterpolationMode.BICUBIC)
     photos = _Photos(trial, squash, crop, tv.ColorJitter(0.2, 0.2))
-    head = Head(len(set(trial.labels)), encoder.dim, LossParams())
+    head = Head(len(set(trial.labels)), encoder.dim, LossParams()).to(trial.device)
     rates = [{"params": encoder.parameters(), "lr": 3e-4}, {"params": head.parameters(), "lr": 3e-3}]
     optimizer, each = AdamW(rates, weight_decay=0.05), max(1, len(photos) // BATCH)
     schedule = OneCycleLR(optimizer, max_lr=[3e-4, 3e-3], total_steps=trial.epochs * each, cycle_momentum=False)
     for step, (pixels, labels) in enumerate(_epochs(photos, trial)):
         head.ramp(step / each)
-        loss = head(_embeddings(encoder, trial, _cut_out(pixels, 64 * views // 224)), labels)
+        loss = head(_embeddings(encoder, trial, _cut_out(pixels, 64 * min(height, width) // 224)), labels)
         _step(optimizer, loss)
         schedule.step()
         yield len(labels)
@@ -94,8 +97,8 @@ def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
 def softmax(encoder: Encoder, trial: Trial) -> Iterator[int]:
     """A classifier as for ImageNet: cross-entropy over a linear layer, random resized crops, flips; its features are the embedding."""
     tv = _torchvision()
-    photos = _Photos(trial, tv.RandomResizedCrop(trial.side), tv.RandomHorizontalFlip())
-    classifier = nn.Linear(encoder.dim, len(set(trial.labels)))
+    photos = _Photos(trial, tv.RandomResizedCrop(_view(encoder)), tv.RandomHorizontalFlip())
+    classifier = nn.Linear(encoder.dim, len(set(trial.labels))).to(trial.device)
     optimizer = AdamW([*encoder.parameters(), *classifier.parameters()], lr=3e-4, weight_decay=0.05)
     schedule = CosineAnnealingLR(optimizer, trial.epochs * max(1, len(photos) // BATCH))
     for pixels, labels in _epochs(photos, trial):
@@ -107,9 +110,9 @@ def softmax(encoder: Encoder, trial: Trial) -> Iterator[int]:
 def stock(encoder: Encoder, trial: Trial) -> Iterator[int]:
     """pytorch-metric-learning's example MetricLossOnly with its numbers: triplets, a miner, four pictures a class, Adam, flips."""
     tv = _torchvision()
-    crop = tv.RandomResizedCrop(trial.side, scale=(0.16, 1), ratio=(0.75, 1.33))
+    crop = tv.RandomResizedCrop(_view(encoder), scale=(0.16, 1), ratio=(0.75, 1.33))
     photos = _Photos(trial, crop, tv.RandomHorizontalFlip(0.5))
-    embedder = nn.Linear(encoder.dim, 64)  # trained through, left out afterwards, as the trunk is what all loops are asked for
+    embedder = nn.Linear(encoder.dim, 64).to(trial.device)  # left out afterwards: the trunk is what loops are asked for
     optimizer = Adam([{"params": encoder.parameters(), "lr": 1e-5}, {"params": embedder.parameters(), "lr": 1e-4}], weight_decay=1e-4)
     loss, miner = TripletMarginLoss(margin=0.1), MultiSimilarityMiner(epsilon=0.1)
     batch = min(BATCH, 4 * len(set(trial.labels)))
@@ -126,7 +129,14 @@ PEERS: dict[str, Loop] = {"plain": plain, "softmax": softmax, "stock": stock}
 def _epochs(photos: _Photos, trial: Trial, sampler: Sampler[int] | None = None) -> Iterator[Sequence[Tensor]]:
     loader = DataLoader(photos, BATCH, shuffle=sampler is None, sampler=sampler, drop_last=True)
     for _ in range(trial.epochs):
-        yield from loader
+        for pixels, labels in loader:
+            yield pixels, labels.to(trial.device)
+
+
+def _view(encoder: Encoder) -> tuple[int, int]:
+    """Rows and columns of a training view."""
+    view = encoder.views(VIEW)
+    return view.height, view.width
 
 
 def _features(encoder: Encoder, trial: Trial, pixels: Tensor) -> Tensor:
@@ -134,7 +144,7 @@ def _features(encoder: Encoder, trial: Trial, pixels: Tensor) -> Tensor:
     kind = torch.contiguous_format if trial.contiguous else torch.channels_last
     see = encoder.preprocess
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (see.mean, see.std))
-    features: Tensor = encoder.tower(((pixels - mean) / std).contiguous(memory_format=kind)).float()
+    features: Tensor = encoder.tower(((pixels - mean) / std).to(trial.device, memory_format=kind)).float()
     return features
 
 

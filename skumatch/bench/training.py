@@ -13,9 +13,7 @@ import torch
 
 from skumatch.bench.embed import flops, race
 from skumatch.bench.measure import Row
-from skumatch.bench.peers import BATCH, Trial, plain
-from skumatch.bench.recipe import PLAIN_SIDE
-from skumatch.config import Params
+from skumatch.bench.peers import BATCH, Trial, plain, plain_spec
 from skumatch.errors import DataError
 from skumatch.model.distributed import ALONE
 from skumatch.model.encoder import build
@@ -26,6 +24,7 @@ from skumatch.model.runtime import prepare, workers
 from skumatch.model.schedule import Schedule
 from skumatch.model.tower import shaped
 from skumatch.model.views import Views, batches
+from skumatch.params import Params
 
 if TYPE_CHECKING:
     from skumatch.data.images import Images
@@ -41,11 +40,11 @@ class Ours:
         tuned = params.train.model_copy(update={"epochs": MANY})
         self.device = prepare(params.runtime)
         encoder = build(params.encoder, weights)
-        names = {sku: label for label, sku in enumerate(sorted(set(images.skus)))}
-        labels = [names[sku] for sku in images.skus]
+        classes = sorted(set(images.skus))
+        labels = images.labels(classes)
         schedule = Schedule(len(images), tuned.batch, MANY, params.seed, labels=labels, sampling=tuned.sampling)
         stack.enter_context(shaped(encoder, tuned.tower))
-        self.run = Run(encoder, Head(len(names), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {})
+        self.run = Run(encoder, Head(len(classes), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {})
         self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)
         self.workers, self.pace = workers(params.runtime, self.device), Pace(schedule.size, schedule.steps, 0)
 
@@ -69,8 +68,7 @@ def bench_train(images: Images, params: Params, weights: Path | None, steps: int
         ours = Ours(images, params, weights, stack)
         loops = {"ours": ours.steps()}
         if ours.device.type == "cpu":
-            spec = params.encoder.model_copy(update={"height": PLAIN_SIDE, "width": PLAIN_SIDE})
-            trial = Trial(images, spec, weights, MANY, params.seed, contiguous=True)
+            trial = Trial(images, plain_spec(params.encoder), weights, MANY, params.seed, contiguous=True)
             loops["plain"] = plain(trial.encoder(), trial)
         for loop in loops.values():
             _seconds(loop, steps)  # the first steps warm up, and compile

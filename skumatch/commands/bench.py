@@ -18,6 +18,7 @@ from skumatch.bench.measure import Row
 from skumatch.config import load_params, settings
 from skumatch.errors import DataError, ParameterError
 from skumatch.files import write_text
+from skumatch.params import Params
 from skumatch.retrieval.backends import Backend
 
 app = typer.Typer(no_args_is_help=True)
@@ -104,12 +105,9 @@ def train(
     """Images a second in training, against the loop that one writes in an afternoon; on a GPU against the ceiling of products, too."""
     from skumatch.bench.training import bench_train
     from skumatch.data.delivery.opening import folder_images
-    from skumatch.model.weights import fetched_weights
-    from skumatch.pipeline.pull import fetch_base_weights
 
-    current = settings()
-    params = load_params(current.project / "params.yaml", set_ or [])
-    images, weights = folder_images(data, "train", params.data.others), fetched_weights(fetch_base_weights(current, params))
+    params, weights = _to_train(set_)
+    images = folder_images(data, "train", params.data.others)
     _show("What training costs", bench_train(images, params, weights, steps, rounds), output)
 
 
@@ -128,14 +126,12 @@ def recipe(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of ours, as section.name=value; may be repeated.")] = None,
 ) -> None:
     """Training loops side by side: the same photos, encoder and number of images seen. Takes as long as its trainings."""
-    from skumatch.bench.recipe import Asked, Found, bench_recipe, contests, summary
+    from skumatch.bench.contests import Asked, contests
+    from skumatch.bench.recipe import Found, bench_recipe, summary
     from skumatch.bench.recipe_table import recipe_table
-    from skumatch.model.weights import fetched_weights
-    from skumatch.pipeline.pull import fetch_base_weights
 
-    current = settings()
-    params = load_params(current.project / "params.yaml", set_ or [])
-    kept, weights = frozenset(_names(skus)) if skus else None, fetched_weights(fetch_base_weights(current, params))
+    params, weights = _to_train(set_)
+    kept = frozenset(_names(skus)) if skus else None
     chosen = [int(part) if part.strip().isdecimal() else -1 for part in seeds.split(",")]
     if min(chosen) < 0:
         raise ParameterError(f"--seeds is '{seeds}'; give whole numbers with commas between, for example 7,8,9.")
@@ -171,6 +167,16 @@ def gate(
     if output:
         tree = {"scenes": [asdict(one) | {"holds": one.holds} for one in found], "years": [asdict(one) for one in spent]}
         write_text(output, json.dumps(tree, indent=2) + "\n")
+
+
+def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
+    """The project's parameters, and the base weights they name."""
+    from skumatch.model.weights import fetched_weights
+    from skumatch.pipeline.pull import fetch_base_weights
+
+    current = settings()
+    params = load_params(current.project / "params.yaml", overrides or [])
+    return params, fetched_weights(fetch_base_weights(current, params))
 
 
 def _sizes(text: str) -> list[int]:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.config import Params, Settings, load_params
+from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, ParameterError
 from skumatch.files import write_text
+from skumatch.params import Params
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,9 +9,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from skumatch.compare.folder import Questions
-from skumatch.config import Params
 from skumatch.model.embed import embed
 from skumatch.model.runtime import prepare
+from skumatch.params import Params
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Bounds, Evaluation, Protocol
 from skumatch.retrieval.protocols import Asked, ask

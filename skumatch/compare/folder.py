@@ -10,12 +10,12 @@ from typing import cast, get_args
 
 import pandas as pd
 
-from skumatch.config import Params
 from skumatch.data.delivery.opening import folder_images
 from skumatch.data.images import Images
 from skumatch.data.protocols import protocols
 from skumatch.data.split import is_unseen
 from skumatch.errors import DataError
+from skumatch.params import Params
 from skumatch.retrieval.figures import Protocol
 from skumatch.retrieval.photos import with_photos
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from skumatch.config import DataParams, SplitParams
 from skumatch.errors import DataError
+from skumatch.params import DataParams, SplitParams
 
 SCHEMA = pa.schema([("id", pa.string()), ("sku", pa.string()), ("role", pa.string()), ("unseen", pa.bool_()), ("group", pa.string())])
 GALLERY_ROLES = ("train", "val", "gallery")

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 import skumatch
-from skumatch.config import RuntimeParams
 from skumatch.data.images import Images
 from skumatch.errors import DataError, StorageError
 from skumatch.files import canonical_json, replacing, write_text
 from skumatch.model.embed import Batch, stream
+from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, track
 from skumatch.release.bundle import Bundle, Match
 

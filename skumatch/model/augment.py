@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from skumatch.config import AugmentParams
 from skumatch.data.images import Pixels, decode_pixels
 from skumatch.model.geometry import crop_box, moved_corners, warped
 from skumatch.model.preprocess import Picture, Preprocess, planes
+from skumatch.params import AugmentParams
 
 CUTOUT_CANVAS = 224  # train.augment.cutout is in pixels of a canvas of this side
 OVERLAP = (0.05, 0.25)  # share of the view that a neighbour covers

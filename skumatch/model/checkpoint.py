@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from skumatch.errors import Fenced, StorageError
 from skumatch.files import canonical_json
 
 GENERATIONS = 2
+COST = 0.05  # the largest share of the time that saving may take
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Checkpoints:
 
     Making this object claims the folder: an earlier attempt that still runs is refused at its next `save` (Fenced). A
     checkpoint is a safetensors file and then a JSON with its SHA-256; the JSON's appearance is the commit.
-    Raises StorageError where the storage refuses.
+    seconds: between saves, for `due`. Raises StorageError where the storage refuses.
     """
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, seconds: float = 60.0) -> None:
         self.fs, root = fsspec.core.url_to_fs(url)
         self.folder, self.shown = (f"{place.rstrip('/')}/checkpoints/{key}" for place in (root, shown(url)))
         with self._storage():
@@ -48,9 +50,15 @@ class Checkpoints:
             self.attempt = 1 + int(self._owner().get("attempt", 0))
             self.uuid = uuid.uuid4().hex
             self._put("owner.json", canonical_json({"attempt": self.attempt, "uuid": self.uuid}).encode())
+        self.seconds, self.saved, self.took = seconds, time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for the next one: so many seconds after the last, and later where saving takes long."""
+        return time.monotonic() - self.saved >= max(self.seconds, self.took / COST)
 
     def save(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Commit one checkpoint, then drop all but the newest two. Raises Fenced if another attempt took over."""
+        began = time.monotonic()
         data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         name = f"{step:08d}-{self.attempt:04d}"
         facts = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "attempt": self.attempt, "meta": meta}
@@ -61,6 +69,8 @@ class Checkpoints:
             self._check_owner()  # the upload may have taken minutes
             self._put(f"{name}.json", canonical_json(facts).encode())
             self._prune()
+        self.saved = time.monotonic()
+        self.took = self.saved - began
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose bytes still have their hash, None if there is none; damaged ones are reported and removed."""

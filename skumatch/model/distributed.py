@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from skumatch.config import RuntimeParams
 from skumatch.errors import ParameterError, Relayed, SkumatchError, StageFailed
 from skumatch.model.checkpoint import Checkpoint
 from skumatch.model.shared_norm import share_statistics
+from skumatch.params import RuntimeParams
 
 PATIENCE = timedelta(hours=1)  # for the others, who may wait for the first one to validate
 ERROR = "skumatch-error"

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from skumatch.config import RuntimeParams
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError, WeightsError
 from skumatch.model.runtime import prepare, workers
+from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, silent, track
 
 if TYPE_CHECKING:  # whoever has an encoder has loaded its libraries already

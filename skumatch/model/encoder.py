@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError, WeightsError
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import open_clip
+from skumatch.params import EncoderParams
 
 FORMAT = 1
 PROJECTION = "projection."  # how its tensors' names begin
@@ -148,6 +148,9 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _empty(spec: EncoderParams) -> tuple[Encoder, nn.Module]:
     """An encoder with random weights, and open_clip's model around its tower (which knows how to resize position embeddings)."""
     config = _config(spec.model)
+    if isinstance(config["vision_cfg"].get("layers"), list):
+        what = f"{spec.model} is one of open_clip's own ResNets, which see squares of one size only"
+        raise ParameterError(f"{what}; use a ViT, a model that open_clip has from timm, or one of {', '.join(OWN_MODELS)} (encoder.model).")
     vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
     if "timm_model_name" not in vision:
         vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized after their weights are in: _set_canvas

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from skumatch.config import AugmentParams
 from skumatch.model.preprocess import Preprocess
+from skumatch.params import AugmentParams
 
 Corners = NDArray[np.float64]  # [4, 2]: x and y of top left, top right, bottom right, bottom left, in pixels from the picture's corner
 FINEST = 2.0  # pixels of a picture for one of the view, of which bilinear sampling still sees all

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skumatch.config import LossParams
 from skumatch.errors import ParameterError
 from skumatch.model.losses import build_loss, set_margin
+from skumatch.params import LossParams
 
 
 class Head(nn.Module):

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from skumatch.config import EncoderParams
 from skumatch.errors import WeightsError
 from skumatch.files import sha256
 from skumatch.model.encoder import TINY_TEXT, Encoder, fill, read_tensors
 from skumatch.model.hf_forms import CONFIG, TENSORS, VIEW, Config, Index, Tower, View, checked, missing, read_object
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.torchvision_ops import open_clip
+from skumatch.params import EncoderParams
 
 PICKLE = "pytorch_model.bin"
 TEXT = ("text_model.", "text_projection.", "logit_scale")

@@ -13,7 +13,6 @@ group_parameters = open_clip.timm_model.timm.models.group_parameters  # timm as 
 TRUNK = "trunk."  # how the names of timm's models begin in open_clip's towers
 # in the form of timm's group_matcher; what no pattern names is the top
 OWN_VIT = {"stem": r"^conv1|class_embedding|positional_embedding|ln_pre", "blocks": r"^transformer\.resblocks\.(\d+)"}
-OWN_RESNET = {"stem": r"^conv|bn", "blocks": r"^layer(\d+)\.(\d+)"}
 
 
 def layers(tower: nn.Module) -> dict[str, int]:
@@ -24,7 +23,7 @@ def layers(tower: nn.Module) -> dict[str, int]:
     """
     trunk: Any = getattr(tower, "trunk", None)
     if trunk is None:
-        found = dict(group_parameters(tower, OWN_VIT if hasattr(tower, "transformer") else OWN_RESNET, reverse=True))
+        found = dict(group_parameters(tower, OWN_VIT, reverse=True))
     else:
         matched = group_parameters(trunk, trunk.group_matcher(coarse=False), reverse=True)
         found = {f"{TRUNK}{name}": layer for name, layer in matched.items()}

@@ -26,7 +26,8 @@ NAME = "default"  # peft's name of an adapter
 def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iterator[None]:
     """Within this only changes of this rank to the linear layers of a ViT's blocks are trained (LoRA, Hu et al., arXiv 2106.09685).
 
-    Attention (query, key, value and output) and MLP, in blocks whose parameters' ids aren't `frozen`; weight + B A, B from 0.
+    Attention (query, key, value and output; of EVA-01 only the output) and MLP, in blocks whose parameters' ids aren't
+    `frozen`; weight + B A, B from 0.
     A projection beside the tower is trained as it is. Afterwards the tower has plain weights again. Raises ParameterError for
     another tower.
     """
@@ -49,8 +50,11 @@ def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iter
 
 
 def _adapt(tower: Any, rank: int, frozen: Set[int]) -> None:
+    past = {f"{name}.qkv" for name, module in tower.named_modules() if getattr(module, "q_bias", None) is not None}  # uses its weight alone
     linear = {name: module for name, module in tower.named_modules() if BLOCK.search(name) and isinstance(module, nn.Linear)}
-    targets = [name for name, module in linear.items() if id(module.weight) not in frozen]
+    targets = [name for name, module in linear.items() if id(module.weight) not in frozen and name not in past]
+    if not targets:
+        raise ParameterError("train.tower.freeze leaves no block that train.tower.lora_rank could change; lower one of them.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator("lora", rank).initial_seed())
         LoraModel(tower, {NAME: LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)}, NAME)

@@ -8,16 +8,7 @@ from typing import cast
 from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SubCenterArcFaceLoss, SupConLoss
 from torch import nn
 
-from skumatch.config import LossParams, SamplingParams
-from skumatch.errors import ParameterError
-
-
-def check_loss(params: LossParams, sampling: SamplingParams) -> None:
-    """Raises ParameterError for a loss of pairs where a batch may hold none."""
-    if params.kind == "supcon" and sampling.per_sku < 2:
-        raise ParameterError(
-            "train.loss.kind is supcon, which compares pictures of one SKU in a batch; set train.sampling.per_sku to 2 or more."
-        )
+from skumatch.params import LossParams
 
 
 def build_loss(classes: int, dim: int, params: LossParams) -> nn.Module:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from skumatch.config import OptimizerParams
 from skumatch.errors import TrainingDiverged
 from skumatch.model.encoder import Encoder
 from skumatch.model.layers import layers
+from skumatch.params import OptimizerParams
 
 TOWER = "tower."
 

@@ -37,7 +37,7 @@ class Pace:
         return {"images_per_second": round(rate, 2), "waiting_share": round(self.waiting / took, 4), "seconds_left": round(left, 1)}
 
     def said(self, loss: float, step: int, history: list[dict[str, float]]) -> str:
-        """The progress line's text"""
+        """The progress line's text."""
         now = self.figures(step)
         top1 = f", validation {100 * history[-1]['top1']:.1f} %" if history and "top1" in history[-1] else ""
         left = f", {now['seconds_left'] / 60:.0f} min left" if now["seconds_left"] >= 60 else ""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from skumatch.config import LossParams, ProbeParams
 from skumatch.model.chance import generator
 from skumatch.model.encoder import Encoder
 from skumatch.model.head import Head
 from skumatch.model.projection import Projection, levelled
 from skumatch.model.schedule import one_cycle
+from skumatch.params import LossParams, ProbeParams
 
 SHRINKAGE = 0.1  # of the scatter within SKUs towards the same in all directions
 WEIGHT = 0.25  # power of a direction's share between SKUs that it weighs with

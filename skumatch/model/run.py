@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skumatch.config import TrainParams
 from skumatch.errors import TrainingDiverged
 from skumatch.model.average import Average, snapshot
 from skumatch.model.chance import generator
@@ -21,6 +20,7 @@ from skumatch.model.learner import Learner
 from skumatch.model.optim import adamw, clip, set_rates
 from skumatch.model.schedule import Schedule, rate_share
 from skumatch.model.tower import compiled
+from skumatch.params import TrainParams
 
 AVERAGE, BEST, MODEL, OPTIMIZER, START = "average/", "best/", "model/", "optimizer/", "start/"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")

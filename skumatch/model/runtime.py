@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from skumatch.config import RuntimeParams
 from skumatch.errors import ParameterError
+from skumatch.params import RuntimeParams
 
 
 def cores() -> int:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from skumatch.config import SamplingParams, TrainParams
 from skumatch.errors import ParameterError
 from skumatch.model.chance import generator
 from skumatch.model.sampling import balanced, grouped, occurrences
+from skumatch.params import SamplingParams, TrainParams
 
 AS_THEY_ARE = SamplingParams()
 FIRST, LAST = 1 / 25, 1e-5  # of the highest rate: PyTorch's OneCycleLR

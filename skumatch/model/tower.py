@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from skumatch.config import TowerParams
 from skumatch.errors import ParameterError
 from skumatch.model.encoder import Encoder
 from skumatch.model.layers import layers
 from skumatch.model.torchvision_ops import open_clip
+from skumatch.params import TowerParams
 
 timm = open_clip.timm_model.timm  # not without torchvision_ops
 COMPILERS = ("cc", "gcc", "g++", "clang")
@@ -86,8 +86,6 @@ def _recompute(tower: nn.Module, undo: ExitStack) -> None:
     """Keep only what goes between blocks and compute the rest again for the gradients (Chen et al., arXiv 1604.06174)."""
     trunk: Any = getattr(tower, "trunk", tower)
     try:
-        if trunk is tower and not hasattr(tower, "transformer"):
-            raise AssertionError  # open_clip's ResNets take the call and do nothing
         trunk.set_grad_checkpointing(True)
     except (AssertionError, AttributeError, NotImplementedError) as error:
         raise ParameterError("This encoder can't compute activations twice; set train.tower.checkpointing to false.") from error

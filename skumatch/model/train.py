@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skumatch.config import EncoderParams, RuntimeParams, TrainParams
 from skumatch.errors import ParameterError
 from skumatch.files import write_text
 from skumatch.model.average import snapshot, wise
@@ -20,7 +19,7 @@ from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import ALONE, World
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.head import Head
-from skumatch.model.losses import check_loss
+from skumatch.model.optim import adamw
 from skumatch.model.pace import Pace
 from skumatch.model.probe import probe, tower_features
 from skumatch.model.run import Run
@@ -28,6 +27,7 @@ from skumatch.model.runtime import prepare, workers
 from skumatch.model.schedule import Schedule
 from skumatch.model.tower import shaped
 from skumatch.model.views import Views, batches, seen
+from skumatch.params import EncoderParams, RuntimeParams, TrainParams
 from skumatch.progress import silent, track
 
 if TYPE_CHECKING:
@@ -52,26 +52,26 @@ def train(
 ) -> Encoder:
     """Return the encoder fine-tuned to tell `classes` apart, on the CPU, in evaluation mode.
 
-    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save every
-    `params.checkpoint_every` steps, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. judge: the
+    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save
+    when one is due, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. judge: the
     validation top-1 of an encoder, asked after each epoch; with `params.patience` the best epoch's weights are returned, with
     `params.average.wise` the best ones on the way from the weights before. world: the processes that train together, each with
     the same arguments; the first one alone reads and writes. live: a file told of each epoch as it ends, with its speed. The
     result is a pure function of the arguments (but `live`), on a CPU with a given number of threads to the bit.
     Raises ParameterError, TrainingDiverged, Fenced, StorageError, and what `build` raises.
     """
-    _check(spec, params, judge)
+    _check(params, judge)
     device, first = prepare(runtime), world.first
     torch.manual_seed(seed)
     encoder = build(spec, weights)
-    number = {sku: label for label, sku in enumerate(classes)}
-    labels = [number[sku] for sku in images.skus]
-    epochs = params.epochs + params.fix.epochs
+    labels, epochs = images.labels(classes), params.epochs + params.fix.epochs
     schedule = Schedule(len(images), params.batch, epochs, seed, labels=labels, sampling=params.sampling, rank=world.rank, world=world.size)
     checkpoints = checkpoints if first else None
     saved = world.checkpoint(checkpoints.latest() if checkpoints else None)
     head = Head(len(classes), encoder.dim, params.loss)
     if params.probe.epochs and saved is None:
+        with shaped(encoder, params.tower):
+            adamw(encoder, head, params.optimizer)  # what the tower can't do is said before the work
         head = _probed(encoder.to(device), images, labels, len(classes), params, seed, workers(runtime, device))
     if schedule.steps == 0:
         return encoder.cpu().eval()
@@ -92,14 +92,8 @@ def train(
     return encoder.cpu().eval()
 
 
-def _check(spec: EncoderParams, params: TrainParams, judge: Judge | None) -> None:
-    check_loss(params.loss, params.sampling)
-    epochs = params.epochs + params.fix.epochs
-    if params.probe.epochs and not epochs and not spec.dim:
-        raise ParameterError("A probe alone trains a projection; set encoder.dim to its length, or train.epochs to more than 0.")
+def _check(params: TrainParams, judge: Judge | None) -> None:
     for name, wanted in (("train.patience", params.patience), ("train.average.wise", params.average.wise)):
-        if wanted and not epochs:
-            raise ParameterError(f"{name} is for fine-tuning; raise train.epochs, or turn it off.")
         if wanted and judge is None:
             raise ParameterError(f"{name} needs pictures to validate on; raise split.val_share, or turn it off.")
 
@@ -126,7 +120,7 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
                 _end_epoch(run, judge, pace)
             advance(schedule.size, text=pace.said(loss, run.step, run.history))
             done = run.step == schedule.steps or run.given_up
-            if run.step % run.params.checkpoint_every == 0 or done or stop:
+            if done or stop or (checkpoints and checkpoints.due()):
                 run.save(checkpoints)
                 saved = run.step
             if stop:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from skumatch.config import RuntimeParams
 from skumatch.data.images import Images
 from skumatch.model.embed import vectors_of
+from skumatch.params import RuntimeParams
 
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder
@@ -29,6 +30,12 @@ class Validation:
 
     def __call__(self, encoder: Encoder) -> float:
         """Share of pictures whose nearest gallery picture is of their SKU. Leaves the encoder in evaluation mode."""
-        gallery, queries = (vectors_of(encoder, images, self.batch, self.runtime) for images in (self.gallery, self.queries))
-        nearest = (queries @ gallery.T).argmax(axis=1)
-        return float(np.mean([self.gallery.skus[row] == sku for row, sku in zip(nearest, self.queries.skus, strict=True)]))
+        return float(hits(encoder, self.gallery, self.queries, self.batch, self.runtime).mean())
+
+
+def hits(encoder: Encoder, gallery: Images, queries: Images, batch: int, runtime: RuntimeParams) -> NDArray[np.bool_]:
+    """Whether each query's nearest gallery picture is of its SKU, [queries]. Leaves the encoder in evaluation mode."""
+    theirs, asked = (vectors_of(encoder, images, batch, runtime) for images in (gallery, queries))
+    nearest = (asked @ theirs.T).argmax(axis=1)
+    found: NDArray[np.bool_] = np.array(gallery.skus)[nearest] == np.array(queries.skus)
+    return found

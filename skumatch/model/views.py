@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skumatch.config import AugmentParams, TrainParams
 from skumatch.model.augment import augmented
 from skumatch.model.chance import generator
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.schedule import Key, Schedule
+from skumatch.params import AugmentParams, TrainParams
 from skumatch.progress import Advance
 
 if TYPE_CHECKING:

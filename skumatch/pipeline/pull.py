@@ -10,9 +10,10 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.config import Params, Settings, check_approval, load_params
+from skumatch.config import Settings, check_approval, load_params
 from skumatch.errors import NothingNew, WeightsError
 from skumatch.files import sha256
+from skumatch.params import Params
 from skumatch.pipeline import inputs
 from skumatch.pipeline.repository import md5_of
 from skumatch.pipeline.worker import Message

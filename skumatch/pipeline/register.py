@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.config import Params, Settings, load_params
+from skumatch.config import Settings, load_params
 from skumatch.errors import StaleChampion
 from skumatch.files import read_json, sha256, write_json, write_text
+from skumatch.params import Params
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import Message, reports, stages, workspace
@@ -142,14 +143,14 @@ def artifacts(root: Path) -> dict[str, Path]:
 
 
 def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float | list[float]]:
-    """The figures MLflow plots: both models' accuracy; loss, validation top-1 and pace of each epoch; the seconds of each stage."""
+    """The figures MLflow plots: both models' accuracy; each epoch's loss and validation top-1; the training's pace; stages' seconds."""
     found: dict[str, float | list[float]] = {f"seconds.{stage}": seconds for stage, seconds in message.seconds.items()}
     for who, evaluation in (("challenger", outcome.challenger), ("champion", outcome.champion)):
         if evaluation:
             found |= {f"{who}.{name}": getattr(evaluation, name) for name in FIGURES}
     history = root / "out/train/history.jsonl"
     epochs = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
-    found |= {f"train.{name}": list(values) for name, values in message.pace.items()}
+    found |= {f"train.{name}": value for name, value in message.pace.items()}
     return found | {f"train.{name}": [float(epoch[name]) for epoch in epochs] for name in ("loss", "top1") if epochs and name in epochs[0]}
 
 

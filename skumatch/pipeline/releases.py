@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from skumatch.config import Params, Settings, check_approval, load_params, shown
+from skumatch.config import Settings, check_approval, load_params, shown
+from skumatch.params import Params
 from skumatch.pipeline.pull import open_registry
 from skumatch.release import promotion
 from skumatch.release.registry import CHALLENGER, ModelRef, Registry

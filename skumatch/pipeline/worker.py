@@ -27,7 +27,7 @@ class Message(BaseModel):
     """What travels between tasks.
 
     inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against. pace: how fast the training
-    went, epoch by epoch, by name; empty where it was cached.
+    went, by name, since it was last taken up; empty where it was cached.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Message(BaseModel):
     champion: int | None = None
     seconds: dict[str, float] = {}
     cached: tuple[str, ...] = ()
-    pace: dict[str, tuple[float, ...]] = {}
+    pace: dict[str, float] = {}
 
 
 @contextmanager
@@ -86,10 +86,10 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
         )
 
 
-def _pace(live: Path) -> dict[str, tuple[float, ...]]:
-    """The columns that the live file's lines have of PACE."""
-    lines = [json.loads(line) for line in live.read_text("utf-8").splitlines()] if live.is_file() else []
-    return {name: tuple(line[name] for line in lines) for name in PACE if lines}
+def _pace(live: Path) -> dict[str, float]:
+    """PACE as the live file's last line has it: over the whole training, or since it was taken up again."""
+    lines = live.read_text("utf-8").splitlines() if live.is_file() else []
+    return {name: json.loads(lines[-1])[name] for name in PACE} if lines else {}
 
 
 def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.config import GateParams
+from skumatch.params import GateParams
 from skumatch.release import guards, rules
 from skumatch.release.guards import GUARDS, Guard
 from skumatch.release.rules import FULL, RULES, Case, Facts, Slices, Status, Verdict

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.config import GateParams
+from skumatch.params import GateParams
 from skumatch.release.rules import FULL, NO_CHAMPION, UNMEASURED, Case, Outcome, Slices, percent, points
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import PairedHits

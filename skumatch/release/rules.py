@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.config import GateParams
+from skumatch.params import GateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
 

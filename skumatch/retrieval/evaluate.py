@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from skumatch.config import EvaluateParams
 from skumatch.errors import DataError
+from skumatch.params import EvaluateParams
 from skumatch.retrieval import metrics
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.figures import Bounds, Evaluation, Intervals, Protocol

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skumatch.config import EvaluateParams
 from skumatch.data.manifest import content_hash
+from skumatch.params import EvaluateParams
 from skumatch.retrieval import metrics
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.evaluate import Evaluation, Protocol, Ranking, evaluate, rank

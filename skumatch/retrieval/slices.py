@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skumatch.config import EvaluateParams
+from skumatch.params import EvaluateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Bounds, Slice
 from skumatch.retrieval.metrics import Flags, Floats, Places

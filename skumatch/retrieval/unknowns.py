@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skumatch.config import EvaluateParams
+from skumatch.params import EvaluateParams
 from skumatch.retrieval import metrics, openset, statistics
 from skumatch.retrieval.calibration import Embedded, scores
 from skumatch.retrieval.clusters import clusters_of

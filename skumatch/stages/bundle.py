@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
-from skumatch.config import Params
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, write_json
+from skumatch.params import Params
 from skumatch.release.blessing import bless
 from skumatch.release.bundle import Gallery, write_bundle
 from skumatch.stages.selection import select

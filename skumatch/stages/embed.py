@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from skumatch.config import Params
 from skumatch.data.images import Images
 from skumatch.data.manifest import write_parquet
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, replacing, sha256, write_json
 from skumatch.model.embed import embed
 from skumatch.model.encoder import load
+from skumatch.params import Params
 from skumatch.retrieval.photos import with_photos
 from skumatch.stages.selection import select, without_queries
 

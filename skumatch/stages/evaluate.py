@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
-from skumatch.config import Params
 from skumatch.data.manifest import write_parquet
 from skumatch.data.validation.drift import read_baseline
 from skumatch.files import read_json, write_json
 from skumatch.model.runtime import prepare
+from skumatch.params import Params
 from skumatch.retrieval.calibration import Embedded, fit_thresholds
 from skumatch.retrieval.evaluate import RANKING_SCHEMA, Protocol, per_sku
 from skumatch.retrieval.figures import NearDuplicateFree

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from skumatch.config import Params
 from skumatch.errors import DataError
 from skumatch.files import read_json, write_json
+from skumatch.params import Params
 from skumatch.release.bundle import bundle_hash
 from skumatch.release.gate import Facts, decide
 from skumatch.release.rules import Slices

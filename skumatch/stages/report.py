@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 from PIL.Image import Image
 
-from skumatch.config import Params
 from skumatch.data.quarantine import read_pictures
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.data.validation.drift import Profile, read_baseline
 from skumatch.files import read_json, write_text
+from skumatch.params import Params
 from skumatch.release.gate import Decision
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import DataFacts, ReportContext, TrainingFacts

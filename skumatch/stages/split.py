@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skumatch.config import Params
 from skumatch.data import protocols
 from skumatch.data.duplicates.census import find_duplicates
 from skumatch.data.manifest import images, read_manifest, write_parquet
 from skumatch.data.split import SCHEMA, counts, split
 from skumatch.files import write_json
+from skumatch.params import Params
 
 
 def run(root: Path, params: Params) -> None:

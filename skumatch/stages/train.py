@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from skumatch.config import Params, Settings
+from skumatch.config import Settings
 from skumatch.files import canonical_json, read_json, sha256, write_json
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import World, joined
@@ -13,6 +13,7 @@ from skumatch.model.encoder import save
 from skumatch.model.train import train
 from skumatch.model.validation import Validation
 from skumatch.model.weights import fetched_weights
+from skumatch.params import Params
 from skumatch.stages.runner import LIVE
 from skumatch.stages.selection import select
 
@@ -27,7 +28,7 @@ def run(root: Path, params: Params) -> None:
 def _train(root: Path, params: Params, world: World) -> None:
     rows, pictures = select(root, "train")
     kept = select(root, "val")[1]
-    out = root / "out/train"
+    out, key = root / "out/train", inputs_hash(root, params)
     encoder = train(
         images=pictures,
         classes=sorted(rows["sku"].unique()),
@@ -35,7 +36,7 @@ def _train(root: Path, params: Params, world: World) -> None:
         params=params.train,
         seed=params.seed,
         weights=fetched_weights(root / "inputs/weights"),
-        checkpoints=Checkpoints(Settings().remote_url, inputs_hash(root, params)) if world.first else None,
+        checkpoints=Checkpoints(Settings().remote_url, key, params.runtime.checkpoint_seconds) if world.first else None,
         runtime=params.runtime,
         history=out / "history.jsonl",
         judge=Validation(pictures, kept, params.embed.batch, params.runtime, params.seed) if len(kept) else None,

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from skumatch.config import Params
 from skumatch.data.manifest import read_manifest
 from skumatch.data.validation.drift import profile_of, read_baseline
 from skumatch.data.validation.findings import Finding, require, warnings_of
 from skumatch.data.validation.pages import docs_page, facts_of, failure_page, pictures
 from skumatch.data.validation.validate import validate, validate_bytes
 from skumatch.files import read_json, write_json, write_text
+from skumatch.params import Params
 from skumatch.stages.runner import PAGES
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from skumatch.bench import int8
 from skumatch.bench.embed import Photos, _agreements, _speeds, bench_embed, flops, race
-from skumatch.config import EncoderParams
 from skumatch.model.encoder import Encoder, build
+from skumatch.params import EncoderParams
 
 CPU = torch.device("cpu")
 

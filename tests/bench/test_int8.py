@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from skumatch.bench import int8
-from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError
 from skumatch.model.encoder import Encoder, build
+from skumatch.params import EncoderParams
 
 PIXELS = torch.randn(6, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 needs_onnx = pytest.mark.skipif(not int8.available(), reason="needs skumatch[int8]")

@@ -14,13 +14,16 @@ from PIL import Image
 from rich.console import Console
 
 from skumatch.bench import recipe
+from skumatch.bench.contests import Asked, Contest, contests, held_out
+from skumatch.bench.ingredients import WITH, WITHOUT, variant
 from skumatch.bench.looks import looks
-from skumatch.bench.peers import PEERS, Trial
-from skumatch.bench.recipe import Asked, Contest, Found, bench_recipe, contests, held_out, summary, variant
+from skumatch.bench.peers import PEERS, Trial, plain_spec
+from skumatch.bench.recipe import Found, bench_recipe, summary
 from skumatch.bench.recipe_table import recipe_table
 from skumatch.bench.training import bench_train
-from skumatch.config import EncoderParams, FixParams, Params, RuntimeParams, load_params
+from skumatch.config import load_params
 from skumatch.errors import DataError, ParameterError
+from skumatch.params import EncoderParams, FixParams, Params, RuntimeParams
 from skumatch.retrieval.statistics import mean_interval
 from tests.conftest import ROOT
 
@@ -64,8 +67,14 @@ def test_each_peer_trains_the_tower_and_sees_what_the_budget_allows(contest: Con
     assert all(tensor.isfinite().all() for tensor in encoder.state_dict().values())
 
 
+def test_peers_squash_to_a_square_but_a_vit_keeps_its_canvas() -> None:
+    tall = {"weights": "none", "height": 320, "width": 160, "resize": "pad", "dim": 64}
+    plain = [plain_spec(EncoderParams(model=model, **tall)) for model in ("efficientnet-lite0", "ViT-B-16")]  # type: ignore[arg-type]
+    assert [(spec.height, spec.width, spec.resize, spec.dim) for spec in plain] == [(256, 256, "squash", 0), (320, 160, "squash", 0)]
+
+
 def test_the_memory_format_changes_the_speed_alone(contest: Contest) -> None:
-    trials = [Trial(contest.gallery, contest.params.encoder, None, 1, 3, contiguous) for contiguous in (True, False)]
+    trials = [Trial(contest.gallery, contest.params.encoder, None, 1, 3, contiguous=contiguous) for contiguous in (True, False)]
     found = []
     for trial in trials:
         encoder = trial.encoder()
@@ -164,18 +173,30 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize("ingredient", recipe.WITHOUT)
-def test_an_ingredient_is_turned_off_alone(contest: Contest, ingredient: str) -> None:
-    everything = load_params(ROOT / "params.yaml", EVERYTHING)
-    whole = replace(contest, params=everything)
-    before, after = (leaves(one.params.model_dump(mode="json")) for one in (whole, variant(whole, f"ours without {ingredient}")))
+@pytest.mark.parametrize(("verb", "ingredient"), [("without", name) for name in WITHOUT] + [("with", name) for name in WITH])
+def test_an_ingredient_is_turned_off_or_on_alone(contest: Contest, verb: str, ingredient: str) -> None:
+    params = load_params(ROOT / "params.yaml", EVERYTHING if verb == "without" else [])
+    whole = replace(contest, params=params, epochs=6)
+    ours, other = variant(whole, "ours"), variant(whole, f"ours {verb} {ingredient}")
+    before, after = (leaves(one.params.model_dump(mode="json")) for one in (ours, other))
+    overrides = (WITHOUT if verb == "without" else WITH)[ingredient]
     changed = {name for name in before if before[name] != after[name]}
-    assert changed and changed == {override.partition("=")[0] for override in recipe.WITHOUT[ingredient]}
-    assert variant(whole, "ours").params == everything == variant(whole, "plain").params
+    assert changed - {"train.epochs"} == {override.partition("=")[0] for override in overrides}
+    for one in (ours, other):
+        assert one.params.train.epochs + one.params.train.fix.epochs == 6, "at the same budget"
+    assert variant(whole, "plain").params == params
+
+
+def test_the_probe_alone_is_a_loop(contest: Contest, tmp_path: Path) -> None:
+    probed, frozen = bench_recipe(contest, ["probe", "frozen"], [3], tmp_path)
+    assert probed.images == contest.params.train.probe.views * len(contest.learnt) and frozen.images == 0
+    assert recipe._trained(variant(contest, "probe"), "probe", 3).projection is not None
+    chosen = variant(contest, "probe").params
+    assert (chosen.train.epochs, chosen.train.fix.epochs) == (0, 0) and chosen.encoder.dim and chosen.train.probe.epochs
 
 
 def test_what_would_be_ours_again_or_no_training_is_refused_before_any(contest: Contest, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="the parameters have no moving average"):
+    with pytest.raises(ParameterError, match="moving average. .--loops. is .ours. as the parameters are"):
         list(bench_recipe(contest, ["plain", "ours without moving average"], [3], tmp_path))
     assert not list(tmp_path.iterdir())
     fixed = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"fix": FixParams(epochs=2)})})

@@ -15,10 +15,10 @@ from skumatch.compare.comparison import Compared, Comparison, Difference, Entran
 from skumatch.compare.folder import Questions, list_folder, questions
 from skumatch.compare.page import page
 from skumatch.compare.table import table
-from skumatch.config import EvaluateParams, Params, RuntimeParams
 from skumatch.errors import DataError
 from skumatch.files import canonical_json
 from skumatch.model.preprocess import Preprocess
+from skumatch.params import EvaluateParams, Params, RuntimeParams
 from skumatch.retrieval.figures import Evaluation, Intervals
 from tests.conftest import draw
 

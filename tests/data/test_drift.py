@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.config import DataParams, ValidateParams
 from skumatch.data.packages import catalogue
 from skumatch.data.validation.drift import QUANTILES, Profile, drift_frames, profile_of, read_baseline, shift, sku_changes
 from skumatch.data.validation.findings import warnings_of
 from skumatch.data.validation.validate import validate
 from skumatch.errors import DataError
 from skumatch.files import canonical_json, write_json
+from skumatch.params import DataParams, ValidateParams
 from tests.data.manifests import made, named, summary_of, typed
 
 Sizes = st.lists(st.floats(1, 1e4), min_size=QUANTILES, max_size=QUANTILES).map(sorted).map(tuple)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.config import DataParams, SplitParams
 from skumatch.data.split import MIN_FOR_VAL, counts, is_unseen, split
 from skumatch.errors import DataError
+from skumatch.params import DataParams, SplitParams
 from tests.conftest import ROOT
 from tests.proving import count
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skumatch.config import DataParams, ValidateParams
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.data.validation import suite
@@ -19,6 +18,7 @@ from skumatch.data.validation.drift import Profile, profile_of
 from skumatch.data.validation.findings import Finding, require, warnings_of
 from skumatch.data.validation.validate import validate, validate_bytes
 from skumatch.errors import ValidationFailed
+from skumatch.params import DataParams, ValidateParams
 from tests.conftest import Delivery
 from tests.data.manifests import cell, made, named, summary_of, typed
 

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.config import DataParams, ValidateParams
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.data.quarantine import set_aside
@@ -25,6 +24,7 @@ from skumatch.data.validation.drift import profile_of
 from skumatch.data.validation.findings import Finding
 from skumatch.data.validation.pages import docs_page, facts_of, failure_page, pictures
 from skumatch.data.validation.validate import validate
+from skumatch.params import DataParams, ValidateParams
 from tests.conftest import ROOT, Delivery
 from tests.data.manifests import cell, made, named, summary_of, typed
 

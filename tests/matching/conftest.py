@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from skumatch.config import EncoderParams, RuntimeParams
 from skumatch.data.images import Extent, Images
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
+from skumatch.params import EncoderParams, RuntimeParams
 from skumatch.release.bundle import Bundle, Gallery, write_bundle
 from tests.conftest import draw
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skumatch.config import EncoderParams
 from skumatch.data.images import Extent, Images
+from skumatch.params import EncoderParams
 
 COLOURS = {"cola": (200, 30, 30), "mint": (30, 190, 60), "milk": (40, 60, 200)}
 

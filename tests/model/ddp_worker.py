@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from skumatch.config import (
+from skumatch.data.images import Extent, Images, Pixels
+from skumatch.errors import DataError, SkumatchError
+from skumatch.model.checkpoint import Checkpoints
+from skumatch.model.distributed import World, joined
+from skumatch.model.encoder import Encoder, save
+from skumatch.model.train import train
+from skumatch.params import (
     AugmentParams,
     AverageParams,
     EncoderParams,
@@ -22,17 +28,11 @@ from skumatch.config import (
     TowerParams,
     TrainParams,
 )
-from skumatch.data.images import Extent, Images, Pixels
-from skumatch.errors import DataError, SkumatchError
-from skumatch.model.checkpoint import Checkpoints
-from skumatch.model.distributed import World, joined
-from skumatch.model.encoder import Encoder, save
-from skumatch.model.train import train
 
 STEPS = 12
 CPU = RuntimeParams(device="cpu", threads=1)
 SPEC = EncoderParams(model="smoke", weights="none", height=32, width=32, dim=16)
-PLAIN = TrainParams(epochs=4, batch=8, checkpoint_every=100, optimizer=OptimizerParams(lr_tower=1e-3), augment=AugmentParams(cutout=16))
+PLAIN = TrainParams(epochs=4, batch=8, optimizer=OptimizerParams(lr_tower=1e-3), augment=AugmentParams(cutout=16))
 PARAMS = {
     "arcface": PLAIN,
     "supcon": PLAIN.model_copy(update={"loss": LossParams(kind="supcon"), "sampling": SamplingParams(per_sku=4)}),

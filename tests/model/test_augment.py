@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.config import AugmentParams
 from skumatch.data.images import Pixels
 from skumatch.model import augment
 from skumatch.model.augment import Drawn, augmented
 from skumatch.model.chance import generator
 from skumatch.model.preprocess import Preprocess
+from skumatch.params import AugmentParams
 
 CANVAS = Preprocess(height=56, width=56, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PAD = Preprocess(height=80, width=40, resize="pad", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -46,6 +46,28 @@ def test_two_generations_are_kept(url: str) -> None:
     assert not files(checkpoints, "*.part")
 
 
+def test_the_next_one_is_due_after_its_time_or_twenty_times_the_last_one_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("skumatch.model.checkpoint.time.monotonic", lambda: now[0])
+    checkpoints = Checkpoints(str(tmp_path), "k", seconds=60)
+    now[0] = 159.0
+    assert not checkpoints.due()
+    now[0] = 160.0
+    assert checkpoints.due()
+    put = checkpoints._put
+
+    def slow(name: str, data: bytes) -> None:
+        now[0] += 5.0  # the tensors, then the facts
+        put(name, data)
+
+    monkeypatch.setattr(checkpoints, "_put", slow)
+    checkpoints.save(5, TENSORS, {})
+    now[0] = 170.0 + 199.0
+    assert not checkpoints.due()
+    now[0] = 170.0 + 200.0
+    assert checkpoints.due()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "torn-json"])
 def test_a_damaged_checkpoint_falls_back_a_generation_and_says_so(url: str, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = Checkpoints(url, "k")

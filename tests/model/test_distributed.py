@@ -16,6 +16,7 @@ from skumatch.model import distributed
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import Encoder, load
+from skumatch.model.runtime import cores
 from tests.conftest import ROOT
 from tests.model.ddp_worker import CPU, STEPS, fit, read
 from tests.model.towers import pixels
@@ -90,3 +91,11 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ParameterError, match=r"has 1 GPUs for more processes"), joined(CPU.model_copy(update={"device": "cuda"})):
         pass
     assert distributed._choose_gpu(CPU) is False
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = cores()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert cores() == max(1, there // 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(2 * there))
+    assert cores() == 1

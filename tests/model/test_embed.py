@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from skumatch.config import RuntimeParams
 from skumatch.data.images import Extent, Images
 from skumatch.errors import DataError, StorageError, WeightsError
 from skumatch.model.embed import embed
 from skumatch.model.preprocess import Preprocess
+from skumatch.params import RuntimeParams
 
 CPU = RuntimeParams(device="cpu", threads=1)
 

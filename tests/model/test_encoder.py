@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from skumatch.config import EncoderParams
 from skumatch.errors import ParameterError, WeightsError
 from skumatch.model.encoder import build, load, published, save
 from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import ensure, open_clip
+from skumatch.params import EncoderParams
 
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 DINO = Path(__file__).parents[3] / "shared" / "weights" / "dinov2_vits14.safetensors"
@@ -120,6 +120,11 @@ def test_a_file_that_is_no_safetensors(spec: EncoderParams, tmp_path: Path) -> N
 def test_unknown_model() -> None:
     with pytest.raises(ParameterError, match="There is no encoder 'resnot'"):
         build(EncoderParams(model="resnot"), None)
+
+
+def test_open_clips_own_resnets_are_refused() -> None:
+    with pytest.raises(ParameterError, match="RN50 is one of open_clip's own ResNets.* use a ViT"):
+        build(EncoderParams(model="RN50", weights="none"), None)
 
 
 def test_canvas_that_the_patches_dont_fit() -> None:

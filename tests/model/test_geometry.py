@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.config import AugmentParams
 from skumatch.model import augment
 from skumatch.model.augment import Drawn, augmented
 from skumatch.model.chance import generator
 from skumatch.model.geometry import Box, _grid, crop_box, moved_corners, warped
 from skumatch.model.preprocess import Preprocess, planes
+from skumatch.params import AugmentParams
 
 CANVAS = Preprocess(height=64, width=48, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 unit = st.floats(0, 1, exclude_max=True)

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from skumatch.config import LossParams, SamplingParams
 from skumatch.errors import ParameterError
 from skumatch.model.head import Head
-from skumatch.model.losses import check_loss
+from skumatch.params import LossParams
 
 EMBEDDINGS = functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -72,14 +71,6 @@ def test_supcon_is_the_papers_loss_of_pairs_and_has_no_weights() -> None:
     right = -torch.stack([log_share[i][positives[i]].mean() for i in range(6) if anchors[i]]).mean()
     assert math.isclose(made(EMBEDDINGS, LABELS).item(), right.item(), rel_tol=1e-4)
     assert not list(made.parameters())
-
-
-@pytest.mark.parametrize("per_sku", [0, 1])
-def test_supcon_needs_pairs_in_a_batch(per_sku: int) -> None:
-    with pytest.raises(ParameterError, match=r"set train\.sampling\.per_sku to 2 or more"):
-        check_loss(LossParams(kind="supcon"), SamplingParams(per_sku=per_sku))
-    check_loss(LossParams(kind="supcon"), SamplingParams(per_sku=2))
-    check_loss(LossParams(), SamplingParams(per_sku=per_sku))
 
 
 def test_matryoshka_averages_the_losses_of_the_beginnings() -> None:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from skumatch.config import EncoderParams, LossParams, ProbeParams
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.probe import fit, probe, tower_features
 from skumatch.model.projection import Projection
+from skumatch.params import EncoderParams, LossParams, ProbeParams
 
 SKUS, EACH, WIDTH = 6, 12, 32
 PARAMS = ProbeParams(epochs=60, batch=16)

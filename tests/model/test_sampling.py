@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.config import SamplingParams
 from skumatch.errors import ParameterError
 from skumatch.model.chance import generator
 from skumatch.model.sampling import balanced, grouped, occurrences, whole_parts
 from skumatch.model.schedule import Key, Schedule
+from skumatch.params import SamplingParams
 
 seeds = st.integers(0, 999)
 powers = st.sampled_from([0.0, 0.3, 0.5, 1.0])

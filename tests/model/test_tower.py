@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skumatch.config import LossParams, OptimizerParams, TowerParams
 from skumatch.errors import ParameterError
 from skumatch.model import tower
 from skumatch.model.encoder import Encoder
 from skumatch.model.head import Head
 from skumatch.model.optim import adamw, set_rates
+from skumatch.model.torchvision_ops import open_clip
 from skumatch.model.tower import compiled, shaped
-from tests.model.towers import pixels, resnet, smoke, timm_vit, vit
+from skumatch.params import LossParams, OptimizerParams, TowerParams
+from tests.model.towers import pixels, smoke, timm_vit, vit
 
 VITS = pytest.mark.parametrize("make", [vit, timm_vit])
 ALL = pytest.mark.parametrize("make", [smoke, vit, timm_vit])
@@ -73,7 +74,6 @@ def test_the_defaults_change_nothing(make: Make) -> None:
         (smoke, 0.01, "trunk.conv_stem.", "trunk.blocks.0."),
         (vit, 0.4, "transformer.resblocks.0.", "transformer.resblocks.1."),
         (timm_vit, 0.99, "trunk.norm.", "head.proj."),
-        (resnet, 0.7, "layer3.0.", "layer4.0."),
     ],
 )
 def test_frozen_blocks_keep_weights_and_statistics_while_the_rest_trains(make: Make, share: float, frozen: str, free: str) -> None:
@@ -164,6 +164,28 @@ def test_training_with_adapters_resumes_to_the_same_bits(make: Make) -> None:
     assert not changed(state(whole[0]), state(resumed[0]))
 
 
+def test_a_layer_whose_weight_alone_is_used_gets_no_adapter() -> None:
+    encoder = timm_vit()
+    trunk = open_clip.timm_model.timm.models.eva.Eva(
+        img_size=160, patch_size=16, embed_dim=64, depth=2, num_heads=2, qkv_fused=True, num_classes=0
+    )
+    encoder.tower.trunk = trunk
+    with shaped(encoder, TowerParams(lora_rank=2)):
+        training = Training(encoder)
+        for step in range(2):
+            training.step(step)
+        unused = [
+            name for name, parameter in encoder.named_parameters() if parameter.requires_grad and not training.optimizer.state[parameter]
+        ]
+        adapted = {name.rpartition(".lora_")[0].rsplit(".", 1)[-1] for name, _ in encoder.named_parameters() if ".lora_" in name}
+    assert not unused and adapted == {"proj", "fc1", "fc2"}
+
+
+def test_adapters_need_a_block_that_isnt_frozen() -> None:
+    with pytest.raises(ParameterError, match=r"lora_rank could change; lower one"), shaped(vit(), TowerParams(lora_rank=2, freeze=0.99)):
+        pass
+
+
 def test_adapters_are_not_for_convolutional_towers() -> None:
     with pytest.raises(ParameterError, match=r"train\.tower\.lora_rank is for ViTs"), shaped(smoke(), TowerParams(lora_rank=2)):
         pass
@@ -186,12 +208,6 @@ def test_recomputing_gives_the_same_gradients_and_statistics(make: Make, block: 
     assert sum(passes) == 3, "afterwards once"
     assert all(torch.allclose(again[0][name], again[1][name], atol=1e-6) for name in own)
     assert not changed(state(encoder), state(plain))
-
-
-def test_recomputing_where_open_clip_would_do_nothing() -> None:
-    params = TowerParams(checkpointing=True)
-    with pytest.raises(ParameterError, match=r"set train\.tower\.checkpointing to false"), shaped(resnet(), params):
-        pass
 
 
 @VITS

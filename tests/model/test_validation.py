@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from skumatch.config import EncoderParams, RuntimeParams
 from skumatch.data.images import Extent, Images
 from skumatch.model import validation
 from skumatch.model.encoder import build
 from skumatch.model.validation import Validation
+from skumatch.params import EncoderParams, RuntimeParams
 from tests.conftest import draw
 
 CPU = RuntimeParams(device="cpu", threads=1)

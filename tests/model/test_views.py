@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from skumatch.config import AugmentParams, SamplingParams
 from skumatch.data.images import Images
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.schedule import Key, Schedule
 from skumatch.model.views import Views, batches
+from skumatch.params import AugmentParams, SamplingParams
 
 ALL = AugmentParams(ratio=0.3, rotate=10, perspective=0.1, flip=0.5, blur=0.5, jpeg=0.5, occlude=0.5)
 CANVAS = Preprocess(height=256, width=200, resize="pad", mean=(0.5, 0.4, 0.5), std=(0.5, 0.5, 0.5))

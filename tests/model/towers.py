@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from skumatch.config import EncoderParams
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.torchvision_ops import open_clip
+from skumatch.params import EncoderParams
 
 TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
 OWN_VIT = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}
-OWN_RESNET = {"image_size": 32, "patch_size": None, "width": 8, "layers": (1, 1, 2, 1)}
 TIMM_VIT = {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "token", "timm_proj": "linear"}
 
 
@@ -37,10 +36,6 @@ def vit() -> Encoder:
 
 def timm_vit() -> Encoder:
     return encoder_of(TIMM_VIT)
-
-
-def resnet() -> Encoder:
-    return encoder_of(OWN_RESNET, width=64)
 
 
 def pixels(encoder: Encoder, count: int = 4, seed: int = 1) -> torch.Tensor:

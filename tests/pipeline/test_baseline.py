@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.config import Params, ReleaseParams, Settings
+from skumatch.config import Settings
 from skumatch.errors import RegistryUnavailable
+from skumatch.params import Params, ReleaseParams
 from skumatch.pipeline.pull import PROFILE, fetch_baseline
 from skumatch.pipeline.repository import pointer
 from skumatch.release.tracking import DATA_TAG, Tracking

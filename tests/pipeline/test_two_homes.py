@@ -14,7 +14,7 @@ from skumatch.stages.runner import STAGES
 from tests.conftest import Delivery, make_project, wait_until
 from tests.pipeline.home import Home
 
-LONG = ("train.epochs=12", "train.checkpoint_every=2")  # long enough to be killed half-way
+LONG = ("train.epochs=12", "runtime.checkpoint_seconds=0")  # long enough to be killed half-way
 
 
 @pytest.mark.live

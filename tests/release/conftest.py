@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skumatch.config import EncoderParams
 from skumatch.model import encoder as encoders
+from skumatch.params import EncoderParams
 from skumatch.release.bundle import Bundle, Gallery, write_bundle
 from skumatch.release.registry import Registry
 from tests.conftest import free_port, serving_mlflow

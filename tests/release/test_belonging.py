@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from skumatch.config import EncoderParams
 from skumatch.errors import BundleError
 from skumatch.files import read_json, write_json
 from skumatch.model import encoder as encoders
+from skumatch.params import EncoderParams
 from skumatch.release.bundle import FORMAT, MANIFEST, PARTS, Bundle, Gallery, bundle_hash, verify_bundle, write_bundle
 from tests.release.forging import bound, of_format_1, signed
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.config import GateParams
+from skumatch.params import GateParams
 from skumatch.release.gate import CHECKS, Check, Decision, Facts, decide
 from skumatch.release.guards import GUARDS
 from skumatch.release.rules import FIGURES

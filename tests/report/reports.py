@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from skumatch.config import EvaluateParams, GateParams
 from skumatch.data.validation.thumbnails import thumbnail
+from skumatch.params import EvaluateParams, GateParams
 from skumatch.release.gate import Facts, decide
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import Aside, DataFacts, ReportContext, TrainingFacts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-from skumatch.config import EvaluateParams
+from skumatch.params import EvaluateParams
 from skumatch.retrieval import rank as module
 from skumatch.retrieval import search
 from skumatch.retrieval.evaluate import evaluate, rank

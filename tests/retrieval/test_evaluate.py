@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.config import EvaluateParams
 from skumatch.data.manifest import write_parquet
 from skumatch.errors import DataError
+from skumatch.params import EvaluateParams
 from skumatch.retrieval import rank as module
 from skumatch.retrieval import search
 from skumatch.retrieval.evaluate import RANKING_SCHEMA, Evaluation, Ranking, evaluate, per_sku, rank

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.config import EvaluateParams
 from skumatch.data.protocols import protocols
+from skumatch.params import EvaluateParams
 from skumatch.retrieval.protocols import ask, hits_without_duplicates, without_duplicates
 
 QUICK = EvaluateParams(resamples=200)

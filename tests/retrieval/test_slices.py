@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.config import EvaluateParams
+from skumatch.params import EvaluateParams
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.slices import slices_of, thirds
 

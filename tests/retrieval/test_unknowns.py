@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skumatch.config import EncoderParams, EvaluateParams, RuntimeParams
 from skumatch.data.delivery.opening import folder_images
 from skumatch.data.protocols import protocols
 from skumatch.data.split import share
 from skumatch.model.embed import embed
 from skumatch.model.encoder import build
 from skumatch.model.weights import fetch_weights, fetched_weights
+from skumatch.params import EncoderParams, EvaluateParams, RuntimeParams
 from skumatch.retrieval.calibration import UNSEEN, VALIDATION, Embedded, fit_thresholds, scores
 from skumatch.retrieval.openset import OpenSet
 from skumatch.retrieval.protocols import ask

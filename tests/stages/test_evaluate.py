@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from skumatch.config import EncoderParams, EvaluateParams, Params, RuntimeParams, SplitParams
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.files import read_json, sha256, write_json
 from skumatch.model import encoder as encoders
+from skumatch.params import EncoderParams, EvaluateParams, Params, RuntimeParams, SplitParams
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.hits import pair
 from skumatch.stages import embed, evaluate, split

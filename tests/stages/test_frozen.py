@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.config import EncoderParams, Params
 from skumatch.data.delivery.importer import import_data
 from skumatch.files import read_json, sha256
 from skumatch.model.weights import fetch_weights
+from skumatch.params import EncoderParams, Params
 from skumatch.retrieval.figures import Evaluation
 from skumatch.stages import frozen, split
 from tests.conftest import Delivery

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skumatch.config import GateParams, Params
 from skumatch.data.manifest import write_parquet
 from skumatch.files import write_json, write_text
+from skumatch.params import GateParams, Params
 from skumatch.release.gate import Decision
 from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
 from skumatch.stages import gate

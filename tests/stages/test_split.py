@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from skumatch.config import Params
 from skumatch.data.delivery.importer import import_data
 from skumatch.files import read_json, sha256
+from skumatch.params import Params
 from skumatch.stages import split
 from tests.conftest import Delivery, draw
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from skumatch.config import DataParams
 from skumatch.data.packages import CATALOGUE, catalogue
 from skumatch.data.validation.frames import Frames, per_sku
 from skumatch.errors import DataError
 from skumatch.files import read_json
+from skumatch.params import DataParams
 
 QUANTILES = 101
 Count = Annotated[int, Field(ge=0)]

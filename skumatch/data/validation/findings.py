@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skumatch.config import ValidateParams
 from skumatch.data.validation.expectations import Rule
 from skumatch.errors import ValidationFailed
+from skumatch.params import ValidateParams
 
 NAMED, WARNED = 3, 5
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from skumatch.config import DataParams
 from skumatch.data.manifest import SCHEMA
+from skumatch.params import DataParams
 
 Frames = dict[str, pd.DataFrame]
 PLACE = ["shard", "offset"]

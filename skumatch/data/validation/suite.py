@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from skumatch.config import ValidateParams
 from skumatch.data.manifest import COLUMNS
 from skumatch.data.validation.expectations import Rule, between, columns_are, empty, equal, like, one_of, percent, unique
+from skumatch.params import ValidateParams
 
 SIDES = ["train", "test", "catalogue"]
 SHA256 = "^[0-9a-f]{64}$"

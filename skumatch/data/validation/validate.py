@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from skumatch.config import DataParams, ValidateParams
 from skumatch.data.manifest import COLUMNS, images
 from skumatch.data.validation import suite
 from skumatch.data.validation.drift import Profile, drift_frames, profile_of
 from skumatch.data.validation.expectations import SHOWN, Rule, library, percent
 from skumatch.data.validation.findings import Finding
 from skumatch.data.validation.frames import Frames, column_frame, delivered_frame, image_frame, sku_frame, whole_frame
+from skumatch.params import DataParams, ValidateParams
 from skumatch.progress import track
 
 NOTE_LETTERS = 90

@@ -1,0 +1,87 @@
+"""Our recipe with an ingredient more or less, and the probe that does without fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from skumatch.bench.contests import FROZEN, OURS, PROBE, Contest
+from skumatch.bench.peers import PEERS
+from skumatch.config import apply_overrides
+from skumatch.errors import ParameterError
+from skumatch.params import Params
+
+WITHOUT = {  # an ingredient -> what turns it off
+    "shelf augmentation": [f"train.augment.{name}=0" for name in ("ratio", "rotate", "perspective", "blur", "jpeg", "occlude")],
+    "stronger light": ["train.augment.jitter=0.2"],
+    "cut-out": ["train.augment.cutout=0"],
+    "larger canvas": ["encoder.height=256", "encoder.width=256", "train.augment.view=0.75"],
+    "smaller views": ["train.augment.view=1"],
+    "frozen layers": ["train.tower.freeze=0"],
+    "layer-wise decay": ["train.optimizer.layer_decay=1"],
+    "moving average": ["train.average.ema=0"],
+    "probe": ["train.probe.epochs=0"],
+    "fix": ["train.fix.epochs=0"],
+    "label smoothing": ["train.loss.label_smoothing=0"],
+    "margin": ["train.loss.margin=0"],
+    "clipping": ["train.optimizer.clip=0"],
+}
+WITH = {  # an option that is off by default -> what turns it on
+    "probe": ["train.probe.epochs=20"],
+    "projection": ["train.probe.epochs=20", "encoder.dim=256"],
+    "fix": ["train.fix.epochs=2"],
+    "layer-wise decay": ["train.optimizer.layer_decay=0.9"],
+    "moving average": ["train.average.ema=0.99"],
+    "clipping": ["train.optimizer.clip=1"],
+    "sub-centres": ["train.loss.kind=subcentre"],
+    "CosFace": ["train.loss.kind=cosface"],
+    "SupCon": ["train.loss.kind=supcon", "train.sampling.per_sku=4"],
+    "P-K sampling": ["train.sampling.per_sku=4"],
+    "balanced sampling": ["train.sampling.power=0.5"],
+    "flips": ["train.augment.flip=0.5"],
+}
+PROBED = ["train.epochs=0", "train.fix.epochs=0", "train.patience=0", "train.average.wise=[]", "train.probe.epochs=30", "encoder.dim=256"]
+
+
+def variant(contest: Contest, loop: str) -> Contest:
+    """The contest as `loop` is run: `ours with INGREDIENT` and `ours without` it change our parameters.
+
+    Raises ParameterError for a loop that isn't known, or that changes nothing.
+    """
+    found = replace(contest, params=_changed(contest.params, _overrides(loop), loop))
+    if loop.startswith(OURS):
+        found = replace(found, params=_tuned(found))
+    return found
+
+
+def _overrides(loop: str) -> list[str]:
+    known = {f"{OURS} with {name}": changes for name, changes in WITH.items()}
+    known |= {f"{OURS} without {name}": changes for name, changes in WITHOUT.items()} | {PROBE: PROBED}
+    known |= {name: [] for name in (FROZEN, *PEERS, OURS)}
+    if loop not in known:
+        plain, more, less = (", ".join(names) for names in ((FROZEN, PROBE, *PEERS, OURS), WITH, WITHOUT))
+        there = f"{plain}, 'ours with' one of: {more}, and 'ours without' one of: {less}"
+        raise ParameterError(f"There is no loop '{loop}' (--loops); there are {there}.")
+    return known[loop]
+
+
+def _changed(params: Params, overrides: list[str], loop: str) -> Params:
+    tree = apply_overrides(params.model_dump(mode="json", by_alias=True), overrides)
+    try:
+        found = Params.model_validate(tree)
+    except ValidationError as error:
+        words = error.errors()[0]["msg"]
+        raise ParameterError(f"'{loop}' (--loops) can't be with these parameters ({words}); change them, or leave it out.") from error
+    if overrides and found == params:
+        raise ParameterError(f"'{loop}' (--loops) is 'ours' as the parameters are; leave it out.")
+    return found
+
+
+def _tuned(contest: Contest) -> Params:
+    """The parameters with as many epochs as the contest has, those of the fix among them."""
+    train = contest.params.train
+    if contest.epochs <= train.fix.epochs:
+        raise ParameterError(f"--epochs is {contest.epochs}, of which train.fix.epochs are the last; give more.")
+    tuned = train.model_copy(update={"epochs": contest.epochs - train.fix.epochs})
+    return contest.params.model_copy(update={"train": tuned})
