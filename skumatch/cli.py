@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import skumatch
-from skumatch.commands import bench, compare, data, evaluate, match, release, runs, worker
+from skumatch.commands import audit, bench, compare, data, evaluate, match, release, runs, worker
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors
 
@@ -17,10 +17,12 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", help=skumatch.__doc__
 )
 app.add_typer(data.app, name="data", help="Import, render or look at a data version.")
+app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench", help="Measure what things cost on this machine.")
 app.add_typer(worker.app, name="worker", hidden=True)
 for command in (
     *(runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stage),
+    audit.reproduce,
     *(release.models, release.promote, release.rollback),
     *(evaluate.evaluate, compare.compare, match.match),
 ):

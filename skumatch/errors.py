@@ -136,6 +136,12 @@ class Refused(SkumatchError):
     exit_code = 40
 
 
+class AuditFailed(SkumatchError):
+    """A chain of lineage with a broken link: what is there isn't what was recorded."""
+
+    exit_code = 41
+
+
 class NothingNew(SkumatchError):
     """A scheduled run that would see nothing it hasn't seen: not a failure, but nothing is done."""
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -16,6 +15,7 @@ from skumatch.config import Settings
 from skumatch.config import settings as current_settings
 from skumatch.errors import NothingNew, SkumatchError
 from skumatch.files import disk_errors
+from skumatch.pipeline.worker import stage_environment
 from skumatch.progress import emit
 
 app = typer.Typer()
@@ -98,13 +98,5 @@ def _stop_all(*_: object) -> NoReturn:
 
 def _environment() -> Settings:
     """Make this machine's places absolute for the stage's process, which runs in another folder, with this Python first."""
-    settings = current_settings()
-    os.environ |= {
-        "SKUMATCH_EVENTS": "1",
-        "SKUMATCH_PROJECT": str(settings.project.resolve()),
-        "SKUMATCH_HOME": str(settings.home_dir),
-        "SKUMATCH_REMOTE": settings.remote_url,
-        "SKUMATCH_MLFLOW": settings.mlflow_url,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
+    os.environ |= {"SKUMATCH_EVENTS": "1"} | stage_environment(current_settings())
     return current_settings()

@@ -22,6 +22,7 @@ from skumatch.pipeline.repository import Repository
 
 CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
 ARCHIVE = "inputs.tar"
+OWN = ("inputs/", "params.yaml", "data.dvc")  # of an input set, what isn't code
 NO_CHAMPION = {"champion": None}
 
 
@@ -38,10 +39,8 @@ def describe_code(project: Path) -> dict[str, Any]:
     """commit (None without git), dirty (code that isn't committed), sha256 over all code files."""
     commit = _git(project, "rev-parse", "HEAD")
     changes = _git(project, "status", "--porcelain", "--", *CODE)
-    digest = hashlib.sha256()
-    for name in code_files(project):
-        digest.update(f"{name}:{hashlib.sha256((project / name).read_bytes()).hexdigest()}\n".encode())
-    return {"commit": commit.strip() if commit else None, "dirty": bool(changes), "sha256": digest.hexdigest()}
+    digest = code_hash((name, (project / name).read_bytes()) for name in code_files(project))
+    return {"commit": commit.strip() if commit else None, "dirty": bool(changes), "sha256": digest}
 
 
 def data_pointer(project: Path, ref: str | None) -> str:
@@ -121,6 +120,26 @@ def _git(project: Path, *words: str) -> str | None:
         return None
     result = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=False)
     return result.stdout if result.returncode == 0 else None
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    """An input set's files: path -> content."""
+    with tarfile.open(archive) as tar:
+        streams = ((info.name, tar.extractfile(info)) for info in tar.getmembers())
+        return {name: stream.read() for name, stream in streams if stream is not None}
+
+
+def code_of(archive: Path) -> list[str]:
+    """The code among an input set's files, as paths."""
+    return sorted(name for name in members(archive) if not name.startswith(OWN))
+
+
+def code_hash(files: Iterable[tuple[str, bytes]]) -> str:
+    """SHA-256 over code files (path and content), in order of their paths."""
+    digest = hashlib.sha256()
+    for name, data in sorted(files):
+        digest.update(f"{name}:{hashlib.sha256(data).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -67,20 +67,24 @@ class Repository:
         with _translated("fetch", ", ".join(targets)), _inside(self.folder):
             self._repo.pull(targets=list(targets))
 
-    def reproduce(self, stage: str) -> None:
-        """Run one stage, unless nothing it depends on changed; missing inputs are fetched, its outs pushed."""
+    def reproduce(self, stage: str, force: bool = False, push: bool = True) -> None:
+        """Run one stage, unless nothing it depends on changed; missing inputs are fetched, its outs pushed.
+
+        force: run it although its result is known.
+        """
         from dvc.exceptions import ReproductionError
         from dvc.stage.exceptions import StageCmdFailedError
 
         with _translated("run", stage), _inside(self.folder):
             self._fetch_changed_inputs(stage)
             try:
-                self._repo.reproduce(stage, single_item=True, pull=True)
+                self._repo.reproduce(stage, single_item=True, pull=True, force=force)
             except ReproductionError as error:
                 if isinstance(error.__cause__, StageCmdFailedError):
                     raise StageFailed(f"Stage {stage} ended without a word of its own; its log has the last lines.") from error
                 raise error.__cause__ or error from error
-            self._repo.push(targets=[stage], run_cache=True)
+            if push:
+                self._repo.push(targets=[stage], run_cache=True)
 
     def _fetch_changed_inputs(self, name: str) -> None:
         """Check out the absent inputs that differ from the lock's, or that nothing is known of.

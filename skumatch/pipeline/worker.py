@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +64,17 @@ def _rebuild(folder: Path, settings: Settings, message: Message) -> Repository:
     if message.lock:
         write_text(folder / "dvc.lock", message.lock)
     return Repository(folder, settings)
+
+
+def stage_environment(settings: Settings) -> dict[str, str]:
+    """What a stage's process, which runs in another folder, is told: this machine's places, absolute, and this Python first."""
+    return {
+        "SKUMATCH_PROJECT": str(settings.project.resolve()),
+        "SKUMATCH_HOME": str(settings.home_dir),
+        "SKUMATCH_REMOTE": settings.remote_url,
+        "SKUMATCH_MLFLOW": settings.mlflow_url,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
 
 
 def run_stage(settings: Settings, message: Message, stage: str) -> Message:

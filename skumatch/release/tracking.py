@@ -123,6 +123,17 @@ class Tracking:
                     return Path(client.download_artifacts(run.info.run_id, artifact, folder)).read_text("utf-8")
             return None
 
+    def run(self, mlflow_id: str) -> Any:
+        """MLflow's record of a run; None if there is none."""
+        with self.client() as client:
+            return or_none(client.get_run, mlflow_id)
+
+    def download_artifacts(self, mlflow_id: str, folder: Path) -> None:
+        """Fetch all of a run's artifacts into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.client() as client:
+            client.download_artifacts(mlflow_id, "", str(folder))
+
     def run_page(self, mlflow_id: str) -> str:
         """The address of a run's page in MLflow's web interface."""
         with self.client() as client:

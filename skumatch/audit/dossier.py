@@ -1,0 +1,113 @@
+"""A version's dossier: a folder with all that an audit of it needs, so that an audit needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from skumatch.config import load_params
+from skumatch.errors import DataError
+from skumatch.files import read_json
+from skumatch.params import Params
+from skumatch.release.journal import Entry
+from skumatch.release.lineage import Lineage
+
+FACTS, LISTING = "dossier.json", "data.dir.json"
+RUN, BUNDLE, WORKSPACE, GIT = "run", "bundle", "workspace", "git"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Registered(_Record):
+    """The version as the registry has it: its hash, what its aliases and tags say, and the champion now."""
+
+    model: str
+    version: int
+    bundle: str
+    created: datetime
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    champion: int | None
+
+
+class Run(_Record):
+    """The MLflow run that made the version."""
+
+    id: str
+    status: str
+    started: datetime | None
+    ended: datetime | None
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+
+class Missing(_Record):
+    """A part that could not be put into the dossier. broken: the store has something else there than it should."""
+
+    part: str
+    reason: str
+    broken: bool
+
+
+class Facts(_Record):
+    """dossier.json: what isn't a file of its own. journal: all entries of the model's journal, oldest first."""
+
+    schema_: Literal["skumatch-dossier-1"] = Field(default="skumatch-dossier-1", alias="schema")
+    collected: datetime
+    registry: str
+    registered: Registered
+    run: Run
+    journal: tuple[Entry, ...]
+    missing: tuple[Missing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """The folder: `run/` (the MLflow run's artifacts), `bundle/`, `workspace/` (the run's input set, data and every stage's outs),
+    `git/` (the commit and its trees), data.dir.json (DVC's listing of the data), dossier.json.
+    """
+
+    folder: Path
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Raises DataError for a folder that is no dossier, or one of another version of skumatch."""
+        path = self.folder / FACTS
+        try:
+            return Facts.model_validate(read_json(path))
+        except (OSError, ValueError, ValidationError) as error:
+            raise DataError(f"{path} can't be read as a dossier's facts; export the audit again (`skumatch audit --export`).") from error
+
+    @cached_property
+    def record(self) -> Lineage:
+        """The run's lineage record. Raises DataError if it is missing or none."""
+        return Lineage.model_validate(self.json(RUN, "lineage.json"))
+
+    @cached_property
+    def params(self) -> Params:
+        """The parameters of the run."""
+        return load_params(self.workspace / "params.yaml")
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / WORKSPACE
+
+    def path(self, *parts: str) -> Path:
+        return self.folder.joinpath(*parts)
+
+    def json(self, *parts: str) -> dict[str, Any]:
+        """A JSON object of the dossier. Raises DataError if it is missing or none."""
+        path = self.path(*parts)
+        try:
+            found: Mapping[str, Any] = read_json(path)
+            return dict(found)
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{'/'.join(parts)} is missing or no JSON object") from error

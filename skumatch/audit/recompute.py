@@ -1,0 +1,110 @@
+"""What follows from other links is computed again: cheap stages, figures from ranked lists, hashes of folders."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+
+from skumatch.audit.dossier import WORKSPACE, Dossier
+from skumatch.audit.link import Broken, Unchecked
+from skumatch.errors import SkumatchError
+from skumatch.files import read_json
+from skumatch.retrieval.evaluate import Ranking, evaluate
+from skumatch.retrieval.figures import Evaluation
+
+HERE = Path(__file__).parents[2]
+COMPARED = (".json", ".parquet")
+FIGURES = ("n", "skus", "without_partner", "top1", "top3", "top5", "macro_top1")
+
+
+def stage(dossier: Dossier, name: str) -> str:
+    """Run a stage again on the dossier's inputs, with the code that is installed here, and compare what it writes.
+
+    Raises Broken where it writes something else, Unchecked where it does, but with other code than the run's.
+    """
+    other = _other_code(dossier, name)
+    differing = _differing(dossier, name)
+    if differing and other:
+        raise Unchecked(f"{', '.join(differing)} comes out otherwise here, where {other[0]} isn't the run's; audit with the run's version")
+    if differing:
+        raise Broken(f"{', '.join(differing)} comes out otherwise when it is computed again")
+    return "computed again, the same" + (f" (by other code: {other[0]})" if other else "")
+
+
+def _differing(dossier: Dossier, name: str) -> list[str]:
+    told = dossier.path(WORKSPACE, "out", name)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for path in (*dossier.workspace.iterdir(), *(dossier.workspace / "out").iterdir()):
+            if path.name not in ("out", "log", name) or (path.parent == dossier.workspace and path.name == name):
+                target = root / path.relative_to(dossier.workspace)
+                target.parent.mkdir(exist_ok=True)
+                target.symlink_to(path.resolve())
+        (root / "out" / name).mkdir(parents=True)
+        try:
+            importlib.import_module(f"skumatch.stages.{name}").run(root, dossier.params)
+        except SkumatchError as error:
+            raise Broken(f"stage {name} fails when it is run again: {error}") from error
+        found = _files(root / "out" / name)
+        return sorted(path for path, digest in _files(told).items() if found.get(path) != digest)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Path -> hash of the files that say what was found; pages only show it."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix in COMPARED)
+    return {path.relative_to(folder).as_posix(): _md5(path) for path in paths}
+
+
+def _other_code(dossier: Dossier, name: str) -> list[str]:
+    """Code that the stage depends on and that differs between the run and this installation."""
+    stages = yaml.safe_load((dossier.workspace / "dvc.yaml").read_text("utf-8"))["stages"]
+    rooms = [dep for dep in stages[name]["deps"] if dep.startswith("skumatch/")]
+    files = [path for room in rooms for path in _sources(dossier.workspace / room)]
+    names = sorted(path.relative_to(dossier.workspace).as_posix() for path in files)
+    return [one for one in names if not (HERE / one).is_file() or (HERE / one).read_bytes() != (dossier.workspace / one).read_bytes()]
+
+
+def _sources(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [one for one in path.rglob("*.py") if one.is_file()]
+
+
+def figures(dossier: Dossier, who: str) -> None:
+    """Raises Broken where an evaluation's figures don't follow from its ranked lists and the gallery's SKUs."""
+    root = dossier.path(WORKSPACE, "out")
+    told = Evaluation.model_validate(read_json(root / f"evaluate/{who}.json"))
+    ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{who}.parquet").to_pandas())
+    lists = pq.read_table(root / "split/protocols/full.parquet").to_pandas()
+    items = pq.read_table(root / "embed/items.parquet").to_pandas()
+    gallery = set(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
+    found = evaluate(ranking, gallery, "full", dossier.params.evaluate, dossier.params.seed)
+    wrong = [name for name in FIGURES if getattr(found, name) != getattr(told, name)]
+    if wrong:
+        name = wrong[0]
+        raise Broken(f"{name} of the {who} is {getattr(told, name)}, from its ranked lists it is {getattr(found, name)}")
+
+
+def changed(dossier: Dossier, paths: dict[str, str]) -> list[str]:
+    """Of the workspace's files and folders (path -> `md5:hash`) those that are missing or have another hash."""
+    return sorted(path for path, digest in paths.items() if hash_of(dossier.workspace / path) != digest)
+
+
+def hash_of(path: Path) -> str | None:
+    """A file's or folder's hash as DVC names it; None if it is missing. A folder's is that of the list of its files' hashes."""
+    if path.is_file():
+        return f"md5:{_md5(path)}"
+    if not path.is_dir():
+        return None
+    files = sorted((one.relative_to(path).as_posix(), _md5(one)) for one in path.rglob("*") if one.is_file())
+    listing = json.dumps([{"md5": digest, "relpath": name} for name, digest in files], sort_keys=True)
+    return f"md5:{hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

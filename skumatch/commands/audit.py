@@ -1,0 +1,97 @@
+"""`skumatch audit`: where a model came from, and whether that can be proved."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from skumatch.config import Settings, load_params
+from skumatch.config import settings as current_settings
+from skumatch.errors import AuditFailed, ParameterError
+from skumatch.files import write_text
+from skumatch.release.registry import Registry
+
+
+class _ShowByDefault(TyperGroup):
+    """`audit champion` is `audit show champion`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_ShowByDefault, help="Where a model came from, and whether that holds.")
+console = Console()
+
+
+@app.command()
+def show(
+    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    verify: Annotated[bool, typer.Option("--verify", help="Hash everything again, compute what is cheap again, judge every link.")] = False,
+    export: Annotated[Path | None, typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline.")] = None,
+    dossier: Annotated[Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")] = None,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large.")] = True,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the chain to this file, too.")] = None,
+) -> None:
+    """The whole chain of a model, from its promotion back to the pictures."""
+    from skumatch.audit.chain import links
+    from skumatch.audit.dossier import Dossier
+    from skumatch.audit.screen import chain_table
+
+    if dossier and export:
+        raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
+    with ExitStack() as stack:
+        found = Dossier(dossier) if dossier else _collected(stack, version, export, pictures and (verify or export is not None))
+        chain = links(found, verify)
+        console.print(chain_table(found.facts, chain))
+        if output:
+            tree = {"facts": found.facts.model_dump(mode="json", by_alias=True), "links": [link.model_dump(mode="json") for link in chain]}
+            write_text(output, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    broken = [link for link in chain if link.verdict == "broken"]
+    if broken:
+        raise AuditFailed(f"The chain is broken at {', '.join(link.name for link in broken)}: {broken[0].reason}.")
+
+
+def reproduce(
+    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    force: Annotated[bool, typer.Option("--force", help="Run every stage, training from its start, although results are known.")] = False,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the comparison to this file, too.")] = None,
+) -> None:
+    """Make a version again from its input set, and hold every stage's outs against what was recorded."""
+    from skumatch.audit.reproduce import TOLERANCE, as_json
+    from skumatch.audit.reproduce import reproduce as again
+    from skumatch.audit.screen import reproduction_table
+
+    settings, registry = _registry()
+    ref = registry.resolve(version)
+    found = again(settings, registry, ref, force)
+    console.print(reproduction_table(found, ref.version))
+    if output:
+        write_text(output, as_json(found))
+    if not found.within:
+        raise AuditFailed(f"Version {ref.version} comes out otherwise: top-1 differs by more than {100 * TOLERANCE:.1f} points.")
+
+
+def _collected(stack: ExitStack, version: str, export: Path | None, pictures: bool) -> Any:
+    from skumatch.audit.collect import collect
+
+    settings, registry = _registry()
+    ref = registry.resolve(version)
+    settings.home_dir.mkdir(parents=True, exist_ok=True)
+    folder = export or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="audit-", dir=settings.home_dir)))
+    return collect(settings, registry, ref, folder, pictures)
+
+
+def _registry() -> tuple[Settings, Registry]:
+    from skumatch.pipeline.pull import open_registry
+
+    settings = current_settings()
+    return settings, open_registry(settings, load_params(settings.project / "params.yaml"))

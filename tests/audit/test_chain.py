@@ -1,0 +1,168 @@
+"""Every link of a true chain holds, and whatever is changed alone is named: offline, from the dossier alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from skumatch.audit.chain import STEPS, linked, links
+from skumatch.audit.dossier import Dossier
+from skumatch.files import read_json, sha256, write_json
+
+Change = Callable[[Path], None]
+
+
+def verdicts(dossier: Dossier) -> dict[str, str]:
+    return {link.name: str(link.verdict) for link in links(dossier, verify=True)}
+
+
+def reason(dossier: Dossier, name: str) -> str:
+    """Why one link is broken; looks at no other."""
+    (step,) = (step for step in STEPS if step.name == name)
+    link = linked(dossier, step, verify=True)
+    assert link.verdict == "broken", link
+    return link.reason
+
+
+def broken(dossier: Dossier) -> set[str]:
+    return {name for name, verdict in verdicts(dossier).items() if verdict == "broken"}
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    tree = read_json(path)
+    change(tree)
+    write_json(path, tree)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def relabel(root: Path) -> None:
+    path = root / "workspace/data/manifest.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[0, "sku"] = frame["sku"].iloc[-1]
+    frame.to_parquet(path, index=False)
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(text)
+
+
+def other_index(root: Path) -> None:
+    """Other vectors, and a bundle.json that was rewritten to fit."""
+    flip(root / "bundle/gallery.parquet")
+    digest = sha256(root / "bundle/gallery.parquet")
+    edit(root / "bundle/bundle.json", lambda tree: tree["parts"]["gallery.parquet"].update(sha256=digest))
+
+
+SET = {"inputs", "stages"}  # what else holds an input set's files against the record
+# The eight inputs of promise 25: how each is changed, and what else rests on it.
+CHANGES: dict[str, tuple[Change, set[str]]] = {
+    "commit": (lambda root: edit(root / "workspace/inputs/code.json", lambda tree: tree.update(commit="0" * 40)), SET | {"decision"}),
+    "tree": (lambda root: edit(root / "workspace/inputs/code.json", lambda tree: tree.update(dirty=True)), SET | {"decision"}),
+    "data": (lambda root: flip(next((root / "workspace/data/shards").iterdir())), {"stages", "validation", "split"}),
+    "manifest": (relabel, {"stages", "validation", "split"}),
+    "parameters": (lambda root: append(root / "workspace/params.yaml", "\n# more\n"), {"inputs"}),
+    "environment": (lambda root: append(root / "workspace/requirements/constraints.txt", "left-pad==1.0\n"), SET | {"code", "tree"}),
+    "weights": (lambda root: flip(root / "workspace/inputs/weights/weights.safetensors"), {"stages"}),
+    "index": (other_index, {"bundle"}),
+}
+
+
+def test_every_link_of_a_true_chain_holds(collected: Dossier) -> None:
+    assert verdicts(collected) == {step.name: "holds" for step in STEPS}
+    assert not collected.facts.missing
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_input_that_was_changed_alone_is_named(dossier: Dossier, name: str) -> None:
+    change, others = CHANGES[name]
+    change(dossier.folder)
+    found = broken(dossier)
+    assert name in found and found - {name} <= others
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("commit", lambda tree: tree["registered"]["tags"].update({"skumatch.commit": "0" * 40})),
+        ("version", lambda tree: tree["registered"]["tags"].update({"skumatch.lineage": "0" * 64})),
+        ("version", lambda tree: tree["registered"]["tags"].update({"skumatch.verdict": "first"})),
+        ("manifest", lambda tree: tree["registered"]["tags"].update({"skumatch.data": "0.dir"})),
+        ("journal", lambda tree: tree["registered"].update(champion=1)),
+        ("journal", lambda tree: tree["journal"].pop(0)),
+        ("journal", lambda tree: tree["journal"].reverse()),
+        ("journal", lambda tree: tree["journal"][0]["asked"].update(who="someone else")),
+        ("bundle", lambda tree: tree["registered"].update(bundle="0" * 64)),
+    ],
+)
+def test_what_the_registry_says_otherwise_is_named(dossier: Dossier, name: str, change: Callable[[Any], None]) -> None:
+    edit(dossier.path("dossier.json"), change)
+    assert reason(dossier, name)
+
+
+def test_a_decision_that_does_not_follow_is_named_even_where_every_hash_was_made_to_fit(dossier: Dossier) -> None:
+    """Someone rewrites decision, record, tag and lock: the gate still decides otherwise."""
+    for path in (dossier.path("workspace/out/gate/decision.json"), dossier.path("run/gate/decision.json")):
+        edit(path, lambda tree: tree["gain"].update(estimate=0.9))
+    digest = sha256(dossier.path("run/gate/decision.json"))
+    edit(dossier.path("run/lineage.json"), lambda tree: tree["results"].update(decision=digest))
+    edit(
+        dossier.path("dossier.json"),
+        lambda tree: tree["registered"]["tags"].update({"skumatch.lineage": sha256(dossier.path("run/lineage.json"))}),
+    )
+    reasons = {link.name: link.reason for link in links(dossier, verify=True) if link.verdict == "broken"}
+    assert "decision.json comes out otherwise when it is computed again" in reasons["decision"]
+    assert "version" not in reasons
+
+
+def test_figures_that_do_not_follow_from_the_ranked_lists_are_named(dossier: Dossier) -> None:
+    for path in (dossier.path("workspace/out/evaluate/challenger.json"), dossier.path("run/evaluate/challenger.json")):
+        edit(path, lambda tree: tree.update(top1=0.5))
+    digest = sha256(dossier.path("run/evaluate/challenger.json"))
+    edit(dossier.path("run/lineage.json"), lambda tree: tree["results"].update(challenger=digest))
+    assert reason(dossier, "evaluation").startswith("top1 of the challenger is 0.5, from its ranked lists it is 1.0")
+
+
+def test_a_stage_that_read_another_out_than_was_made_is_named(dossier: Dossier) -> None:
+    for path in (dossier.path("run/dvc.lock"), dossier.path("workspace/dvc.lock")):
+        tree = yaml.safe_load(path.read_text("utf-8"))
+        next(dep for dep in tree["stages"]["gate"]["deps"] if dep["path"] == "out/evaluate")["md5"] = "0.dir"
+        path.write_text(yaml.safe_dump(tree), "utf-8")
+    assert reason(dossier, "stages") == "stage gate of dvc.lock isn't as recorded"
+
+
+@pytest.mark.parametrize("part", ["bundle", "run", "workspace/out", "workspace/data", "git", "data.dir.json"])
+def test_a_part_that_is_gone_never_ends_the_audit(dossier: Dossier, part: str) -> None:
+    path = dossier.path(part)
+    moved = path.rename(path.with_name("elsewhere"))
+    found = verdicts(dossier)
+    assert moved.exists() and len(found) == len(STEPS) and set(found.values()) - {"holds"}
+
+
+def test_without_pictures_what_needs_them_cant_be_checked_and_the_rest_holds(dossier: Dossier) -> None:
+    (dossier.path("workspace/data/shards")).rename(dossier.path("shards"))
+    found = verdicts(dossier)
+    assert {name for name, verdict in found.items() if verdict == "unchecked"} == {"split", "validation", "data"}
+    assert set(found.values()) == {"holds", "unchecked"}
+
+
+def test_nothing_is_judged_unless_asked(collected: Dossier) -> None:
+    assert {link.verdict for link in links(collected, verify=False)} == {None}
+
+
+def test_a_dossier_reads_as_json_only_where_it_is_one(tmp_path: Path) -> None:
+    (tmp_path / "dossier.json").write_text(json.dumps({"schema": "other"}))
+    with pytest.raises(Exception, match="can't be read as a dossier's facts"):
+        links(Dossier(tmp_path), verify=True)[0]
+        _ = Dossier(tmp_path).facts
