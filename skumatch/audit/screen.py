@@ -7,9 +7,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from skumatch.audit.diff import Diff, Gain
 from skumatch.audit.dossier import Facts
 from skumatch.audit.link import Link
 from skumatch.audit.reproduce import Reproduction
+from skumatch.audit.served import Service
+from skumatch.audit.uses import Use
 
 SIGNS = {"holds": ("✓", "green"), "broken": ("✗", "bold red"), "unchecked": ("?", "yellow"), None: ("·", "dim")}
 
@@ -60,3 +63,60 @@ def reproduction_table(found: Reproduction, version: int) -> RenderableType:
         [] if found.environment else [Text("The environment's lock here isn't the run's (requirements/constraints.txt).", style="yellow")]
     )
     return Group(grid, Text(words, style="bold green" if found.equal else "bold yellow"), *notes)
+
+
+def services_table(day: str, found: list[Service]) -> RenderableType:
+    """A row a champion of that day."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"In production on {day} (UTC)")
+    for name in ("version", "from", "to", "by", "why"):
+        grid.add_column(name)
+    for one in found:
+        since, until = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (one.since, one.until))
+        grid.add_row(Text(str(one.version or "none"), style="bold"), since, until or "now", Text(one.who), Text(one.why))
+    return grid
+
+
+def uses_table(what: str, found: list[Use]) -> RenderableType:
+    """A row a version: as what it was given the pictures that were looked for."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"Models that were given {what}"))
+    for name in ("version", "aliases", "trained on", "validated on", "asked as query", "pictures"):
+        grid.add_column(name, justify="left" if name in ("aliases", "pictures") else "right")
+    for use in found:
+        ref = use.ref
+        if use.rows is None:
+            grid.add_row(str(ref.version), ", ".join(ref.aliases), "?", "?", "?", Text(use.reason, style="yellow"))
+            continue
+        counts = [int(use.rows["role"].eq(role).sum()) for role in ("train", "val", "query")]
+        shown = [Text(str(count), style="bold" if count else "dim") for count in counts]
+        names = ", ".join(use.rows["id"].head(3)) + (", ..." if len(use.rows) > 3 else "")
+        grid.add_row(str(ref.version), ", ".join(ref.aliases), *shown, Text(names))
+    return grid
+
+
+def diff_table(found: Diff, before: str, after: str) -> RenderableType:
+    """What changed, a section a kind."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"From version {before} to version {after}", show_header=False)
+    grid.add_column("", style="bold", no_wrap=True)
+    grid.add_column("")
+    data = found.data
+    pictures = f"{data.added:,} pictures more, {data.removed:,} fewer, {data.moved:,} with another SKU or side"
+    skus = [f"+ {name}" for name in data.new_skus] + [f"- {name}" for name in data.gone_skus]
+    grid.add_row("data", Text("\n".join([pictures, *skus]) if data.changed else "the same"))
+    params = [f"{name}: {old} -> {new}" for name, (old, new) in found.params.items()]
+    for name, lines in (("parameters", params), ("code", list(found.code)), ("environment", list(found.packages))):
+        grid.add_row(name, Text("\n".join(lines) or "the same"))
+    figures = [f"{name} {100 * old:.1f} % -> {100 * new:.1f} %" for name, (old, new) in found.figures.items()]
+    grid.add_row("figures", Text("\n".join([*figures, *(_gains(found.gain) if found.gain else ["no query was asked of both"])])))
+    return grid
+
+
+def _gains(gain: Gain) -> list[str]:
+    low, high = (f"{100 * value:+.1f}" for value in (gain.interval.low, gain.interval.high))
+    head = f"top-1 {100 * gain.interval.value:+.1f} points ({low} to {high}) on the {gain.n:,} queries asked of both"
+    rows = [
+        f"  {sku.name}: {100 * sku.before:.0f} % -> {100 * sku.after:.0f} % of {sku.n}"
+        + (f" ({100 * sku.gain.low:+.0f} to {100 * sku.gain.high:+.0f})" if sku.n > 1 else "")
+        for sku in gain.skus
+    ]
+    few = 10
+    return [head, *rows[:few], *([f"  ... {len(rows) - 2 * few} more (--json has all)"] if len(rows) > 2 * few else []), *rows[few:][-few:]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +41,20 @@ def show(
     export: Annotated[Path | None, typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline.")] = None,
     dossier: Annotated[Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large.")] = True,
+    image: Annotated[str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")] = None,
+    sku: Annotated[str | None, typer.Option(help="Which models were given pictures of this SKU.")] = None,
+    at: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Which model was in production on that day.")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the chain to this file, too.")] = None,
 ) -> None:
-    """The whole chain of a model, from its promotion back to the pictures."""
+    """The whole chain of a model, from its promotion back to the pictures; or the answer to one question."""
+    if sum(value is not None for value in (image, sku, at)) > 1:
+        raise ParameterError("--image, --sku and --at are questions of their own; ask one at a time.")
+    if image is not None or sku is not None:
+        _uses(image, sku, output)
+        return
+    if at is not None:
+        _served(at.date(), output)
+        return
     from skumatch.audit.chain import links
     from skumatch.audit.dossier import Dossier
     from skumatch.audit.screen import chain_table
@@ -58,6 +71,49 @@ def show(
     broken = [link for link in chain if link.verdict == "broken"]
     if broken:
         raise AuditFailed(f"The chain is broken at {', '.join(link.name for link in broken)}: {broken[0].reason}.")
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="A version or an alias.")],
+    after: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    output: Annotated[Path | None, typer.Option("--json", help="Write the differences to this file, too.")] = None,
+) -> None:
+    """What changed between two versions: data, parameters, code, environment, figures, and which SKUs gained or lost."""
+    from skumatch.audit.diff import diff as between
+    from skumatch.audit.screen import diff_table
+
+    with ExitStack() as stack:
+        sides = [_collected(stack, version, None, pictures=False) for version in (before, after)]
+        found = between(*sides)
+        console.print(diff_table(found, *(str(side.facts.registered.version) for side in sides)))
+        if output:
+            write_text(output, json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n")
+
+
+def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
+    from skumatch.audit.screen import uses_table
+    from skumatch.audit.uses import Wanted, picture, uses
+
+    wanted = picture(image) if image is not None else Wanted(sku=sku)
+    found = list(uses(*_registry(), wanted))
+    console.print(uses_table(f"the picture {image}" if image is not None else f"pictures of {sku}", found))
+    if output:
+        rows = {str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in found}
+        write_text(output, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    if all(use.rows is not None and use.rows.empty for use in found):
+        console.print("No version was given any.", style="dim")
+
+
+def _served(day: date, output: Path | None) -> None:
+    from skumatch.audit.screen import services_table
+    from skumatch.audit.served import on
+    from skumatch.release import promotion
+
+    found = on(promotion.history(_registry()[1]), day)
+    console.print(services_table(str(day), found))
+    if output:
+        write_text(output, json.dumps([asdict(one) for one in found], indent=2, default=str) + "\n")
 
 
 def reproduce(

@@ -134,6 +134,11 @@ class Tracking:
         with self.client() as client:
             client.download_artifacts(mlflow_id, "", str(folder))
 
+    def artifact(self, mlflow_id: str, path: str) -> bytes:
+        """One of a run's artifacts. Raises ServiceError if there is none."""
+        with self.client() as client, tempfile.TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(mlflow_id, path, folder)).read_bytes()
+
     def run_page(self, mlflow_id: str) -> str:
         """The address of a run's page in MLflow's web interface."""
         with self.client() as client:

@@ -1,0 +1,37 @@
+"""Who served when: the champions of a day, by the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from skumatch.release.journal import Entry
+
+
+@dataclass(frozen=True)
+class Service:
+    """A champion and the time it served; until None: it still does. version None: nobody served. who, why: of its promotion."""
+
+    version: int | None
+    since: datetime | None
+    until: datetime | None
+    who: str = ""
+    why: str = ""
+
+
+def services(entries: Sequence[Entry]) -> list[Service]:
+    """Every time a version served, in order; before the first promotion nobody did."""
+    changes = [(entry.after.at, entry.after.champion, entry.asked) for entry in entries if entry.after and entry.changed]
+    starts = [at for at, _, _ in changes]
+    first = Service(None, None, starts[0] if starts else None)
+    return [first] + [
+        Service(version, at, until, asked.who, asked.why) for (at, version, asked), until in zip(changes, [*starts[1:], None], strict=True)
+    ]
+
+
+def on(entries: Sequence[Entry], day: date) -> list[Service]:
+    """Who served at some time of that day (UTC), in order."""
+    begin = datetime.combine(day, time(), UTC)
+    end = begin + timedelta(days=1)
+    return [one for one in services(entries) if (one.since is None or one.since < end) and (one.until is None or one.until > begin)]

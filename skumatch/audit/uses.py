@@ -1,0 +1,80 @@
+"""Which models a picture or a SKU went into, and as what."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+
+from skumatch.config import Settings
+from skumatch.data.images import decode, pixel_hash
+from skumatch.data.manifest import read_manifest
+from skumatch.errors import ParameterError, SkumatchError
+from skumatch.pipeline.repository import Repository, pointer
+from skumatch.release.registry import ModelRef, Registry
+
+SHORTEST = 8  # digits of a hash that is given in part
+SPLIT = "split/split.parquet"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for: a SKU's name, or hashes of a picture (of its bytes or of its pixels, the latter from 8 digits on)."""
+
+    sku: str | None = None
+    hashes: tuple[str, ...] = ()
+
+    def among(self, rows: pd.DataFrame) -> pd.DataFrame:
+        if self.sku is not None:
+            return rows[rows["sku"].eq(self.sku)]
+        found = [rows[name].str.startswith(digest) for name in ("sha256", "pixels") for digest in self.hashes]
+        return rows[pd.concat(found, axis=1).any(axis=1)]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A version's pictures that were looked for: rows (id, sku, sha256, pixels, role); None where its record can't be read, and why."""
+
+    ref: ModelRef
+    rows: pd.DataFrame | None
+    reason: str = ""
+
+
+def picture(name: str) -> Wanted:
+    """A picture by its file, or by (the first digits of) its hash. Raises ParameterError for neither, ImageError for no picture."""
+    path = Path(name)
+    if path.is_file():
+        data = path.read_bytes()
+        return Wanted(hashes=(sha256(data).hexdigest(), pixel_hash(decode(data))))
+    digest = name.lower()
+    if len(digest) < SHORTEST or set(digest) - set("0123456789abcdef"):
+        raise ParameterError(f"'{name}' (--image) is no file and no hash; give a picture, or {SHORTEST} or more digits of its SHA-256.")
+    return Wanted(hashes=(digest,))
+
+
+def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use]:
+    """What each version, newest first, was given of it."""
+    manifests: dict[str, pd.DataFrame] = {}
+    for ref in registry.versions():
+        try:
+            split = pd.read_parquet(BytesIO(registry.artifact(ref.run_id, SPLIT)))[["id", "role"]]
+            data = ref.data or ""
+            if data not in manifests:
+                manifests[data] = _manifest(settings, data)
+            yield Use(ref, wanted.among(manifests[data].merge(split, on="id", validate="one_to_one")))
+        except SkumatchError as error:
+            yield Use(ref, None, str(error))
+
+
+def _manifest(settings: Settings, data: str) -> pd.DataFrame:
+    """A data version's manifest, from the remote."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "data.dvc").write_text(pointer(data, "data"), "utf-8")
+        Repository(root, settings).pull("data/manifest.parquet")
+        return read_manifest(root / "data")[["id", "sku", "sha256", "pixels"]]
