@@ -30,7 +30,7 @@ STEPS = (
     Step("index", "Gallery index", told.index, checks.index),
     Step("decision", "Gate's decision", told.decision, checks.decision),
     Step("evaluation", "Evaluations", told.evaluation, checks.evaluation),
-    Step("champion", "Champion it was compared with", told.champion, checks.champion),
+    Step("champion", "Champion before it", told.champion, checks.champion),
     Step("stages", "Run and stages", told.stages, checks.stages),
     Step("inputs", "Input set", told.input_set, checks.input_set),
     Step("parameters", "Parameters", told.parameters, checks.parameters),

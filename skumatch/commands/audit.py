@@ -41,6 +41,7 @@ def show(
     export: Annotated[Path | None, typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline.")] = None,
     dossier: Annotated[Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large.")] = True,
+    page: Annotated[Path | None, typer.Option(help="Write the lineage page, one HTML file, to this path.")] = None,
     image: Annotated[str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")] = None,
     sku: Annotated[str | None, typer.Option(help="Which models were given pictures of this SKU.")] = None,
     at: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Which model was in production on that day.")] = None,
@@ -57,6 +58,7 @@ def show(
         return
     from skumatch.audit.chain import links
     from skumatch.audit.dossier import Dossier
+    from skumatch.audit.page import lineage_page
     from skumatch.audit.screen import chain_table
 
     if dossier and export:
@@ -65,6 +67,8 @@ def show(
         found = Dossier(dossier) if dossier else _collected(stack, version, export, pictures and (verify or export is not None))
         chain = links(found, verify)
         console.print(chain_table(found.facts, chain))
+        if page:
+            write_text(page, lineage_page(found.facts, chain))
         if output:
             tree = {"facts": found.facts.model_dump(mode="json", by_alias=True), "links": [link.model_dump(mode="json") for link in chain]}
             write_text(output, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
