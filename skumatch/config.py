@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     home: caches, run workspaces, server state, logs. remote: fsspec URL or path of the shared DVC remote (default
     `<home>/remote`). mlflow: the tracking server. ports: loopback ports of the embedded servers. airflow_users: who
     signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin); without it whoever reaches it is its admin.
+    signing_key: a private key (PEM) that signs each registered run's provenance. openlineage: where events of lineage go, an
+    http(s) URL or a file; without it there are none.
     """
 
     model_config = SettingsConfigDict(env_prefix="SKUMATCH_", frozen=True)
@@ -33,6 +35,8 @@ class Settings(BaseSettings):
     airflow_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5000
     airflow_users: Annotated[str, Field(pattern=USERS)] | None = None
+    signing_key: Path | None = None
+    openlineage: str | None = None
 
     @property
     def passwords_file(self) -> Path:
@@ -58,6 +62,13 @@ class Settings(BaseSettings):
     @property
     def mlflow_url(self) -> str:
         return self.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def openlineage_target(self) -> str | None:
+        """A URL as it is, a path made absolute; None: no events."""
+        if self.openlineage is None or "://" in self.openlineage:
+            return self.openlineage
+        return str((self.project / Path(self.openlineage).expanduser()).resolve())
 
     @property
     def airflow_url(self) -> str:

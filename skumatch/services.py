@@ -218,7 +218,11 @@ def _environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "AIRFLOW_HOME": str(home / "airflow"),
-    } | ({"SKUMATCH_AIRFLOW_USERS": settings.airflow_users} if settings.airflow_users else {})
+    }
+    if settings.airflow_users:
+        ours["SKUMATCH_AIRFLOW_USERS"] = settings.airflow_users
+    if settings.openlineage_target:
+        ours["SKUMATCH_OPENLINEAGE"] = settings.openlineage_target
     airflow = {
         "CORE__DAGS_FOLDER": f"{project}/dags",
         "CORE__EXECUTOR": "LocalExecutor",
@@ -241,10 +245,22 @@ def _environment(settings: Settings) -> dict[str, str]:
         "API__WORKERS": "1",
         "API__SECRET_KEY": secret,
         "API_AUTH__JWT_SECRET": secret,
+        "OPENLINEAGE__DISABLED": str(settings.openlineage_target is None),
         "LOGGING__COLORED_CONSOLE_LOG": "False",
         "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
     }
-    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in (airflow | _sign_in(settings)).items()}
+    all_of = airflow | _sign_in(settings) | _lineage(settings)
+    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in all_of.items()}
+
+
+def _lineage(settings: Settings) -> dict[str, str]:
+    """Where Airflow's own events of lineage go: to where the runs' do."""
+    where = settings.openlineage_target
+    if not where:
+        return {}
+    from skumatch.release.openlineage import airflow_transport
+
+    return {"OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(where)), "OPENLINEAGE__NAMESPACE": "skumatch"}
 
 
 def _sign_in(settings: Settings) -> dict[str, str]:

@@ -26,6 +26,7 @@ class Step:
 STEPS = (
     Step("journal", "Promotions", told.journal, checks.journal),
     Step("version", "Registered version", told.version, checks.version),
+    Step("provenance", "Provenance statement", told.origin, checks.origin),
     Step("bundle", "Bundle", told.bundle, checks.bundle),
     Step("index", "Gallery index", told.index, checks.index),
     Step("decision", "Gate's decision", told.decision, checks.decision),

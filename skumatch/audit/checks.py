@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from skumatch.audit import recompute
-from skumatch.audit.dossier import BUNDLE, GIT, LISTING, RUN, WORKSPACE, Dossier
+from skumatch.audit.dossier import BUNDLE, GIT, LISTING, ORIGIN, RUN, WORKSPACE, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import sha256
 from skumatch.pipeline import inputs
+from skumatch.release import provenance
 from skumatch.release.bundle import MANIFEST, bundle_hash, verify_bundle
 from skumatch.release.bundle.manifest import GALLERY
 from skumatch.release.journal import breaks
@@ -45,6 +47,23 @@ def version(dossier: Dossier) -> str:
     _must(record.run == registered.tags.get(RUN_TAG), f"the record is of run {record.run}")
     _must(record.results.verdict == registered.tags.get("skumatch.verdict"), f"the record says {record.results.verdict}")
     return f"lineage record {_short(found)} of run {record.run}"
+
+
+def origin(dossier: Dossier) -> str:
+    """The provenance statement says what the record says, of this bundle's parts; and it is signed, where a key is given."""
+    found, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
+    told = provenance.opened(found)
+    manifest = dossier.json(BUNDLE, MANIFEST)
+    parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {MANIFEST: dossier.facts.registered.bundle}
+    ended = datetime.strptime(told["predicate"]["runDetails"]["metadata"]["finishedOn"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    _must(told == provenance.statement(record, parts, ended), "the statement is of another bundle or other inputs than the record")
+    names = provenance.signers(found)
+    if dossier.key:
+        _must(provenance.signed_by(found, dossier.key), f"it isn't signed with {dossier.key.name}" if names else "it is unsigned")
+        return f"signed with {dossier.key.name}"
+    if names:
+        raise Unchecked(f"it is signed ({names[0][:12]}); give the public key to check that (--key)")
+    return "says what the record says; unsigned"
 
 
 def bundle(dossier: Dossier) -> str:

@@ -19,6 +19,7 @@ from skumatch.release.journal import Entry
 from skumatch.release.lineage import Lineage
 
 FACTS, LISTING = "dossier.json", "data.dir.json"
+ORIGIN = "origin/provenance.dsse.json"  # among the run's artifacts
 RUN, BUNDLE, WORKSPACE, GIT = "run", "bundle", "workspace", "git"
 
 
@@ -73,9 +74,12 @@ class Facts(_Record):
 class Dossier:
     """The folder: `run/` (the MLflow run's artifacts), `bundle/`, `workspace/` (the run's input set, data and every stage's outs),
     `git/` (the commit and its trees), data.dir.json (DVC's listing of the data), dossier.json.
+
+    key: the public key (PEM) that its provenance must be signed with, if that is to be checked.
     """
 
     folder: Path
+    key: Path | None = None
 
     @cached_property
     def facts(self) -> Facts:

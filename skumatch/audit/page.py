@@ -31,6 +31,7 @@ PLACES = {
     "champion": (3, 3, "Champion"),
     "decision": (5, 2, "Decision"),
     "version": (6, 1, "Version"),
+    "provenance": (6, 0, "Provenance"),
     "journal": (7, 1, "Promotions"),
 }
 EDGES = (
@@ -38,6 +39,7 @@ EDGES = (
     ("environment", "inputs"), ("parameters", "inputs"), ("weights", "inputs"), ("validation", "stages"), ("split", "stages"),
     ("inputs", "stages"), ("stages", "index"), ("stages", "evaluation"), ("champion", "evaluation"), ("index", "bundle"),
     ("evaluation", "decision"), ("bundle", "decision"), ("bundle", "version"), ("decision", "version"), ("version", "journal"),
+    ("provenance", "version"),
 )  # fmt: skip
 WORDS = {"holds": "holds", "broken": "broken", "unchecked": "can't be checked", None: "not checked"}
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from skumatch.audit.dossier import BUNDLE, RUN, WORKSPACE, Dossier
+from skumatch.audit.dossier import BUNDLE, ORIGIN, RUN, WORKSPACE, Dossier
+from skumatch.files import sha256
+from skumatch.release import provenance
 from skumatch.release.bundle import MANIFEST
 from skumatch.release.journal import Entry
 from skumatch.release.lineage import record_hash
@@ -43,6 +45,13 @@ def version(dossier: Dossier) -> Told:
         "registry": dossier.facts.registry,
     }
     return record_hash(dossier.json(RUN, "lineage.json")), said
+
+
+def origin(dossier: Dossier) -> Told:
+    found = dossier.json(RUN, ORIGIN)
+    names = provenance.signers(found)
+    said = {"statement": "in-toto v1, SLSA provenance v1", "signed": ", ".join(name[:12] for name in names) or "no"}
+    return sha256(dossier.path(RUN, ORIGIN)), said
 
 
 def bundle(dossier: Dossier) -> Told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,7 @@ def show(
     verify: Annotated[bool, typer.Option("--verify", help="Hash everything again, compute what is cheap again, judge every link.")] = False,
     export: Annotated[Path | None, typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline.")] = None,
     dossier: Annotated[Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The public key (PEM) that the provenance must be signed with.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large.")] = True,
     page: Annotated[Path | None, typer.Option(help="Write the lineage page, one HTML file, to this path.")] = None,
     image: Annotated[str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")] = None,
@@ -65,7 +66,7 @@ def show(
         raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
     with ExitStack() as stack:
         found = Dossier(dossier) if dossier else _collected(stack, version, export, pictures and (verify or export is not None))
-        chain = links(found, verify)
+        chain = links(replace(found, key=key), verify)
         console.print(chain_table(found.facts, chain))
         if page:
             write_text(page, lineage_page(found.facts, chain))

@@ -74,6 +74,15 @@ def rollback() -> None:
     _answer(lambda settings, given: task(settings, Back.model_validate(given)))
 
 
+@app.command()
+def audit() -> None:
+    """Verify the champion's chain of lineage, and an older version's."""
+    from skumatch.audit.daily import Request
+    from skumatch.audit.daily import audit as task
+
+    _answer(lambda settings, given: task(settings, Request.model_validate(given)))
+
+
 def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
     settings = _environment()
     signal.signal(signal.SIGTERM, _stop_all)

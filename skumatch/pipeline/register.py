@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from skumatch.params import Params
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import Message, reports, stages, workspace
-from skumatch.release import lineage
+from skumatch.release import bom, lineage, provenance
+from skumatch.release.bundle import MANIFEST
 from skumatch.release.gate import Decision
 from skumatch.release.promotion import promote
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, TOP1_TAG
@@ -24,6 +26,7 @@ from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, RUN_TAG, Tracking
 from skumatch.report.page import DATA_DOCS
 from skumatch.retrieval.evaluate import Evaluation
 
+ORIGIN = "log/origin"
 FIGURES = ("top1", "top3", "top5", "macro_top1")
 
 
@@ -66,6 +69,7 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
     root, tracking, registry = repository.folder, Tracking(settings.mlflow_url), open_registry(settings, params)
     record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)
+    write_origin(root, record, settings, params)
     tags = tags_of(message, outcome, read_json(root / "inputs/code.json")) | {"skumatch.lineage": lineage.record_hash(record)}
     mlflow_run = tracking.log_run(message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING")
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
@@ -83,8 +87,18 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
     # Only now: a run that ended earlier must neither be started from nor make a scheduled one skip.
     tracking.log_run(message.run, {}, {}, {"skumatch.version": str(version)} if version else {}, {}, "FINISHED")
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
+    _tell_lineage(settings, record, outcome, params, version)
     waits = outcome.decision.promotable and params.release.approval == "required"
     return {"version": version, "aliases": aliases, "waits": waits, "mlflow_run": page}
+
+
+def _tell_lineage(settings: Settings, record: dict[str, Any], outcome: Outcome, params: Params, version: int | None) -> None:
+    if settings.openlineage_target:
+        from skumatch.release import openlineage  # its import takes a moment, and most runs tell nobody
+
+        digest, model = lineage.record_hash(record), params.release.model_name
+        told = lineage.Lineage.model_validate(record), digest, outcome.decision.sentence, model, version, datetime.now(UTC)
+        openlineage.emit(openlineage.event(*told), settings.openlineage_target)
 
 
 def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[str, str]:
@@ -134,12 +148,24 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
     )
 
 
+def write_origin(root: Path, record: dict[str, Any], settings: Settings, params: Params) -> None:
+    """Lay beside the run's results what others read of its origin: provenance (signed where there is a key), bill of materials."""
+    ended = datetime.now(UTC)
+    manifest = read_json(root / "out/bundle/model" / MANIFEST)
+    parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {MANIFEST: record["results"]["bundle"]}
+    told = provenance.statement(record, parts, ended)
+    write_json(root / ORIGIN / "provenance.dsse.json", provenance.envelope(told, settings.signing_key))
+    constraints = (root / "requirements/constraints.txt").read_text("utf-8")
+    text = bom.bill(lineage.Lineage.model_validate(record), constraints, params.release.model_name, ended)
+    write_text(root / ORIGIN / "bom.cdx.json", text)
+
+
 def artifacts(root: Path) -> dict[str, Path]:
-    """Path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report."""
+    """Path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report, origin."""
     found = {Path(name).name: root / name for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")}
     for stage in ("validate", "split", "frozen", "evaluate", "gate", "report"):
         found |= {f"{stage}/{path.name}": path for path in sorted((root / "out" / stage).iterdir()) if path.is_file()}
-    return found
+    return found | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).iterdir())}
 
 
 def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float | list[float]]:

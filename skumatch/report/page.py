@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from skumatch.report.context import ReportContext
 from skumatch.report.view import percent, view
 
+METRICS = {"top1": "top-1", "top3": "top-3", "top5": "top-5", "macro_top1": "top-1, mean over SKUs"}
 DATA_DOCS = "../validate/docs.html"  # from the report's place among the stages' results, here and in MLflow
 
 
@@ -18,8 +20,23 @@ def render_report(context: ReportContext) -> str:
 
 
 def model_card(context: ReportContext) -> str:
-    """What the model is, how good, on what, and what it is not for; Markdown."""
-    return _rendered("card.md.jinja", context)
+    """What the model is, how good, on what, and what it is not for; Markdown, with the facts that Hugging Face reads at its head."""
+    return f"---\n{_metadata(context).to_yaml()}\n---\n\n{_rendered('card.md.jinja', context)}"
+
+
+def _metadata(context: ReportContext) -> ModelCardData:
+    told = f"product matching, protocol {context.challenger.protocol}"
+    results = [
+        EvalResult(
+            task_type="image-feature-extraction", task_name=told, dataset_type="private", dataset_name="a skumatch data version",
+            metric_type=name, metric_name=words, metric_value=round(getattr(context.challenger, name), 6),
+        )
+        for name, words in METRICS.items()
+    ]  # fmt: skip
+    return ModelCardData(
+        model_name=context.model_name, library_name="skumatch", pipeline_tag="image-feature-extraction", eval_results=results,
+        base_model=context.training.weights, tags=["image-retrieval", "product-recognition", "retail"],
+    )  # fmt: skip
 
 
 def _rendered(name: str, context: ReportContext) -> str:

@@ -75,7 +75,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "parameters": (lambda root: append(root / "workspace/params.yaml", "\n# more\n"), {"inputs"}),
     "environment": (lambda root: append(root / "workspace/requirements/constraints.txt", "left-pad==1.0\n"), SET | {"code", "tree"}),
     "weights": (lambda root: flip(root / "workspace/inputs/weights/weights.safetensors"), {"stages"}),
-    "index": (other_index, {"bundle"}),
+    "index": (other_index, {"bundle", "provenance"}),
 }
 
 

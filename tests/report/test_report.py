@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -127,7 +129,7 @@ def test_names_from_the_data_stay_text(name: str) -> None:
     assert_inert(page)
     assert name.replace("\0", "\ufffd") in Reader(page).text.replace("\0", "\ufffd")
     assert "1337" not in page
-    card = model_card(made)
+    card = model_card(made).partition("\n---\n")[2]
     assert "<script" not in card.replace("\\<script", "") and "<img" not in card.replace("\\<img", "")
 
 
@@ -171,7 +173,10 @@ def _replaced(value: Any, text: str) -> Any:
 
 def test_the_card_has_figures_data_and_hashes() -> None:
     card = model_card(context())
-    assert card.startswith("# Model card: skumatch\n")
+    head, _, text = card.removeprefix("---\n").partition("\n---\n\n")
+    assert text.startswith("# Model card: skumatch\n")
+    told = ModelCard(card).data
+    assert (told.library_name, told.eval_results[0].metric_value) == ("skumatch", 0.8) and yaml.safe_load(head)["model-index"]
     assert "| This model | 80.0" in card and "| Champion, same photos | 40.0" in card
     assert "banana (50.0" in card and "a" * 64 in card
     tables = [line for line in card.splitlines() if line.startswith("|")]

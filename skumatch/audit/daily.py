@@ -1,0 +1,63 @@
+"""The audit that the schedule asks for: the champion, and an older version that chance picks."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from skumatch.audit.chain import links
+from skumatch.audit.collect import collect
+from skumatch.audit.link import Link
+from skumatch.audit.page import lineage_page
+from skumatch.config import Settings, load_params
+from skumatch.errors import AuditFailed, NothingNew
+from skumatch.files import write_text
+from skumatch.pipeline.pull import open_registry
+from skumatch.release.registry import ModelRef, Registry
+
+
+class Request(BaseModel):
+    """run: the DAG run, which also picks the older version. pictures: fetch and hash the data's pictures, too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    pictures: bool = True
+
+
+def audit(settings: Settings, asked: Request) -> dict[str, Any]:
+    """Verify the champion and an older version; keep a lineage page of each with this machine's reports.
+
+    Raises AuditFailed naming every broken link, NothingNew where there is no champion yet.
+    """
+    registry = open_registry(settings, load_params(settings.project / "params.yaml"))
+    champion = registry.champion()
+    if champion is None:
+        raise NothingNew("There is no champion yet, so there is nothing to audit.")
+    chosen = [champion, *_older(registry, champion, asked.run)]
+    found = {ref.version: _verified(settings, registry, ref, asked.pictures) for ref in chosen}
+    judged = [(version, link) for version, chain in found.items() for link in chain]
+    broken = [f"version {version}: {link.name} ({link.reason})" for version, link in judged if link.verdict == "broken"]
+    if broken:
+        raise AuditFailed(f"The chain of lineage is broken: {'; '.join(broken)}.")
+    counts = {str(version): sum(link.verdict == "holds" for link in chain) for version, chain in found.items()}
+    return {"version": champion.version, "decision": "audited", "holds": counts}
+
+
+def _older(registry: Registry, champion: ModelRef, run: str) -> list[ModelRef]:
+    others = [ref for ref in registry.versions() if ref.version != champion.version]
+    place = int(hashlib.sha256(run.encode()).hexdigest(), 16)
+    return [others[place % len(others)]] if others else []
+
+
+def _verified(settings: Settings, registry: Registry, ref: ModelRef, pictures: bool) -> list[Link]:
+    settings.home_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="audit-", dir=settings.home_dir) as folder:
+        dossier = collect(settings, registry, ref, Path(folder), pictures)
+        chain = links(dossier, verify=True)
+        write_text(settings.home_dir / "reports" / f"lineage-{registry.model_name}-{ref.version}.html", lineage_page(dossier.facts, chain))
+    return chain
