@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import zip_longest
 
 from skumatch.release.journal import Entry
 
@@ -25,9 +26,7 @@ def services(entries: Sequence[Entry]) -> list[Service]:
     changes = [(entry.after.at, entry.after.champion, entry.asked) for entry in entries if entry.after and entry.changed]
     starts = [at for at, _, _ in changes]
     first = Service(None, None, starts[0] if starts else None)
-    return [first] + [
-        Service(version, at, until, asked.who, asked.why) for (at, version, asked), until in zip(changes, [*starts[1:], None], strict=True)
-    ]
+    return [first] + [Service(version, at, until, asked.who, asked.why) for (at, version, asked), until in zip_longest(changes, starts[1:])]
 
 
 def on(entries: Sequence[Entry], day: date) -> list[Service]:

@@ -1,0 +1,78 @@
+"""A version made again from a second clone that has nothing but the remote and the registry; and the audit that the schedule asks for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skumatch.audit.reproduce import Out, Reproduction
+from skumatch.errors import AuditFailed
+from skumatch.release.registry import Registry
+from tests.audit.conftest import MODEL
+from tests.conftest import make_project
+from tests.pipeline.home import Home, TaskFailed
+
+NAMED = f"release:\n  model_name: {MODEL}"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Another machine: its own clone and home; only the remote and MLflow are shared."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    project = make_project(root / "project")
+    text = (project / "params.yaml").read_text("utf-8").replace("model_name: skumatch ", f"model_name: {MODEL} ")
+    (project / "params.yaml").write_text(text, "utf-8")
+    return Home(project, root / "home", home.remote, home.mlflow)
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_every_bit_comes_out_again(elsewhere: Home, tmp_path: Path, force: list[str]) -> None:
+    before = sorted(path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file())
+    made = elsewhere.command("reproduce", "2", *force, "--json", str(tmp_path / "again.json"))
+    assert made.returncode == 0, made.stderr
+    found = json.loads((tmp_path / "again.json").read_text())
+    assert found["equal"] and found["environment"] and len(found["outs"]) == 9 and found["recorded"] == found["found"]
+    after = sorted(path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file())
+    assert before == after, "nothing is written to the remote"
+    assert not list((elsewhere.home / "workspaces").rglob("again-*"))
+
+
+def test_other_bits_are_told_and_within_half_a_point_they_are_no_failure() -> None:
+    outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
+    near, far = (Reproduction(outs=outs, recorded=0.9, found=top1, environment=True) for top1 in (0.897, 0.89))
+    assert not near.equal and near.within and not far.within
+
+
+def test_the_daily_audit_verifies_the_champion_and_an_older_version(elsewhere: Home) -> None:
+    found = elsewhere.task({"run": "today"}, "audit")
+    assert found["version"] == 2 and set(found["holds"]) == {"1", "2"} and min(found["holds"].values()) >= 18
+    pages = sorted(path.name for path in (elsewhere.home / "reports").glob("lineage-*.html"))
+    assert pages == [f"lineage-{MODEL}-1.html", f"lineage-{MODEL}-2.html"]
+    assert not list(elsewhere.home.glob("audit-*"))
+
+
+def test_a_broken_link_turns_the_daily_audit_red_with_its_name(elsewhere: Home) -> None:
+    with Registry(elsewhere.mlflow, MODEL).client() as client:
+        told = client.get_model_version(MODEL, "1").tags["skumatch.commit"]
+        client.set_model_version_tag(MODEL, "1", "skumatch.commit", "0" * 40)
+        try:
+            with pytest.raises(TaskFailed) as failed:
+                elsewhere.task({"run": "tomorrow", "pictures": False}, "audit")
+        finally:
+            client.set_model_version_tag(MODEL, "1", "skumatch.commit", told)
+    error: dict[str, Any] = failed.value.error
+    assert error["exit_code"] == AuditFailed.exit_code and not error["retry"]
+    assert "version 1: commit (the version names 000000000000" in error["sentence"]
+
+
+def test_without_a_champion_there_is_nothing_to_audit(elsewhere: Home, tmp_path: Path) -> None:
+    nobody = Home(make_project(tmp_path / "project"), tmp_path / "home", tmp_path / "remote", elsewhere.mlflow)
+    (nobody.project / "params.yaml").write_text(
+        (nobody.project / "params.yaml").read_text("utf-8").replace("model_name: skumatch ", "model_name: nobody "), "utf-8"
+    )
+    with pytest.raises(TaskFailed) as skipped:
+        nobody.task({"run": "today"}, "audit")
+    assert skipped.value.code == 99 and "There is no champion yet" in skipped.value.error["reason"]

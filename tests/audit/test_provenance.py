@@ -1,0 +1,146 @@
+"""A run's origin in other people's forms: in-toto, SLSA, DSSE, CycloneDX; and what a signature proves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from skumatch.audit.chain import STEPS, linked
+from skumatch.audit.dossier import ORIGIN, Dossier
+from skumatch.audit.link import Link
+from skumatch.errors import ParameterError
+from skumatch.files import canonical_json, read_json, write_json
+from skumatch.release import provenance
+from skumatch.release.bom import packages
+from skumatch.release.openlineage import emit, event
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A private and its public key, made as docs/audit.md says."""
+    folder = tmp_path_factory.mktemp("keys")
+    private, public = folder / "key.pem", folder / "key.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    return private, public
+
+
+def judged(dossier: Dossier) -> Link:
+    (step,) = (step for step in STEPS if step.name == "provenance")
+    return linked(dossier, step, verify=True)
+
+
+def signed(dossier: Dossier, key: Path) -> dict[str, Any]:
+    """The dossier's statement, signed."""
+    path = dossier.path("run", ORIGIN)
+    told = provenance.opened(read_json(path))
+    write_json(path, provenance.envelope(told, key))
+    return told
+
+
+def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> None:
+    told = provenance.opened(collected.json("run", ORIGIN))
+    parts = {one["name"]: one["digest"]["sha256"] for one in told["subject"]}
+    assert parts["bundle/bundle.json"] == collected.facts.registered.bundle and len(parts) == 7
+    found = {one["name"].split(":")[0]: one["digest"] for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert found.keys() == {"code", "data", "inputs.tar", "params.yaml", "constraints.txt", "weights", "champion"}
+    assert found["code"]["gitCommit"] == collected.record.code.commit
+    assert (told["_type"], told["predicateType"]) == ("https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1")
+
+
+def test_unsigned_is_allowed_and_said_but_not_where_a_key_is_asked_for(dossier: Dossier, keys: tuple[Path, Path]) -> None:
+    link = judged(dossier)
+    assert (link.verdict, link.said["signed"]) == ("holds", "no") and "unsigned" in link.reason
+    link = judged(Dossier(dossier.folder, keys[1]))
+    assert (link.verdict, link.reason) == ("broken", "it is unsigned")
+
+
+def test_a_signature_holds_for_its_key_alone(dossier: Dossier, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    signed(dossier, keys[0])
+    assert judged(Dossier(dossier.folder, keys[1])).verdict == "holds"
+    link = judged(dossier)
+    assert link.verdict == "unchecked" and "--key" in link.reason
+    other = tmp_path / "other.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other], check=True, capture_output=True)
+    signed(dossier, other)
+    link = judged(Dossier(dossier.folder, keys[1]))
+    assert (link.verdict, link.reason) == ("broken", "it isn't signed with key.pub")
+
+
+@pytest.mark.parametrize("change", ["payload", "signature", "keyid"])
+def test_a_changed_envelope_is_seen(dossier: Dossier, keys: tuple[Path, Path], change: str) -> None:
+    told = signed(dossier, keys[0])
+    path = dossier.path("run", ORIGIN)
+    found = read_json(path)
+    if change == "payload":
+        told["predicate"]["runDetails"]["metadata"]["finishedOn"] = "2020-01-01T00:00:00Z"
+        found["payload"] = provenance.envelope(told, None)["payload"]
+    elif change == "signature":
+        found["signatures"][0]["sig"] = "AAAA" + found["signatures"][0]["sig"][4:]
+    else:
+        found["signatures"][0]["keyid"] = "0" * 64
+    write_json(path, found)
+    assert judged(Dossier(dossier.folder, keys[1])).verdict == ("holds" if change == "keyid" else "broken")
+
+
+def test_a_statement_of_something_else_is_named(dossier: Dossier) -> None:
+    path = dossier.path("run", ORIGIN)
+    told = provenance.opened(read_json(path))
+    told["subject"][0]["digest"]["sha256"] = "0" * 64
+    write_json(path, provenance.envelope(told, None))
+    assert "of another bundle" in judged(dossier).reason
+    path.write_text(canonical_json({"payload": "", "payloadType": "text", "signatures": []}))
+    assert judged(dossier).verdict == "broken"
+
+
+@pytest.mark.parametrize("text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_a_file_that_is_no_key_is_told_by_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=r"key.pem .SKUMATCH_SIGNING_KEY. holds no private key"):
+        provenance.envelope({}, path)
+    with pytest.raises(ParameterError, match=r"--key. holds no public key"):
+        provenance.signed_by(provenance.envelope({}, None), path)
+
+
+def test_the_bill_of_materials_is_cyclonedx_and_names_model_data_weights_and_packages(collected: Dossier) -> None:
+    text = collected.path("run/origin/bom.cdx.json").read_text("utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    tree = json.loads(text)
+    kinds = {one["name"]: one["type"] for one in tree["components"]}
+    assert kinds["data"] == "data" and kinds["torch"] == "library"
+    assert tree["metadata"]["component"]["hashes"][0]["content"] == collected.facts.registered.bundle
+    assert len(kinds) > 100
+
+
+def test_of_a_lock_only_what_is_for_this_python_is_a_part() -> None:
+    text = "# a comment\n\none==1.0\ntwo==2.0 ; python_full_version < '3'\ntwo==2.1 ; python_full_version >= '3'\nthree>=3\n"
+    assert list(packages(text)) == [("one", "1.0"), ("two", "2.1")]
+
+
+def test_an_event_tells_data_model_and_decision_and_a_listener_that_is_away_stops_nothing(
+    collected: Dossier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = event(collected.record, "d" * 64, "Promoted.", "shelf", 3, datetime(2026, 11, 23, tzinfo=UTC))
+    where = tmp_path / "events" / "lineage.jsonl"
+    for _ in range(2):
+        emit(made, str(where))
+    first, second = (json.loads(line) for line in where.read_text("utf-8").splitlines())
+    assert (
+        first == second
+        and first["eventType"] == "COMPLETE"
+        and first["job"] == {"namespace": "skumatch", "name": "skumatch_retrain", "facets": {}}
+    )
+    assert first["run"]["facets"]["skumatch_decision"]["verdict"] == collected.record.results.verdict
+    assert first["inputs"][0]["facets"]["skumatch_data"]["version"] == collected.record.inputs.data
+    assert first["outputs"][0]["facets"]["skumatch_model"]["version"] == 3
+    emit(made, "http://user:secret@127.0.0.1:9/")
+    said = capsys.readouterr().err
+    assert "could not be sent" in said and "secret" not in said

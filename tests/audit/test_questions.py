@@ -1,0 +1,111 @@
+"""Who served when, what a picture or SKU went into, what changed between two versions."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from skumatch.audit.collect import collect
+from skumatch.audit.diff import _changes, _data, diff
+from skumatch.audit.served import on, services
+from skumatch.audit.uses import Wanted, picture, uses
+from skumatch.errors import DataError, ParameterError
+from skumatch.release.journal import After, Asked, Before, Entry
+from skumatch.release.registry import Registry
+from tests.audit.conftest import MODEL, settings_of
+from tests.pipeline.home import Home
+
+
+def entry(number: int, day: int, before: int | None, after: int | None, hour: int = 12) -> Entry:
+    at = datetime(2026, 11, day, hour, tzinfo=UTC)
+    asked = Asked(action="promote", version=after or 1, expected=before, who="ann", why=f"entry {number}")
+    return Entry(
+        number=number, asked=asked, before=Before(previous="", champion=before, at=at), after=After(outcome="done", champion=after, at=at)
+    )
+
+
+JOURNAL = [entry(1, 2, None, 1), entry(2, 3, 1, 1), entry(3, 5, 1, 2), entry(4, 5, 2, 1, hour=18)]
+
+
+def test_each_champion_has_its_time_and_an_entry_that_moved_nothing_makes_none() -> None:
+    found = services(JOURNAL)
+    assert [one.version for one in found] == [None, 1, 2, 1]
+    assert all(one.until == following.since for one, following in pairwise(found)) and found[-1].until is None
+
+
+@pytest.mark.parametrize(("day", "versions"), [(1, [None]), (2, [None, 1]), (3, [1]), (4, [1]), (5, [1, 2, 1]), (6, [1])])
+def test_who_served_on_a_day(day: int, versions: list[int | None]) -> None:
+    assert [one.version for one in on(JOURNAL, date(2026, 11, day))] == versions
+
+
+def test_before_any_promotion_nobody_served() -> None:
+    assert [one.version for one in on([], date(2026, 11, 1))] == [None]
+
+
+def test_a_picture_and_a_sku_are_found_in_every_version_that_was_given_them(home: Home) -> None:
+    registry, settings = Registry(home.mlflow, MODEL), settings_of(home)
+    (path,) = (home.project.parent / "delivery/all/train/sku 3").glob("1.png")
+    for wanted in (picture(str(path)), picture(picture(str(path)).hashes[0][:12].upper())):
+        found = list(uses(settings, registry, wanted))
+        assert [use.ref.version for use in found] == [2, 1]
+        assert all(use.rows is not None and use.rows["id"].tolist() == ["train/sku 3/1.png"] for use in found)
+    for use in uses(settings, registry, Wanted(sku="sku 3")):
+        assert use.rows is not None
+        assert use.rows["role"].value_counts().to_dict() in ({"train": 3, "val": 1, "query": 2}, {"train": 4, "query": 2})
+    assert all(use.rows is not None and use.rows.empty for use in uses(settings, registry, Wanted(sku="sku")))
+
+
+@pytest.mark.parametrize("name", ["", "1234567", "no-such.png", "g" * 64])
+def test_what_is_no_picture_and_no_hash_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match="is no file and no hash"):
+        picture(name)
+
+
+def test_a_version_whose_remote_is_gone_says_so(home: Home, tmp_path: Path) -> None:
+    settings = settings_of(home).model_copy(update={"remote": str(tmp_path / "elsewhere"), "home": tmp_path / "home"})
+    found = list(uses(settings, Registry(home.mlflow, MODEL), Wanted(sku="sku 3")))
+    assert [use.rows for use in found] == [None, None] and all("Could not fetch" in use.reason for use in found)
+
+
+def test_what_changed_between_two_versions(home: Home, tmp_path: Path) -> None:
+    registry, settings = Registry(home.mlflow, MODEL), settings_of(home)
+    first, second = (collect(settings, registry, registry.resolve(name), tmp_path / name, pictures=False) for name in ("1", "2"))
+    found = diff(first, second)
+    assert found.params == {"encoder.resize": ("squash", "pad")}
+    assert not found.data.changed and found.code == found.packages == ()
+    assert found.figures["top1"][0] < found.figures["top1"][1] == 1.0
+    assert found.gain is not None and found.gain.interval.low > 0 and found.gain.n == 20
+    assert all(sku.after == 1.0 > sku.before and sku.gain.low <= sku.gain.value <= sku.gain.high for sku in found.gain.skus)
+    assert not diff(first, first).params and diff(first, first).gain.skus == ()  # type: ignore[union-attr]
+
+
+BEFORE = pd.DataFrame({"sha256": ["1", "2", "3", "4"], "sku": ["a", "a", "b", "c"], "side": ["train"] * 4})
+AFTER = pd.DataFrame({"sha256": ["1", "2", "2", "3", "5"], "sku": ["a", "a", "a", "a", "d"], "side": ["train"] * 5})
+
+
+def test_data_and_code_changes_are_counted() -> None:
+    found = _data(BEFORE, AFTER)
+    assert (found.added, found.removed, found.moved) == (2, 1, 1)
+    assert (found.new_skus, found.gone_skus) == (("d",), ("b", "c"))
+    assert _changes({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == ("- a 1", "~ b 2 -> 3", "+ c 4")
+    assert _changes({"f.py": "x\ny\n"}, {"f.py": "x\nz\nw\n"}) == ("~ f.py (+2 -1 lines)",)
+
+
+def test_the_command_answers_one_question_at_a_time(home: Home, tmp_path: Path) -> None:
+    asked = home.command("audit", "--sku", "sku 1", "--json", str(tmp_path / "uses.json"))
+    assert asked.returncode == 0 and set(json.loads((tmp_path / "uses.json").read_text())) == {"1", "2"}
+    both = home.command("audit", "--sku", "sku 1", "--at", "2026-11-01")
+    assert both.returncode == ParameterError.exit_code and "ask one at a time" in both.stderr
+
+
+def test_a_folder_that_is_in_use_is_no_place_for_a_dossier(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    registry = Registry(home.mlflow, MODEL)
+    with pytest.raises(DataError, match="isn't empty"):
+        collect(settings_of(home), registry, registry.resolve("champion"), tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
