@@ -33,7 +33,7 @@ with DAG(
     is_paused_upon_creation=False,
     params={"pictures": PICTURES},
     tags=["skumatch"],
-):
+) as dag:
     StageOperator(
         task_id="audit",
         words=["audit"],

@@ -15,6 +15,7 @@ import typer
 
 from skumatch import errors
 from skumatch.cli import app
+from skumatch.commands.audit import ShowByDefault
 from skumatch.config import Settings, load_params
 from skumatch.files import read_json
 from skumatch.params import Params
@@ -51,7 +52,7 @@ def parse(words: list[str]) -> dict[str, Any]:
     command: Any = typer.main.get_command(app)
     name, *rest = words
     while hasattr(command, "commands"):
-        name, *rest = rest
+        name, *rest = command.completed(rest) if isinstance(command, ShowByDefault) else rest
         command = command.commands[name]
     return dict(command.make_context(name, rest).params)
 

@@ -34,7 +34,7 @@ def journal(dossier: Dossier) -> str:
     closed = [entry.after for entry in entries if entry.after]
     last = closed[-1].champion if closed else None
     _must(last == registered.champion, f"the journal ends with champion {last}, the registry says {registered.champion}")
-    return f"{len(entries)} entries, each naming the one before"
+    return f"entries in the chain: {len(entries)}"
 
 
 def version(dossier: Dossier) -> str:

@@ -10,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from skumatch.audit.dossier import Facts
 from skumatch.audit.link import Link
 
-BOX, GAP = (122, 52), (28, 26)  # a node's width and height, the space between nodes
+BOX, GAP = (128, 52), (24, 26)  # a node's width and height, the space between nodes
 # name -> column, row, and the word in the box. Columns run from the pictures to the promotion.
 PLACES = {
     "data": (0, 0, "Pictures"),

@@ -13,10 +13,10 @@ from skumatch.release import provenance
 from skumatch.release.bundle import MANIFEST
 from skumatch.release.journal import Entry
 from skumatch.release.lineage import record_hash
+from skumatch.release.tracking import MACHINE_TAG
 from skumatch.stages.runner import STAGES
 
 Told = tuple[str | None, dict[str, str]]
-HARDWARE = "skumatch.machine"
 
 
 def journal(dossier: Dossier) -> Told:
@@ -109,7 +109,7 @@ def stages(dossier: Dossier) -> Told:
 
 def _machines(dossier: Dossier) -> str:
     tags = dossier.facts.registered.tags
-    return "; ".join(f"{name.removeprefix(HARDWARE + '.')}: {tags[name]}" for name in sorted(tags) if name.startswith(HARDWARE))
+    return "; ".join(f"{name.removeprefix(MACHINE_TAG)}: {tags[name]}" for name in sorted(tags) if name.startswith(MACHINE_TAG))
 
 
 def input_set(dossier: Dossier) -> Told:

@@ -21,16 +21,19 @@ from skumatch.files import write_text
 from skumatch.release.registry import Registry
 
 
-class _ShowByDefault(TyperGroup):
+class ShowByDefault(TyperGroup):
     """`audit champion` is `audit show champion`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] != "--help"):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self.completed(args))
+
+    def completed(self, args: list[str]) -> list[str]:
+        """The words with the command that was left out."""
+        known = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return args if known else ["show", *args]
 
 
-app = typer.Typer(cls=_ShowByDefault, help="Where a model came from, and whether that holds.")
+app = typer.Typer(cls=ShowByDefault, help="Where a model came from, and whether that holds.")
 console = Console()
 
 

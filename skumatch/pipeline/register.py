@@ -22,7 +22,7 @@ from skumatch.release.bundle import MANIFEST
 from skumatch.release.gate import Decision
 from skumatch.release.promotion import promote
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, TOP1_TAG
-from skumatch.release.tracking import DATA_TAG, PLAIN_TAG, RUN_TAG, Tracking
+from skumatch.release.tracking import DATA_TAG, MACHINE_TAG, PLAIN_TAG, RUN_TAG, Tracking
 from skumatch.report.page import DATA_DOCS
 from skumatch.retrieval.evaluate import Evaluation
 
@@ -115,7 +115,7 @@ def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[st
         "skumatch.commit": str(code["commit"]),
         PLAIN_TAG: str(not message.overrides and code["commit"] is not None and not code["dirty"]).lower(),
         "skumatch.inputs": message.inputs,
-    }
+    } | {f"{MACHINE_TAG}{stage}": message.machines[stage] for stage in ("train", "embed") if stage in message.machines}
 
 
 def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> dict[str, Any]:

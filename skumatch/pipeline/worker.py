@@ -29,7 +29,7 @@ class Message(BaseModel):
     """What travels between tasks.
 
     inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against. pace: how fast the training
-    went, by name, since it was last taken up; empty where it was cached.
+    went, by name, since it was last taken up; empty where it was cached. machines: what each stage that ran was done on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +43,7 @@ class Message(BaseModel):
     seconds: dict[str, float] = {}
     cached: tuple[str, ...] = ()
     pace: dict[str, float] = {}
+    machines: dict[str, str] = {}
 
 
 @contextmanager
@@ -87,12 +88,13 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
             repository.reproduce(stage)
         except StageFailed as failure:
             raise own_error(repository.folder, keep_pages(settings, message, stage, repository.folder)) or failure from failure
-        seconds = repository.folder / SECONDS.format(stage=stage)
-        ran = seconds.is_file()
+        path = repository.folder / SECONDS.format(stage=stage)
+        ran = read_json(path) if path.is_file() else None
         return message.model_copy(
             update={
                 "lock": repository.lock,
-                "seconds": message.seconds | ({stage: read_json(seconds)["seconds"]} if ran else {}),
+                "seconds": message.seconds | ({stage: ran["seconds"]} if ran else {}),
+                "machines": message.machines | ({stage: ran["machine"]} if ran else {}),
                 "cached": message.cached if ran else (*message.cached, stage),
                 "pace": message.pace | _pace(repository.folder / LIVE),
             }

@@ -22,6 +22,7 @@ from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 
 EXPERIMENT = "skumatch"
 RUN_TAG, DATA_TAG, PLAIN_TAG = "skumatch.run", "skumatch.data", "skumatch.plain"
+MACHINE_TAG = "skumatch.machine."  # and a stage
 LOCK_NAME = "dvc.lock"
 MODEL_PARAM = "release.model_name"
 LOOKED_AT = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -39,13 +40,27 @@ def run(stage: str, root: Path) -> None:
     except SkumatchError as error:
         write_json(root / ERROR, error.as_dict())
         raise
-    write_json(root / SECONDS.format(stage=stage), {"seconds": round(time.monotonic() - started, 3)})
+    write_json(root / SECONDS.format(stage=stage), {"seconds": round(time.monotonic() - started, 3), "machine": machine()})
 
 
 def _run(stage: str, root: Path) -> None:
     params = load_params(root / "params.yaml")
     with disk_errors(f"stage {stage}"), _outs(root / "out" / stage):
         importlib.import_module(f"skumatch.stages.{stage}").run(root, params)
+
+
+def machine() -> str:
+    """This machine in words: system, processor, cores, and the GPU where one was used."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # a stage that used none has not imported it
+    gpu = f", {cuda.get_device_name()}" if cuda and cuda.is_available() else ""
+    return f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores{gpu}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "processor unknown")
 
 
 @contextmanager

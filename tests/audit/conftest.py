@@ -22,18 +22,27 @@ MODEL = "audited"
 ANYTHING = "gate.guard_margins={macro: 1.0, tail: 1.0, unseen: 1.0, near_duplicate_free: 1.0, k5: 1.0}"
 
 
+def of_model(project: Path, name: str) -> Path:
+    """The project, whose params.yaml names this registered model."""
+    path = project / "params.yaml"
+    text = path.read_text("utf-8")
+    assert "model_name: skumatch " in text
+    path.write_text(text.replace("model_name: skumatch ", f"model_name: {name} "), "utf-8")
+    return project
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Home:
     """A worker that made version 1 (a poor model) and version 2 (a better one, the champion), from weights in a file."""
     root = tmp_path_factory.mktemp("audit")
-    home = Home(make_project(root / "project"), root / "home", root / "remote", mlflow_url)
+    home = Home(of_model(make_project(root / "project"), MODEL), root / "home", root / "remote", mlflow_url)
     imported = home.command("data", "import", str(shapes(root / "delivery")))
     assert imported.returncode == 0, imported.stderr
     spec = EncoderParams(model="smoke", weights="none", height=32, width=32)
     save(build(spec, None), root / "weights")
     weights = f"encoder.weights={root / 'weights/encoder.safetensors'}"
-    for run, how in (("first", "encoder.resize=squash"), ("second", "encoder.resize=pad")):
-        message = home.stages(home.pull(run, f"release.model_name={MODEL}", weights, how, ANYTHING))
+    for run, how in (("audit-first", "encoder.resize=squash"), ("audit-second", "encoder.resize=pad")):
+        message = home.stages(home.pull(run, weights, how, ANYTHING))
         summary = home.task(message, "register")
         assert summary["version"], summary["sentence"]
     return home

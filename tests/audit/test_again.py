@@ -11,21 +11,16 @@ import pytest
 from skumatch.audit.reproduce import Out, Reproduction
 from skumatch.errors import AuditFailed
 from skumatch.release.registry import Registry
-from tests.audit.conftest import MODEL
+from tests.audit.conftest import MODEL, of_model
 from tests.conftest import make_project
 from tests.pipeline.home import Home, TaskFailed
-
-NAMED = f"release:\n  model_name: {MODEL}"
 
 
 @pytest.fixture(scope="module")
 def elsewhere(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Another machine: its own clone and home; only the remote and MLflow are shared."""
     root = tmp_path_factory.mktemp("elsewhere")
-    project = make_project(root / "project")
-    text = (project / "params.yaml").read_text("utf-8").replace("model_name: skumatch ", f"model_name: {MODEL} ")
-    (project / "params.yaml").write_text(text, "utf-8")
-    return Home(project, root / "home", home.remote, home.mlflow)
+    return Home(of_model(make_project(root / "project"), MODEL), root / "home", home.remote, home.mlflow)
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
@@ -69,10 +64,7 @@ def test_a_broken_link_turns_the_daily_audit_red_with_its_name(elsewhere: Home) 
 
 
 def test_without_a_champion_there_is_nothing_to_audit(elsewhere: Home, tmp_path: Path) -> None:
-    nobody = Home(make_project(tmp_path / "project"), tmp_path / "home", tmp_path / "remote", elsewhere.mlflow)
-    (nobody.project / "params.yaml").write_text(
-        (nobody.project / "params.yaml").read_text("utf-8").replace("model_name: skumatch ", "model_name: nobody "), "utf-8"
-    )
+    nobody = Home(of_model(make_project(tmp_path / "project"), "nobody"), tmp_path / "home", tmp_path / "remote", elsewhere.mlflow)
     with pytest.raises(TaskFailed) as skipped:
         nobody.task({"run": "today"}, "audit")
     assert skipped.value.code == 99 and "There is no champion yet" in skipped.value.error["reason"]

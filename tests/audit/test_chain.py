@@ -13,7 +13,9 @@ import yaml
 
 from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.dossier import Dossier
+from skumatch.audit.page import lineage_page
 from skumatch.files import read_json, sha256, write_json
+from tests.browser import CHROMIUM, browsing
 
 Change = Callable[[Path], None]
 
@@ -157,8 +159,33 @@ def test_without_pictures_what_needs_them_cant_be_checked_and_the_rest_holds(dos
     assert set(found.values()) == {"holds", "unchecked"}
 
 
-def test_nothing_is_judged_unless_asked(collected: Dossier) -> None:
-    assert {link.verdict for link in links(collected, verify=False)} == {None}
+def test_nothing_is_judged_unless_asked_but_all_is_told(collected: Dossier) -> None:
+    found = {link.name: link for link in links(collected, verify=False)}
+    assert {link.verdict for link in found.values()} == {None} and all(link.said or link.hash for link in found.values())
+    assert "not readable" not in {name for link in found.values() for name in link.said}
+    assert "train: " in found["stages"].said["machines"] and " cores" in found["stages"].said["machines"]
+    assert found["journal"].said and found["decision"].said["verdict"] == "promote"
+
+
+def test_the_page_shows_every_link_and_escapes_what_others_wrote(dossier: Dossier, tmp_path: Path) -> None:
+    nasty = "<script>alert(1)</script>"
+    edit(dossier.path("dossier.json"), lambda tree: tree["registered"].update(model=nasty))
+    page = lineage_page(dossier.facts, links(dossier, verify=True))
+    assert nasty not in page and "&lt;script&gt;" in page and "<script" not in page and "http://www.w3" not in page
+    assert all(f'id="{step.name}"' in page and f'href="#{step.name}"' in page for step in STEPS)
+    assert page.count('class="node holds"') == len(STEPS)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package chromium)")
+def test_the_page_fits_every_screen_and_loads_nothing(collected: Dossier, tmp_path: Path) -> None:
+    page = tmp_path / "lineage.html"
+    page.write_text(lineage_page(collected.facts, links(collected, verify=True)), "utf-8")
+    with browsing(tmp_path / "profile") as browser:
+        for width, media in ((1280, "screen"), (390, "screen"), (718, "print")):
+            browser.open(page, width, media)
+            assert browser.value("document.documentElement.scrollWidth") <= width, (width, media)
+            assert browser.requests == [page.as_uri()]
+            assert not browser.methods & {"Runtime.exceptionThrown", "Log.entryAdded"}
 
 
 def test_a_dossier_reads_as_json_only_where_it_is_one(tmp_path: Path) -> None:

@@ -289,3 +289,18 @@ def test_the_newest_challenger_is_proposed_or_the_version_asked_for() -> None:
     events = [SimpleNamespace(timestamp=moment, extra={"version": version}) for moment, version in ((2, 5), (3, 6), (1, 4))]
     for found, asked, version in (({"a": events}, None, 6), ({"a": events}, 2, 2), ({}, None, None)):
         assert release.newest({"triggering_asset_events": found, "params": {"version": asked}})["version"] == version  # type: ignore[typeddict-item]
+
+
+def test_the_audit_is_asked_for_every_day_from_the_next_morning_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import audit
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    dag = audit.dag
+    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
+    monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: pendulum.parse("2026-11-25T05:00:01"))
+    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False))
+    assert info is not None and info.run_after == pendulum.parse("2026-11-26T05:00")
+    (task,) = dag.tasks
+    asked = task.message({"dag_run": SimpleNamespace(run_id="r"), "params": {"pictures": False}})
+    assert asked == {"run": "r", "pictures": False} and task.words == ["audit"] and task.execution_timeout

@@ -57,6 +57,7 @@ class Live:
 
     def __init__(self, root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None) -> None:
         self.root, self.plan, self.users, self.said = root, root / "plan.json", users, list[str]()
+        self.events = root / "lineage.jsonl" if users else None  # OpenLineage
         self.project = make_project(root / "project")
         self._hurry(overrides)
         places = {"airflow_port": free_port(), "mlflow_port": free_port(), "airflow_users": users, "mlflow": mlflow}
@@ -69,7 +70,8 @@ class Live:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW_"))}
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
         ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
-        ours |= {name: given for name, given in (("AIRFLOW_USERS", self.users), ("MLFLOW", self.settings.mlflow)) if given}
+        more = (("AIRFLOW_USERS", self.users), ("MLFLOW", self.settings.mlflow), ("OPENLINEAGE", self.events))
+        ours |= {name: given for name, given in more if given}
         return kept | {"COLUMNS": "300", "SPOKEN": SPOKEN} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
 
     def command(self, *words: str) -> Ended:

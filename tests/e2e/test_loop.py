@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from skumatch import processes
-from skumatch.airflow_api import DAG
+from skumatch.airflow_api import DAG, Airflow
 from skumatch.files import sha256
 from skumatch.pipeline.repository import md5_of
 from skumatch.release.lineage import record_hash, stages_of
-from tests.conftest import ROOT, free_port, git, serving_mlflow
+from tests.conftest import ROOT, free_port, git, serving_mlflow, wait_until
 from tests.e2e.live import NAMES, SPOKEN, Ended, Live, serving
 from tests.e2e.needles import SAID, USER, places
 from tests.pipeline.home import TaskFailed
@@ -159,6 +159,15 @@ def test_every_hash_of_the_lock_is_in_the_remote_and_outs_are_the_next_stages_de
     assert all(outs[name] == md5 for name, md5 in deps)
     for md5 in outs.values():
         assert (live.worker.remote / "files/md5" / md5[:2] / md5[2:]).is_file()
+
+
+def test_the_audit_from_airflow_holds_and_leaves_its_page(live: Live, third: Ended) -> None:
+    with Airflow(live.settings) as airflow:
+        path = f"/dags/skumatch_audit/dagRuns/{airflow.post('/dags/skumatch_audit/dagRuns', {'logical_date': None})['dag_run_id']}"
+        wait_until(lambda: airflow.get(path)["state"] in ("success", "failed"), 180)
+        assert airflow.get(path)["state"] == "success"
+    page = (live.settings.home_dir / "reports/lineage-skumatch-1.html").read_text("utf-8")
+    assert "The chain holds" in page
 
 
 @pytest.fixture(scope="module")

@@ -228,3 +228,16 @@ def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, 
     run = Person(live, "ann").starts(RELEASE, version=version)
     assert ended(live, RELEASE, run) == {"propose": "success", "approve": "failed", "promote": "upstream_failed"}
     assert champion(registry) == before
+
+
+def test_tasks_and_what_the_runs_were_about_are_told_to_openlineage(live: Live, registry: Registry) -> None:
+    assert live.events
+    told = [json.loads(line) for line in live.events.read_text("utf-8").splitlines()]
+    jobs = {event["job"]["name"] for event in told}
+    assert {"skumatch_retrain.pull", "skumatch_retrain.train", "skumatch_retrain.register", "skumatch_retrain"} <= jobs
+    about = [event for event in told if "skumatch_decision" in event["run"]["facets"]]
+    bundles = {event["outputs"][0]["facets"]["skumatch_model"]["bundle"] for event in about}
+    assert {ref.bundle for ref in registry.versions()} <= bundles
+    assert {event["inputs"][0]["facets"]["skumatch_data"]["version"] for event in about} == {
+        f"md5:{ref.data}" for ref in registry.versions()
+    }
