@@ -75,7 +75,16 @@ def _verdict(dossier: Dossier, step: Step) -> dict[str, str]:
     except Broken as error:
         return {"verdict": "broken", "reason": str(error)}
     except (SkumatchError, OSError, ValueError, KeyError, TypeError) as error:  # a part that is missing or can't be read
+        return _unread(dossier, error)
+
+
+def _unread(dossier: Dossier, error: Exception) -> dict[str, str]:
+    """Where a store didn't give a part, its words say why: it was away, or it has something else there than it should."""
+    missing = dossier.facts.missing
+    if not missing:
         return {"verdict": "broken", "reason": _words(error)}
+    verdict = "broken" if any(one.broken for one in missing) else "unchecked"
+    return {"verdict": verdict, "reason": "; ".join(dict.fromkeys(one.reason for one in missing))}
 
 
 def _words(error: Exception) -> str:

@@ -25,10 +25,11 @@ INPUTS_TAG = "skumatch.inputs"
 MD5 = "md5:"
 
 
-def collect(settings: Settings, registry: Registry, ref: ModelRef, folder: Path, pictures: bool = True) -> Dossier:
+def collect(settings: Settings, registry: Registry, ref: ModelRef, folder: Path, pictures: bool = True, whole: bool = True) -> Dossier:
     """Fill the empty `folder` with a version's dossier; what can't be had is named in its facts.
 
-    pictures: the data's shards too, which may be large. Raises DataError for a folder that isn't empty, RegistryUnavailable.
+    pictures: the data's shards too, which may be large. whole: all that a verification needs; else what is told of a version.
+    Raises DataError for a folder that isn't empty, RegistryUnavailable.
     """
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} isn't empty; name a new folder for the dossier (--export).")
@@ -39,7 +40,7 @@ def collect(settings: Settings, registry: Registry, ref: ModelRef, folder: Path,
             registry.download_bundle(ref, folder / BUNDLE)
         advance(text="bundle")
         with _noting(missing, WORKSPACE):
-            _workspace(settings, ref, folder, pictures, missing)
+            _workspace(settings, ref, folder, pictures and whole, missing, whole)
         advance(text="data and stages")
         _commit(settings, folder, missing)
         advance(text="commit")
@@ -80,7 +81,7 @@ def _run(registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing]
     return Run(id=ref.run_id, status=info.status, started=started, ended=ended, params=params, metrics=metrics)
 
 
-def _workspace(settings: Settings, ref: ModelRef, folder: Path, pictures: bool, missing: list[Missing]) -> None:
+def _workspace(settings: Settings, ref: ModelRef, folder: Path, pictures: bool, missing: list[Missing], whole: bool) -> None:
     """Rebuild the run's workspace, all from the remote: DVC gets a cache of its own, which is empty at first."""
     root = folder / WORKSPACE
     archive = ref.tags.get(INPUTS_TAG, "")
@@ -98,7 +99,8 @@ def _workspace(settings: Settings, ref: ModelRef, folder: Path, pictures: bool, 
         repository = Repository(root, private)
         with _noting(missing, "data"):
             _data(repository, private.home_dir, folder, pictures)
-        for target in ("inputs/weights.dvc", "inputs/champion.dvc", *stages(root)):
+        targets = ("inputs/weights.dvc", "inputs/champion.dvc", *stages(root)) if whole else ("inputs/weights/weights.json",)
+        for target in targets:
             with _noting(missing, target.removesuffix(".dvc").removeprefix("inputs/")):
                 repository.pull(target)
         shutil.rmtree(root / ".dvc", ignore_errors=True)

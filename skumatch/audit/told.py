@@ -68,7 +68,7 @@ def index(dossier: Dossier) -> Told:
 
 
 def decision(dossier: Dossier) -> Told:
-    found = dossier.json(WORKSPACE, "out/gate/decision.json")
+    found = dossier.json(RUN, "gate/decision.json")
     said = {"verdict": found["verdict"], "in words": found["sentence"]}
     if found["gain"]:
         gain = found["gain"]
@@ -82,9 +82,9 @@ def decision(dossier: Dossier) -> Told:
 
 def evaluation(dossier: Dossier) -> Told:
     results = dossier.record.results
-    said = {"challenger": _figures(dossier.json(WORKSPACE, "out/evaluate/challenger.json"))}
+    said = {"challenger": _figures(dossier.json(RUN, "evaluate/challenger.json"))}
     if results.champion:
-        said["champion"] = _figures(dossier.json(WORKSPACE, "out/evaluate/champion.json"))
+        said["champion"] = _figures(dossier.json(RUN, "evaluate/champion.json"))
     return results.challenger, said
 
 
@@ -147,14 +147,14 @@ def weights(dossier: Dossier) -> Told:
 
 
 def split(dossier: Dossier) -> Told:
-    found = dossier.json(WORKSPACE, "out/split/split.json")
+    found = dossier.json(RUN, "split/split.json")
     roles = ", ".join(f"{count:,} {role}" for role, count in found["images"].items())
     same, near = found["duplicates"]["exact_images"], found["duplicates"]["near_images"]
     return _out(dossier, "split"), {"pictures": roles, "duplicates": f"{same:,} of equal pixels, {near:,} nearly so"}
 
 
 def validation(dossier: Dossier) -> Told:
-    found = dossier.json(WORKSPACE, "out/validate/validation.json")
+    found = dossier.json(RUN, "validate/validation.json")
     said = {"expectations": f"{len(found['expectations'])}, all met", "warnings": str(len(found["warnings"]))}
     set_aside = ", ".join(f"{count} {reason}" for reason, count in found["quarantined"].items()) if found["quarantined"] else "none"
     return _out(dossier, "validate"), said | {"set aside": set_aside}

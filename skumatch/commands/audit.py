@@ -18,6 +18,7 @@ from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import AuditFailed, ParameterError
 from skumatch.files import write_text
+from skumatch.release.journal import breaks
 from skumatch.release.registry import Registry
 
 
@@ -68,7 +69,7 @@ def show(
     if dossier and export:
         raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
     with ExitStack() as stack:
-        found = Dossier(dossier) if dossier else _collected(stack, version, export, pictures and (verify or export is not None))
+        found = Dossier(dossier) if dossier else _collected(stack, version, export, pictures, whole=verify or export is not None)
         chain = links(replace(found, key=key), verify)
         console.print(chain_table(found.facts, chain))
         if page:
@@ -92,7 +93,7 @@ def diff(
     from skumatch.audit.screen import diff_table
 
     with ExitStack() as stack:
-        sides = [_collected(stack, version, None, pictures=False) for version in (before, after)]
+        sides = [_collected(stack, version, None, pictures=False, whole=False) for version in (before, after)]
         found = between(*sides)
         console.print(diff_table(found, *(str(side.facts.registered.version) for side in sides)))
         if output:
@@ -118,10 +119,13 @@ def _served(day: date, output: Path | None) -> None:
     from skumatch.audit.served import on
     from skumatch.release import promotion
 
-    found = on(promotion.history(_registry()[1]), day)
+    entries = promotion.history(_registry()[1])
+    found = on(entries, day)
     console.print(services_table(str(day), found))
     if output:
         write_text(output, json.dumps([asdict(one) for one in found], indent=2, default=str) + "\n")
+    if broken := breaks(entries):
+        raise AuditFailed(f"The journal that says so is broken: {' '.join(broken)}")
 
 
 def reproduce(
@@ -144,14 +148,14 @@ def reproduce(
         raise AuditFailed(f"Version {ref.version} comes out otherwise: top-1 differs by more than {100 * TOLERANCE:.1f} points.")
 
 
-def _collected(stack: ExitStack, version: str, export: Path | None, pictures: bool) -> Any:
+def _collected(stack: ExitStack, version: str, export: Path | None, pictures: bool, whole: bool) -> Any:
     from skumatch.audit.collect import collect
 
     settings, registry = _registry()
     ref = registry.resolve(version)
     settings.home_dir.mkdir(parents=True, exist_ok=True)
     folder = export or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="audit-", dir=settings.home_dir)))
-    return collect(settings, registry, ref, folder, pictures)
+    return collect(settings, registry, ref, folder, pictures, whole)
 
 
 def _registry() -> tuple[Settings, Registry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.collect import collect
 from skumatch.audit.diff import _changes, _data, diff
 from skumatch.audit.served import on, services
 from skumatch.audit.uses import Wanted, picture, uses
-from skumatch.errors import DataError, ParameterError
+from skumatch.errors import AuditFailed, DataError, ParameterError
 from skumatch.release.journal import After, Asked, Before, Entry
 from skumatch.release.registry import Registry
 from tests.audit.conftest import MODEL, settings_of
@@ -74,7 +76,7 @@ def test_a_version_whose_remote_is_gone_says_so(home: Home, tmp_path: Path) -> N
 
 def test_what_changed_between_two_versions(home: Home, tmp_path: Path) -> None:
     registry, settings = Registry(home.mlflow, MODEL), settings_of(home)
-    first, second = (collect(settings, registry, registry.resolve(name), tmp_path / name, pictures=False) for name in ("1", "2"))
+    first, second = (collect(settings, registry, registry.resolve(name), tmp_path / name, whole=False) for name in ("1", "2"))
     found = diff(first, second)
     assert found.params == {"encoder.resize": ("squash", "pad")}
     assert not found.data.changed and found.code == found.packages == ()
@@ -101,6 +103,44 @@ def test_the_command_answers_one_question_at_a_time(home: Home, tmp_path: Path) 
     assert asked.returncode == 0 and set(json.loads((tmp_path / "uses.json").read_text())) == {"1", "2"}
     both = home.command("audit", "--sku", "sku 1", "--at", "2026-11-01")
     assert both.returncode == ParameterError.exit_code and "ask one at a time" in both.stderr
+
+
+def test_a_remote_that_is_away_breaks_nothing_but_leaves_what_needs_it_unchecked(home: Home, tmp_path: Path) -> None:
+    registry, settings = Registry(home.mlflow, MODEL), settings_of(home).model_copy(update={"remote": str(tmp_path / "away")})
+    dossier = collect(settings, registry, registry.resolve("champion"), tmp_path / "dossier")
+    found = {link.name: link for link in links(dossier, verify=True)}
+    assert {link.verdict for link in found.values()} == {"holds", "unchecked"}
+    assert found["journal"].verdict == found["version"].verdict == found["bundle"].verdict == "holds"
+    assert "Could not fetch" in found["data"].reason and "check the DVC remote" in found["stages"].reason
+
+
+def test_a_bundle_whose_bytes_the_registry_changed_is_broken_in_the_store_s_words(home: Home, tmp_path: Path) -> None:
+    registry = Registry(home.mlflow, MODEL)
+    other = replace(registry.resolve("champion"), bundle="0" * 64)
+    dossier = collect(settings_of(home), registry, other, tmp_path / "dossier", whole=False)
+    (step,) = (step for step in STEPS if step.name == "bundle")
+    link = linked(dossier, step, verify=True)
+    assert link.verdict == "broken" and "not 000000000000 as recorded" in link.reason
+
+
+def test_what_is_told_needs_no_stage_s_outs(home: Home, tmp_path: Path) -> None:
+    registry = Registry(home.mlflow, MODEL)
+    little = collect(settings_of(home), registry, registry.resolve("champion"), tmp_path / "little", whole=False)
+    assert not little.path("workspace/out").exists() and not little.path("workspace/data/shards").exists()
+    assert "not readable" not in {name for link in links(little, verify=False) for name in link.said}
+
+
+def test_a_journal_that_was_changed_answers_but_ends_in_an_error(home: Home) -> None:
+    fine = home.command("audit", "--at", "2026-01-01")
+    assert fine.returncode == 0 and "none" in fine.stdout
+    with Registry(home.mlflow, MODEL).client() as client:
+        asked = client.get_model_version(f"{MODEL}-journal", "1").tags["skumatch.asked"]
+        client.set_model_version_tag(f"{MODEL}-journal", "1", "skumatch.asked", asked.replace("audit-first", "someone"))
+        try:
+            changed = home.command("audit", "--at", "2026-01-01")
+        finally:
+            client.set_model_version_tag(f"{MODEL}-journal", "1", "skumatch.asked", asked)
+    assert changed.returncode == AuditFailed.exit_code and "Entry 2 doesn't follow from the one before it" in changed.stderr
 
 
 def test_a_folder_that_is_in_use_is_no_place_for_a_dossier(home: Home, tmp_path: Path) -> None:
