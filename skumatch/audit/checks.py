@@ -120,6 +120,7 @@ def stages(dossier: Dossier) -> str:
     for name, stage in told.items():
         for path_, digest in stage.deps.items():
             _must(made.get(path_, digest) == digest, f"stage {name} read another {path_} than was made")
+    dossier.path(WORKSPACE, "out").stat()  # raises OSError where the remote gave nothing: that is no changed out
     changed = recompute.changed(dossier, made)
     _must(not changed, f"{', '.join(changed)} isn't what the stage wrote")
     read = {path: digest for stage in told.values() for path, digest in stage.deps.items() if path not in made}

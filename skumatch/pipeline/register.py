@@ -165,7 +165,7 @@ def artifacts(root: Path) -> dict[str, Path]:
     found = {Path(name).name: root / name for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")}
     for stage in ("validate", "split", "frozen", "evaluate", "gate", "report"):
         found |= {f"{stage}/{path.name}": path for path in sorted((root / "out" / stage).iterdir()) if path.is_file()}
-    return found | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).iterdir())}
+    return found | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).glob("*"))}
 
 
 def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float | list[float]]:

