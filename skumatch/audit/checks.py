@@ -280,7 +280,8 @@ def _same_file(dossier: Dossier, name: str, told: str) -> None:
 
 
 def _why_missing(dossier: Dossier, part: str, otherwise: str) -> str:
-    return next((one.reason for one in dossier.facts.missing if one.part == part), otherwise)
+    """The store's own words, where it gave the part, or all of the workspace, not at all."""
+    return next((one.reason for one in dossier.facts.missing if one.part in (part, WORKSPACE)), otherwise)
 
 
 def _must(holds: bool, otherwise: str) -> None:
