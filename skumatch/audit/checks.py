@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -14,7 +12,7 @@ from skumatch.audit import recompute
 from skumatch.audit.dossier import BUNDLE, GIT, LISTING, ORIGIN, RUN, WORKSPACE, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files
 from skumatch.audit.link import Broken, Unchecked
-from skumatch.files import sha256
+from skumatch.files import md5, sha256
 from skumatch.pipeline import inputs
 from skumatch.release import provenance
 from skumatch.release.bundle import MANIFEST, bundle_hash, verify_bundle
@@ -152,7 +150,7 @@ def environment(dossier: Dossier) -> str:
 def input_set(dossier: Dossier) -> str:
     """The archive from which the run can be rebuilt is the recorded one, and the workspace is its content."""
     archive = dossier.path(WORKSPACE, inputs.ARCHIVE)
-    found, told = f"md5:{_md5(archive)}", dossier.record.inputs.archive
+    found, told = f"md5:{md5(archive)}", dossier.record.inputs.archive
     _must(found == told, f"the input set is {found}, the record names {told}")
     for name, data in inputs.members(archive).items():
         path = dossier.path(WORKSPACE, name)
@@ -224,7 +222,7 @@ def validation(dossier: Dossier) -> str:
 def manifest(dossier: Dossier) -> str:
     """The manifest is the data version's: every picture's SKU, side and hashes."""
     entry = _listed(dossier)["manifest.parquet"]
-    found = _md5(dossier.path(WORKSPACE, "data/manifest.parquet"))
+    found = md5(dossier.path(WORKSPACE, "data/manifest.parquet"))
     _must(found == entry, f"the manifest is {_short(found)}, the data version names {_short(entry)}")
     return f"{pq.read_metadata(dossier.path(WORKSPACE, 'data/manifest.parquet')).num_rows:,} pictures"
 
@@ -236,7 +234,7 @@ def data(dossier: Dossier) -> str:
     root = dossier.path(WORKSPACE, "data")
     there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     _must(there == set(listed), f"{', '.join(sorted(there ^ set(listed))[:3])} is missing or too many")
-    changed = [name for name, digest in sorted(listed.items()) if name != "manifest.parquet" and _md5(root / name) != digest]
+    changed = [name for name, digest in sorted(listed.items()) if name != "manifest.parquet" and md5(root / name) != digest]
     _must(not changed, f"{', '.join(changed[:3])} was changed")
     return f"{len(listed)} files"
 
@@ -247,7 +245,7 @@ def _listed(dossier: Dossier) -> dict[str, str]:
     if not path.is_file():
         raise Unchecked(_why_missing(dossier, "data", "the dossier has no listing of the data"))
     told, pointed = dossier.record.inputs.data, dossier.path(WORKSPACE, "data.dvc").read_text("utf-8")
-    found = f"md5:{_md5(path)}.dir"
+    found = f"md5:{md5(path)}.dir"
     _must(found == told, f"the data version is {found}, the record names {told}")
     _must(told.removeprefix("md5:") in pointed, f"data.dvc names another version than the record ({told})")
     tag = dossier.facts.registered.tags.get(DATA_TAG)
@@ -291,8 +289,3 @@ def _must(holds: bool, otherwise: str) -> None:
 
 def _short(digest: str | None) -> str:
     return "none" if digest is None else digest[:12]
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -14,7 +14,7 @@ import yaml
 from skumatch.audit.dossier import WORKSPACE, Dossier
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.errors import SkumatchError
-from skumatch.files import read_json
+from skumatch.files import md5, read_json
 from skumatch.retrieval.evaluate import Ranking, evaluate
 from skumatch.retrieval.figures import Evaluation
 
@@ -58,7 +58,7 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
 def _files(folder: Path) -> dict[str, str]:
     """Path -> hash of the files that say what was found; pages only show it."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix in COMPARED)
-    return {path.relative_to(folder).as_posix(): _md5(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): md5(path) for path in paths}
 
 
 def _other_code(dossier: Dossier, name: str) -> list[str]:
@@ -97,14 +97,9 @@ def changed(dossier: Dossier, paths: dict[str, str]) -> list[str]:
 def hash_of(path: Path) -> str | None:
     """A file's or folder's hash as DVC names it; None if it is missing. A folder's is that of the list of its files' hashes."""
     if path.is_file():
-        return f"md5:{_md5(path)}"
+        return f"md5:{md5(path)}"
     if not path.is_dir():
         return None
-    files = sorted((one.relative_to(path).as_posix(), _md5(one)) for one in path.rglob("*") if one.is_file())
+    files = sorted((one.relative_to(path).as_posix(), md5(one)) for one in path.rglob("*") if one.is_file())
     listing = json.dumps([{"md5": digest, "relpath": name} for name, digest in files], sort_keys=True)
     return f"md5:{hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()}.dir"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

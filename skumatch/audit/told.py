@@ -104,7 +104,14 @@ def stages(dossier: Dossier) -> Told:
     took = {name.removeprefix("seconds."): value for name, value in run.metrics.items() if name.startswith("seconds.")}
     ran = ", ".join(f"{name} {took[name]:.0f} s" if name in took else f"{name} cached" for name in STAGES)
     said = {"DAG run": record.run, "MLflow run": run.id, "from": _when(run.started), "to": _when(run.ended), "stages": ran}
-    return None, said | {"machines": machines} if (machines := _machines(dossier)) else said
+    more = {"training": _learning(run.metrics), "machines": _machines(dossier)}
+    return None, said | {name: words for name, words in more.items() if words}
+
+
+def _learning(metrics: dict[str, float]) -> str:
+    found = [f"loss {metrics['train.loss']:.2f}"] if "train.loss" in metrics else []
+    found += [f"top-1 in validation {100 * metrics['train.top1']:.1f} %"] if "train.top1" in metrics else []
+    return f"last epoch: {', '.join(found)}" if found else ""
 
 
 def _machines(dossier: Dossier) -> str:

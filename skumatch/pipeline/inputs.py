@@ -18,7 +18,7 @@ from skumatch.config import Settings, load_params
 from skumatch.errors import DataError
 from skumatch.files import canonical_json, replacing, write_json, write_text
 from skumatch.params import Params
-from skumatch.pipeline.repository import Repository
+from skumatch.pipeline.repository import Repository, md5_of
 
 CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
 ARCHIVE = "inputs.tar"
@@ -98,8 +98,7 @@ def build(folder: Path, project: Path, settings: Settings, data: str, overrides:
     own = ["params.yaml", "data.dvc", *(f"inputs/{name}" for name in ("champion.dvc", "weights.dvc", "code.json", "baseline.json"))]
     members = {name: (folder / name).read_bytes() for name in own} | {name: (project / name).read_bytes() for name in code_files(project)}
     _write_archive(folder / ARCHIVE, members)
-    pointer_text = repository.add(ARCHIVE)
-    return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
+    return md5_of(repository.add(ARCHIVE))
 
 
 def _write_archive(path: Path, members: dict[str, bytes]) -> None:

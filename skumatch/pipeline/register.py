@@ -76,7 +76,7 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
     page, version = tracking.run_page(mlflow_run), None
     if outcome.decision.promotable:
         said = f"{outcome.decision.sentence}\n\nReport and figures: [run {message.run}]({page}), artifact `report/report.html`."
-        version = registry.register(root / "out/bundle/model", mlflow_run, tags, said, root / "skumatch")
+        version = registry.register(root / "out/bundle/model", mlflow_run, tags, said, root / "skumatch", root / "out/report/card.md")
         registry.set_alias(CHALLENGER, version)
         if params.release.approval == "none":
             try:

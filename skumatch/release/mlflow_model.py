@@ -37,11 +37,14 @@ def uploaded(client: Any, run_id: str, digest: str) -> str | None:
     return next((str(model.model_id) for model in found if model.source_run_id == run_id and model.status.value == "READY"), None)
 
 
-def upload(client: Any, run_id: str, folder: Path, digest: str, package: Path) -> str:
+def upload(client: Any, run_id: str, folder: Path, digest: str, package: Path, card: Path | None = None) -> str:
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, "bundle", run_id, tags={BUNDLE_TAG: digest})
     with tempfile.TemporaryDirectory() as staged:
-        client.log_model_artifacts(model.model_id, str(_save_model(Path(staged), folder, digest, run_id, model.model_id, package)))
+        saved = _save_model(Path(staged), folder, digest, run_id, model.model_id, package)
+        if card:
+            shutil.copyfile(card, saved / "README.md")
+        client.log_model_artifacts(model.model_id, str(saved))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 

@@ -102,18 +102,20 @@ class Registry(Tracking):
             found.rename(folder)
         return folder
 
-    def register(self, folder: Path, run_id: str, tags: Mapping[str, str], description: str, package: Path | None = None) -> int:
+    def register(
+        self, folder: Path, run_id: str, tags: Mapping[str, str], description: str, package: Path | None = None, card: Path | None = None
+    ) -> int:
         """Make the bundle in `folder` a version, as an MLflow model that matches by itself; return the version.
 
         A bundle that already is a version stays that version and nothing is written. `run_id` is the MLflow run that
-        log_run returned, `package` the skumatch that the model carries (default: the one that runs here). Raises BundleError for an
-        incomplete bundle. A call that was cut off goes on where it stopped.
+        log_run returned, `package` the skumatch that the model carries (default: the one that runs here), `card` its model card.
+        Raises BundleError for an incomplete bundle. A call that was cut off goes on where it stopped.
         """
         verify_bundle(folder)
         digest = bundle_hash(folder)
         with self.client() as client:
             if not self._of_bundle(client, digest):
-                model_id = uploaded(client, run_id, digest) or upload(client, run_id, folder, digest, package or HERE)
+                model_id = uploaded(client, run_id, digest) or upload(client, run_id, folder, digest, package or HERE, card)
                 self._make_model(client)
                 client.create_model_version(
                     self.model_name, f"models:/{model_id}", run_id, tags=clean_tags(tags) | {BUNDLE_TAG: digest}, description=description,

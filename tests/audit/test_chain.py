@@ -164,6 +164,7 @@ def test_nothing_is_judged_unless_asked_but_all_is_told(collected: Dossier) -> N
     assert {link.verdict for link in found.values()} == {None} and all(link.said or link.hash for link in found.values())
     assert "not readable" not in {name for link in found.values() for name in link.said}
     assert "train: " in found["stages"].said["machines"] and " cores" in found["stages"].said["machines"]
+    assert found["stages"].said["training"].startswith("last epoch: loss ")
     assert found["journal"].said and found["decision"].said["verdict"] == "promote"
 
 

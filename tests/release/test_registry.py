@@ -97,6 +97,15 @@ def test_registering_a_bundle_twice_gives_one_version(registry: Registry, run_id
         assert client.get_model_version(registry.model_name, "1").description == "Accepted."
 
 
+def test_the_model_card_lies_beside_the_bundle(registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("# Shelves\n")
+    registry.register(made, run_id, {}, "", card=card)
+    with registry.client() as client:
+        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix("mlflow-artifacts:/")
+    assert (home / "artifacts" / where / "README.md").read_text() == "# Shelves\n"
+
+
 def test_the_model_says_what_it_is_and_where_its_journal_lies(registry: Registry, run_id: str, several: list[Path]) -> None:
     registry.register(several[0], run_id, {}, "")
     with registry.client() as client:
