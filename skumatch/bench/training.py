@@ -46,7 +46,7 @@ class Ours:
         stack.enter_context(shaped(encoder, tuned.tower))
         self.run = Run(encoder, Head(len(classes), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {})
         self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)
-        self.workers, self.pace = workers(params.runtime, self.device), Pace(schedule.size, schedule.steps, 0)
+        self.workers, self.pace = workers(params.runtime, self.device, augmented=True), Pace(schedule.size, schedule.steps, 0)
 
     def steps(self) -> Iterator[int]:
         """Images of each step, when it is done."""

@@ -44,6 +44,13 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes that may stay unused
 
 
-def workers(runtime: RuntimeParams, device: torch.device) -> int:
-    """Processes that decode images: as set, or none beside training on a CPU, or what keeps a GPU fed."""
-    return runtime.workers or (min(16, max(1, cores() - 1)) if device.type == "cuda" else 0)
+def workers(runtime: RuntimeParams, device: torch.device, augmented: bool = False) -> int:
+    """Processes that make pictures ready: as set, or what keeps a GPU fed, or on a CPU one for augmented pictures, if a core is to spare.
+
+    Decoding alone is a thirtieth of what an encoder needs on a CPU, so that no process of its own pays.
+    """
+    if runtime.workers is not None:
+        return runtime.workers
+    if device.type == "cuda":
+        return min(16, max(1, cores() - 1))
+    return int(augmented and torch.get_num_threads() > 1)

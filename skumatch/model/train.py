@@ -72,7 +72,7 @@ def train(
     if params.probe.epochs and saved is None:
         with shaped(encoder, params.tower):
             adamw(encoder, head, params.optimizer)  # what the tower can't do is said before the work
-        head = _probed(encoder.to(device), images, labels, len(classes), params, seed, workers(runtime, device))
+        head = _probed(encoder.to(device), images, labels, len(classes), params, seed, workers(runtime, device, augmented=True))
     if schedule.steps == 0:
         return encoder.cpu().eval()
     world.share_norms(encoder, device)
@@ -82,7 +82,7 @@ def train(
         if saved:
             run.resume(saved)
         views = Views(images, labels, encoder.views(params.augment.view), params.augment, seed, (params.epochs, encoder.preprocess))
-        _loop(run, views, checkpoints, workers(runtime, device), judge, live if first else None)
+        _loop(run, views, checkpoints, workers(runtime, device, augmented=True), judge, live if first else None)
         run.keep()
     if judge and params.average.wise:
         share, top1 = wise(encoder, run.start, params.average.wise, lambda encoder: world.told(lambda: judge(encoder)))

@@ -9,9 +9,10 @@ import torch
 
 from skumatch.data.images import Images
 from skumatch.model.preprocess import Preprocess
+from skumatch.model.runtime import workers
 from skumatch.model.schedule import Key, Schedule
 from skumatch.model.views import Views, batches
-from skumatch.params import AugmentParams, SamplingParams
+from skumatch.params import AugmentParams, RuntimeParams, SamplingParams
 
 ALL = AugmentParams(ratio=0.3, rotate=10, perspective=0.1, flip=0.5, blur=0.5, jpeg=0.5, occlude=0.5)
 CANVAS = Preprocess(height=256, width=200, resize="pad", mean=(0.5, 0.4, 0.5), std=(0.5, 0.5, 0.5))
@@ -51,3 +52,20 @@ def test_the_neighbour_is_any_other_picture_but_never_the_same(shelf: Images, mo
         views[Key(epoch, 2)]
     own = asked.count(2)
     assert own == 40 and set(asked) == {0, 1, 2, 3, 4} and 25 < len(asked) - own <= 40
+
+
+@pytest.mark.parametrize(("asked", "threads", "augmented", "expected"), [
+    (None, 2, True, 1), (None, 2, False, 0), (None, 1, True, 0), (0, 2, True, 0), (3, 1, False, 3),
+])  # fmt: skip
+def test_pictures_get_a_process_where_it_pays(asked: int | None, threads: int, augmented: bool, expected: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert workers(RuntimeParams(device="cpu", workers=asked), torch.device("cpu"), augmented) == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_gpu_gets_a_process_for_each_core_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skumatch.model.runtime.cores", lambda: 5)
+    assert workers(RuntimeParams(), torch.device("cuda")) == 4
