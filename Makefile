@@ -1,6 +1,7 @@
 # The words of this project, for people, hooks and CI alike.
 #   make run [DATA=PATH] [CATALOGUE=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
 #   make test                                            lint, types, import contracts, all tests
+#   make test-deployment                                 the parts of docker/compose.yaml as processes, with faults (PostgreSQL, Redis)
 #   make up / make down                                  keep the servers running / stop them
 # Other Python:      make run PYTHON=python3.12
 # CPU-only PyTorch:  make run PIP_ARGS="--extra-index-url URL"  with the CPU index of pytorch.org
@@ -20,7 +21,7 @@ CONSTRAINTS := requirements/constraints.txt
 XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
-.PHONY: env run up down test lint types contracts tests prove format hooks lock clean
+.PHONY: env run up down test lint types contracts tests test-deployment prove format hooks lock clean
 
 run: env
 	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(foreach one,$(SET),--set $(one))
@@ -41,6 +42,11 @@ $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml
 		-c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev]'
 	@touch $@
 
+$(VENV)/.deployment: $(VENV)/.installed
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		-c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev,deployment,s3,tracking]'
+	@touch $@
+
 test: lint types contracts tests
 
 lint: env
@@ -54,10 +60,14 @@ contracts: env
 	$(BIN)/lint-imports --no-logo
 
 tests: env
-	$(BIN)/python -m pytest $(XDIST) --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(XDIST) --ignore=tests/deployment --cov --cov-report=term $(PYTEST_ARGS)
+
+# The servers of docker/compose.yaml as processes on loopback: PostgreSQL, Redis, Celery workers; parts are pulled out while it runs.
+test-deployment: $(VENV)/.deployment
+	$(BIN)/python -m pytest tests/deployment $(PYTEST_ARGS)
 
 # The counts that take too long for every day.
-prove: env
+prove: $(VENV)/.deployment
 	HYPOTHESIS_PROFILE=prove $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS)
 
 format: env

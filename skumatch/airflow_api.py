@@ -27,8 +27,9 @@ class Airflow:
     """
 
     def __init__(self, settings: Settings, seconds: float = SECONDS) -> None:
-        self.url, self._passwords = settings.airflow_url, settings.passwords_file if settings.airflow_users else None
-        self._client = httpx.Client(base_url=self.url, timeout=seconds, trust_env=False)  # loopback: never through a proxy
+        self.url, self._settings = settings.airflow_url, settings
+        ours = settings.airflow is None  # on loopback: never through a proxy
+        self._client = httpx.Client(base_url=self.url, timeout=seconds, trust_env=not ours)
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +53,8 @@ class Airflow:
             answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
-            raise ServiceError(f"Airflow at {self.url} does not answer ({why}); start it with `make up`.") from error
+            what = "check SKUMATCH_AIRFLOW and its user and password" if self._settings.airflow else "start it with `make up`"
+            raise ServiceError(f"Airflow at {self.url} does not answer ({why}); {what}.") from error
         if answer.is_success:
             return answer.json() if answer.content else None
         said = _words(answer)
@@ -61,12 +63,19 @@ class Airflow:
         raise ServiceError(f"Airflow answers {answer.status_code} to {method} {path}: {said}")
 
     def _token(self) -> str:
-        if self._passwords is None:
-            answer = self._client.get("/auth/token")
-        else:
-            password = read_json(self._passwords)[SERVICE_USER]
-            answer = self._client.post("/auth/token", json={"username": SERVICE_USER, "password": password})
+        account = _account(self._settings)
+        answer = self._client.post("/auth/token", json=account) if account else self._client.get("/auth/token")
         return str(answer.raise_for_status().json()["access_token"])
+
+
+def _account(settings: Settings) -> dict[str, str] | None:
+    """As whom to sign in; None where everybody is let in."""
+    if settings.airflow:
+        url = httpx.URL(settings.airflow)
+        return {"username": url.username, "password": url.password} if url.username else None
+    if settings.airflow_users:
+        return {"username": SERVICE_USER, "password": read_json(settings.passwords_file)[SERVICE_USER]}
+    return None
 
 
 def _words(answer: httpx.Response) -> str:

@@ -20,7 +20,8 @@ class Settings(BaseSettings):
     """Where things are on this machine; each is an environment variable `SKUMATCH_<NAME>`.
 
     home: caches, run workspaces, server state, logs. remote: fsspec URL or path of the shared DVC remote (default
-    `<home>/remote`). mlflow: the tracking server. ports: loopback ports of the embedded servers. airflow_users: who
+    `<home>/remote`). mlflow: the tracking server. airflow: one of your own, with user
+    and password in its URL. ports: loopback ports of the embedded servers. airflow_users: who
     signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin); without it whoever reaches it is its admin.
     signing_key: a private key (PEM) that signs each registered run's provenance. openlineage: where events of lineage go, an
     http(s) URL or a file; without it there are none.
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
     home: Path | None = None
     remote: str | None = None
     mlflow: str | None = None
+    airflow: str | None = None
     airflow_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5000
     airflow_users: Annotated[str, Field(pattern=USERS)] | None = None
@@ -72,7 +74,8 @@ class Settings(BaseSettings):
 
     @property
     def airflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.airflow_port}"
+        """Without the user and password that `airflow` may carry: fit for logs and pages."""
+        return shown(self.airflow).rstrip("/") if self.airflow else f"http://127.0.0.1:{self.airflow_port}"
 
 
 def shown(url: str) -> str:
@@ -92,7 +95,7 @@ def settings() -> Settings:
 
 def check_approval(settings: Settings, params: Params) -> None:
     """Raises ParameterError where a person's approval is required, but Airflow knows no persons."""
-    if params.release.approval == "required" and not settings.airflow_users:
+    if params.release.approval == "required" and not (settings.airflow_users or settings.airflow):
         raise ParameterError(
             "release.approval is required, but whoever reaches this Airflow is its admin, so nobody would be known to have approved; "
             "set SKUMATCH_AIRFLOW_USERS=name:role,... before `skumatch up`, or release.approval=none."

@@ -21,7 +21,7 @@ from filelock import FileLock
 from skumatch import processes
 from skumatch.airflow_api import DAG, SERVICE_USER, Airflow, patiently
 from skumatch.config import Settings, shown
-from skumatch.errors import PortInUse, ServiceError
+from skumatch.errors import ParameterError, PortInUse, ServiceError
 from skumatch.files import read_json, write_private, write_text
 from skumatch.progress import Advance, track
 
@@ -34,8 +34,11 @@ def up(settings: Settings) -> bool:
     """Start the servers and wait until Airflow can run the DAG; where all of them run already, see that they are well.
 
     Returns whether it started them. An MLflow of the user's own (`settings.mlflow`) is left alone. Raises PortInUse for a port
-    another program has, ServiceError where a server ends or is not healthy within 180 s; then nothing is left running.
+    another program has, ParameterError for an Airflow of the user's own, ServiceError
+    where a server ends or is not healthy within 180 s; then nothing is left running.
     """
+    if settings.airflow:
+        raise ParameterError(f"Airflow is one of your own, {settings.airflow_url}; `skumatch retrain` uses it, there is nothing to start.")
     with _lock(settings):
         commands = _commands(settings)
         if running(settings) == set(commands):

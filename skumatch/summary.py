@@ -141,10 +141,11 @@ def fact_grid(summary: Mapping[str, Any]) -> Table:
 
 
 def links(summary: Mapping[str, Any], settings: Settings) -> str:
-    """Where to look further, one unbroken address a line."""
+    """Where to look further, one unbroken address a line; a report that another machine made is among the run's artifacts."""
+    mlflow, report = summary.get("mlflow_run") or shown(settings.mlflow_url), str(summary["report"])
     places = {
-        "Report": str(summary["report"]),
-        "MLflow": summary.get("mlflow_run") or shown(settings.mlflow_url),
+        "Report": f"{mlflow}/artifacts/report/report.html" if settings.airflow and summary.get("mlflow_run") else report,
+        "MLflow": mlflow,
         "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",
     }
     return "\n".join(f"{name:<8} {place}" for name, place in places.items())

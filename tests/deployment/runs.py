@@ -1,0 +1,205 @@
+"""A run of the deployment, watched and disturbed: where its training is, how it ended, and whether all it left is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+
+from skumatch.airflow_api import DAG, Airflow, patiently
+from skumatch.config import apply_overrides
+from skumatch.follow import trigger
+from skumatch.pipeline.worker import stages
+from skumatch.release.registry import Registry
+from skumatch.release.tracking import EXPERIMENT
+from tests.conftest import ROOT, commit, make_project, wait_until
+from tests.deployment.gate import Gate
+from tests.deployment.stack import Service, Stack
+from tests.e2e.live import deliver
+from tests.pipeline.home import SMOKE
+
+PHOTOS = ROOT.parent / "shared/data/grocery-store/all"
+SKUS = 8
+# Long enough to be disturbed in; the tiny encoder, since weights and figures of any kind travel in the same way.
+LONG = (*SMOKE, "train.epochs=150", "runtime.checkpoint_seconds=0.5", "runtime.threads=1")
+RUN_SECONDS = 900
+BUCKET = "dvc"
+
+
+def make(root: Path) -> tuple[Path, Path]:
+    """A project whose training takes a while, and a delivery of real photos; rendered ones where those are missing."""
+    project = make_project(root / "project")
+    params = project / "params.yaml"
+    params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), LONG)), "utf-8")
+    commit(project, "Train the tiny encoder for long")
+    if not PHOTOS.is_dir():
+        return project, deliver(root / "delivery")
+    for sku in sorted(path.name for path in (PHOTOS / "train").iterdir())[:SKUS]:
+        for side, count in (("train", 6), ("test", 3)):
+            target = root / "delivery/all" / side / sku
+            target.mkdir(parents=True)
+            for photo in sorted((PHOTOS / side / sku).iterdir())[:count]:
+                shutil.copyfile(photo, target / photo.name)
+    return project, root / "delivery"
+
+
+@dataclass
+class Deployment:
+    """The stack with data in its store, which each run finds as it was: under a prefix of its own, by workers of its own."""
+
+    stack: Stack
+    gate: Gate
+    project: Path
+
+    def bucket(self) -> Any:
+        return boto3.resource("s3", **self._account()).Bucket(BUCKET)
+
+    def _account(self) -> dict[str, str]:
+        store = self.stack.store
+        return {
+            "endpoint_url": f"http://127.0.0.1:{self.stack.ports['store']}",  # past the gate
+            "aws_access_key_id": store["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": store["AWS_SECRET_ACCESS_KEY"],
+            "region_name": store["AWS_DEFAULT_REGION"],
+        }
+
+    def keys(self, prefix: str) -> list[str]:
+        return [found.key for found in self.bucket().objects.filter(Prefix=prefix)]
+
+    @property
+    def registry_url(self) -> str:
+        return self.stack.person["SKUMATCH_MLFLOW"].replace("://", f"://admin:{self.stack.secret('mlflow_admin')}@")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`skumatch WORDS` of a person on a machine of their own."""
+        return subprocess.run(
+            [sys.executable, "-m", "skumatch", *words],
+            cwd=self.project, env=self.stack.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    @contextmanager
+    def run(self, name: str, queues: tuple[str, str] = ("default,gpu", "default,gpu")) -> Iterator[Run]:
+        """Two workers with empty homes and a store that holds the data only; then a run of theirs is started."""
+        for key in self.keys("skumatch/files"):
+            target = f"{name}/{key.removeprefix('skumatch/')}"
+            self.bucket().Object(target).copy_from(CopySource={"Bucket": BUCKET, "Key": key})
+        store = {"SKUMATCH_REMOTE": f"s3://{BUCKET}/{name}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}"}
+        workers = {
+            worker: self.stack.worker(f"{name}-{worker}", queue, **store) for worker, queue in zip(("one", "two"), queues, strict=True)
+        }
+        run = trigger(self.stack.settings, {"overrides": [f"release.model_name={name}"]})
+        try:
+            yield Run(self, name, run, workers)
+        finally:
+            for worker in workers.values():
+                worker.end(seconds=10)
+
+
+@dataclass
+class Run:
+    deployment: Deployment
+    name: str
+    id: str
+    workers: dict[str, Service]
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Of each task: state, try_number, hostname, as Airflow has them."""
+        with Airflow(self.deployment.stack.settings) as airflow:
+            found = patiently(lambda: airflow.get(f"/dags/{DAG}/dagRuns/{self.id}/taskInstances", limit=100))
+        return {task["task_id"]: task for task in found["task_instances"]}
+
+    def state(self) -> str:
+        with Airflow(self.deployment.stack.settings) as airflow:
+            return str(patiently(lambda: airflow.get(f"/dags/{DAG}/dagRuns/{self.id}"))["state"])
+
+    def checkpoints(self) -> list[str]:
+        found = self.deployment.keys(f"{self.name}/checkpoints/")
+        return sorted(key for key in found if key.endswith(".json") and not key.endswith("owner.json"))
+
+    def until_training(self) -> None:
+        """Until a checkpoint of the training is there."""
+        self.until(lambda: self.checkpoints())
+
+    def until(self, condition: Any) -> None:
+        def going_on() -> Any:
+            assert self.state() in ("queued", "running"), self.words()
+            return condition()
+
+        wait_until(lambda: going_on() or time.sleep(0.2), RUN_SECONDS)
+
+    def until_begun(self, task: str) -> None:
+        self.until(lambda: self.tasks()[task]["state"] == "running")
+
+    def trainer(self) -> Service:
+        """The worker that does the training."""
+        here = self.tasks()["train"]["hostname"]
+        [found] = [worker for worker in self.workers.values() if _pids(worker) & _training()]
+        assert here
+        return found
+
+    def ended(self) -> str:
+        wait_until(lambda: self.state() in ("success", "failed") or time.sleep(0.5), RUN_SECONDS)
+        return self.state()
+
+    def go_on(self) -> None:
+        """Clear what failed, as one does after mending."""
+        with Airflow(self.deployment.stack.settings) as airflow:
+            wanted = {"dag_run_id": self.id, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
+            airflow.post(f"/dags/{DAG}/clearTaskInstances", wanted)
+        self.until(lambda: True)
+
+    def words(self) -> str:
+        """What to read when something is wrong: tasks, and the ends of the workers' logs."""
+        told = {name: (task["state"], task["try_number"]) for name, task in self.tasks().items()}
+        return f"{told}\n" + "\n".join(worker.log.read_text("utf-8", "replace")[-1500:] for worker in self.workers.values())
+
+    def bundle(self) -> str:
+        """The champion's bundle of this run's model. It is the only version, all that the run left is whole, and green is green."""
+        tasks = self.tasks()
+        assert {task["state"] for task in tasks.values()} == {"success"}, self.words()
+        assert set(tasks) == {"pull", *stages(self.deployment.project), "register"}
+        registry = Registry(self.deployment.registry_url, self.name)
+        [version] = registry.versions()
+        assert set(version.aliases) == {"champion", "challenger"}
+        with registry.client() as client:
+            experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+            runs = client.search_runs([experiment], f"tags.`skumatch.run` = '{self.id}'")
+            assert [run.info.status for run in runs] == ["FINISHED"]
+        self._whole()
+        return version.bundle
+
+    def _whole(self) -> None:
+        """Every object of the remote is what its name says: nothing half-written."""
+        for key in self.deployment.keys(f"{self.name}/files/md5/"):
+            body = self.deployment.bucket().Object(key).get()["Body"].read()
+            head, tail = key.removesuffix(".dir").split("/")[-2:]
+            assert hashlib.md5(body, usedforsecurity=False).hexdigest() == head + tail, key
+
+
+def _pids(worker: Service) -> set[int]:
+    import psutil
+
+    assert worker.process
+    return {process.pid for process in psutil.Process(worker.process.pid).children(recursive=True)}
+
+
+def _training() -> set[int]:
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words[-2:] == ["stage", "train"]:
+            found.add(process.pid)
+    return found - {os.getpid()}

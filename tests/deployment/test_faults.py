@@ -1,0 +1,128 @@
+"""Parts of a deployment are pulled out while a training runs: it ends as if nothing had been, or says honestly that it did not."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.deployment.runs import Deployment, Run
+from tests.deployment.stack import START_SECONDS, well
+from tests.proving import PROVING
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
+Fault = Callable[[Deployment, Run], None]
+
+
+def worker_killed(deployment: Deployment, run: Run) -> None:
+    run.trainer().end(signal.SIGKILL)
+
+
+def worker_stopped(deployment: Deployment, run: Run) -> None:
+    """As an operator or a cloud stops a machine: SIGTERM twice is Celery's cold shutdown, then SIGKILL."""
+    trainer = run.trainer()
+    assert trainer.process
+    trainer.process.send_signal(signal.SIGQUIT)
+    time.sleep(5)
+    trainer.end(signal.SIGKILL)
+
+
+def scheduler_restarted(deployment: Deployment, run: Run) -> None:
+    restarted(deployment, "scheduler", 10)
+
+
+def broker_restarted(deployment: Deployment, run: Run) -> None:
+    restarted(deployment, "redis", 5, signal.SIGTERM)
+
+
+def mlflow_away(deployment: Deployment, run: Run) -> None:
+    """From the training on; back before register needs it, which waits with the stages between them."""
+    deployment.stack.services["mlflow"].end(signal.SIGKILL)
+    run.until(lambda: run.tasks()["train"]["state"] == "success")
+    deployment.stack.services["mlflow"].start()
+
+
+def mlflow_away_at_register(deployment: Deployment, run: Run) -> None:
+    deployment.stack.services["mlflow"].end(signal.SIGKILL)
+    run.until(lambda: (run.tasks()["register"]["try_number"] or 0) >= 1 and run.tasks()["register"]["state"] != "scheduled")
+    time.sleep(5)
+    deployment.stack.services["mlflow"].start()
+    wait_until(lambda: well(f"http://127.0.0.1:{deployment.stack.ports['mlflow']}/health"), START_SECONDS)
+
+
+def postgres_away(deployment: Deployment, run: Run) -> None:
+    restarted(deployment, "postgres", 20, signal.SIGINT)
+
+
+def api_server_killed(deployment: Deployment, run: Run) -> None:
+    restarted(deployment, "api-server", 10)
+
+
+def dag_processor_killed(deployment: Deployment, run: Run) -> None:
+    restarted(deployment, "dag-processor", 10)
+
+
+def all_servers_killed(deployment: Deployment, run: Run) -> None:
+    names = ("api-server", "scheduler", "dag-processor", "triggerer")
+    for name in names:
+        deployment.stack.services[name].end(signal.SIGKILL)
+    time.sleep(5)
+    for name in names:
+        deployment.stack.services[name].start()
+
+
+def store_refuses_writes(deployment: Deployment, run: Run) -> None:
+    deployment.gate.closed, deployment.gate.refused = True, 0
+    try:
+        run.until(lambda: run.tasks()["train"]["try_number"] >= 2 or run.tasks()["train"]["state"] == "up_for_retry")
+    finally:
+        deployment.gate.closed = False
+    assert deployment.gate.refused
+
+
+def store_hangs(deployment: Deployment, run: Run) -> None:
+    store = deployment.stack.services["store"].process
+    assert store
+    store.send_signal(signal.SIGSTOP)
+    time.sleep(20)
+    store.send_signal(signal.SIGCONT)
+
+
+def worker_killed_at_register(deployment: Deployment, run: Run) -> None:
+    run.until_begun("register")
+    time.sleep(4)
+    for worker in run.workers.values():
+        worker.end(signal.SIGKILL)
+    run.workers["one"].start()
+
+
+def restarted(deployment: Deployment, name: str, away: float, how: signal.Signals = signal.SIGKILL) -> None:
+    service = deployment.stack.services[name]
+    service.end(how, seconds=15)
+    time.sleep(away)
+    service.start()
+
+
+EVERY_DAY: tuple[Fault, ...] = (worker_killed, scheduler_restarted, broker_restarted, mlflow_away)
+PROVEN: tuple[Fault, ...] = (
+    *(worker_stopped, mlflow_away_at_register, postgres_away, api_server_killed, dag_processor_killed, all_servers_killed),
+    *(store_refuses_writes, store_hangs, worker_killed_at_register),
+)
+
+
+def test_a_run_ends_well(undisturbed: str) -> None:
+    assert len(undisturbed) == 64
+
+
+@pytest.mark.parametrize("fault", EVERY_DAY + (PROVEN if PROVING else ()), ids=lambda fault: fault.__name__)
+def test_a_disturbed_run_makes_the_same_model(fault: Fault, deployment: Deployment, undisturbed: str) -> None:
+    with deployment.run(fault.__name__.replace("_", "-")) as run:
+        run.until_training()
+        fault(deployment, run)
+        if run.ended() == "failed":  # it said so; what was mended goes on where it was
+            run.go_on()
+        assert run.ended() == "success", run.words()
+        assert run.bundle() == undisturbed

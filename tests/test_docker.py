@@ -1,0 +1,119 @@
+"""docker/: files that linters and schemas accept, nothing open to others, secrets that stay in their files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+DOCKER = ROOT / "docker"
+COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
+BIN = Path(sys.executable).parent
+OURS = {"airflow", "mlflow", "worker"}
+
+
+def run(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **more)
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    done = run(BIN / "hadolint", DOCKER / "Dockerfile")
+    assert done.returncode == 0 and not done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "gpu.yaml"])
+def test_compose_files_follow_the_schema(name: str) -> None:
+    done = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / name)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_script_is_shell_that_parses() -> None:
+    for path in (DOCKER / name for name in ("entrypoint", "start-airflow", "start-mlflow", "make-secrets", "databases.sh", "dump-databases", "restore-databases")):
+        assert os.access(path, os.X_OK) and run("sh", "-n", path).returncode == 0, path
+
+
+def test_images_are_pinned_and_ours_run_as_nobody_special() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert re.search(r":\$?\{?[\w.:-]*\d", service["image"]) and ":latest" not in service["image"], name
+    stages = re.split(r"^FROM ", (DOCKER / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)[2:]
+    assert {stage.split(" AS ")[1].split()[0] for stage in stages} == OURS
+    assert all("USER 10001" in stage for stage in stages)
+
+
+def test_nothing_listens_beyond_loopback() -> None:
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
+    ends = {name for name, service in COMPOSE["services"].items() if service.get("restart") == "no"}
+    assert ends == {"airflow-init", "buckets"}
+    checked = {name for name, service in COMPOSE["services"].items() if "test" in service.get("healthcheck", {})}
+    assert checked | ends == set(COMPOSE["services"])
+
+
+def test_secrets_are_made_once_each_and_are_all_that_compose_wants(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    assert run(DOCKER / "make-secrets", folder).returncode == 0
+    made = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    assert set(made) == set(COMPOSE["secrets"]) and all(made.values())
+    assert folder.stat().st_mode & 0o777 == 0o700
+    random = [text for name, text in made.items() if re.fullmatch("[0-9a-f]{96}", text)]
+    assert len(set(random)) == len(random) == 12
+    assert made["airflow_db"] in made["airflow_database"] and "@postgres:5432/airflow" in made["airflow_database"]
+    assert run(DOCKER / "make-secrets", folder).returncode == 0
+    assert made == {path.name: path.read_text("utf-8") for path in folder.iterdir()}, "what is there stays"
+    for name, service in COMPOSE["services"].items():
+        wanted = {Path(str(value)).name for value in service.get("environment", {}).values() if "/run/secrets/" in str(value)}
+        assert wanted <= set(service.get("secrets", [])) <= set(made), name
+
+
+def test_compose_holds_no_secret_itself() -> None:
+    for service in COMPOSE["services"].values():
+        for name, value in service.get("environment", {}).items():
+            assert not re.search("PASSWORD|SECRET|FERNET|CONN|BROKER|RESULT_BACKEND|ACCESS_KEY", name) or name.endswith("_FILE"), (
+                name,
+                value,
+            )
+
+
+def test_the_entrypoint_turns_files_into_variables_and_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cr€t with space\n")
+    env = {"PATH": os.environ["PATH"], "SECRETS": str(tmp_path), "A_KEY_FILE": str(tmp_path / "key"), "SSL_CERT_FILE": "/etc/other"}
+    done = run(DOCKER / "entrypoint", "env", env=env)
+    told = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert told["A_KEY"] == "s3cr€t with space" and "A_KEY_FILE" not in told and told["SSL_CERT_FILE"] == "/etc/other"
+    done = run(DOCKER / "entrypoint", "env", env=env | {"B_FILE": str(tmp_path / "none")})
+    assert done.returncode == 1 and "wanted for B" in done.stderr and "s3cr" not in done.stderr
+
+
+def test_the_airflow_image_has_no_torch_and_the_worker_all(tmp_path: Path) -> None:
+    packages = {name: run(sys.executable, ROOT / "scripts/extras", *words).stdout for name, words in _installed().items()}
+    assert "torch" not in packages["airflow"] and "mlflow" not in packages["airflow"]
+    assert all(name in packages["worker"] for name in ("torch>=", "dvc-s3", "celery", "faiss-cpu"))
+    assert run(sys.executable, ROOT / "scripts/extras", "nothing").returncode
+
+
+def _installed() -> dict[str, list[str]]:
+    """What the Dockerfile asks scripts/extras for, by image."""
+    text = (DOCKER / "Dockerfile").read_text("utf-8").replace('"$VARIANT"', "cpu")
+    stages = {part.split(" AS ")[1].split()[0]: part for part in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:] if " AS " in part}
+    found = {name: re.search(r"scripts/extras (.*?) >", part) for name, part in stages.items()}
+    return {name: words[1].split() for name, words in found.items() if words}
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
+def test_docker_reads_the_compose_files(tmp_path: Path) -> None:
+    if run("docker", "compose", "version").returncode:
+        pytest.skip("docker has no compose here")
+    done = run("docker", "compose", "--file", DOCKER / "compose.yaml", "--file", DOCKER / "gpu.yaml", "config", "--quiet")
+    assert done.returncode == 0, done.stderr
