@@ -37,7 +37,10 @@ def test_compose_files_follow_the_schema(name: str) -> None:
 
 
 def test_every_script_is_shell_that_parses() -> None:
-    for path in (DOCKER / name for name in ("entrypoint", "start-airflow", "start-mlflow", "make-secrets", "databases.sh", "dump-databases", "restore-databases")):
+    for path in (
+        DOCKER / name
+        for name in ("entrypoint", "start-airflow", "start-mlflow", "make-secrets", "databases.sh", "dump-databases", "restore-databases")
+    ):
         assert os.access(path, os.X_OK) and run("sh", "-n", path).returncode == 0, path
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,8 +80,8 @@ def _descendants(pid: int) -> Iterator[psutil.Process]:
 class Stack:
     """The deployment in `root`: `services` by compose's names; workers have homes of their own and share nothing but the servers."""
 
-    def __init__(self, root: Path, project: Path, changes: dict[str, str] | None = None) -> None:
-        self.root, self.project, self.changes = root, project, changes or {}
+    def __init__(self, root: Path, project: Path) -> None:
+        self.root, self.project = root, project
         self.compose = yaml.safe_load(COMPOSE.read_text("utf-8"))
         self.ports = {name: free_port() for name in (*CONTAINER_PORTS, "health", "gate")}
         self.secrets = root / "secrets"
@@ -138,7 +138,7 @@ class Stack:
         env = {key: self._native(str(value), name) for key, value in (told.get("environment") or {}).items()}
         words = [self._native(word, name) for word in command or told["command"]]
         here = {"SECRETS": str(self.secrets), "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        env = _clean() | here | env | self.changes | self._of_one_machine() | more
+        env = _clean() | here | env | self._of_one_machine() | more
         self.services[name] = Service(name, ["entrypoint", *words], env, folder / "log")
         self.services[name].command[0] = str(ROOT / "docker/entrypoint")
         return self.services[name]
@@ -168,8 +168,8 @@ class Stack:
             text = re.sub(rf"(?<![\w/]){there}(?!\w)", str(here), text)
         return text
 
-    def start(self) -> None:
-        """Everything but the workers, in the order in which compose waits for health."""
+    def begin(self) -> None:
+        """What keeps things: databases, broker, object store."""
         self._postgres()
         conf = self.service("redis", command=["redis-server", "/run/secrets/redis_conf", "--dir", str(self.root / "redis")])
         conf.command += ["--port", str(self.ports["redis"]), "--bind", "127.0.0.1"]
@@ -178,6 +178,9 @@ class Stack:
         store.start()
         wait_until(lambda: _listens(self.ports["store"]), START_SECONDS)
         self.service("buckets", **self.store).run()
+
+    def serve(self) -> None:
+        """The servers that people and workers talk to."""
         self.service("mlflow", MLFLOW_S3_ENDPOINT_URL=self.store["AWS_ENDPOINT_URL"]).start()
         self.service("airflow-init").run()
         for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
@@ -221,6 +224,15 @@ class Stack:
         wait_until(lambda: subprocess.run(["pg_isready", "-q"], env=env, check=False).returncode == 0, 60)
         subprocess.run([ROOT / "docker/databases.sh"], env=env | {"POSTGRES_USER": "postgres"}, check=True, capture_output=True)
 
+    def database(self, script: str, folder: Path) -> None:
+        """dump-databases or restore-databases, as in Postgres's container."""
+        env = self.services["postgres"].env | {"PGUSER": "postgres"}
+        subprocess.run([ROOT / "docker" / script, folder], env=env, check=True, capture_output=True)
+
+    def buckets(self, way: str, folder: Path) -> None:
+        """copy-buckets out or in, as in a worker's container."""
+        self.service("copy", of="buckets", command=["copy-buckets", way, str(folder)], **self.store).run()
+
     def stop(self) -> None:
         for name in reversed(self.services):
             self.services[name].end(seconds=20)
@@ -242,9 +254,13 @@ def well(url: str) -> bool:
 
 
 @contextmanager
-def deployed(root: Path, project: Path, changes: dict[str, str] | None = None) -> Iterator[Stack]:
-    stack = Stack(root, project, changes)
+def deployed(root: Path, project: Path, between: Callable[[Stack], None] | None = None) -> Iterator[Stack]:
+    """A deployment in `root`; `between` is done when what keeps things runs, and nothing else yet."""
+    stack = Stack(root, project)
     with ExitStack() as undo:
         undo.callback(stack.stop)
-        stack.start()
+        stack.begin()
+        if between:
+            between(stack)
+        stack.serve()
         yield stack
