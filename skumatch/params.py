@@ -211,6 +211,7 @@ class ReleaseParams(Section):
 
 class RuntimeParams(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    nproc: Annotated[int, Field(ge=1, le=1024)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
