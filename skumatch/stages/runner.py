@@ -17,13 +17,13 @@ from pathlib import Path
 from skumatch.config import load_params
 from skumatch.errors import ParameterError, SkumatchError
 from skumatch.files import disk_errors, write_json
+from skumatch.params import STAGES as STAGES
 from skumatch.stages.together import ERROR as ERROR
 from skumatch.stages.together import together
 
 SECONDS = "log/{stage}.json"
 LIVE = "log/live.jsonl"  # what a stage says of itself while it works: lines of figures
 PAGES = "log/pages"  # what a stage that failed has to show a person
-STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")
 TOGETHER = ("train", "embed")  # what `runtime.nproc` processes can share
 PR_SET_PDEATHSIG = 1
 
