@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import yaml
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.context import Context
 from events import CHALLENGER, Notice
-from stage_process import PROJECT, StageOperator
+from recipe import PARAMS
+from stage_process import StageOperator
 
-HOURS = yaml.safe_load((PROJECT / "params.yaml").read_text("utf-8"))["release"]["approval_hours"]
+HOURS = PARAMS["release"]["approval_hours"]
 VERSION = Param(None, type=["null", "integer"], minimum=1, description="A version of the registered model; empty: see the DAG's text.")
 WHY = Param("", type="string", maxLength=500, description="The reason, kept in the journal.")
 USUAL: dict[str, Any] = {

@@ -8,13 +8,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import yaml
 from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk.configuration import conf
 from events import Notice
-from stage_process import PROJECT, StageOperator
+from recipe import RUNTIME, STAGES
+from stage_process import StageOperator
 
-STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text("utf-8"))["stages"])
-GPU_STAGES = ("frozen", "train", "embed")  # they wait for a slot of the pool `gpu`, so two runs never share a card
+GPU = "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
 HOURS = {"train": 24}
 OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*$"
 
@@ -61,11 +61,13 @@ def make_dag() -> DAG:
 
 
 def task(name: str, words: list[str], before: StageOperator | None, **more: Any) -> StageOperator:
+    queue = RUNTIME["queues"].get(name, conf.get("operators", "default_queue"))
     operator = StageOperator(
         task_id=name,
         words=words,
         after=before.task_id if before else None,
-        pool="gpu" if name in GPU_STAGES else "default_pool",
+        queue=queue,
+        pool=GPU if queue == GPU else "default_pool",
         execution_timeout=timedelta(hours=HOURS.get(name, 2)),
         doc=f"python -m skumatch worker {' '.join(words)}",
         **more,

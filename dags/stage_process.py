@@ -10,16 +10,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from events import CHANGED, PASSED, tell
+from recipe import PROJECT
 
 log = logging.getLogger(__name__)
-PROJECT = Path(os.environ.get("SKUMATCH_PROJECT") or Path(__file__).resolve().parents[1])
 SKIP_EXIT = 99
 GRACE_SECONDS = 3.0
 PR_SET_PDEATHSIG = 1

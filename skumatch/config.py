@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from skumatch.errors import CREDENTIALS, ParameterError
 from skumatch.params import Params
 
+BEFORE_RUNS = ("runtime.queues",)  # read by Airflow with its DAGs, when no run is known
 USERS = r"^[A-Za-z0-9_.-]+:(viewer|user|op|admin)(,[A-Za-z0-9_.-]+:(viewer|user|op|admin))*$"
 
 
@@ -116,6 +117,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         name, equals, text = override.partition("=")
         if not equals:
             raise ParameterError(f"'{override}' is no override; write it as section.name=value, for example train.epochs=3.")
+        if name.startswith(BEFORE_RUNS):
+            raise ParameterError(f"'{name}' can't be changed for one run: Airflow reads it with its DAGs; set it in params.yaml.")
         *sections, last = name.split(".")
         node = tree
         for section in sections:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")  # of dvc.yaml
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Margin = Annotated[float, Field(gt=0, le=1)]
+Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")], ...], Field(min_length=1)]
 
 
@@ -211,9 +213,19 @@ class ReleaseParams(Section):
 
 class RuntimeParams(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    nproc: Annotated[int, Field(ge=1, le=1024)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    queues: dict[str, Queue] = {"frozen": "gpu", "train": "gpu", "embed": "gpu"}
+
+    @field_validator("queues")
+    @classmethod
+    def _of_stages(cls, queues: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in queues if name not in STAGES]
+        if unknown:
+            raise ValueError(f"there is no stage '{unknown[0]}'; the stages are {', '.join(STAGES)}")
+        return queues
 
 
 class Params(Section):

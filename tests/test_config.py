@@ -54,6 +54,7 @@ def test_an_override_replaces_one_value_and_leaves_the_rest() -> None:
         ("split.val_share=1.0", "Parameter split.val_share is 1.0"),
         ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch'"),
         ("train={epochs: 3, x: 1}", "There is no parameter 'train.x'"),
+        ("runtime.queues.train=cpu", "'runtime.queues.train' can't be changed for one run"),
     ],
 )
 def test_a_wrong_override_is_refused_in_a_sentence_with_its_name(override: str, words: str) -> None:
@@ -84,6 +85,19 @@ def test_values_that_dont_fit_together_are_refused_by_their_names(overrides: lis
     with pytest.raises(ParameterError, match=words) as refused:
         load_params(FILE, overrides)
     assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("queues", "words"),
+    [
+        ("{polish: gpu}", "Parameters runtime.queues: there is no stage 'polish'; the stages are validate, "),
+        ("{train: ''}", "runtime.queues.train"),
+    ],
+)
+def test_a_queue_of_a_stage_that_does_not_exist_or_without_a_name(tmp_path: Path, queues: str, words: str) -> None:
+    (tmp_path / "params.yaml").write_text(f"runtime: {{queues: {queues}}}")
+    with pytest.raises(ParameterError, match=words):
+        load_params(tmp_path / "params.yaml")
 
 
 def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:

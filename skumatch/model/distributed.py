@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from skumatch.errors import ParameterError, Relayed, SkumatchError, StageFailed
+from skumatch.files import disk_errors
 from skumatch.model.checkpoint import Checkpoint
 from skumatch.model.shared_norm import share_statistics
 from skumatch.params import RuntimeParams
@@ -28,7 +32,7 @@ ERROR = "skumatch-error"
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together: this one's number `rank` of `size`. The first one writes and shows for all."""
+    """The processes that train or embed together: this one's number `rank` of `size`. The first one writes and shows for all."""
 
     rank: int = 0
     size: int = 1
@@ -97,6 +101,27 @@ class World:
         parts[self.rank] = _steeper(embeddings, self.size)
         return torch.cat(parts), torch.cat(names)
 
+    def parts(self, count: int, batch: int) -> list[range]:
+        """Which of `count` pictures each process takes: neighbours, in whole batches, so that a batch is the same for any `size`."""
+        batches = -(-count // batch)
+        bounds = [min(count, batches * rank // self.size * batch) for rank in range(self.size + 1)]
+        return [range(*pair) for pair in pairwise(bounds)]
+
+    def collected(self, rows: NDArray[np.float32], parts: list[range]) -> NDArray[np.float32]:
+        """The rows of all `parts` in the first process; the others hand theirs over, and keep them."""
+        if self.size == 1:
+            return rows
+        if not self.first:
+            if len(rows):
+                dist.send(torch.from_numpy(rows), 0)
+            return rows
+        found = torch.from_numpy(np.concatenate([rows, np.empty((parts[-1].stop - len(rows), rows.shape[1]), np.float32)]))
+        for rank, part in enumerate(parts):
+            if rank and part:
+                dist.recv(found[part.start : part.stop], rank)
+        collected: NDArray[np.float32] = found.numpy()
+        return collected
+
 
 ALONE = World()
 
@@ -118,22 +143,25 @@ def joined(runtime: RuntimeParams) -> Iterator[World]:
     if size == 1:
         yield World()
         return
-    on_gpu = _choose_gpu(runtime)
+    on_gpu = check_gpus(runtime, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    with _one_for_all(store, rank):
+    with _one_for_all(store, rank), disk_errors(f"process {rank}"):
         yield World(rank, size)
     dist.destroy_process_group()
 
 
-def _choose_gpu(runtime: RuntimeParams) -> bool:
-    """Take the GPU of this process's number on its machine; False where the work is the CPU's."""
+def check_gpus(runtime: RuntimeParams, processes: int) -> bool:
+    """Whether the work is on GPUs, one for each of this machine's `processes`. Raises ParameterError where they are fewer."""
     if runtime.device == "cpu" or not torch.cuda.is_available():
         return False
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local >= there:
-        raise ParameterError(f"This machine has {there} GPUs for more processes; start torchrun with --nproc-per-node={there}.")
-    torch.cuda.set_device(local)
+    there = torch.cuda.device_count()
+    if processes > there:
+        raise ParameterError(
+            f"This machine has fewer GPUs ({there}) than processes ({processes}); set runtime.nproc to {there}, or runtime.device to cpu."
+        )
     return True
 
 
@@ -151,7 +179,5 @@ def _one_for_all(store: Any, rank: int) -> Iterator[None]:
 
 
 def _sentence(error: Exception, rank: int) -> str:
-    known = (
-        error if isinstance(error, SkumatchError) else StageFailed(f"Process {rank} of the training failed ({error}); read its traceback.")
-    )
+    known = error if isinstance(error, SkumatchError) else StageFailed(f"Process {rank} failed ({error}); read its traceback.")
     return json.dumps({"rank": rank, "error": known.as_dict()})

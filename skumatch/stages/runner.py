@@ -17,12 +17,14 @@ from pathlib import Path
 from skumatch.config import load_params
 from skumatch.errors import ParameterError, SkumatchError
 from skumatch.files import disk_errors, write_json
+from skumatch.params import STAGES as STAGES
+from skumatch.stages.together import ERROR as ERROR
+from skumatch.stages.together import together
 
 SECONDS = "log/{stage}.json"
-ERROR = "log/error.json"
 LIVE = "log/live.jsonl"  # what a stage says of itself while it works: lines of figures
 PAGES = "log/pages"  # what a stage that failed has to show a person
-STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")
+TOGETHER = ("train", "embed")  # what `runtime.nproc` processes can share
 PR_SET_PDEATHSIG = 1
 
 
@@ -46,7 +48,10 @@ def run(stage: str, root: Path) -> None:
 def _run(stage: str, root: Path) -> None:
     params = load_params(root / "params.yaml")
     with disk_errors(f"stage {stage}"), _outs(root / "out" / stage):
-        importlib.import_module(f"skumatch.stages.{stage}").run(root, params)
+        if stage in TOGETHER and params.runtime.nproc > 1:
+            together(stage, root, params.runtime)
+        else:
+            importlib.import_module(f"skumatch.stages.{stage}").run(root, params)
 
 
 def machine() -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +19,8 @@ import pendulum
 import psutil
 import pytest
 import yaml
+
+from skumatch.params import STAGES, RuntimeParams
 
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
@@ -43,6 +48,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setenv("SKUMATCH_HOME", str(tmp_path))
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "not for stages")
     monkeypatch.setattr(stage_process, "PROJECT", tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
     plan(tmp_path)
     return stage_process
 
@@ -92,11 +99,42 @@ def test_a_new_installation_waits_for_the_next_monday(monkeypatch: pytest.Monkey
 
 
 def test_a_new_stage_becomes_a_task_in_its_place(tmp_path: Path) -> None:
-    (tmp_path / "dvc.yaml").write_text("stages: {first: {cmd: a}, train: {cmd: b}, last: {cmd: c}}")
-    code = "import retrain, json; print(json.dumps([t.task_id for t in retrain.make_dag().topological_sort()]))"
-    env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
+    found = read_by_airflow(tmp_path, stages="{first: {cmd: a}, train: {cmd: b}, last: {cmd: c}}")
+    assert [task[0] for task in found] == ["pull", "first", "train", "last", "register"]
+
+
+def read_by_airflow(project: Path, stages: str = "{split: {cmd: a}, train: {cmd: b}}", runtime: str = "{}") -> list[list[str]]:
+    """Name, queue and pool of each task of a project with these stages and this `runtime`, in order."""
+    (project / "dvc.yaml").write_text(f"stages: {stages}")
+    (project / "params.yaml").write_text(f"runtime: {runtime}")
+    code = "import retrain, json; print(json.dumps([[t.task_id, t.queue, t.pool] for t in retrain.make_dag().topological_sort()]))"
+    env = os.environ | {"SKUMATCH_PROJECT": str(project)}
     out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True)
-    assert json.loads(out.stdout.splitlines()[-1]) == ["pull", "first", "train", "last", "register"]
+    found: list[list[str]] = json.loads(out.stdout.splitlines()[-1])
+    return found
+
+
+def test_tasks_work_in_the_queues_of_params_yaml() -> None:
+    import recipe
+    import retrain
+
+    queues = {task.task_id: task.queue for task in retrain.make_dag().tasks}
+    asked = yaml.safe_load((ROOT / "params.yaml").read_text())["runtime"]["queues"]
+    assert queues == dict.fromkeys(["pull", *STAGES, "register"], "default") | asked
+    assert recipe.LEFT_OUT.items() <= RuntimeParams().model_dump().items()
+
+
+def test_a_stage_waits_for_the_gpu_where_its_queue_is_that_of_the_gpu(tmp_path: Path) -> None:
+    found = read_by_airflow(tmp_path, runtime="{queues: {train: a100, split: gpu}}")
+    assert found[1:3] == [["split", "gpu", "gpu"], ["train", "a100", "default_pool"]]
+    assert read_by_airflow(tmp_path)[1:3] == [["split", "default", "default_pool"], ["train", "gpu", "gpu"]]
+
+
+def test_the_executor_of_one_machine_takes_tasks_of_any_queue() -> None:
+    from airflow.executors import base_executor, local_executor
+
+    for module in (base_executor, local_executor):  # such as CeleryExecutor hands `ti.queue` on
+        assert not re.search(r"\.queue\b", inspect.getsource(module))
 
 
 def test_only_training_and_embedding_wait_for_the_gpu_and_nothing_runs_for_ever() -> None:

@@ -88,9 +88,9 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ParameterError, match=r"has 1 GPUs for more processes"), joined(CPU.model_copy(update={"device": "cuda"})):
+    with pytest.raises(ParameterError, match=r"fewer GPUs .1. than processes .2."), joined(CPU.model_copy(update={"device": "cuda"})):
         pass
-    assert distributed._choose_gpu(CPU) is False
+    assert distributed.check_gpus(CPU, 2) is False
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:

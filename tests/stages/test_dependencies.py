@@ -16,7 +16,7 @@ from skumatch.stages.train import CODE
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 # How a stage says things, not what it finds.
-PLUMBING = {f"skumatch.{name}" for name in ("errors", "config", "params", "files", "progress", "stages.runner")}
+PLUMBING = {f"skumatch.{name}" for name in ("errors", "config", "params", "files", "progress", "stages.runner", "stages.together")}
 
 
 @cache

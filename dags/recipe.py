@@ -1,0 +1,15 @@
+"""What Airflow has to know of the project when it reads the DAGs: the stages, and the knobs that are read before a run begins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(os.environ.get("SKUMATCH_PROJECT") or Path(__file__).resolve().parents[1])
+STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text("utf-8"))["stages"])
+PARAMS: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text("utf-8"))
+LEFT_OUT = {"queues": {"frozen": "gpu", "train": "gpu", "embed": "gpu"}}  # as skumatch/params.py has it; a test compares
+RUNTIME: dict[str, Any] = LEFT_OUT | PARAMS.get("runtime", {})
