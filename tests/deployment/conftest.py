@@ -33,7 +33,9 @@ def deployment() -> Iterator[Deployment]:
 
 @pytest.fixture(scope="session")
 def undisturbed(deployment: Deployment) -> str:
-    """The bundle that a run makes which nothing disturbs."""
-    with deployment.run("undisturbed") as run:
+    """The bundle of a run that nothing disturbs; its stages went where their queues are served, by two machines that share no folder."""
+    with deployment.run("undisturbed", queues=("default", "gpu")) as run:
         assert run.ended() == "success", run.words()
+        where = run.places()
+        assert {task for task, worker in where.items() if worker == "two"} == {"frozen", "train", "embed"} and where["register"] == "one"
         return run.bundle()

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,9 @@ def make(root: Path) -> tuple[Path, Path]:
     return project, root / "delivery"
 
 
+Homes = Callable[[Path], None]
+
+
 @dataclass
 class Deployment:
     """The stack with data in its store, which each run finds as it was: under a prefix of its own, by workers of its own."""
@@ -89,12 +92,14 @@ class Deployment:
         )  # fmt: skip
 
     @contextmanager
-    def run(self, name: str, queues: tuple[str, str] = ("default,gpu", "default,gpu")) -> Iterator[Run]:
-        """Two workers with empty homes and a store that holds the data only; then a run of theirs is started."""
+    def run(self, name: str, queues: tuple[str, str] = ("default,gpu", "default,gpu"), homes: Homes | None = None) -> Iterator[Run]:
+        """Two workers with empty homes (which `homes` prepares) and a store that holds the data only; then a run of theirs is started."""
         for key in self.keys("skumatch/files"):
             target = f"{name}/{key.removeprefix('skumatch/')}"
             self.bucket().Object(target).copy_from(CopySource={"Bucket": BUCKET, "Key": key})
         store = {"SKUMATCH_REMOTE": f"s3://{BUCKET}/{name}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}"}
+        if homes:
+            homes(self.stack.root / f"{name}-two" / "home")
         workers = {
             worker: self.stack.worker(f"{name}-{worker}", queue, **store) for worker, queue in zip(("one", "two"), queues, strict=True)
         }
@@ -147,6 +152,11 @@ class Run:
         [found] = [worker for worker in self.workers.values() if _pids(worker) & _training()]
         assert here
         return found
+
+    def places(self) -> dict[str, str]:
+        """Task -> the worker that did it, as the workers' own logs tell."""
+        logs = {name: worker.log.read_text("utf-8", "replace") for name, worker in self.workers.items()}
+        return {task: name for task in self.tasks() for name, log in logs.items() if f"task_id='{task}'" in log}
 
     def ended(self) -> str:
         wait_until(lambda: self.state() in ("success", "failed") or time.sleep(0.5), RUN_SECONDS)

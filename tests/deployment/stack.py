@@ -134,7 +134,7 @@ class Stack:
         """The service `of` compose.yaml (default: `name`) as a native process; `more` environment, or another command."""
         told = self.compose["services"][of or name]
         folder = self.root / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         env = {key: self._native(str(value), name) for key, value in (told.get("environment") or {}).items()}
         words = [self._native(word, name) for word in command or told["command"]]
         here = {"SECRETS": str(self.secrets), "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,9 @@ Fault = Callable[[Deployment, Run], None]
 
 def worker_killed(deployment: Deployment, run: Run) -> None:
     run.trainer().end(signal.SIGKILL)
+    began = time.monotonic()
+    run.until(lambda: run.tasks()["train"]["try_number"] == 2 and run.tasks()["train"]["state"] == "running")
+    print(f"The training was taken up {time.monotonic() - began:.0f} s after its worker was killed.")
 
 
 def worker_stopped(deployment: Deployment, run: Run) -> None:
@@ -113,8 +119,36 @@ PROVEN: tuple[Fault, ...] = (
 )
 
 
-def test_a_run_ends_well(undisturbed: str) -> None:
+def test_consecutive_stages_go_to_different_workers(undisturbed: str) -> None:
     assert len(undisturbed) == 64
+
+
+@pytest.mark.skipif(not PROVING, reason="in `make prove`: it takes as long as a run that fails twice")
+def test_a_worker_whose_disk_is_full_leaves_nothing_half_written(deployment: Deployment, undisturbed: str) -> None:
+    """The run is red, with what stands on the disk gone; it goes on there when there is room again."""
+    with ExitStack() as undo, deployment.run("disk-full", queues=("default", "gpu"), homes=lambda home: small(home, undo)) as run:
+        run.until_training()
+        ballast = deployment.stack.root / "disk-full-two/home/ballast"
+        fill(ballast)
+        assert run.ended() == "failed" and run.tasks()["train"]["state"] == "failed", run.words()
+        assert not list((ballast.parent / "workspaces").rglob("train-*")), "a failed stage leaves no workspace"
+        ballast.unlink()
+        run.go_on()
+        assert run.ended() == "success", run.words()
+        assert run.bundle() == undisturbed
+
+
+def small(home: Path, undo: ExitStack) -> None:
+    home.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(home)], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    undo.callback(subprocess.run, ["umount", "--lazy", str(home)], check=False)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(1 << 16))
 
 
 @pytest.mark.parametrize("fault", EVERY_DAY + (PROVEN if PROVING else ()), ids=lambda fault: fault.__name__)
