@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from skumatch.errors import DataError, ParameterError
 from skumatch.files import write_text
 from skumatch.params import Params
 from skumatch.retrieval.backends import Backend
+
+if TYPE_CHECKING:
+    from skumatch.bench.workers import Throughput
 
 app = typer.Typer(no_args_is_help=True)
 console = Console()
@@ -167,6 +170,32 @@ def gate(
     if output:
         tree = {"scenes": [asdict(one) | {"holds": one.holds} for one in found], "years": [asdict(one) for one in spent]}
         write_text(output, json.dumps(tree, indent=2) + "\n")
+
+
+@app.command()
+def workers(
+    runs: Annotated[int, typer.Option(min=1, help="Retrains that are started together.")] = 4,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="A parameter of theirs, as section.name=value.")] = None,
+    against: Annotated[Path | None, typer.Option(help="An earlier --json, say with one worker, to compare with.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """How many retrains the running installation gets through; dry runs, so that nothing is registered."""
+    from skumatch.bench.workers import throughput
+
+    before = _earlier(against) if against else None
+    found = throughput(settings(), runs, overrides or [], lambda text: console.print(f"  {text}", style="dim", highlight=False))
+    console.print(_table("What workers get through", [found.against(before)]) if before else f"{found.words}.", highlight=False)
+    if output:
+        write_text(output, found.model_dump_json() + "\n")
+
+
+def _earlier(path: Path) -> Throughput:
+    from skumatch.bench.workers import Throughput
+
+    try:
+        return Throughput.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{path} (--against) isn't what `skumatch bench workers --json` writes; give such a file.") from error
 
 
 def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
