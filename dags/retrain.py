@@ -11,10 +11,9 @@ from typing import Any
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 from airflow.sdk.configuration import conf
 from events import Notice
-from recipe import RUNTIME, STAGES
+from recipe import GPU, RUNTIME, STAGES
 from stage_process import StageOperator
 
-GPU = "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
 HOURS = {"train": 24}
 OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*$"
 
