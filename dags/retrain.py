@@ -11,10 +11,9 @@ from typing import Any
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 from airflow.sdk.configuration import conf
 from events import Notice
-from recipe import RUNTIME, STAGES
+from recipe import GPU, RUNTIME, STAGES
 from stage_process import StageOperator
 
-GPU = "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
 HOURS = {"train": 24}
 OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*$"
 
@@ -43,7 +42,7 @@ def make_dag() -> DAG:
         # No start_date, so that a new installation waits for the next Monday; `False` would run at once on a Monday, until 19:48.
         schedule=CronTriggerTimetable("0 3 * * 1", timezone="UTC", run_immediately=timedelta(0)),
         catchup=False,
-        max_active_runs=1,
+        max_active_runs=RUNTIME["parallel_runs"],
         params=PARAMS,
         tags=["skumatch"],
         default_args={

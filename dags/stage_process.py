@@ -1,27 +1,24 @@
-"""One Airflow task = one subprocess of the project's Python; it works, Airflow schedules, retries and stops it."""
+"""One Airflow task = one process of the project's Python; it works, Airflow schedules, retries and stops it."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from container import name_of
 from events import CHANGED, PASSED, tell
-from recipe import PROJECT
+from launch import start, stop
+from recipe import GPU, RUNTIME
 
 log = logging.getLogger(__name__)
 SKIP_EXIT = 99
-GRACE_SECONDS = 3.0
-PR_SET_PDEATHSIG = 1
 Message = Callable[[Context], Any]
 
 
@@ -31,7 +28,7 @@ class StageOperator(BaseOperator):
     `message` makes its input; without one it is the message of the task `after`, and without that the run's id and params. With
     `events` other DAGs are told what the result means. Log lines reach the task log as they come. Raises AirflowFailException
     (never retried) for an error that says so, AirflowException (retried) for one that may pass or a crash, AirflowSkipException
-    where there is nothing to do. Killing the task kills all the stage started.
+    where there is nothing to do. Killing the task kills all the stage started. With `runtime.execution: docker` it runs in a container.
     """
 
     def __init__(
@@ -40,8 +37,10 @@ class StageOperator(BaseOperator):
         super().__init__(outlets=[CHANGED, PASSED] if events else [], **kwargs)
         self.words, self.after, self.message, self.events = list(words), after, message, events
         self._process: subprocess.Popen[str] | None = None
+        self._container: str | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
+        self._container = name_of(context["ti"]) if RUNTIME["execution"] == "docker" else None
         result = self._run(self._message(context))
         if self.events:
             tell(context, result)
@@ -55,14 +54,14 @@ class StageOperator(BaseOperator):
     def on_kill(self) -> None:
         """Stop the stage and whatever it started; called by Airflow on SIGTERM and on a timeout."""
         if self._process:
-            stop(self._process)
+            stop(self._process, self._container)
 
     def _run(self, message: Any) -> dict[str, Any]:
-        with start(self.words) as self._process:
+        with start(self.words, self._container, gpu=self.queue == GPU) as self._process:
             try:
                 return finish(self._process, message)
             finally:
-                stop(self._process)
+                stop(self._process, self._container)
 
 
 def request(context: Context) -> dict[str, Any]:
@@ -70,35 +69,6 @@ def request(context: Context) -> dict[str, Any]:
     run, params = context["dag_run"], context["params"]
     asked = {key: params[key] for key in ("data_ref", "overrides", "dry_run")}
     return {"run": run.run_id, "scheduled": run.run_type == "scheduled", **asked}
-
-
-def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    python = os.environ.get("SKUMATCH_PYTHON") or sys.executable
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}  # a stage needs no server secrets
-    return subprocess.Popen(
-        [python, "-m", "skumatch", "worker", *words],
-        cwd=PROJECT,
-        env=kept | {"SKUMATCH_EVENTS": "1", "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-        preexec_fn=end_with_parent(os.getpid()) if sys.platform == "linux" else None,
-    )
-
-
-def end_with_parent(parent: int) -> Callable[[], None]:
-    """What the child does before its first instruction: ask for SIGTERM when this task dies, even by SIGKILL."""
-    prctl = ctypes.CDLL(None).prctl  # looked up here: a forked child must not load libraries
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
 
 
 def finish(process: subprocess.Popen[str], message: Any) -> dict[str, Any]:
@@ -128,17 +98,3 @@ def judge(kind: str, fields: dict[str, Any], code: int) -> dict[str, Any]:
         raise AirflowFailException(fields["sentence"])
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     raise AirflowException(fields.get("sentence") or f"The stage ended with {how} and no result.")
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """End the stage's process group: SIGTERM, then SIGKILL for what is left; nothing happens where all has ended."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            log.warning("The stage did not stop within %s s and is killed.", GRACE_SECONDS)
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

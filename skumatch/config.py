@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from skumatch.errors import CREDENTIALS, ParameterError
 from skumatch.params import Params
 
-BEFORE_RUNS = ("runtime.queues",)  # read by Airflow with its DAGs, when no run is known
+BEFORE_RUNS = ("runtime.queues", "runtime.execution")  # read by Airflow with its DAGs, when no run is known
 USERS = r"^[A-Za-z0-9_.-]+:(viewer|user|op|admin)(,[A-Za-z0-9_.-]+:(viewer|user|op|admin))*$"
 
 

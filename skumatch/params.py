@@ -217,6 +217,8 @@ class RuntimeParams(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    execution: Literal["subprocess", "docker"] = "subprocess"
+    parallel_runs: Positive = 1
     queues: dict[str, Queue] = {"frozen": "gpu", "train": "gpu", "embed": "gpu"}
 
     @field_validator("queues")

@@ -1,6 +1,7 @@
 """Stands in for `python -m skumatch worker ...`; `<home>/fake.json` says how each task behaves: {"train": "error"}.
 
-result (default), error, away (an error that may pass, in the first try only), crash (SIGKILL, first try only), skip, hang.
+result (default), error, away (an error that may pass, in the first try only), crash (SIGKILL, first try only), skip, hang, deaf
+(hangs, and SIGTERM changes nothing).
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def act(behaviour: str, name: str) -> None:
     if behaviour == "skip":
         say("skip", reason="The data is the last run's.")
         sys.exit(99)
-    if behaviour == "hang":
+    if behaviour == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour in ("hang", "deaf"):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (HOME / "hang.json").write_text(json.dumps([os.getpid(), child.pid]))
         time.sleep(600)

@@ -54,6 +54,7 @@ def test_an_override_replaces_one_value_and_leaves_the_rest() -> None:
         ("split.val_share=1.0", "Parameter split.val_share is 1.0"),
         ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch'"),
         ("train={epochs: 3, x: 1}", "There is no parameter 'train.x'"),
+        ("runtime.execution=docker", "'runtime.execution' can't be changed for one run"),
         ("runtime.queues.train=cpu", "'runtime.queues.train' can't be changed for one run"),
     ],
 )

@@ -6,11 +6,9 @@ import inspect
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,41 +19,10 @@ import pytest
 import yaml
 
 from skumatch.params import STAGES, RuntimeParams
+from tests.conftest import ROOT
+from tests.dags.conftest import DAGS, hanging, plan
 
-ROOT = Path(__file__).resolve().parents[2]
-DAGS = ROOT / "dags"
 HEAVY = ("torch", "mlflow", "dvc", "great_expectations", "skumatch", "pandas", "numpy")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
-        patch.setenv("SKUMATCH_PROJECT", str(ROOT))
-        patch.syspath_prepend(str(DAGS))
-        yield
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """dags/stage_process.py, whose subprocess is the fake worker."""
-    import stage_process
-
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_worker.py"} "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setenv("SKUMATCH_PYTHON", str(python))
-    monkeypatch.setenv("SKUMATCH_HOME", str(tmp_path))
-    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "not for stages")
-    monkeypatch.setattr(stage_process, "PROJECT", tmp_path)
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    plan(tmp_path)
-    return stage_process
-
-
-def plan(home: Path, **behaviour: Any) -> None:
-    (home / "fake.json").write_text(json.dumps(behaviour))
 
 
 def run(stage: ModuleType, *words: str, **message: Any) -> dict[str, Any]:
@@ -196,14 +163,6 @@ def test_a_green_exit_without_a_result_is_no_success(stage: ModuleType) -> None:
         stage.judge("", {}, 0)
     with pytest.raises(stage.AirflowException, match="exit code 1"):
         stage.judge("skumatch-result", {"run": "r1"}, 1)
-
-
-def hanging(home: Path) -> list[psutil.Process]:
-    for _ in range(200):
-        if (home / "hang.json").exists() and (text := (home / "hang.json").read_text()):
-            return [psutil.Process(pid) for pid in json.loads(text)]
-        time.sleep(0.05)
-    raise AssertionError("the stage never started")
 
 
 def test_killing_a_task_ends_the_stage_and_its_children(stage: ModuleType, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tests.pipeline.home import SMOKE
 PHOTOS = ROOT.parent / "shared/data/grocery-store/all"
 SKUS = 8
 # Long enough to be disturbed in; the tiny encoder, since weights and figures of any kind travel in the same way.
-LONG = (*SMOKE, "train.epochs=150", "runtime.checkpoint_seconds=0.5", "runtime.threads=1")
+LONG = (*SMOKE, "train.epochs=150", "runtime.checkpoint_seconds=0.5", "runtime.threads=1", "runtime.parallel_runs=4")
 RUN_SECONDS = 900
 BUCKET = "dvc"
 
@@ -94,20 +94,24 @@ class Deployment:
     @contextmanager
     def run(self, name: str, queues: tuple[str, str] = ("default,gpu", "default,gpu"), homes: Homes | None = None) -> Iterator[Run]:
         """Two workers with empty homes (which `homes` prepares) and a store that holds the data only; then a run of theirs is started."""
-        for key in self.keys("skumatch/files"):
-            target = f"{name}/{key.removeprefix('skumatch/')}"
-            self.bucket().Object(target).copy_from(CopySource={"Bucket": BUCKET, "Key": key})
-        store = {"SKUMATCH_REMOTE": f"s3://{BUCKET}/{name}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}"}
         if homes:
             homes(self.stack.root / f"{name}-two" / "home")
-        workers = {
-            worker: self.stack.worker(f"{name}-{worker}", queue, **store) for worker, queue in zip(("one", "two"), queues, strict=True)
-        }
-        run = trigger(self.stack.settings, {"overrides": [f"release.model_name={name}"]})
-        try:
+        with self.workers(name, {"one": queues[0], "two": queues[1]}) as workers:
+            run = trigger(self.stack.settings, {"overrides": [f"release.model_name={name}"]})
             yield Run(self, name, run, workers)
+
+    @contextmanager
+    def workers(self, prefix: str, queues: dict[str, str]) -> Iterator[dict[str, Service]]:
+        """Workers by name, whose store is a copy of the data under `prefix`."""
+        for key in self.keys("skumatch/files"):
+            target = f"{prefix}/{key.removeprefix('skumatch/')}"
+            self.bucket().Object(target).copy_from(CopySource={"Bucket": BUCKET, "Key": key})
+        store = {"SKUMATCH_REMOTE": f"s3://{BUCKET}/{prefix}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}"}
+        found = {name: self.stack.worker(f"{prefix}-{name}", queue, **store) for name, queue in queues.items()}
+        try:
+            yield found
         finally:
-            for worker in workers.values():
+            for worker in found.values():
                 worker.end(seconds=10)
 
 

@@ -151,6 +151,7 @@ class Stack:
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(self.ports["health"]),
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            "GPU_SLOTS": "2",
             "PORT": str(self.ports["mlflow"]),
             "HOST": "127.0.0.1",
             "WORKERS": "1",

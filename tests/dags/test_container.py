@@ -1,0 +1,156 @@
+"""`runtime.execution: docker`, with a stand-in for docker: there is no engine where this project is tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, wait_until
+from tests.dags.conftest import DAGS, hanging, plan
+
+TI = SimpleNamespace(run_id="manual__2026-11-23T03:00:00+00:00", task_id="train", try_number=2, xcom_pull=lambda task_ids: {"run": "r1"})
+NAME = "skumatch-manual__2026-11-23T03-00-00-00-00-train-2"
+
+
+@pytest.fixture
+def docker(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with the stand-in, an image, and secrets; the folder with what docker was asked for."""
+    program, notes = tmp_path / "bin/docker", tmp_path / "docker"
+    program.parent.mkdir()
+    notes.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_docker.py"} "$@"\n')
+    program.chmod(0o755)
+    ours = {"PATH": f"{program.parent}:{os.environ['PATH']}", "FAKE_DOCKER": notes, "SKUMATCH_IMAGE": "registry/skumatch:1"}
+    secrets = {"AWS_SECRET_ACCESS_KEY": "hush", "MLFLOW_TRACKING_PASSWORD": "hush", "OPENLINEAGE_API_KEY": "hush", "OTHER_TOKEN": "hush"}
+    for name, value in {**ours, **secrets}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setitem(stage.RUNTIME, "execution", "docker")
+    return notes
+
+
+def run(stage: ModuleType, **more: Any) -> dict[str, Any]:
+    operator = stage.StageOperator(task_id="train", words=["stage", "train"], after="frozen", **more)
+    return dict(operator.execute({"ti": TI}))
+
+
+def asked(docker: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((docker / f"{NAME}.json").read_text())
+    return found
+
+
+def killed(docker: Path) -> list[str]:
+    return (docker / "killed.txt").read_text().split() if (docker / "killed.txt").exists() else []
+
+
+def test_a_stage_works_in_a_container_of_the_image(stage: ModuleType, docker: Path, tmp_path: Path) -> None:
+    assert run(stage)["seconds"] == {"train": 0.1}
+    words = asked(docker)["words"]
+    assert words[:10] == ["docker", "run", "--rm", "--init", "-i", "--name", NAME, "--network", "host", "--user"]
+    assert words[words.index("-v") + 1] == f"{tmp_path}:{tmp_path}" and words[words.index("-w") + 1] == str(tmp_path)
+    assert words[words.index("registry/skumatch:1") :] == ["registry/skumatch:1", "python", "-m", "skumatch", "worker", "stage", "train"]
+    assert killed(docker) == []
+
+
+def test_secrets_reach_the_stage_and_no_list_of_processes(stage: ModuleType, docker: Path) -> None:
+    run(stage)
+    note = asked(docker)
+    assert not [word for word in note["words"] if "hush" in word or "not for stages" in word]
+    secrets = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OPENLINEAGE_API_KEY"}
+    assert {name for name, value in note["env"].items() if value == "hush"} == secrets
+    assert {"SKUMATCH_HOME", "SKUMATCH_EVENTS"} <= set(note["env"])
+    assert not [name for name in note["env"] if name.startswith("AIRFLOW__") or name in ("OTHER_TOKEN", "PATH", "FAKE_DOCKER")]
+
+
+def test_the_environment_says_network_gpus_and_more(
+    stage: ModuleType, docker: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"NETWORK": "mine", "GPUS": "all", "ARGS": "--shm-size 8g --label 'two words'"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SKUMATCH_DOCKER_{name}", value)
+    monkeypatch.setenv("SKUMATCH_REMOTE", str(tmp_path / "remote"))
+    run(stage, queue="gpu")
+    words = asked(docker)["words"]
+    assert words[words.index("--network") + 1] == "mine" and words[words.index("--gpus") + 1] == "all"
+    place = words.index("registry/skumatch:1")
+    assert words[place - 4 : place] == ["--shm-size", "8g", "--label", "two words"]
+    assert f"{tmp_path}/remote:{tmp_path}/remote" in words and (tmp_path / "remote").is_dir()
+    run(stage, queue="default")
+    assert "--gpus" not in asked(docker)["words"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [("SKUMATCH_IMAGE", "", "SKUMATCH_IMAGE names no image; set it"), ("PATH", "/nowhere", "no program `docker` here; install it")],
+)
+def test_what_is_missing_is_said_and_not_tried_again(
+    stage: ModuleType, docker: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(stage.AirflowFailException, match=words):
+        run(stage)
+
+
+def test_an_error_in_the_container_is_the_tasks(stage: ModuleType, docker: Path, tmp_path: Path) -> None:
+    plan(tmp_path, train="error")
+    with pytest.raises(stage.AirflowFailException, match="lower train.optimizer.lr_tower"):
+        run(stage)
+    assert killed(docker) == []
+
+
+@pytest.mark.parametrize(("behaviour", "asked_to"), [("hang", []), ("deaf", [NAME])])
+def test_stopping_a_task_ends_the_container(
+    stage: ModuleType, docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, asked_to: list[str]
+) -> None:
+    import launch
+
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 5.0 if behaviour == "hang" else 0.5)
+    plan(tmp_path, train=behaviour)
+    process = launch.start(["stage", "train"], NAME)
+    with process:
+        assert process.stdin
+        process.stdin.write("{}")
+        process.stdin.close()
+        family = hanging(tmp_path)
+        launch.stop(process, NAME)
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert killed(docker) == asked_to, "docker kill is for what did not end by itself"
+
+
+def test_a_container_does_not_outlive_its_client(stage: ModuleType, docker: Path, tmp_path: Path) -> None:
+    plan(tmp_path, train="hang")
+
+    def lose() -> None:
+        hanging(tmp_path)
+        (client,) = (one for one in psutil.Process().children() if "fake_docker.py" in " ".join(one.cmdline()))
+        client.send_signal(signal.SIGKILL)
+        wait_until(lambda: killed(docker), 10)
+
+    enemy = threading.Thread(target=lose)
+    enemy.start()
+    with pytest.raises(stage.AirflowException, match="signal SIGKILL and no result"):
+        run(stage)
+    enemy.join()
+    assert not psutil.wait_procs(hanging_still(tmp_path), timeout=10)[1]
+    assert killed(docker) == [NAME]
+
+
+def hanging_still(home: Path) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in json.loads((home / "hang.json").read_text()) if psutil.pid_exists(pid)]
+
+
+def test_a_way_to_start_stages_that_does_not_exist_is_a_broken_dag(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: a}}")
+    (tmp_path / "params.yaml").write_text("runtime: {execution: podman}")
+    env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", "import recipe"], cwd=DAGS, env=env, capture_output=True, text=True, check=False)
+    assert "runtime.execution is 'podman' in params.yaml; make it subprocess or docker." in ended.stderr
