@@ -142,6 +142,12 @@ class AuditFailed(SkumatchError):
     exit_code = 41
 
 
+class CleaningRefused(SkumatchError):
+    """A clean-up that can't tell what is still needed, or that would disturb a run: nothing (more) was deleted."""
+
+    exit_code = 42
+
+
 class NothingNew(SkumatchError):
     """A scheduled run that would see nothing it hasn't seen: not a failure, but nothing is done."""
 

@@ -15,8 +15,9 @@ from skumatch.errors import NothingNew, WeightsError
 from skumatch.files import sha256
 from skumatch.params import Params
 from skumatch.pipeline import inputs
+from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.repository import md5_of
-from skumatch.pipeline.worker import Message
+from skumatch.pipeline.worker import Message, run_name
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import DATA_TAG, Tracking
 
@@ -54,17 +55,20 @@ def pull(settings: Settings, request: Request) -> Message:
     if usual and usual.tags.get(DATA_TAG) == md5_of(data):
         raise NothingNew("The data is the same as in the last finished run; nothing to do until a new version is committed.")
     champion = registry.champion()
-    with tempfile.TemporaryDirectory(dir=_made(settings.home_dir / "workspaces")) as folder:
+    lock = (last.lock or "") if last else ""
+    claim = at_work(settings, run_name(request.run), "pull", lock=lock)
+    with claim as rest_on, tempfile.TemporaryDirectory(dir=_made(settings.home_dir / "workspaces")) as folder:
         fetched = inputs.Fetched(
             champion=fetch_champion(settings, registry, champion),
             weights=fetch_base_weights(settings, params),
             baseline=fetch_baseline(settings, params, data),
         )
         set_hash = inputs.build(Path(folder), project, settings, data, request.overrides, fetched)
+        rest_on(set_hash, lock)
     return Message(
         run=request.run,
         inputs=set_hash,
-        lock=(last.lock or "") if last else "",
+        lock=lock,
         dry_run=request.dry_run,
         overrides=request.overrides,
         champion=champion.version if champion else None,

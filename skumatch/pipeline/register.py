@@ -14,9 +14,10 @@ from skumatch.config import Settings, load_params
 from skumatch.errors import StaleChampion
 from skumatch.files import read_json, sha256, write_json, write_text
 from skumatch.params import Params
+from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
-from skumatch.pipeline.worker import Message, reports, stages, workspace
+from skumatch.pipeline.worker import Message, reports, run_name, stages, workspace
 from skumatch.release import bom, lineage, provenance
 from skumatch.release.bundle import MANIFEST
 from skumatch.release.gate import Decision
@@ -57,7 +58,8 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
     A dry run writes nothing to MLflow. A model that was refused or not better stays a run and is never registered.
     Raises StaleChampion if the champion is no longer the one that was evaluated.
     """
-    with workspace(settings, message, "register") as repository:
+    claim = at_work(settings, run_name(message.run), "register", message.inputs, message.lock)
+    with claim, workspace(settings, message, "register") as repository:
         repository.pull(*(stage for stage in stages(repository.folder) if stage != "embed"), "inputs/weights.dvc")
         outcome = Outcome.read(repository.folder)
         params = load_params(repository.folder / "params.yaml")

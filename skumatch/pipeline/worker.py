@@ -19,6 +19,7 @@ from skumatch.config import Settings
 from skumatch.errors import Relayed, StageFailed
 from skumatch.files import read_json, replacing, write_text
 from skumatch.pipeline import inputs
+from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.repository import Repository, pointer
 from skumatch.stages.runner import ERROR, LIVE, PAGES, SECONDS
 
@@ -83,11 +84,13 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
 
     Raises the stage's own error; StageFailed if it ended without one; StorageError if the remote or disk refuses.
     """
-    with workspace(settings, message, stage) as repository:
+    claim = at_work(settings, run_name(message.run), stage, message.inputs, message.lock)
+    with claim as rest_on, workspace(settings, message, stage) as repository:
         try:
             repository.reproduce(stage)
         except StageFailed as failure:
             raise own_error(repository.folder, keep_pages(settings, message, stage, repository.folder)) or failure from failure
+        rest_on(message.inputs, repository.lock)
         path = repository.folder / SECONDS.format(stage=stage)
         ran = read_json(path) if path.is_file() else None
         return message.model_copy(

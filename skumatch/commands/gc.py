@@ -1,0 +1,78 @@
+"""`skumatch gc`: what nobody needs any more, counted; and deleted where that is asked for."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from skumatch.config import settings as current_settings
+from skumatch.files import write_json
+
+console = Console()
+
+TITLES = {
+    "workspaces": "Workspaces of killed processes",
+    "cache": "This machine's cache",
+    "remote": "The remote",
+    "checkpoints": "Checkpoints",
+    "claims": "Claims of old runs",
+}
+
+Age = Annotated[int, typer.Option("--age", min=1, help="Keep everything that is younger than so many days.")]
+KeepRuns = Annotated[int, typer.Option("--keep-runs", min=1, help="Keep what MLflow's runs of so many last days rest on.")]
+Delete = Annotated[bool, typer.Option("--delete", help="Really delete; otherwise what would be deleted is shown.")]
+Output = Annotated[Path | None, typer.Option("--json", help="Write the names of what is (or would be) deleted to this file, too.")]
+
+
+def gc(age: Age = 7, keep_runs: KeepRuns = 90, delete: Delete = False, output: Output = None) -> None:
+    """Show or delete what no registered version, kept run or data version needs: old workspaces, cache, remote, checkpoints."""
+    from skumatch.pipeline.cleanup import Limits, piles
+    from skumatch.pipeline.cleanup import delete as delete_shown
+    from skumatch.progress import track
+
+    settings, limits = current_settings(), Limits(age, keep_runs, time.time())
+    shown = piles(settings, limits)
+    found = {pile.kind: list(pile.items) for pile in shown}
+    if delete and any(found.values()):
+        with track("gc", sum(len(items) for items in found.values()), "files") as advance:
+            found = delete_shown(settings, limits, shown, advance)
+    console.print(_table(found, delete))
+    console.print(_said(found, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True)
+    if output:
+        write_json(output, {"deleted": delete, "age": age, "keep_runs": keep_runs, "kinds": [_as_json(*one) for one in found.items()]})
+
+
+def _table(found: dict[str, list[Any]], deleted: bool) -> Table:
+    table = Table(title="Deleted" if deleted else "Not needed any more")
+    for name in ("what", "how many", "size", "for example"):
+        table.add_column(name, justify="right" if name in ("how many", "size") else "left")
+    for kind, items in found.items():
+        largest = max(items, key=lambda item: item.size, default=None)
+        example = Text(largest.name, overflow="ellipsis", no_wrap=True) if largest else ""
+        table.add_row(TITLES[kind], f"{len(items):,}", _size(items), example, style="" if items else "dim")
+    return table
+
+
+def _said(found: dict[str, list[Any]], deleted: bool, limits: str) -> str:
+    everything = [item for items in found.values() for item in items]
+    if not everything:
+        return "There is nothing to delete."
+    counted = f"{len(everything):,} files and folders ({_size(everything)})"
+    if deleted:
+        return f"Gone are {counted}. What is registered or kept has all it had."
+    return f"Nothing was deleted. To delete these {counted}: skumatch gc {limits} --delete"
+
+
+def _size(items: list[Any]) -> str:
+    return decimal(sum(item.size for item in items))
+
+
+def _as_json(kind: str, items: list[Any]) -> dict[str, Any]:
+    return {"kind": kind, "count": len(items), "bytes": sum(item.size for item in items), "names": [item.name for item in items]}

@@ -1,0 +1,109 @@
+"""What MLflow's records rest on: the input set and the lock of each registered version and of each run that is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from skumatch.errors import CleaningRefused
+from skumatch.release.journal import SOURCE, Journal, journal_name
+from skumatch.release.tracking import EXPERIMENT, LOCK_NAME, MODEL_PARAM, PLAIN_TAG, RUN_TAG, Tracking, or_none
+
+INPUTS_TAG, VERSION_TAG = "skumatch.inputs", "skumatch.version"
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Whose it is, in words; MD5 of its input set; the text of its dvc.lock (empty: a run that has none yet)."""
+
+    who: str
+    inputs: str
+    lock: str
+
+
+def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
+    """Of all registered versions of all models, of runs since then, of runs that a journal names, and of those the next run starts from.
+
+    Runs that were removed in MLflow hold nothing, but for a version's. Raises RegistryUnavailable; CleaningRefused where a version's
+    or finished run's lock is gone, so that nobody knows what it rests on.
+    """
+    with tracking.client() as client:
+        versions = list(_pages(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token)))
+        runs = list(_runs(client))
+        told, start = _in_journals(client, versions), since.timestamp() * 1000
+        kept = [run for run in runs if run.info.start_time >= start or _registered_as(run) in told] + list(_next_start(runs))
+        found = [_of_run(client, run) for run in {run.info.run_id: run for run in kept}.values()]
+        return found + [_of_version(client, version) for version in versions if INPUTS_TAG in version.tags]
+
+
+def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _runs(client: Any) -> Iterator[Any]:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment:
+        place = [experiment.experiment_id]
+        found = _pages(lambda token: client.search_runs(place, "", max_results=PAGE, page_token=token))
+        yield from (run for run in found if INPUTS_TAG in run.data.tags)
+
+
+def _registered_as(run: Any) -> tuple[str, str]:
+    return run.data.params.get(MODEL_PARAM, ""), run.data.tags.get(VERSION_TAG, "")
+
+
+def _in_journals(client: Any, versions: list[Any]) -> set[tuple[str, str]]:
+    """Model and version of all that a journal tells of, versions that were removed since among them."""
+    suffix = journal_name("")
+    models = {version.name.removesuffix(suffix) for version in versions if version.name.endswith(suffix) and version.source == SOURCE}
+    told: set[tuple[str, str]] = set()
+    for model in models:
+        for entry in Journal(client, model, lambda: None).entries():
+            champions = {part.champion for part in (entry.before, entry.after) if part}
+            told |= {(model, str(one)) for one in champions | {entry.asked.version, entry.asked.expected} if one is not None}
+    return told
+
+
+def _next_start(runs: list[Any]) -> Iterator[Any]:
+    """The runs whose lock the next run may start from, however old: the last finished one, and the last of the schedule's kind."""
+    finished = [run for run in runs if run.info.status == "FINISHED" and run.data.tags.get(RUN_TAG)]
+    for some in (finished, [run for run in finished if run.data.tags.get(PLAIN_TAG) == "true"]):
+        yield from sorted(some, key=lambda run: run.info.end_time)[-1:]
+
+
+def _of_run(client: Any, run: Any) -> Holding:
+    who, lock = f"Run {run.data.tags.get(RUN_TAG, run.info.run_id)}", _lock(client, run.info.run_id)
+    if not lock and run.info.status == "FINISHED":
+        raise _unknown(who, run.info.run_id)
+    return Holding(who, run.data.tags[INPUTS_TAG], lock)
+
+
+def _of_version(client: Any, version: Any) -> Holding:
+    who, run_id = f"Version {version.version} of '{version.name}'", version.run_id or ""
+    lock = _lock(client, run_id) if run_id and or_none(client.get_run, run_id) else ""
+    if not lock:
+        raise _unknown(who, run_id)
+    return Holding(who, version.tags[INPUTS_TAG], lock)
+
+
+def _lock(client: Any, run_id: str) -> str:
+    if not any(item.path == LOCK_NAME for item in client.list_artifacts(run_id)):
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8")
+
+
+def _unknown(who: str, run_id: str) -> CleaningRefused:
+    lacks = f"the MLflow run {run_id or '(none named)'} has no {LOCK_NAME} for it"
+    return CleaningRefused(f"{who} rests on what nobody knows: {lacks}; restore that run or remove what names it, then clean up.")

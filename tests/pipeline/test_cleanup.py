@@ -1,0 +1,338 @@
+"""A clean-up of a real remote and cache, with a real MLflow, in a far future: what is registered stays whole, wherever it is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from skumatch.audit.chain import links
+from skumatch.audit.collect import collect
+from skumatch.errors import CleaningRefused, RegistryUnavailable, StorageError
+from skumatch.pipeline import cleanup, leftovers
+from skumatch.pipeline.claims import Board
+from skumatch.pipeline.cleanup import DAY, Limits, Pile, delete, piles
+from skumatch.pipeline.inputs import members
+from skumatch.pipeline.references import Objects, closure, in_history, named, path_of
+from skumatch.pipeline.repository import Repository, md5_of, pointer
+from skumatch.pipeline.retention import RESULT, stored
+from skumatch.pipeline.stores import File, Store
+from skumatch.release.journal import Asked, Journal
+from skumatch.release.tracking import Tracking
+from tests.conftest import commit, git
+from tests.pipeline.world import FLOOR, FUTURE, World, hashes
+
+NOW, OLD = 1_000_000_000.0, 500_000_000.0
+
+
+def needed_paths(world: World) -> set[str]:
+    """What the registered version rests on, read from its lock and input set by the test itself."""
+    ref = world.registry.resolve("champion")
+    lock = world.registry.artifact(ref.run_id, "dvc.lock").decode()
+    inputs = ref.tags["skumatch.inputs"]
+    found = named(lock, "lock") | {inputs}
+    for name, data in members(world.remote / path_of(inputs)).items():
+        if name.endswith(".dvc"):
+            found |= {md5_of(data.decode())}
+    for digest in [one for one in found if one.endswith(".dir") and (world.remote / path_of(one)).is_file()]:
+        found |= {part["md5"] for part in json.loads((world.remote / path_of(digest)).read_text())}
+    return {path_of(digest) for digest in found}
+
+
+def by_kind(found: list[Pile]) -> dict[str, set[str]]:
+    return {pile.kind: {item.name for item in pile.items} for pile in found}
+
+
+def whole(world: World) -> None:
+    """The registered version can be fetched, every bit of it, and each of its links is as `audit --verify` wants it."""
+    folder = world.root / f"dossier-{uuid.uuid4().hex}"
+    dossier = collect(world.settings, world.registry, world.registry.resolve("champion"), folder)
+    assert dossier.facts.missing == ()
+    assert [link.name for link in links(dossier, verify=True) if link.verdict == "broken"] == []
+
+
+def test_today_nothing_is_taken(world: World) -> None:
+    found = by_kind(piles(world.settings, Limits(7, 90, time.time())))
+    assert found == {kind: set() for kind in ("workspaces", "cache", "remote", "checkpoints", "claims")}
+
+
+def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_stays_whole(world: World) -> None:
+    needed, before = needed_paths(world), hashes(world.root)
+    shown = piles(world.settings, FUTURE)
+    assert hashes(world.root) == before, "looking writes nothing"
+    found = by_kind(shown)
+    refused = {path_of(one) for one in named(world.refused_lock, "lock")} & set(world.remote_files())
+    assert refused - needed and refused - needed <= found["remote"] and refused - needed <= found["cache"]
+    assert all(RESULT.fullmatch(name) or name.startswith("files/") for name in found["remote"])
+    assert not needed & (found["remote"] | found["cache"])
+    assert any(name.endswith("owner.json") for name in found["checkpoints"]) and len(found["claims"]) == 2
+    gone = delete(world.settings, FUTURE, shown)
+    assert {kind: {item.name for item in items} for kind, items in gone.items()} == found
+    assert needed & before.keys() <= set(world.remote_files())
+    assert by_kind(piles(world.settings, FUTURE)) == {kind: set() for kind in found}
+    whole(world)
+
+
+def test_runs_go_on_after_a_clean_up_and_make_anew_what_is_gone(world: World) -> None:
+    delete(world.settings, FUTURE, piles(world.settings, FUTURE))
+    message = world.home.pull("again", *FLOOR)
+    assert world.home.stages(message, "validate", "split", "frozen")["cached"] == ["validate", "split"]
+
+
+def test_wherever_it_is_killed_nothing_needed_is_gone_and_the_next_one_ends_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed, shown = needed_paths(world) & set(world.remote_files()), piles(world.settings, FUTURE)
+    drop, gone = Store._drop, list[str]()
+    deadly = sum(len(pile.items) for pile in shown) // 2
+
+    def dropping(store: Store, name: str) -> None:
+        drop(store, name)
+        gone.append(name)
+        assert needed <= set(world.remote_files())
+        for root in (world.remote, world.home.home / "cache"):
+            assert_sound(root)
+        if len(gone) == deadly:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "_drop", dropping)
+    with pytest.raises(KeyboardInterrupt):
+        delete(world.settings, FUTURE, shown)
+    assert Board(str(world.remote)).cleaning() is None, "runs need not wait"
+    delete(world.settings, FUTURE, piles(world.settings, FUTURE))
+    assert len(gone) > deadly
+    assert not any(by_kind(piles(world.settings, FUTURE)).values())
+    whole(world)
+
+
+def assert_sound(root: Path) -> None:
+    """No folder object lacks a member that was there, no result names what isn't there, no folder of results is empty."""
+    for path in (root / "files/md5").rglob("*.dir"):
+        parts = {path_of(part["md5"]) for part in json.loads(path.read_text())}
+        assert all((root / part).is_file() for part in parts), path
+    for path in (root / "runs").rglob("*"):
+        if RESULT.fullmatch(path.relative_to(root).as_posix()):
+            assert all((root / path_of(one["md5"])).exists() for one in _outs(path)), path
+        elif root.name == "cache" and len(path.relative_to(root).parts) == 3:
+            assert list(path.iterdir()), path
+
+
+def _outs(path: Path) -> list[dict[str, str]]:
+    import yaml
+
+    return list(yaml.safe_load(path.read_text())["outs"])
+
+
+def test_without_mlflow_nothing_is_taken(world: World) -> None:
+    before = hashes(world.root)
+    shown = piles(world.settings, FUTURE)
+    away = world.settings.model_copy(update={"mlflow": "http://127.0.0.1:9"})
+    with pytest.raises(RegistryUnavailable):
+        piles(away, FUTURE)
+    with pytest.raises(RegistryUnavailable):
+        delete(away, FUTURE, shown)
+    assert hashes(world.root) == before
+
+
+def test_an_mlflow_that_knows_nothing_of_the_remote_is_not_believed(world: World, other_mlflow: str) -> None:
+    with pytest.raises(CleaningRefused, match="knows of no run whose input set is in"):
+        piles(world.settings.model_copy(update={"mlflow": other_mlflow}), FUTURE)
+
+
+def test_a_version_whose_lock_is_gone_stops_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skumatch.release.holdings._lock", lambda client, run: "")
+    with pytest.raises(CleaningRefused, match=r"rests on what nobody knows: .* has no dvc\.lock"):
+        piles(world.settings, FUTURE)
+
+
+def test_a_damaged_folder_object_stops_all(world: World) -> None:
+    data = md5_of((world.home.project / "data.dvc").read_text())
+    for root in (world.remote, world.home.home / "cache"):
+        path = root / path_of(data)
+        path.chmod(0o644)
+        path.write_text("[]")
+    with pytest.raises(CleaningRefused, match="is damaged, so what it refers to isn't known"):
+        piles(world.settings, FUTURE)
+
+
+def test_foreign_files_and_links_are_left_alone(world: World, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    stranger, linked = path_of(32 * "e"), path_of(32 * "d")
+    for folder in (elsewhere / "md5", elsewhere / "run/split-abcdefgh", elsewhere):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "precious").write_text("x")
+    (elsewhere / Path(stranger).name).write_text("x")
+    for root in (world.remote, world.home.home / "cache"):
+        (root / "files/md5/notes.txt").write_text("mine")
+        (root / "mine").mkdir()
+        (root / "mine/photo.png").write_text("x")
+        (root / stranger).parent.symlink_to(elsewhere)
+        (root / linked).parent.mkdir(exist_ok=True)
+        (root / linked).symlink_to(elsewhere / "precious")
+    spaces = world.home.home / "workspaces"
+    (spaces / "linked").symlink_to(elsewhere / "run")
+    (spaces / "run").mkdir()
+    (spaces / "run/train-abcdefgh").symlink_to(elsewhere)
+    (spaces / "run/my-notes").mkdir()
+    (spaces / "run/my-notes/precious").write_text("x")
+    before = hashes(elsewhere)
+    delete(world.settings, FUTURE, piles(world.settings, FUTURE))
+    assert hashes(elsewhere) == before
+    assert (
+        (spaces / "linked").is_symlink() and (spaces / "run/train-abcdefgh").is_symlink() and (spaces / "run/my-notes/precious").is_file()
+    )
+    for root in (world.remote, world.home.home / "cache"):
+        assert (root / "files/md5/notes.txt").is_file() and (root / "mine/photo.png").is_file()
+        assert (root / stranger).is_file() and (root / linked).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["cache", "files"])
+def test_a_cache_that_is_a_link_is_not_followed(world: World, tmp_path: Path, name: str) -> None:
+    cache = world.home.home / "cache"
+    place = cache if name == "cache" else cache / name
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved")
+    if name == "cache":
+        with pytest.raises(CleaningRefused, match="is a link, and a clean-up follows none"):
+            piles(world.settings, FUTURE)
+    else:
+        assert not any(one.startswith("files/") for one in by_kind(piles(world.settings, FUTURE))["cache"])
+
+
+def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World) -> None:
+    home = world.home.home
+    left, pulled, audit = home / "workspaces/killed/train-a1b2c3d4", home / "workspaces/tmpa1b2c3d4", home / "audit-a1b2c3d4"
+    for folder in (left, pulled, audit):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("12345")
+    now = time.time()
+    assert not {left, pulled, audit} & leftovers.leftovers(home, now + 47 * 3600).keys()
+    found = leftovers.leftovers(home, now + 49 * 3600)
+    assert {left: 5, pulled: 5, audit: 5}.items() <= found.items()
+    with inside(left):
+        assert left not in leftovers.leftovers(home, now + 49 * 3600)
+    leftovers.remove([left, pulled, audit])
+    assert home / "workspaces/killed" in leftovers.leftovers(home, now + 49 * 3600), "a run's folder goes when nothing is in it"
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def test_a_run_in_progress_keeps_what_it_rests_on_however_old_that_is(world: World) -> None:
+    board, (claim,) = Board(str(world.remote)), [one for one in Board(str(world.remote)).claims().values() if one.run == "refused"]
+    assert claim.lock == world.refused_lock and not claim.working
+    refused = {path_of(one) for one in named(claim.lock, "lock")}
+    assert refused & by_kind(piles(world.settings, FUTURE))["remote"]
+    shown = piles(world.settings, FUTURE)
+    board.write(claim.model_copy(update={"at": FUTURE.now - 6 * DAY}))
+    assert not refused & by_kind(piles(world.settings, FUTURE))["remote"]
+    before = refused & set(world.remote_files())
+    delete(world.settings, FUTURE, shown)  # which was made before the run said so
+    assert before <= set(world.remote_files())
+
+
+def test_every_data_version_that_git_knows_is_kept(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    kept = []
+    for number, branch in enumerate(("one", "two")):
+        git(tmp_path, "checkout", "-q", "-b", branch)
+        for digit in "ab":
+            kept.append(f"{number}{31 * digit}.dir")
+            (tmp_path / "data.dvc").write_text(pointer(kept[-1], "data"))
+            commit(tmp_path, kept[-1])
+    git(tmp_path, "checkout", "-q", "one")
+    git(tmp_path, "tag", "release", "two")
+    git(tmp_path, "branch", "-q", "-D", "two")
+    (tmp_path / "data.dvc").write_text(pointer(32 * "9", "data"))
+    assert in_history(tmp_path) == {*kept, 32 * "9"}
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{tmp_path}", str(tmp_path / "shallow"))
+    with pytest.raises(CleaningRefused, match="only a part of its history"):
+        in_history(tmp_path / "shallow")
+
+
+def test_a_new_data_version_keeps_the_old_shards_it_shares(world: World) -> None:
+    """Uncommitted, of no run: its folder object is young, its unchanged members are not."""
+    project = world.home.project
+    other = world.root / "other"
+    (other / "data").mkdir(parents=True)
+    shared = sorted((project / "data/shards").iterdir())[0]
+    (other / "data/shard").write_bytes(shared.read_bytes())
+    (other / "data/new").write_text("new")
+    folder = md5_of(Repository(other, world.settings).add("data"))
+    files = {name: File(1, NOW if name == path_of(folder) else OLD) for name in Store(str(world.remote)).files()}
+    kept = closure(stored(files, NOW - 1), (), Objects([Store(str(world.remote))]))
+    assert hashlib.md5(shared.read_bytes(), usedforsecurity=False).hexdigest() in kept and len(kept) == 3
+
+
+def test_in_a_year_the_run_to_start_from_and_the_versions_are_held_and_before_that_every_run(world: World) -> None:
+    held = cleanup.holdings(Tracking(world.mlflow), FUTURE.runs_since)
+    assert {one.who for one in held} == {"Run first", f"Version 1 of '{world.model}'"}
+    recent = cleanup.holdings(Tracking(world.mlflow), datetime(2020, 1, 1, tzinfo=UTC))
+    assert {one.who for one in recent} == {"Run first", "Run refused", f"Version 1 of '{world.model}'"}
+
+
+def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(other_mlflow: str, tmp_path: Path) -> None:
+    tracking = Tracking(other_mlflow)
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    for run, version in (("served", "1"), ("never", "2"), ("last", "3")):
+        tags = {"skumatch.run": run, "skumatch.inputs": 32 * "a", "skumatch.version": version}
+        tracking.log_run(run, {"release.model_name": "removed"}, {}, tags, {"dvc.lock": tmp_path / "dvc.lock"})
+    assert {one.who for one in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run last"}
+    with (
+        tracking.client() as client,
+        Journal(client, "removed", lambda: None).turn(Asked(action="promote", version=1, expected=None, who="somebody", why="it passed")),
+    ):
+        pass
+    assert {one.who for one in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run served", "Run last"}
+
+
+def test_a_remote_on_s3_is_cleaned_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in (
+            ("ENDPOINT_URL", f"http://{host}:{port}"),
+            ("ACCESS_KEY_ID", "x"),
+            ("SECRET_ACCESS_KEY", "x"),
+            ("DEFAULT_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        away = Store("s3://bucket/remote")
+        away.fs.mkdir("bucket")
+        for name in world.remote_files():
+            away.fs.pipe_file(f"{away.root}/{name}", (world.remote / name).read_bytes())
+        away.fs.pipe_file("bucket/remote/files/md5/notes.txt", b"mine")
+        on_s3 = world.settings.model_copy(update={"remote": "s3://bucket/remote"})
+        shown = piles(on_s3, FUTURE)
+        assert by_kind(shown) == by_kind(piles(world.settings, FUTURE))
+        delete(on_s3, FUTURE, shown)
+        assert not any(items for items in by_kind(piles(on_s3, FUTURE)).values())
+        assert away.fs.exists("bucket/remote/files/md5/notes.txt")
+        whole(replace(world, settings=on_s3))
+    finally:
+        server.stop()
+
+
+def test_an_unreadable_store_is_told(tmp_path: Path) -> None:
+    (tmp_path / "files").write_text("a file where a folder should be")
+    store = Store(str(tmp_path))
+    assert store.files() == {}
+    with pytest.raises(StorageError, match="check the disk or the remote"):
+        store.read(["files/md5/x"])
