@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import skumatch
-from skumatch.commands import audit, bench, compare, data, evaluate, gc, match, release, runs, worker
+from skumatch.commands import audit, bench, compare, data, doctor, evaluate, gc, match, release, runs, worker
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors
 
@@ -25,7 +25,7 @@ for command in (
     audit.reproduce,
     *(release.models, release.promote, release.rollback),
     *(evaluate.evaluate, compare.compare, match.match),
-    gc.gc,
+    *(doctor.doctor, gc.gc),
 ):
     app.command()(command)
 

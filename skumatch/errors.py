@@ -148,6 +148,12 @@ class CleaningRefused(SkumatchError):
     exit_code = 42
 
 
+class Unwell(SkumatchError):
+    """A part of the installation doesn't work as it should."""
+
+    exit_code = 43
+
+
 class NothingNew(SkumatchError):
     """A scheduled run that would see nothing it hasn't seen: not a failure, but nothing is done."""
 

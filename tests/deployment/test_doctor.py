@@ -1,0 +1,45 @@
+"""skumatch doctor in a deployment: all is well, a queue without a worker is named, and so is a broker that is away."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.deployment.runs import Deployment
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+
+def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> None:
+    stack = deployment.stack
+    env = stack.environment | {"AIRFLOW__CELERY__BROKER_URL": stack.secret("celery_broker")}
+
+    def doctor() -> tuple[int, dict[str, Any]]:
+        file = tmp_path / "found.json"
+        words = [sys.executable, "-m", "skumatch", "doctor", "--json", str(file)]
+        done = subprocess.run(words, cwd=deployment.project, env=env, capture_output=True, text=True, check=False)
+        assert not any(
+            stack.secret(name) in done.stdout + done.stderr + file.read_text() for name in ("redis", "airflow_service", "mlflow_admin")
+        )
+        return done.returncode, {one["name"]: one for one in json.loads(file.read_text())}
+
+    with deployment.workers("doctor", {"one": "default"}) as workers:
+        wait_until(lambda: "queue gpu" in doctor()[1]["workers"]["found"], 120)
+        workers["two"] = stack.worker("doctor-two", "gpu")
+        wait_until(lambda: doctor()[1]["workers"]["verdict"] == "ok", 120)
+        code, found = doctor()
+        assert code == 0, found
+        assert {name for name, one in found.items() if one["verdict"] != "ok"} <= {"GPU"}
+        assert "triggerer" in found["Airflow"]["found"] and found["workers"]["found"] == "2 workers, serving default, gpu"
+    stack.services["redis"].end(signal.SIGTERM)
+    try:
+        assert doctor()[1]["workers"]["verdict"] == "failed"
+    finally:
+        stack.services["redis"].start()
