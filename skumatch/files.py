@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,12 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     finally:
         if aside:
             aside.unlink(missing_ok=True)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a disk or an object store raises that refuses or is away: for `except`. botocore's are no OSError."""
+    botocore = sys.modules.get("botocore.exceptions")  # imported by whoever talks to S3
+    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
 
 
 @contextmanager

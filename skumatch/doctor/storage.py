@@ -10,6 +10,7 @@ import fsspec
 from skumatch.config import shown
 from skumatch.doctor.finding import Place, Problem
 from skumatch.doctor.installation import pointed
+from skumatch.files import store_errors
 
 
 def remote(place: Place) -> str:
@@ -18,12 +19,13 @@ def remote(place: Place) -> str:
     began = time.monotonic()
     fs, root = fsspec.core.url_to_fs(url)
     path = f"{root.rstrip('/')}/doctor-{text}"
+    refused: tuple[type[Exception], ...] = (*store_errors(), ValueError)
     try:
         fs.makedirs(root, exist_ok=True)
         fs.pipe_file(path, text.encode())
         back = fs.cat_file(path).decode()
         fs.rm_file(path)
-    except (OSError, ValueError) as error:
+    except refused as error:
         said = f"{shown(url)} can't be written and read ({type(error).__name__}: {shown(str(error))[:200]})"
         raise Problem(said, "Check the address, its rights, and the credentials in the environment.") from error
     if back != text:

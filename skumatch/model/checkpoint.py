@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skumatch.config import shown
 from skumatch.errors import Fenced, StorageError
-from skumatch.files import canonical_json
+from skumatch.files import canonical_json, store_errors
 
 GENERATIONS = 2
 COST = 0.05  # the largest share of the time that saving may take
@@ -144,7 +144,7 @@ class Checkpoints:
     def _storage(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except store_errors() as error:
             what = f"The checkpoints in {self.shown} can't be read or written ({error})"
             raise StorageError(f"{what}; check the disk or the remote, then run again.") from error
 

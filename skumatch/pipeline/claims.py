@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skumatch.config import Settings, shown
 from skumatch.errors import CleaningRefused, StorageError
+from skumatch.files import store_errors
 
 FOLDER, CLEANING = "claims", "cleaning.json"
 WORK_SECONDS = 26 * 3600.0  # no task lasts longer: Airflow stops a training after 24 hours
@@ -119,7 +120,7 @@ class Board:
     def _storage(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except store_errors() as error:
             raise StorageError(
                 f"The claims in {self.shown} can't be read or written ({error}); check the remote, then run again."
             ) from error

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from skumatch.config import Settings
+from skumatch.config import Settings, shown
 from skumatch.errors import DataError, StageFailed, StorageError
+from skumatch.files import store_errors
 
 REMOTE = "shared"
 
@@ -168,5 +169,6 @@ def _translated(what: str, target: object) -> Iterator[None]:
         raise StorageError(f"Could not {what} {target}: another process holds DVC's lock; wait for it, then run again.") from error
     except DvcException as error:
         raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
-    except OSError as error:
-        raise StorageError(f"Could not {what} {target}: {error.strerror or error}; check the disk, then run again.") from error
+    except store_errors() as error:
+        why = getattr(error, "strerror", None) or shown(str(error))
+        raise StorageError(f"Could not {what} {target}: {why}; check the disk or the remote, then run again.") from error

@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from skumatch.config import shown
 from skumatch.errors import StorageError
+from skumatch.files import store_errors
 
 AT_ONCE = 16
 FOLDERS = ("files/md5", "runs", "checkpoints", "claims", GONE := "gone")
@@ -101,7 +102,7 @@ class Store:
     def _storage(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except store_errors() as error:
             raise StorageError(f"{self.shown} can't be read or written ({error}); check the disk or the remote, then run again.") from error
 
 

@@ -167,3 +167,15 @@ def test_a_damaged_owner_does_not_keep_the_next_attempt_out(tmp_path: Path, text
     assert (found := second.latest()) is not None and found.step == 5
     with pytest.raises(Fenced):
         first.save(10, TENSORS, {})
+
+
+def test_an_object_store_that_is_away_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's errors are no OSError, as a disk's are."""
+    exceptions = pytest.importorskip("botocore.exceptions")
+
+    def away(*_: object, **__: object) -> None:
+        raise exceptions.EndpointConnectionError(endpoint_url="http://store:8333")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.makedirs", away)
+    with pytest.raises(StorageError, match="Could not connect to the endpoint"):
+        Checkpoints(str(tmp_path), "k")
