@@ -13,8 +13,9 @@ import yaml
 
 from skumatch.audit.dossier import WORKSPACE, Dossier
 from skumatch.audit.link import Broken, Unchecked
-from skumatch.errors import SkumatchError
+from skumatch.errors import ParameterError, SkumatchError
 from skumatch.files import md5, read_json
+from skumatch.params import Params
 from skumatch.retrieval.evaluate import Ranking, evaluate
 from skumatch.retrieval.figures import Evaluation
 
@@ -29,7 +30,14 @@ def stage(dossier: Dossier, name: str) -> str:
     Raises Broken where it writes something else, Unchecked where it does, but with other code than the run's.
     """
     other = _other_code(dossier, name)
-    differing = _differing(dossier, name)
+    try:
+        differing = _differing(dossier, name)
+    except SkumatchError as error:
+        if other:
+            raise Unchecked(
+                f"stage {name} can't be run here ({error}), where {other[0]} isn't the run's; audit with the run's version"
+            ) from error
+        raise Broken(f"stage {name} fails when it is run again: {error}") from error
     if differing and other:
         raise Unchecked(f"{', '.join(differing)} comes out otherwise here, where {other[0]} isn't the run's; audit with the run's version")
     if differing:
@@ -47,12 +55,17 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
                 target.parent.mkdir(exist_ok=True)
                 target.symlink_to(path.resolve())
         (root / "out" / name).mkdir(parents=True)
-        try:
-            importlib.import_module(f"skumatch.stages.{name}").run(root, dossier.params)
-        except SkumatchError as error:
-            raise Broken(f"stage {name} fails when it is run again: {error}") from error
+        importlib.import_module(f"skumatch.stages.{name}").run(root, params(dossier))
         found = _files(root / "out" / name)
         return sorted(path for path, digest in _files(told).items() if found.get(path) != digest)
+
+
+def params(dossier: Dossier) -> Params:
+    """The run's parameters. Raises Unchecked where this version of skumatch can't read them; whether they were changed, their hash says."""
+    try:
+        return dossier.params
+    except ParameterError as error:
+        raise Unchecked(f"the run's parameters can't be read here ({error}); audit with the run's version of skumatch") from error
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -82,7 +95,7 @@ def figures(dossier: Dossier, who: str) -> None:
     lists = pq.read_table(root / "split/protocols/full.parquet").to_pandas()
     items = pq.read_table(root / "embed/items.parquet").to_pandas()
     gallery = set(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
-    found = evaluate(ranking, gallery, "full", dossier.params.evaluate, dossier.params.seed)
+    found = evaluate(ranking, gallery, "full", params(dossier).evaluate, params(dossier).seed)
     wrong = [name for name in FIGURES if getattr(found, name) != getattr(told, name)]
     if wrong:
         name = wrong[0]

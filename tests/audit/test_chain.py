@@ -194,3 +194,13 @@ def test_a_dossier_reads_as_json_only_where_it_is_one(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="can't be read as a dossier's facts"):
         links(Dossier(tmp_path), verify=True)[0]
         _ = Dossier(tmp_path).facts
+
+
+def test_parameters_that_this_version_cant_read_leave_unchecked_what_needs_them(dossier: Dossier) -> None:
+    """A knob that has gone since is no tampering; that the file was changed here is told by the links that hash it."""
+    path = dossier.path("workspace/params.yaml")
+    path.write_text(path.read_text("utf-8") + "retired: {knob: 1}\n", "utf-8")
+    found = {link.name: link for link in links(dossier, verify=True)}
+    for name in ("decision", "evaluation", "split", "validation"):
+        assert found[name].verdict == "unchecked" and "can't be read here" in found[name].reason, name
+    assert found["parameters"].verdict == found["inputs"].verdict == "broken"
