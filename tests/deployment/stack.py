@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -224,6 +225,17 @@ class Stack:
         self.services["postgres"].start()
         wait_until(lambda: subprocess.run(["pg_isready", "-q"], env=env, check=False).returncode == 0, 60)
         subprocess.run([ROOT / "docker/databases.sh"], env=env | {"POSTGRES_USER": "postgres"}, check=True, capture_output=True)
+
+    def healthy(self, name: str, of: str | None = None) -> subprocess.CompletedProcess[str]:
+        """The health check that compose.yaml has for a service, asked of its process here."""
+        test = self.compose["services"][of or name]["healthcheck"]["test"]
+        here = {"localhost:8974": f"127.0.0.1:{self.ports['health']}", "localhost:5000": f"127.0.0.1:{self.ports['mlflow']}"}
+        words = [self._native(word, name).replace("$$", "$").replace("celery@", f"{name}@") for word in test[1:]]
+        for there, port in here.items():
+            words = [word.replace(there, port) for word in words]
+        command = ["sh", "-c", words[0]] if test[0] == "CMD-SHELL" else words
+        env = self.services[name].env | {"HOSTNAME": socket.gethostname()}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     def database(self, script: str, folder: Path) -> None:
         """dump-databases or restore-databases, as in Postgres's container."""

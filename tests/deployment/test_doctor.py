@@ -43,3 +43,14 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
         assert doctor()[1]["workers"]["verdict"] == "failed"
     finally:
         stack.services["redis"].start()
+
+
+def test_the_health_checks_of_compose_tell_well_from_ill(deployment: Deployment) -> None:
+    """Of every server of ours; those of Postgres, Redis and the object store are their own images' programs."""
+    stack = deployment.stack
+    for name in ("api-server", "scheduler", "dag-processor", "triggerer", "mlflow"):
+        asked = stack.healthy(name)
+        assert asked.returncode == 0, (name, asked.stdout, asked.stderr)
+    with deployment.workers("health", {"one": "default"}):
+        wait_until(lambda: stack.healthy("health-one", of="worker").returncode == 0, 120)
+    assert stack.healthy("health-one", of="worker").returncode != 0, "it has ended"
