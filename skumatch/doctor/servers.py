@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import httpx
 
 from skumatch.airflow_api import DAG, Airflow
+from skumatch.config import shown
 from skumatch.doctor.finding import Place, Problem
 from skumatch.pipeline.pull import open_registry
 
@@ -59,8 +60,13 @@ def workers(place: Place) -> str:
     if not url:
         raise Problem(f"no broker is known here ({BROKER})", "Ask on a worker; `skumatch up` has none.", "skipped")
     from celery import Celery
+    from kombu.exceptions import KombuError
 
-    asked = Celery(broker=url, broker_connection_retry_on_startup=False).control.inspect(timeout=3).active_queues() or {}
+    try:
+        asked = Celery(broker=url).control.inspect(timeout=3).active_queues() or {}
+    except (KombuError, OSError) as error:
+        said = f"the broker {shown(url)} doesn't answer ({type(error).__name__})"
+        raise Problem(said, "See whether it runs, and whether its password is the one that is known here.") from error
     served = {str(queue["name"]) for queues in asked.values() for queue in queues}
     if not asked:
         raise Problem("no worker answers", "Start one: airflow celery worker --queues default,gpu")
@@ -73,7 +79,9 @@ def mlflow(place: Place) -> str:
     """Whether MLflow answers and lets us in, is of the version that is installed here, and what it has for champion."""
     registry = open_registry(place.settings, place.params)
     champion = registry.champion()
-    there = httpx.get(f"{registry.url}/version", timeout=SECONDS).text.strip()
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    account = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+    there = httpx.get(f"{registry.url}/version", timeout=SECONDS, auth=account).raise_for_status().text.strip()
     _same("mlflow", there)
     serves = f"champion: version {champion.version}" if champion else "no champion yet"
     return f"MLflow {there} at {registry.shown}; {registry.model_name}: {serves}"

@@ -23,6 +23,7 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
 
     def doctor() -> tuple[int, dict[str, Any]]:
         file = tmp_path / "found.json"
+        file.unlink(missing_ok=True)
         words = [sys.executable, "-m", "skumatch", "doctor", "--json", str(file)]
         done = subprocess.run(words, cwd=deployment.project, env=env, capture_output=True, text=True, check=False)
         assert not any(

@@ -181,6 +181,10 @@ def test_clocks_are_compared(stand: tuple[type[Stand], Settings]) -> None:
 def test_without_a_broker_workers_are_not_looked_at_and_a_dead_one_fails(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(servers.BROKER, raising=False)
     assert ask(servers.workers, here).verdict == "skipped"
+    pytest.importorskip("celery")
+    monkeypatch.setenv(servers.BROKER, f"redis://:s3cr3t@127.0.0.1:{free_port()}/0")
+    found = ask(servers.workers, here)
+    assert found.verdict == "failed" and "doesn't answer" in found.found and "s3cr3t" not in found.found
 
 
 def test_a_host_that_never_answers_does_not_hold_up_the_others(here: Settings) -> None:
