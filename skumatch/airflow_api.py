@@ -65,6 +65,12 @@ class Airflow:
     def _token(self) -> str:
         account = _account(self._settings)
         answer = self._client.post("/auth/token", json=account) if account else self._client.get("/auth/token")
+        if answer.status_code in (401, 403):
+            where = "SKUMATCH_AIRFLOW" if self._settings.airflow else "SKUMATCH_AIRFLOW_USERS"
+            who = f"refuses the user {account['username']}" if account else "wants a user and password"
+            raise ServiceError(f"Airflow at {self.url} {who}; check {where}, which its servers were started with too.")
+        if answer.status_code in (404, 405) or (answer.is_success and "access_token" not in answer.text):
+            raise ServiceError(f"What answers at {self.url} is not Airflow; choose another port (SKUMATCH_AIRFLOW_PORT) or address.")
         return str(answer.raise_for_status().json()["access_token"])
 
 

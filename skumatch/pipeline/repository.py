@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -98,6 +99,18 @@ class Repository:
         changed = [str(dep) for dep in absent if not dep.hash_info or known.get(dep.fs_path) != dep.hash_info]
         if changed:
             self._repo.pull(targets=changed)
+
+    def lacking(self, md5: str) -> list[str]:
+        """The MD5s of a data version that the remote doesn't have: its own, or those of files that it lists."""
+        with _translated("look for", md5):
+            store = self._repo.cloud.get_remote_odb(REMOTE)
+            if not store.exists(md5):
+                return [md5]
+            if not md5.endswith(".dir"):
+                return []
+            with store.fs.open(store.oid_to_path(md5), "r") as stream:
+                listed = {str(entry["md5"]) for entry in json.load(stream)}
+            return sorted(listed - set(store.list_oids_exists(sorted(listed))))
 
     @property
     def lock(self) -> str:

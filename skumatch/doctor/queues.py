@@ -1,0 +1,52 @@
+"""The broker between Airflow and its Celery workers, and whether somebody serves what waits there."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from skumatch.config import shown
+from skumatch.doctor.finding import Place, Problem
+
+BROKER = "AIRFLOW__CELERY__BROKER_URL"
+DEFAULT, DEFAULT_QUEUE = "AIRFLOW__OPERATORS__DEFAULT_QUEUE", "default"
+SECONDS = 4.0
+
+
+def broker(_: Place) -> str:
+    """Whether the broker answers and lets us in."""
+    app, began = _celery(), time.monotonic()
+    from kombu.exceptions import KombuError
+
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=SECONDS)
+    except (KombuError, OSError) as error:
+        said = f"{shown(os.environ[BROKER])} can't be used ({' '.join(str(error).split())[:160]})"
+        raise Problem(said, f"Start it, or check address and password in {BROKER}.") from error
+    return f"{shown(os.environ[BROKER])}, answered in {time.monotonic() - began:.1f} s"
+
+
+def workers(place: Place) -> str:
+    """Whether every queue that a stage needs has a worker."""
+    wanted = {os.environ.get(DEFAULT, DEFAULT_QUEUE), *place.params.runtime.queues.values()}
+    asked = _celery().control.inspect(timeout=SECONDS).active_queues() or {}
+    served = {str(queue["name"]) for queues in asked.values() for queue in queues}
+    if not asked:
+        raise Problem("no worker answers", f"Start one: airflow celery worker --queues {','.join(sorted(wanted))}")
+    if lacking := sorted(wanted - served):
+        fix = f"Start one: airflow celery worker --queues {','.join(lacking)}; or change runtime.queues."
+        raise Problem(f"no worker serves the queue {', '.join(lacking)}", fix)
+    return f"{len(asked)} workers, serving {', '.join(sorted(served))}"
+
+
+def _celery() -> Any:
+    """An app of the broker that the environment names; raises Problem where none can be asked."""
+    if not (url := os.environ.get(BROKER)):
+        raise Problem("no broker is known here", f"`skumatch up` needs none; with workers, ask where {BROKER} is set.", "skipped")
+    try:
+        from celery import Celery
+    except ImportError as error:
+        raise Problem("celery is not installed here", "Ask on a worker, or pip install 'skumatch[deployment]'.", "skipped") from error
+    return Celery(broker=url, broker_connection_retry_on_startup=False, broker_connection_timeout=SECONDS)

@@ -1,0 +1,45 @@
+"""A check asked as the command asks it, and servers that answer whatever a test wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any, ClassVar
+
+from skumatch.config import Settings
+from skumatch.doctor.finding import Check, Finding, Place, examine
+from skumatch.params import Params, RuntimeParams
+
+PARAMS = Params(runtime=RuntimeParams(device="cpu"))
+MD5 = "0123456789abcdef0123456789abcdef.dir"
+DATA = f"outs:\n- md5: {MD5}\n  size: 10\n  nfiles: 2\n  hash: md5\n  path: data\n"
+CURE = "What the check's own error does not say."
+
+
+def ask(check: Callable[[Place], str], settings: Settings, params: Params | None = PARAMS) -> Finding:
+    """What the check says; every finding that is not well says what to do."""
+    [found] = examine(Place(settings, params), [Check("it", check, CURE, seconds=60)])
+    assert found.found and bool(found.fix) == (found.verdict != "ok"), found
+    return found
+
+
+class Stand(BaseHTTPRequestHandler):
+    """Airflow's and MLflow's answers, from `answers`: path -> JSON, text, or the status of a refusal."""
+
+    answers: ClassVar[dict[str, Any]] = {}
+    date: str | None = None
+
+    def do_GET(self) -> None:
+        found = self.answers.get(self.path.split("?")[0], 404)
+        self.send_response_only(found if isinstance(found, int) else 200)
+        self.send_header("Date", self.date or self.date_time_string())
+        self.end_headers()
+        self.wfile.write(found.encode() if isinstance(found, str) else json.dumps(found).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""

@@ -1,0 +1,88 @@
+"""Packages, parameters, pipeline, code and secrets, each well and with one thing wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from skumatch.config import Settings
+from skumatch.doctor import installation
+from tests.conftest import commit
+from tests.doctor.asking import ask
+
+
+def edit(path: Path, pattern: str, new: str) -> None:
+    text, count = re.subn(pattern, new, path.read_text("utf-8"), flags=re.MULTILINE)
+    assert count, pattern
+    path.write_text(text, "utf-8")
+
+
+def test_packages_are_compared_with_the_lock(here: Settings) -> None:
+    well = ask(installation.packages, here)
+    assert well.verdict == "ok" and "Python 3." in well.found
+    for name in ("typer", "rich", "pydantic", "httpx"):
+        edit(here.project / installation.LOCK, rf"^{name}==.*$", f"{name}==0.0.1")
+    found = ask(installation.packages, here)
+    assert found.verdict == "warning" and "0.0.1" in found.found and found.found.endswith("and 1 more")
+    assert ask(installation.packages, here.model_copy(update={"project": here.home_dir})).verdict == "failed"
+
+
+@pytest.mark.parametrize(("pattern", "new", "verdict", "said"), [
+    (r'^requires-python = .*$', 'requires-python = ">=3.99"', "failed", "wants >=3.99"),
+    (r'^version = .*$', 'version = "9.9.9"', "warning", "the project's is 9.9.9"),
+    (r'^ +"typer>=.*$', '"not-there-at-all>=1", "not-on-this; sys_platform == \'none\'",', "failed", "not installed: not-there-at-all"),
+])  # fmt: skip
+def test_python_skumatch_and_what_it_needs_are_compared_with_the_project(
+    here: Settings, pattern: str, new: str, verdict: str, said: str
+) -> None:
+    edit(here.project / "pyproject.toml", pattern, new)
+    found = ask(installation.packages, here)
+    assert found.verdict == verdict and said in found.found
+
+
+def test_parameters_that_cannot_be_used_are_told_as_every_command_does(here: Settings) -> None:
+    assert ask(installation.parameters, here).verdict == "ok"
+    edit(here.project / "params.yaml", r"^  epochs: 24", "  epochs: -1")
+    found = ask(installation.parameters, here)
+    assert found.verdict == "failed" and "train.epochs is -1" in found.found
+
+
+def test_the_pipeline_has_the_stages_that_this_skumatch_knows(here: Settings) -> None:
+    assert ask(installation.pipeline, here).found == "9 stages"
+    dvc = here.project / "dvc.yaml"
+    whole = dvc.read_text("utf-8")
+    for text, said in (
+        (whole.replace("  gate:\n", "  guess:\n"), "doesn't know: guess"),
+        (re.sub(r"  report:\n(    .*\n)+", "", whole), "no stage report"),
+        ("<<<<<<< HEAD\n" + whole, "can't be read"),
+    ):
+        dvc.write_text(text, "utf-8")
+        found = ask(installation.pipeline, here)
+        assert found.verdict == "failed" and said in found.found
+    dvc.unlink()
+    assert "No such file" in ask(installation.pipeline, here).found
+
+
+def test_code_is_committed(here: Settings) -> None:
+    assert ask(installation.code, here).verdict == "ok"
+    (here.project / "skumatch/errors.py").write_text("changed")
+    assert "uncommitted" in ask(installation.code, here).found
+    commit(here.project, "Changed")
+    assert ask(installation.code, here).verdict == "ok"
+    assert "no git commit" in ask(installation.code, here.model_copy(update={"project": here.project / ".."})).found
+
+
+@pytest.mark.parametrize("name", ["home/airflow.secret", "home/airflow-passwords.json", "project/.dvc/config.local", "key.pem"])
+def test_secrets_are_for_their_owner(here: Settings, tmp_path: Path, name: str) -> None:
+    own = here.model_copy(update={"signing_key": tmp_path / "key.pem"})
+    assert ask(installation.secrets, own).found == "none here"
+    secret = tmp_path / name
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("s3cr3t")
+    secret.chmod(0o600)
+    assert ask(installation.secrets, own).found == "1 for their owner only"
+    secret.chmod(0o640)
+    found = ask(installation.secrets, own)
+    assert found.verdict == "warning" and found.fix == f"Close it: chmod go= {secret}" and "s3cr3t" not in found.found

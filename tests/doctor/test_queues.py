@@ -1,0 +1,66 @@
+"""The broker and its workers: a real Redis with a password, and Celery workers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from skumatch.config import Settings
+from skumatch.doctor import queues
+from tests.conftest import free_port, wait_until
+from tests.doctor.asking import ask
+
+celery = pytest.importorskip("celery")
+
+
+@contextmanager
+def running(*words: str, log: Path) -> Iterator[None]:
+    with log.open("wb") as stream, subprocess.Popen(words, cwd=log.parent, stdout=stream, stderr=stream) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def test_where_no_broker_is_known_none_is_asked(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(queues.BROKER, raising=False)
+    assert ask(queues.broker, here).verdict == ask(queues.workers, here).verdict == "skipped"
+    monkeypatch.setenv(queues.BROKER, "redis://127.0.0.1/0")
+    monkeypatch.setitem(sys.modules, "celery", None)
+    found = ask(queues.broker, here)
+    assert found.verdict == "skipped" and "skumatch[deployment]" in found.fix
+
+
+def test_a_broker_that_is_away_is_told_without_its_password(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(queues.BROKER, f"redis://:s3cr3t@127.0.0.1:{free_port()}/0")
+    found = ask(queues.broker, here)
+    assert found.verdict == "failed" and "refused" in found.found and "s3cr3t" not in str(found)
+
+
+@pytest.mark.live
+def test_every_queue_that_a_stage_needs_has_a_worker_or_not(here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("redis-server"):
+        pytest.skip("needs redis-server; on Debian: apt install redis-server")
+    port = free_port()
+    url = f"redis://:s3cr3t@127.0.0.1:{port}/0"
+    monkeypatch.setenv(queues.BROKER, url)
+    monkeypatch.setattr(queues, "SECONDS", 1.0)
+    redis = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "s3cr3t", "--save", "")
+    worker = (sys.executable, "-m", "celery", "--broker", url, "worker", "--pool", "solo", "--without-mingle", "--queues")
+    with running(*redis, log=tmp_path / "redis.log"):
+        wait_until(lambda: ask(queues.broker, here).verdict == "ok", 20)
+        found = ask(queues.workers, here)
+        assert found.verdict == "failed" and found.found == "no worker answers" and "--queues default,gpu" in found.fix
+        with running(*worker, "default", log=tmp_path / "default.log"):
+            wait_until(lambda: ask(queues.workers, here).found == "no worker serves the queue gpu", 60)
+            with running(*worker, "gpu", "--hostname", "two@here", log=tmp_path / "gpu.log"):
+                wait_until(lambda: ask(queues.workers, here).found == "2 workers, serving default, gpu", 60)
+        monkeypatch.setenv(queues.BROKER, url.replace("s3cr3t", "n0t1t"))
+        found = ask(queues.broker, here)
+        assert found.verdict == "failed" and "password" in found.fix and "n0t1t" not in str(found)

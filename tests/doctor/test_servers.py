@@ -1,0 +1,150 @@
+"""What Airflow and MLflow may answer: all is well, another version, a part that is ill, another program, no answer."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from skumatch.config import Settings
+from skumatch.doctor import servers
+from skumatch.params import Params
+from skumatch.release.registry import ModelRef, Registry
+from tests.conftest import free_port
+from tests.doctor.asking import CURE, Stand, ask
+
+Served = tuple[type[Stand], Settings]
+HEALTH, TASKS = "/api/v2/monitor/health", "/api/v2/dags/skumatch_retrain/tasks"
+ALL_WELL = {name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "dag_processor")}
+LONG_AGO = (datetime.now(UTC) - timedelta(hours=2000)).isoformat()
+BROKEN = {"filename": "retrain.py", "stack_trace": "x\nSyntaxError: no"}
+NO_TRIGGERER: dict[str, Any] = {"triggerer": {"status": None, "latest_triggerer_heartbeat": None}}
+
+
+def test_airflow_is_well(stand: Served) -> None:
+    own, settings = stand
+    assert ask(servers.airflow, settings).found.endswith("healthy: metadatabase, scheduler, dag processor")
+    own.answers[HEALTH] = ALL_WELL | NO_TRIGGERER
+    assert ask(servers.airflow, settings).found.endswith("healthy: metadatabase, scheduler, dag processor")
+
+
+@pytest.mark.parametrize(("part", "said", "log"), [
+    ({"metadatabase": {"status": "unhealthy"}}, "can't reach its metadata database", "api-server.log"),
+    ({"scheduler": {"status": "unhealthy", "latest_scheduler_heartbeat": LONG_AGO}}, "its scheduler 120,0", "scheduler.log"),
+    ({"dag_processor": {"status": None, "latest_dag_processor_heartbeat": None}}, "never heard of a dag processor", "dag-processor.log"),
+    ({"triggerer": {"status": "unhealthy", "latest_triggerer_heartbeat": LONG_AGO}}, "its triggerer 120,0", "triggerer.log"),
+])  # fmt: skip
+def test_a_part_of_airflow_that_is_ill_is_named(stand: Served, part: dict[str, Any], said: str, log: str) -> None:
+    own, settings = stand
+    own.answers[HEALTH] = ALL_WELL | part
+    found = ask(servers.airflow, settings)
+    assert found.verdict == ("warning" if "triggerer" in part else "failed")
+    assert said in found.found and "skumatch up" in found.fix and log in found.fix
+    elsewhere = settings.model_copy(update={"airflow": settings.airflow_url})
+    assert "where it runs" in ask(servers.airflow, elsewhere).fix
+
+
+def test_an_airflow_of_another_version_is_told(stand: Served) -> None:
+    own, settings = stand
+    own.answers["/api/v2/version"] = {"version": "2.0.0"}
+    found = ask(servers.airflow, settings)
+    assert found.verdict == "warning" and "2.0.0 there" in found.found
+
+
+@pytest.mark.parametrize(("token", "said", "fix"), [
+    (401, "refuses the user ann", "Check SKUMATCH_AIRFLOW"),
+    (404, "is not Airflow", "SKUMATCH_AIRFLOW_PORT"),
+    ("<html>Something else</html>", "is not Airflow", "SKUMATCH_AIRFLOW_PORT"),
+    (500, "does not answer", "SKUMATCH_AIRFLOW"),
+])  # fmt: skip
+def test_an_airflow_that_lets_nobody_in_is_told_without_the_password(stand: Served, token: Any, said: str, fix: str) -> None:
+    own, settings = stand
+    own.answers["/auth/token"] = token
+    port = settings.airflow_port
+    found = ask(servers.airflow, settings.model_copy(update={"airflow": f"http://ann:s3cr3t@127.0.0.1:{port}"}))
+    assert found.verdict == "failed" and said in found.found and fix in found.fix and "s3cr3t" not in str(found)
+
+
+def test_an_airflow_that_wants_a_name_is_told(stand: Served) -> None:
+    own, settings = stand
+    own.answers["/auth/token"] = 401
+    found = ask(servers.airflow, settings)
+    assert "wants a user and password" in found.found and "SKUMATCH_AIRFLOW_USERS" in found.fix
+    found = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
+    assert "airflow-passwords.json" in found.found and found.fix == CURE
+    settings.home_dir.mkdir(parents=True)
+    settings.passwords_file.write_text(json.dumps({"skumatch": "s3cr3t"}))
+    found = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
+    assert "refuses the user skumatch" in found.found and "s3cr3t" not in str(found)
+
+
+@pytest.mark.parametrize(("path", "answer", "verdict", "said"), [
+    ("/api/v2/importErrors", {"import_errors": [BROKEN]}, "failed", "can't import retrain.py: SyntaxError: no"),
+    ("/api/v2/dags", {"dags": []}, "failed", "no DAG skumatch_retrain"),
+    ("/api/v2/dags", {"dags": [{"dag_id": "skumatch_retrain", "is_paused": True}]}, "warning", "paused"),
+    ("/api/v2/pools", {"pools": [{"name": "default_pool"}]}, "failed", "no pool gpu"),
+    (TASKS, {"tasks": [{"task_id": "pull", "queue": "default", "pool": "gpu"}]}, "warning", "of another checkout"),
+])  # fmt: skip
+def test_dags_that_would_not_run(stand: Served, path: str, answer: Any, verdict: str, said: str) -> None:
+    own, settings = stand
+    assert ask(servers.dags, settings).found == "1 imported, none with an error; pools: gpu"
+    own.answers[path] = answer
+    found = ask(servers.dags, settings)
+    assert found.verdict == verdict and said in found.found
+
+
+def test_stages_that_go_elsewhere_than_params_say_are_told(stand: Served) -> None:
+    own, settings = stand
+    tasks = own.answers[TASKS]["tasks"]
+    own.answers[TASKS] = {"tasks": [task | ({"queue": "cpu"} if task["task_id"] == "train" else {}) for task in tasks]}
+    found = ask(servers.dags, settings)
+    assert found.verdict == "warning" and "train goes to the queue cpu in Airflow, to gpu by params.yaml" in found.found
+
+
+def test_mlflow_is_of_our_version_or_not(stand: Served) -> None:
+    own, settings = stand
+    assert ask(servers.mlflow, settings).verdict == "ok"
+    own.answers["/version"] = "1.0.0"
+    found = ask(servers.mlflow, settings)
+    assert found.verdict == "warning" and "1.0.0 there" in found.found
+    own.answers["/version"] = "<html>Something else</html>"
+    assert "is not MLflow" in ask(servers.mlflow, settings).found
+    own.answers["/version"] = 401
+    found = ask(servers.mlflow, settings.model_copy(update={"mlflow": f"http://ann:s3cr3t@127.0.0.1:{settings.airflow_port}"}))
+    assert "MLFLOW_TRACKING_PASSWORD" in found.fix and "s3cr3t" not in str(found)
+
+
+def test_a_champion_is_what_was_registered_or_not(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ModelRef(3, "ab" * 32, "run", datetime.now(UTC))
+    monkeypatch.setattr(Registry, "champion", lambda _: None)
+    assert ask(servers.champion, here).found == "skumatch has none yet"
+    monkeypatch.setattr(Registry, "champion", lambda _: ref)
+    monkeypatch.setattr(servers, "manifest_hash", lambda *_: ref.bundle)
+    assert ask(servers.champion, here).found == "skumatch, version 3, bundle abababababab"
+    monkeypatch.setattr(servers, "manifest_hash", lambda *_: "cd" * 32)
+    assert "not what was registered" in ask(servers.champion, here).found
+
+
+def test_what_needs_parameters_is_not_asked_without_them(here: Settings) -> None:
+    (here.project / "params.yaml").write_text("train: {epochs: none}\n")
+    found = ask(servers.champion, here, None)
+    assert found.verdict == "skipped" and "params.yaml" in found.fix
+    assert ask(servers.champion, here, Params()).verdict == "failed"
+
+
+def test_clocks_are_compared(stand: Served) -> None:
+    own, settings = stand
+    assert ask(servers.clocks, settings).found.startswith("MLflow and Airflow have ours, within ")
+    own.date = "Sat, 01 Jan 2000 00:00:00 GMT"
+    found = ask(servers.clocks, settings)
+    assert found.verdict == "warning" and "from MLflow's and" in found.found and "NTP" in found.fix
+
+
+def test_servers_that_are_away(here: Settings) -> None:
+    away = here.model_copy(update={"mlflow": f"http://127.0.0.1:{free_port()}", "airflow_port": free_port()})
+    assert ask(servers.clocks, away).verdict == "skipped"
+    for check in (servers.mlflow, servers.artifacts, servers.champion, servers.airflow, servers.dags):
+        found = ask(check, away)
+        assert found.verdict == "failed" and "make up" in found.fix, found

@@ -1,0 +1,119 @@
+"""The remote: on a disk and in an object store, read-only, lying, away; and whether it has the data."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skumatch.config import Settings
+from skumatch.doctor import storage
+from tests.conftest import free_port
+from tests.doctor.asking import DATA, MD5, ask
+
+LOCAL = "fsspec.implementations.local.LocalFileSystem"
+
+
+def test_the_remote_is_written_and_read_and_nothing_stays(here: Settings, tmp_path: Path) -> None:
+    deep = here.model_copy(update={"remote": str(tmp_path / "new/remote")})
+    assert ask(storage.remote, deep).verdict == "ok"
+    assert not (tmp_path / "new").exists()
+    kept = tmp_path / "new/remote/files"
+    kept.mkdir(parents=True)
+    assert ask(storage.remote, deep).verdict == "ok"
+    assert list((tmp_path / "new/remote").iterdir()) == [kept]
+
+
+def test_a_remote_that_cannot_be_written_is_told(here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    found = ask(storage.remote, here.model_copy(update={"remote": str(tmp_path / "file" / "remote")}))
+    assert found.verdict == "failed" and "rights" in found.fix
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(f"{LOCAL}.pipe_file", read_only)
+    found = ask(storage.remote, here)
+    assert found.verdict == "failed" and "Read-only file system" in found.found
+    assert not here.home_dir.exists()
+
+
+def test_a_store_that_lies_is_told_and_cleaned(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(here.remote_url).mkdir(parents=True)
+    monkeypatch.setattr(f"{LOCAL}.cat_file", lambda *_: b"other")
+    assert "something else" in ask(storage.remote, here).found
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(f"{LOCAL}.cat_file", broken)
+    assert "Input/output error" in ask(storage.remote, here).found
+    assert not list(Path(here.remote_url).iterdir())
+
+
+def test_an_address_of_no_kind_is_told_without_its_password(here: Settings) -> None:
+    found = ask(storage.remote, here.model_copy(update={"remote": "floppy://ann:s3cr3t@host/a"}))
+    assert found.verdict == "failed" and "floppy://host/a" in found.found and "s3cr3t" not in str(found)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An object store with the bucket `dvc`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
+    server.start()
+    named = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "eu-west-1", "ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    for name, value in named.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="dvc", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    yield client
+    server.stop()
+
+
+def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, bucket: Any) -> None:
+    own = here.model_copy(update={"remote": "s3://dvc/skumatch"})
+    assert ask(storage.remote, own).verdict == "ok"
+    assert "Contents" not in bucket.list_objects_v2(Bucket="dvc")
+    found = ask(storage.remote, own.model_copy(update={"remote": "s3://dcv/skumatch"}))
+    assert found.verdict == "failed" and "bucket" in found.found
+    assert [one["Name"] for one in bucket.list_buckets()["Buckets"]] == ["dvc"]
+    (here.project / "data.dvc").write_text(DATA)
+    assert "lacks the data version" in ask(storage.data, own).found
+    for name, body in (("01/23456789abcdef0123456789abcdef.dir", json.dumps([{"md5": "f" * 32, "relpath": "a"}])), ("ff/" + "f" * 30, "a")):
+        bucket.put_object(Bucket="dvc", Key=f"skumatch/files/md5/{name}", Body=body)
+    assert ask(storage.data, own).verdict == "ok"
+
+
+def put(remote: str, md5: str, text: str) -> None:
+    path = Path(remote) / "files/md5" / md5[:2] / md5[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_the_remote_has_all_of_the_data_or_not(here: Settings) -> None:
+    assert "no data yet" in ask(storage.data, here).found
+    (here.project / "data.dvc").write_text(DATA)
+    assert "lacks the data version 0123456789ab" in ask(storage.data, here).found
+    put(here.remote_url, MD5, json.dumps([{"md5": digit * 32, "relpath": digit} for digit in "abc"]))
+    put(here.remote_url, "a" * 32, "")
+    found = ask(storage.data, here)
+    assert found.verdict == "failed" and "lacks 2 files of data version 0123456789ab" in found.found and "dvc push" in found.fix
+    put(here.remote_url, "b" * 32, "")
+    put(here.remote_url, "c" * 32, "")
+    assert ask(storage.data, here).verdict == "ok"
+    assert {path.name for path in here.home_dir.iterdir()} == {"remote"}, "DVC left something here"
+    assert not (here.project / ".dvc/config.local").exists()
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\nouts:\n", "outs: []\n", "outs:\n- path: data\n", "12\n"])
+def test_a_pointer_that_cannot_be_read_is_told(here: Settings, text: str) -> None:
+    (here.project / "data.dvc").write_text(text)
+    found = ask(storage.data, here)
+    assert found.verdict == "failed" and "git checkout" in found.fix

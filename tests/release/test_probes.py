@@ -1,0 +1,44 @@
+"""Small questions to a real MLflow server, and to one whose disk refuses."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from skumatch.errors import ServiceError
+from skumatch.release.bundle import bundle_hash
+from skumatch.release.probes import manifest_hash, server_version, try_artifacts
+from skumatch.release.registry import Registry
+from skumatch.release.tracking import Tracking
+from tests.conftest import free_port, serving_mlflow
+
+pytestmark = pytest.mark.live
+
+
+def test_artifacts_are_tried_and_nothing_stays(tmp_path: Path) -> None:
+    with serving_mlflow(tmp_path, free_port()) as url:
+        tracking = Tracking(url)
+        assert server_version(tracking) == version("mlflow")
+        assert try_artifacts(tracking) == "mlflow-artifacts:/"
+        tracking.log_run("run", {}, {}, {}, {})
+        assert try_artifacts(tracking) == "mlflow-artifacts:/1"
+        assert not [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file() or "doctor" in path.name]
+        (tmp_path / "artifacts").rename(tmp_path / "aside")
+        (tmp_path / "artifacts").write_text("in the way")
+        with pytest.raises(ServiceError, match="can't write, give back or delete artifacts in mlflow-artifacts:/1; see its log"):
+            try_artifacts(tracking)
+
+
+def test_a_bundle_s_list_of_parts_is_what_was_registered_until_it_is_changed(
+    registry: Registry, run_id: str, bundle: Path, home: Path
+) -> None:
+    ref = registry.resolve(str(registry.register(bundle, run_id, {}, "")))
+    assert manifest_hash(registry, ref) == ref.bundle == bundle_hash(bundle)
+    [kept] = (home / "artifacts").rglob("bundle/bundle.json")
+    kept.write_bytes(kept.read_bytes() + b" ")
+    assert manifest_hash(registry, ref) != ref.bundle
+    kept.unlink()
+    with pytest.raises(ServiceError, match="can't give the bundle of version 1; see its log"):
+        manifest_hash(registry, ref)
