@@ -28,7 +28,7 @@ def worker_killed(deployment: Deployment, run: Run) -> None:
 
 
 def worker_stopped(deployment: Deployment, run: Run) -> None:
-    """As an operator or a cloud stops a machine: SIGTERM twice is Celery's cold shutdown, then SIGKILL."""
+    """As an operator or a cloud stops a machine: Celery is asked to end at once, and a little later nobody waits any more."""
     trainer = run.trainer()
     assert trainer.process
     trainer.process.send_signal(signal.SIGQUIT)
