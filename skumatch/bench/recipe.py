@@ -65,10 +65,12 @@ def bench_recipe(contest: Contest, loops: list[str], seeds: list[int], out: Path
         variant(contest, loop)
     for loop in loops:
         for seed in seeds:
-            name = re.sub(r"[^a-z0-9]+", "-", f"{contest.name} {loop} seed {seed}")
-            path, chosen = out / f"{name}.json", variant(contest, loop)
+            chosen = variant(contest, loop)
+            key = chosen.key(loop, seed)
+            name = re.sub(r"[^a-z0-9]+", "-", f"{contest.name} {loop} seed {seed} {key[:8]}".lower())
+            path = out / f"{name}.json"
             found = Found.model_validate(read_json(path)) if path.is_file() else None
-            if found is None or found.key != chosen.key(loop, seed):
+            if found is None or found.key != key:
                 found = _run(chosen, loop, seed)
                 write_text(path, found.model_dump_json() + "\n")
             yield found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from skumatch.config import shown
@@ -45,8 +46,9 @@ def _celery() -> Any:
     """An app of the broker that the environment names; raises Problem where none can be asked."""
     if not (url := os.environ.get(BROKER)):
         raise Problem("no broker is known here", f"`skumatch up` needs none; with workers, ask where {BROKER} is set.", "skipped")
-    try:
-        from celery import Celery
-    except ImportError as error:
-        raise Problem("celery is not installed here", "Ask on a worker, or pip install 'skumatch[deployment]'.", "skipped") from error
+    lacking = [name for name in ("celery", "redis") if not find_spec(name) and (name == "celery" or url.startswith(name))]
+    if lacking:  # without its client kombu's transport for Redis fails with no word of it
+        raise Problem(f"{lacking[0]} is not installed here", "Ask on a worker, or pip install 'skumatch[deployment]'.", "skipped")
+    from celery import Celery
+
     return Celery(broker=url, broker_connection_retry_on_startup=False, broker_connection_timeout=SECONDS)

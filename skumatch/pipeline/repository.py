@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def configure(folder: Path, settings: Settings) -> None:
 
 
 class Repository:
-    """A configured folder. Every failure of DVC comes out as one of our errors."""
+    """A configured folder, which is the current one while DVC works: it resolves targets against that. Its failures are our errors."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         from dvc.repo import Repo
@@ -59,14 +58,14 @@ class Repository:
 
     def add(self, path: str) -> str:
         """Put `path` into the cache, push it, and return the text of its pointer file `path`.dvc."""
-        with _translated("store", path), _inside(self.folder):
+        with _translated("store", path), chdir(self.folder):
             self._repo.add(path)
             self._repo.push(targets=[f"{path}.dvc"])
         return (self.folder / f"{path}.dvc").read_text("utf-8")
 
     def pull(self, *targets: str) -> None:
         """Fetch and check out what the pointers or stages `targets` name."""
-        with _translated("fetch", ", ".join(targets)), _inside(self.folder):
+        with _translated("fetch", ", ".join(targets)), chdir(self.folder):
             self._repo.pull(targets=list(targets))
 
     def reproduce(self, stage: str, force: bool = False, push: bool = True) -> None:
@@ -77,7 +76,7 @@ class Repository:
         from dvc.exceptions import ReproductionError
         from dvc.stage.exceptions import StageCmdFailedError
 
-        with _translated("run", stage), _inside(self.folder):
+        with _translated("run", stage), chdir(self.folder):
             self._fetch_changed_inputs(stage)
             try:
                 self._repo.reproduce(stage, single_item=True, pull=True, force=force)
@@ -154,17 +153,6 @@ def _listen() -> None:
 def _words(error: Exception, reason: str = "") -> str:
     """An error of DVC, which may have many lines, as one."""
     return " ".join(f"{str(error).rstrip('.')}{f': {reason}' if reason else ''}".split())
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    # DVC resolves targets against the current folder.
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 @contextmanager

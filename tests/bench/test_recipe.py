@@ -91,8 +91,13 @@ def test_outcomes_are_kept_and_taken_up_again(contest: Contest, tmp_path: Path, 
     assert {one.images for one in found} == {0, 2 * len(contest.gallery)}
     monkeypatch.setattr(recipe, "_run", None)
     assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, "nothing is trained twice"
+    longer = replace(contest, epochs=3)
     with pytest.raises(TypeError):
-        list(bench_recipe(replace(contest, epochs=3), ["plain"], [3], tmp_path))
+        list(bench_recipe(longer, ["plain"], [3], tmp_path))
+    monkeypatch.undo()
+    assert next(iter(bench_recipe(longer, ["plain"], [3], tmp_path))).images == 3 * len(contest.gallery)
+    monkeypatch.setattr(recipe, "_run", None)
+    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, "another contest's outcomes lie beside these"
 
 
 def test_what_was_asked_differently_is_trained_anew(contest: Contest) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,20 +214,10 @@ def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World)
     assert not {left, pulled, audit} & leftovers.leftovers(home, now + 47 * 3600).keys()
     found = leftovers.leftovers(home, now + 49 * 3600)
     assert {left: 5, pulled: 5, audit: 5}.items() <= found.items()
-    with inside(left):
+    with chdir(left):
         assert left not in leftovers.leftovers(home, now + 49 * 3600)
     leftovers.remove([left, pulled, audit])
     assert home / "workspaces/killed" in leftovers.leftovers(home, now + 49 * 3600), "a run's folder goes when nothing is in it"
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def test_a_run_in_progress_keeps_what_it_rests_on_however_old_that_is(world: World) -> None:
