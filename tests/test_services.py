@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from skumatch import processes, services
+from skumatch import processes, servers, services
 from skumatch.config import Settings
 from skumatch.errors import PortInUse, ServiceError
 from tests.conftest import free_port
@@ -46,14 +46,14 @@ def test_a_port_in_use_is_named_with_the_way_out_and_nothing_starts(settings: Se
 
 def test_an_mlflow_of_the_users_own_is_not_started(settings: Settings) -> None:
     own = settings.model_copy(update={"mlflow": "http://elsewhere:5000"})
-    assert "mlflow" in services._commands(settings)
-    assert "mlflow" not in services._commands(own)
-    assert services._environment(own)["SKUMATCH_MLFLOW"] == "http://elsewhere:5000"
+    assert "mlflow" in servers.commands(settings)
+    assert "mlflow" not in servers.commands(own)
+    assert servers.environment(own)["SKUMATCH_MLFLOW"] == "http://elsewhere:5000"
 
 
 def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) -> None:
     settings.home_dir.mkdir()
-    first, second = services._environment(settings), services._environment(settings)
+    first, second = servers.environment(settings), servers.environment(settings)
     path = settings.home_dir / "airflow.secret"
     assert first["AIRFLOW__API_AUTH__JWT_SECRET"] == second["AIRFLOW__API_AUTH__JWT_SECRET"] == path.read_text()
     assert len(path.read_text()) >= 64
@@ -100,7 +100,7 @@ def test_a_server_that_ends_while_starting_is_told_with_its_last_words_and_the_r
 ) -> None:
     monkeypatch.setattr(services, "_migrate", lambda *_: None)
     commands = {"mlflow": "import time; time.sleep(600)", "scheduler": "print('no disk left')"}
-    monkeypatch.setattr(services, "_commands", lambda _: {name: [sys.executable, "-c", code] for name, code in commands.items()})
+    monkeypatch.setattr(servers, "commands", lambda _: {name: [sys.executable, "-c", code] for name, code in commands.items()})
     with pytest.raises(ServiceError, match=r"scheduler ended while starting \(no disk left\).*scheduler\.log"):
         services.up(settings)
     assert services.running(settings) == set()
@@ -108,7 +108,7 @@ def test_a_server_that_ends_while_starting_is_told_with_its_last_words_and_the_r
 
 
 def test_servers_with_other_settings_are_not_stopped_by_a_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_commands", lambda _: {"mlflow": ["never"]})
+    monkeypatch.setattr(servers, "commands", lambda _: {"mlflow": ["never"]})
     server = spawn(settings, "mlflow", "import time; time.sleep(600)")
     try:
         with pytest.raises(ServiceError, match=r"run with other settings.*make down"):
@@ -119,7 +119,7 @@ def test_servers_with_other_settings_are_not_stopped_by_a_start(settings: Settin
 
 
 def test_a_database_that_cannot_be_made_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_commands", lambda _: {"scheduler": ["never"]})
+    monkeypatch.setattr(servers, "commands", lambda _: {"scheduler": ["never"]})
     monkeypatch.setattr(services.sys, "executable", "/bin/false")
     with pytest.raises(ServiceError, match=r"database could not be made.*migrate\.log"):
         services.up(settings)

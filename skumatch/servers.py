@@ -1,0 +1,116 @@
+"""What the servers of one machine are: their commands, and the environment that makes them one installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from skumatch.airflow_api import SERVICE_USER
+from skumatch.config import Settings
+from skumatch.files import read_json, write_private
+
+
+def commands(settings: Settings) -> dict[str, list[str]]:
+    """Name -> command line of each server that is ours to start; makes the embedded MLflow's folder."""
+    airflow, folder = [sys.executable, "-m", "airflow"], settings.home_dir / "mlflow"
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
+    mlflow += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    mlflow += ["--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts"]
+    found = {
+        "mlflow": mlflow,
+        "api-server": [*airflow, "api-server"],
+        "scheduler": [*airflow, "scheduler", "--skip-serve-logs"],  # the API server reads the same log folder
+        "dag-processor": [*airflow, "dag-processor"],
+    }
+    if settings.mlflow:
+        del found["mlflow"]
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Environment of every server: this process's, our settings, and Airflow's; makes the key they sign with, and passwords."""
+    project, home, secret = str(settings.project.resolve()), settings.home_dir, _secret(settings.home_dir / "airflow.secret")
+    ours = {
+        "SKUMATCH_PROJECT": project,
+        "SKUMATCH_HOME": str(home),
+        "SKUMATCH_REMOTE": settings.remote_url,
+        "SKUMATCH_MLFLOW": settings.mlflow_url,
+        "SKUMATCH_AIRFLOW_PORT": str(settings.airflow_port),
+        "SKUMATCH_MLFLOW_PORT": str(settings.mlflow_port),
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"])),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "AIRFLOW_HOME": str(home / "airflow"),
+    }
+    if settings.airflow_users:
+        ours["SKUMATCH_AIRFLOW_USERS"] = settings.airflow_users
+    if settings.openlineage_target:
+        ours["SKUMATCH_OPENLINEAGE"] = settings.openlineage_target
+    airflow = {
+        "CORE__DAGS_FOLDER": f"{project}/dags",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "4",  # processes that wait for tasks
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTION_API_SERVER_URL": f"{settings.airflow_url}/execution/",
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",  # seconds until a changed DAG shows ...
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "10",  # ... and a new file
+        "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "DATABASE__CHECK_MIGRATIONS": "False",  # `_migrate` did
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # seconds until a task that was killed is tried again
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds; a task's supervisor may linger this long after it
+        "WORKERS__MAX_FAILED_HEARTBEATS": "120",  # training may take all cores, and is not to be killed for it
+        "WORKERS__EXECUTION_API_TIMEOUT": "30",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(settings.airflow_port),
+        "API__BASE_URL": settings.airflow_url,
+        "API__WORKERS": "1",
+        "API__SECRET_KEY": secret,
+        "API_AUTH__JWT_SECRET": secret,
+        "OPENLINEAGE__DISABLED": str(settings.openlineage_target is None),
+        "LOGGING__COLORED_CONSOLE_LOG": "False",
+        "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
+    }
+    all_of = airflow | _sign_in(settings) | _lineage(settings)
+    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in all_of.items()}
+
+
+def _lineage(settings: Settings) -> dict[str, str]:
+    """Where Airflow's own events of lineage go: to where the runs' do."""
+    where = settings.openlineage_target
+    if not where:
+        return {}
+    from skumatch.release.openlineage import airflow_transport
+
+    return {"OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(where)), "OPENLINEAGE__NAMESPACE": "skumatch"}
+
+
+def _sign_in(settings: Settings) -> dict[str, str]:
+    """Who Airflow takes people for: everybody for its admin, on loopback; or users with passwords, made once and never printed."""
+    if not settings.airflow_users:
+        return {"CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
+    users = f"{SERVICE_USER}:admin,{settings.airflow_users}"
+    path = settings.passwords_file
+    known = read_json(path) if path.exists() else {}
+    wanted = [user.partition(":")[0] for user in users.split(",")]
+    passwords = {name: known.get(name) or secrets.token_urlsafe(18) for name in wanted}
+    if passwords != known:
+        write_private(path, json.dumps(passwords, indent=2))
+    return {
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": users,
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(path),
+    }
+
+
+def _secret(path: Path) -> str:
+    """The key Airflow's parts sign their tokens with: made once, for its owner's eyes only."""
+    if not path.exists():
+        write_private(path, secrets.token_hex(48))
+    return path.read_text("utf-8")
