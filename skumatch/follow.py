@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +16,7 @@ from skumatch.airflow_api import DAG, Airflow, patiently
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
 from skumatch.summary import Task, View, view
+from skumatch.task_log import ServedLog, TaskLog, WrittenLog, crash, marked
 
 POLL_SECONDS = 0.7
 
@@ -70,7 +68,7 @@ class Watch:
         self.path = f"/dags/{DAG}/dagRuns/{quote(run, safe='')}"
         stages = yaml.safe_load((settings.project / "dvc.yaml").read_text("utf-8"))["stages"]
         self.place = {name: place for place, name in enumerate(["pull", *stages, "register"])}
-        self.logs: dict[Path, TaskLog] = {}
+        self.logs: dict[tuple[str, int], TaskLog] = {}
         self.tasks: list[Task] = []
         self.state: dict[str, Any] = {}
 
@@ -117,65 +115,36 @@ class Watch:
         return sorted(tasks, key=lambda task: self.place.get(task.name, len(self.place)))
 
     def _failure(self, task: Task) -> RunFailed:
-        error = self._last(task, "error")
-        sentence = error.get("sentence") or crash(self._log(task).all())
-        return RunFailed(f"{task.name}: {sentence} (its log: {self._log(task).path})", error.get("exit_code", StageFailed.exit_code))
+        log = self._log(task)
+        try:
+            error, sentence = self._last(task, "error"), crash(log.all())
+        except ServiceError as away:
+            return RunFailed(f"{task.name} failed, and its log can't be read ({away}); see {log.place}", StageFailed.exit_code)
+        return RunFailed(
+            f"{task.name}: {error.get('sentence', sentence)} (its log: {log.place})", error.get("exit_code", StageFailed.exit_code)
+        )
 
     def _last(self, task: Task, kind: str) -> dict[str, Any]:
         found = marked(self._log(task).all(), kind)
         return found[-1] if found else {}
 
     def _log(self, task: Task) -> TaskLog:
+        key = (task.name, task.attempt)
+        if key not in self.logs:
+            self.logs[key] = self._served(task) if self.settings.airflow else self._written(task)
+        return self.logs[key]
+
+    def _served(self, task: Task) -> ServedLog:
+        page = f"{run_url(self.settings, self.run)}/tasks/{task.name}"
+        return ServedLog(lambda: self.airflow.get(f"{self.path}/taskInstances/{task.name}/logs/{task.attempt}")["content"], page)
+
+    def _written(self, task: Task) -> WrittenLog:
         folder = self.settings.home_dir / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={self.run}" / f"task_id={task.name}"
-        path = folder / f"attempt={task.attempt}.log"
-        return self.logs.setdefault(path, TaskLog(path))
-
-
-class TaskLog:
-    """Airflow's log of one try of a task, JSON lines.
-
-    Read from disk: the API reads the whole file anew for each call and, while the task runs, looks for a log server besides.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.read = path, 0
-        self.newest: dict[str, Any] = {}
-
-    def new(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as stream:
-            stream.seek(self.read)
-            text = stream.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
-
-    def progress(self) -> dict[str, Any]:
-        """The fields of the newest progress line; empty before the first."""
-        self.newest = (marked(self.new(), "progress") or [self.newest])[-1]
-        return self.newest
-
-    def all(self) -> list[dict[str, Any]]:
-        self.read = 0
-        return self.new()
+        return WrittenLog(folder / f"attempt={task.attempt}.log")
 
 
 def took(row: dict[str, Any]) -> float:
     return seconds(row["start_date"], row["end_date"])
-
-
-def crash(lines: Iterable[dict[str, Any]]) -> str:
-    """The words of the exception that ended a task without an error line of its own."""
-    details = [line["error_detail"] for line in lines if line.get("error_detail")]
-    return str(details[-1][0]["exc_value"]) if details else "It ended without a word."
-
-
-def marked(lines: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The fields of each `skumatch-KIND {json}` line."""
-    parts = [str(line.get("event", "")).partition(" ") for line in lines]
-    return [json.loads(text) for word, _, text in parts if word == f"skumatch-{kind}"]
 
 
 def seconds(start: str | None, end: str | None) -> float:

@@ -19,7 +19,7 @@ from skumatch.airflow_api import Airflow
 from skumatch.commands import runs
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, Refused, RunFailed, ServiceError
-from skumatch.follow import TaskLog, Watch, crash, follow, marked, seconds, trigger
+from skumatch.follow import Watch, follow, seconds, trigger
 from skumatch.summary import Task, links, render_summary, view
 from tests.conftest import free_port, wait_until
 
@@ -115,38 +115,6 @@ def test_on_a_terminal_the_running_stage_shows_its_progress() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1,200/2,400 images loss 2.1" in text
     assert "61.0 s" in text
-
-
-def test_markers_are_read_and_other_lines_left() -> None:
-    lines = [
-        {"event": "hello skumatch-progress {}"},
-        {"event": 'skumatch-progress {"done": 1}'},
-        {"event": 'skumatch-error {"exit_code": 2}'},
-        {},
-    ]
-    assert marked(lines, "progress") == [{"done": 1}]
-    assert marked(lines, "error") == [{"exit_code": 2}]
-
-
-def test_a_task_log_is_read_on_line_by_whole_line(tmp_path: Path) -> None:
-    log = TaskLog(tmp_path / "attempt=1.log")
-    assert log.progress() == {}
-    log.path.write_text('{"event": "skumatch-progress {\\"done\\": 1}"}\n{"event": "skumatch-pro')
-    assert log.progress() == {"done": 1}
-    assert log.progress() == {"done": 1}
-    with log.path.open("a") as stream:
-        stream.write('gress {\\"done\\": 2}"}\n')
-    assert log.progress() == {"done": 2}
-    assert len(log.all()) == 2
-
-
-def test_a_crash_is_told_in_the_exceptions_words() -> None:
-    lines = [
-        {"event": "a"},
-        {"event": "Task failed", "error_detail": [{"exc_value": "The stage ended with signal SIGKILL and no result."}]},
-    ]
-    assert crash(lines) == "The stage ended with signal SIGKILL and no result."
-    assert "without a word" in crash([])
 
 
 def test_seconds_of_a_task_that_waits_ended_or_runs() -> None:

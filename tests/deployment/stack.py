@@ -135,7 +135,7 @@ class Stack:
         """The service `of` compose.yaml (default: `name`) as a native process; `more` environment, or another command."""
         told = self.compose["services"][of or name]
         folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        self._shared_logs(folder / "airflow")
         env = {key: self._native(str(value), name) for key, value in (told.get("environment") or {}).items()}
         words = [self._native(word, name) for word in command or told["command"]]
         here = {"SECRETS": str(self.secrets), "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -143,6 +143,13 @@ class Stack:
         self.services[name] = Service(name, ["entrypoint", *words], env, folder / "log")
         self.services[name].command[0] = str(ROOT / "docker/entrypoint")
         return self.services[name]
+
+    def _shared_logs(self, airflow: Path) -> None:
+        """The volume airflow-logs, which all services have: the API server reads there what a worker's task wrote."""
+        airflow.mkdir(parents=True, exist_ok=True)
+        (self.root / "airflow-logs").mkdir(exist_ok=True)
+        if not (airflow / "logs").exists():
+            (airflow / "logs").symlink_to(self.root / "airflow-logs")
 
     def _of_one_machine(self) -> dict[str, str]:
         """What containers have apart and processes of one machine must be told: ports, and how few processes are enough."""
