@@ -15,6 +15,8 @@ MODEL_PACKAGES = (
     "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings", "pyyaml", "rich", "safetensors",
     "simplejpeg", "timm", "torch", "torchvision",
 )  # fmt: skip
+# The rooms that matching needs, and those below them: each file is a request to the server.
+CARRIED = ("__init__.py", "errors.py", "params.py", "config.py", "files.py", "progress.py", "data", "model", "retrieval", "release")
 ABOUT = """Says which product (SKU) a cropped shelf photo shows.
 
 Each version is one bundle: image encoder, preprocessing, labelled gallery and thresholds, under one SHA-256 (tag `skumatch.bundle`).
@@ -58,6 +60,7 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     shutil.copytree(folder, staged / "bundle")  # MLflow records the paths it is given: let them be none of this machine's homes
+    code = _carried(package, staged)
     shutil.copyfile(package / "release" / "pyfunc.py", staged / "pyfunc.py")
     lists = [
         ColSpec(Array(DataType.string), "skus"),
@@ -75,10 +78,22 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
             path=str(staged / "model"),
             python_model=str(staged / "pyfunc.py"),
             artifacts={"bundle": str(staged / "bundle")},
-            code_paths=[str(package)],
+            code_paths=[str(code)],
             pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in MODEL_PACKAGES],
             signature=signature,
             model_config={"bundle": digest},
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
     return staged / "model"
+
+
+def _carried(package: Path, staged: Path) -> Path:
+    """The part of the package that the model takes along, in `staged`."""
+    code = staged / package.name
+    for name in CARRIED:
+        if (package / name).is_dir():
+            shutil.copytree(package / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            code.mkdir(exist_ok=True)
+            shutil.copyfile(package / name, code / name)
+    return code
