@@ -16,7 +16,8 @@ from skumatch.model.schedule import one_cycle
 from skumatch.params import LossParams, ProbeParams
 
 SHRINKAGE = 0.1  # of the scatter within SKUs towards the same in all directions
-WEIGHT = 0.25  # power of a direction's share between SKUs that it weighs with
+WEIGHT = 0.25  # power of a direction's scatter between SKUs, relative to that within them, that it weighs with
+LEAST = 1e-9  # of that scatter: n SKUs differ in n - 1 directions, and any more only add noise
 WARMUP = 0.1  # share of the head's steps
 PART = 65_536  # pictures whose products are summed at once
 
@@ -48,17 +49,19 @@ def probe(encoder: Encoder, features: Tensor, labels: Tensor, classes: int, para
 def fit(projection: Projection, features: Tensor, labels: Tensor, classes: int) -> None:
     """Discriminant directions in closed form: linear discriminant analysis with shrunk scatter (Friedman, 1989, with one class scatter).
 
-    Directions are ordered by how much of their spread lies between SKUs, so that a beginning of the embedding is the best of
-    its length, and weighed by a power of it. features: [n, width]. labels: [n] in 0..classes - 1.
+    Directions are ordered by how much SKUs differ in them, so that a beginning of the embedding is the best of its length, and
+    weighed by a power of it; where `dim` is larger than there are SKUs, the rest weighs next to nothing. features: [n, width].
+    labels: [n] in 0..classes - 1.
     """
     mean, within, total = _scatter(features, labels, classes)
     width = len(mean)
     shrunk = within + SHRINKAGE * within.trace() / width * torch.eye(width, dtype=torch.float64)
     whitener = torch.linalg.inv(torch.linalg.cholesky(shrunk))
-    spread, directions = torch.linalg.eigh(whitener @ total @ whitener.T)
-    order = spread.argsort(descending=True, stable=True)[: projection.neck.num_features]
-    spread, rows = spread[order].clamp(min=1e-6), (whitener.T @ directions[:, order]).T
-    weight = spread ** (0.5 + WEIGHT)
+    between, directions = torch.linalg.eigh(whitener @ (total - within) @ whitener.T)
+    order = between.argsort(descending=True, stable=True)[: projection.neck.num_features]
+    rows = (whitener.T @ directions[:, order]).T
+    spread = ((rows @ total) * rows).sum(dim=1).clamp(min=1e-6)
+    weight = between[order].clamp(min=LEAST) ** WEIGHT * spread.sqrt()
     projection.linear.weight.copy_(rows)
     projection.neck.running_mean.copy_(rows @ mean)  # type: ignore[union-attr]
     projection.neck.running_var.copy_(spread)  # type: ignore[union-attr]

@@ -52,6 +52,17 @@ def test_the_projection_finds_what_tells_skus_apart() -> None:
     assert top1(gallery[:, :5], found[:, :5], labels, asked) > top1(gallery[:, -3:], found[:, -3:], labels, asked) + 0.2
 
 
+def test_a_projection_longer_than_there_are_skus_hears_no_noise() -> None:
+    """SKUS products differ in SKUS - 1 directions; the others hardly count in who is near whom."""
+    (features, labels), (queries, _) = made(1), made(2)
+    projection = Projection(WIDTH, WIDTH).eval()
+    fit(projection, features, labels, SKUS)
+    with torch.inference_mode():
+        found = projection(torch.cat([features, queries]))
+    whole, few = (functional.normalize(part, dim=1) for part in (found, found[:, : SKUS - 1]))
+    assert torch.allclose(whole @ whole.T, few @ few.T, atol=0.01)
+
+
 def test_evaluation_and_training_see_the_same_vectors_at_first() -> None:
     features, labels = made(1)
     projection = Projection(WIDTH, 8)
