@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from skumatch.follow import follow
+from skumatch.summary import render_summary
 from tests.conftest import commit
 from tests.deployment.gate import gated
 from tests.deployment.runs import Deployment, make
@@ -38,4 +42,5 @@ def undisturbed(deployment: Deployment) -> str:
         assert run.ended() == "success", run.words()
         where = run.places()
         assert {task for task, worker in where.items() if worker == "two"} == {"frozen", "train", "embed"} and where["register"] == "one"
+        Console(width=160).print(render_summary(follow(deployment.stack.settings, run.id, Console(file=io.StringIO()))))
         return run.bundle()
