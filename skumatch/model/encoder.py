@@ -7,19 +7,21 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skumatch.errors import ParameterError, WeightsError
 from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.model.positions import patch, resized, table
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import EncoderParams
 
 FORMAT = 1
+CANVAS = "canvas"  # in the metadata of our safetensors files
 PROJECTION = "projection."  # how its tensors' names begin
 OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
 RESIZE = {"squash": "squash", "longest": "pad", "shortest": "crop"}  # as open_clip calls them
@@ -66,7 +68,7 @@ class Encoder(nn.Module):
 
     @property
     def fixed_canvas(self) -> bool:
-        return _patch(self.tower) is not None
+        return patch(self.tower) is not None
 
 
 def build(spec: EncoderParams, weights: Path | None) -> Encoder:
@@ -74,9 +76,11 @@ def build(spec: EncoderParams, weights: Path | None) -> Encoder:
 
     Raises ParameterError for an unknown model or a canvas it can't take, WeightsError for a file that doesn't fit.
     """
-    encoder, native = _empty(spec)
+    encoder = _empty(spec)
+    if table(encoder.tower):
+        _set_canvas(encoder)  # the table of positions is resampled for it as it is read
     if weights is not None:
-        _fill(encoder, native, read_tensors(weights), weights)
+        _fill(encoder, read_tensors(weights), weights, canvas_of(weights))
     _set_canvas(encoder)
     return encoder
 
@@ -96,7 +100,8 @@ def save(encoder: Encoder, folder: Path) -> None:
     """Write encoder.safetensors, then encoder.json, which carries its hash."""
     path = folder / "encoder.safetensors"
     with replacing(path) as aside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(encoder).items()}, aside)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(encoder).items()}
+        save_file(tensors, aside, metadata={CANVAS: f"{encoder.spec.height}x{encoder.spec.width}"})
     facts = {"spec": encoder.spec.model_dump(mode="json"), "preprocess": encoder.preprocess.model_dump(mode="json"), "dim": encoder.dim}
     write_json(folder / "encoder.json", {"format": FORMAT, "sha256": sha256(path), **facts})
 
@@ -110,7 +115,7 @@ def load(folder: Path) -> Encoder:
     if not path.is_file() or sha256(path) != facts["sha256"]:
         raise WeightsError(f"{path} is missing or was changed since it was written; restore it or run the training again.")
     try:
-        encoder, native = _empty(EncoderParams.model_validate(facts["spec"]))
+        encoder = _empty(EncoderParams.model_validate(facts["spec"]))
         encoder.preprocess = Preprocess.model_validate(facts["preprocess"])
     except ValidationError as error:
         raise WeightsError(f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version.") from error
@@ -118,8 +123,16 @@ def load(folder: Path) -> Encoder:
     tensors = read_tensors(path)
     if encoder.projection and not _of_projection(tensors):
         raise WeightsError(f"{path} has no projection, which its encoder.json names (dim); restore it or run the training again.")
-    _fill(encoder, native, tensors, path)
+    _fill(encoder, tensors, path, (encoder.spec.height, encoder.spec.width))
     return encoder.eval()
+
+
+def canvas_of(path: Path) -> tuple[int, int] | None:
+    """Height and width in pixels that a safetensors file of ours was made on; None for files of others, which don't say."""
+    with safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get(CANVAS, "")
+    height, _, width = told.partition("x")
+    return (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
 
 
 def _of_projection(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,20 +158,20 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _empty(spec: EncoderParams) -> tuple[Encoder, nn.Module]:
-    """An encoder with random weights, and open_clip's model around its tower (which knows how to resize position embeddings)."""
+def _empty(spec: EncoderParams) -> Encoder:
+    """An encoder with random weights; timm's towers have their own canvas still."""
     config = _config(spec.model)
     if isinstance(config["vision_cfg"].get("layers"), list):
         what = f"{spec.model} is one of open_clip's own ResNets, which see squares of one size only"
         raise ParameterError(f"{what}; use a ViT, a model that open_clip has from timm, or one of {', '.join(OWN_MODELS)} (encoder.model).")
     vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
     if "timm_model_name" not in vision:
-        vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized after their weights are in: _set_canvas
+        vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized by _set_canvas
     if spec.dim > config["embed_dim"]:
         what = f"encoder.dim is {spec.dim}, but {spec.model} says {config['embed_dim']} numbers of a picture"
         raise ParameterError(f"{what}; set it to at most as many, or to 0 for all of them.")
-    native = open_clip.CLIP(config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False))
-    return Encoder(native.visual, _preprocess(spec, native.visual), config["embed_dim"], spec), native
+    tower = open_clip.CLIP(config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False)).visual
+    return Encoder(tower, _preprocess(spec, tower), config["embed_dim"], spec)
 
 
 def _config(model: str) -> dict[str, Any]:
@@ -189,20 +202,13 @@ def _tag(spec: EncoderParams) -> dict[str, Any]:
 
 def _set_canvas(encoder: Encoder) -> None:
     trunk: Any = getattr(encoder.tower, "trunk", encoder.tower)
-    canvas, patch = (encoder.spec.height, encoder.spec.width), _patch(encoder.tower)
-    if patch is not None and (canvas[0] % patch[0] or canvas[1] % patch[1]):
+    canvas, side = (encoder.spec.height, encoder.spec.width), patch(encoder.tower)
+    if side is not None and (canvas[0] % side[0] or canvas[1] % side[1]):
         raise ParameterError(
-            f"{encoder.spec.model} sees patches of {patch[0]} pixels; set encoder.height and encoder.width to multiples of it."
+            f"{encoder.spec.model} sees patches of {side[0]} pixels; set encoder.height and encoder.width to multiples of it."
         )
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=canvas)
-
-
-def _patch(tower: nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of a vision transformer's patches; None for a convolutional tower."""
-    trunk = getattr(tower, "trunk", tower)
-    patch: tuple[int, int] | None = getattr(getattr(trunk, "patch_embed", trunk), "patch_size", None)
-    return patch
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -214,18 +220,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def _fill(encoder: Encoder, native: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load a tower's tensors, named as open_clip's tower or as timm's trunk names them, and its projection's if they are there."""
+def _fill(encoder: Encoder, tensors: dict[str, Tensor], path: Path, canvas: tuple[int, int] | None) -> None:
+    """Load a tower's tensors, named as open_clip's tower or as timm's trunk names them, and its projection's if they are there.
+
+    canvas: what they were made on, where that is known.
+    """
     misfit, remedy = f"{path} does not fit the encoder {encoder.spec.model}", "set encoder.weights to weights of this model"
     if encoder.projection and (own := _of_projection(tensors)):  # base weights know none
         fill(encoder.projection, own, misfit, f"{remedy} and encoder.dim")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PROJECTION)}
     wanted = encoder.tower.state_dict()
     prefix = "trunk." if not wanted.keys() & tensors.keys() else ""
-    found = {f"visual.{prefix}{name}": tensor for name, tensor in tensors.items()}
-    open_clip.model.resize_pos_embed(found, native)
-    state = {name.removeprefix("visual."): tensor for name, tensor in found.items()}
-    fill(encoder.tower, state, misfit, remedy)
+    found = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    fill(encoder.tower, resized(encoder.tower, found, canvas, path), misfit, remedy)
 
 
 def fill(tower: nn.Module, state: dict[str, Tensor], what: str, remedy: str) -> None:
