@@ -102,13 +102,24 @@ def _bfloat16(encoder: Encoder) -> Callable[[Tensor], Tensor]:
 
 
 def flops(encoder: Encoder, pixels: Tensor) -> int:
-    """Floating point operations a picture; not in inference mode, where attention is overlooked."""
+    """Floating point operations a picture."""
+    return counted(lambda: encoder(pixels)) // len(pixels)
+
+
+def counted(call: Callable[[], object]) -> int:
+    """Floating point operations of `call`; not in inference mode, and with attention as plain products: else some go uncounted."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(pixels)
-    return int(counter.get_total_flops()) // len(pixels)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops())
 
 
 def race(ways: Ways, pixels: Tensor, picture_flops: int, rounds: int = ROUNDS) -> Seconds:

@@ -13,15 +13,15 @@ import numpy as np
 from skumatch.bench.archive import rendered, shot
 from skumatch.bench.measure import Row, cost
 from skumatch.errors import DataError
-from skumatch.params import AugmentParams, EncoderParams, RuntimeParams
+from skumatch.params import AugmentParams, Params, RuntimeParams
 
 if TYPE_CHECKING:
+    from skumatch.model.preprocess import Preprocess
     from skumatch.model.views import Views
 
 SIZES = ((150, 420), (300, 300), (1000, 1000))  # RP2K's: tall crops, packs, single large ones
 ROUNDS, BATCH, PHOTOS = 7, 32, 12
 LOADED = 4  # times that workers go through the pictures a round
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Race(NamedTuple):
@@ -42,14 +42,16 @@ class Race(NamedTuple):
     augmenting: tuple[float, ...]
 
 
-def bench_input(folder: Path, photos: Path | None, images: int, workers: int) -> Iterator[Row]:
+def bench_input(folder: Path, photos: Path | None, images: int, workers: int, params: Params) -> Iterator[Row]:
     """For each size of rendered photos, or for `photos`, and for one of each size: shares of the ceiling, factors to open_clip.
+
+    The canvas, and what a training view is made by, are those of `params`.
 
     Raises DataError for a folder without JPEGs.
     """
     races = list[Race]()
     for name, paths in _sets(folder, photos, images):
-        races.append(cost(race, paths, workers).result)
+        races.append(cost(race, paths, workers, params).result)
         yield from _rows(name, races[-1], workers)
     if len(races) > 1:
         sums = (tuple(map(sum, zip(*columns, strict=True))) for columns in zip(*races, strict=True))
@@ -92,9 +94,9 @@ def _sets(folder: Path, photos: Path | None, images: int) -> Iterator[tuple[str,
         yield f"{width} x {height}", [str(path) for path in paths]
 
 
-def race(paths: Sequence[str], workers: int) -> Race:
+def race(paths: Sequence[str], workers: int, params: Params) -> Race:
     """The ways in turns and each first in turn, so that other load meets all alike."""
-    ways = _ways(paths, workers)
+    ways = _ways(paths, workers, params)
     by_workers = len(ways) - 2
     seconds = [[0.0] * len(ways) for _ in range(ROUNDS)]
     for number in range(-1, ROUNDS):  # the first one warms up
@@ -107,19 +109,20 @@ def race(paths: Sequence[str], workers: int) -> Race:
     return Race(*(tuple(column) for column in zip(*seconds, strict=True)))
 
 
-def _ways(paths: Sequence[str], workers: int) -> list[Callable[[], int]]:
+def _ways(paths: Sequence[str], workers: int, params: Params) -> list[Callable[[], int]]:
     """In the order of Race. Each goes through the pictures, all or some times, and tells how many it took."""
     import simplejpeg
     import torch
 
-    from skumatch.model.preprocess import Preprocess
+    from skumatch.model.encoder import build
     from skumatch.model.runtime import prepare
     from skumatch.model.schedule import Key
 
     prepare(RuntimeParams(device="cpu", threads=1))
-    spec = EncoderParams()
-    canvas = Preprocess(height=spec.height, width=spec.width, resize=spec.resize, mean=MEAN, std=STD)
-    views = _views(paths, canvas)
+    with torch.device("meta"):  # what it sees, without its weights
+        encoder = build(params.encoder, None)
+    canvas = encoder.preprocess
+    views = _views(paths, canvas, encoder.views(params.train.augment.view), params.train.augment)
     images, files = views.images, [Path(path).read_bytes() for path in paths]
     batch = torch.zeros(BATCH, 3, canvas.height, canvas.width, dtype=torch.uint8)
     evaluation, training = _theirs(canvas, train=False), _theirs(views.preprocess, train=True)
@@ -141,23 +144,23 @@ def _each(call: Callable[[Any], object], items: Sequence[Any]) -> int:
     return len(items)
 
 
-def _views(paths: Sequence[str], canvas: Any) -> Views:
-    """Training views of the files, as the defaults make them."""
+def _views(paths: Sequence[str], canvas: Preprocess, small: Preprocess, params: AugmentParams) -> Views:
+    """Training views of the files, as a training makes them."""
     from skumatch.data.images import Extent, Images
     from skumatch.model.views import Views
 
-    params, names = AugmentParams(), list(paths)
-    small = canvas.at(round(params.view * canvas.height / 8) * 8, round(params.view * canvas.width / 8) * 8)
+    names = list(paths)
     return Views(Images(names, names, names, [Extent(path) for path in names]), [0] * len(names), small, params, 0, (LOADED, canvas))
 
 
-def _theirs(size: Any, train: bool) -> Callable[[str], object]:
+def _theirs(size: Preprocess, train: bool) -> Callable[[str], object]:
     """open_clip's transform to the same size, from a file's path to normalised numbers."""
     from PIL import Image
 
     from skumatch.model.torchvision_ops import open_clip
 
-    transform = open_clip.image_transform((size.height, size.width), is_train=train, mean=MEAN, std=STD, resize_mode=size.resize)
+    resize = {"pad": "longest", "crop": "shortest"}.get(size.resize, "squash")
+    transform = open_clip.image_transform((size.height, size.width), is_train=train, mean=size.mean, std=size.std, resize_mode=resize)
 
     def transformed(path: str) -> object:
         with Image.open(path) as image:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from skumatch.bench.embed import flops, race
+from skumatch.bench.embed import counted, race
 from skumatch.bench.measure import Row
 from skumatch.bench.peers import BATCH, Trial, plain, plain_spec
 from skumatch.errors import DataError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from skumatch.data.images import Images
 
 MANY = 10**6  # epochs: more than a bench asks for
-PASSES = 3  # a training step's operations, as forward passes
+PREFETCH = 2  # batches that a process of torch's loader makes ready ahead
 
 
 class Ours:
@@ -55,6 +55,19 @@ class Ours:
             self.run.advance(pixels, labels)
             yield len(labels)
 
+    def operations(self) -> int:
+        """Of a step, a picture, as they are done: what is frozen has no backward pass, patches that are left out have none at all."""
+        learner, count = self.run.learner, self.run.schedule.size
+        pixels = torch.zeros(count, 3, self.views.preprocess.height, self.views.preprocess.width, dtype=torch.uint8, device=self.device)
+        labels = torch.arange(count, device=self.device) % (max(self.views.labels) + 1)
+        compiled, learner.compiled = learner.compiled, None
+        state = {name: buffer.clone() for name, buffer in learner.named_buffers()}
+        found = counted(lambda: learner(pixels, labels).backward())
+        learner.compiled = compiled
+        learner.load_state_dict(state, strict=False)  # running means have seen no photo
+        self.run.optimizer.zero_grad()
+        return found // count
+
 
 def bench_train(images: Images, params: Params, weights: Path | None, steps: int, rounds: int) -> Iterator[Row]:
     """Images a second of both loops, pictures included, in turn; the share of time ours waits; on a GPU its share of the ceiling.
@@ -72,15 +85,34 @@ def bench_train(images: Images, params: Params, weights: Path | None, steps: int
             loops["plain"] = plain(trial.encoder(), trial)
         for loop in loops.values():
             _seconds(loop, steps)  # the first steps warm up, and compile
-        waited, taken = ours.pace.waiting, [{name: _seconds(loop, steps) for name, loop in loops.items()} for _ in range(rounds)]
-        rates = {name: median(1 / one[name] for one in taken) for name in loops}
+        operations, taken = ours.operations(), list[dict[str, float]]()
+        for _ in range(rounds):
+            products = {"products": _of_products(ours, operations)} if ours.device.type == "cuda" else {}
+            taken.append({name: _seconds(loop, steps) for name, loop in loops.items()} | products)
+        rates = {name: median(1 / one[name] for one in taken) for name in taken[0]}
         if "plain" in loops:
             told = f"{rates['ours']:,.1f} images/s; the plain loop {rates['plain']:,.1f}"
             yield Row("training, ours / the plain loop", median(one["plain"] / one["ours"] for one in taken), 1.5, "x", told, "more")
-        share = (ours.pace.waiting - waited) / (sum(one["ours"] for one in taken) * steps * ours.run.schedule.size)
-        yield Row("share of the time spent waiting for pictures", 100 * share, 5, "%", f"{rates['ours']:,.1f} images/s")
-        if ours.device.type == "cuda":
-            yield _of_the_ceiling(ours, params.train.batch, rates["ours"])
+        if "products" in rates:
+            share = 100 * median(one["products"] / one["ours"] for one in taken)
+            told = f"{rates['ours']:,.0f} images/s; products {rates['products']:,.0f}"
+            yield Row("training, share of the GEMM ceiling", share, 45, "%", told, "more")
+        yield _waiting(ours, loops["ours"], steps * rounds)
+
+
+def _waiting(ours: Ours, loop: Iterator[int], steps: int) -> Row:
+    """Of a stretch without pause, after the batches that were made ready in the last one."""
+    _seconds(loop, 1 + PREFETCH * ours.workers)
+    before = ours.pace.waiting
+    seconds = _seconds(loop, steps) * steps * ours.run.schedule.size
+    told = f"{steps * ours.run.schedule.size / seconds:,.1f} images/s without pause"
+    return Row("share of the time spent waiting for pictures", 100 * (ours.pace.waiting - before) / seconds, 5, "%", told)
+
+
+def _of_products(ours: Ours, operations: int) -> float:
+    """Seconds a picture that the bare products of a step take."""
+    nothing = torch.zeros(ours.run.schedule.size, 0, device=ours.device)
+    return median(race({}, nothing, operations, rounds=1)["products"]) / ours.run.schedule.size
 
 
 def _seconds(loop: Iterator[int], steps: int) -> float:
@@ -88,14 +120,3 @@ def _seconds(loop: Iterator[int], steps: int) -> float:
     start = time.perf_counter()
     images = sum(next(loop) for _ in range(steps))
     return (time.perf_counter() - start) / images
-
-
-def _of_the_ceiling(ours: Ours, batch: int, rate: float) -> Row:
-    view = ours.views.preprocess
-    pixels = torch.zeros(batch, 3, view.height, view.width, device=ours.device)
-    encoder = ours.run.encoder.eval()
-    products = race({}, pixels, PASSES * flops(encoder, pixels[:1]))["products"]
-    ceiling = batch / median(products)
-    return Row(
-        "training, share of the GEMM ceiling", 100 * rate / ceiling, 45, "%", f"{rate:,.0f} images/s; products {ceiling:,.0f}", "more"
-    )

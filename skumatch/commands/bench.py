@@ -70,13 +70,15 @@ def pictures(
     images: Annotated[int, typer.Option(min=2, help="Pictures of each size, or of the folder's.")] = 96,
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode and augment together.")] = os.cpu_count() or 1,
     data: Annotated[Path | None, typer.Option("--data", help="A folder of JPEGs; default: rendered ones in RP2K's sizes.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter, as section.name=value; may be repeated.")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
 ) -> None:
     """Pictures on their way to the encoder, against decoding alone and against open_clip's own transforms."""
     from skumatch.bench.input import bench_input
 
+    params = load_params(settings().project / "params.yaml", set_ or [])
     with tempfile.TemporaryDirectory() as work:
-        _show("What pictures cost", bench_input(Path(work), data, images, workers), output)
+        _show("What pictures cost", bench_input(Path(work), data, images, workers, params), output)
 
 
 @app.command()

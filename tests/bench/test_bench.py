@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -20,7 +21,9 @@ from skumatch.bench.search import made, race
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
+from skumatch.params import EncoderParams, Params
 from tests.cli import Cli
+from tests.conftest import ROOT
 
 
 def test_the_made_archive_is_mojibake_and_imports_with_its_names_and_counts(tmp_path: Path) -> None:
@@ -98,6 +101,7 @@ def test_the_bench_of_search_prints_and_writes_every_figure(tmp_path: Path) -> N
 
 def test_the_bench_of_input_prints_and_writes_every_figure(tmp_path: Path) -> None:
     cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     for name in ("a.jpg", "b.JPEG", "deep/c.jpg"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         rendered(1)[0].save(tmp_path / "photos" / name, "JPEG")
@@ -114,14 +118,14 @@ def test_the_bench_of_input_prints_and_writes_every_figure(tmp_path: Path) -> No
 def test_rendered_input_has_rp2ks_sizes_and_one_of_each_is_their_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
-    def fake(_: object, paths: list[str], workers: int) -> Cost:
+    def fake(_: object, paths: list[str], workers: int, params: Params) -> Cost:
         with Image.open(paths[1]) as image:
             seen.append(image.size)
         times = 2.0 ** len(seen)
         return Cost(0, 0, Race(*((times * seconds,) for seconds in (1, 2, 4, 1, 9, 10, 0.5, 0.8))))
 
     monkeypatch.setattr(bench_input, "cost", fake)
-    rows = list(bench_input.bench_input(tmp_path, None, 2, 2))
+    rows = list(bench_input.bench_input(tmp_path, None, 2, 2, Params()))
     assert tuple(seen) == bench_input.SIZES and len(rows) == 4 * 5
     for start in range(0, 20, 5):
         assert [round(row.measured, 3) for row in rows[start : start + 5]] == [50, 25, 62.5, 3, 2]
@@ -135,7 +139,7 @@ def test_pictures_race_all_ways(tmp_path: Path) -> None:
         paths.append(str(tmp_path / f"{number}.jpg"))
         rendered(1)[0].resize((120, 90)).save(paths[-1])
     before = torch.get_num_threads()
-    found = bench_input.race(paths, 1)
+    found = bench_input.race(paths, 1, Params(encoder=EncoderParams(height=64, width=32, resize="pad")))
     torch.set_num_threads(before)
     assert all(len(way) == bench_input.ROUNDS and min(way) > 0 for way in found)
     assert sum(found.prepared) > sum(found.decoded)

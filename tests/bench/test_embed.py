@@ -15,6 +15,7 @@ from skumatch.bench import int8
 from skumatch.bench.embed import Photos, _agreements, _speeds, bench_embed, flops, race
 from skumatch.model.encoder import Encoder, build
 from skumatch.params import EncoderParams
+from tests.model import towers
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,14 @@ def test_speeds_are_ratios_to_float32_and_to_the_products() -> None:
 def test_a_pictures_operations_are_those_of_its_layers() -> None:
     layer = torch.nn.Linear(10, 7)
     assert flops(layer, torch.zeros(3, 10)) == 2 * 10 * 7  # type: ignore[arg-type]
+
+
+def test_attention_is_counted_too() -> None:
+    """A ViT of 3 layers, 32 wide, on 16 patches of 8 x 8 and a class token."""
+    encoder, tokens, width = towers.vit().eval(), 17, 32
+    block = 2 * tokens * width * width * (3 + 1 + 8) + 2 * 2 * tokens * tokens * width
+    expected = 2 * 16 * 3 * 8 * 8 * width + 3 * block + 2 * width * 16
+    assert flops(encoder, towers.pixels(encoder, 2)) == expected
 
 
 def test_answers_that_differ_are_counted() -> None:

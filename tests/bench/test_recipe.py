@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ from rich.console import Console
 
 from skumatch.bench import recipe
 from skumatch.bench.contests import Asked, Contest, contests, held_out
+from skumatch.bench.embed import flops
 from skumatch.bench.ingredients import WITH, WITHOUT, variant
 from skumatch.bench.looks import looks
 from skumatch.bench.peers import PEERS, Trial, plain_spec
 from skumatch.bench.recipe import Found, bench_recipe, summary
 from skumatch.bench.recipe_table import recipe_table
-from skumatch.bench.training import bench_train
+from skumatch.bench.training import Ours, bench_train
 from skumatch.config import load_params
 from skumatch.errors import DataError, ParameterError
-from skumatch.params import EncoderParams, FixParams, Params, RuntimeParams
+from skumatch.params import EncoderParams, FixParams, Params, RuntimeParams, TowerParams
 from skumatch.retrieval.statistics import mean_interval
 from tests.conftest import ROOT
 
@@ -237,3 +239,22 @@ def test_our_loop_is_timed_beside_the_plain_one(contest: Contest, workers: int) 
     speed, waiting = bench_train(contest.gallery, params, None, steps=1, rounds=2)
     assert speed.name == "training, ours / the plain loop" and speed.measured > 0 and "the plain loop" in speed.parts
     assert 0 <= waiting.measured < 100
+
+
+def test_a_steps_operations_are_three_passes_less_what_is_frozen(contest: Contest) -> None:
+    """Forward, backward to inputs and to weights; about that, since convolutions by channel are counted otherwise backwards."""
+    passes = {share: _passes(contest, share) for share in (0.0, 0.3, 0.6)}
+    assert 2 < passes[0.0] < 3.5 and 1 < passes[0.6] < passes[0.3] < passes[0.0]
+
+
+def _passes(contest: Contest, share: float) -> float:
+    """Operations of a training step, in forward passes, with this share of the layers frozen."""
+    train = contest.params.train.model_copy(update={"tower": TowerParams(freeze=share)})
+    params = contest.params.model_copy(update={"train": train, "runtime": RuntimeParams(device="cpu", threads=1, workers=0)})
+    with ExitStack() as stack:
+        ours = Ours(contest.gallery, params, None, stack)
+        forward = flops(ours.run.encoder, torch.zeros(2, 3, ours.views.preprocess.height, ours.views.preprocess.width))
+        kept = {name: tensor.clone() for name, tensor in ours.run.learner.state_dict().items()}
+        found = ours.operations() / forward
+        assert all(tensor.equal(kept[name]) for name, tensor in ours.run.learner.state_dict().items()), "nothing is learnt by counting"
+        return found
