@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError, WeightsError
-from skumatch.model.runtime import prepare, workers
+from skumatch.model.runtime import autocast, prepare, workers
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, silent, track
 
@@ -91,7 +91,7 @@ def stream(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams)
 
 
 def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device) -> NDArray[np.float32]:
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(device):
         vectors = functional.normalize(encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1)
     found: NDArray[np.float32] = vectors.cpu().numpy()
     return found

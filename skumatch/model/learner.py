@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from skumatch.model.distributed import World
 from skumatch.model.encoder import Encoder
 from skumatch.model.head import Head
+from skumatch.model.runtime import autocast
 
 
 class Learner(nn.Module):
@@ -27,7 +27,7 @@ class Learner(nn.Module):
 
     def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
         embed = self.compiled or self.encoder
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):  # on a CPU it is slower than float32
+        with autocast(pixels.device):
             embeddings = embed(self.encoder.preprocess.normalise(pixels))
         if self.pairs:
             embeddings, labels = self.world.gathered(embeddings, labels)

@@ -12,6 +12,7 @@ from skumatch.model.chance import generator
 from skumatch.model.encoder import Encoder
 from skumatch.model.head import Head
 from skumatch.model.projection import Projection, levelled
+from skumatch.model.runtime import autocast
 from skumatch.model.schedule import one_cycle
 from skumatch.params import LossParams, ProbeParams
 
@@ -26,7 +27,7 @@ def tower_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
     """What the frozen tower says of uint8 [B, 3, H, W] batches: float32 [n, width] on the CPU."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(device):
         found = [encoder.features(encoder.preprocess.normalise(pixels.to(device))).cpu() for pixels in batches]
     return torch.cat(found).clone()
 

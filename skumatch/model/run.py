@@ -20,6 +20,7 @@ from skumatch.model.learner import Learner
 from skumatch.model.optim import adamw, clip, set_rates
 from skumatch.model.schedule import Schedule, rate_share
 from skumatch.model.tower import compiled
+from skumatch.model.trend import Trend
 from skumatch.params import TrainParams
 
 AVERAGE, BEST, MODEL, OPTIMIZER, START = "average/", "best/", "model/", "optimizer/", "start/"
@@ -51,6 +52,7 @@ class Run:
         self.step, self.loss_sum, self.best_epoch = 0, 0.0, 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
+        self.trend = Trend()
         self.start = dict(start)
 
     @property
@@ -70,7 +72,8 @@ class Run:
     def advance(self, pixels: Tensor, labels: Tensor, stop: bool = False) -> tuple[float, bool]:
         """One step; returns the mean loss of all processes, and whether any of them is to `stop`.
 
-        Raises TrainingDiverged before a loss or gradients that are no numbers touch the weights.
+        Raises TrainingDiverged before a loss or gradients that are no numbers touch the weights, and once the loss has risen far
+        above what it had come to, before that is saved.
         """
         seed = generator(self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else []))
         torch.manual_seed(seed.initial_seed())  # dropout, the same after a resume
@@ -79,19 +82,22 @@ class Run:
         loss: Tensor = self.parallel(pixels.to(self.device, non_blocking=True), labels.to(self.device))
         value, stop = self.world.agreed(loss.item(), stop)
         if not math.isfinite(value):
-            where, advice = (
-                f"at step {self.step + 1} of {self.schedule.steps}",
-                "lower train.optimizer.lr_tower and lr_head, then run again",
-            )
-            raise TrainingDiverged(f"The training loss became {value} {where}; {advice}.")
+            raise self._lost(f"became {value}")
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         clip(self.learner.parameters(), self.params.optimizer.clip or math.inf)
         self.optimizer.step()
         if self.average:
             self.average.update(self.encoder, self.step)
+        grown = self.step >= self.params.loss.margin_epochs * self.schedule.steps_per_epoch  # while the margin grows so does the loss
+        if grown and self.trend.diverged(value):
+            raise self._lost(f"has come to {self.trend.lowest:.2f} and risen to {self.trend.recent:.2f} again")
         self._count(value)
         return value, stop
+
+    def _lost(self, how: str) -> TrainingDiverged:
+        advice = "lower train.optimizer.lr_tower and lr_head, then run again"
+        return TrainingDiverged(f"The training loss {how} at step {self.step + 1} of {self.schedule.steps}; {advice}.")
 
     def _count(self, loss: float) -> None:
         self.step += 1
@@ -126,6 +132,7 @@ class Run:
             for prefix, state in ((BEST, self.best), (AVERAGE, average), (START, start)):
                 tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
             facts = {"loss_sum": self.loss_sum, "history": self.history, "best_epoch": self.best_epoch}
+            facts["trend"] = self.trend.model_dump()
             checkpoints.save(self.step, tensors, facts)
 
     def _moments(self) -> dict[str, Tensor]:
@@ -148,6 +155,7 @@ class Run:
                 self.optimizer.state[parameter][kind] = saved if kind == "step" else like.copy_(saved)
         meta: dict[str, Any] = checkpoint.meta
         self.step, self.loss_sum, self.history, self.best_epoch = checkpoint.step, meta["loss_sum"], meta["history"], meta["best_epoch"]
+        self.trend = Trend.model_validate(meta.get("trend", {}))  # none in checkpoints of older versions
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

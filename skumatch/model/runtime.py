@@ -44,6 +44,11 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes that may stay unused
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """The number type that towers work in: bfloat16 on a GPU; on a CPU, where that is slower, float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def workers(runtime: RuntimeParams, device: torch.device, augmented: bool = False) -> int:
     """Processes that make pictures ready: as set, or what keeps a GPU fed, or on a CPU one for augmented pictures, if a core is to spare.
 

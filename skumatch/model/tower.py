@@ -82,6 +82,13 @@ def _leave_patches_out(tower: nn.Module, share: float, undo: ExitStack) -> None:
     undo.callback(setattr, trunk, name, before)
 
 
+def show_whole(tower: nn.Module) -> None:
+    """From now on leave no patches out, whatever `shaped` was asked for: a fix shows pictures as they are served."""
+    for module in tower.modules():
+        if isinstance(module, timm.layers.PatchDropout | timm.layers.PatchDropoutWithIndices):
+            module.prob = 0.0
+
+
 def _recompute(tower: nn.Module, undo: ExitStack) -> None:
     """Keep only what goes between blocks and compute the rest again for the gradients (Chen et al., arXiv 1604.06174)."""
     trunk: Any = getattr(tower, "trunk", tower)

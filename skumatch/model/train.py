@@ -25,7 +25,7 @@ from skumatch.model.probe import probe, tower_features
 from skumatch.model.run import Run
 from skumatch.model.runtime import prepare, workers
 from skumatch.model.schedule import Schedule
-from skumatch.model.tower import shaped
+from skumatch.model.tower import shaped, show_whole
 from skumatch.model.views import Views, batches, seen
 from skumatch.params import EncoderParams, RuntimeParams, TrainParams
 from skumatch.progress import silent, track
@@ -115,6 +115,8 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
     with _stop_at_sigterm() as signalled, shown as advance:
         advance(run.step * schedule.size)
         for pixels, labels in pace.timed(batches(views, schedule.left(run.step), workers, run.device)):
+            if run.epoch >= run.params.epochs:
+                show_whole(run.encoder.tower)
             loss, stop = run.advance(pixels, labels, signalled.is_set())
             if run.between_epochs:
                 _end_epoch(run, judge, pace)

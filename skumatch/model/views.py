@@ -66,7 +66,7 @@ def seen(images: Images, preprocess: Preprocess, params: TrainParams, seed: int,
     """Pictures on the whole canvas for a probe, uint8 [B, 3, H, W]: as they are served, then augmented, `probe.views` times in all."""
     views = Views(images, [0] * len(images), preprocess, params.augment, seed)
     plain = Views(images, views.labels, preprocess, params.augment, seed, fix=(0, preprocess))
-    order = [list(range(start, min(start + params.probe.batch, len(images)))) for start in range(0, len(images), params.probe.batch)]
+    order = [list(range(start, min(start + params.batch, len(images)))) for start in range(0, len(images), params.batch)]
     for view in range(params.probe.views):
         keys = [[Key(view, index) for index in some] for some in order]
         for pixels, labels in DataLoader(views if view else plain, batch_sampler=keys, num_workers=workers):

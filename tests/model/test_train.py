@@ -14,10 +14,11 @@ from torch import Tensor
 
 from skumatch.data.images import Images, Pixels
 from skumatch.errors import Fenced, ParameterError, TrainingDiverged
+from skumatch.model import run, trend
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.learner import Learner
-from skumatch.model.tower import compiled
+from skumatch.model.tower import compiled, timm
 from skumatch.model.train import train
 from skumatch.params import (
     AugmentParams,
@@ -40,6 +41,7 @@ PARAMS = TrainParams(
 )  # 12 steps
 CPU = RuntimeParams(device="cpu", threads=1)
 CLASSES = ["cola", "milk", "mint"]
+PatchDropout = timm.layers.PatchDropout
 
 
 def fit(shelf: Images, spec: EncoderParams, checkpoints: Checkpoints | None = None, **changes: Any) -> Encoder:
@@ -155,6 +157,20 @@ def test_a_loss_that_is_no_number_stops_the_run(shelf: Images, smoke: EncoderPar
     with pytest.raises(TrainingDiverged, match=r"at step 1 of 12; lower train\.optimizer\.lr_tower"):
         fit(shelf, smoke, checkpoints, params={"loss": LossParams(scale=1e39)})
     assert checkpoints.latest() is None
+
+
+def test_a_training_that_loses_what_it_learnt_stops_before_that_is_saved(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its 120th step on the rates are a thousand times what they were; with a tiny encoder the loss can't rise far."""
+    rate = run.rate_share
+    monkeypatch.setattr(trend, "TIMES", 1.0)
+    monkeypatch.setattr(run, "rate_share", lambda step, *others: rate(step, *others) * (1000 if step >= 120 else 1))
+    checkpoints = EverySteps(str(tmp_path), "k")
+    with pytest.raises(TrainingDiverged, match=r"has come to [\d.]+ and risen to [\d.]+ again at step \d+ of 360; lower train"):
+        fit(shelf, smoke, checkpoints, params={"epochs": 60})
+    saved = checkpoints.latest()
+    assert saved and saved.meta["trend"]["recent"] <= saved.meta["trend"]["lowest"] + 1
 
 
 def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path) -> None:
@@ -301,6 +317,27 @@ def test_the_fix_shows_whole_pictures_and_goes_on_from_the_tuning(
     assert lines[:2] == whole[1].splitlines() and len(lines) == 3
     assert json.loads(lines[2])["lr"] < json.loads(lines[0])["lr"] * 0.1
     assert set(sizes[12:]) == {(32, 32)}
+
+
+@pytest.mark.parametrize("saves", [None, 5])
+def test_a_fix_leaves_no_patches_out(shelf: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saves: int | None) -> None:
+    """Also where it was taken up again in its second epoch. 9 patches and a class token, half of the patches left out before."""
+    tokens: list[int] = []
+    real = PatchDropout.forward
+    monkeypatch.setattr(PatchDropout, "forward", lambda self, x: (tokens.append(real(self, x).shape[1]), real(self, x))[1])
+    spec = EncoderParams(model="ViT-S-32-alt", weights="none", height=96, width=96)
+    params = {"epochs": 1, "fix": FixParams(epochs=2), "tower": TowerParams(patch_dropout=0.5)}
+    if saves is None:
+        fit(shelf, spec, params=params)
+        assert tokens == [5] * 6 + [10] * 12
+        return
+    killed = KilledAfter(str(tmp_path), "k")
+    killed.saves = saves
+    with pytest.raises(Killed):
+        fit(shelf, spec, killed, params=params)
+    tokens.clear()
+    fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params=params)
+    assert tokens == [10] * 3
 
 
 @pytest.mark.parametrize("saves", [4, 5])
