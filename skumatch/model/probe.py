@@ -20,16 +20,15 @@ SHRINKAGE = 0.1  # of the scatter within SKUs towards the same in all directions
 WEIGHT = 0.25  # power of a direction's scatter between SKUs, relative to that within them, that it weighs with
 LEAST = 1e-9  # of that scatter: n SKUs differ in n - 1 directions, and any more only add noise
 WARMUP = 0.1  # share of the head's steps
-PART = 65_536  # pictures whose products are summed at once
+PART = 65_536  # pictures that are projected, or whose products are summed, at once
 
 
 def tower_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
     """What the frozen tower says of uint8 [B, 3, H, W] batches: float32 [n, width] on the CPU."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    with torch.inference_mode(), autocast(device):
-        found = [encoder.features(encoder.preprocess.normalise(pixels.to(device))).cpu() for pixels in batches]
-    return torch.cat(found).clone()
+    with torch.no_grad(), autocast(device):
+        return torch.cat([encoder.features(encoder.preprocess.normalise(pixels.to(device))).cpu() for pixels in batches])
 
 
 def probe(encoder: Encoder, features: Tensor, labels: Tensor, classes: int, params: ProbeParams, loss: LossParams, seed: int) -> Head:
@@ -41,9 +40,10 @@ def probe(encoder: Encoder, features: Tensor, labels: Tensor, classes: int, para
     if encoder.projection:
         fit(encoder.projection, everything, repeated, classes)
     encoder.eval()
-    with torch.inference_mode():
-        embeddings = encoder.projected(everything.to(next(encoder.parameters()).device)).cpu()
-    return _trained(embeddings.clone(), repeated, classes, params, loss, seed)
+    device = next(encoder.parameters()).device
+    with torch.no_grad():
+        embeddings = torch.cat([encoder.projected(part.to(device)).cpu() for part in torch.split(everything, PART)])
+    return _trained(embeddings, repeated, classes, params, loss, seed)
 
 
 @torch.no_grad()
