@@ -35,7 +35,11 @@ each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 
 def commands(text: str) -> list[list[str]]:
     """The words of each command in a document: lines of its shell blocks, and code within sentences."""
-    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [code.replace("...", "") for code in re.findall(r"`((?:skumatch|make)\s[^`\n]+)`", prose)]
     parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
