@@ -19,7 +19,7 @@ from skumatch.model.head import Head
 from skumatch.model.learner import Learner
 from skumatch.model.optim import adamw, clip, set_rates
 from skumatch.model.schedule import Schedule, rate_share
-from skumatch.model.tower import compiled
+from skumatch.model.tower import compiled, show_whole
 from skumatch.model.trend import Trend
 from skumatch.params import TrainParams
 
@@ -64,6 +64,10 @@ class Run:
     def between_epochs(self) -> bool:
         return self.step % self.schedule.steps_per_epoch == 0
 
+    def unjudged(self, judged: bool) -> bool:
+        """Whether an epoch has ended without the verdict that it would get where epochs are `judged`."""
+        return judged and self.step > 0 and self.between_epochs and "top1" not in self.history[-1]
+
     @property
     def shown(self) -> Encoder:
         """What is validated and kept: the weights' average where there is one."""
@@ -78,6 +82,8 @@ class Run:
         seed = generator(self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else []))
         torch.manual_seed(seed.initial_seed())  # dropout, the same after a resume
         self.head.ramp(self.step / self.schedule.steps_per_epoch)
+        if self.epoch >= self.params.epochs:
+            show_whole(self.encoder.tower)
         set_rates(self.optimizer, rate_share(self.step, self.schedule.steps_per_epoch, self.params))
         loss: Tensor = self.parallel(pixels.to(self.device, non_blocking=True), labels.to(self.device))
         value, stop = self.world.agreed(loss.item(), stop)

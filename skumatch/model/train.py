@@ -25,7 +25,7 @@ from skumatch.model.probe import probe, tower_features
 from skumatch.model.run import Run
 from skumatch.model.runtime import prepare, workers
 from skumatch.model.schedule import Schedule
-from skumatch.model.tower import shaped, show_whole
+from skumatch.model.tower import shaped
 from skumatch.model.views import Views, batches, seen
 from skumatch.params import EncoderParams, RuntimeParams, TrainParams
 from skumatch.progress import silent, track
@@ -107,19 +107,19 @@ def _probed(encoder: Encoder, images: Images, labels: list[int], classes: int, p
 
 def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int, judge: Judge | None, live: Path | None) -> None:
     schedule, saved = run.schedule, run.step
-    if run.given_up:  # and resumed after its last checkpoint
-        return
     pace = Pace(schedule.size, schedule.steps, run.step, live)
-    run.learner.train()
     shown = track("train", schedule.steps * schedule.size) if run.world.first else nullcontext(silent)
-    with _stop_at_sigterm() as signalled, shown as advance:
+    with _stop_at_sigterm() as asked, shown as advance:
         advance(run.step * schedule.size)
+        if run.unjudged(judge is not None):  # SIGTERM came while it was being judged
+            _end_epoch(run, judge, pace, asked)
+        if run.given_up:  # and resumed after its last checkpoint
+            return
+        run.learner.train()
         for pixels, labels in pace.timed(batches(views, schedule.left(run.step), workers, run.device)):
-            if run.epoch >= run.params.epochs:
-                show_whole(run.encoder.tower)
-            loss, stop = run.advance(pixels, labels, signalled.is_set())
+            loss, stop = run.advance(pixels, labels, asked.to_stop)
             if run.between_epochs:
-                _end_epoch(run, judge, pace)
+                stop = not _end_epoch(run, judge, pace, asked) or stop
             advance(schedule.size, text=pace.said(loss, run.step, run.history))
             done = run.step == schedule.steps or run.given_up
             if done or stop or (checkpoints and checkpoints.due()):
@@ -132,11 +132,17 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
     assert saved == run.step
 
 
-def _end_epoch(run: Run, judge: Judge | None, pace: Pace) -> None:
+def _end_epoch(run: Run, judge: Judge | None, pace: Pace, asked: _Asked) -> bool:
+    """Judge the epoch and tell of it; False where SIGTERM came meanwhile, and the epoch is to be judged after a resume."""
     if judge:
-        run.judge(run.world.told(lambda: judge(run.shown)))
+        try:
+            with asked.interrupting():
+                run.judge(run.world.told(lambda: judge(run.shown)))
+        except _Interrupted:
+            return False
         run.learner.train()
     pace.tell(run.step, run.history[-1])
+    return True
 
 
 def _write_history(lines: list[dict[str, Any]], path: Path | None) -> None:
@@ -144,15 +150,39 @@ def _write_history(lines: list[dict[str, Any]], path: Path | None) -> None:
         write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
 
 
+class _Interrupted(Exception):
+    """SIGTERM, while something is done that may take minutes and changes nothing."""
+
+
+class _Asked:
+    """What SIGTERM asks for: to stop after the step that is being done."""
+
+    to_stop, at_once = False, False
+
+    def __call__(self, *_: object) -> None:
+        self.to_stop = True
+        if self.at_once:
+            raise _Interrupted
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within this it interrupts."""
+        self.at_once = True
+        try:
+            yield
+        finally:
+            self.at_once = False
+
+
 @contextmanager
-def _stop_at_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; the handler is put back afterwards. Only a process's main thread can do this."""
-    stop = threading.Event()
+def _stop_at_sigterm() -> Iterator[_Asked]:
+    """What SIGTERM asks for; the handler is put back afterwards. Only a process's main thread can do this."""
+    asked = _Asked()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    before = signal.signal(signal.SIGTERM, asked)
     try:
-        yield stop
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -195,6 +195,29 @@ def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParam
     assert same(fit(shelf, smoke, resumed), whole[0])
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_sigterm_does_not_wait_for_a_validation(shelf: Images, smoke: EncoderParams, tmp_path: Path, epoch: int) -> None:
+    """A checkpoint is written at once; the epoch, here also the last one, is judged after the resume: bits and history are the same."""
+    judged, verdicts = [0], [0.25, 0.5]
+
+    def judge(_: Encoder) -> float:
+        judged[0] += 1
+        if judged[0] == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("it went on")
+        return verdicts[min(judged[0] - (judged[0] > epoch), 2) - 1]
+
+    given = {"judge": judge, "history": tmp_path / "history.jsonl"}
+    with pytest.raises(SystemExit) as stopped:
+        fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), **given)
+    found = Checkpoints(str(tmp_path), "k").latest()
+    assert stopped.value.code == 143 and found is not None and found.step == 6 * epoch
+    resumed = fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), **given)
+    scores = iter(verdicts)
+    straight = fit(shelf, smoke, judge=lambda _: next(scores), history=tmp_path / "straight.jsonl")
+    assert same(resumed, straight) and (tmp_path / "history.jsonl").read_text() == (tmp_path / "straight.jsonl").read_text()
+
+
 KILLED_AT_29 = """
 import os, signal, sys
 from pathlib import Path
