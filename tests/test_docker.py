@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -19,6 +23,7 @@ DOCKER = ROOT / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
 BIN = Path(sys.executable).parent
 OURS = {"airflow", "mlflow", "worker"}
+RUN_IN = {"healthy": OURS, "make-buckets": {"worker"}, "copy-buckets": {"worker"}}  # the images in which a Python script is run
 
 
 def run(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -104,6 +109,40 @@ def test_the_airflow_image_has_no_torch_and_the_worker_all(tmp_path: Path) -> No
     assert "torch" not in packages["airflow"] and "mlflow" not in packages["airflow"]
     assert all(name in packages["worker"] for name in ("torch>=", "dvc-s3", "celery", "faiss-cpu"))
     assert run(sys.executable, ROOT / "scripts/extras", "nothing").returncode
+
+
+def test_python_scripts_import_only_what_their_images_install() -> None:
+    scripts = {path.name: path for path in DOCKER.iterdir() if path.is_file() and "python" in path.read_text("utf-8").split("\n")[0]}
+    assert set(scripts) == set(RUN_IN)
+    for name, images in RUN_IN.items():
+        for image in images:
+            lacking = _imported(scripts[name]) - _closure(run(sys.executable, ROOT / "scripts/extras", *_installed()[image]).stdout)
+            assert not lacking, f"{name} in the image {image}"
+
+
+def _imported(script: Path) -> set[str]:
+    """The packages that a script's imports come from, without the standard library."""
+    modules = set()
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module).split(".")[0])
+    known = importlib.metadata.packages_distributions()
+    return {canonicalize_name(known.get(module, [module])[0]) for module in modules - sys.stdlib_module_names}
+
+
+def _closure(packages: str) -> set[str]:
+    """The packages of these requirements, one a line, and of all that they require in turn."""
+    seen: set[tuple[str, str]] = set()
+    todo = [Requirement(line) for line in packages.splitlines()]
+    while todo:
+        wanted = todo.pop()
+        for extra in {"", *wanted.extras} - {extra for name, extra in seen if name == canonicalize_name(wanted.name)}:
+            seen.add((canonicalize_name(wanted.name), extra))
+            further = [Requirement(text) for text in importlib.metadata.requires(wanted.name) or []]
+            todo += [one for one in further if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {name for name, _ in seen}
 
 
 def _installed() -> dict[str, list[str]]:
