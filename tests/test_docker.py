@@ -67,6 +67,9 @@ def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
     assert ends == {"airflow-init", "buckets"}
     checked = {name for name, service in COMPOSE["services"].items() if "test" in service.get("healthcheck", {})}
     assert checked | ends == set(COMPOSE["services"])
+    for name, service in COMPOSE["services"].items():
+        words = " ".join(service.get("healthcheck", {}).get("test", []))
+        assert "localhost" not in words, f"{name} may listen on one of the addresses of that name only"
 
 
 def test_secrets_are_made_once_each_and_are_all_that_compose_wants(tmp_path: Path) -> None:

@@ -236,10 +236,9 @@ class Stack:
     def healthy(self, name: str, of: str | None = None) -> subprocess.CompletedProcess[str]:
         """The health check that compose.yaml has for a service, asked of its process here."""
         test = self.compose["services"][of or name]["healthcheck"]["test"]
-        here = {"localhost:8974": f"127.0.0.1:{self.ports['health']}", "localhost:5000": f"127.0.0.1:{self.ports['mlflow']}"}
+        here = {"8974": self.ports["health"], "5000": self.ports["mlflow"], "8080": self.ports["api-server"]}
         words = [self._native(word, name).replace("$$", "$").replace("celery@", f"{name}@") for word in test[1:]]
-        for there, port in here.items():
-            words = [word.replace(there, port) for word in words]
+        words = [re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(here.get(found[1], found[1])), word) for word in words]
         command = ["sh", "-c", words[0]] if test[0] == "CMD-SHELL" else words
         env = self.services[name].env | {"HOSTNAME": socket.gethostname()}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
