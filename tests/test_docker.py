@@ -18,12 +18,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
+from tests.deployment.stack import CONTAINER_PORTS
 
 DOCKER = ROOT / "docker"
-COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
 BIN = Path(sys.executable).parent
 OURS = {"airflow", "mlflow", "worker"}
 RUN_IN = {"healthy": OURS, "make-buckets": {"worker"}, "copy-buckets": {"worker"}}  # the images in which a Python script is run
+
+
+def _read(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((DOCKER / name).read_text("utf-8")))
+
+
+COMPOSE = _read("compose.yaml")
 
 
 def run(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -35,7 +42,7 @@ def test_the_dockerfile_passes_its_linter() -> None:
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "gpu.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "gpu.yaml", "spread.yaml", "elsewhere.yaml"])
 def test_compose_files_follow_the_schema(name: str) -> None:
     done = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / name)
     assert done.returncode == 0, done.stdout
@@ -60,6 +67,16 @@ def test_images_are_pinned_and_ours_run_as_nobody_special() -> None:
 def test_nothing_listens_beyond_loopback() -> None:
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_workers_elsewhere_know_every_server_that_is_opened_to_them_where_it_is_told() -> None:
+    opened = {name: service["ports"] for name, service in _read("spread.yaml")["services"].items()}
+    for name, [port] in opened.items():
+        own = CONTAINER_PORTS[name]
+        assert re.fullmatch(rf"\$\{{BIND:\?[^}}]+\}}:{own}:{own}", port), "no address unless it is told, and the port that workers ask"
+    assert set(opened) == set(CONTAINER_PORTS)
+    for name, worker in _read("elsewhere.yaml")["services"].items():
+        assert name in ("worker", "gpu-worker") and {host.split(":")[0] for host in worker["extra_hosts"]} == set(opened)
 
 
 def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
@@ -160,5 +177,7 @@ def _installed() -> dict[str, list[str]]:
 def test_docker_reads_the_compose_files(tmp_path: Path) -> None:
     if run("docker", "compose", "version").returncode:
         pytest.skip("docker has no compose here")
-    done = run("docker", "compose", "--file", DOCKER / "compose.yaml", "--file", DOCKER / "gpu.yaml", "config", "--quiet")
-    assert done.returncode == 0, done.stderr
+    for more in ("gpu.yaml", "spread.yaml", "elsewhere.yaml"):
+        addresses = os.environ | {"BIND": "10.0.0.1", "SERVERS": "10.0.0.1"}
+        done = run("docker", "compose", "--file", DOCKER / "compose.yaml", "--file", DOCKER / more, "config", "--quiet", env=addresses)
+        assert done.returncode == 0, done.stderr
