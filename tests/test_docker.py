@@ -97,6 +97,7 @@ def test_secrets_are_made_once_each_and_are_all_that_compose_wants(tmp_path: Pat
     assert folder.stat().st_mode & 0o777 == 0o700
     random = [text for name, text in made.items() if re.fullmatch("[0-9a-f]{96}", text)]
     assert len(set(random)) == len(random) == 12
+    assert made["skumatch_airflow"] == f"http://skumatch:{made['airflow_service']}@api-server:8080"
     assert made["airflow_db"] in made["airflow_database"] and "@postgres:5432/airflow" in made["airflow_database"]
     assert run(DOCKER / "make-secrets", folder).returncode == 0
     assert made == {path.name: path.read_text("utf-8") for path in folder.iterdir()}, "what is there stays"

@@ -86,7 +86,8 @@ class Stack:
         self.compose = yaml.safe_load(COMPOSE.read_text("utf-8"))
         self.ports = {name: free_port() for name in (*CONTAINER_PORTS, "health", "gate")}
         self.secrets = root / "secrets"
-        hosts = {"POSTGRES": f"127.0.0.1:{self.ports['postgres']}", "REDIS": f"127.0.0.1:{self.ports['redis']}"}
+        hosts = {"POSTGRES": "postgres", "REDIS": "redis", "AIRFLOW": "api-server"}
+        hosts = {name: f"127.0.0.1:{self.ports[service]}" for name, service in hosts.items()}
         subprocess.run([ROOT / "docker/make-secrets", self.secrets], env=os.environ | hosts, check=True, capture_output=True)
         self.services: dict[str, Service] = {}
 

@@ -18,7 +18,7 @@ from tests.deployment.runs import Deployment
 from tests.deployment.stack import Stack, deployed
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
-ADDRESSES = ("airflow_database", "celery_results", "celery_broker", "mlflow_database", "mlflow_auth_database")
+ADDRESSES = ("airflow_database", "celery_results", "celery_broker", "mlflow_database", "mlflow_auth_database", "skumatch_airflow")
 
 
 def test_what_was_saved_comes_back_whole(deployment: Deployment, undisturbed: str, tmp_path: Path) -> None:
