@@ -79,6 +79,11 @@ def test_workers_elsewhere_know_every_server_that_is_opened_to_them_where_it_is_
         assert name in ("worker", "gpu-worker") and {host.split(":")[0] for host in worker["extra_hosts"]} == set(opened)
 
 
+def test_a_stage_may_wait_for_a_worker_as_long_as_a_training_may_take() -> None:
+    environment = COMPOSE["services"]["scheduler"]["environment"]
+    assert int(environment["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) >= 24 * 3600, "Airflow stops a training after that"
+
+
 def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
     ends = {name for name, service in COMPOSE["services"].items() if service.get("restart") == "no"}
     assert ends == {"airflow-init", "buckets"}
