@@ -130,6 +130,24 @@ def test_the_entrypoint_turns_files_into_variables_and_says_what_is_missing(tmp_
     assert done.returncode == 1 and "wanted for B" in done.stderr and "s3cr" not in done.stderr
 
 
+def test_mlflow_answers_by_its_own_names_and_where_a_proxy_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
+    (tmp_path / "mlflow").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MLFLOW_AUTH_DATABASE": "a", "MLFLOW_DATABASE": "b", "ARTIFACTS": "s3://mlflow/"}
+    for more, hosts, origins in (
+        ({}, "mlflow:5000,localhost:*,127.0.0.1:*", []),
+        ({"MLFLOW_URL": ""}, "mlflow:5000,localhost:*,127.0.0.1:*", []),
+        (
+            {"MLFLOW_URL": "https://mlflow.example.org/"},
+            "mlflow:5000,localhost:*,127.0.0.1:*,mlflow.example.org",
+            ["--cors-allowed-origins", "https://mlflow.example.org"],
+        ),
+    ):
+        words = run(DOCKER / "start-mlflow", env=env | more).stdout.splitlines()
+        assert words[words.index("--allowed-hosts") + 1] == hosts and all(word in words for word in origins)
+        assert ("--cors-allowed-origins" in words) == bool(origins)
+
+
 def test_the_airflow_image_has_no_torch_and_the_worker_all(tmp_path: Path) -> None:
     packages = {name: run(sys.executable, ROOT / "scripts/extras", *words).stdout for name, words in _installed().items()}
     assert "torch" not in packages["airflow"] and "mlflow" not in packages["airflow"]

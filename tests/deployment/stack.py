@@ -164,12 +164,12 @@ class Stack:
             "PORT": str(self.ports["mlflow"]),
             "HOST": "127.0.0.1",
             "WORKERS": "1",
-            "ALLOWED_HOSTS": "127.0.0.1:*,localhost:*",
         }
 
     def _native(self, text: str, name: str) -> str:
         """A value of compose.yaml as it is here: defaults taken, hosts and folders replaced."""
-        text = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+        while text != (inner := re.sub(r"\$\{[A-Z_]+:-([^{}]*)\}", r"\1", text)):  # a default may have one itself
+            text = inner
         for host, port in CONTAINER_PORTS.items():
             text = text.replace(f"{host}:{port}", f"127.0.0.1:{self.ports[host]}")
         text = text.replace("localhost:8080", f"127.0.0.1:{self.ports['api-server']}").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
