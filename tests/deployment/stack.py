@@ -180,7 +180,7 @@ class Stack:
 
     def begin(self) -> None:
         """What keeps things: databases, broker, object store."""
-        self._postgres()
+        self.postgres()
         conf = self.service("redis", command=["redis-server", "/run/secrets/redis_conf", "--dir", str(self.root / "redis")])
         conf.command += ["--port", str(self.ports["redis"]), "--bind", "127.0.0.1"]
         conf.start()
@@ -208,7 +208,8 @@ class Stack:
         service.start()
         return service
 
-    def _postgres(self) -> None:
+    def postgres(self) -> None:
+        """The database server, new, with its roles and empty databases."""
         assert POSTGRES
         folder, log = self.root / "postgres", self.root / "postgres.log"
         folder.mkdir()
@@ -248,6 +249,12 @@ class Stack:
         """dump-databases or restore-databases, as in Postgres's container."""
         env = self.services["postgres"].env | {"PGUSER": "postgres"}
         subprocess.run([ROOT / "docker" / script, folder], env=env, check=True, capture_output=True)
+
+    def sql(self, database: str, command: str, user: str = "airflow") -> str:
+        """What a database answers to one of its own users."""
+        env = self.services["postgres"].env
+        words = ["psql", "--username", user, "--dbname", database, "--tuples-only", "--no-align", "--quiet", "--command", command]
+        return subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout.strip()
 
     def buckets(self, way: str, folder: Path) -> None:
         """copy-buckets out or in, as in a worker's container."""
