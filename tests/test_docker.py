@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
@@ -12,13 +14,23 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
+from tests.deployment.stack import CONTAINER_PORTS
 
 DOCKER = ROOT / "docker"
-COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
 BIN = Path(sys.executable).parent
 OURS = {"airflow", "mlflow", "worker"}
+RUN_IN = {"healthy": OURS, "make-buckets": {"worker"}, "copy-buckets": {"worker"}}  # the images in which a Python script is run
+
+
+def _read(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((DOCKER / name).read_text("utf-8")))
+
+
+COMPOSE = _read("compose.yaml")
 
 
 def run(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -30,7 +42,7 @@ def test_the_dockerfile_passes_its_linter() -> None:
     assert done.returncode == 0 and not done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "gpu.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "gpu.yaml", "spread.yaml", "elsewhere.yaml"])
 def test_compose_files_follow_the_schema(name: str) -> None:
     done = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / name)
     assert done.returncode == 0, done.stdout
@@ -57,11 +69,29 @@ def test_nothing_listens_beyond_loopback() -> None:
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_workers_elsewhere_know_every_server_that_is_opened_to_them_where_it_is_told() -> None:
+    opened = {name: service["ports"] for name, service in _read("spread.yaml")["services"].items()}
+    for name, [port] in opened.items():
+        own = CONTAINER_PORTS[name]
+        assert re.fullmatch(rf"\$\{{BIND:\?[^}}]+\}}:{own}:{own}", port), "no address unless it is told, and the port that workers ask"
+    assert set(opened) == set(CONTAINER_PORTS)
+    for name, worker in _read("elsewhere.yaml")["services"].items():
+        assert name in ("worker", "gpu-worker") and {host.split(":")[0] for host in worker["extra_hosts"]} == set(opened)
+
+
+def test_a_stage_may_wait_for_a_worker_as_long_as_a_training_may_take() -> None:
+    environment = COMPOSE["services"]["scheduler"]["environment"]
+    assert int(environment["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) >= 24 * 3600, "Airflow stops a training after that"
+
+
 def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
     ends = {name for name, service in COMPOSE["services"].items() if service.get("restart") == "no"}
     assert ends == {"airflow-init", "buckets"}
     checked = {name for name, service in COMPOSE["services"].items() if "test" in service.get("healthcheck", {})}
     assert checked | ends == set(COMPOSE["services"])
+    for name, service in COMPOSE["services"].items():
+        words = " ".join(service.get("healthcheck", {}).get("test", []))
+        assert "localhost" not in words, f"{name} may listen on one of the addresses of that name only"
 
 
 def test_secrets_are_made_once_each_and_are_all_that_compose_wants(tmp_path: Path) -> None:
@@ -72,6 +102,7 @@ def test_secrets_are_made_once_each_and_are_all_that_compose_wants(tmp_path: Pat
     assert folder.stat().st_mode & 0o777 == 0o700
     random = [text for name, text in made.items() if re.fullmatch("[0-9a-f]{96}", text)]
     assert len(set(random)) == len(random) == 12
+    assert made["skumatch_airflow"] == f"http://skumatch:{made['airflow_service']}@api-server:8080"
     assert made["airflow_db"] in made["airflow_database"] and "@postgres:5432/airflow" in made["airflow_database"]
     assert run(DOCKER / "make-secrets", folder).returncode == 0
     assert made == {path.name: path.read_text("utf-8") for path in folder.iterdir()}, "what is there stays"
@@ -99,11 +130,63 @@ def test_the_entrypoint_turns_files_into_variables_and_says_what_is_missing(tmp_
     assert done.returncode == 1 and "wanted for B" in done.stderr and "s3cr" not in done.stderr
 
 
+def test_mlflow_answers_by_its_own_names_and_where_a_proxy_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
+    (tmp_path / "mlflow").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MLFLOW_AUTH_DATABASE": "a", "MLFLOW_DATABASE": "b", "ARTIFACTS": "s3://mlflow/"}
+    for more, hosts, origins in (
+        ({}, "mlflow:5000,localhost:*,127.0.0.1:*", []),
+        ({"MLFLOW_URL": ""}, "mlflow:5000,localhost:*,127.0.0.1:*", []),
+        (
+            {"MLFLOW_URL": "https://mlflow.example.org/"},
+            "mlflow:5000,localhost:*,127.0.0.1:*,mlflow.example.org",
+            ["--cors-allowed-origins", "https://mlflow.example.org"],
+        ),
+    ):
+        words = run(DOCKER / "start-mlflow", env=env | more).stdout.splitlines()
+        assert words[words.index("--allowed-hosts") + 1] == hosts and all(word in words for word in origins)
+        assert ("--cors-allowed-origins" in words) == bool(origins)
+
+
 def test_the_airflow_image_has_no_torch_and_the_worker_all(tmp_path: Path) -> None:
     packages = {name: run(sys.executable, ROOT / "scripts/extras", *words).stdout for name, words in _installed().items()}
     assert "torch" not in packages["airflow"] and "mlflow" not in packages["airflow"]
     assert all(name in packages["worker"] for name in ("torch>=", "dvc-s3", "celery", "faiss-cpu"))
     assert run(sys.executable, ROOT / "scripts/extras", "nothing").returncode
+
+
+def test_python_scripts_import_only_what_their_images_install() -> None:
+    scripts = {path.name: path for path in DOCKER.iterdir() if path.is_file() and "python" in path.read_text("utf-8").split("\n")[0]}
+    assert set(scripts) == set(RUN_IN)
+    for name, images in RUN_IN.items():
+        for image in images:
+            lacking = _imported(scripts[name]) - _closure(run(sys.executable, ROOT / "scripts/extras", *_installed()[image]).stdout)
+            assert not lacking, f"{name} in the image {image}"
+
+
+def _imported(script: Path) -> set[str]:
+    """The packages that a script's imports come from, without the standard library."""
+    modules = set()
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module).split(".")[0])
+    known = importlib.metadata.packages_distributions()
+    return {canonicalize_name(known.get(module, [module])[0]) for module in modules - sys.stdlib_module_names}
+
+
+def _closure(packages: str) -> set[str]:
+    """The packages of these requirements, one a line, and of all that they require in turn."""
+    seen: set[tuple[str, str]] = set()
+    todo = [Requirement(line) for line in packages.splitlines()]
+    while todo:
+        wanted = todo.pop()
+        for extra in {"", *wanted.extras} - {extra for name, extra in seen if name == canonicalize_name(wanted.name)}:
+            seen.add((canonicalize_name(wanted.name), extra))
+            further = [Requirement(text) for text in importlib.metadata.requires(wanted.name) or []]
+            todo += [one for one in further if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {name for name, _ in seen}
 
 
 def _installed() -> dict[str, list[str]]:
@@ -118,5 +201,7 @@ def _installed() -> dict[str, list[str]]:
 def test_docker_reads_the_compose_files(tmp_path: Path) -> None:
     if run("docker", "compose", "version").returncode:
         pytest.skip("docker has no compose here")
-    done = run("docker", "compose", "--file", DOCKER / "compose.yaml", "--file", DOCKER / "gpu.yaml", "config", "--quiet")
-    assert done.returncode == 0, done.stderr
+    for more in ("gpu.yaml", "spread.yaml", "elsewhere.yaml"):
+        addresses = os.environ | {"BIND": "10.0.0.1", "SERVERS": "10.0.0.1"}
+        done = run("docker", "compose", "--file", DOCKER / "compose.yaml", "--file", DOCKER / more, "config", "--quiet", env=addresses)
+        assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from skumatch.data.delivery.replace import exclusive
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
 from skumatch.files import read_json
+from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.repository import Repository, md5_of
 
 app = typer.Typer(no_args_is_help=True)
@@ -65,10 +67,18 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
     _tell_of_absent_version(settings)
     with exclusive(settings.project / "data"):
         found = import_data(path, settings.project / "data", _listed(skus), params.validation.min_short_side, catalogue)
-        version = md5_of(Repository(settings.project, settings).add("data"))
+        version = _store(settings)
     for line in (*import_lines(found, path, version), *change_lines(found.changes)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return version
+
+
+def _store(settings: Settings) -> str:
+    """Put data/ under DVC and return its version's hash; a clean-up that deletes would take old objects that the version shares."""
+    with at_work(settings, f"import-{uuid.uuid4().hex[:12]}", "import") as rest_on:
+        pointer = Repository(settings.project, settings).add("data")
+        rest_on("", pointer)
+    return md5_of(pointer)
 
 
 def _tell_of_absent_version(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from skumatch.pipeline.stores import Store
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 POINTERS = ("data.dvc", "dvc.lock")
+ANYWHERE = tuple(f":(top,glob)**/{name}" for name in POINTERS)  # the project's folder may have had another name before
 
 
 def named(text: str, where: str) -> set[str]:
@@ -43,16 +44,21 @@ def _hashes(tree: Any) -> Iterator[str]:
 def in_history(project: Path) -> set[str]:
     """What data.dvc and dvc.lock name in the working tree and in every commit of every branch and tag.
 
-    Raises CleaningRefused where git can't tell.
+    The project may be a folder within its repository. Raises CleaningRefused where git can't tell.
     """
     texts = {name: (project / name).read_text("utf-8") for name in POINTERS if (project / name).is_file()}
-    if (project / ".git").exists():
+    if any((folder / ".git").exists() for folder in (project, *project.resolve().parents)):
         if _git(project, "rev-parse", "--is-shallow-repository").strip() == "true":
             raise CleaningRefused(f"{project} has only a part of its history, so data versions may be unknown; `git fetch --unshallow`.")
-        listed = _git(project, "rev-list", "--all", "--full-history", "--objects", "--", *POINTERS)
-        blobs = {line.split(" ")[0]: line for line in listed.splitlines() if line.endswith(POINTERS)}
-        texts |= {line: _git(project, "cat-file", "-p", blob) for blob, line in blobs.items()}
+        texts |= {f"{path} ({blob})": _git(project, "cat-file", "-p", blob) for blob, path in _committed(project).items()}
     return {digest for name, text in texts.items() for digest in named(text, f"{name} of {project}")}
+
+
+def _committed(project: Path) -> dict[str, str]:
+    """Every content that a pointer ever had, as git names it, with its path."""
+    words = ("--all", "--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--format=")  # -m: what only a merge made, too
+    changes = [line.split(maxsplit=5) for line in _git(project, "log", *words, "--", *ANYWHERE).splitlines() if line.startswith(":")]
+    return {blob: path for _, _, _, blob, _, path in changes if blob.strip("0")}
 
 
 def _git(project: Path, *words: str) -> str:

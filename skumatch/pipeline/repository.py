@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -16,6 +17,8 @@ from skumatch.errors import DataError, StageFailed, StorageError
 from skumatch.files import store_errors
 
 REMOTE = "shared"
+LOCK_SECONDS, POLL_SECONDS = 120.0, 0.5
+Answer = TypeVar("Answer")
 
 
 def configure(folder: Path, settings: Settings) -> None:
@@ -59,33 +62,36 @@ class Repository:
     def add(self, path: str) -> str:
         """Put `path` into the cache, push it, and return the text of its pointer file `path`.dvc."""
         with _translated("store", path), chdir(self.folder):
-            self._repo.add(path)
-            self._repo.push(targets=[f"{path}.dvc"])
+            _patiently(lambda: self._repo.add(path))
+            _patiently(lambda: self._repo.push(targets=[f"{path}.dvc"]))
         return (self.folder / f"{path}.dvc").read_text("utf-8")
 
     def pull(self, *targets: str) -> None:
         """Fetch and check out what the pointers or stages `targets` name."""
         with _translated("fetch", ", ".join(targets)), chdir(self.folder):
-            self._repo.pull(targets=list(targets))
+            _patiently(lambda: self._repo.pull(targets=list(targets)))
 
     def reproduce(self, stage: str, force: bool = False, push: bool = True) -> None:
         """Run one stage, unless nothing it depends on changed; missing inputs are fetched, its outs pushed.
 
         force: run it although its result is known.
         """
+        with _translated("run", stage), chdir(self.folder):
+            _patiently(lambda: self._fetch_changed_inputs(stage))
+            _patiently(lambda: self._run(stage, force))
+            if push:
+                _patiently(lambda: self._repo.push(targets=[stage], run_cache=True))
+
+    def _run(self, stage: str, force: bool) -> None:
         from dvc.exceptions import ReproductionError
         from dvc.stage.exceptions import StageCmdFailedError
 
-        with _translated("run", stage), chdir(self.folder):
-            self._fetch_changed_inputs(stage)
-            try:
-                self._repo.reproduce(stage, single_item=True, pull=True, force=force)
-            except ReproductionError as error:
-                if isinstance(error.__cause__, StageCmdFailedError):
-                    raise StageFailed(f"Stage {stage} ended without a word of its own; its log has the last lines.") from error
-                raise error.__cause__ or error from error
-            if push:
-                self._repo.push(targets=[stage], run_cache=True)
+        try:
+            self._repo.reproduce(stage, single_item=True, pull=True, force=force)
+        except ReproductionError as error:
+            if isinstance(error.__cause__, StageCmdFailedError):
+                raise StageFailed(f"Stage {stage} ended without a word of its own; its log has the last lines.") from error
+            raise error.__cause__ or error from error
 
     def _fetch_changed_inputs(self, name: str) -> None:
         """Check out the absent inputs that differ from the lock's, or that nothing is known of.
@@ -155,6 +161,23 @@ def _words(error: Exception, reason: str = "") -> str:
     return " ".join(f"{str(error).rstrip('.')}{f': {reason}' if reason else ''}".split())
 
 
+def _patiently(call: Callable[[], Answer]) -> Answer:
+    """What DVC answers, asked again while another process holds its lock, for which it waits only 3 s by itself.
+
+    Raises LockError after LOCK_SECONDS. The lock is never broken: whoever has it may be writing.
+    """
+    from dvc.lock import LockError
+
+    began = time.monotonic()
+    while True:
+        try:
+            return call()
+        except LockError:
+            if time.monotonic() - began > LOCK_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
 @contextmanager
 def _translated(what: str, target: object) -> Iterator[None]:
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
@@ -167,7 +190,8 @@ def _translated(what: str, target: object) -> Iterator[None]:
         why = _words(error, FAILURES.reason)
         raise StorageError(f"Could not {what} {target} ({why}); check the DVC remote and the disk, then run again.") from error
     except LockError as error:
-        raise StorageError(f"Could not {what} {target}: another process holds DVC's lock; wait for it, then run again.") from error
+        held = f"another process has held DVC's lock for {LOCK_SECONDS:.0f} s"
+        raise StorageError(f"Could not {what} {target}: {held}; wait for its end, then run again.") from error
     except DvcException as error:
         raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
     except store_errors() as error:

@@ -86,7 +86,8 @@ class Stack:
         self.compose = yaml.safe_load(COMPOSE.read_text("utf-8"))
         self.ports = {name: free_port() for name in (*CONTAINER_PORTS, "health", "gate")}
         self.secrets = root / "secrets"
-        hosts = {"POSTGRES": f"127.0.0.1:{self.ports['postgres']}", "REDIS": f"127.0.0.1:{self.ports['redis']}"}
+        hosts = {"POSTGRES": "postgres", "REDIS": "redis", "AIRFLOW": "api-server"}
+        hosts = {name: f"127.0.0.1:{self.ports[service]}" for name, service in hosts.items()}
         subprocess.run([ROOT / "docker/make-secrets", self.secrets], env=os.environ | hosts, check=True, capture_output=True)
         self.services: dict[str, Service] = {}
 
@@ -163,12 +164,12 @@ class Stack:
             "PORT": str(self.ports["mlflow"]),
             "HOST": "127.0.0.1",
             "WORKERS": "1",
-            "ALLOWED_HOSTS": "127.0.0.1:*,localhost:*",
         }
 
     def _native(self, text: str, name: str) -> str:
         """A value of compose.yaml as it is here: defaults taken, hosts and folders replaced."""
-        text = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+        while text != (inner := re.sub(r"\$\{[A-Z_]+:-([^{}]*)\}", r"\1", text)):  # a default may have one itself
+            text = inner
         for host, port in CONTAINER_PORTS.items():
             text = text.replace(f"{host}:{port}", f"127.0.0.1:{self.ports[host]}")
         text = text.replace("localhost:8080", f"127.0.0.1:{self.ports['api-server']}").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
@@ -179,7 +180,7 @@ class Stack:
 
     def begin(self) -> None:
         """What keeps things: databases, broker, object store."""
-        self._postgres()
+        self.postgres()
         conf = self.service("redis", command=["redis-server", "/run/secrets/redis_conf", "--dir", str(self.root / "redis")])
         conf.command += ["--port", str(self.ports["redis"]), "--bind", "127.0.0.1"]
         conf.start()
@@ -207,7 +208,8 @@ class Stack:
         service.start()
         return service
 
-    def _postgres(self) -> None:
+    def postgres(self) -> None:
+        """The database server, new, with its roles and empty databases."""
         assert POSTGRES
         folder, log = self.root / "postgres", self.root / "postgres.log"
         folder.mkdir()
@@ -236,10 +238,9 @@ class Stack:
     def healthy(self, name: str, of: str | None = None) -> subprocess.CompletedProcess[str]:
         """The health check that compose.yaml has for a service, asked of its process here."""
         test = self.compose["services"][of or name]["healthcheck"]["test"]
-        here = {"localhost:8974": f"127.0.0.1:{self.ports['health']}", "localhost:5000": f"127.0.0.1:{self.ports['mlflow']}"}
+        here = {"8974": self.ports["health"], "5000": self.ports["mlflow"], "8080": self.ports["api-server"]}
         words = [self._native(word, name).replace("$$", "$").replace("celery@", f"{name}@") for word in test[1:]]
-        for there, port in here.items():
-            words = [word.replace(there, port) for word in words]
+        words = [re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(here.get(found[1], found[1])), word) for word in words]
         command = ["sh", "-c", words[0]] if test[0] == "CMD-SHELL" else words
         env = self.services[name].env | {"HOSTNAME": socket.gethostname()}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -248,6 +249,12 @@ class Stack:
         """dump-databases or restore-databases, as in Postgres's container."""
         env = self.services["postgres"].env | {"PGUSER": "postgres"}
         subprocess.run([ROOT / "docker" / script, folder], env=env, check=True, capture_output=True)
+
+    def sql(self, database: str, command: str, user: str = "airflow") -> str:
+        """What a database answers to one of its own users."""
+        env = self.services["postgres"].env
+        words = ["psql", "--username", user, "--dbname", database, "--tuples-only", "--no-align", "--quiet", "--command", command]
+        return subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout.strip()
 
     def buckets(self, way: str, folder: Path) -> None:
         """copy-buckets out or in, as in a worker's container."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import ROOT, wait_until
 from tests.deployment.runs import Deployment
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
@@ -19,12 +19,11 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> None:
     stack = deployment.stack
-    env = stack.environment | {"AIRFLOW__CELERY__BROKER_URL": stack.secret("celery_broker")}
 
     def doctor() -> tuple[int, dict[str, Any]]:
         file = tmp_path / "found.json"
         file.unlink(missing_ok=True)
-        words = [sys.executable, "-m", "skumatch", "doctor", "--json", str(file)]
+        words = [str(ROOT / "docker/entrypoint"), sys.executable, "-m", "skumatch", "doctor", "--json", str(file)]
         done = subprocess.run(words, cwd=deployment.project, env=env, capture_output=True, text=True, check=False)
         assert not any(
             stack.secret(name) in done.stdout + done.stderr + file.read_text() for name in ("redis", "airflow_service", "mlflow_admin")
@@ -32,6 +31,7 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
         return done.returncode, {one["name"]: one for one in json.loads(file.read_text())}
 
     with deployment.workers("doctor", {"one": "default"}) as workers:
+        env = workers["one"].env  # as `docker compose exec worker entrypoint` has it
         wait_until(lambda: "queue gpu" in doctor()[1]["workers"]["found"], 120)
         workers["two"] = stack.worker("doctor-two", "gpu")
         wait_until(lambda: doctor()[1]["workers"]["verdict"] == "ok", 120)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,43 @@ from skumatch.config import apply_overrides
 from skumatch.release.bundle import verify_bundle
 from skumatch.release.registry import Registry
 from tests.deployment.runs import Deployment
-from tests.deployment.stack import Stack, deployed
+from tests.deployment.stack import MISSING, Stack, deployed
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
-ADDRESSES = ("airflow_database", "celery_results", "celery_broker", "mlflow_database", "mlflow_auth_database")
+ADDRESSES = ("airflow_database", "celery_results", "celery_broker", "mlflow_database", "mlflow_auth_database", "skumatch_airflow")
+
+
+@pytest.fixture
+def databases() -> Iterator[Stack]:
+    """PostgreSQL alone."""
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)}; on Debian: apt install postgresql redis-server")
+    root = Path(tempfile.mkdtemp(prefix="skumatch-"))
+    root.chmod(0o755)  # Postgres is another user
+    stack = Stack(root, root)
+    try:
+        stack.postgres()
+        yield stack
+    finally:
+        stack.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_newer_schema_gives_way_to_the_saved_one_and_a_broken_dump_changes_nothing(databases: Stack, tmp_path: Path) -> None:
+    databases.sql("airflow", "CREATE TABLE run (id int PRIMARY KEY); INSERT INTO run VALUES (7)")
+    databases.database("dump-databases", tmp_path)
+    databases.sql(
+        "airflow", "ALTER TABLE run ADD COLUMN newer int; CREATE TABLE stray (run int REFERENCES run (id)); INSERT INTO stray VALUES (7)"
+    )
+    databases.database("restore-databases", tmp_path)
+    assert databases.sql("airflow", "SELECT * FROM run") == "7"
+    assert databases.sql("airflow", "SELECT tablename, tableowner FROM pg_tables WHERE schemaname = 'public'") == "run|airflow"
+    databases.sql("airflow", "CREATE TABLE later (id int)")
+    dump = tmp_path / "airflow.dump"
+    dump.write_bytes(dump.read_bytes()[:-100])
+    with pytest.raises(subprocess.CalledProcessError):
+        databases.database("restore-databases", tmp_path)
+    assert databases.sql("airflow", "SELECT count(*) FROM later") == "0"
 
 
 def test_what_was_saved_comes_back_whole(deployment: Deployment, undisturbed: str, tmp_path: Path) -> None:

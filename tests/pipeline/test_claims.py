@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,9 @@ from skumatch.errors import CleaningRefused
 from skumatch.pipeline import claims
 from skumatch.pipeline.claims import Board, Claim, at_work, cleaning, here
 from skumatch.pipeline.cleanup import delete, piles
+from skumatch.pipeline.references import named
+from tests.conftest import wait_until
+from tests.pipeline.test_tasks import shapes
 from tests.pipeline.world import FUTURE, World
 
 
@@ -38,6 +43,23 @@ def test_while_a_task_works_nothing_is_deleted_and_a_task_waits_for_a_clean_up(w
 def working(settings: Settings, began: threading.Event) -> None:
     with at_work(settings, "waiting", "split"):
         began.set()
+
+
+def test_an_import_claims_what_it_stores_and_waits_for_a_clean_up(world: World, tmp_path: Path) -> None:
+    board, photos = Board(str(world.remote)), shapes(tmp_path / "delivery")
+    before = board.claims().keys()
+    with cleaning(world.settings):
+        words = [sys.executable, "-m", "skumatch", "data", "import", str(photos)]
+        importing = subprocess.Popen(words, cwd=world.home.project, env=world.home.environment, stdout=subprocess.DEVNULL)
+        wait_until(lambda: board.claims().keys() - before, 120)
+        [name] = board.claims().keys() - before
+        assert board.claims()[name].at_work(time.time())
+        with pytest.raises(subprocess.TimeoutExpired):
+            importing.wait(5)
+    assert importing.wait(120) == 0
+    claim = board.claims()[name]
+    assert claim.task == "import" and not claim.working and claim.lock == (world.home.project / "data.dvc").read_text()
+    assert named(claim.lock, "claim")
 
 
 def test_the_dead_hold_nobody_up(world: World) -> None:

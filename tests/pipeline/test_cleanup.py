@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 import uuid
 from contextlib import chdir
@@ -250,6 +251,19 @@ def test_every_data_version_that_git_knows_is_kept(tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{tmp_path}", str(tmp_path / "shallow"))
     with pytest.raises(CleaningRefused, match="only a part of its history"):
         in_history(tmp_path / "shallow")
+
+
+def test_a_project_within_a_repository_keeps_its_versions_under_every_name_it_had(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    kept = [f"{digit}{31 * 'a'}.dir" for digit in "123"]
+    for name, digest in zip(("old", "apps/shelf", "apps/shelf"), kept, strict=True):
+        project = tmp_path / name
+        project.mkdir(parents=True, exist_ok=True)
+        (project / "data.dvc").write_text(pointer(digest, "data"))
+        commit(tmp_path, digest)
+        shutil.rmtree(tmp_path / "old", ignore_errors=True)
+    (project / "data.dvc").unlink()
+    assert in_history(project) == set(kept)
 
 
 def test_a_new_data_version_keeps_the_old_shards_it_shares(world: World) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from skumatch.config import Settings
 from skumatch.errors import DataError, StageFailed, StorageError
+from skumatch.pipeline import repository as repositories
 from skumatch.pipeline.repository import Repository, md5_of, pointer
 
 PIPELINE = """
@@ -123,6 +129,46 @@ def test_a_remote_that_cannot_be_written_is_a_storage_error(place: Place) -> Non
     (place.root / "remote").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="check the"):
         place.inputs("source", "abc")
+
+
+HOLD = """
+import sys, time
+from dvc.lock import Lock
+with Lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@contextmanager
+def held(repository: Repository, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds DVC's lock for so long."""
+    words = [sys.executable, "-c", HOLD, str(repository.folder / ".dvc/tmp/lock"), str(seconds)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "held\n"
+        yield process
+        process.terminate()
+
+
+def test_a_lock_that_another_process_holds_is_waited_for(place: Place) -> None:
+    first = place.open("first", place.inputs("source", "abc"))
+    with held(first, 5) as holder:  # longer than DVC waits by itself
+        began = time.monotonic()
+        first.reproduce("double")
+        assert holder.wait(10) == 0 and time.monotonic() - began > 4
+    assert ran(first) == ["double"] and "double" in first.lock
+
+
+def test_a_lock_that_is_held_too_long_is_said_and_left_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = finished(place, place.inputs("source", "abc"))
+    monkeypatch.setattr(repositories, "LOCK_SECONDS", 1.0)
+    with held(first, 600) as holder:
+        for again in (lambda: first.reproduce("count", force=True), lambda: first.pull("in.dvc"), lambda: first.add("in")):
+            with pytest.raises(StorageError, match="another process has held DVC's lock for 1 s; wait for its end, then run again"):
+                again()
+        assert holder.poll() is None and (first.folder / ".dvc/tmp/lock").exists()
+    first.pull("in.dvc")
+    assert ran(first) == ["double", "count"]
 
 
 def test_pointers_name_their_hash(place: Place) -> None:
