@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from skumatch.audit.dossier import GIT, RUN, WORKSPACE, Dossier
+from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
 from skumatch.errors import DataError
 from skumatch.params import Params
 from skumatch.pipeline import inputs
@@ -73,7 +73,7 @@ class Diff:
 def diff(before: Dossier, after: Dossier) -> Diff:
     """What changed from one dossier to the other. Raises DataError for a dossier that lacks what is compared, or has it damaged."""
     for one in (before, after):
-        if lacking := [missing.reason for missing in one.facts.missing if missing.part != GIT]:
+        if lacking := [missing.reason for missing in one.facts.missing if missing.part in (RUN, WORKSPACE, "data")]:
             raise DataError(f"Version {one.facts.registered.version} can't be compared: {lacking[0]}")
     try:
         return _diff(before, after)
