@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from skumatch.audit import checks, told
 from skumatch.audit.checks import Check
@@ -49,6 +50,7 @@ STEPS = (
 
 def links(dossier: Dossier, verify: bool) -> list[Link]:
     """Every link with what is told of it; with `verify` each is checked."""
+    _ = dossier.facts  # a folder that is no dossier has no chain
     with track("verify" if verify else "audit", len(STEPS), "links") as advance:
         found = []
         for step in STEPS:
@@ -61,7 +63,7 @@ def linked(dossier: Dossier, step: Step, verify: bool) -> Link:
     """One link of the chain."""
     try:
         digest, said = step.tell(dossier)
-    except (SkumatchError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever someone put into a dossier, the other links are still told
         digest, said = None, {"not readable": _words(error)}
     link = Link(name=step.name, title=step.title, hash=digest, said=said)
     return link.model_copy(update=_verdict(dossier, step)) if verify else link
@@ -74,17 +76,28 @@ def _verdict(dossier: Dossier, step: Step) -> dict[str, str]:
         return {"verdict": "unchecked", "reason": str(error)}
     except Broken as error:
         return {"verdict": "broken", "reason": str(error)}
-    except (SkumatchError, OSError, ValueError, KeyError, TypeError) as error:  # a part that is missing or can't be read
+    except Exception as error:  # noqa: BLE001 - a part that is missing or can't be read, in whatever way someone damaged it
         return _unread(dossier, error)
 
 
 def _unread(dossier: Dossier, error: Exception) -> dict[str, str]:
-    """Where a store didn't give a part, its words say why: it was away, or it has something else there than it should."""
-    missing = dossier.facts.missing
-    if not missing:
+    """What is absent since its store was away is unchecked, in the store's words; all else that can't be read is broken."""
+    path = _absent(error)
+    if path is None:
         return {"verdict": "broken", "reason": _words(error)}
-    verdict = "broken" if any(one.broken for one in missing) else "unchecked"
-    return {"verdict": verdict, "reason": "; ".join(dict.fromkeys(one.reason for one in missing))}
+    if missing := dossier.why(path):
+        return {"verdict": "broken" if missing.broken else "unchecked", "reason": missing.reason}
+    shown = path.relative_to(dossier.folder) if path.is_relative_to(dossier.folder) else path.name
+    return {"verdict": "broken", "reason": f"{shown} is missing"}
+
+
+def _absent(error: BaseException | None) -> Path | None:
+    """The path whose absence an error comes from, if it comes from that."""
+    while error is not None:
+        if isinstance(error, FileNotFoundError) and error.filename:
+            return Path(error.filename)
+        error = error.__cause__
+    return None
 
 
 def _words(error: Exception) -> str:

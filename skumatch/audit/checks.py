@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -17,7 +18,7 @@ from skumatch.pipeline import inputs
 from skumatch.release import provenance
 from skumatch.release.bundle import MANIFEST, bundle_hash, verify_bundle
 from skumatch.release.bundle.manifest import GALLERY
-from skumatch.release.journal import breaks
+from skumatch.release.journal import breaks, number_of, unheaded
 from skumatch.release.lineage import record_hash, stages_of
 from skumatch.release.tracking import DATA_TAG, RUN_TAG
 
@@ -25,13 +26,16 @@ Check = Callable[[Dossier], str]
 
 
 def journal(dossier: Dossier) -> str:
-    """Every promotion is chained to the one before, and the champion is the one that the last of them made."""
-    entries, registered = dossier.facts.journal, dossier.facts.registered
-    found = breaks(entries)
+    """Every promotion is chained to the one before, the last one to a version's tag, and the champion is the one that it made."""
+    entries, registered, heads = dossier.facts.journal, dossier.facts.registered, dossier.facts.heads
+    found = [*breaks(entries), *unheaded(entries, heads)]
     _must(not found, " ".join(found))
     closed = [entry.after for entry in entries if entry.after]
     last = closed[-1].champion if closed else None
     _must(last == registered.champion, f"the journal ends with champion {last}, the registry says {registered.champion}")
+    named = max(map(number_of, heads.values()), default=0)
+    if named < len(closed):
+        raise Unchecked(f"the chain of {len(entries)} entries holds, but no version's tag names the last: its head is not recorded")
     return f"entries in the chain: {len(entries)}"
 
 
@@ -49,11 +53,13 @@ def version(dossier: Dossier) -> str:
 
 def origin(dossier: Dossier) -> str:
     """The provenance statement says what the record says, of this bundle's parts; and it is signed, where a key is given."""
+    if dossier.key and not dossier.path(RUN, ORIGIN).is_file():  # even where a store was away: whoever gives a key wants a signature
+        raise Broken(f"there is no statement that {dossier.key.name} could have signed")
     found, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
     told = provenance.opened(found)
     manifest = dossier.json(BUNDLE, MANIFEST)
     parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {MANIFEST: dossier.facts.registered.bundle}
-    ended = datetime.strptime(told["predicate"]["runDetails"]["metadata"]["finishedOn"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    ended = _finished(told)
     _must(told == provenance.statement(record, parts, ended), "the statement is of another bundle or other inputs than the record")
     names = provenance.signers(found)
     if dossier.key:
@@ -64,9 +70,22 @@ def origin(dossier: Dossier) -> str:
     return "says what the record says; unsigned"
 
 
+def _finished(told: dict[str, Any]) -> datetime:
+    try:
+        text = told["predicate"]["runDetails"]["metadata"]["finishedOn"]
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Broken("the statement doesn't say when the run ended, as each of ours does") from error
+
+
 def bundle(dossier: Dossier) -> str:
-    """Every part of the bundle has its hash, and the bundle the hash it was registered with."""
-    manifest = verify_bundle(dossier.path(BUNDLE), dossier.facts.registered.bundle)
+    """Every part of the bundle has its hash, and the bundle the hash it was registered with, which the run made and the gate let pass."""
+    registered = dossier.facts.registered.bundle
+    manifest = verify_bundle(dossier.there(BUNDLE), registered)
+    decided = dossier.json(RUN, "gate/decision.json")["hashes"]["challenger_bundle"]
+    _must(decided == registered, f"the gate decided on bundle {_short(decided)}, registered is {_short(registered)}")
+    made = bundle_hash(dossier.there(WORKSPACE, "out/bundle/model"))
+    _must(made == registered, f"the run made bundle {_short(made)}, registered is {_short(registered)}")
     return f"{len(manifest.parts)} parts"
 
 
@@ -83,6 +102,7 @@ def index(dossier: Dossier) -> str:
 def decision(dossier: Dossier) -> str:
     """The decision is the recorded one, and the gate decides so again from both evaluations."""
     _same_file(dossier, "gate/decision.json", dossier.record.results.decision)
+    _copies(dossier, "gate")
     recompute.stage(dossier, "gate")
     return f"decided again: {dossier.record.results.verdict}"
 
@@ -94,12 +114,13 @@ def evaluation(dossier: Dossier) -> str:
         if told:
             _same_file(dossier, f"evaluate/{who}.json", told)
             recompute.figures(dossier, who)
+    _copies(dossier, "evaluate")
     return "figures follow from the ranked lists"
 
 
 def champion(dossier: Dossier) -> str:
     """The champion it was compared with is the one recorded."""
-    told, folder = dossier.record.inputs.champion, dossier.path(WORKSPACE, "inputs/champion")
+    told, folder = dossier.record.inputs.champion, dossier.there(WORKSPACE, "inputs/champion")
     if told is None:
         _must((folder / "none.json").is_file(), "the run had a champion's bundle, the record knows none")
         return "there was none"
@@ -118,20 +139,22 @@ def stages(dossier: Dossier) -> str:
     for name, stage in told.items():
         for path_, digest in stage.deps.items():
             _must(made.get(path_, digest) == digest, f"stage {name} read another {path_} than was made")
-    dossier.path(WORKSPACE, "out").stat()  # raises OSError where the remote gave nothing: that is no changed out
     changed = recompute.changed(dossier, made)
     _must(not changed, f"{', '.join(changed)} isn't what the stage wrote")
+    _copies(dossier, *told)
     read = {path: digest for stage in told.values() for path, digest in stage.deps.items() if path not in made}
     here = {path: digest for path, digest in read.items() if path != "data" or dossier.path(WORKSPACE, "data/shards").is_dir()}
     changed = recompute.changed(dossier, here)
     _must(not changed, f"{', '.join(changed)} isn't what the stages read")
+    for name in (*made, *here):  # at the end: what isn't there hides nothing that was changed
+        dossier.there(WORKSPACE, name)
     return f"{len(told)} stages, all they read and wrote has its hash"
 
 
 def parameters(dossier: Dossier) -> str:
     """The parameters are those recorded, in the input set, in MLflow and in the lock."""
     told = dossier.record.inputs.params
-    for path in (dossier.path(WORKSPACE, "params.yaml"), dossier.path(RUN, "params.yaml")):
+    for path in (dossier.path(RUN, "params.yaml"), dossier.path(WORKSPACE, "params.yaml")):
         found = sha256(path)
         _must(found == told, f"{path.relative_to(dossier.folder)} is {_short(found)}, the record names {_short(told)}")
     return f"{len(dossier.record.inputs.overrides)} overrides"
@@ -140,7 +163,7 @@ def parameters(dossier: Dossier) -> str:
 def environment(dossier: Dossier) -> str:
     """The environment's lock is the recorded one."""
     told = dossier.record.inputs.environment
-    for path in (dossier.path(WORKSPACE, "requirements/constraints.txt"), dossier.path(RUN, "constraints.txt")):
+    for path in (dossier.path(RUN, "constraints.txt"), dossier.path(WORKSPACE, "requirements/constraints.txt")):
         found = sha256(path)
         _must(found == told, f"{path.relative_to(dossier.folder)} is {_short(found)}, the record names {_short(told)}")
     lines = dossier.path(RUN, "constraints.txt").read_text("utf-8").splitlines()
@@ -172,7 +195,7 @@ def tree(dossier: Dossier) -> str:
     told, facts = dossier.record.code, dossier.json(WORKSPACE, "inputs/code.json")
     _must(facts["dirty"] == told.dirty, f"the run's facts say dirty: {facts['dirty']}, the record says {told.dirty}")
     if told.commit is None or not dossier.path(GIT).is_dir():
-        raise Unchecked(_why_missing(dossier, GIT, "there is no commit to hold the code against"))
+        raise _absent(dossier, GIT, "there is no commit to hold the code against")
     differing = _uncommitted(dossier, _code(dossier), told.commit)
     _must(told.dirty or not differing, f"the record calls it clean, but {', '.join(differing[:3])} isn't the commit's")
     if told.dirty:
@@ -189,7 +212,7 @@ def commit(dossier: Dossier) -> str:
     if told is None:
         raise Unchecked("the run was made outside a git repository")
     if not dossier.path(GIT).is_dir():
-        raise Unchecked(_why_missing(dossier, GIT, "the dossier has no commit"))
+        raise _absent(dossier, GIT, "the dossier has no commit")
     try:
         committed_files(dossier.path(GIT), told)
     except ValueError as error:
@@ -209,12 +232,14 @@ def weights(dossier: Dossier) -> str:
 
 def split(dossier: Dossier) -> str:
     """The split follows again from the pictures' content and the seed."""
+    _copies(dossier, "split")
     _pictures(dossier)
     return recompute.stage(dossier, "split")
 
 
 def validation(dossier: Dossier) -> str:
     """The data passes every expectation again, and its profile is the recorded one."""
+    _copies(dossier, "validate")
     _pictures(dossier)
     return recompute.stage(dossier, "validate")
 
@@ -241,9 +266,7 @@ def data(dossier: Dossier) -> str:
 
 def _listed(dossier: Dossier) -> dict[str, str]:
     """Path -> MD5 of the data version's files, once the listing was found to be the recorded version."""
-    path = dossier.path(LISTING)
-    if not path.is_file():
-        raise Unchecked(_why_missing(dossier, "data", "the dossier has no listing of the data"))
+    path = dossier.there(LISTING)
     told, pointed = dossier.record.inputs.data, dossier.path(WORKSPACE, "data.dvc").read_text("utf-8")
     found = f"md5:{md5(path)}.dir"
     _must(found == told, f"the data version is {found}, the record names {told}")
@@ -255,7 +278,7 @@ def _listed(dossier: Dossier) -> dict[str, str]:
 
 def _pictures(dossier: Dossier) -> None:
     if not dossier.path(WORKSPACE, "data/shards").is_dir():
-        raise Unchecked(_why_missing(dossier, "data", "the dossier was made without the pictures"))
+        raise _absent(dossier, f"{WORKSPACE}/data", "the dossier was made without the pictures")
 
 
 def _code(dossier: Dossier) -> dict[str, bytes]:
@@ -272,14 +295,24 @@ def _uncommitted(dossier: Dossier, files: dict[str, bytes], commit: str) -> list
 
 
 def _same_file(dossier: Dossier, name: str, told: str) -> None:
-    for path in (dossier.path(WORKSPACE, "out", name), dossier.path(RUN, name)):
+    for path in (dossier.path(RUN, name), dossier.path(WORKSPACE, "out", name)):
         found = sha256(path)
         _must(found == told, f"{path.relative_to(dossier.folder)} is {_short(found)}, the record names {_short(told)}")
 
 
-def _why_missing(dossier: Dossier, part: str, otherwise: str) -> str:
-    """The store's own words, where it gave the part, or all of the workspace, not at all."""
-    return next((one.reason for one in dossier.facts.missing if one.part in (part, WORKSPACE)), otherwise)
+def _copies(dossier: Dossier, *stages: str) -> None:
+    """What MLflow shows of a stage is what the stage wrote: the chain is told from MLflow's copies."""
+    for name in stages:
+        for path in sorted(dossier.path(RUN, name).glob("*")):
+            wrote = dossier.path(WORKSPACE, "out", name, path.name)
+            same = not wrote.is_file() or sha256(path) == sha256(wrote)
+            _must(same, f"{RUN}/{name}/{path.name} isn't what the stage wrote")
+
+
+def _absent(dossier: Dossier, part: str, otherwise: str) -> Broken | Unchecked:
+    """What an audit may lack: in the store's own words, where it should have given that."""
+    missing = dossier.why(dossier.path(part))
+    return Unchecked(otherwise) if missing is None else (Broken if missing.broken else Unchecked)(missing.reason)
 
 
 def _must(holds: bool, otherwise: str) -> None:

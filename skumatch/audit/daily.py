@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.audit.chain import links
 from skumatch.audit.collect import collect
-from skumatch.audit.link import Link
+from skumatch.audit.link import Link, Verdict, counted
 from skumatch.audit.page import lineage_page
 from skumatch.config import Settings, load_params
 from skumatch.errors import AuditFailed, NothingNew
 from skumatch.files import write_text
 from skumatch.pipeline.pull import open_registry
 from skumatch.release.registry import ModelRef, Registry
+
+SAID: tuple[Verdict, ...] = ("holds", "unchecked")
 
 
 class Request(BaseModel):
@@ -44,8 +46,21 @@ def audit(settings: Settings, asked: Request) -> dict[str, Any]:
     broken = [f"version {version}: {link.name} ({link.reason})" for version, link in judged if link.verdict == "broken"]
     if broken:
         raise AuditFailed(f"The chain of lineage is broken: {'; '.join(broken)}.")
-    counts = {str(version): sum(link.verdict == "holds" for link in chain) for version, chain in found.items()}
-    return {"version": champion.version, "decision": "audited", "holds": counts}
+    counts = {str(version): counted(chain) for version, chain in found.items()}
+    sentence = " ".join(_sentence(version, chain) for version, chain in found.items())
+    print(sentence)
+    return {"version": champion.version, "decision": "audited", "sentence": sentence} | {name: _each(counts, name) for name in SAID}
+
+
+def _each(counts: dict[str, dict[Verdict, int]], name: Verdict) -> dict[str, int]:
+    return {version: count[name] for version, count in counts.items()}
+
+
+def _sentence(version: int, chain: list[Link]) -> str:
+    """What is left unchecked isn't proved, so it is named; nothing is broken here."""
+    counts, left = counted(chain), ", ".join(link.name for link in chain if link.verdict == "unchecked")
+    more = f", {counts['unchecked']} can't be checked ({left})" if left else ""
+    return f"Version {version}: {counts['holds']} of {len(chain)} links hold{more}."
 
 
 def _older(registry: Registry, champion: ModelRef, run: str) -> list[ModelRef]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
+from skumatch.errors import DataError
 from skumatch.params import Params
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat
@@ -68,7 +71,20 @@ class Diff:
 
 
 def diff(before: Dossier, after: Dossier) -> Diff:
-    """What changed from one dossier to the other. Raises DataError for a dossier without its run or workspace."""
+    """What changed from one dossier to the other. Raises DataError for a dossier that lacks what is compared, or has it damaged."""
+    for one in (before, after):
+        if lacking := [missing.reason for missing in one.facts.missing if missing.part in (RUN, WORKSPACE, "data")]:
+            raise DataError(f"Version {one.facts.registered.version} can't be compared: {lacking[0]}")
+    try:
+        return _diff(before, after)
+    except (OSError, tarfile.TarError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        which = f"{before.facts.registered.version} or {after.facts.registered.version}"
+        raise DataError(
+            f"A part of version {which} is missing or can't be read ({' '.join(str(error).split())}); audit both with --verify."
+        ) from error
+
+
+def _diff(before: Dossier, after: Dossier) -> Diff:
     return Diff(
         data=_data(*(_rows(one) for one in (before, after))),
         params=_params(before.params, after.params),

@@ -21,6 +21,15 @@ from skumatch.release.lineage import Lineage
 FACTS, LISTING = "dossier.json", "data.dir.json"
 ORIGIN = "origin/provenance.dsse.json"  # among the run's artifacts
 RUN, BUNDLE, WORKSPACE, GIT = "run", "bundle", "workspace", "git"
+PLACES = {  # of the parts that a store may not give
+    RUN: (RUN,),
+    BUNDLE: (BUNDLE,),
+    GIT: (GIT,),
+    WORKSPACE: (WORKSPACE, LISTING),
+    "data": (f"{WORKSPACE}/data", LISTING),
+    "weights": (f"{WORKSPACE}/inputs/weights",),
+    "champion": (f"{WORKSPACE}/inputs/champion",),
+}
 
 
 class _Record(BaseModel):
@@ -57,9 +66,17 @@ class Missing(_Record):
     reason: str
     broken: bool
 
+    def covers(self, path: Path) -> bool:
+        """Whether a path of the dossier belongs to the part."""
+        places = PLACES.get(self.part, (f"{WORKSPACE}/out/{self.part}",))  # else the part is a stage
+        return any(path.is_relative_to(place) for place in places)
+
 
 class Facts(_Record):
-    """dossier.json: what isn't a file of its own. journal: all entries of the model's journal, oldest first."""
+    """dossier.json: what isn't a file of its own.
+
+    journal: all entries of the model's journal, oldest first. heads: version -> the last entry (NUMBER:HASH) when it was promoted.
+    """
 
     schema_: Literal["skumatch-dossier-1"] = Field(default="skumatch-dossier-1", alias="schema")
     collected: datetime
@@ -67,6 +84,7 @@ class Facts(_Record):
     registered: Registered
     run: Run
     journal: tuple[Entry, ...]
+    heads: dict[int, str] = {}
     missing: tuple[Missing, ...] = ()
 
 
@@ -93,7 +111,12 @@ class Dossier:
     @cached_property
     def record(self) -> Lineage:
         """The run's lineage record. Raises DataError if it is missing or none."""
-        return Lineage.model_validate(self.json(RUN, "lineage.json"))
+        try:
+            return Lineage.model_validate(self.json(RUN, "lineage.json"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "all of it"
+            raise DataError(f"{RUN}/lineage.json is no lineage record of this version of skumatch ({where}: {first['msg']})") from error
 
     @cached_property
     def params(self) -> Params:
@@ -106,6 +129,18 @@ class Dossier:
 
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
+
+    def there(self, *parts: str) -> Path:
+        """As path. Raises FileNotFoundError, which names it, where nothing is there."""
+        path = self.path(*parts)
+        path.stat()
+        return path
+
+    def why(self, path: Path) -> Missing | None:
+        """Why nothing is at a path, if that is known; what broke comes first."""
+        inside = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
+        found = [one for one in self.facts.missing if one.covers(inside)]
+        return next((one for one in found if one.broken), found[0] if found else None)
 
     def json(self, *parts: str) -> dict[str, Any]:
         """A JSON object of the dossier. Raises DataError if it is missing or none."""

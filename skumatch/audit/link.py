@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,12 @@ class Link(BaseModel):
     said: dict[str, str]
     verdict: Verdict | None = None
     reason: str = ""
+
+
+def counted(links: Sequence[Link]) -> dict[Verdict, int]:
+    """How many links hold, are broken, can't be checked."""
+    verdicts: tuple[Verdict, ...] = get_args(Verdict)
+    return {verdict: sum(link.verdict == verdict for link in links) for verdict in verdicts}
 
 
 class Broken(Exception):

@@ -8,7 +8,7 @@ from functools import cache
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from skumatch.audit.dossier import Facts
-from skumatch.audit.link import Link
+from skumatch.audit.link import Link, Verdict, counted
 
 BOX, GAP = (128, 52), (24, 26)  # a node's width and height, the space between nodes
 # name -> column, row, and the word in the box. Columns run from the pictures to the promotion.
@@ -57,7 +57,7 @@ class Node:
 def lineage_page(facts: Facts, links: list[Link]) -> str:
     """One HTML file with everything in it: no script, nothing from elsewhere; every text of the dossier escaped."""
     nodes = {link.name: _node(link) for link in links}
-    counts = {verdict: sum(link.verdict == verdict for link in links) for verdict in ("holds", "broken", "unchecked")}
+    counts = counted(links)
     return _environment().get_template("lineage.html.jinja").render(
         registered=facts.registered, registry=facts.registry, collected=f"{facts.collected:%Y-%m-%d %H:%M} UTC", links=links,
         nodes=list(nodes.values()), edges=[_path(nodes[start], nodes[end]) for start, end in EDGES], box=BOX, words=WORDS,
@@ -66,10 +66,12 @@ def lineage_page(facts: Facts, links: list[Link]) -> str:
     )  # fmt: skip
 
 
-def _verdict(links: list[Link], counts: dict[str, int]) -> dict[str, object]:
+def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]:
     broken = [link for link in links if link.verdict == "broken"]
     tiles = [(str(len(links)), "links from the promotion to the pictures")]
-    tiles += [(str(counts[name]), word) for name, word in (("holds", "hold"), ("broken", "broken"), ("unchecked", "can't be checked here"))]
+    tiles += [
+        (str(count), {"holds": "hold", "broken": "broken", "unchecked": "can't be checked here"}[name]) for name, count in counts.items()
+    ]
     if broken:
         names = ", ".join(link.title.lower() for link in broken)
         return {
@@ -82,8 +84,12 @@ def _verdict(links: list[Link], counts: dict[str, int]) -> dict[str, object]:
     if not any(counts.values()):
         said = "Told as it was recorded; nothing was hashed or computed again."
         return {"tone": "calm", "sign": "·", "headline": "The chain as recorded", "reason": said, "tiles": tiles[:1]}
-    left = " What can't be checked here says why." if counts["unchecked"] else ""
-    said = f"Every part was hashed again, and what is cheap was computed again.{left}"
+    if counts["unchecked"]:
+        names = ", ".join(link.title.lower() for link in links if link.verdict == "unchecked")
+        headline = f"{counts['holds']} of {len(links)} links hold, {counts['unchecked']} can't be checked"
+        said = f"Nothing that was looked at is broken, but the chain isn't proved: {names}. Each says why."
+        return {"tone": "warn", "sign": "?", "headline": headline, "reason": said, "tiles": tiles}
+    said = "Every part was hashed again, and what is cheap was computed again."
     return {"tone": "good", "sign": "✓", "headline": "The chain holds", "reason": said, "tiles": tiles}
 
 

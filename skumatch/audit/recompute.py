@@ -8,6 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
@@ -22,6 +23,8 @@ from skumatch.retrieval.figures import Evaluation
 HERE = Path(__file__).parents[2]
 COMPARED = (".json", ".parquet")
 FIGURES = ("n", "skus", "without_partner", "top1", "top3", "top5", "macro_top1")
+NEEDED = ("split/protocols/full.parquet", "embed/items.parquet")  # besides an evaluation's own files
+Hits = dict[str, tuple[str, bool]]
 
 
 def stage(dossier: Dossier, name: str) -> str:
@@ -30,19 +33,24 @@ def stage(dossier: Dossier, name: str) -> str:
     Raises Broken where it writes something else, Unchecked where it does, but with other code than the run's.
     """
     other = _other_code(dossier, name)
+    dossier.there(WORKSPACE, "out", name)
+    for dep in _deps(dossier, name):
+        dossier.there(WORKSPACE, dep)
     try:
         differing = _differing(dossier, name)
     except SkumatchError as error:
         if other:
-            raise Unchecked(
-                f"stage {name} can't be run here ({error}), where {other[0]} isn't the run's; audit with the run's version"
-            ) from error
+            raise Unchecked(f"stage {name} can't be run here ({error}), {_where(other)}") from error
         raise Broken(f"stage {name} fails when it is run again: {error}") from error
     if differing and other:
-        raise Unchecked(f"{', '.join(differing)} comes out otherwise here, where {other[0]} isn't the run's; audit with the run's version")
+        raise Unchecked(f"{', '.join(differing)} comes out otherwise here, {_where(other)}")
     if differing:
         raise Broken(f"{', '.join(differing)} comes out otherwise when it is computed again")
     return "computed again, the same" + (f" (by other code: {other[0]})" if other else "")
+
+
+def _where(other: list[str]) -> str:
+    return f"where {other[0]} isn't the run's; audit with the run's version"
 
 
 def _differing(dossier: Dossier, name: str) -> list[str]:
@@ -76,11 +84,18 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _other_code(dossier: Dossier, name: str) -> list[str]:
     """Code that the stage depends on and that differs between the run and this installation."""
-    stages = yaml.safe_load((dossier.workspace / "dvc.yaml").read_text("utf-8"))["stages"]
-    rooms = [dep for dep in stages[name]["deps"] if dep.startswith("skumatch/")]
+    rooms = [dep for dep in _deps(dossier, name) if dep.startswith("skumatch/")]
     files = [path for room in rooms for path in _sources(dossier.workspace / room)]
     names = sorted(path.relative_to(dossier.workspace).as_posix() for path in files)
     return [one for one in names if not (HERE / one).is_file() or (HERE / one).read_bytes() != (dossier.workspace / one).read_bytes()]
+
+
+def _deps(dossier: Dossier, name: str) -> list[str]:
+    try:
+        tree = yaml.safe_load((dossier.workspace / "dvc.yaml").read_text("utf-8"))
+        return [str(dep) for dep in tree["stages"][name]["deps"]]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise Broken(f"the run's dvc.yaml has no stage {name} that can be read ({type(error).__name__})") from error
 
 
 def _sources(path: Path) -> list[Path]:
@@ -88,23 +103,56 @@ def _sources(path: Path) -> list[Path]:
 
 
 def figures(dossier: Dossier, who: str) -> None:
-    """Raises Broken where an evaluation's figures don't follow from its ranked lists and the gallery's SKUs."""
+    """Count an evaluation's figures, and the hits that the gate goes by, again from its ranked lists and the gallery's SKUs.
+
+    Raises Broken where they don't follow, Unchecked where they don't, but by other code than the run's.
+    """
+    other = _other_code(dossier, "evaluate")
+    for name in (f"evaluate/{who}.json", f"evaluate/{who}.parquet", f"evaluate/{who}-hits.parquet", *NEEDED):
+        dossier.there(WORKSPACE, "out", name)
+    try:
+        wrong = _miscounted(dossier, who)
+    except (SkumatchError, ValueError, KeyError, TypeError) as error:  # a table or a figure that isn't of this version
+        if other:
+            raise Unchecked(f"the figures of the {who} can't be counted here ({type(error).__name__}), {_where(other)}") from error
+        raise
+    if wrong and other:
+        raise Unchecked(f"{wrong}, {_where(other)}")
+    if wrong:
+        raise Broken(wrong)
+
+
+def _miscounted(dossier: Dossier, who: str) -> str:
+    """What doesn't follow from the ranked lists, in words."""
     root = dossier.path(WORKSPACE, "out")
     told = Evaluation.model_validate(read_json(root / f"evaluate/{who}.json"))
     ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{who}.parquet").to_pandas())
-    lists = pq.read_table(root / "split/protocols/full.parquet").to_pandas()
-    items = pq.read_table(root / "embed/items.parquet").to_pandas()
+    lists, items = (pq.read_table(root / name).to_pandas() for name in NEEDED)
     gallery = set(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
     found = evaluate(ranking, gallery, "full", params(dossier).evaluate, params(dossier).seed)
     wrong = [name for name in FIGURES if getattr(found, name) != getattr(told, name)]
     if wrong:
         name = wrong[0]
-        raise Broken(f"{name} of the {who} is {getattr(told, name)}, from its ranked lists it is {getattr(found, name)}")
+        return f"{name} of the {who} is {getattr(told, name)}, from its ranked lists it is {getattr(found, name)}"
+    hits = pq.read_table(root / f"evaluate/{who}-hits.parquet").to_pandas()
+    return "" if _hits(ranking, gallery) == _told(hits) else f"the hits of the {who} that the gate goes by aren't those of its ranked lists"
+
+
+def _hits(ranking: Ranking, gallery: set[str]) -> Hits:
+    """Query -> its SKU, and whether the nearest one is of it; of the queries that have a SKU to be found."""
+    pairs = zip(ranking.query_ids, ranking.query_skus, ranking.skus[:, 0], strict=True)
+    return {str(query): (str(own), bool(own == nearest)) for query, own, nearest in pairs if own in gallery}
+
+
+def _told(hits: pd.DataFrame) -> Hits:
+    """The same as the table of hits has it, under the protocol `full`."""
+    rows = hits[hits["slice"].eq("full")]
+    return {str(query): (str(sku), bool(hit)) for query, sku, hit in zip(rows["query"], rows["sku"], rows["hit"], strict=True)}
 
 
 def changed(dossier: Dossier, paths: dict[str, str]) -> list[str]:
-    """Of the workspace's files and folders (path -> `md5:hash`) those that are missing or have another hash."""
-    return sorted(path for path, digest in paths.items() if hash_of(dossier.workspace / path) != digest)
+    """Of the workspace's files and folders (path -> `md5:hash`) those that are there and have another hash."""
+    return sorted(path for path, digest in paths.items() if hash_of(dossier.workspace / path) not in (None, digest))
 
 
 def hash_of(path: Path) -> str | None:

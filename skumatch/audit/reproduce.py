@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from skumatch.pipeline.worker import Message, own_error, stage_environment, stag
 from skumatch.progress import track
 from skumatch.release.lineage import Lineage, stages_of
 from skumatch.release.registry import ModelRef, Registry
+from skumatch.release.tracking import MACHINE_TAG
+from skumatch.stages.runner import SECONDS
 
 TOLERANCE = 0.005  # of top-1, where bits differ: what other hardware may do
 
@@ -41,7 +43,10 @@ class Out(BaseModel):
 
 
 class Reproduction(BaseModel):
-    """recorded, found: top-1 of the version then and now. environment: whether the environment's lock here is the run's."""
+    """recorded, found: top-1 of the version then and now. environment: whether the environment's lock here is the run's.
+
+    machine: whether what ran now ran on the processor and as many cores as then, without a GPU.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +54,7 @@ class Reproduction(BaseModel):
     recorded: float
     found: float
     environment: bool
+    machine: bool = False
 
     @property
     def equal(self) -> bool:
@@ -58,6 +64,11 @@ class Reproduction(BaseModel):
     def within(self) -> bool:
         """Whether top-1 is the recorded one within TOLERANCE."""
         return abs(self.found - self.recorded) <= TOLERANCE
+
+    @property
+    def holds(self) -> bool:
+        """Whether it came out as it must: bit by bit where machine and packages are the same, else within TOLERANCE."""
+        return self.within and (self.equal or not (self.environment and self.machine))
 
 
 def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool) -> Reproduction:
@@ -78,7 +89,8 @@ def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool
         _run(repository, force)
         found = read_json(repository.folder / "out/evaluate/challenger.json")["top1"]
         same = _constraints(settings.project) == _constraints(repository.folder)
-        return Reproduction(outs=_outs(record, repository.lock), recorded=top1, found=found, environment=same)
+        outs, machine = _outs(record, repository.lock), _same_machine(ref.tags, repository.folder)
+        return Reproduction(outs=outs, recorded=top1, found=found, environment=same, machine=machine)
 
 
 def _run(repository: Repository, force: bool) -> None:
@@ -99,6 +111,14 @@ def _outs(record: Lineage, lock: str) -> tuple[Out, ...]:
         for name, stage in record.stages.items()
         for path, digest in stage.outs.items()
     )
+
+
+def _same_machine(tags: Mapping[str, str], root: Path) -> bool:
+    """Whether training and embedding were recorded on one machine without a GPU, and every stage that ran now did so on such a one."""
+    told = {machine for name, machine in tags.items() if name.startswith(MACHINE_TAG)}
+    files = (root / SECONDS.format(stage=name) for name in stages(root))
+    found = {read_json(path)["machine"] for path in files if path.is_file()}  # a stage that was fetched ran nowhere
+    return len(told) == 1 and found <= told and all(machine.endswith(" cores") for machine in told)
 
 
 @contextmanager
@@ -123,5 +143,5 @@ def _constraints(folder: Path) -> str:
 
 
 def as_json(found: Reproduction) -> str:
-    facts = {"equal": found.equal, "within_tolerance": found.within, "tolerance": TOLERANCE}
+    facts = {"equal": found.equal, "holds": found.holds, "within_tolerance": found.within, "tolerance": TOLERANCE}
     return json.dumps(found.model_dump(mode="json") | facts, indent=2) + "\n"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from skumatch.audit.diff import Diff, Gain
 from skumatch.audit.dossier import Facts
-from skumatch.audit.link import Link
+from skumatch.audit.link import Link, counted
 from skumatch.audit.reproduce import Reproduction
 from skumatch.audit.served import Service
 from skumatch.audit.uses import Use
@@ -39,12 +39,13 @@ def _said(link: Link) -> RenderableType:
 
 
 def _sum(chain: list[Link]) -> Text:
-    counts = {verdict: sum(link.verdict == verdict for link in chain) for verdict in ("holds", "broken", "unchecked")}
+    counts = counted(chain)
     if not any(counts.values()):
         return Text("Nothing was checked; `--verify` hashes and computes everything again.", style="dim")
     words = {"holds": "hold", "broken": "broken", "unchecked": "can't be checked"}
     parts = [f"{count} {words[verdict]}" for verdict, count in counts.items() if count]
-    return Text(f"{len(chain)} links: {', '.join(parts)}.", style="bold red" if counts["broken"] else "bold green")
+    style = "bold red" if counts["broken"] else "bold yellow" if counts["unchecked"] else "bold green"
+    return Text(f"{len(chain)} links: {', '.join(parts)}.", style=style)
 
 
 def reproduction_table(found: Reproduction, version: int) -> RenderableType:
@@ -62,7 +63,7 @@ def reproduction_table(found: Reproduction, version: int) -> RenderableType:
     notes = (
         [] if found.environment else [Text("The environment's lock here isn't the run's (requirements/constraints.txt).", style="yellow")]
     )
-    return Group(grid, Text(words, style="bold green" if found.equal else "bold yellow"), *notes)
+    return Group(grid, Text(words, style="bold green" if found.equal else "bold yellow" if found.holds else "bold red"), *notes)
 
 
 def services_table(day: str, found: list[Service]) -> RenderableType:

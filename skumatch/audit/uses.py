@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from skumatch.config import Settings
 from skumatch.data.images import decode, pixel_hash
@@ -19,6 +20,7 @@ from skumatch.pipeline.repository import Repository, pointer
 from skumatch.release.registry import ModelRef, Registry
 
 SHORTEST = 8  # digits of a hash that is given in part
+LONGEST = 80  # characters of a name that are told
 SPLIT = "split/split.parquet"
 
 
@@ -48,13 +50,21 @@ class Use:
 def picture(name: str) -> Wanted:
     """A picture by its file, or by (the first digits of) its hash. Raises ParameterError for neither, ImageError for no picture."""
     path = Path(name)
-    if path.is_file():
+    if _is_file(path):
         data = path.read_bytes()
         return Wanted(hashes=(sha256(data).hexdigest(), pixel_hash(decode(data))))
     digest = name.lower()
     if len(digest) < SHORTEST or set(digest) - set("0123456789abcdef"):
-        raise ParameterError(f"'{name}' (--image) is no file and no hash; give a picture, or {SHORTEST} or more digits of its SHA-256.")
+        shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+        raise ParameterError(f"'{shown}' (--image) is no file and no hash; give a picture, or {SHORTEST} or more digits of its SHA-256.")
     return Wanted(hashes=(digest,))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use]:
@@ -69,6 +79,8 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
             yield Use(ref, wanted.among(manifests[data].merge(split, on="id", validate="one_to_one")))
         except SkumatchError as error:
             yield Use(ref, None, str(error))
+        except (pa.ArrowException, ValueError, KeyError) as error:
+            yield Use(ref, None, f"{SPLIT} in MLflow, or the manifest, can't be read ({type(error).__name__}).")
 
 
 def _manifest(settings: Settings, data: str) -> pd.DataFrame:

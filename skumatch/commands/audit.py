@@ -18,7 +18,7 @@ from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import AuditFailed, ParameterError
 from skumatch.files import write_text
-from skumatch.release.journal import breaks
+from skumatch.release.journal import breaks, unheaded
 from skumatch.release.registry import Registry
 
 
@@ -119,12 +119,13 @@ def _served(day: date, output: Path | None) -> None:
     from skumatch.audit.served import on
     from skumatch.release import promotion
 
-    entries = promotion.history(_registry()[1])
+    registry = _registry()[1]
+    heads, entries = promotion.heads(registry), promotion.history(registry)
     found = on(entries, day)
     console.print(services_table(str(day), found))
     if output:
         write_text(output, json.dumps([asdict(one) for one in found], indent=2, default=str) + "\n")
-    if broken := breaks(entries):
+    if broken := [*breaks(entries), *unheaded(entries, heads)]:
         raise AuditFailed(f"The journal that says so is broken: {' '.join(broken)}")
 
 
@@ -146,6 +147,10 @@ def reproduce(
         write_text(output, as_json(found))
     if not found.within:
         raise AuditFailed(f"Version {ref.version} comes out otherwise: top-1 differs by more than {100 * TOLERANCE:.1f} points.")
+    if not found.holds:
+        differing = ", ".join(out.path for out in found.outs if not out.equal)
+        where = "on the same processor, with as many cores and the same packages"
+        raise AuditFailed(f"Version {ref.version} comes out otherwise {where}: {differing}.")
 
 
 def _collected(stack: ExitStack, version: str, export: Path | None, pictures: bool, whole: bool) -> Any:

@@ -13,7 +13,7 @@ from rich.text import Text
 from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import ReferenceNotFound, Refused
-from skumatch.release.journal import Entry, breaks
+from skumatch.release.journal import Entry, breaks, unheaded
 from skumatch.release.registry import ModelRef, Registry
 
 console = Console()
@@ -31,7 +31,8 @@ def models(
 
     registry = _registry(current_settings())
     if history:
-        _show_history(promotion.history(registry))
+        heads = promotion.heads(registry)  # first: the journal grows
+        _show_history(promotion.history(registry), heads)
         return
     table = Table(title="Registered models")
     for name in ("version", "aliases", "top-1", "bundle", "data", "created"):
@@ -92,7 +93,7 @@ def _say(ref: ModelRef, how: str, more: str) -> None:
     console.print(f"Version {ref.version} {how} the champion{more} (bundle {ref.bundle[:12]}, verified).", highlight=False, soft_wrap=True)
 
 
-def _show_history(entries: list[Entry]) -> None:
+def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
     if not entries:
         console.print("Nothing was promoted yet.")
         return
@@ -106,7 +107,7 @@ def _show_history(entries: list[Entry]) -> None:
         asked = entry.asked
         table.add_row(str(entry.number), when, f"{asked.action} {asked.version}", outcome, moved, Text(asked.who), Text(asked.why))
     console.print(table)
-    broken = breaks(entries)
+    broken = [*breaks(entries), *unheaded(entries, heads)]
     for sentence in broken:
         console.print(f"[bold red]✗[/] {sentence}")
     if not broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -117,11 +118,45 @@ class Repository:
                 listed = {str(entry["md5"]) for entry in json.load(stream)}
             return sorted(listed - set(store.list_oids_exists(sorted(listed))))
 
+    def amiss(self, *targets: str) -> list[str]:
+        """MD5s of what `targets` name that the remote doesn't have, or has with other bytes; what is in the cache was hashed on its way.
+
+        Raises StorageError where the remote is away, refuses, or holds nothing at all, as a disk that isn't mounted does.
+        """
+        with _translated("look for", ", ".join(targets)), chdir(self.folder):
+            store, cache = self._repo.cloud.get_remote_odb(REMOTE), self._repo.cache.local
+            if not store.fs.exists(store.path):
+                raise StorageError(f"Could not look for {', '.join(targets)}: the DVC remote holds nothing; check its address.")
+            found = [self._repo.stage.collect_granular(target) for target in targets]
+            outs = [(one.filter_info, out) for stages in found for one in stages for out in one.stage.outs if out.hash_info]
+            return sorted({md5 for only, out in outs for md5 in _unsound(store, cache, str(out.hash_info.value), out.fs_path, only)})
+
     @property
     def lock(self) -> str:
         """The text of dvc.lock, empty before the first stage."""
         path = self.folder / "dvc.lock"
         return path.read_text("utf-8") if path.is_file() else ""
+
+
+def _unsound(store: Any, cache: Any, md5: str, path: str, only: str | None) -> list[str]:
+    """Of one out, a file or a folder's listing and what it lists below `only`: the objects that aren't in the store as they should be."""
+    if not _sound(store, md5):
+        return [md5]
+    if not md5.endswith(".dir"):
+        return []
+    with store.fs.open(store.oid_to_path(md5), "rb") as stream:
+        listed = [(Path(path) / entry["relpath"], str(entry["md5"])) for entry in json.load(stream)]
+    wanted = {digest for name, digest in listed if only is None or name.is_relative_to(only)}
+    return [digest for digest in sorted(wanted) if not cache.exists(digest) and not _sound(store, digest)]
+
+
+def _sound(store: Any, md5: str) -> bool:
+    """Whether the object is there, with the bytes that it is named by."""
+    try:
+        with store.fs.open(store.oid_to_path(md5), "rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest() == md5.removesuffix(".dir")
+    except FileNotFoundError:
+        return False
 
 
 def pointer(md5: str, path: str) -> str:
@@ -182,6 +217,7 @@ def _patiently(call: Callable[[], Answer]) -> Answer:
 def _translated(what: str, target: object) -> Iterator[None]:
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
     from dvc.lock import LockError
+    from dvc_objects.errors import ObjectDBError, ObjectFormatError
 
     FAILURES.reason = ""
     try:
@@ -192,6 +228,8 @@ def _translated(what: str, target: object) -> Iterator[None]:
     except LockError as error:
         held = f"another process has held DVC's lock for {LOCK_SECONDS:.0f} s"
         raise StorageError(f"Could not {what} {target}: {held}; wait for its end, then run again.") from error
+    except (ObjectDBError, ObjectFormatError) as error:
+        raise StorageError(f"Could not {what} {target}: {_words(error)}; check the DVC remote, then run again.") from error
     except DvcException as error:
         raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
     except store_errors() as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from skumatch.release.tracking import or_none, unless_existing
 
 SOURCE = "skumatch:///journal"
 ASKED, BEFORE, AFTER = "skumatch.asked", "skumatch.before", "skumatch.after"
+HEAD = "skumatch.journal"  # a tag of the model's versions: the last entry that was closed when the version was promoted, NUMBER:HASH
 EXPIRY_SECONDS = 30.0  # an entry in which nothing moved for so long has lost its promoter
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.2
@@ -186,8 +187,38 @@ def breaks(entries: Sequence[Entry]) -> list[str]:
             return found if entry is entries[-1] else [*found, f"Entry {place} was never closed, but others follow it."]
         if entry.before.previous != last:
             found.append(f"Entry {place} doesn't follow from the one before it: one of the two was changed.")
+        found += _moved(entries[place - 2], entry.before.champion) if place > 1 else []
         last = entry.hash
     return found
+
+
+def _moved(entry: Entry, found: int | None) -> list[str]:
+    """Whether the champion is another than the one that `entry` ended with; whose promoter failed or was gone may have moved it later."""
+    if entry.after is None or entry.after.outcome in ("failed", "abandoned") or entry.after.champion == found:
+        return []
+    left, now = (f"version {one}" if one else "none" for one in (entry.after.champion, found))
+    return [f"After entry {entry.number} the champion was {left}, before the next it was {now}: it was moved outside the journal."]
+
+
+def unheaded(entries: Sequence[Entry], heads: Mapping[int, str]) -> list[str]:
+    """Heads (version -> what its tag HEAD says) that the journal doesn't have, a sentence each: its end was cut off or changed."""
+    known = {head_of(entry) for entry in entries if entry.after}
+    return [
+        f"Version {version} names entry {number_of(head)} of the journal, which was changed or removed since."
+        for version, head in sorted(heads.items())
+        if head not in known
+    ]
+
+
+def head_of(entry: Entry) -> str:
+    """A closed entry as the tag HEAD names it."""
+    return f"{entry.number}:{entry.hash}"
+
+
+def number_of(head: str) -> int:
+    """The entry that the tag HEAD names; 0 for what is none."""
+    number = head.partition(":")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def predecessors(entries: Sequence[Entry]) -> list[int]:

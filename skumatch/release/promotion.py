@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
-from skumatch.release.journal import Asked, Entry, Journal, predecessors
+from skumatch.release.journal import HEAD, Asked, Entry, Journal, Turn, head_of, number_of, predecessors
 from skumatch.release.registry import CHAMPION, COMPARED_TAG, ModelRef, Registry
+from skumatch.release.tracking import or_none
 
 PREVIOUS = "previous"
 
@@ -66,6 +69,11 @@ def history(registry: Registry) -> list[Entry]:
         return _journal(registry, client).entries()
 
 
+def heads(registry: Registry) -> dict[int, str]:
+    """Version -> the journal's head when it was promoted, where that was recorded. To be read before the entries: the journal grows."""
+    return {ref.version: ref.tags[HEAD] for ref in registry.versions() if HEAD in ref.tags}
+
+
 def _candidates(entries: list[Entry], now: int | None) -> list[int]:
     """With the champion deleted in MLflow the last one named by the journal is gone, so its predecessors are next."""
     last = next((entry.after.champion for entry in reversed(entries) if entry.after and entry.after.champion), None)
@@ -74,22 +82,47 @@ def _candidates(entries: list[Entry], now: int | None) -> list[int]:
 
 def _move(registry: Registry, asked: Asked) -> ModelRef:
     with registry.client() as client:
-        wanted = registry.version(client, str(asked.version))
-        with _journal(registry, client).turn(asked) as turn:
-            assert turn.entry.before
-            current = turn.entry.before.champion
-            if current == asked.version:
-                turn.outcome = "already"
-                return wanted
-            if current != asked.expected:
-                turn.outcome = "stale"
-                raise stale(asked.version, asked.expected, current, asked.action)
-            turn.confirm()
-            client.set_registered_model_alias(registry.model_name, CHAMPION, str(asked.version))
-            turn.outcome = "done"
-            if current is not None:
-                client.set_registered_model_alias(registry.model_name, PREVIOUS, str(current))
+        registry.version(client, str(asked.version))  # one that isn't there leaves no entry
+        with _turn(registry, client, asked) as turn:
+            _set_champion(registry, client, turn)
         return registry.version(client, str(asked.version))
+
+
+def _set_champion(registry: Registry, client: Any, turn: Turn) -> None:
+    assert turn.entry.before
+    asked, current = turn.entry.asked, turn.entry.before.champion
+    if current == asked.version:
+        turn.outcome = "already"
+        return
+    if current != asked.expected:
+        turn.outcome = "stale"
+        raise stale(asked.version, asked.expected, current, asked.action)
+    turn.confirm()
+    client.set_registered_model_alias(registry.model_name, CHAMPION, str(asked.version))
+    turn.outcome = "done"
+    if current is not None:
+        client.set_registered_model_alias(registry.model_name, PREVIOUS, str(current))
+
+
+@contextmanager
+def _turn(registry: Registry, client: Any, asked: Asked) -> Iterator[Turn]:
+    """A turn of the journal, whose closed entry is then named by a version's tag: no later entry vouches for the last one."""
+    journal = _journal(registry, client)
+    try:
+        with journal.turn(asked) as turn:
+            yield turn
+    except StaleChampion:
+        _record_head(registry, client, journal.read(turn.entry.number))
+        raise
+    _record_head(registry, client, journal.read(turn.entry.number))
+
+
+def _record_head(registry: Registry, client: Any, entry: Entry) -> None:
+    """The champion names it, or the version asked for where there is none. A head recorded later stays: promoters may overtake here."""
+    version = str((entry.after and entry.after.champion) or entry.asked.version)
+    found = or_none(client.get_model_version, registry.model_name, version)
+    if found and entry.after and number_of(found.tags.get(HEAD, "")) < entry.number:
+        client.set_model_version_tag(registry.model_name, version, HEAD, head_of(entry))
 
 
 def stale(version: int, expected: int | None, current: int | None, action: str = "promote") -> StaleChampion:

@@ -78,9 +78,9 @@ def opened(found: Mapping[str, Any]) -> dict[str, Any]:
     try:
         inside = Envelope.from_dict(json.loads(json.dumps(found)))
         told = json.loads(inside.payload)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("it is no DSSE envelope") from error
-    if inside.payload_type != PAYLOAD or told.get("_type") != STATEMENT:
+    if inside.payload_type != PAYLOAD or not isinstance(told, dict) or told.get("_type") != STATEMENT:
         raise ValueError("it holds no in-toto statement")
     return dict(told)
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from skumatch.audit.reproduce import Out, Reproduction
+from skumatch.audit.reproduce import Out, Reproduction, _same_machine
+from skumatch.commands import audit as command
 from skumatch.errors import AuditFailed
+from skumatch.files import write_json
 from skumatch.release.registry import Registry
-from tests.audit.conftest import MODEL, of_model
+from skumatch.release.tracking import MACHINE_TAG
+from tests.audit.conftest import MODEL, of_model, settings_of
 from tests.conftest import make_project
 from tests.pipeline.home import Home, TaskFailed
 
@@ -39,6 +42,50 @@ def test_other_bits_are_told_and_within_half_a_point_they_are_no_failure() -> No
     outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
     near, far = (Reproduction(outs=outs, recorded=0.9, found=top1, environment=True) for top1 in (0.897, 0.89))
     assert not near.equal and near.within and not far.within
+
+
+def test_where_machine_and_packages_are_the_same_other_bits_are_a_failure_however_near_the_figures_are() -> None:
+    outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
+    for environment, machine, holds in ((True, True, False), (True, False, True), (False, True, True)):
+        assert Reproduction(outs=outs, recorded=0.9, found=0.9, environment=environment, machine=machine).holds is holds
+    same = (outs[0].model_copy(update={"found": "md5:1"}),)
+    assert Reproduction(outs=same, recorded=0.9, found=0.9, environment=True, machine=True).holds
+
+
+def test_a_machine_is_the_same_by_processor_and_cores_and_only_without_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {}, embed: {}, gate: {}}")
+    here, tags = (
+        "Linux x86_64, Some CPU, 2 cores",
+        {f"{MACHINE_TAG}{stage}": "Linux x86_64, Some CPU, 2 cores" for stage in ("train", "embed")},
+    )
+    assert _same_machine(tags, tmp_path), "what was fetched ran nowhere else"
+    for ran, same in ((here, True), (f"{here}, Some GPU", False), (here.replace("2", "4"), False)):
+        write_json(tmp_path / "log/gate.json", {"seconds": 1, "machine": ran})
+        assert _same_machine(tags, tmp_path) is same
+    gpu = f"{here}, Some GPU"
+    write_json(tmp_path / "log/gate.json", {"seconds": 1, "machine": gpu})
+    assert not _same_machine(dict.fromkeys(tags, gpu), tmp_path) and not _same_machine({}, tmp_path)
+
+
+def test_a_version_that_comes_out_otherwise_on_the_same_machine_ends_in_an_error(
+    elsewhere: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
+    other = Reproduction(outs=outs, recorded=0.9, found=0.9, environment=True, machine=True)
+    monkeypatch.setattr("skumatch.audit.reproduce.reproduce", lambda *_: other)
+    monkeypatch.setattr(command, "_registry", lambda: (settings_of(elsewhere), Registry(elsewhere.mlflow, MODEL)))
+    with pytest.raises(AuditFailed, match=r"comes out otherwise on the same processor, .* same packages: out/train\."):
+        command.reproduce("2", output=tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text())["holds"] is False
+
+
+def test_the_daily_audit_says_what_it_could_not_check(elsewhere: Home) -> None:
+    found = elsewhere.task({"run": "no pictures", "pictures": False}, "audit")
+    for version in ("2", "1"):
+        holds, left = found["holds"][version], found["unchecked"][version]
+        assert holds + left == 20 and left >= 3
+        assert f"Version {version}: {holds} of 20 links hold, {left} can't be checked (" in found["sentence"]
+    assert found["sentence"].count("split, validation, data).") == 2
 
 
 def test_the_daily_audit_verifies_the_champion_and_an_older_version(elsewhere: Home) -> None:

@@ -110,7 +110,8 @@ def test_a_remote_that_is_away_breaks_nothing_but_leaves_what_needs_it_unchecked
     dossier = collect(settings, registry, registry.resolve("champion"), tmp_path / "dossier")
     found = {link.name: link for link in links(dossier, verify=True)}
     assert {link.verdict for link in found.values()} == {"holds", "unchecked"}
-    assert found["journal"].verdict == found["version"].verdict == found["bundle"].verdict == "holds"
+    assert found["journal"].verdict == found["version"].verdict == found["provenance"].verdict == "holds"
+    assert found["bundle"].verdict == "unchecked", "its bytes are right, but whether the run made them is in the remote"
     assert "Could not fetch" in found["data"].reason and "check the DVC remote" in found["stages"].reason
 
 
@@ -146,6 +147,6 @@ def test_a_journal_that_was_changed_answers_but_ends_in_an_error(home: Home) -> 
 def test_a_folder_that_is_in_use_is_no_place_for_a_dossier(home: Home, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     registry = Registry(home.mlflow, MODEL)
-    with pytest.raises(DataError, match="isn't empty"):
+    with pytest.raises(DataError, match="isn't an empty folder"):
         collect(settings_of(home), registry, registry.resolve("champion"), tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.errors import ReferenceNotFound, Refused, RegistryUnavailable, ServiceError, StaleChampion
-from skumatch.release import journal
+from skumatch.release import journal, promotion
 from skumatch.release.bundle import bundle_hash
-from skumatch.release.journal import After, Asked, Before, Entry, breaks, journal_name, predecessors
-from skumatch.release.promotion import compared_with, history, promote, proposed, rollback, rollback_target
+from skumatch.release.journal import HEAD, After, Asked, Before, Entry, breaks, head_of, journal_name, predecessors, unheaded
+from skumatch.release.promotion import compared_with, heads, history, promote, proposed, rollback, rollback_target
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
 from tests.conftest import free_port
 from tests.proving import count
@@ -227,6 +227,59 @@ def test_what_was_changed_removed_or_swapped_in_the_journal_shows(registry: Regi
         client.create_model_version(name, "skumatch:///x", await_creation_for=0)
         with pytest.raises(ServiceError, match="no entry of a journal"):
             history(registry)
+
+
+def test_the_last_entry_can_neither_be_changed_nor_cut_off_unseen(registry: Registry, versions: list[int]) -> None:
+    """No later entry vouches for the last one: the tag of the version that it promoted does."""
+    for version, before in ((1, None), (2, 1)):
+        promote(registry, version, before, ANN, WHY)
+    rollback(registry, 1, 2, ANN, "it sees nothing")
+    entries, name = history(registry), journal_name(registry.model_name)
+    assert heads(registry) == {1: head_of(entries[2]), 2: head_of(entries[1])}
+    assert breaks(entries) == unheaded(entries, heads(registry)) == []
+    with registry.client() as client:
+        tags = client.get_model_version(name, "3").tags
+        for tag, old, new in ((journal.ASKED, ANN, "eve"), (journal.ASKED, "it sees", "it saw"), (journal.AFTER, '"at":"2', '"at":"1')):
+            client.set_model_version_tag(name, "3", tag, tags[tag].replace(old, new))
+            assert breaks(history(registry)) == []
+            (said,) = unheaded(history(registry), heads(registry))
+            assert said == "Version 1 names entry 3 of the journal, which was changed or removed since."
+            client.set_model_version_tag(name, "3", tag, tags[tag])
+        for number in ("3", "2"):
+            client.delete_model_version(name, number)
+        assert breaks(history(registry)) == [] and len(unheaded(history(registry), heads(registry))) == 2
+
+
+def test_an_entry_that_moved_nothing_is_held_as_well_and_a_later_head_stays(registry: Registry, versions: list[int]) -> None:
+    with pytest.raises(StaleChampion):
+        promote(registry, 1, 7, ANN, WHY)
+    assert heads(registry) == {1: head_of(history(registry)[0])}, "without a champion the version asked for names it"
+    promote(registry, 1, None, ANN, WHY)
+    with pytest.raises(StaleChampion):
+        promote(registry, 2, None, ANN, WHY)
+    assert heads(registry) == {1: head_of(history(registry)[2])}
+    with registry.client() as client:
+        promotion._record_head(registry, client, history(registry)[1])
+        assert heads(registry) == {1: head_of(history(registry)[2])}
+        client.delete_model_version_tag(registry.model_name, "1", HEAD)
+    assert unheaded(history(registry), heads(registry)) == []
+
+
+def test_a_champion_that_was_moved_outside_the_journal_shows(registry: Registry, versions: list[int]) -> None:
+    promote(registry, 1, None, ANN, WHY)
+    with registry.client() as client:
+        client.set_registered_model_alias(registry.model_name, "champion", "3")
+    promote(registry, 2, 3, ANN, WHY)
+    assert breaks(history(registry)) == [
+        "After entry 1 the champion was version 1, before the next it was version 3: it was moved outside the journal."
+    ]
+    entries = history(registry)
+    assert entries[0].after
+    late = entries[0].after.model_copy(update={"outcome": "abandoned"})
+    first = entries[0].model_copy(update={"after": late})
+    assert entries[1].before
+    second = entries[1].model_copy(update={"before": entries[1].before.model_copy(update={"previous": first.hash})})
+    assert breaks([first, second]) == [], "who was given up may have moved it late"
 
 
 def test_a_server_that_is_away_is_one_sentence(tmp_path: Path) -> None:
