@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +23,10 @@ from skumatch.airflow_api import DAG, Airflow, patiently
 from skumatch.config import apply_overrides
 from skumatch.follow import trigger
 from skumatch.pipeline.worker import stages
+from skumatch.release.bundle import verify_bundle
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import EXPERIMENT
+from skumatch.task_log import WrittenLog, marked
 from tests.conftest import ROOT, commit, make_project, wait_until
 from tests.deployment.gate import Gate
 from tests.deployment.stack import Service, Stack
@@ -136,6 +140,20 @@ class Run:
         found = self.deployment.keys(f"{self.name}/checkpoints/")
         return sorted(key for key in found if key.endswith(".json") and not key.endswith("owner.json"))
 
+    def steps(self) -> list[int]:
+        """The steps that the checkpoints were saved after."""
+        return [int(Path(key).name.split("-")[0]) for key in self.checkpoints()]
+
+    def attempt(self) -> int:
+        """How often the training was begun or taken up, as its checkpoints' owner file has it."""
+        [key] = [key for key in self.deployment.keys(f"{self.name}/checkpoints/") if key.endswith("/owner.json")]
+        return int(json.loads(self.deployment.bucket().Object(key).get()["Body"].read())["attempt"])
+
+    def trained(self, attempt: int) -> list[int]:
+        """How many images the training had seen, each time that a try of its task said so: the first is where it began."""
+        log = self.deployment.stack.root / f"airflow-logs/dag_id={DAG}/run_id={self.id}/task_id=train/attempt={attempt}.log"
+        return [int(told["done"]) for told in marked(WrittenLog(log).all(), "progress") if told["stage"] == "train"]
+
     def until_training(self) -> None:
         """Until a checkpoint of the training is there."""
         self.until(lambda: self.checkpoints())
@@ -188,6 +206,8 @@ class Run:
             experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
             runs = client.search_runs([experiment], f"tags.`skumatch.run` = '{self.id}'")
             assert [run.info.status for run in runs] == ["FINISHED"]
+        with tempfile.TemporaryDirectory() as folder:
+            assert verify_bundle(registry.download_bundle(version, Path(folder) / "bundle"), version.bundle)
         self._whole()
         return version.bundle
 

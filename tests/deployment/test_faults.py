@@ -21,10 +21,16 @@ Fault = Callable[[Deployment, Run], None]
 
 
 def worker_killed(deployment: Deployment, run: Run) -> None:
+    training(run)
+    saved = max(run.steps())
     run.trainer().end(signal.SIGKILL)
     began = time.monotonic()
+    assert saved > 0 and run.attempt() == 1
     run.until(lambda: run.tasks()["train"]["try_number"] == 2 and run.tasks()["train"]["state"] == "running")
-    print(f"The training was taken up {time.monotonic() - began:.0f} s after its worker was killed.")
+    run.until(lambda: run.trained(2))
+    there, again = run.trained(1)[-1], run.trained(2)[0]
+    assert run.attempt() == 2 and again >= saved, "it began anew, not at the checkpoint"
+    print(f"The training was taken up {time.monotonic() - began:.0f} s after its worker was killed, at image {again} ({there} before).")
 
 
 def worker_stopped(deployment: Deployment, run: Run) -> None:
@@ -37,15 +43,18 @@ def worker_stopped(deployment: Deployment, run: Run) -> None:
 
 
 def scheduler_restarted(deployment: Deployment, run: Run) -> None:
+    training(run)
     restarted(deployment, "scheduler", 10)
 
 
 def broker_restarted(deployment: Deployment, run: Run) -> None:
+    training(run)
     restarted(deployment, "redis", 5, signal.SIGTERM)
 
 
 def mlflow_away(deployment: Deployment, run: Run) -> None:
     """From the training on; back before register needs it, which waits with the stages between them."""
+    assert run.tasks()["register"]["state"] not in ("running", "success")
     deployment.stack.services["mlflow"].end(signal.SIGKILL)
     run.until(lambda: run.tasks()["train"]["state"] == "success")
     deployment.stack.services["mlflow"].start()
@@ -103,6 +112,11 @@ def worker_killed_at_register(deployment: Deployment, run: Run) -> None:
     for worker in run.workers.values():
         worker.end(signal.SIGKILL)
     run.workers["one"].start()
+
+
+def training(run: Run) -> None:
+    """What is pulled out then is missed: the training runs."""
+    assert run.tasks()["train"]["state"] == "running", run.words()
 
 
 def restarted(deployment: Deployment, name: str, away: float, how: signal.Signals = signal.SIGKILL) -> None:
