@@ -65,7 +65,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An object store with the bucket `dvc`."""
     import boto3
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
+    S3FileSystem.clear_instance_cache()  # another test's knows another store's address
     server = ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
     server.start()
     named = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "eu-west-1", "ENDPOINT_URL": f"http://127.0.0.1:{port}"}
@@ -75,6 +77,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     client.create_bucket(Bucket="dvc", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     yield client
     server.stop()
+    S3FileSystem.clear_instance_cache()
 
 
 def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, bucket: Any) -> None:
