@@ -137,8 +137,7 @@ class Run:
             start = {name: tensor for name, tensor in self.start.items() if name.startswith(PROJECTION)}  # a probe's; the rest is known
             for prefix, state in ((BEST, self.best), (AVERAGE, average), (START, start)):
                 tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
-            facts = {"loss_sum": self.loss_sum, "history": self.history, "best_epoch": self.best_epoch}
-            facts["trend"] = self.trend.model_dump()
+            facts = {"loss_sum": self.loss_sum, "history": self.history, "best_epoch": self.best_epoch, "trend": self.trend.model_dump()}
             checkpoints.save(self.step, tensors, facts)
 
     def _moments(self) -> dict[str, Tensor]:
@@ -161,7 +160,7 @@ class Run:
                 self.optimizer.state[parameter][kind] = saved if kind == "step" else like.copy_(saved)
         meta: dict[str, Any] = checkpoint.meta
         self.step, self.loss_sum, self.history, self.best_epoch = checkpoint.step, meta["loss_sum"], meta["history"], meta["best_epoch"]
-        self.trend = Trend.model_validate(meta.get("trend", {}))  # none in checkpoints of older versions
+        self.trend = Trend.model_validate(meta["trend"])
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
