@@ -1,6 +1,7 @@
 # The words of this project, for people, hooks and CI alike.
 #   make run [DATA=PATH] [CATALOGUE=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
 #   make test                                            lint, types, import contracts, all tests
+#   make coverage                                        all tests, and which lines none of them reaches
 #   make test-deployment                                 the parts of docker/compose.yaml as processes, with faults (PostgreSQL, Redis)
 #   make up / make down                                  keep the servers running / stop them
 # Other Python:      make run PYTHON=python3.12
@@ -21,7 +22,7 @@ CONSTRAINTS := requirements/constraints.txt
 XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
-.PHONY: env run up down test lint types contracts tests test-deployment prove format hooks lock clean
+.PHONY: env run up down test lint types contracts tests coverage test-deployment prove format hooks lock clean
 
 run: env
 	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(foreach one,$(SET),--set $(one))
@@ -60,11 +61,15 @@ contracts: env
 	$(BIN)/lint-imports --no-logo
 
 tests: env
+	$(BIN)/python -m pytest $(XDIST) --ignore=tests/deployment $(PYTEST_ARGS)
+
+# Every process of a test is traced, which doubles the time of stages and servers.
+coverage: env
 	$(BIN)/python -m pytest $(XDIST) --ignore=tests/deployment --cov --cov-report=term $(PYTEST_ARGS)
 
 # The servers of docker/compose.yaml as processes on loopback: PostgreSQL, Redis, Celery workers; parts are pulled out while it runs.
 test-deployment: $(VENV)/.deployment
-	$(BIN)/python -m pytest tests/deployment tests/doctor/test_queues.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/deployment tests/doctor/test_queues.py tests/test_docker.py $(PYTEST_ARGS)
 
 # The counts that take too long for every day.
 prove: $(VENV)/.deployment
