@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from skumatch.audit import checks, told
-from skumatch.audit.checks import Check
+from skumatch.audit import told
+from skumatch.audit.checks import data, release, run
 from skumatch.audit.dossier import Dossier
 from skumatch.audit.link import Broken, Link, Unchecked
 from skumatch.errors import SkumatchError
@@ -21,30 +21,30 @@ class Step:
     name: str
     title: str
     tell: Callable[[Dossier], tuple[str | None, dict[str, str]]]
-    check: Check
+    check: Callable[[Dossier], str]
 
 
 STEPS = (
-    Step("journal", "Promotions", told.journal, checks.journal),
-    Step("version", "Registered version", told.version, checks.version),
-    Step("provenance", "Provenance statement", told.origin, checks.origin),
-    Step("bundle", "Bundle", told.bundle, checks.bundle),
-    Step("index", "Gallery index", told.index, checks.index),
-    Step("decision", "Gate's decision", told.decision, checks.decision),
-    Step("evaluation", "Evaluations", told.evaluation, checks.evaluation),
-    Step("champion", "Champion before it", told.champion, checks.champion),
-    Step("stages", "Run and stages", told.stages, checks.stages),
-    Step("inputs", "Input set", told.input_set, checks.input_set),
-    Step("parameters", "Parameters", told.parameters, checks.parameters),
-    Step("environment", "Environment", told.environment, checks.environment),
-    Step("commit", "Commit", told.commit, checks.commit),
-    Step("tree", "Working tree", told.tree, checks.tree),
-    Step("code", "Code", told.code, checks.code),
-    Step("weights", "Base weights", told.weights, checks.weights),
-    Step("split", "Split", told.split, checks.split),
-    Step("validation", "Validation", told.validation, checks.validation),
-    Step("manifest", "Manifest", told.manifest, checks.manifest),
-    Step("data", "Pictures", told.data, checks.data),
+    Step("journal", "Promotions", told.journal, release.journal),
+    Step("version", "Registered version", told.version, release.version),
+    Step("provenance", "Provenance statement", told.origin, release.origin),
+    Step("bundle", "Bundle", told.bundle, release.bundle),
+    Step("index", "Gallery index", told.index, release.index),
+    Step("decision", "Gate's decision", told.decision, release.decision),
+    Step("evaluation", "Evaluations", told.evaluation, release.evaluation),
+    Step("champion", "Champion before it", told.champion, release.champion),
+    Step("stages", "Run and stages", told.stages, run.stages),
+    Step("inputs", "Input set", told.input_set, run.input_set),
+    Step("parameters", "Parameters", told.parameters, run.parameters),
+    Step("environment", "Environment", told.environment, run.environment),
+    Step("commit", "Commit", told.commit, run.commit),
+    Step("tree", "Working tree", told.tree, run.tree),
+    Step("code", "Code", told.code, run.code),
+    Step("weights", "Base weights", told.weights, data.weights),
+    Step("split", "Split", told.split, data.split),
+    Step("validation", "Validation", told.validation, data.validation),
+    Step("manifest", "Manifest", told.manifest, data.manifest),
+    Step("data", "Pictures", told.data, data.data),
 )
 
 

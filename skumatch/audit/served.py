@@ -1,4 +1,4 @@
-"""Who served when: the champions of a day, by the journal."""
+"""Who served when: the champions of a day, and the aliases of a version, by the journal."""
 
 from __future__ import annotations
 
@@ -34,3 +34,26 @@ def on(entries: Sequence[Entry], day: date) -> list[Service]:
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
     return [one for one in services(entries) if (one.since is None or one.since < end) and (one.until is None or one.until > begin)]
+
+
+def aliases(entries: Sequence[Entry], version: int, registered: datetime) -> list[tuple[datetime, str]]:
+    """How a version got and lost each alias: when, and what happened in words, in order.
+
+    It was registered as challenger; each move of the champion gives and takes `champion` and `previous`.
+    """
+    found, previous = [(registered, "registered as challenger")], False
+    for entry in entries:
+        if not (entry.before and entry.after and entry.changed):
+            continue
+        old, new = entry.before.champion, entry.after.champion
+        if new == version:
+            what = "became champion"
+        elif old == version:
+            what = f"became previous, replaced by version {new}"
+        elif previous:
+            what = f"no longer previous: version {new} replaced version {old}"
+        else:
+            continue
+        found.append((entry.after.at, f"{what} ({entry.asked.who}: {entry.asked.why})"))
+        previous = old == version
+    return found

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from skumatch.audit.dossier import BUNDLE, ORIGIN, RUN, WORKSPACE, Dossier
+from skumatch.audit.served import aliases
 from skumatch.files import sha256
 from skumatch.release import provenance
 from skumatch.release.bundle import MANIFEST
-from skumatch.release.journal import Entry
 from skumatch.release.lineage import record_hash
 from skumatch.release.tracking import MACHINE_TAG
 from skumatch.stages.runner import STAGES
@@ -21,19 +21,11 @@ Told = tuple[str | None, dict[str, str]]
 
 def journal(dossier: Dossier) -> Told:
     entries, ours = dossier.facts.journal, dossier.facts.registered.version
-    about = [entry for entry in entries if entry.changed and entry.after and (ours in (entry.after.champion, _before(entry)))]
-    said = {_when(entry.before.at if entry.before else None): _promotion(entry, ours) for entry in about}
-    return (entries[-1].hash if entries and entries[-1].after else None), said or {"champion": "never"}
-
-
-def _before(entry: Entry) -> int | None:
-    return entry.before.champion if entry.before else None
-
-
-def _promotion(entry: Entry, ours: int) -> str:
-    new = entry.after.champion if entry.after else None
-    what = "became champion" if new == ours else f"was replaced by version {new}"
-    return f"{what}: {entry.asked.who}, {entry.asked.why}"
+    said: dict[str, str] = {}
+    for at, what in aliases(entries, ours, dossier.facts.registered.created):
+        when = _when(at)
+        said[when] = f"{said[when]}; {what}" if when in said else what
+    return (entries[-1].hash if entries and entries[-1].after else None), said
 
 
 def version(dossier: Dossier) -> Told:

@@ -184,13 +184,14 @@ def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float |
 
 def flat(params: Params) -> dict[str, Any]:
     """Parameters as section.name -> value; `runtime` changes no result and stays out."""
-    return dict(_leaves("", params.model_dump(mode="json", by_alias=True, exclude={"runtime"})))
+    return dict(leaves(params.model_dump(mode="json", by_alias=True, exclude={"runtime"})))
 
 
-def _leaves(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a tree of mappings, as section.name and value."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(f"{prefix}{name}.", value)
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -82,7 +82,7 @@ class Registry(Tracking):
         """Fetch the bundle into `folder`, whole and verified against the hash it was registered with, or not at all.
 
         Nothing is fetched if it is there already; a damaged bundle there is replaced. Raises BundleError if the registry's bytes
-        changed or `folder` holds other files.
+        changed or are gone, or `folder` holds other files.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,9 +92,12 @@ class Registry(Tracking):
     def _download(self, ref: ModelRef, folder: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside:
             with self.client() as client:
-                from mlflow.artifacts import download_artifacts
+                from mlflow.artifacts import download_artifacts, list_artifacts
 
                 uri = client.get_model_version_download_uri(self.model_name, str(ref.version)) + "/artifacts/bundle"
+                if not list_artifacts(artifact_uri=uri, tracking_uri=self.url):
+                    what = f"MLflow at {self.shown} has no files of version {ref.version} of '{self.model_name}' any more"
+                    raise BundleError(f"{what}; restore its artifacts from a backup, or promote another version.")
                 found = Path(download_artifacts(artifact_uri=uri, dst_path=aside, tracking_uri=self.url))
             verify_bundle(found, ref.bundle)
             if folder.exists():

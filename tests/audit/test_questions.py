@@ -14,7 +14,7 @@ import pytest
 from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.collect import collect
 from skumatch.audit.diff import _changes, _data, diff
-from skumatch.audit.served import on, services
+from skumatch.audit.served import aliases, on, services
 from skumatch.audit.uses import Wanted, picture, uses
 from skumatch.errors import AuditFailed, DataError, ParameterError
 from skumatch.release.journal import After, Asked, Before, Entry
@@ -43,6 +43,25 @@ def test_each_champion_has_its_time_and_an_entry_that_moved_nothing_makes_none()
 @pytest.mark.parametrize(("day", "versions"), [(1, [None]), (2, [None, 1]), (3, [1]), (4, [1]), (5, [1, 2, 1]), (6, [1])])
 def test_who_served_on_a_day(day: int, versions: list[int | None]) -> None:
     assert [one.version for one in on(JOURNAL, date(2026, 11, day))] == versions
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        (1, ["registered", "became champion (ann: entry 1)", "became previous, replaced by version 2", "became champion (ann: entry 4)"]),
+        (2, ["registered", "became champion (ann: entry 3)", "became previous, replaced by version 1"]),
+        (3, ["registered"]),
+    ],
+)
+def test_a_version_s_aliases_have_a_history(version: int, told: list[str]) -> None:
+    found = aliases(JOURNAL, version, datetime(2026, 11, 1, tzinfo=UTC))
+    assert len(found) == len(told) and all(words.startswith(start) for (_, words), start in zip(found, told, strict=True))
+    assert [at for at, _ in found] == sorted(at for at, _ in found)
+
+
+def test_a_version_is_previous_until_another_one_is() -> None:
+    found = aliases([*JOURNAL, entry(5, 7, 1, 3)], 2, datetime(2026, 11, 1, tzinfo=UTC))
+    assert found[-1][1] == "no longer previous: version 3 replaced version 1 (ann: entry 5)"
 
 
 def test_before_any_promotion_nobody_served() -> None:

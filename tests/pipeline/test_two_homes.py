@@ -1,59 +1,166 @@
-"""Two machines that share nothing but a DVC remote and MLflow do one run between them, through a SIGKILL in training."""
+"""Two machines that share nothing but a DVC remote and MLflow do one run between them, whatever is killed, doubled or full."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from skumatch.errors import StorageError
+from skumatch.files import md5
 from skumatch.stages.runner import STAGES
-from tests.conftest import Delivery, make_project, wait_until
-from tests.pipeline.home import Home
+from tests.conftest import make_project, make_shelf, wait_until
+from tests.pipeline.home import Home, marker
+from tests.proving import PROVING, count
 
-LONG = ("train.epochs=12", "runtime.checkpoint_seconds=0")  # long enough to be killed half-way
+pytestmark = pytest.mark.live
+LONG = ("release.model_name=two-homes", "train.epochs=12", "runtime.checkpoint_seconds=0")  # long enough to be killed half-way
+ROUNDS, KILLS_A_STAGE = count(1, 8), 3  # 8 rounds x 9 stages x 3 kills = 216; twins: 72
 
 
-@pytest.mark.live
-def test_a_run_moves_between_homes_and_survives_sigkill(delivery: Delivery, tmp_path: Path, mlflow_url: str) -> None:
-    source, model = delivery(skus=4, train=8, test=3), "release.model_name=two-homes"
-    reference = Home(make_project(tmp_path / "one"), tmp_path / "home-one", tmp_path / "remote-one", mlflow_url)
-    homes = [Home(make_project(tmp_path / name), tmp_path / f"home-{name}", tmp_path / "remote", mlflow_url) for name in ("a", "b")]
-    assert reference.command("data", "import", str(source)).returncode == 0
-    assert homes[0].command("data", "import", str(source)).returncode == 0
+@dataclass(frozen=True)
+class Undisturbed:
+    """How long each stage took where nothing came in between, and what came out."""
 
-    undisturbed = reference.stages(reference.pull("undisturbed", model, *LONG))
+    seconds: dict[str, float]
+    outs: dict[str, object]
 
-    message = homes[0].pull("disturbed", model, *LONG)
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shelf(tmp_path_factory.mktemp("source"), skus=4, train=8, test=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Undisturbed:
+    root = tmp_path_factory.mktemp("undisturbed")
+    home = Home(make_project(root / "project"), root / "home", root / "remote", mlflow_url)
+    assert home.command("data", "import", str(source)).returncode == 0
+    message, seconds = home.pull("undisturbed", *LONG), {}
+    for stage in STAGES:
+        began = time.monotonic()
+        message = home.task(message, "stage", stage)
+        seconds[stage] = time.monotonic() - began
+    assert not resumed(home.remote)
+    return Undisturbed(seconds, hashes(message["lock"]))
+
+
+@pytest.fixture
+def homes(source: Path, tmp_path: Path, mlflow_url: str) -> list[Home]:
+    made = [Home(make_project(tmp_path / name), tmp_path / f"home-{name}", tmp_path / "remote", mlflow_url) for name in ("a", "b")]
+    assert made[0].command("data", "import", str(source)).returncode == 0
+    return made
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_run_moves_between_homes_through_kills_and_doubles(homes: list[Home], undisturbed: Undisturbed, round_: int) -> None:
+    rng = random.Random(round_)  # noqa: S311 no secret
+    message = homes[0].pull("disturbed", *LONG)
+    killed, doubled = (STAGES, STAGES) if PROVING else (rng.sample(STAGES, 2), rng.sample(STAGES, 1))
     for number, stage in enumerate(STAGES):
         if stage == "train":
             kill_in_training(homes[1], message)
-        message = homes[number % 2].task(message, "stage", stage)
+        for kill in range((KILLS_A_STAGE if PROVING else 1) if stage in killed else 0):
+            kill_after(rng.uniform(0, undisturbed.seconds[stage]), homes[kill % 2], message, stage)
+        message = twins(homes, message, stage) if stage in doubled else homes[number % 2].task(message, "stage", stage)
+    assert hashes(message["lock"]) == undisturbed.outs
+    assert resumed(homes[0].remote)
+    assert not damaged(homes[0].remote) and not [name for home in homes for name in damaged(home.home / "cache")]
+    assert sorted(path.name for path in (homes[1].home / "workspaces").rglob("split-*") if path.is_dir()) == []
 
-    assert hashes(message["lock"]) == hashes(undisturbed["lock"])
-    assert resumed(homes[0].remote) and not resumed(reference.remote)
-    assert sorted(p.name for p in (homes[1].home / "workspaces").rglob("*") if p.is_dir() and p.name.startswith("split-")) == []
+
+@pytest.mark.timeout(3600)
+def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(homes: list[Home], undisturbed: Undisturbed) -> None:
+    home, rng = homes[1], random.Random(4)  # noqa: S311 no secret
+    home.home.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", home.home], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        message = homes[0].pull("full-disk", *LONG)
+        for stage in STAGES:
+            tries = count(int(stage in ("split", "bundle")), 12)
+            told = [fills_up(home, message, stage, rng) for _ in range(tries)]
+            assert not tries or any(told), f"{stage} never met a full disk"
+            message = home.task(message, "stage", stage)
+        assert hashes(message["lock"]) == undisturbed.outs
+        assert not damaged(home.remote) and not damaged(home.home / "cache")
+    finally:
+        subprocess.run(["umount", "-l", home.home], check=True)
 
 
-def kill_in_training(home: Home, message: dict[str, object]) -> None:
+def fills_up(home: Home, message: dict[str, Any], stage: str, rng: random.Random) -> bool:
+    """Do the stage with a few pages of room; whether the disk was full, which is a typed error that may pass."""
+    ballast = home.home / "ballast"
+    free = os.statvfs(home.home)
+    ballast.write_bytes(bytes(max(0, free.f_bavail - rng.randrange(1, 60)) * free.f_frsize))
+    process = started(home, message, stage)
+    output = process.communicate(timeout=600)[0]
+    ballast.unlink()
+    error = marker(output, "error")
+    assert process.returncode in (0, StorageError.exit_code) and (process.returncode == 0 or error["retry"]), output
+    return bool(process.returncode)
+
+
+def kill_in_training(home: Home, message: dict[str, Any]) -> None:
     """Start the training, wait for a checkpoint in the remote, and kill all of it without a chance to clean up."""
-    process = home.start("stage", "train")
-    assert process.stdin
-    process.stdin.write(json.dumps(message))
-    process.stdin.close()
+    process = started(home, message, "train")
     wait_until(lambda: list((home.remote / "checkpoints").rglob("*-*.json")) or process.poll() is not None, 120)
     assert process.poll() is None, process.stdout and process.stdout.read()
-    os.killpg(process.pid, signal.SIGKILL)
+    kill(process)
+
+
+def kill_after(seconds: float, home: Home, message: dict[str, Any], stage: str) -> None:
+    process = started(home, message, stage)
+    time.sleep(seconds)
+    kill(process)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)
     if process.stdout:
         process.stdout.close()
 
 
+def started(home: Home, message: dict[str, Any], stage: str) -> subprocess.Popen[str]:
+    process = home.start("stage", stage)
+    assert process.stdin
+    process.stdin.write(json.dumps(message))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def twins(homes: list[Home], message: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Both do the stage at once: one result; who didn't come to it says in typed words that the other one did."""
+    processes = [started(home, message, stage) for home in homes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    found = [marker(output, "result") for process, output in zip(processes, outputs, strict=True) if process.returncode == 0]
+    errors = [marker(output, "error") for process, output in zip(processes, outputs, strict=True) if process.returncode]
+    assert found and all(error["sentence"] for error in errors), outputs
+    assert len({json.dumps(hashes(one["lock"])) for one in found}) == 1
+    return found[0]
+
+
 def hashes(lock: str) -> dict[str, object]:
-    return {stage: [(out["path"], out["md5"]) for out in entry["outs"]] for stage, entry in yaml.safe_load(lock)["stages"].items()}
+    return {stage: [[out["path"], out["md5"]] for out in entry["outs"]] for stage, entry in yaml.safe_load(lock)["stages"].items()}
+
+
+def damaged(store: Path) -> list[str]:
+    """Objects of a DVC cache or remote whose bytes aren't those of their name."""
+    found = (path for path in (store / "files/md5").rglob("*") if path.is_file() and len(path.name.removesuffix(".dir")) == 30)
+    return [str(path) for path in found if path.parent.name + path.name.removesuffix(".dir") != md5(path)]
 
 
 def resumed(remote: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -227,6 +228,9 @@ def test_a_bundle_changed_in_the_store_is_refused(registry: Registry, run_id: st
     with pytest.raises(BundleError, match=r"labels\.json.*changed"):
         registry.download_bundle(version, tmp_path / "champion")
     assert not (tmp_path / "champion").exists()
+    shutil.rmtree(home / "artifacts" / where / "artifacts" / "bundle")
+    with pytest.raises(BundleError, match=r"has no files of version 1 of .* any more; restore"):
+        registry.download_bundle(version, tmp_path / "champion")
 
 
 def test_a_folder_of_other_things_is_not_overwritten(registry: Registry, run_id: str, made: Path, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""What checks of all links share: hashes held against a record's, and what isn't there."""
+
+from __future__ import annotations
+
+from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
+from skumatch.audit.link import Broken, Unchecked
+from skumatch.files import sha256
+
+
+def same_file(dossier: Dossier, name: str, told: str) -> None:
+    for path in (dossier.path(RUN, name), dossier.path(WORKSPACE, "out", name)):
+        found = sha256(path)
+        must(found == told, f"{path.relative_to(dossier.folder)} is {short(found)}, the record names {short(told)}")
+
+
+def copies(dossier: Dossier, *stages: str) -> None:
+    """What MLflow shows of a stage is what the stage wrote: the chain is told from MLflow's copies."""
+    for name in stages:
+        for path in sorted(dossier.path(RUN, name).glob("*")):
+            wrote = dossier.path(WORKSPACE, "out", name, path.name)
+            same = not wrote.is_file() or sha256(path) == sha256(wrote)
+            must(same, f"{RUN}/{name}/{path.name} isn't what the stage wrote")
+
+
+def absent(dossier: Dossier, part: str, otherwise: str) -> Broken | Unchecked:
+    """What an audit may lack: in the store's own words, where it should have given that."""
+    missing = dossier.why(dossier.path(part))
+    return Unchecked(otherwise) if missing is None else (Broken if missing.broken else Unchecked)(missing.reason)
+
+
+def must(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Broken(otherwise)
+
+
+def short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
