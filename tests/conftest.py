@@ -21,6 +21,20 @@ from PIL import Image, ImageEnhance
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT_FILES = ("skumatch", "dags", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc", ".gitignore", "requirements", "pyproject.toml")
 Delivery = Callable[..., Path]
+LONG = ("e2e", "audit", "pipeline", "stages")  # folders whose tests take the longest: they come first, so that no process ends alone
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes minutes to make stay in one process: those of a file, all of the audit, all of the clean-up's world."""
+    for item in items:
+        shared = "audit" if _place(item).parts[0] == "audit" else "world" if "original" in getattr(item, "fixturenames", ()) else None
+        item.add_marker(pytest.mark.xdist_group(shared or str(_place(item))))
+    items.sort(key=lambda item: LONG.index(_place(item).parts[0]) if _place(item).parts[0] in LONG else len(LONG))
+
+
+def _place(item: pytest.Item) -> Path:
+    return item.path.relative_to(ROOT / "tests")
 
 
 def draw(path: Path, seed: str, size: tuple[int, int] = (48, 72)) -> Path:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from skumatch.errors import StorageError
 from skumatch.files import md5
 from skumatch.stages.runner import STAGES
-from tests.conftest import make_project, make_shelf, wait_until
+from tests.conftest import draw, make_project, wait_until
 from tests.pipeline.home import Home, marker
 from tests.proving import PROVING, count
 
@@ -37,7 +38,10 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shelf(tmp_path_factory.mktemp("source"), skus=4, train=8, test=3)
+    root = tmp_path_factory.mktemp("source")
+    for sku, (side, number) in product(range(4), [*(("train", n) for n in range(8)), *(("test", n) for n in range(3))]):
+        draw(root / "all" / side / f"sku {sku}" / f"{number}.png", f"sku {sku} {side} {number}")
+    return root
 
 
 @pytest.fixture(scope="module")
