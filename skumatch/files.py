@@ -66,6 +66,15 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
 
 
+def disk_refused(error: BaseException | None) -> OSError | None:
+    """The refusal of a full, read-only or failing disk that an error comes from, if it comes from one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn what a full, read-only or failing disk raises in `what` into StorageError; every other OSError is a bug of ours."""

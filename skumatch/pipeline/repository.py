@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
@@ -15,7 +16,7 @@ import yaml
 
 from skumatch.config import Settings, shown
 from skumatch.errors import DataError, StageFailed, StorageError
-from skumatch.files import store_errors
+from skumatch.files import disk_refused, store_errors
 
 REMOTE = "shared"
 LOCK_SECONDS, POLL_SECONDS = 120.0, 0.5
@@ -231,7 +232,11 @@ def _translated(what: str, target: object) -> Iterator[None]:
     except (ObjectDBError, ObjectFormatError) as error:
         raise StorageError(f"Could not {what} {target}: {_words(error)}; check the DVC remote, then run again.") from error
     except DvcException as error:
+        if full := disk_refused(error):
+            raise StorageError(f"Could not {what} {target}: {full.strerror}; check the disk, then run again.") from error
         raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
+    except sqlite3.DatabaseError as error:  # DVC keeps notes of files in SQLite
+        raise StorageError(f"Could not {what} {target}: DVC's notes: {error}; check the disk, then run again.") from error
     except store_errors() as error:
         why = getattr(error, "strerror", None) or shown(str(error))
         raise StorageError(f"Could not {what} {target}: {why}; check the disk or the remote, then run again.") from error

@@ -83,6 +83,7 @@ def test_a_run_moves_between_homes_through_kills_and_doubles(homes: list[Home], 
     assert sorted(path.name for path in (homes[1].home / "workspaces").rglob("split-*") if path.is_dir()) == []
 
 
+@pytest.mark.skipif(not PROVING, reason="in `make prove`: every stage again and again; tests/test_bad_input.py fills a disk every day")
 @pytest.mark.timeout(3600)
 def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(homes: list[Home], undisturbed: Undisturbed) -> None:
     home, rng = homes[1], random.Random(4)  # noqa: S311 no secret
@@ -92,9 +93,8 @@ def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(homes:
     try:
         message = homes[0].pull("full-disk", *LONG)
         for stage in STAGES:
-            tries = count(int(stage in ("split", "bundle")), 12)
-            told = [fills_up(home, message, stage, rng) for _ in range(tries)]
-            assert not tries or any(told), f"{stage} never met a full disk"
+            told = [fills_up(home, message, stage, rng) for _ in range(12)]
+            assert any(told), f"{stage} never met a full disk"
             message = home.task(message, "stage", stage)
         assert hashes(message["lock"]) == undisturbed.outs
         assert not damaged(home.remote) and not damaged(home.home / "cache")
