@@ -1,4 +1,4 @@
-"""Two machines that share nothing but a DVC remote and MLflow do one run between them, whatever is killed, doubled or full."""
+"""One pipeline, whoever does it: one machine, two that share only a remote and MLflow, through kills and full disks, or `dvc repro`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from itertools import product
@@ -16,11 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from skumatch.config import apply_overrides
 from skumatch.errors import StorageError
 from skumatch.files import md5
 from skumatch.stages.runner import STAGES
-from tests.conftest import draw, make_project, wait_until
-from tests.pipeline.home import Home, marker
+from tests.conftest import commit, draw, make_project, wait_until
+from tests.pipeline.home import SMOKE, Home, marker
 from tests.proving import PROVING, count
 
 pytestmark = pytest.mark.live
@@ -100,6 +102,22 @@ def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(homes:
         assert not damaged(home.remote) and not damaged(home.home / "cache")
     finally:
         subprocess.run(["umount", "-l", home.home], check=True)
+
+
+def test_by_hand_the_hashes_are_those_of_the_tasks(source: Path, undisturbed: Undisturbed, tmp_path: Path, mlflow_url: str) -> None:
+    """params.yaml says what the tasks were given as overrides."""
+    hand = Home(make_project(tmp_path / "project"), tmp_path / "home", tmp_path / "remote", mlflow_url)
+    params = hand.project / "params.yaml"
+    params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *LONG])), "utf-8")
+    assert hand.command("data", "import", str(source)).returncode == 0
+    commit(hand.project, "Tiny")
+    pulled = hand.command("pull")
+    assert pulled.returncode == 0, pulled.stderr
+    activated = hand.environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["dvc", "repro"], cwd=hand.project, env=activated, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    by_hand = hashes((hand.project / "dvc.lock").read_text("utf-8"))
+    assert list(by_hand) == list(STAGES) and by_hand == undisturbed.outs
 
 
 def fills_up(home: Home, message: dict[str, Any], stage: str, rng: random.Random) -> bool:
