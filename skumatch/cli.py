@@ -3,31 +3,84 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import skumatch
-from skumatch.commands import audit, bench, compare, data, doctor, evaluate, gc, match, release, runs, worker
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors
 
+PLACES = {  # a word -> what `skumatch.commands` has for it
+    "run": "runs.run",
+    "retrain": "runs.retrain",
+    "up": "runs.up",
+    "down": "runs.down",
+    "pull": "runs.pull",
+    "stage": "runs.stage",
+    "reproduce": "audit.reproduce",
+    "models": "release.models",
+    "promote": "release.promote",
+    "rollback": "release.rollback",
+    "evaluate": "evaluate.evaluate",
+    "compare": "compare.compare",
+    "match": "match.match",
+    "doctor": "doctor.doctor",
+    "gc": "gc.gc",
+    "data": "data.app",
+    "audit": "audit.app",
+    "bench": "bench.app",
+    "worker": "worker.app",
+}
+
+
+class Commands(Mapping[str, Any]):
+    """Each command is imported when it is asked for: a stage is two processes of ours, and needs one command."""
+
+    def __getitem__(self, word: str) -> Any:
+        return _command(word)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PLACES)
+
+    def __len__(self) -> int:
+        return len(PLACES)
+
+
+@cache
+def _command(word: str) -> Any:
+    module, _, name = PLACES[word].partition(".")
+    found = getattr(import_module(f"skumatch.commands.{module}"), name)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        alone.command(word)(found)
+        found = alone
+    command = get_command(found)
+    command.name = word
+    return command
+
+
+class OnDemand(TyperGroup):
+    """A group of Commands."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()  # type: ignore[assignment]
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", help=skumatch.__doc__
+    cls=OnDemand, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", help=skumatch.__doc__
 )
-app.add_typer(data.app, name="data", help="Import, render or look at a data version.")
-app.add_typer(audit.app, name="audit")
-app.add_typer(bench.app, name="bench", help="Measure what things cost on this machine.")
-app.add_typer(worker.app, name="worker", hidden=True)
-for command in (
-    *(runs.run, runs.retrain, runs.up, runs.down, runs.pull, runs.stage),
-    audit.reproduce,
-    *(release.models, release.promote, release.rollback),
-    *(evaluate.evaluate, compare.compare, match.match),
-    *(doctor.doctor, gc.gc),
-):
-    app.command()(command)
+
+
+@app.callback()
+def _all() -> None: ...
 
 
 def main() -> NoReturn:

@@ -34,7 +34,7 @@ class ShowByDefault(TyperGroup):
         return args if known else ["show", *args]
 
 
-app = typer.Typer(cls=ShowByDefault, help="Where a model came from, and whether that holds.")
+app = typer.Typer(cls=ShowByDefault, add_completion=False, help="Where a model came from, and whether that holds.")
 console = Console()
 
 

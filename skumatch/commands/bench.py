@@ -24,7 +24,7 @@ from skumatch.retrieval.backends import Backend
 if TYPE_CHECKING:
     from skumatch.bench.workers import Throughput
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure what things cost on this machine.")
 console = Console()
 
 

@@ -20,7 +20,7 @@ from skumatch.files import read_json
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.repository import Repository, md5_of
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Import, render or look at a data version.")
 console = Console()
 
 Delivery = Annotated[Path, typer.Argument(help="A folder or zip in RP2K's layout; the whole data set, not only what is new.")]

@@ -18,7 +18,7 @@ from skumatch.files import disk_errors
 from skumatch.pipeline.worker import stage_environment
 from skumatch.progress import emit
 
-app = typer.Typer()
+app = typer.Typer(hidden=True, add_completion=False)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 RESAMPLES = 10_000
 POWER = 0.8  # of the smallest detectable difference
@@ -95,7 +95,7 @@ def paired_difference(
     means, count = _resampled_means(kinds, times, seed, resamples)
     changed = int(times[kinds[:, 0] != 0].sum())
     spread = float(np.std(means, ddof=1)) * math.sqrt(count / max(count - 1, 1))
-    detectable = float(stats.norm.ppf(confidence) + stats.norm.ppf(POWER)) * spread if spread > 0 else None
+    detectable = float(special.ndtri(confidence) + special.ndtri(POWER)) * spread if spread > 0 else None
     lower = _quantile(means, 1 - confidence, count)
     return Difference(_mean(kinds, times), lower, confidence, changed, detectable, _p_value(means, above, count), count)
 
@@ -122,7 +122,7 @@ def mcnemar(better: NDArray[Any], base: NDArray[Any]) -> McNemar:
     """McNemar's exact test of hits [n]. Queries of a SKU err together, so its p is far too small: a description, never a reason."""
     ours, theirs = better.astype(np.bool_), base.astype(np.bool_)
     up, down = int(np.count_nonzero(ours & ~theirs)), int(np.count_nonzero(theirs & ~ours))
-    return McNemar(up, down, float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0)
+    return McNemar(up, down, min(1.0, 2 * float(special.bdtr(min(up, down), up + down, 0.5))))  # at a half both tails are alike
 
 
 def clusters_needed(confidence: float) -> int:
@@ -165,7 +165,7 @@ def _quantile(means: NDArray[np.float64], tail: float, count: int) -> float:
     """Lower quantile of `means`, at a tail narrowed for `count` clusters; -inf where one cluster tells nothing."""
     if count < 2:
         return -math.inf
-    narrowed = stats.norm.cdf(stats.t.ppf(tail, count - 1) * math.sqrt(count / (count - 1)))
+    narrowed = special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1)))
     return float(np.quantile(means, narrowed))
 
 
@@ -174,4 +174,4 @@ def _p_value(means: NDArray[np.float64], above: float, count: int) -> float:
     if count < 2:
         return 1.0
     share = (np.count_nonzero(means <= above) + 1) / (len(means) + 1)
-    return float(stats.t.cdf(stats.norm.ppf(share) * math.sqrt((count - 1) / count), count - 1))
+    return float(special.stdtr(count - 1, special.ndtri(share) * math.sqrt((count - 1) / count)))
