@@ -18,8 +18,8 @@ JOBS ?= 2
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
-# Tests that share servers stay in one process (tests/conftest.py says which), in their order, since the longest come early.
-XDIST := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# Tests that share servers stay in one process (tests/conftest.py says which share what), in their order, since the longest come early.
+XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
 .PHONY: env run up down test lint types contracts tests coverage test-deployment prove format hooks lock clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,28 +14,39 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image, ImageEnhance
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT_FILES = ("skumatch", "dags", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc", ".gitignore", "requirements", "pyproject.toml")
 Delivery = Callable[..., Path]
 LONG = ("e2e", "audit", "pipeline", "stages")  # folders whose tests take the longest: they come first, so that no process ends alone
+SHARED = {"audit": r"tests/audit/", "world": r"tests/pipeline/test_(claims|cleanup|gc_command)"}  # group -> how its files' paths begin
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what takes minutes to make stay in one process: those of a file, all of the audit, all of the clean-up's world."""
-    for item in items:
-        shared = "audit" if _place(item).parts[0] == "audit" else "world" if "original" in getattr(item, "fixturenames", ()) else None
-        item.add_marker(pytest.mark.xdist_group(shared or str(_place(item))))
-    items.sort(key=lambda item: LONG.index(_place(item).parts[0]) if _place(item).parts[0] in LONG else len(LONG))
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONG.index(folder) if folder in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
-def _place(item: pytest.Item) -> Path:
-    return item.path.relative_to(ROOT / "tests")
+class TogetherWhatShares(LoadScopeScheduling):
+    """Tests that share what takes minutes to make go to one process: those of a file, and all that a session's fixture serves."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((group for group, files in SHARED.items() if re.match(files, file)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherWhatShares:
+    return TogetherWhatShares(config, log)
 
 
 def draw(path: Path, seed: str, size: tuple[int, int] = (48, 72)) -> Path:
