@@ -106,7 +106,7 @@ def test_an_input_that_was_changed_alone_is_named(dossier: Dossier, name: str) -
         ("journal", lambda tree: tree["journal"].reverse()),
         ("journal", lambda tree: tree["journal"][0]["asked"].update(who="someone else")),
         ("bundle", lambda tree: tree["registered"].update(bundle="0" * 64)),
-        ("evaluation", lambda tree: tree["registered"]["tags"].update({"skumatch.top1": "1.000000"})),
+        ("evaluation", lambda tree: tree["registered"]["tags"].update({"skumatch.top1": "0.123456"})),
         ("evaluation", lambda tree: tree["run"]["metrics"].update({"challenger.top1": 1.25})),
         ("parameters", lambda tree: tree["run"]["params"].update({"train.epochs": "99"})),
         ("parameters", lambda tree: tree["run"]["params"].pop("seed")),

@@ -49,9 +49,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Undisturbed:
     root = tmp_path_factory.mktemp("undisturbed")
-    home = Home(make_project(root / "project"), root / "home", root / "remote", mlflow_url)
+    home = machine(root, root / "remote", mlflow_url)
     assert home.command("data", "import", str(source)).returncode == 0
-    message, seconds = home.pull("undisturbed", *LONG), {}
+    message, seconds = home.task({"run": "undisturbed"}, "pull"), {}
     for stage in STAGES:
         began = time.monotonic()
         message = home.task(message, "stage", stage)
@@ -60,9 +60,18 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory, mlflow_u
     return Undisturbed(seconds, hashes(message["lock"]))
 
 
+def machine(root: Path, remote: Path, mlflow: str) -> Home:
+    """A machine whose params.yaml says all that other tests say as overrides; the commit is the same for all."""
+    home = Home(make_project(root / "project"), root / "home", remote, mlflow)
+    params = home.project / "params.yaml"
+    params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *LONG])), "utf-8")
+    commit(home.project, "Tiny")
+    return home
+
+
 @pytest.fixture
 def homes(source: Path, tmp_path: Path, mlflow_url: str) -> list[Home]:
-    made = [Home(make_project(tmp_path / name), tmp_path / f"home-{name}", tmp_path / "remote", mlflow_url) for name in ("a", "b")]
+    made = [machine(tmp_path / name, tmp_path / "remote", mlflow_url) for name in ("a", "b")]
     assert made[0].command("data", "import", str(source)).returncode == 0
     return made
 
@@ -71,7 +80,7 @@ def homes(source: Path, tmp_path: Path, mlflow_url: str) -> list[Home]:
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_run_moves_between_homes_through_kills_and_doubles(homes: list[Home], undisturbed: Undisturbed, round_: int) -> None:
     rng = random.Random(round_)  # noqa: S311 no secret
-    message = homes[0].pull("disturbed", *LONG)
+    message = homes[0].task({"run": "disturbed"}, "pull")
     killed, doubled = (STAGES, STAGES) if PROVING else (rng.sample(STAGES, 2), rng.sample(STAGES, 1))
     for number, stage in enumerate(STAGES):
         if stage == "train":
@@ -93,7 +102,7 @@ def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(homes:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", home.home], capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        message = homes[0].pull("full-disk", *LONG)
+        message = homes[0].task({"run": "full-disk"}, "pull")
         for stage in STAGES:
             told = [fills_up(home, message, stage, rng) for _ in range(12)]
             assert any(told), f"{stage} never met a full disk"
@@ -105,12 +114,8 @@ def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(homes:
 
 
 def test_by_hand_the_hashes_are_those_of_the_tasks(source: Path, undisturbed: Undisturbed, tmp_path: Path, mlflow_url: str) -> None:
-    """params.yaml says what the tasks were given as overrides."""
-    hand = Home(make_project(tmp_path / "project"), tmp_path / "home", tmp_path / "remote", mlflow_url)
-    params = hand.project / "params.yaml"
-    params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *LONG])), "utf-8")
+    hand = machine(tmp_path, tmp_path / "remote", mlflow_url)
     assert hand.command("data", "import", str(source)).returncode == 0
-    commit(hand.project, "Tiny")
     pulled = hand.command("pull")
     assert pulled.returncode == 0, pulled.stderr
     activated = hand.environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
