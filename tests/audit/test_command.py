@@ -16,8 +16,8 @@ from tests.cli import NOWHERE
 from tests.pipeline.home import Home
 
 
-def audit(monkeypatch: pytest.MonkeyPatch, home: Home, *words: str | Path, **places: str) -> Result:
-    for name, value in home.environment.items():
+def audit(monkeypatch: pytest.MonkeyPatch, machine: Home, /, *words: str | Path, **places: str) -> Result:
+    for name, value in machine.environment.items():
         if name.startswith("SKUMATCH_"):
             monkeypatch.setenv(name, places.get(name.removeprefix("SKUMATCH_").lower(), value))
     return CliRunner().invoke(app, [str(word) for word in words])
