@@ -42,7 +42,7 @@ def test_what_is_exported_is_audited_without_any_server(
     chain = json.loads((tmp_path / "chain.json").read_text())
     assert {link["verdict"] for link in chain["links"]} == {"holds"} and len(chain["links"]) == 20
     assert chain["facts"]["registered"]["version"] == 2
-    assert "20 of 20 links hold" in (tmp_path / "chain.html").read_text()
+    assert "The chain holds" in (tmp_path / "chain.html").read_text()
 
 
 def test_a_dossier_without_pictures_is_small_and_says_what_it_leaves_unchecked(
