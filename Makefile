@@ -63,7 +63,7 @@ contracts: env
 tests: env
 	$(BIN)/python -m pytest $(XDIST) --ignore=tests/deployment $(PYTEST_ARGS)
 
-# Every process of a test is traced, which doubles the time of stages and servers.
+# Every process of a test is traced, stages and servers too, so it takes longer.
 coverage: env
 	$(BIN)/python -m pytest $(XDIST) --ignore=tests/deployment --cov --cov-report=term $(PYTEST_ARGS)
 

@@ -37,9 +37,10 @@ def on(entries: Sequence[Entry], day: date) -> list[Service]:
 
 
 def aliases(entries: Sequence[Entry], version: int, registered: datetime) -> list[tuple[datetime, str]]:
-    """How a version got and lost each alias: when, and what happened in words, in order.
+    """How a version's aliases went: when, and what happened in words, in order.
 
-    It was registered as challenger; each move of the champion gives and takes `champion` and `previous`.
+    It was registered as challenger, which the next one to be registered takes from it: of that the journal tells nothing. Each move
+    of the champion gives and takes `champion` and `previous`.
     """
     found, previous = [(registered, "registered as challenger")], False
     for entry in entries:

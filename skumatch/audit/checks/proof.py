@@ -7,8 +7,9 @@ from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import sha256
 
 
-def same_file(dossier: Dossier, name: str, told: str) -> None:
-    for path in (dossier.path(RUN, name), dossier.path(WORKSPACE, "out", name)):
+def same(dossier: Dossier, told: str, kept: str, used: str) -> None:
+    """A file has the recorded hash, as MLflow keeps it with the run and as it lies in the run's workspace."""
+    for path in (dossier.path(RUN, kept), dossier.path(WORKSPACE, used)):
         found = sha256(path)
         must(found == told, f"{path.relative_to(dossier.folder)} is {short(found)}, the record names {short(told)}")
 

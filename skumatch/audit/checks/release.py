@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from skumatch.audit import recompute
-from skumatch.audit.checks.proof import copies, must, same_file, short
+from skumatch.audit.checks.proof import copies, must, same, short
 from skumatch.audit.dossier import BUNDLE, ORIGIN, RUN, WORKSPACE, Dossier
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import sha256
@@ -97,7 +97,7 @@ def index(dossier: Dossier) -> str:
 
 def decision(dossier: Dossier) -> str:
     """The decision is the recorded one, and the gate decides so again from both evaluations."""
-    same_file(dossier, "gate/decision.json", dossier.record.results.decision)
+    same(dossier, dossier.record.results.decision, "gate/decision.json", "out/gate/decision.json")
     copies(dossier, "gate")
     recompute.stage(dossier, "gate")
     return f"decided again: {dossier.record.results.verdict}"
@@ -108,7 +108,7 @@ def evaluation(dossier: Dossier) -> str:
     results = dossier.record.results
     for who, told in (("challenger", results.challenger), ("champion", results.champion)):
         if told:
-            same_file(dossier, f"evaluate/{who}.json", told)
+            same(dossier, told, f"evaluate/{who}.json", f"out/evaluate/{who}.json")
             recompute.figures(dossier, who)
             _shown(dossier, who)
     copies(dossier, "evaluate")
@@ -119,7 +119,7 @@ def _shown(dossier: Dossier, who: str) -> None:
     told = dossier.json(WORKSPACE, f"out/evaluate/{who}.json")
     for name, value in dossier.facts.run.metrics.items():
         model, _, figure = name.partition(".")
-        must(model != who or told[figure] == value, f"MLflow shows {name} {value}, the evaluation says {told.get(figure)}")
+        must(model != who or told.get(figure) == value, f"MLflow shows {name} {value}, the evaluation says {told.get(figure)}")
     tag = dossier.facts.registered.tags.get(TOP1_TAG)
     must(who != CHALLENGER or tag == f"{told['top1']:.6f}", f"the version names top-1 {tag}, the evaluation says {told['top1']}")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import yaml
 
 from skumatch.audit import recompute
-from skumatch.audit.checks.proof import absent, copies, must, short
+from skumatch.audit.checks.proof import absent, copies, must, same, short
 from skumatch.audit.dossier import GIT, RUN, WORKSPACE, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files
 from skumatch.audit.link import Broken, Unchecked
-from skumatch.files import md5, sha256
+from skumatch.files import md5
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat, leaves
 from skumatch.release.lineage import stages_of
@@ -39,10 +39,8 @@ def stages(dossier: Dossier) -> str:
 
 def parameters(dossier: Dossier) -> str:
     """The parameters are those recorded, in the input set, in MLflow and in the lock."""
-    told = dossier.record.inputs.params
-    for path in (dossier.path(RUN, "params.yaml"), dossier.path(WORKSPACE, "params.yaml")):
-        found = sha256(path)
-        must(found == told, f"{path.relative_to(dossier.folder)} is {short(found)}, the record names {short(told)}")
+    same(dossier, dossier.record.inputs.params, "params.yaml", "params.yaml")
+    path = dossier.path(WORKSPACE, "params.yaml")
     known, shown = flat(recompute.params(dossier)), dossier.facts.run.params
     asked = dict(leaves(yaml.safe_load(path.read_text("utf-8")))).keys() & known.keys()  # of defaults, later code may have more
     differing = [name for name in sorted(shown.keys() | asked) if name not in shown or shown[name] != str(known.get(name))]
@@ -52,10 +50,7 @@ def parameters(dossier: Dossier) -> str:
 
 def environment(dossier: Dossier) -> str:
     """The environment's lock is the recorded one."""
-    told = dossier.record.inputs.environment
-    for path in (dossier.path(RUN, "constraints.txt"), dossier.path(WORKSPACE, "requirements/constraints.txt")):
-        found = sha256(path)
-        must(found == told, f"{path.relative_to(dossier.folder)} is {short(found)}, the record names {short(told)}")
+    same(dossier, dossier.record.inputs.environment, "constraints.txt", "requirements/constraints.txt")
     lines = dossier.path(RUN, "constraints.txt").read_text("utf-8").splitlines()
     return f"{sum('==' in line for line in lines)} packages pinned"
 

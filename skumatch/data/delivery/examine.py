@@ -67,7 +67,7 @@ def examine_all(items: Iterable[Item], read: Reader, min_short_side: int, thread
     This thread reads, so that a source need not be safe for several; `threads` (default: one a core) hash and decode, in
     libraries that release Python's lock. At most 64 MB or one image of the delivery are held at a time.
     """
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or os.cpu_count() or 1
     waiting: deque[tuple[int, Future[list[Examined]]]] = deque()
     held = 0
     with ThreadPoolExecutor(count, "examine") as pool:
