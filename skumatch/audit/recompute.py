@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -128,25 +129,29 @@ def _miscounted(dossier: Dossier, who: str) -> str:
     told = Evaluation.model_validate(read_json(root / f"evaluate/{who}.json"))
     ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{who}.parquet").to_pandas())
     lists, items = (pq.read_table(root / name).to_pandas() for name in NEEDED)
-    gallery = set(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
-    found = evaluate(ranking, gallery, "full", params(dossier).evaluate, params(dossier).seed)
+    images = Counter(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
+    found = evaluate(ranking, set(images), "full", params(dossier).evaluate, params(dossier).seed)
     wrong = [name for name in FIGURES if getattr(found, name) != getattr(told, name)]
     if wrong:
         name = wrong[0]
         return f"{name} of the {who} is {getattr(told, name)}, from its ranked lists it is {getattr(found, name)}"
-    hits = pq.read_table(root / f"evaluate/{who}-hits.parquet").to_pandas()
-    return "" if _hits(ranking, gallery) == _told(hits) else f"the hits of the {who} that the gate goes by aren't those of its ranked lists"
+    told_hits = pq.read_table(root / f"evaluate/{who}-hits.parquet").to_pandas()
+    few = {sku for sku, count in images.items() if count <= params(dossier).evaluate.tail_images}
+    for name, skus in {"full": set(images), "tail": few}.items():
+        if _hits(ranking, skus) != _told(told_hits, name):
+            return f"the hits of the {who} that the gate goes by (slice {name}) aren't those of its ranked lists"
+    return ""
 
 
-def _hits(ranking: Ranking, gallery: set[str]) -> Hits:
-    """Query -> its SKU, and whether the nearest one is of it; of the queries that have a SKU to be found."""
+def _hits(ranking: Ranking, skus: set[str]) -> Hits:
+    """Query -> its SKU, and whether the nearest one is of it; of the queries of these SKUs."""
     pairs = zip(ranking.query_ids, ranking.query_skus, ranking.skus[:, 0], strict=True)
-    return {str(query): (str(own), bool(own == nearest)) for query, own, nearest in pairs if own in gallery}
+    return {str(query): (str(own), bool(own == nearest)) for query, own, nearest in pairs if own in skus}
 
 
-def _told(hits: pd.DataFrame) -> Hits:
-    """The same as the table of hits has it, under the protocol `full`."""
-    rows = hits[hits["slice"].eq("full")]
+def _told(hits: pd.DataFrame, name: str) -> Hits:
+    """The same as the table of hits has it, in the slice of that name."""
+    rows = hits[hits["slice"].eq(name)]
     return {str(query): (str(sku), bool(hit)) for query, sku, hit in zip(rows["query"], rows["sku"], rows["hit"], strict=True)}
 
 

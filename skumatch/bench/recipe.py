@@ -101,14 +101,17 @@ def _trained(contest: Contest, loop: str, seed: int) -> Encoder:
     return train(images, classes, contest.params.encoder, params, seed, contest.weights, None, runtime, None)
 
 
-def summary(outcomes: list[tuple[Contest, list[Found]]]) -> list[Line]:
-    """A line a loop, in their order, over the queries of all contests; hits are averaged over seeds, intervals by bootstrap over SKUs."""
+def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = None) -> list[Line]:
+    """A line a loop, in their order, over the queries of all contests; hits are averaged over seeds, intervals by bootstrap over SKUs.
+
+    Gains are over the loop `against`; where None, over the plain loop, else over the frozen encoder, else over the first.
+    """
     asked = np.concatenate([contest.queries.skus for contest, _ in outcomes])
     by_loop: dict[str, dict[int, list[Found]]] = {}
     for one in (one for _, found in outcomes for one in found):
         by_loop.setdefault(one.loop, {}).setdefault(one.seed, []).append(one)
     hits = {loop: np.array([_joined(folds) for folds in seeds.values()]) for loop, seeds in by_loop.items()}
-    base = next((loop for loop in ("plain", FROZEN) if loop in hits), next(iter(hits)))
+    base = next(loop for loop in (against, "plain", FROZEN, *hits) if loop in hits)
     return [_line(loop, seeds, hits[loop], hits[base].mean(axis=0) if loop != base else None, asked) for loop, seeds in by_loop.items()]
 
 

@@ -123,9 +123,10 @@ def recipe(
     epochs: Annotated[int, typer.Option(min=1, help="How often each loop sees every picture.")],
     skus: Annotated[Path | None, typer.Option(help="A text file: only these SKUs, one a line.")] = None,
     loops: Annotated[
-        str, typer.Option(help="Of frozen, plain, softmax, stock, ours, and 'ours without INGREDIENT'.")
+        str, typer.Option(help="Of frozen, plain, softmax, stock, ours, 'ours without INGREDIENT' and 'ours with' it.")
     ] = "frozen,plain,ours",
     seeds: Annotated[str, typer.Option(help="A training for each, with commas between.")] = "7",
+    against: Annotated[str | None, typer.Option(help="The loop that gains are over; else plain, or frozen.")] = None,
     unseen: Annotated[int, typer.Option(min=0, help="Folds of SKUs held out of training in turn, then alone matched and asked.")] = 0,
     looks: Annotated[int, typer.Option(min=0, help="Folds of alike gallery pictures held out in turn: to choose parameters by.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of ours, as section.name=value; may be repeated.")] = None,
@@ -140,6 +141,8 @@ def recipe(
     chosen = [int(part) if part.strip().isdecimal() else -1 for part in seeds.split(",")]
     if min(chosen) < 0:
         raise ParameterError(f"--seeds is '{seeds}'; give whole numbers with commas between, for example 7,8,9.")
+    if against is not None and against not in loops.split(","):
+        raise ParameterError(f"--against is '{against}', which is none of --loops; add it there.")
     outcomes = []
     for contest in contests(Asked(data, kept, epochs, unseen, looks), weights, params):
         found: list[Found] = []
@@ -148,7 +151,7 @@ def recipe(
             found.append(one)
             told = f"{contest.name}, {one.loop}, seed {one.seed}: {100 * sum(one.hits) / len(one.hits):.1f} % in {one.seconds / 60:.1f} min"
             console.print(f"  {told}", style="dim", highlight=False)
-    console.print(recipe_table([contest for contest, _ in outcomes], summary(outcomes)))
+    console.print(recipe_table([contest for contest, _ in outcomes], summary(outcomes, against)))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,14 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Time since the start, and the share of it that was spent waiting for pictures.
+    """Time since the start, and the share of the steps' time that was spent waiting for pictures.
 
     size: images a step. steps: in all; first: done before. live: a file that gets a JSON line an epoch, as it ends.
     """
 
     def __init__(self, size: int, steps: int, first: int, live: Path | None = None) -> None:
         self.size, self.steps, self.first, self.live = size, steps, first, live
-        self.began, self.waiting = time.monotonic(), 0.0
+        self.began, self.waiting, self.aside = time.monotonic(), 0.0, 0.0
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """The same, while the time that each of them takes to come is noted."""
@@ -29,12 +30,25 @@ class Pace:
             yield batch
             asked = time.monotonic()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within is no step."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.aside += time.monotonic() - began
+
     def figures(self, step: int) -> dict[str, float]:
-        """images_per_second, waiting_share and seconds_left after `step` steps, at least one of them since the start."""
+        """images_per_second with all that is done between steps, waiting_share of the steps' time, and seconds_left after `step` steps.
+
+        At least one of them has been done since the start.
+        """
         took = time.monotonic() - self.began
         rate = (step - self.first) * self.size / took
         left = (self.steps - step) * self.size / rate
-        return {"images_per_second": round(rate, 2), "waiting_share": round(self.waiting / took, 4), "seconds_left": round(left, 1)}
+        waiting = self.waiting / (took - self.aside)
+        return {"images_per_second": round(rate, 2), "waiting_share": round(waiting, 4), "seconds_left": round(left, 1)}
 
     def said(self, loss: float, step: int, history: list[dict[str, float]]) -> str:
         """The progress line's text."""

@@ -136,7 +136,7 @@ def _end_epoch(run: Run, judge: Judge | None, pace: Pace, asked: _Asked) -> bool
     """Judge the epoch and tell of it; False where SIGTERM came meanwhile, and the epoch is to be judged after a resume."""
     if judge:
         try:
-            with asked.interrupting():
+            with pace.paused(), asked.interrupting():
                 run.judge(run.world.told(lambda: judge(run.shown)))
         except _Interrupted:
             return False

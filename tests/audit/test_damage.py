@@ -302,13 +302,15 @@ def test_a_version_whose_split_is_damaged_says_so(home: Home, monkeypatch: pytes
     assert [use.rows for use in found] == [None, None] and "split/split.parquet in MLflow" in found[0].reason
 
 
-def test_hits_that_do_not_follow_from_the_ranked_lists_are_named(dossier: Dossier) -> None:
+@pytest.mark.parametrize("name", ["full", "tail"])
+def test_hits_that_do_not_follow_from_the_ranked_lists_are_named(dossier: Dossier, name: str) -> None:
     path = dossier.path("workspace/out/evaluate/champion-hits.parquet")
     frame = pd.read_parquet(path)
-    place = frame.index[frame["slice"].eq("full")][0]
+    place = frame.index[frame["slice"].eq(name)][0]
     frame.loc[place, "hit"] = not frame.loc[place, "hit"]
     frame.to_parquet(path, index=False)
-    assert judged(dossier, "evaluation").reason == "the hits of the champion that the gate goes by aren't those of its ranked lists"
+    told = f"the hits of the champion that the gate goes by (slice {name}) aren't those of its ranked lists"
+    assert judged(dossier, "evaluation").reason == told
 
 
 def test_figures_that_other_code_counts_otherwise_are_unchecked(dossier: Dossier) -> None:

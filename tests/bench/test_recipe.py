@@ -227,6 +227,8 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     assert best.gain is not None and best.gain.value == 0.25 and frozen.gain is not None and frozen.gain.value == -0.25
     skus = np.array(contest.queries.skus)
     assert best.gain == mean_interval(np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0)
+    mean = best.top1.value - plain.top1.value
+    assert [line.gain and line.gain.value for line in summary([(contest, found)], "ours")] == [-0.5, -mean, None]
     screen = Console(file=io.StringIO(), width=120)
     screen.print(recipe_table([contest], [frozen, plain, best]))
     said = screen.file.getvalue()  # type: ignore[attr-defined]
