@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import tempfile
 import warnings
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,6 @@ MODEL_PACKAGES = (
     "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings", "pyyaml", "rich", "safetensors",
     "simplejpeg", "timm", "torch", "torchvision",
 )  # fmt: skip
-# The rooms that matching needs, and those below them: each file is a request to the server.
-CARRIED = ("__init__.py", "errors.py", "params.py", "config.py", "files.py", "progress.py", "data", "model", "retrieval", "release")
 ABOUT = """Says which product (SKU) a cropped shelf photo shows.
 
 Each version is one bundle: image encoder, preprocessing, labelled gallery and thresholds, under one SHA-256 (tag `skumatch.bundle`).
@@ -88,12 +87,12 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
 
 
 def _carried(package: Path, staged: Path) -> Path:
-    """The part of the package that the model takes along, in `staged`."""
-    code = staged / package.name
-    for name in CARRIED:
-        if (package / name).is_dir():
-            shutil.copytree(package / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            code.mkdir(exist_ok=True)
-            shutil.copyfile(package / name, code / name)
-    return code
+    """What matching imports of the package, at once or later, and the encoders' configurations, in `staged`: each file is a request."""
+    finder = ModuleFinder(path=[str(package.parent)])
+    finder.run_script(str(package / "release" / "pyfunc.py"))
+    found = [vars(module)["__file__"] for module in finder.modules.values()]
+    for path in (*(Path(name) for name in found if name), *sorted((package / "model" / "configs").iterdir())):
+        target = staged / path.relative_to(package.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return staged / package.name
