@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ START_SECONDS = 240
 
 @dataclass
 class Service:
-    """A service of compose.yaml that runs natively."""
+    """A service of compose.yaml that runs natively; `kept` means compose's `restart: unless-stopped`."""
 
     name: str
     command: list[str]
@@ -39,9 +40,11 @@ class Service:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     as_user: list[str] = field(default_factory=list)
+    kept: bool = False
+    _turn: threading.RLock = field(default_factory=threading.RLock)
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
+        with self._turn, self.log.open("ab") as log:
             words = [*self.as_user, *self.command]
             self.process = subprocess.Popen(
                 words, env=self.env, cwd=self.log.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -52,21 +55,28 @@ class Service:
         self.start()
         assert self.process and self.process.wait(START_SECONDS) == 0, self.log.read_text("utf-8", "replace")[-3000:]
 
+    def start_again(self) -> None:
+        """As compose does where a service ended by itself: Airflow's servers may, when their database is away."""
+        with self._turn:
+            if self.kept and self.process and self.process.poll() is not None:
+                self.start()
+
     def end(self, how: signal.Signals = signal.SIGTERM, seconds: float = 60) -> None:
         """End the service with all it started, which SIGKILL does at once, as when a machine is lost."""
-        if self.process is None:
+        with self._turn:
+            ended, self.process = self.process, None
+        if ended is None:
             return
-        family = [*_descendants(self.process.pid)]
+        family = [*_descendants(ended.pid)]
         if how == signal.SIGKILL:
             for process in family:
                 process.kill()
-        elif self.process.poll() is None:
-            self.process.send_signal(how)
+        elif ended.poll() is None:
+            ended.send_signal(how)
         _, left = psutil.wait_procs(family, timeout=seconds)
         for process in left:
             process.kill()
-        self.process.wait(30)
-        self.process = None
+        ended.wait(30)
 
 
 def _descendants(pid: int) -> Iterator[psutil.Process]:
@@ -90,6 +100,8 @@ class Stack:
         hosts = {name: f"127.0.0.1:{self.ports[service]}" for name, service in hosts.items()}
         subprocess.run([ROOT / "docker/make-secrets", self.secrets], env=os.environ | hosts, check=True, capture_output=True)
         self.services: dict[str, Service] = {}
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
 
     @property
     def settings(self) -> Settings:
@@ -141,7 +153,8 @@ class Stack:
         words = [self._native(word, name) for word in command or told["command"]]
         here = {"SECRETS": str(self.secrets), "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
         env = _clean() | here | env | self._of_one_machine() | more
-        self.services[name] = Service(name, ["entrypoint", *words], env, folder / "log")
+        kept = told.get("restart") == "unless-stopped"
+        self.services[name] = Service(name, ["entrypoint", *words], env, folder / "log", kept=kept)
         self.services[name].command[0] = str(ROOT / "docker/entrypoint")
         return self.services[name]
 
@@ -199,6 +212,12 @@ class Stack:
         wait_until(lambda: well(f"http://127.0.0.1:{self.ports['api-server']}/api/v2/version"), START_SECONDS)
         with Airflow(self.settings) as airflow:
             wait_until(lambda: any(dag["dag_id"] == DAG for dag in airflow.get("/dags")["dags"]), START_SECONDS)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._over.wait(1):
+            for service in list(self.services.values()):
+                service.start_again()
 
     def worker(self, name: str, queues: str, **more: str) -> Service:
         """Start a worker with a home of its own."""
@@ -261,6 +280,9 @@ class Stack:
         self.service("copy", of="buckets", command=["copy-buckets", way, str(folder)], **self.store).run()
 
     def stop(self) -> None:
+        self._over.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
         for name in reversed(self.services):
             self.services[name].end(seconds=20)
 

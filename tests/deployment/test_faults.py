@@ -37,6 +37,7 @@ def worker_stopped(deployment: Deployment, run: Run) -> None:
     """As an operator or a cloud stops a machine: Celery is asked to end at once, and a little later nobody waits any more."""
     trainer = run.trainer()
     assert trainer.process
+    trainer.kept = False
     trainer.process.send_signal(signal.SIGQUIT)
     time.sleep(5)
     trainer.end(signal.SIGKILL)
@@ -69,6 +70,7 @@ def mlflow_away_at_register(deployment: Deployment, run: Run) -> None:
 
 
 def postgres_away(deployment: Deployment, run: Run) -> None:
+    """Airflow's scheduler ends where its database is away, and is started again, as compose does."""
     restarted(deployment, "postgres", 20, signal.SIGINT)
 
 
