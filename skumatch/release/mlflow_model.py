@@ -6,10 +6,13 @@ import importlib.metadata
 import shutil
 import tempfile
 import warnings
+from functools import partial
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from skumatch.release.tracking import upload_files
 
 BUNDLE_TAG = "skumatch.bundle"
 MODEL_PACKAGES = (
@@ -45,7 +48,7 @@ def upload(client: Any, run_id: str, folder: Path, digest: str, package: Path, c
         saved = _save_model(Path(staged), folder, digest, run_id, model.model_id, package)
         if card:
             shutil.copyfile(card, saved / "README.md")
-        client.log_model_artifacts(model.model_id, str(saved))
+        upload_files(partial(client.log_model_artifact, model.model_id), saved)
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 

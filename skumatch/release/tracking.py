@@ -9,8 +9,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ LOCK_NAME = "dvc.lock"
 MODEL_PARAM = "release.model_name"
 LOOKED_AT = 20
 PROBE_SECONDS = 5.0
+UPLOADS = 4  # each file is a request, and MLflow with sign-in takes a third of a second for one
 AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -81,7 +84,7 @@ class Tracking:
             for name, path in artifacts.items():
                 (Path(staged) / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, Path(staged) / name)
-            client.log_artifacts(mlflow_id, staged)
+            upload_files(partial(client.log_artifact, mlflow_id), Path(staged))
             if status != "RUNNING":
                 client.set_terminated(mlflow_id, status)
             return mlflow_id
@@ -176,6 +179,23 @@ class Tracking:
     def _away(self, how: str) -> RegistryUnavailable:
         advice = "start it (`make up`) or set SKUMATCH_MLFLOW, then run again"
         return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}; {advice}.")
+
+
+def upload_files(log: Callable[[str, str | None], None], folder: Path) -> None:
+    """Hand each file below `folder` to `log`, with its folder's path there, several at a time. Raises what the first failure raises."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        sent = [pool.submit(log, str(path), _below(path.parent, folder)) for path in files]
+        try:
+            for one in sent:
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _below(path: Path, folder: Path) -> str | None:
+    return None if path == folder else path.relative_to(folder).as_posix()
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:

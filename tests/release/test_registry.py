@@ -186,7 +186,7 @@ def test_a_registration_cut_off_before_the_version_uploads_nothing_again(
         with pytest.raises(KeyboardInterrupt):
             registry.register(made, run_id, {}, "")
     assert registry.versions() == []
-    monkeypatch.setattr(kind, "log_model_artifacts", lambda *_args, **_kwargs: pytest.fail("uploaded twice"))
+    monkeypatch.setattr(kind, "log_model_artifact", lambda *_args, **_kwargs: pytest.fail("uploaded twice"))
     assert registry.register(made, run_id, {}, "") == 1
 
 
