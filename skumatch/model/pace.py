@@ -59,8 +59,9 @@ class Pace:
         return f"loss {loss:.3f}{top1}, {rate:.0f} images/s, {waiting:.0f} % waiting for pictures{left}"
 
     def tell(self, step: int, epoch: dict[str, Any]) -> None:
-        """Add what is known of the epoch that has just ended to the live file."""
+        """Add what is known of the epoch that has just ended to the live file; its pace, if a step was done since the start."""
         if self.live is not None:
+            pace = self.figures(step) if step > self.first else {}  # none where a resume judges what was left unjudged
             self.live.parent.mkdir(parents=True, exist_ok=True)
             with self.live.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({**epoch, "step": step, **self.figures(step)}, sort_keys=True) + "\n")
+                stream.write(json.dumps({**epoch, "step": step, **pace}, sort_keys=True) + "\n")

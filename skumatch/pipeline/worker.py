@@ -107,7 +107,8 @@ def run_stage(settings: Settings, message: Message, stage: str) -> Message:
 def _pace(live: Path) -> dict[str, float]:
     """PACE as the live file's last line has it: over the whole training, or since it was taken up again."""
     lines = live.read_text("utf-8").splitlines() if live.is_file() else []
-    return {name: json.loads(lines[-1])[name] for name in PACE} if lines else {}
+    last = json.loads(lines[-1]) if lines else {}
+    return {name: last[name] for name in PACE if name in last}
 
 
 def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:

@@ -29,7 +29,7 @@ LOCK_NAME = "dvc.lock"
 MODEL_PARAM = "release.model_name"
 LOOKED_AT = 20
 PROBE_SECONDS = 5.0
-UPLOADS = 4  # each file is a request, and MLflow with sign-in takes a third of a second for one
+UPLOADS = 4  # each file is a request, for each of which MLflow with sign-in checks the password
 AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -190,7 +190,7 @@ def upload_files(log: Callable[[str, str | None], None], folder: Path) -> None:
             for one in sent:
                 one.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 
