@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +146,27 @@ def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
     said = capsys.readouterr().out
     assert ("was stopped" in said) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in said) == (not ours)
     assert asked == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
+
+
+def test_sigterm_leaves_no_server_behind_though_it_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout` and a service manager send it to make and to all that make started."""
+    ended: list[str] = []
+
+    def down(_: Settings) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.append("servers")
+
+    monkeypatch.setattr(services, "up", lambda _: True)
+    monkeypatch.setattr(services, "down", down)
+    monkeypatch.setattr(runs, "prepare_data", lambda *_: None)
+    monkeypatch.setattr(runs, "_retrain", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runs.run()
+        assert ended == ["servers"] and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_refused_model_shows_its_summary_and_ends_with_a_code_of_its_own(

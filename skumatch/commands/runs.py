@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,12 +39,28 @@ def run(
     settings = current_settings()
     check_approval(settings, load_params(settings.project / "params.yaml", overrides or ()))
     prepare_data(data, catalogue, settings)
-    started = services.up(settings)
+    with _interrupted_by_sigterm():
+        started = services.up(settings)
+        try:
+            _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run}, ours=started)
+        finally:
+            if started:
+                services.down(settings)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM, as from make or a service manager, ends what is done as Ctrl-C does; a second one doesn't cut that end short."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run}, ours=started)
+        yield
     finally:
-        if started:
-            services.down(settings)
+        signal.signal(signal.SIGTERM, before)
 
 
 def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -> None:
