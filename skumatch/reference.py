@@ -50,9 +50,9 @@ def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
     `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a config.json, is a CLIP folder as Hugging Face keeps it.
     """
     from skumatch.model.encoder import build, load
+    from skumatch.model.fetched import fetched_weights
     from skumatch.model.hf import load_clip
     from skumatch.model.hf_forms import CONFIG
-    from skumatch.model.weights import fetched_weights
 
     if reference.startswith(FROZEN):
         params = _frozen(load_params(settings.project / "params.yaml"), reference.removeprefix(FROZEN))

@@ -205,7 +205,7 @@ def _earlier(path: Path) -> Throughput:
 
 def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
     """The project's parameters, and the base weights they name."""
-    from skumatch.model.weights import fetched_weights
+    from skumatch.model.fetched import fetched_weights
     from skumatch.pipeline.pull import fetch_base_weights
 
     current = settings()

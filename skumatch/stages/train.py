@@ -10,9 +10,9 @@ from skumatch.files import canonical_json, read_json, sha256, write_json
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import save
+from skumatch.model.fetched import fetched_weights
 from skumatch.model.train import train
 from skumatch.model.validation import Validation
-from skumatch.model.weights import fetched_weights
 from skumatch.params import Params
 from skumatch.stages.runner import LIVE
 from skumatch.stages.selection import select

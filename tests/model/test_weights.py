@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from skumatch.errors import WeightsError
 from skumatch.files import read_json, sha256
 from skumatch.model.encoder import build
+from skumatch.model.fetched import fetched_weights
 from skumatch.model.torchvision_ops import open_clip
-from skumatch.model.weights import fetch_weights, fetched_weights
+from skumatch.model.weights import fetch_weights
 from skumatch.params import EncoderParams
 
 
