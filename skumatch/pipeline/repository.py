@@ -55,11 +55,14 @@ class Repository:
     def __init__(self, folder: Path, settings: Settings) -> None:
         from dvc.repo import Repo
 
+        from skumatch.pipeline.run_cache import RunCache  # imports DVC, which takes a moment
+
         _listen()
         self.folder = folder
         with _translated("open", folder):
             configure(folder, settings)
             self._repo: Any = Repo(str(folder))
+            self._repo.stage_cache = RunCache(self._repo)
 
     def add(self, path: str) -> str:
         """Put `path` into the cache, push it, and return the text of its pointer file `path`.dvc."""

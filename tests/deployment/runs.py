@@ -29,7 +29,7 @@ from skumatch.release.tracking import EXPERIMENT
 from skumatch.task_log import WrittenLog, marked
 from tests.conftest import ROOT, commit, make_project, wait_until
 from tests.deployment.gate import Gate
-from tests.deployment.stack import Service, Stack
+from tests.deployment.stack import START_SECONDS, Service, Stack
 from tests.e2e.live import deliver
 from tests.pipeline.home import SMOKE
 
@@ -113,6 +113,7 @@ class Deployment:
         store = {"SKUMATCH_REMOTE": f"s3://{BUCKET}/{prefix}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}"}
         found = {name: self.stack.worker(f"{prefix}-{name}", queue, **store) for name, queue in queues.items()}
         try:
+            wait_until(lambda: all(" ready." in worker.log.read_text("utf-8", "replace") for worker in found.values()), START_SECONDS)
             yield found
         finally:
             for worker in found.values():

@@ -8,12 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dvc_objects.fs.generic import copy
 
 from skumatch.config import Settings
 from skumatch.errors import DataError, StageFailed, StorageError
 from skumatch.pipeline import repository as repositories
+from skumatch.pipeline import run_cache
 from skumatch.pipeline.repository import Repository, md5_of, pointer
 
 PIPELINE = """
@@ -109,6 +112,25 @@ def test_without_a_lock_the_run_cache_still_knows(place: Place) -> None:
     second.reproduce("double")
     second.reproduce("count")
     assert ran(second) == [] and second.lock == first.lock
+
+
+def test_an_entry_of_the_run_cache_crosses_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+
+    def counted(from_fs: Any, source: str, to_fs: Any, target: str) -> None:
+        copied.append(Path(target).relative_to(place.root).parts[0])
+        copy(from_fs, source, to_fs, target)
+
+    monkeypatch.setattr(run_cache, "copy", counted)
+    given = place.inputs("source", "abc")
+    finished(place, given)
+    assert copied == ["remote", "remote"], "each stage's own, when it ended"
+    copied.clear()
+    (place.root / "remote/runs/notes.txt").write_text("none of DVC's")
+    second = place.open("second", given)
+    second.reproduce("double")
+    second.reproduce("count")
+    assert ran(second) == [] and copied == ["home-second", "home-second"], "both at once, and neither back"
 
 
 def test_a_stage_that_fails_leaves_the_lock_alone(place: Place) -> None:
