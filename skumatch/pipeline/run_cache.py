@@ -7,7 +7,7 @@ from typing import Any
 from dvc.stage.cache import StageCache
 from dvc_objects.fs.generic import copy
 
-FOLDER = "runs"
+from skumatch.pipeline.retention import RESULT
 
 
 class RunCache(StageCache):  # type: ignore[misc]  # DVC has no types
@@ -17,15 +17,13 @@ class RunCache(StageCache):  # type: ignore[misc]  # DVC has no types
         """Copy the entries that `to_odb` lacks, and return their keys and values. An entry's name is the hash of what it says."""
         lacking = sorted(_entries(from_odb) - _entries(to_odb))
         for entry in lacking:
-            source, target = (odb.fs.join(odb.path, FOLDER, *entry) for odb in (from_odb, to_odb))
+            source, target = (odb.fs.join(odb.path, *entry.split("/")) for odb in (from_odb, to_odb))
             copy(from_odb.fs, source, to_odb.fs, target)
-        return [(key, value) for _, key, value in lacking]
+        return [(key, value) for _, _, key, value in (entry.split("/") for entry in lacking)]
 
 
-def _entries(odb: Any) -> set[tuple[str, ...]]:
-    """The beginning of a key, the key, and the value of each entry; what has another form is none."""
-    root = odb.fs.join(odb.path, FOLDER)
-    if not odb.fs.exists(root):
-        return set()
-    found = {odb.fs.parts(odb.fs.relpath(path, root)) for path in odb.fs.find(root)}
-    return {parts for parts in found if len(parts) == 3 and all(set(name) <= set("0123456789abcdef") for name in parts)}
+def _entries(odb: Any) -> set[str]:
+    """The entries' names below the store, as `runs/../KEY/VALUE`; what has another form is none."""
+    root = odb.fs.join(odb.path, "runs")
+    found = odb.fs.find(root) if odb.fs.exists(root) else []
+    return {name for path in found if RESULT.fullmatch(name := odb.fs.as_posix(odb.fs.relpath(path, odb.path)))}
