@@ -1,4 +1,4 @@
-"""The only user of DVC: a folder with a cache of its machine and the remote that all workers share."""
+"""The only user of DVC, with its run_cache.py: a folder with a cache of its machine and the remote that all workers share."""
 
 from __future__ import annotations
 
