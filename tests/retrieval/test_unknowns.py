@@ -18,7 +18,8 @@ from skumatch.data.protocols import protocols
 from skumatch.data.split import share
 from skumatch.model.embed import embed
 from skumatch.model.encoder import build
-from skumatch.model.weights import fetch_weights, fetched_weights
+from skumatch.model.fetched import fetched_weights
+from skumatch.model.weights import fetch_weights
 from skumatch.params import EncoderParams, EvaluateParams, RuntimeParams
 from skumatch.retrieval.calibration import UNSEEN, VALIDATION, Embedded, fit_thresholds, scores
 from skumatch.retrieval.openset import OpenSet
