@@ -132,6 +132,7 @@ class TowerParams(Section):
 class TrainParams(Section):
     epochs: Annotated[int, Field(ge=0, le=1000)] = 8
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    validate_every: Positive = 1
     patience: Annotated[int, Field(ge=0)] = 0
     probe: ProbeParams = ProbeParams()
     fix: FixParams = FixParams()
@@ -150,6 +151,8 @@ class TrainParams(Section):
             raise ValueError("patience is for fine-tuning; raise epochs, or set patience to 0")
         if self.patience and self.fix.epochs:
             raise ValueError("patience would end the training before the fix; set patience or fix.epochs to 0")
+        if 0 < self.patience < self.validate_every:
+            raise ValueError("patience would end before the next validation; raise it, or lower validate_every")
         if self.average.wise and not self.epochs + self.fix.epochs:
             raise ValueError("average.wise is for fine-tuning; raise epochs, or set it to []")
         return self

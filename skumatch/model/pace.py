@@ -53,7 +53,8 @@ class Pace:
     def said(self, loss: float, step: int, history: list[dict[str, float]]) -> str:
         """The progress line's text."""
         now = self.figures(step)
-        top1 = f", validation {100 * history[-1]['top1']:.1f} %" if history and "top1" in history[-1] else ""
+        known = [line["top1"] for line in history if "top1" in line]
+        top1 = f", validation {100 * known[-1]:.1f} %" if known else ""
         left = f", {now['seconds_left'] / 60:.0f} min left" if now["seconds_left"] >= 60 else ""
         rate, waiting = now["images_per_second"], 100 * now["waiting_share"]
         return f"loss {loss:.3f}{top1}, {rate:.0f} images/s, {waiting:.0f} % waiting for pictures{left}"

@@ -64,9 +64,11 @@ class Run:
     def between_epochs(self) -> bool:
         return self.step % self.schedule.steps_per_epoch == 0
 
-    def unjudged(self, judged: bool) -> bool:
-        """Whether an epoch has ended without the verdict that it would get where epochs are `judged`."""
-        return judged and self.step > 0 and self.between_epochs and "top1" not in self.history[-1]
+    @property
+    def unjudged(self) -> bool:
+        """Whether an epoch has ended that is to be judged, and has no verdict."""
+        due = self.epoch % self.params.validate_every == 0 or self.step == self.schedule.steps
+        return due and self.step > 0 and self.between_epochs and "top1" not in self.history[-1]
 
     @property
     def shown(self) -> Encoder:
@@ -123,7 +125,8 @@ class Run:
     @property
     def given_up(self) -> bool:
         """Whether no epoch was better for as long as one waits."""
-        return bool(self.params.patience) and self.best_epoch > 0 and self.epoch - self.best_epoch >= self.params.patience
+        waiting = bool(self.params.patience) and self.best_epoch > 0
+        return waiting and "top1" in self.history[-1] and self.epoch - self.best_epoch >= self.params.patience
 
     def keep(self) -> None:
         """Leave the encoder with what training ends with: the best epoch's weights where it was looked for, the average, or the last."""

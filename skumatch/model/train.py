@@ -52,9 +52,9 @@ def train(
 ) -> Encoder:
     """Return the encoder fine-tuned to tell `classes` apart, on the CPU, in evaluation mode.
 
-    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save
-    when one is due, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. judge: the
-    validation top-1 of an encoder, asked after each epoch; with `params.patience` the best epoch's weights are returned, with
+    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save when one is due, at SIGTERM (then
+    exit 143) and at the end. history: JSON lines, one an epoch. judge: the validation top-1 of an encoder, asked each
+    `params.validate_every` epochs and after the last; with `params.patience` the weights it found best are returned, with
     `params.average.wise` the best ones on the way from the weights before. world: the processes that train together, each with
     the same arguments; the first one alone reads and writes. live: a file told of each epoch as it ends, with its speed. The
     result is a pure function of the arguments (but `live`), on a CPU with a given number of threads to the bit.
@@ -111,7 +111,7 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
     shown = track("train", schedule.steps * schedule.size) if run.world.first else nullcontext(silent)
     with _stop_at_sigterm() as asked, shown as advance:
         advance(run.step * schedule.size)
-        if run.unjudged(judge is not None):  # SIGTERM came while it was being judged
+        if judge and run.unjudged:  # SIGTERM came while it was being judged
             _end_epoch(run, judge, pace, asked)
         if run.given_up:  # and resumed after its last checkpoint
             return
@@ -134,7 +134,7 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
 
 def _end_epoch(run: Run, judge: Judge | None, pace: Pace, asked: _Asked) -> bool:
     """Judge the epoch and tell of it; False where SIGTERM came meanwhile, and the epoch is to be judged after a resume."""
-    if judge:
+    if judge and run.unjudged:
         try:
             with pace.paused(), asked.interrupting():
                 run.judge(run.world.told(lambda: judge(run.shown)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,7 +180,7 @@ def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float |
     history = root / "out/train/history.jsonl"
     epochs = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
     found |= {f"train.{name}": value for name, value in message.pace.items()}
-    return found | {f"train.{name}": [float(epoch[name]) for epoch in epochs] for name in ("loss", "top1") if epochs and name in epochs[0]}
+    return found | {f"train.{name}": [float(epoch.get(name, math.nan)) for epoch in epochs] for name in ("loss", "top1")}
 
 
 def flat(params: Params) -> dict[str, Any]:

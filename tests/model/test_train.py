@@ -297,6 +297,17 @@ def test_each_epoch_is_judged_and_said(shelf: Images, smoke: EncoderParams, whol
     assert same(judged, whole[0]), "being judged changes nothing"
 
 
+def test_some_epochs_and_the_last_are_judged(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+    judge, params = falling(0.5, 0.75, 0.25), {"epochs": 5, "validate_every": 2}
+    fit(shelf, smoke, params=params, history=tmp_path / "h.jsonl", judge=judge)
+    lines = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
+    assert [line.get("top1") for line in lines] == [None, 0.5, None, 0.75, 0.25]
+    patient = falling(0.5, 0.25, 0.25)
+    best = fit(shelf, smoke, params=params | {"epochs": 9, "patience": 3}, judge=patient)
+    assert len(patient.seen) == 3, "given up at a validation, not between two"
+    assert all(tensor.equal(patient.seen[0][name]) for name, tensor in best.state_dict().items())
+
+
 def test_without_a_better_epoch_training_stops_and_the_best_is_returned(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
     judge = falling(0.5, 0.75, 0.75, 0.5, 1.0)
     best = fit(shelf, smoke, params={"epochs": 5, "patience": 2}, history=tmp_path / "h.jsonl", judge=judge)
