@@ -16,7 +16,7 @@ WITHOUT = {  # an ingredient -> what turns it off
     "shelf augmentation": [f"train.augment.{name}=0" for name in ("ratio", "rotate", "perspective", "blur", "jpeg", "occlude")],
     "stronger light": ["train.augment.jitter=0.2"],
     "cut-out": ["train.augment.cutout=0"],
-    "larger canvas": ["encoder.height=256", "encoder.width=256", "train.augment.view=0.75"],
+    "larger canvas": ["encoder.height=256", "encoder.width=256", "train.augment.view=0.9"],
     "smaller views": ["train.augment.view=1"],
     "frozen layers": ["train.tower.freeze=0"],
     "layer-wise decay": ["train.optimizer.layer_decay=1"],

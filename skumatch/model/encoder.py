@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         """Preprocess for training views of this share of the canvas, in steps of 8 pixels; all of it where the tower takes no other size.
 
         Random crops enlarge what they show, so smaller views match the scale of whole pictures on the canvas (Touvron et
-        al., arXiv 1906.06423), at half the cost.
+        al., arXiv 1906.06423), and cost less.
         """
         if self.fixed_canvas:
             return self.preprocess
