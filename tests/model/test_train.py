@@ -409,6 +409,7 @@ EVERYTHING = {
     "fix": FixParams(epochs=1),
     "probe": ProbeParams(epochs=2, batch=8, views=2),
     "patience": 9,
+    "validate_every": 2,
     "average": AverageParams(ema=0.5, wise=(0.3, 0.6)),
     "tower": TowerParams(freeze=0.3),
     "optimizer": OptimizerParams(lr_tower=3e-3, lr_head=1e-2, layer_decay=0.7, clip=1.0),
