@@ -21,8 +21,8 @@ class Settings(BaseSettings):
     """Where things are on this machine; each is an environment variable `SKUMATCH_<NAME>`.
 
     home: caches, run workspaces, server state, logs. remote: fsspec URL or path of the shared DVC remote (default
-    `<home>/remote`). mlflow: the tracking server. airflow: one of your own, with user
-    and password in its URL. ports: loopback ports of the embedded servers. airflow_users: who
+    `<home>/remote`). mlflow: the tracking server. mlflow_page: where people find it, if not there. airflow: one of your own,
+    with user and password in its URL. ports: loopback ports of the embedded servers. airflow_users: who
     signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin); without it whoever reaches it is its admin.
     signing_key: a private key (PEM) that signs each registered run's provenance. openlineage: where events of lineage go, an
     http(s) URL or a file; without it there are none.
@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     home: Path | None = None
     remote: str | None = None
     mlflow: str | None = None
+    mlflow_page: str | None = None
     airflow: str | None = None
     airflow_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5000
@@ -65,6 +66,11 @@ class Settings(BaseSettings):
     @property
     def mlflow_url(self) -> str:
         return self.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def mlflow_shown(self) -> str:
+        """Where a person opens MLflow: a worker may know it by a name that only machines do."""
+        return shown(self.mlflow_page or self.mlflow_url).rstrip("/")
 
     @property
     def openlineage_target(self) -> str | None:

@@ -254,6 +254,10 @@ class Params(Section):
         train = self.train
         if (train.patience or train.average.wise) and not self.split.val_share:
             raise ValueError("train.patience and train.average.wise need pictures to validate on; raise split.val_share, or turn them off")
+        if train.probe.epochs and train.loss.kind == "supcon" and not self.encoder.dim:
+            raise ValueError(
+                "a probe with loss.kind supcon fits a projection, and nothing else; set encoder.dim to its length, or turn it off"
+            )
         if train.probe.epochs and not train.epochs + train.fix.epochs and not self.encoder.dim:
             raise ValueError("a probe alone trains a projection; set encoder.dim to its length, or train.epochs to more than 0")
         return self

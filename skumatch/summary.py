@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.config import Settings, shown
+from skumatch.config import Settings
 
 SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim]-", "skipped": "[yellow]↷", "up_for_retry": "[yellow]↻"}
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
@@ -142,7 +142,7 @@ def fact_grid(summary: Mapping[str, Any]) -> Table:
 
 def links(summary: Mapping[str, Any], settings: Settings) -> str:
     """Where to look further, one unbroken address a line; a report that another machine made is among the run's artifacts."""
-    mlflow, report = summary.get("mlflow_run") or shown(settings.mlflow_url), str(summary["report"])
+    mlflow, report = summary.get("mlflow_run") or settings.mlflow_shown, str(summary["report"])
     places = {
         "Report": f"{mlflow}/artifacts/report/report.html" if settings.airflow and summary.get("mlflow_run") else report,
         "MLflow": mlflow,

@@ -6,11 +6,14 @@ import ast
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +27,8 @@ from tests.deployment.stack import CONTAINER_PORTS
 DOCKER = ROOT / "docker"
 BIN = Path(sys.executable).parent
 OURS = {"airflow", "mlflow", "worker"}
-RUN_IN = {"healthy": OURS, "make-buckets": {"worker"}, "copy-buckets": {"worker"}}  # the images in which a Python script is run
+# The images in which a Python script is run.
+RUN_IN = {"healthy": OURS, "make-buckets": {"worker"}, "copy-buckets": {"worker"}, "upgrade-mlflow": {"mlflow"}}
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -164,6 +168,42 @@ def test_python_scripts_import_only_what_their_images_install() -> None:
         for image in images:
             lacking = _imported(scripts[name]) - _closure(run(sys.executable, ROOT / "scripts/extras", *_installed()[image]).stdout)
             assert not lacking, f"{name} in the image {image}"
+
+
+@pytest.mark.skipif(not find_spec("boto3"), reason="needs the images' packages; `make test-deployment` has them")
+@pytest.mark.parametrize(("code", "goes_on"), [("404", True), ("403", False)])
+def test_a_copy_of_the_buckets_goes_on_where_an_object_is_gone_meanwhile(
+    code: str, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+
+    def download(key: str, path: str) -> None:
+        if key == "b":
+            raise ClientError({"Error": {"Code": code, "Message": ""}}, "HeadObject")
+        Path(path).write_text(key)
+
+    def found(key: str) -> SimpleNamespace:
+        return SimpleNamespace(key=key, size=1, Object=lambda: SimpleNamespace(download_file=lambda path: download(key, path)))
+
+    bucket = SimpleNamespace(objects=SimpleNamespace(all=lambda: [found(key) for key in "abc"]))
+    monkeypatch.setattr("boto3.resource", lambda kind: SimpleNamespace(Bucket=lambda name: bucket))
+    monkeypatch.setattr(sys, "argv", ["copy-buckets", "out", str(tmp_path)])
+    monkeypatch.setattr(os, "umask", {}.get)  # ours stays as it is
+    with nullcontext() if goes_on else pytest.raises(ClientError):
+        runpy.run_path(str(DOCKER / "copy-buckets"))
+    copied = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert copied == (["dvc/a", "dvc/c", "mlflow/a", "mlflow/c"] if goes_on else ["dvc/a"])
+
+
+def test_what_a_backup_holds_is_for_its_owner_only(tmp_path: Path) -> None:
+    (tmp_path / "pg_dump").write_text('#!/bin/sh\nwhile [ "$1" != --file ]; do shift; done; echo dump > "$2"')
+    (tmp_path / "pg_dump").chmod(0o755)
+    (tmp_path / "backup").mkdir()
+    done = run(DOCKER / "dump-databases", tmp_path / "backup", env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, umask=0o022)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "backup").iterdir()} == dict.fromkeys(
+        ("airflow.dump", "mlflow.dump", "mlflow_auth.dump"), 0o600
+    )
 
 
 def _imported(script: Path) -> set[str]:

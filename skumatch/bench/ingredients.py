@@ -81,6 +81,10 @@ def _changed(params: Params, overrides: list[str], loop: str) -> Params:
 def _tuned(contest: Contest) -> Params:
     """The parameters with as many epochs as the contest has, those of the fix among them."""
     train = contest.params.train
+    if train.patience or train.average.wise:
+        raise ParameterError(
+            "All pictures are trained on here, so none is left to validate on; set train.patience=0 and train.average.wise=[]."
+        )
     if contest.epochs <= train.fix.epochs:
         raise ParameterError(f"--epochs is {contest.epochs}, of which train.fix.epochs are the last; give more.")
     tuned = train.model_copy(update={"epochs": contest.epochs - train.fix.epochs})

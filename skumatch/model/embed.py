@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError, WeightsError
-from skumatch.model.runtime import autocast, prepare, workers
+from skumatch.model.runtime import autocast, ignore_sigterm, prepare, workers
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, silent, track
 
@@ -77,7 +77,13 @@ def stream(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams)
     """Yield `images` in their order, `batch` at a time. Raises as `embed`, but for images that can't be decoded."""
     device, done = prepare(runtime), 0
     encoder = encoder.to(device).eval()
-    loader = DataLoader(_Pictures(images, encoder.preprocess), batch_size=batch, num_workers=workers(runtime, device), collate_fn=_collate)
+    loader = DataLoader(
+        _Pictures(images, encoder.preprocess),
+        batch_size=batch,
+        num_workers=workers(runtime, device),
+        collate_fn=_collate,
+        worker_init_fn=ignore_sigterm,
+    )
     for pixels, good, bad in loader:
         rows, problems = [done + i for i in good], {}
         for i, error in bad.items():

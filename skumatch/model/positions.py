@@ -17,10 +17,16 @@ NAMES = ("positional_embedding", "trunk.pos_embed")  # in open_clip's own ViTs, 
 
 
 def patch(tower: nn.Module) -> Grid | None:
-    """Rows and columns of a vision transformer's patches; None for a convolutional tower."""
+    """Rows and columns of a vision transformer's patches, in pixels of the canvas; None for a convolutional tower.
+
+    What timm calls the patch size of a hybrid counts what its convolutions leave of the canvas, so it is not asked.
+    """
     trunk = getattr(tower, "trunk", tower)
-    found: Grid | None = getattr(getattr(trunk, "patch_embed", trunk), "patch_size", None)
-    return found
+    embed: Any = getattr(trunk, "patch_embed", None)
+    if getattr(embed, "grid_size", None) is None or getattr(embed, "img_size", None) is None:
+        found: Grid | None = getattr(trunk if embed is None else embed, "patch_size", None)
+        return found
+    return embed.img_size[0] // embed.grid_size[0], embed.img_size[1] // embed.grid_size[1]
 
 
 def table(tower: nn.Module) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
 import torch
@@ -59,3 +60,8 @@ def workers(runtime: RuntimeParams, device: torch.device, augmented: bool = Fals
     if device.type == "cuda":
         return min(16, max(1, cores() - 1))
     return int(augmented and torch.get_num_threads() > 1)
+
+
+def ignore_sigterm(_: int) -> None:
+    """For processes that make pictures ready: a SIGTERM to the group is the main process's to handle, and they end when it does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -111,8 +111,8 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
     shown = track("train", schedule.steps * schedule.size) if run.world.first else nullcontext(silent)
     with _stop_at_sigterm() as asked, shown as advance:
         advance(run.step * schedule.size)
-        if judge and run.unjudged:  # SIGTERM came while it was being judged
-            _end_epoch(run, judge, pace, asked)
+        if judge and run.unjudged and not _end_epoch(run, judge, pace, asked):  # SIGTERM came while it was judged, and again
+            raise SystemExit(128 + signal.SIGTERM)
         if run.given_up:  # and resumed after its last checkpoint
             return
         run.learner.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from skumatch.model.augment import augmented
 from skumatch.model.chance import generator
 from skumatch.model.preprocess import Preprocess
+from skumatch.model.runtime import ignore_sigterm
 from skumatch.model.schedule import Key, Schedule
 from skumatch.params import AugmentParams, TrainParams
 from skumatch.progress import Advance
@@ -58,7 +58,7 @@ def batches(views: Views, schedule: Schedule, workers: int, device: torch.device
         batch_sampler=schedule,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=ignore_sigterm,
     )
 
 
@@ -72,8 +72,3 @@ def seen(images: Images, preprocess: Preprocess, params: TrainParams, seed: int,
         for pixels, labels in DataLoader(views if view else plain, batch_sampler=keys, num_workers=workers):
             advance(len(labels))
             yield pixels
-
-
-def _ignore_sigterm(_: int) -> None:
-    """A SIGTERM to the group is the main process's to handle; workers end when it does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -89,6 +89,16 @@ class Board:
             self.fs.makedirs(self.folder, exist_ok=True)
             self._put(f"{self.folder}/{claim.run}.json", claim)
 
+    def end(self, claim: Claim) -> None:
+        """Say that its task works no more, unless a newer try of the run's claims by now."""
+        with self._storage():
+            try:
+                found = self._claim(f"{claim.run}.json")
+            except FileNotFoundError:
+                found = claim
+        if (found.host, found.pid, found.at) == (claim.host, claim.pid, claim.at):
+            self.write(claim.model_copy(update={"working": False, "at": time.time()}))
+
     def cleaning(self) -> Cleaning | None:
         """The clean-up that is at work, None where there is none or it has died."""
         with self._storage():
@@ -144,7 +154,7 @@ def at_work(settings: Settings, run: str, task: str, inputs: str = "", lock: str
         _wait(board)
         yield rest_on
     finally:
-        board.write(claim.model_copy(update={"working": False, "at": time.time()}))
+        board.end(claim)
 
 
 def _wait(board: Board) -> None:

@@ -76,7 +76,7 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
     tags = tags_of(message, outcome, read_json(root / "inputs/code.json")) | {"skumatch.lineage": lineage.record_hash(record)}
     mlflow_run = tracking.log_run(message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING")
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
-    page, version = tracking.run_page(mlflow_run), None
+    page, version = tracking.run_page(mlflow_run, settings.mlflow_shown), None
     if outcome.decision.promotable:
         said = f"{outcome.decision.sentence}\n\nReport and figures: [run {message.run}]({page}), artifact `report/report.html`."
         version = registry.register(root / "out/bundle/model", mlflow_run, tags, said, root / "skumatch", root / "out/report/card.md")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from skumatch.config import Settings, check_approval, load_params, shown
+from skumatch.config import Settings, check_approval, load_params
 from skumatch.params import Params
 from skumatch.pipeline.pull import open_registry
 from skumatch.release import promotion
@@ -55,7 +55,8 @@ def propose(settings: Settings, question: Question) -> Proposal:
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
     ref = registry.resolve(CHALLENGER if question.version is None else str(question.version))
     expected = promotion.proposed(registry, ref)
-    page = Tracking(settings.mlflow_url).run_page(ref.run_id) if ref.run_id else shown(settings.mlflow_url)
+    place = settings.mlflow_shown
+    page = Tracking(settings.mlflow_url).run_page(ref.run_id, place) if ref.run_id else place
     return Proposal(version=ref.version, expected=expected, bundle=ref.bundle, sentence=ref.tags.get("skumatch.decision", ""), page=page)
 
 

@@ -143,10 +143,10 @@ class Tracking:
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
             return Path(client.download_artifacts(mlflow_id, path, folder)).read_bytes()
 
-    def run_page(self, mlflow_id: str) -> str:
-        """The address of a run's page in MLflow's web interface."""
+    def run_page(self, mlflow_id: str, place: str) -> str:
+        """The address of a run's page in MLflow's web interface, which people find at `place`."""
         with self.client() as client:
-            return f"{self.shown}/#/experiments/{client.get_run(mlflow_id).info.experiment_id}/runs/{mlflow_id}"
+            return f"{place}/#/experiments/{client.get_run(mlflow_id).info.experiment_id}/runs/{mlflow_id}"
 
     @contextmanager
     def client(self) -> Iterator[Any]:

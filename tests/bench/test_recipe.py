@@ -209,6 +209,9 @@ def test_what_would_be_ours_again_or_no_training_is_refused_before_any(contest: 
     fixed = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"fix": FixParams(epochs=2)})})
     with pytest.raises(ParameterError, match=r"train\.fix\.epochs are the last"):
         variant(replace(contest, params=fixed), "ours")
+    patient = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"patience": 3})})
+    with pytest.raises(ParameterError, match=r"none is left to validate on; set train\.patience=0"):
+        variant(replace(contest, params=patient), "ours")
 
 
 def test_a_loop_that_is_none(contest: Contest) -> None:

@@ -207,6 +207,8 @@ class Run:
             experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
             runs = client.search_runs([experiment], f"tags.`skumatch.run` = '{self.id}'")
             assert [run.info.status for run in runs] == ["FINISHED"]
+            page = f"{self.deployment.stack.person['SKUMATCH_MLFLOW']}/#/"
+            assert page in client.get_model_version(self.name, str(version.version)).description, "a worker knows it by another name"
         with tempfile.TemporaryDirectory() as folder:
             assert verify_bundle(registry.download_bundle(version, Path(folder) / "bundle"), version.bundle)
         self._whole()

@@ -185,7 +185,9 @@ class Stack:
             text = inner
         for host, port in CONTAINER_PORTS.items():
             text = text.replace(f"{host}:{port}", f"127.0.0.1:{self.ports[host]}")
-        text = text.replace("localhost:8080", f"127.0.0.1:{self.ports['api-server']}").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        for port, service in (("8080", "api-server"), ("5000", "mlflow")):
+            text = text.replace(f"localhost:{port}", f"127.0.0.1:{self.ports[service]}")
+        text = text.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         places = {"/run/secrets": self.secrets, "/project": self.project, "/var/lib/skumatch": self.root / name / "home"}
         for there, here in (places | {"/opt/airflow": self.root / name / "airflow"}).items():
             text = re.sub(rf"(?<![\w/]){there}(?!\w)", str(here), text)

@@ -34,11 +34,11 @@ def worker_killed(deployment: Deployment, run: Run) -> None:
 
 
 def worker_stopped(deployment: Deployment, run: Run) -> None:
-    """As an operator or a cloud stops a machine: Celery is asked to end at once, and a little later nobody waits any more."""
+    """As compose, an operator or a cloud stops a machine: Celery is asked to end after its task, and soon nobody waits any more."""
     trainer = run.trainer()
     assert trainer.process
     trainer.kept = False
-    trainer.process.send_signal(signal.SIGQUIT)
+    trainer.process.send_signal(signal.SIGTERM)
     time.sleep(5)
     trainer.end(signal.SIGKILL)
 

@@ -66,6 +66,7 @@ def test_what_was_saved_comes_back_whole(deployment: Deployment, undisturbed: st
     def restore(stack: Stack) -> None:
         stack.database("restore-databases", saved)
         stack.buckets("in", saved)
+        stack.service("upgrade", of="mlflow", command=["upgrade-mlflow"]).run()
 
     with deployed(root, deployment.project, restore) as stack:
         url = stack.person["SKUMATCH_MLFLOW"].replace("://", f"://admin:{stack.secret('mlflow_admin')}@")

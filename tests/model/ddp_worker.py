@@ -70,8 +70,8 @@ class Mischief(Images):
 
 
 def fit(world: World, images: Images, out: Path, what: str) -> None:
-    """what: a name of PARAMS; failing and terminated do what they say in process 1."""
-    if what not in PARAMS and world.rank == 1:
+    """what: a name of PARAMS; failing and terminated do what they say in process 1, resumed goes on after terminated."""
+    if what in ("failing", "terminated") and world.rank == 1:
         images = Mischief(images.ids, images.skus, images.names, images.extents)
         images.what = what  # type: ignore[attr-defined]
     classes = sorted({*images.skus})
@@ -87,7 +87,7 @@ def fit(world: World, images: Images, out: Path, what: str) -> None:
         params=PARAMS.get(what, PLAIN),
         seed=3,
         weights=None,
-        checkpoints=Checkpoints(str(out), what) if world.first else None,
+        checkpoints=Checkpoints(str(out), "terminated" if what == "resumed" else what) if world.first else None,
         runtime=CPU,
         history=out / f"{what}.jsonl",
         judge=judge if what == "all" else None,

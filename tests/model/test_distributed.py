@@ -24,10 +24,10 @@ from tests.model.towers import pixels
 
 @pytest.fixture(scope="module")
 def together(shelf: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes under torchrun wrote: three trainings, one that got SIGTERM, and one that failed; the last two in process 1."""
+    """What two processes under torchrun wrote: three trainings, one that got SIGTERM in process 1, that one resumed, one that failed."""
     out = tmp_path_factory.mktemp("together")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.model.ddp_worker"]
-    words += [str(Path(shelf.extents[0].path).parent), str(out), "arcface", "supcon", "all", "terminated", "failing"]
+    words += [str(Path(shelf.extents[0].path).parent), str(out), "arcface", "supcon", "all", "terminated", "resumed", "failing"]
     quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(words, env=os.environ | quiet, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode != 0 and (out / "0.txt").is_file(), ended.stderr
@@ -61,8 +61,16 @@ def test_only_the_first_process_writes_checkpoints(together: Path) -> None:
 
 def test_a_signal_to_one_process_stops_all_at_one_step_with_a_checkpoint(together: Path) -> None:
     assert [(together / f"{rank}.txt").read_text().split(", ")[0] for rank in (0, 1)] == ["terminated 143"] * 2
-    found = Checkpoints(str(together), "terminated").latest()
-    assert found is not None and found.step == 2
+    names = sorted(path.name for path in (together / "checkpoints/terminated").glob("*.json"))
+    assert names == ["00000002-0001.json", "00000012-0002.json", "owner.json"], "the second attempt went on"
+
+
+def test_two_processes_go_on_where_two_were_stopped(together: Path) -> None:
+    straight, first, second = (load(together / name) for name in ("arcface-0", "resumed-0", "resumed-1"))
+    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
+    assert functional.cosine_similarity(embeddings(straight), embeddings(first)).min() >= 0.9999
+    ours, theirs = ([json.loads(line) for line in (together / f"{what}.jsonl").read_text().splitlines()] for what in ("resumed", "arcface"))
+    assert ours == [pytest.approx(line, rel=1e-5) for line in theirs]
 
 
 def test_an_error_in_one_process_ends_all_with_its_sentence(together: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from skumatch.data.images import Extent, Images
+from skumatch.data.images import Extent, Images, Pixels
 from skumatch.errors import DataError, StorageError, WeightsError
 from skumatch.model.embed import embed
 from skumatch.model.preprocess import Preprocess
@@ -99,3 +102,18 @@ def test_progress_counts_every_image(images: Images, monkeypatch: pytest.MonkeyP
     embed(Stub(), images, 3, CPU, label="embed gallery")  # type: ignore[arg-type]
     last = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("skumatch-progress "))
     assert (last["stage"], last["done"], last["total"]) == ("embed gallery", 7, 7)
+
+
+class Unmoved(Images):
+    """Read in another process, which SIGTERM to the group must not end before the main process has done what it asks for."""
+
+    def pixels(self, index: int) -> Pixels:
+        assert multiprocessing.parent_process() is not None
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().pixels(index)
+
+
+def test_processes_that_read_pictures_leave_sigterm_to_the_main_one(images: Images) -> None:
+    unmoved = Unmoved(images.ids, images.skus, images.names, images.extents)
+    read_apart = CPU.model_copy(update={"workers": 1})
+    np.testing.assert_array_equal(embed(Stub(), unmoved, 3, read_apart), embed(Stub(), images, 3, CPU))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from skumatch.errors import WeightsError
+from skumatch.errors import ParameterError, WeightsError
 from skumatch.files import read_json, sha256, write_json
 from skumatch.model.encoder import Encoder, build, canvas_of, load, save
 from skumatch.model.positions import table
@@ -84,3 +84,15 @@ def test_a_square_of_a_stranger_is_taken_for_one(model: str, side: int, tmp_path
     before = encoder_on(model, 7 * side, 7 * side)
     save_file({name: tensor.contiguous() for name, tensor in before.tower.state_dict().items()}, tmp_path / "theirs.safetensors")
     assert len(positions(encoder_on(model, 10 * side, 5 * side, tmp_path / "theirs.safetensors"))) == 1 + 50
+
+
+@pytest.mark.parametrize("model", ["ViTamin-S", "MobileCLIP-B"])
+def test_a_hybrid_whose_patches_lie_behind_convolutions_comes_back_too(model: str, tmp_path: Path) -> None:
+    encoder = encoder_on(model, 96, 64).eval()
+    save(encoder, tmp_path)
+    pixels = torch.zeros(1, 3, 96, 64)
+    assert load(tmp_path)(pixels).equal(encoder(pixels))
+    smaller = encoder_on(model, 64, 64, tmp_path / "encoder.safetensors")
+    assert smaller(torch.zeros(1, 3, 64, 64)).isfinite().all()
+    with pytest.raises(ParameterError, match="patches of 16 pixels"):
+        encoder_on(model, 96, 72)

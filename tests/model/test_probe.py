@@ -92,6 +92,16 @@ def test_without_a_projection_only_the_head_learns() -> None:
         assert head(encoder.projected(features), labels) < 0.5 * start(encoder.projected(features), labels)
 
 
+@pytest.mark.parametrize("change", [{"lr": 1e-4}, {"batch": 64}])
+def test_rate_and_batch_of_the_head_are_those_asked_for(change: dict[str, float]) -> None:
+    """Slower, or in fewer steps, it has come less far."""
+    features, labels = made(1)
+    encoder, few = Told(dim=0), PARAMS.model_copy(update={"epochs": 3})
+    quick, slow = (probe(encoder, features[None], labels, SKUS, params, LossParams(), 7) for params in (few, few.model_copy(update=change)))
+    with torch.inference_mode():
+        assert quick(encoder.projected(features), labels) < slow(encoder.projected(features), labels)
+
+
 def test_a_loss_of_pairs_has_no_head_to_learn() -> None:
     features, labels = made(1)
     head = probe(Told(dim=8), features[None], labels, SKUS, PARAMS, LossParams(kind="supcon"), 7)

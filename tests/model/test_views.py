@@ -54,6 +54,12 @@ def test_the_neighbour_is_any_other_picture_but_never_the_same(shelf: Images, mo
     assert own == 40 and set(asked) == {0, 1, 2, 3, 4} and 25 < len(asked) - own <= 40
 
 
+def test_from_the_fix_on_pictures_are_shown_whole_and_as_they_are(shelf: Images) -> None:
+    views = Views(shelf, list(range(len(shelf))), CANVAS.at(128, 104), ALL, 3, (2, CANVAS))
+    assert views[Key(1, 4)][0].shape == (3, 128, 104)
+    assert views[Key(2, 4)][0].equal(CANVAS(shelf.pixels(4))) and not made(shelf)[Key(1, 4)][0].equal(CANVAS(shelf.pixels(4)))
+
+
 @pytest.mark.parametrize(("asked", "threads", "augmented", "expected"), [
     (None, 2, True, 1), (None, 2, False, 0), (None, 1, True, 0), (0, 2, True, 0), (3, 1, False, 3),
 ])  # fmt: skip

@@ -40,6 +40,18 @@ def test_while_a_task_works_nothing_is_deleted_and_a_task_waits_for_a_clean_up(w
     assert began.is_set()
 
 
+def test_a_try_that_ends_late_leaves_the_claim_of_the_one_that_took_over(world: World) -> None:
+    board = Board(str(world.remote))
+    with at_work(world.settings, "tried-twice", "train", lock="old"):
+        newer = Claim(host="another", pid=7, at=time.time(), run="tried-twice", task="train", working=True, lock="new")
+        board.write(newer)
+    assert board.claims()["tried-twice.json"] == newer
+    with at_work(world.settings, "tried-once", "train") as rest_on:
+        rest_on("inputs", "lock")
+    found = board.claims()["tried-once.json"]
+    assert (found.working, found.inputs, found.lock) == (False, "inputs", "lock")
+
+
 def working(settings: Settings, began: threading.Event) -> None:
     with at_work(settings, "waiting", "split"):
         began.set()

@@ -216,7 +216,7 @@ def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:
     with registry.client() as client:
         version = client.get_model_version("tasks", "2")
     assert version.description.startswith(summary["sentence"]) and "report/report.html" in version.description
-    assert f"[run better]({registry.run_page(run.info.run_id)})" in version.description
+    assert f"[run better]({registry.run_page(run.info.run_id, registry.shown)})" in version.description
     compared = {"skumatch.run": "better", "skumatch.compared_with": "1", "skumatch.compared_bundle": registry.resolve("1").bundle}
     assert version.tags.items() >= compared.items() and run.data.tags.items() >= compared.items()
     data = md5_of((home.project / "data.dvc").read_text())
