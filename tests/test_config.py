@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from skumatch.config import load_params
+from skumatch.config import Settings, load_params
 from skumatch.errors import ParameterError
 from skumatch.params import Params
 from tests.conftest import ROOT
@@ -112,3 +112,9 @@ def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: [1")
     with pytest.raises(ParameterError, match="not valid YAML"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_people_open_mlflow_where_they_are_told_and_never_see_a_password() -> None:
+    worker = Settings(mlflow="http://user:secret@mlflow:5000/")
+    assert worker.mlflow_shown == "http://mlflow:5000"
+    assert worker.model_copy(update={"mlflow_page": "https://user:secret@mlflow.example.org/"}).mlflow_shown == "https://mlflow.example.org"

@@ -188,11 +188,14 @@ def test_a_copy_of_the_buckets_goes_on_where_an_object_is_gone_meanwhile(
     bucket = SimpleNamespace(objects=SimpleNamespace(all=lambda: [found(key) for key in "abc"]))
     monkeypatch.setattr("boto3.resource", lambda kind: SimpleNamespace(Bucket=lambda name: bucket))
     monkeypatch.setattr(sys, "argv", ["copy-buckets", "out", str(tmp_path)])
-    monkeypatch.setattr(os, "umask", {}.get)  # ours stays as it is
-    with nullcontext() if goes_on else pytest.raises(ClientError):
-        runpy.run_path(str(DOCKER / "copy-buckets"))
-    copied = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert copied == (["dvc/a", "dvc/c", "mlflow/a", "mlflow/c"] if goes_on else ["dvc/a"])
+    ours = os.umask(0o022)
+    try:
+        with nullcontext() if goes_on else pytest.raises(ClientError):
+            runpy.run_path(str(DOCKER / "copy-buckets"))
+    finally:
+        os.umask(ours)
+    copied = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert copied == dict.fromkeys(("dvc/a", "dvc/c", "mlflow/a", "mlflow/c") if goes_on else ("dvc/a",), 0o600)
 
 
 def test_what_a_backup_holds_is_for_its_owner_only(tmp_path: Path) -> None:

@@ -22,11 +22,9 @@ def patch(tower: nn.Module) -> Grid | None:
     What timm calls the patch size of a hybrid counts what its convolutions leave of the canvas, so it is not asked.
     """
     trunk = getattr(tower, "trunk", tower)
-    embed: Any = getattr(trunk, "patch_embed", None)
-    if getattr(embed, "grid_size", None) is None or getattr(embed, "img_size", None) is None:
-        found: Grid | None = getattr(trunk if embed is None else embed, "patch_size", None)
-        return found
-    return embed.img_size[0] // embed.grid_size[0], embed.img_size[1] // embed.grid_size[1]
+    embed = getattr(trunk, "patch_embed", trunk)
+    canvas, grid, found = (getattr(embed, name, None) for name in ("img_size", "grid_size", "patch_size"))
+    return (canvas[0] // grid[0], canvas[1] // grid[1]) if canvas and grid else found
 
 
 def table(tower: nn.Module) -> str | None:

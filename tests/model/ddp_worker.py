@@ -56,7 +56,7 @@ def read(folder: Path) -> Images:
 
 
 class Mischief(Images):
-    """Pictures of a process that is told to end, or can't be read, in its second step."""
+    """Pictures of a process that is told to end, or can't be read, in its second step; it counts what is read."""
 
     what, asked = "", 0
 
@@ -71,7 +71,7 @@ class Mischief(Images):
 
 def fit(world: World, images: Images, out: Path, what: str) -> None:
     """what: a name of PARAMS; failing and terminated do what they say in process 1, resumed goes on after terminated."""
-    if what in ("failing", "terminated") and world.rank == 1:
+    if what not in PARAMS and world.rank == 1:
         images = Mischief(images.ids, images.skus, images.names, images.extents)
         images.what = what  # type: ignore[attr-defined]
     classes = sorted({*images.skus})
@@ -94,6 +94,8 @@ def fit(world: World, images: Images, out: Path, what: str) -> None:
         world=world,
     )
     save(encoder, out / f"{what}-{world.rank}")
+    if isinstance(images, Mischief):
+        (out / f"{what}-reads.txt").write_text(str(images.asked))
 
 
 def main(folder: str, out: str, *tasks: str) -> None:

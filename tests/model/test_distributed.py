@@ -62,10 +62,11 @@ def test_only_the_first_process_writes_checkpoints(together: Path) -> None:
 def test_a_signal_to_one_process_stops_all_at_one_step_with_a_checkpoint(together: Path) -> None:
     assert [(together / f"{rank}.txt").read_text().split(", ")[0] for rank in (0, 1)] == ["terminated 143"] * 2
     names = sorted(path.name for path in (together / "checkpoints/terminated").glob("*.json"))
-    assert names == ["00000002-0001.json", "00000012-0002.json", "owner.json"], "the second attempt went on"
+    assert names == ["00000002-0001.json", "00000012-0002.json", "owner.json"], "at step 2, and then the second attempt's"
 
 
 def test_two_processes_go_on_where_two_were_stopped(together: Path) -> None:
+    assert (together / "resumed-reads.txt").read_text() == str((STEPS - 2) * 4), "each process reads half of a batch of 8"
     straight, first, second = (load(together / name) for name in ("arcface-0", "resumed-0", "resumed-1"))
     assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
     assert functional.cosine_similarity(embeddings(straight), embeddings(first)).min() >= 0.9999

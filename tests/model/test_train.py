@@ -203,7 +203,7 @@ def test_sigterm_does_not_wait_for_a_validation(shelf: Images, smoke: EncoderPar
     Also where the validation is stopped again after the resume.
     """
     verdicts, stops = {6: 0.25, 12: 0.5}, [6 * epoch] * times
-    steps = iter([6] * (times if epoch == 1 else 0) + [6] + [12] * (times if epoch == 2 else 0) + [12])
+    steps = iter(sorted([*verdicts, *stops]))
 
     def judge(_: Encoder) -> float:
         step = next(steps)

@@ -20,7 +20,7 @@ import yaml
 from skumatch.config import apply_overrides
 from skumatch.errors import StorageError
 from skumatch.files import md5
-from skumatch.pipeline.leftovers import leftovers
+from skumatch.pipeline.leftovers import HOURS, leftovers
 from skumatch.stages.runner import STAGES
 from tests.conftest import commit, draw, make_project, wait_until
 from tests.pipeline.home import SMOKE, Home, marker
@@ -92,8 +92,8 @@ def test_a_run_moves_between_homes_through_kills_and_doubles(homes: list[Home], 
     assert hashes(message["lock"]) == undisturbed.outs
     assert resumed(homes[0].remote)
     assert not damaged(homes[0].remote) and not [name for home in homes for name in damaged(home.home / "cache")]
-    for home in homes:  # what kills left lies where `gc` finds it, two days later
-        assert set(leftovers(home.home, time.time() + 3 * 86400)) == set((home.home / "workspaces").glob("*/*"))
+    for home in homes:  # what kills left lies where `gc` finds it, later
+        assert set(leftovers(home.home, time.time() + (HOURS + 1) * 3600)) == set((home.home / "workspaces").glob("*/*"))
     assert list((homes[1].home / "workspaces").glob("*/train-*"))
 
 
