@@ -3,6 +3,7 @@
 #   make test                                            lint, types, import contracts, all tests
 #   make coverage                                        all tests, and which lines none of them reaches
 #   make test-deployment                                 the parts of docker/compose.yaml as processes, with faults (PostgreSQL, Redis)
+#   make mutants [ONLY="name name"]                      tests/mutants.toml: guards changed, tests turn red
 #   make up / make down                                  keep the servers running / stop them
 # Other Python:      make run PYTHON=python3.12
 # CPU-only PyTorch:  make run PIP_ARGS="--extra-index-url URL"  with the CPU index of pytorch.org
@@ -15,6 +16,7 @@ DATA ?=
 CATALOGUE ?=
 SET ?=
 JOBS ?= 2
+ONLY ?=
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
@@ -22,7 +24,8 @@ CONSTRAINTS := requirements/constraints.txt
 XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
-.PHONY: env run up down test lint types contracts tests coverage test-deployment prove format hooks lock clean
+.PHONY: env run up down test lint types contracts tests coverage test-deployment prove mutants
+.PHONY: format hooks lock clean
 
 run: env
 	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(foreach one,$(SET),--set $(one))
@@ -74,6 +77,10 @@ test-deployment: $(VENV)/.deployment
 # The counts that take too long for every day.
 prove: $(VENV)/.deployment
 	HYPOTHESIS_PROFILE=prove $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS)
+
+# In copies of the project's files, JOBS at a time; the project itself is never changed.
+mutants: env
+	@JOBS=$(JOBS) $(BIN)/python -m tests.mutants $(ONLY)
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import re
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
-from recipe import PROJECT
+from recipe import PROJECT, variable
 
 log = logging.getLogger(__name__)
 PASSED = ("SKUMATCH_", "AWS_", "MLFLOW_", "OPENLINEAGE_", "PYTHONUNBUFFERED")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")  # in any case
 KEPT_BACK = ("SKUMATCH_DOCKER_",)
 KILL_SECONDS = 20
 ASKED, INSTEAD = "runtime.execution is docker, but", "set runtime.execution to subprocess."
@@ -32,29 +35,43 @@ def command(name: str, env: Mapping[str, str], gpu: bool) -> list[str]:
 
     Raises AirflowFailException where there is no image named or no docker.
     """
-    image = env.get("SKUMATCH_IMAGE")
+    image, gpus = variable("SKUMATCH_IMAGE", env), variable("SKUMATCH_DOCKER_GPUS", env)
     if not image:
         raise AirflowFailException(f"{ASKED} SKUMATCH_IMAGE names no image; set it where Airflow's worker starts, or {INSTEAD}")
     if not shutil.which("docker", path=env.get("PATH")):
         raise AirflowFailException(f"{ASKED} there is no program `docker` here; install it on Airflow's worker, or {INSTEAD}")
-    words = ["docker", "run", "--rm", "--init", "-i", "--name", name, "--network", env.get("SKUMATCH_DOCKER_NETWORK", "host")]
-    if gpu and env.get("SKUMATCH_DOCKER_GPUS"):
-        words += ["--gpus", env["SKUMATCH_DOCKER_GPUS"]]
+    network = variable("SKUMATCH_DOCKER_NETWORK", env) or "host"
+    words = ["docker", "run", "--rm", "--init", "-i", "--name", name, "--network", network]
+    if gpu and gpus:
+        words += ["--gpus", gpus]
     words += ["--user", f"{os.getuid()}:{os.getgid()}", "-w", str(PROJECT.absolute())]
-    words += [word for place in places(env) for word in ("-v", f"{place}:{place}")]
-    passed = (key for key in sorted(env) if key.startswith(PASSED) and not key.startswith(KEPT_BACK))
-    words += [word for key in passed for word in ("-e", key)]
+    words += [word for place in places(env) for word in ("--mount", mount(place))]
+    words += [word for key in sorted(env) if _passed(key) for word in ("-e", key)]
     return [*words, *shlex.split(env.get("SKUMATCH_DOCKER_ARGS", "")), image]
+
+
+def _passed(key: str) -> bool:
+    return key.lower() in PROXIES or (key.startswith(PASSED) and not key.startswith(KEPT_BACK))
 
 
 def places(env: Mapping[str, str]) -> list[Path]:
     """The folders that a stage works in, which are the same inside: project, home, and the remote where it is a folder."""
-    remote = env.get("SKUMATCH_REMOTE", "")
-    found = [PROJECT, PROJECT / (env.get("SKUMATCH_HOME") or ".skumatch")]
-    found += [PROJECT / Path(remote).expanduser()] if remote and "://" not in remote else []
-    for place in found:
+    remote = variable("SKUMATCH_REMOTE", env)
+    folders = [PROJECT, PROJECT / (variable("SKUMATCH_HOME", env) or ".skumatch")]
+    folders += [PROJECT / remote] if remote and "://" not in remote else []
+    for place in folders:
         place.mkdir(parents=True, exist_ok=True)  # docker would make it root's
-    return [place.absolute() for place in found]
+    return [place.absolute() for place in folders]
+
+
+def mount(place: Path) -> str:
+    """The value of `--mount` for a folder that has the same path inside.
+
+    It is a line of CSV, so that any character may stand in the path; `-v` would part it at a colon.
+    """
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(["type=bind", f"source={place}", f"target={place}"])
+    return line.getvalue()
 
 
 def kill(name: str) -> None:

@@ -13,10 +13,16 @@ from airflow.sdk.definitions.context import Context
 log = logging.getLogger(__name__)
 CHAMPION = Asset(name="skumatch_champion", uri="skumatch://champion/skumatch")
 CHALLENGER = Asset(name="skumatch_challenger", uri="skumatch://challenger/skumatch")
+DATA = Asset(name="skumatch_data", uri="skumatch://data/skumatch")  # skumatch/new_data.py makes its events
+TRAINED = Asset(name="skumatch_trained", uri="skumatch://trained/skumatch")  # an encoder to be judged on the newest data
 CHANGED, PASSED = AssetAlias("skumatch_champion_changed"), AssetAlias("skumatch_challenger_passed")
+AGAIN = AssetAlias("skumatch_judge_again")
+RUNS = ("skumatch_retrain", "skumatch_refresh")
+WAITING = {"approval": (PASSED, CHALLENGER), "judgement": (AGAIN, TRAINED)}
 WORDS = {
     "first": "promoted",
     "promote": "promoted",
+    "refresh": "refreshed",
     "rollback": "rolled back",
     "refuse": "refused",
     "keep": "kept",
@@ -24,8 +30,20 @@ WORDS = {
 
 
 def tell(context: Context, result: dict[str, Any]) -> None:
-    """An event of the champion's asset where it changed, of the challenger's where it waits for a person."""
-    if result.get("dry_run") or result.get("decision") not in ("first", "promote", "rollback"):
+    """Tell other DAGs what a result means.
+
+    An event of the champion's asset where it changed, of the challenger's where that waits for a person, and
+    of the trained encoder's where it has to be judged again, since the champion's gallery changed meanwhile.
+    A run that takes up one version tells of further ones that wait: Airflow may have dropped their events.
+    """
+    if result.get("others_wait_for"):
+        alias, asset = WAITING[result["others_wait_for"]]
+        context["outlet_events"][alias].add(asset, extra={})
+    if result.get("judge_again"):
+        extra = {"version": result["judge_again"], "approved_by": result.get("approved_by", "")}
+        context["outlet_events"][AGAIN].add(TRAINED, extra=extra)
+        return
+    if result.get("dry_run") or result.get("decision") not in ("first", "promote", "refresh", "rollback"):
         return
     alias, asset = (PASSED, CHALLENGER) if result.get("waits") else (CHANGED, CHAMPION)
     context["outlet_events"][alias].add(asset, extra={"version": result.get("version"), "decision": result["decision"]})
@@ -34,7 +52,8 @@ def tell(context: Context, result: dict[str, Any]) -> None:
 class Notice(BaseNotifier):
     """One log line, then the hook `SKUMATCH_NOTIFY=module:function`, called with a dict; Airflow logs a hook that fails.
 
-    event: `failed`, `approval`, or `ended`, which is told as what the result says: promoted, rolled back, refused.
+    event: `failed`, `approval`, or `ended`, which is told as what the result says: promoted, refreshed, rolled back, refused, or
+    unfit, where a gallery of today's data is not fit to serve, so that the champion's stays.
     """
 
     def __init__(self, event: str) -> None:
@@ -47,16 +66,21 @@ class Notice(BaseNotifier):
         if event in ("kept", "waits"):
             return
         log.log(logging.ERROR if event == "failed" else logging.INFO, "Run %s, %s: %s. %s", ti.run_id, ti.task_id, event, sentence)
-        module, _, function = os.environ.get("SKUMATCH_NOTIFY", "").partition(":")
+        module, _, function = os.environ.get("SKUMATCH_NOTIFY", "").strip().partition(":")
         if module:
             facts = {"event": event, "dag": ti.dag_id, "run": ti.run_id, "stage": ti.task_id, "sentence": sentence}
             getattr(importlib.import_module(module), function)(facts)
 
     def _told(self, context: Context) -> tuple[str, str]:
         if self.event == "failed":
-            return "failed", str(context.get("exception", ""))
+            before = context["ti"].dag_id in RUNS and context["ti"].task_id != "register"
+            stays = " What serves stays." if before else ""
+            return "failed", f"{context.get('exception', '')}{stays}"
         if self.event == "approval":
             return "approval", str(getattr(context["task"], "subject", ""))
         result = context["ti"].xcom_pull(task_ids=context["ti"].task_id) or {}
+        if result.get("judge_again"):
+            return "waits", ""
         word = "waits" if result.get("waits") else WORDS.get(str(result.get("decision")), "kept")
+        word = "unfit" if word == "kept" and result.get("unfit") else word
         return ("kept" if result.get("dry_run") else word), str(result.get("sentence") or f"version {result.get('version')}")

@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable, Sequence
 
 import container
-from recipe import PROJECT
+from recipe import PROJECT, path_of, variable
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 3.0
 CLIENT_LOST = 125  # docker's own exit code, also where it lost sight of a container that goes on
 PR_SET_PDEATHSIG = 1
+PLACES = ("HOME", "REMOTE", "SIGNING_KEY", "OPENLINEAGE")  # a relative one lies in the project's folder
 
 
 def start(words: Sequence[str], name: str | None = None, gpu: bool = False) -> subprocess.Popen[str]:
     """Start `python -m skumatch worker WORDS`; with a `name` in a container that is called so. Raises as `container.command`."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW__")}  # a stage needs no server secrets
-    env = kept | {"SKUMATCH_EVENTS": "1", "PYTHONUNBUFFERED": "1"}
-    python = os.environ.get("SKUMATCH_PYTHON") or sys.executable
+    env = environment()
+    python = str(path_of(variable("SKUMATCH_PYTHON") or sys.executable))
     worker = ["-m", "skumatch", "worker", *words]
     return subprocess.Popen(
         [*container.command(name, env, gpu), "python", *worker] if name else [python, *worker],
@@ -37,6 +37,20 @@ def start(words: Sequence[str], name: str | None = None, gpu: bool = False) -> s
         start_new_session=True,
         preexec_fn=end_with_parent(os.getpid()) if sys.platform == "linux" else None,
     )
+
+
+def environment() -> dict[str, str]:
+    """A stage's environment: this process's without the servers' secrets, with our paths absolute.
+
+    A container has another home folder than this process.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW__")}
+    variables = {name: variable(name) for name in (f"SKUMATCH_{place}" for place in PLACES)}
+    given = {name: value for name, value in variables.items() if value and "://" not in value}
+    paths = {name: str((PROJECT / path_of(value)).absolute()) for name, value in given.items()}
+    paths["SKUMATCH_PROJECT"] = str(PROJECT.absolute())
+    read_here = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    return kept | paths | read_here | {"SKUMATCH_EVENTS": "1"}
 
 
 def end_with_parent(parent: int) -> Callable[[], None]:

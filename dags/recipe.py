@@ -1,20 +1,159 @@
-"""What Airflow has to know of the project when it reads the DAGs: the stages, and the knobs that are read before a run begins."""
+"""What Airflow reads of the project with its DAGs: dvc.yaml's stages, and parameters it needs before a run begins.
+
+DAG files can't import skumatch, which Airflow's environment may lack. So the defaults of these parameters, and words
+for what they should be, stand here again; a test compares them with skumatch/params.py. Values are read as they are
+written, since YAML turns a word such as 010 into another. A cron text is what croniter reads, here and there.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from croniter import croniter
+from croniter.croniter import CroniterError
 
-PROJECT = Path(os.environ.get("SKUMATCH_PROJECT") or Path(__file__).resolve().parents[1])
-STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text("utf-8"))["stages"])
-PARAMS: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text("utf-8"))
+
+def variable(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """An environment variable; empty where it is unset or blank, as in skumatch/config.py."""
+    value = environ.get(name, "")
+    return value if value.strip() else ""
+
+
+def path_of(text: str) -> Path:
+    """The path with `~` at its beginning replaced by a home folder."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 pathlib's raises where there is no such user
+
+
+PROJECT = path_of(variable("SKUMATCH_PROJECT") or str(Path(__file__).resolve().parents[1]))
 GPU = "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
-EXECUTIONS = ("subprocess", "docker")
-# As skumatch/params.py has them; a test compares.
-LEFT_OUT = {"queues": dict.fromkeys(("frozen", "train", "embed"), GPU), "execution": "subprocess", "parallel_runs": 1}
-RUNTIME: dict[str, Any] = LEFT_OUT | PARAMS.get("runtime", {})
-if RUNTIME["execution"] not in EXECUTIONS:
-    raise ValueError(f"Parameter runtime.execution is '{RUNTIME['execution']}' in params.yaml; make it {' or '.join(EXECUTIONS)}.")
+QUEUES = dict.fromkeys(("frozen", "train", "embed"), GPU)
+TIMEOUT_HOURS = {"frozen": 12, "train": 24, "embed": 12}
+OTHER_TIMEOUT_HOURS = 2
+NEVER = "none"  # instead of a cron text
+PRESETS = {"@quarterly": "0 0 1 */3 *"}  # Airflow's own; croniter knows the others
+TRUTH = dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
+EMPTY = ("", "~", "null", "Null", "NULL")
+
+
+class Knob(NamedTuple):
+    """read: from the value as it is written, None for one that can't be. words: what it should be."""
+
+    default: Any
+    read: Callable[[Any], Any]
+    words: str
+
+
+def whole(most: int, default: int, least: int = 1) -> Knob:
+    """A whole number from `least` to `most`."""
+
+    def read(value: Any) -> int | None:
+        fits = isinstance(value, str) and re.fullmatch(r"[-+]?0|\+?[1-9][0-9]{0,9}", value) and least <= int(value) <= most
+        return int(value) if fits else None
+
+    return Knob(default, read, f"a whole number, at least {least} and at most {most}")
+
+
+def truth(value: Any) -> bool | None:
+    return TRUTH.get(value) if isinstance(value, str) else None
+
+
+def cron(value: Any) -> str | None:
+    """A cron text that Airflow can schedule by, or `none`."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moments = croniter("@daily" if value == NEVER else PRESETS.get(value, value))
+        moments.get_next()
+        moments.get_prev()
+    except CroniterError:
+        return None
+    return value
+
+
+def execution(value: Any) -> str | None:
+    return value if value in ("subprocess", "docker") else None
+
+
+def queues(value: Any) -> dict[str, str] | None:
+    """The queue of each stage; one that is left out keeps its default."""
+    names = list(value.values()) if isinstance(value, dict) else [None]
+    valid = all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
+    return QUEUES | value if valid else None
+
+
+HOURS = whole(most=168, default=OTHER_TIMEOUT_HOURS)
+
+
+def timeouts(value: Any) -> dict[str, int] | None:
+    """The hours of each stage; one that is left out keeps its default."""
+    hours = {name: HOURS.read(text) for name, text in value.items()} if isinstance(value, dict) else {"": None}
+    return TIMEOUT_HOURS | hours if None not in hours.values() else None
+
+
+CRON_WORDS = "a text of cron's form in UTC, such as '0 3 * * 1' or '@daily', or none"
+
+KNOBS = {
+    "release.approval_hours": whole(most=8760, default=72),
+    "schedule.retrain": Knob("0 3 * * 1", cron, CRON_WORDS),
+    "schedule.refresh": Knob("30 * * * *", cron, CRON_WORDS),
+    "schedule.on_new_data": Knob(True, truth, "true or false"),
+    "schedule.debounce_minutes": whole(least=0, most=60, default=5),
+    "runtime.execution": Knob("subprocess", execution, "subprocess or docker"),
+    "runtime.parallel_runs": whole(most=1000, default=1),
+    "runtime.queues": Knob(QUEUES, queues, "a section of stages and their queues"),
+    "runtime.timeout_hours": Knob(
+        TIMEOUT_HOURS, timeouts, "a section of stages and their hours, whole numbers, at least 1 and at most 168"
+    ),
+}
+
+
+def sections(name: str) -> dict[str, Any]:
+    """Return the sections of a YAML file of the project, each value as it is written.
+
+    Raises:
+        ValueError: the file is missing or can't be read; Airflow shows the sentence among its import errors.
+    """
+    path = PROJECT / name
+    try:
+        tree = yaml.BaseLoader(path.read_text("utf-8")).get_single_data()  # texts, lists and mappings only
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no {path}; set SKUMATCH_PROJECT to the project's folder.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} can't be read as YAML in UTF-8 ({reason}); correct it.") from error
+    return section({name: tree}, name)
+
+
+def section(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the section `name`, empty where it is left out. Raises ValueError where it is none."""
+    inner = tree.get(name)
+    if inner is None or inner in EMPTY:
+        return {}
+    if not isinstance(inner, dict):
+        raise ValueError(f"'{name}' should hold names and values, but is {inner!r} (in {PROJECT}); correct it.")
+    return inner
+
+
+def value_of(name: str, tree: dict[str, Any]) -> Any:
+    """Return a parameter's value, or its default where params.yaml leaves it out. Raises ValueError for a wrong one."""
+    knob, (part, _, last) = KNOBS[name], name.partition(".")
+    written = section(tree, part).get(last)
+    if written is None:
+        return knob.default
+    value = knob.read(written)
+    if value is None:
+        raise ValueError(f"Parameter {name} is {written!r} in params.yaml; make it {knob.words}.")
+    return value
+
+
+PIPELINE = section(sections("dvc.yaml"), "stages")
+STAGES = list(PIPELINE)
+VALUES = {name: value_of(name, sections("params.yaml")) for name in KNOBS}
+APPROVAL_HOURS: int = VALUES["release.approval_hours"]
+RUNTIME = {name: VALUES[f"runtime.{name}"] for name in ("execution", "parallel_runs", "queues", "timeout_hours")}
+SCHEDULE = {name: VALUES[f"schedule.{name}"] for name in ("retrain", "refresh", "on_new_data", "debounce_minutes")}

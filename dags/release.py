@@ -9,10 +9,9 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.context import Context
 from events import CHALLENGER, Notice
-from recipe import PARAMS
+from recipe import APPROVAL_HOURS
 from stage_process import StageOperator
 
-HOURS = PARAMS["release"]["approval_hours"]
 VERSION = Param(None, type=["null", "integer"], minimum=1, description="A version of the registered model; empty: see the DAG's text.")
 WHY = Param("", type="string", maxLength=500, description="The reason, kept in the journal.")
 USUAL: dict[str, Any] = {
@@ -23,8 +22,9 @@ USUAL: dict[str, Any] = {
 }
 RELEASE = """Ask a person whether a model that passed the gate becomes the champion.
 
-Started by a retrain with `release.approval: required`, or by hand for a version (empty: the challenger). Rejection and time-out
-promote nothing; neither does a champion that changed meanwhile.
+Started by a run whose kind of release needs a person (`release.approval`, `release.approval_refresh`), or by hand for a
+version (empty: the challenger). A run that an event started takes up the oldest version that waits, and
+tells of further ones. Rejection and time-out promote nothing; neither does a champion that changed meanwhile.
 """
 ROLLBACK = "Make an earlier champion the champion again: `version`, or, if that is empty, the one before this."
 SUBJECT = "Make version {{ ti.xcom_pull('propose')['version'] }} the champion?"
@@ -37,11 +37,11 @@ It would replace {{ 'version ' ~ asked['expected'] if asked['expected'] else 'no
 """
 
 
-def newest(context: Context) -> dict[str, Any]:
-    """The version asked for by hand, or that of the newest event that started this run."""
-    events = [event for found in context["triggering_asset_events"].values() for event in found]
-    told = max(events, key=lambda event: event.timestamp).extra.get("version") if events else None
-    return {"version": context["params"]["version"] or told}
+def question(context: Context) -> dict[str, Any]:
+    """The version asked for by hand; where an event started this run, its id, which takes up what waits."""
+    run = context["dag_run"]
+    by_event = run.run_type == "asset_triggered"
+    return {"version": context["params"]["version"], "run": run.run_id if by_event else ""}
 
 
 def answered(context: Context) -> dict[str, Any]:
@@ -63,20 +63,20 @@ with DAG(
     description="A person decides what the gate let pass.",
     doc_md=RELEASE,
     schedule=[CHALLENGER],
-    max_active_runs=1,
+    max_active_runs=16,  # a model and a gallery may wait side by side; a promotion compares
     is_paused_upon_creation=False,
     params={"version": VERSION},
     tags=["skumatch"],
     default_args=USUAL,
 ):
-    propose = StageOperator(task_id="propose", words=["propose"], message=newest)
+    propose = StageOperator(task_id="propose", words=["propose"], message=question, events=True)
     approve = ApprovalOperator(
         task_id="approve",
         subject=SUBJECT,
         body=BODY,
         params={"why": WHY},
         notifiers=[Notice("approval")],
-        response_timeout=timedelta(hours=HOURS),
+        response_timeout=timedelta(hours=APPROVAL_HOURS),
         execution_timeout=None,
         retries=0,  # a question that nobody answered is not asked again
     )

@@ -9,11 +9,12 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from skumatch import network
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, ServiceError
 from skumatch.files import read_json
 
-DAG = "skumatch_retrain"
+RETRAIN, REFRESH = "skumatch_retrain", "skumatch_refresh"  # the DAGs of dags/retrain.py
 SERVICE_USER = "skumatch"  # as whom our own commands sign in where people have names
 SECONDS = 15.0
 PATIENCE_SECONDS, POLL_SECONDS = 120.0, 0.5  # a training on all cores may keep the API server from answering for a while
@@ -28,8 +29,7 @@ class Airflow:
 
     def __init__(self, settings: Settings, seconds: float = SECONDS) -> None:
         self.url, self._settings = settings.airflow_url, settings
-        ours = settings.airflow is None  # on loopback: never through a proxy
-        self._client = httpx.Client(base_url=self.url, timeout=seconds, trust_env=not ours)
+        self._client = network.http_client(self.url, seconds, base_url=self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,8 @@ class Airflow:
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             what = "check SKUMATCH_AIRFLOW and its user and password" if self._settings.airflow else "start it with `make up`"
-            raise ServiceError(f"Airflow at {self.url} does not answer ({why}); {what}.") from error
+            how = network.through(self.url)
+            raise ServiceError(f"Airflow at {self.url} does not answer{how} ({why}); {what}.") from error
         if answer.is_success:
             return answer.json() if answer.content else None
         said = _words(answer)

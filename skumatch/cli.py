@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -14,12 +15,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import skumatch
+from skumatch import terminal
 from skumatch.errors import SkumatchError
-from skumatch.files import disk_errors
+from skumatch.files import disk_errors, text_errors
 
 PLACES = {  # a word -> what `skumatch.commands` has for it
     "run": "runs.run",
     "retrain": "runs.retrain",
+    "refresh": "runs.refresh",
     "up": "runs.up",
     "down": "runs.down",
     "pull": "runs.pull",
@@ -63,7 +66,24 @@ def _command(word: str) -> Any:
         found = alone
     command = get_command(found)
     command.name = word
+    _expand_paths(command)
     return command
+
+
+def _expand_paths(command: Any) -> None:
+    """Let every path of a command and of those below it begin with `~`: shells leave `--out=~/x` as it is."""
+    for below in getattr(command, "commands", {}).values():
+        _expand_paths(below)
+    if call := command.callback:
+        command.callback = lambda **given: call(**{name: _expanded(value) for name, value in given.items()})
+
+
+def _expanded(value: Any) -> Any:
+    from skumatch.config import expanded  # imports pydantic, which takes a moment
+
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return expanded(value) if isinstance(value, Path) else value
 
 
 class OnDemand(TyperGroup):
@@ -85,8 +105,9 @@ def _all() -> None: ...
 
 def main() -> NoReturn:
     """Run the command line; exit with the error's own code."""
+    terminal.prepare()
     try:
-        with disk_errors("this command"):
+        with disk_errors("this command"), text_errors("this command"), terminal.whole_output():
             app(standalone_mode=True)
     except SkumatchError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]✗[/] {_escaped(str(error))}", highlight=False)

@@ -2,45 +2,111 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from skumatch import network
 from skumatch.errors import CREDENTIALS, ParameterError
 from skumatch.params import Params
+from skumatch.recipe.overrides import apply_overrides, refuse_read_with_dags
+from skumatch.recipe.refusal import Refusal
+from skumatch.recipe.strict_yaml import read_yaml, written
+from skumatch.texts import UTF8, read_text
 
-BEFORE_RUNS = ("runtime.queues", "runtime.execution")  # read by Airflow with its DAGs, when no run is known
+PARAMS = "params.yaml"
+UNWRITABLE = dict.fromkeys(("Cc", "Zl", "Zp"), "a control character") | {"Cs": "bytes that aren't UTF-8"}
+# What a program takes for a template in the paths that it is given. Airflow expands variables in its settings.
+# DVC formats its progress bars; ConfigObj, which reads its settings, interpolates and can't quote both triples.
+AIRFLOW_EXPANDS = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+DVC_FORMATS = re.compile(r"%\([^)]*\)s|\{[^}]*\}|[{}]|\'\'\'.*\"\"\"|\"\"\".*\'\'\'")
+TEMPLATES = (
+    ("Airflow", AIRFLOW_EXPANDS, ("SKUMATCH_PROJECT", "SKUMATCH_HOME", "SKUMATCH_OPENLINEAGE")),
+    ("DVC", DVC_FORMATS, ("SKUMATCH_HOME", "SKUMATCH_REMOTE")),
+)
 USERS = r"^[A-Za-z0-9_.-]+:(viewer|user|op|admin)(,[A-Za-z0-9_.-]+:(viewer|user|op|admin))*$"
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a home folder for a leading `~` or `~NAME`; unchanged if there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 pathlib's raises for a file that is called ~name
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no such user here") from error
+
+
+def _place(place: str) -> str:
+    """A URL as it is, a path without `~`."""
+    return _address(place) if "://" in place else str(_expanded(Path(place)))
+
+
+def _address(url: str) -> str:
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ValueError("it is no URL, as http://HOST:PORT is") from error
+    return url
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+Place = Annotated[str, AfterValidator(_place)]
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Settings(BaseSettings):
     """Where things are on this machine; each is an environment variable `SKUMATCH_<NAME>`.
 
-    home: caches, run workspaces, server state, logs. remote: fsspec URL or path of the shared DVC remote (default
-    `<home>/remote`). mlflow: the tracking server. mlflow_page: where people find it, if not there. airflow: one of your own,
-    with user and password in its URL. ports: loopback ports of the embedded servers. airflow_users: who
-    signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin); without it whoever reaches it is its admin.
-    signing_key: a private key (PEM) that signs each registered run's provenance. openlineage: where events of lineage go, an
-    http(s) URL or a file; without it there are none.
+    A variable that is empty or blank counts as unset. A path may begin with `~`; a relative one lies in the
+    project's folder, and that in the current one.
+
+    Attributes:
+        project: The project's folder.
+        home: Caches, run workspaces, server state, logs; default: `.skumatch`.
+        remote: fsspec URL or path of the shared DVC remote; default: `remote` in the home.
+        mlflow: The tracking server.
+        mlflow_page: Where people find it, if not there.
+        airflow: One of your own, with user and password in its URL.
+        airflow_port: Loopback port of the embedded Airflow.
+        mlflow_port: Loopback port of the embedded MLflow.
+        airflow_users: Who signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin);
+            without it whoever reaches it is its admin.
+        signing_key: A private key (PEM) that signs each registered run's provenance.
+        vectors: `keep` reads vectors from the remote and keeps new ones there; `off` computes all of them.
+        openlineage: Where events of lineage go, an http(s) URL or a file; without it there are none.
     """
 
     model_config = SettingsConfigDict(env_prefix="SKUMATCH_", frozen=True)
 
-    project: Path = Field(default_factory=Path.cwd)
-    home: Path | None = None
-    remote: str | None = None
-    mlflow: str | None = None
-    mlflow_page: str | None = None
-    airflow: str | None = None
+    project: UserPath = Field(default_factory=Path.cwd)
+    home: UserPath | None = None
+    remote: Place | None = None
+    mlflow: Address | None = None
+    mlflow_page: Address | None = None
+    airflow: Address | None = None
     airflow_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     mlflow_port: Annotated[int, Field(ge=1, le=65535)] = 5000
     airflow_users: Annotated[str, Field(pattern=USERS)] | None = None
-    signing_key: Path | None = None
-    openlineage: str | None = None
+    signing_key: UserPath | None = None
+    openlineage: Place | None = None
+    vectors: Literal["keep", "off"] = "keep"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        blank = {name for name, value in given.items() if isinstance(value, str) and not value.strip()}
+        return {name: value for name, value in given.items() if name not in blank}
 
     @property
     def passwords_file(self) -> Path:
@@ -49,7 +115,7 @@ class Settings(BaseSettings):
 
     @property
     def home_dir(self) -> Path:
-        return (self.home or self.project / ".skumatch").resolve()
+        return (self.project / (self.home or ".skumatch")).resolve()
 
     @property
     def servers_file(self) -> Path:
@@ -61,7 +127,7 @@ class Settings(BaseSettings):
         """A URL as it is, a path made absolute: stages run in folders of their own."""
         if self.remote and "://" in self.remote:
             return self.remote
-        return str((self.project / Path(self.remote).expanduser()).resolve() if self.remote else self.home_dir / "remote")
+        return str((self.project / self.remote).resolve() if self.remote else self.home_dir / "remote")
 
     @property
     def mlflow_url(self) -> str:
@@ -77,7 +143,17 @@ class Settings(BaseSettings):
         """A URL as it is, a path made absolute; None: no events."""
         if self.openlineage is None or "://" in self.openlineage:
             return self.openlineage
-        return str((self.project / Path(self.openlineage).expanduser()).resolve())
+        return str((self.project / self.openlineage).resolve())
+
+    @property
+    def signing_key_file(self) -> Path | None:
+        return (self.project / self.signing_key).resolve() if self.signing_key else None
+
+    @property
+    def servers(self) -> list[str]:
+        """The addresses of all servers in use, with the credentials that they may carry."""
+        places = (self.mlflow_url, self.airflow or self.airflow_url, self.remote, self.openlineage)
+        return [place for place in places if place and "://" in place]
 
     @property
     def airflow_url(self) -> str:
@@ -90,77 +166,110 @@ def shown(url: str) -> str:
     return CREDENTIALS.sub("", url)
 
 
+def check_places(settings: Settings) -> None:
+    """Check the paths that other programs are given, before anything is written or started.
+
+    Raises:
+        ParameterError: a path that no text can hold, or in which Airflow or DVC would see a template.
+    """
+    places = {
+        "SKUMATCH_PROJECT": str(settings.project.resolve()),
+        "SKUMATCH_HOME": str(settings.home_dir),
+        "SKUMATCH_REMOTE": settings.remote_url,
+        "SKUMATCH_OPENLINEAGE": settings.openlineage_target or "",
+    }
+    for name, text in places.items():
+        kinds = map(unicodedata.category, text)
+        reasons = [f"it has {UNWRITABLE[kind]} in it" for kind in kinds if kind in UNWRITABLE]
+        for program, template, readers in TEMPLATES:
+            match = template.search(text) if name in readers else None
+            reasons += [f"{program} would read {match[0]} in it as a template"] if match else []
+        if reasons:
+            raise ParameterError(f"{name} is {text!r}, but {reasons[0]}; choose another folder for it.")
+
+
 def settings() -> Settings:
-    """The settings of this process's environment. Raises ParameterError for a value that can't be."""
+    """Read this process's environment, and settle its proxy variables for all clients (network.py).
+
+    Raises:
+        ParameterError: A value is out of range, or no client can use the proxy that a server needs.
+    """
     try:
-        return Settings()
+        current = Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = f"SKUMATCH_{str(first['loc'][0]).upper()}"
-        raise ParameterError(f"{name} is '{first['input']}': {first['msg'].lower()}; correct the environment variable.") from error
+        why = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
+        sentence = f"{name} is '{first['input']}': {why}"
+        raise ParameterError(f"{sentence}; correct the environment variable.") from error
+    network.settle(current.servers)
+    return current
 
 
 def check_approval(settings: Settings, params: Params) -> None:
     """Raises ParameterError where a person's approval is required, but Airflow knows no persons."""
-    if params.release.approval == "required" and not (settings.airflow_users or settings.airflow):
-        raise ParameterError(
-            "release.approval is required, but whoever reaches this Airflow is its admin, so nobody would be known to have approved; "
-            "set SKUMATCH_AIRFLOW_USERS=name:role,... before `skumatch up`, or release.approval=none."
-        )
+    release = {"release.approval": params.release.approval, "release.approval_refresh": params.release.approval_refresh}
+    required = next((name for name, value in release.items() if value == "required"), None)
+    if required and not (settings.airflow_users or settings.airflow):
+        why = "whoever reaches this Airflow is its admin, so nobody would be known to have approved"
+        cure = f"set SKUMATCH_AIRFLOW_USERS=name:role,... before `skumatch up`, or {required}=none"
+        raise ParameterError(f"{required} is required, but {why}; {cure}.")
+
+
+def require_project(folder: Path) -> None:
+    """Refuse a folder that is no project's, before anything is written into it. Raises ParameterError."""
+    if not (folder / PARAMS).is_file():
+        raise _absent(folder / PARAMS)
+
+
+def params_or_defaults(settings: Settings) -> Params:
+    """The project's parameters; outside a project the defaults. Raises as `load_params` does."""
+    path = settings.project / PARAMS
+    return load_params(path) if path.is_file() else Params()
 
 
 def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
-    """Read params.yaml and apply `section.name=value` overrides.
+    """Read params.yaml and apply a run's overrides.
 
-    Raises ParameterError for a missing file, a name that doesn't exist or a value out of range.
+    Args:
+        path: of params.yaml; a parameter that it leaves out has its default.
+        overrides: each `section.name=value`; of two for one name the last counts.
+
+    Raises:
+        ParameterError: the file is missing or can't be read, a name doesn't exist, a value is of another kind or out of
+            its range, or Airflow reads an overridden parameter with its DAGs.
     """
-    return _check(apply_overrides(_read(path), overrides), path)
-
-
-def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return `tree` with each `section.name=value` replaced; values are read as YAML."""
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise ParameterError(f"'{override}' is no override; write it as section.name=value, for example train.epochs=3.")
-        if name.startswith(BEFORE_RUNS):
-            raise ParameterError(f"'{name}' can't be changed for one run: Airflow reads it with its DAGs; set it in params.yaml.")
-        *sections, last = name.split(".")
-        node = tree
-        for section in sections:
-            node = node.get(section) if isinstance(node, dict) else None  # type: ignore[assignment]
-        if not isinstance(node, dict) or last not in node:
-            raise ParameterError(f"There is no parameter '{name}'; params.yaml lists every one with a comment.")
-        node[last] = _value(text, override)
-    return tree
-
-
-def _value(text: str, override: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"The value of '{override}' can't be read as YAML; correct it, for example train.epochs=3.") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ParameterError(f"There is no {path}; run skumatch in the project's folder.")
-    try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from error
-    return tree if isinstance(tree, dict) else {}
-
-
-def _check(tree: dict[str, Any], path: Path) -> Params:
+    overrides = list(overrides)
+    refuse_read_with_dags(overrides)
+    text = _text(path)
+    tree = apply_overrides(_sections(text, path), overrides)
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ParameterError(f"There is no parameter '{name}' (in {path.name}); remove it or correct its name.") from error
-        if first["type"] == "value_error":  # of several parameters, so there is no one value to show
-            words = str(first["ctx"]["error"])
-            raise ParameterError(f"{f'Parameters {name}: ' if name else ''}{words} (in {path.name}).") from error
-        raise ParameterError(f"Parameter {name} is {first['input']!r}: {first['msg'].lower()} (in {path.name}).") from error
+        raise ParameterError(Refusal(error, text, path.name, tuple(overrides)).sentence()) from error
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise _absent(path)
+    return read_text(path, "the project's params.yaml", ParameterError, UTF8)
+
+
+def _absent(path: Path) -> ParameterError:
+    cure = "run skumatch in the project's folder, or set SKUMATCH_PROJECT to it"
+    return ParameterError(f"There is no {path}; {cure}.")
+
+
+def _sections(text: str, path: Path) -> dict[str, Any]:
+    tree = read_yaml(text, str(path))
+    if tree is not None and not isinstance(tree, dict):
+        raise ParameterError(f"{path} holds no sections, but {written(text, ())}; write each as in the project's own.")
+    return tree or {}
+
+
+def user() -> str:
+    """The name of this process's user, or its number where there is no name for it, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

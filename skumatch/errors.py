@@ -91,6 +91,12 @@ class StaleChampion(SkumatchError):
     exit_code = 18
 
 
+class CodeError(SkumatchError):
+    """Code that a run can't take along, or whose commit git refuses to tell."""
+
+    exit_code = 19
+
+
 class RegistryUnavailable(SkumatchError):
     """The MLflow server doesn't answer."""
 
@@ -109,6 +115,13 @@ class Fenced(SkumatchError):
     """Another attempt of the same stage took over; this one stops."""
 
     exit_code = 22
+
+
+class LatencyExceeded(SkumatchError):
+    """A bundle that answers too slowly, as far as this attempt could measure."""
+
+    exit_code = 23
+    retry = True
 
 
 class PortInUse(SkumatchError):
@@ -152,6 +165,12 @@ class Unwell(SkumatchError):
     """A part of the installation doesn't work as it should."""
 
     exit_code = 43
+
+
+class LossNotAccepted(SkumatchError):
+    """An erasure after which versions can't serve or be made again, which nobody has accepted yet: nothing was deleted."""
+
+    exit_code = 44
 
 
 class NothingNew(SkumatchError):

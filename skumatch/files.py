@@ -8,12 +8,13 @@ import json
 import os
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skumatch.errors import StorageError
+from skumatch.errors import DataError, StorageError
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -66,6 +67,27 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
 
 
+@contextmanager
+def store_refusals(what: str, cure: str = "check the disk or the remote, then run again") -> Iterator[None]:
+    """Turn what a disk or an object store raises that refuses or is away into StorageError.
+
+    Args:
+        what: the store and what is kept in it, as the subject of a sentence.
+        cure: what to do.
+    """
+    try:
+        yield
+    except store_errors() as error:
+        raise StorageError(f"{what} can't be read or written ({error}); {cure}.") from error
+
+
+def put_whole(fs: Any, path: str, data: bytes) -> None:
+    """Write a file of an fsspec file system, whole or not at all: aside, then renamed."""
+    aside = f"{path}.{uuid.uuid4().hex}.part"
+    fs.pipe_file(aside, data)
+    fs.mv(aside, path)
+
+
 def disk_refused(error: BaseException | None) -> OSError | None:
     """The refusal of a full, read-only or failing disk that an error comes from, if it comes from one."""
     while error is not None:
@@ -73,6 +95,24 @@ def disk_refused(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Open a URL or a path with fsspec.
+
+    Args:
+        url: Of any fsspec file system, or a path, in which no character has a meaning of its own.
+
+    Returns:
+        The file system, and the folder in it without a slash at its end.
+    """
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    if "://" not in url:  # fsspec would read a `::` in it as a chain of file systems
+        return LocalFileSystem(), str(Path(url).absolute()).rstrip("/")
+    fs, root = fsspec.core.url_to_fs(url)
+    return fs, str(root).rstrip("/")
 
 
 @contextmanager
@@ -86,6 +126,24 @@ def disk_errors(what: str) -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         cure = "free some space or check its permissions, then run again"
         raise StorageError(f"The disk refused a write in {what}: {error.strerror}{where}; {cure}.") from error
+
+
+@contextmanager
+def text_errors(what: str) -> Iterator[None]:
+    """Turn a name or text in `what` that can't be encoded or decoded into DataError.
+
+    Linux allows any bytes in a file name. Python keeps those that aren't UTF-8 as surrogates.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        around = bytes(error.object[max(error.start - 20, 0) : error.end + 20])
+        sentence = f"A text in {what} isn't {error.encoding}: {around!r}; save it as UTF-8, then run again."
+        raise DataError(sentence) from error
+    except UnicodeError as error:
+        text = f": {error.object!a}" if isinstance(error, UnicodeEncodeError) else f" ({error})"
+        sentence = f"A name or text in {what} can't be encoded{text}; rename or correct it, then run again."
+        raise DataError(sentence) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Trigger a run of the DAG, watch it to its end, and tell how it ended."""
+"""Trigger a run of a DAG, or join one, watch it to its end, and tell how it ended."""
 
 from __future__ import annotations
 
@@ -12,60 +12,117 @@ import yaml
 from rich.console import Console
 
 from skumatch import processes
-from skumatch.airflow_api import DAG, Airflow, patiently
+from skumatch.airflow_api import RETRAIN, Airflow, patiently
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
 from skumatch.summary import Task, View, view
 from skumatch.task_log import ServedLog, TaskLog, WrittenLog, crash, marked
 
 POLL_SECONDS = 0.7
+CONF: dict[str, Any] = {"data_ref": None, "overrides": [], "dry_run": False, "encoder": None}  # what a run without `conf` has
 
 
-def trigger(settings: Settings, conf: dict[str, Any]) -> str:
-    """Start a run with `conf` (data_ref, overrides, dry_run) and return its id.
+def trigger(settings: Settings, conf: dict[str, Any], dag: str = RETRAIN) -> str:
+    """Start a run and return its id.
 
-    Raises ParameterError with Airflow's words for a value it refuses, ServiceError where Airflow is away or the DAG paused.
+    Args:
+        settings: where Airflow is.
+        conf: data_ref, overrides, dry_run, and of a refresh encoder; what is left out has its default.
+        dag: whose run it is.
+
+    Raises:
+        ParameterError: Airflow refuses a value, in its words.
+        ServiceError: Airflow is away, or the DAG is paused.
     """
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
     with Airflow(settings) as airflow:
-        if airflow.get(f"/dags/{DAG}")["is_paused"]:
-            raise ServiceError(f"The DAG {DAG} is paused, so a run would wait for ever; unpause it at {settings.airflow_url}/dags/{DAG}.")
-        answer = airflow.post(f"/dags/{DAG}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": conf})
+        if airflow.get(f"/dags/{dag}")["is_paused"]:
+            cure = f"unpause it at {settings.airflow_url}/dags/{dag}"
+            raise ServiceError(f"The DAG {dag} is paused, so a run would wait for ever; {cure}.")
+        answer = airflow.post(f"/dags/{dag}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": conf})
     return str(answer["dag_run_id"])
 
 
-def follow(settings: Settings, run: str, console: Console | None = None) -> dict[str, Any]:
+def active(settings: Settings, conf: dict[str, Any], data: str, dag: str) -> str | None:
+    """Find a run that waits or works with the same settings on the same data, so that a second one would only repeat it.
+
+    Args:
+        settings: where Airflow is.
+        conf: of the run that is wanted, as for `trigger`.
+        data: MD5 of its data version. A run that has not read its data yet will take the newest.
+        dag: whose runs count.
+
+    Returns:
+        The id of the one that began first, None where there is none.
+
+    Raises:
+        ServiceError: Airflow is away.
+    """
+    with Airflow(settings) as airflow:
+        answer = airflow.get(f"/dags/{dag}/dagRuns", state=["running", "queued"], order_by="run_after", limit=100)
+        for row in answer["dag_runs"]:
+            same = CONF | (row["conf"] or {}) == CONF | conf
+            if same and _data_of(airflow, dag, row["dag_run_id"]) in ("", data):
+                return str(row["dag_run_id"])
+    return None
+
+
+def data_of(settings: Settings, run: str, dag: str) -> str:
+    """Return the MD5 of the data version that a run's first task has fixed, empty before. Raises ServiceError."""
+    with Airflow(settings) as airflow:
+        return _data_of(airflow, dag, run)
+
+
+def _data_of(airflow: Airflow, dag: str, run: str) -> str:
+    path = f"/dags/{dag}/dagRuns/{quote(run, safe='')}/taskInstances/pull/xcomEntries"
+    if not any(entry["key"] == "return_value" for entry in airflow.get(path)["xcom_entries"]):
+        return ""
+    return str(airflow.get(f"{path}/return_value", deserialize="true")["value"].get("data"))
+
+
+def follow(settings: Settings, run: str, console: Console | None = None, dag: str = RETRAIN) -> dict[str, Any]:
     """Watch a run to its end: a live table on a terminal, else one line for each task that ends.
 
-    Returns register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with "run", "tasks" (seconds
-    each task took, by name), "wall" (seconds from trigger to end) and "waited" (of these, for an earlier run to end).
-    Raises RunFailed with the failing task's own sentence and exit code.
+    Args:
+        settings: where Airflow and its logs are.
+        run: the run's id.
+        console: where to show it; default: stdout.
+        dag: whose run it is.
+
+    Returns:
+        register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with "dag", "run", "tasks"
+        (seconds each task took, by name), "wall" (seconds from trigger to end) and "waited" (of these, for an earlier run
+        to end).
+
+    Raises:
+        RunFailed: a task failed; with its own sentence and exit code.
+        ServiceError: Airflow is away, or one of its servers ended.
     """
     console = console or Console()
     with Airflow(settings) as airflow:
-        watch = Watch(airflow, settings, run)
+        watch = Watch(airflow, settings, run, dag)
         with view(console, run) as show:
             state = watch.until_end(show)
         return watch.outcome(state)
 
 
-def cancel(settings: Settings, run: str) -> None:
+def cancel(settings: Settings, run: str, dag: str = RETRAIN) -> None:
     """Mark the run as failed, which stops its task."""
     with Airflow(settings) as airflow:
-        airflow.patch(f"/dags/{DAG}/dagRuns/{run}", {"state": "failed"})
+        airflow.patch(f"/dags/{dag}/dagRuns/{run}", {"state": "failed"})
 
 
-def run_url(settings: Settings, run: str) -> str:
+def run_url(settings: Settings, run: str, dag: str = RETRAIN) -> str:
     """The run's page in Airflow."""
-    return f"{settings.airflow_url}/dags/{DAG}/runs/{quote(run, safe='')}"
+    return f"{settings.airflow_url}/dags/{dag}/runs/{quote(run, safe='')}"
 
 
 class Watch:
     """What is known of one run so far: its tasks and the newest lines of their logs."""
 
-    def __init__(self, airflow: Airflow, settings: Settings, run: str) -> None:
-        self.airflow, self.settings, self.run = airflow, settings, run
-        self.path = f"/dags/{DAG}/dagRuns/{quote(run, safe='')}"
+    def __init__(self, airflow: Airflow, settings: Settings, run: str, dag: str = RETRAIN) -> None:
+        self.airflow, self.settings, self.run, self.dag = airflow, settings, run, dag
+        self.path = f"/dags/{dag}/dagRuns/{quote(run, safe='')}"
         stages = yaml.safe_load((settings.project / "dvc.yaml").read_text("utf-8"))["stages"]
         self.place = {name: place for place, name in enumerate(["pull", *stages, "register"])}
         self.logs: dict[tuple[str, int], TaskLog] = {}
@@ -100,10 +157,10 @@ class Watch:
         if failed:
             raise self._failure(failed[0])
         if state == "failed":
-            raise RunFailed(f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run)}")
+            raise RunFailed(f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run, self.dag)}")
         times = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
         queued, started, ended = (self.state[name] for name in ("queued_at", "start_date", "end_date"))
-        facts = {"run": self.run, "wall": seconds(queued, ended), "waited": seconds(queued, started), **times}
+        facts = {"dag": self.dag, "run": self.run, "wall": seconds(queued, ended), "waited": seconds(queued, started), **times}
         if by_name["pull"].state == "skipped":
             return {"skipped": True, "reason": self._last(by_name["pull"], "skip").get("reason", ""), **facts}
         entry = self.airflow.get(f"{self.path}/taskInstances/register/xcomEntries/return_value", deserialize="true")["value"]
@@ -135,12 +192,12 @@ class Watch:
         return self.logs[key]
 
     def _served(self, task: Task) -> ServedLog:
-        page = f"{run_url(self.settings, self.run)}/tasks/{task.name}"
+        page = f"{run_url(self.settings, self.run, self.dag)}/tasks/{task.name}"
         return ServedLog(lambda: self.airflow.get(f"{self.path}/taskInstances/{task.name}/logs/{task.attempt}")["content"], page)
 
     def _written(self, task: Task) -> WrittenLog:
-        folder = self.settings.home_dir / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={self.run}" / f"task_id={task.name}"
-        return WrittenLog(folder / f"attempt={task.attempt}.log")
+        logs = self.settings.home_dir / "airflow" / "logs" / f"dag_id={self.dag}"
+        return WrittenLog(logs / f"run_id={self.run}" / f"task_id={task.name}" / f"attempt={task.attempt}.log")
 
 
 def took(row: dict[str, Any]) -> float:

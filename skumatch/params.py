@@ -1,27 +1,86 @@
-"""Every section of params.yaml, with the bounds of its values."""
+"""Every section of params.yaml: defaults, which are the shipped recipe, and the bounds of the values."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from skumatch.cron import cron_problem
+from skumatch.texts import composed
 
 STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")  # of dvc.yaml
+TASKS = ("pull", *STAGES, "register")  # of Airflow's DAGs
+QUEUES = {"frozen": "gpu", "train": "gpu", "embed": "gpu"}
+TIMEOUT_HOURS = {"frozen": 12, "train": 24, "embed": 12}
+OTHER_TIMEOUT_HOURS = 2
+NEVER = "none"  # instead of a cron text
+MODEL_NAME_BYTES = 200  # it stands in names of files, and MLflow's column has 256 characters
+
+
+def _read_with_dags(words: str | None = None) -> Any:
+    """Mark a parameter that dags/recipe.py reads, when no run is known; `words` say what its value should be."""
+    return Field(json_schema_extra={"read_with_dags": True} | ({"words": words} if words else {}))
+
+
+READ_WITH_DAGS = _read_with_dags()
+LIST = Field(strict=False)  # YAML has no tuples
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Margin = Annotated[float, Field(gt=0, le=1)]
 Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")], ...], Field(min_length=1)]
+Hours = Annotated[int, Field(ge=1, le=168)]
+Text = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9;]+$")]
+Words = Annotated[tuple[Word, ...], Field(min_length=1), LIST]
+
+
+def _registered_name(name: str) -> str:
+    """Refuse what MLflow would refuse after the training, or what the filters and files of skumatch can't hold."""
+    wrong = sorted({character for character in name if character in "/:'\"" or not character.isprintable()})
+    if wrong:
+        shown = " ".join(character if character.isprintable() else f"U+{ord(character):04X}" for character in wrong)
+        raise ValueError(f"a model's name can't hold {shown}; use letters, digits, blanks and . _ -")
+    if name != name.strip() or not name or name == "." or name.startswith(".."):
+        raise ValueError("a model's name can't be empty or ., begin with .., or begin or end with a blank")
+    if name.endswith("-journal"):
+        raise ValueError("names with -journal at their end are for the journals of models; choose another end")
+    if len(name.encode()) > MODEL_NAME_BYTES:
+        raise ValueError(f"a model's name has at most {MODEL_NAME_BYTES} bytes; shorten it")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_registered_name)]
+
+
+def _cron_or_never(text: str) -> str:
+    """Refuse a schedule that Airflow could not read, or that has no next time."""
+    problem = cron_problem(text) if text != NEVER else ""
+    if problem:
+        raise ValueError(f"{problem}; write {CRON_WORDS}")
+    return text
+
+
+CRON_WORDS = "a text of cron's form in UTC, such as '0 3 * * 1' or '@daily', or none"
+Schedule = Annotated[str, AfterValidator(_cron_or_never), _read_with_dags(CRON_WORDS)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """A part of params.yaml. A value of another kind is never converted, and an empty section is one left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_left_out(cls, given: Any) -> Any:
+        return {} if given is None else given
 
 
 class DataParams(Section):
-    others: tuple[str, ...] = ("others",)
+    others: Annotated[tuple[Annotated[Text, AfterValidator(composed)], ...], LIST] = ("others",)
+    serve_catalogue: bool = False
 
 
 class ValidateParams(Section):
@@ -38,8 +97,11 @@ class ValidateParams(Section):
     max_long_side: Positive = 10_000
     max_aspect: Factor = 10.0
     max_slim_share: Share = 0.01
-    formats: Words = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-    modes: Words = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
+    formats: Annotated[Words, Field(examples=[["JPEG", "PNG"]])] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+    modes: Annotated[Words, Field(examples=[["L", "RGB"]])] = (
+        *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
+        *("I;16", "I;16B", "I;16L", "I;16N"),
+    )
     max_removed_share: Share = 0.1
     max_added_share: Share = 0.5
     min_images_ratio: Share = 0.8
@@ -57,10 +119,10 @@ class SplitParams(Section):
 
 
 class EncoderParams(Section):
-    model: str = "efficientnet-lite0"
-    weights: str = "package"
-    height: Annotated[int, Field(ge=32, le=1024)] = 256
-    width: Annotated[int, Field(ge=32, le=1024)] = 256
+    model: Text = "efficientnet-lite0"
+    weights: Text = "package"
+    height: Annotated[int, Field(ge=32, le=1024)] = 288
+    width: Annotated[int, Field(ge=32, le=1024)] = 288
     resize: Literal["squash", "pad", "crop"] = "squash"
     dim: Annotated[int, Field(ge=0, le=4096)] = 0
 
@@ -85,7 +147,7 @@ class LossParams(Section):
     centres: Annotated[int, Field(ge=1, le=16)] = 3
     temperature: Annotated[float, Field(gt=0)] = 0.1
     label_smoothing: Share = 0.1
-    dims: tuple[Positive, ...] = ()
+    dims: Annotated[tuple[Positive, ...], LIST, Field(examples=[[64, 128]])] = ()
 
 
 class SamplingParams(Section):
@@ -94,16 +156,16 @@ class SamplingParams(Section):
 
 
 class AugmentParams(Section):
-    view: Annotated[float, Field(ge=0.25, le=1)] = 0.75
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    ratio: Share = 0.0
-    rotate: Annotated[float, Field(ge=0, le=45)] = 0.0
-    perspective: Annotated[float, Field(ge=0, lt=0.25)] = 0.0
+    view: Annotated[float, Field(ge=0.25, le=1)] = 0.8
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25
+    ratio: Share = 0.3
+    rotate: Annotated[float, Field(ge=0, le=45)] = 20.0
+    perspective: Annotated[float, Field(ge=0, lt=0.25)] = 0.12
     flip: Share = 0.0
-    jitter: Share = 0.2
-    blur: Share = 0.0
-    jpeg: Share = 0.0
-    occlude: Share = 0.0
+    jitter: Share = 0.6
+    blur: Share = 0.3
+    jpeg: Share = 0.3
+    occlude: Share = 0.6
     cutout: Annotated[int, Field(ge=0)] = 64
 
 
@@ -118,11 +180,11 @@ class OptimizerParams(Section):
 
 class AverageParams(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    wise: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    wise: Annotated[tuple[Margin, ...], LIST, Field(examples=[[0.5, 0.7, 0.9]])] = ()
 
 
 class TowerParams(Section):
-    freeze: Share = 0.0
+    freeze: Share = 0.24
     lora_rank: Annotated[int, Field(ge=0)] = 0
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     checkpointing: bool = False
@@ -130,9 +192,9 @@ class TowerParams(Section):
 
 
 class TrainParams(Section):
-    epochs: Annotated[int, Field(ge=0, le=1000)] = 8
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 24
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    validate_every: Positive = 1
+    validate_every: Positive = 3
     patience: Annotated[int, Field(ge=0)] = 0
     probe: ProbeParams = ProbeParams()
     fix: FixParams = FixParams()
@@ -208,10 +270,32 @@ class GateParams(Section):
         return 1 - self.false_promotions_a_year / self.retrains_a_year
 
 
+class RefreshParams(Section):
+    """When a refreshed gallery is fit to serve, and which new products are held back."""
+
+    max_drop: Margin = 0.015
+    max_unknown_rise: Margin = 0.03
+    min_new_found: Share = 0.5
+    max_new_unknown: Margin = 0.3
+    max_taken: Margin = 0.3
+    min_skus: Annotated[int, Field(ge=10)] = 300
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=1000)] = 10_000
+    accept: Annotated[tuple[Annotated[Text, AfterValidator(composed)], ...], LIST, Field(examples=[["cola", "tea"]])] = ()
+
+
 class ReleaseParams(Section):
-    model_name: str = "skumatch"
+    model_name: ModelName = "skumatch"
     approval: Literal["none", "required"] = "none"
-    approval_hours: Positive = 72
+    approval_refresh: Literal["none", "required"] = "none"
+    approval_hours: Annotated[int, Field(ge=1, le=8760), READ_WITH_DAGS] = 72
+
+
+class ScheduleParams(Section):
+    retrain: Schedule = "0 3 * * 1"
+    refresh: Schedule = "30 * * * *"
+    on_new_data: Annotated[bool, READ_WITH_DAGS] = True
+    debounce_minutes: Annotated[int, Field(ge=0, le=60), READ_WITH_DAGS] = 5
 
 
 class RuntimeParams(Section):
@@ -220,17 +304,41 @@ class RuntimeParams(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    execution: Literal["subprocess", "docker"] = "subprocess"
-    parallel_runs: Positive = 1
-    queues: dict[str, Queue] = {"frozen": "gpu", "train": "gpu", "embed": "gpu"}
+    execution: Annotated[Literal["subprocess", "docker"], READ_WITH_DAGS] = "subprocess"
+    parallel_runs: Annotated[int, Field(ge=1, le=1000), READ_WITH_DAGS] = 1
+    queues: Annotated[dict[str, Queue], _read_with_dags("a section of stages and their queues"), Field(examples=[{"train": "gpu"}])] = (
+        QUEUES
+    )
+    timeout_hours: Annotated[
+        dict[str, Hours],
+        _read_with_dags("a section of stages and their hours, whole numbers, at least 1 and at most 168"),
+        Field(examples=[{"train": 24}]),
+    ] = TIMEOUT_HOURS
 
-    @field_validator("queues")
+    @field_validator("queues", mode="before")
     @classmethod
-    def _of_stages(cls, queues: dict[str, str]) -> dict[str, str]:
-        unknown = [name for name in queues if name not in STAGES]
-        if unknown:
-            raise ValueError(f"there is no stage '{unknown[0]}'; the stages are {', '.join(STAGES)}")
-        return queues
+    def _queues_of_stages(cls, queues: Any) -> Any:
+        return _named(queues, QUEUES, STAGES)
+
+    @field_validator("timeout_hours", mode="before")
+    @classmethod
+    def _hours_of_tasks(cls, hours: Any) -> Any:
+        return _named(hours, TIMEOUT_HOURS, TASKS)
+
+    @property
+    def longest_task_hours(self) -> int:
+        """After so many hours Airflow has stopped any task."""
+        return max(OTHER_TIMEOUT_HOURS, *self.timeout_hours.values())
+
+
+def _named(given: Any, defaults: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """Check the names of a section of stages; a stage that is left out keeps its default."""
+    if not isinstance(given, dict):
+        return given
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"there is no stage '{unknown[0]}'; the stages are {', '.join(names)}")
+    return defaults | given
 
 
 class Params(Section):
@@ -246,7 +354,9 @@ class Params(Section):
     search: SearchParams = SearchParams()
     evaluate: EvaluateParams = EvaluateParams()
     gate: GateParams = GateParams()
+    refresh: RefreshParams = RefreshParams()
     release: ReleaseParams = ReleaseParams()
+    schedule: ScheduleParams = ScheduleParams()
     runtime: RuntimeParams = RuntimeParams()
 
     @model_validator(mode="after")

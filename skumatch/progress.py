@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 EVENT_SECONDS = 2.0
+LOG_SECONDS = 30.0  # between two lines in a log
 
 
 class Advance(Protocol):
@@ -24,20 +25,30 @@ def silent(n: int = 1, text: str = "") -> None:
     """An Advance that tells nobody."""
 
 
+def followed() -> bool:
+    """Whether a program follows (SKUMATCH_EVENTS); blank counts as unset."""
+    return bool(os.environ.get("SKUMATCH_EVENTS", "").strip())
+
+
 def emit(kind: str, /, **fields: Any) -> None:
     """Print one machine-readable line, `skumatch-KIND {json}`, where a program follows (SKUMATCH_EVENTS=1)."""
-    if os.environ.get("SKUMATCH_EVENTS"):
+    if followed():
         print(f"skumatch-{kind} {json.dumps(fields, sort_keys=True)}", flush=True)
 
 
 @contextmanager
 def track(stage: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-    """Yield `advance(n, text)`: a rich bar on a terminal, event lines for a follower, silence otherwise."""
-    if sys.stderr.isatty() and not os.environ.get("SKUMATCH_EVENTS"):
+    """Yield `advance(n, text)`: event lines for a follower, a rich bar on a terminal, otherwise lines for a log.
+
+    Work that ends within LOG_SECONDS leaves no line in a log.
+    """
+    if followed():
+        yield _EventLines(stage, total, unit)
+    elif sys.stderr.isatty():
         with _bar(stage, total, unit) as bar:
             yield bar
     else:
-        yield _EventLines(stage, total, unit)
+        yield _LogLines(stage, total, unit)
 
 
 class _EventLines:
@@ -51,9 +62,30 @@ class _EventLines:
             emit("progress", stage=self.stage, done=self.done, total=self.total, unit=self.unit, text=text)
 
 
+class _LogLines:
+    """A line on stderr now and then: how much is done, and how long the rest will take at this pace."""
+
+    def __init__(self, stage: str, total: int | None, unit: str) -> None:
+        self.stage, self.total, self.unit, self.done = stage, total, unit, 0
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, n: int = 1, text: str = "") -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.last < LOG_SECONDS:
+            return
+        self.last = now
+        of, left = "", ""
+        if self.total and self.done:
+            minutes = (self.total - self.done) * (now - self.began) / self.done / 60
+            of, left = f" of {self.total:,}", f", about {max(1, round(minutes))} min left" if minutes else ""
+        note = f" ({text})" if text else ""
+        print(f"{self.stage}: {self.done:,}{of} {self.unit}{left}{note}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def _bar(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
-    words, note = TextColumn("[bold]{task.description}"), TextColumn("{task.fields[text]}")
+    words, note = TextColumn("[bold]{task.description}"), TextColumn("{task.fields[text]}", markup=False)
     columns = (words, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(), note)
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(stage, total=total, text="")

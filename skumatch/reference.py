@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skumatch.config import Settings, load_params
+from skumatch.config import PARAMS, Settings, expanded, load_params, params_or_defaults
 from skumatch.errors import ReferenceNotFound
 from skumatch.files import read_json
 from skumatch.params import EncoderParams, Params
@@ -20,7 +23,7 @@ FROZEN, HUGGING_FACE = "frozen:", "hf:"
 
 def find_bundle(reference: str, settings: Settings) -> Path:
     """The verified folder of the bundle that `reference` names. Raises ReferenceNotFound, BundleError, RegistryUnavailable."""
-    folder = Path(reference)
+    folder = expanded(reference)
     if (folder / MANIFEST).is_file():
         verify_bundle(folder)
         return folder
@@ -28,7 +31,7 @@ def find_bundle(reference: str, settings: Settings) -> Path:
         raise ReferenceNotFound(
             f"'{reference}' is no bundle: {_why(reference)}; give champion, challenger, a version or a bundle's folder."
         )
-    registry = open_registry(settings, load_params(settings.project / "params.yaml"))
+    registry = open_registry(settings, load_params(settings.project / PARAMS))
     found = registry.resolve(reference)
     return registry.download_bundle(found, settings.home_dir / "bundles" / found.bundle)
 
@@ -55,20 +58,34 @@ def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
     from skumatch.model.hf_forms import CONFIG
 
     if reference.startswith(FROZEN):
-        params = _frozen(load_params(settings.project / "params.yaml"), reference.removeprefix(FROZEN))
-        folder = fetch_base_weights(settings, params)
-        return build(params.encoder, fetched_weights(folder)).eval(), str(read_json(folder / "weights.json").get("sha256", "none"))
-    local = Path(reference.removeprefix(HUGGING_FACE)).expanduser()
+        params = _frozen(params_or_defaults(settings), reference.removeprefix(FROZEN))
+        with _home(settings) as here:
+            folder = fetch_base_weights(here, params)
+            digest = str(read_json(folder / "weights.json").get("sha256", "none"))
+            return build(params.encoder, fetched_weights(folder)).eval(), digest
+    local = expanded(reference.removeprefix(HUGGING_FACE))
     if reference.startswith(HUGGING_FACE) or ((local / CONFIG).is_file() and not (local / MANIFEST).is_file()):
         return load_clip(local)
     folder = find_bundle(reference, settings) / "encoder"
     return load(folder), str(read_json(folder / "encoder.json")["sha256"])
 
 
+@contextmanager
+def _home(settings: Settings) -> Iterator[Settings]:
+    """Settings with a home for weights: outside a project, unless SKUMATCH_HOME is set, a temporary one."""
+    if settings.home or (settings.project / PARAMS).is_file():
+        yield settings
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield settings.model_copy(update={"home": Path(folder)})
+
+
 def _frozen(params: Params, name: str) -> Params:
     from skumatch.model.encoder import published
 
     model, _, weights = name.partition("@")
+    if weights.endswith(".safetensors"):  # params.yaml's lie in the project, typed ones in the current folder
+        weights = str(expanded(weights).absolute())
     tree = params.encoder.model_dump() | {"model": model, "dim": 0} | ({"weights": weights} if weights else {})
     spec = EncoderParams.model_validate(tree)
     return params.model_copy(update={"encoder": spec if model == params.encoder.model else published(spec)})

@@ -7,18 +7,34 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
+from skumatch import network
 from skumatch.airflow_api import SERVICE_USER
 from skumatch.config import Settings
 from skumatch.files import read_json, write_private
 
 
+def folder(settings: Settings, server: str) -> Path:
+    """The folder that a server works in; the embedded MLflow's is made here, and holds its database.
+
+    MLflow parses a database's URL in two ways that disagree about `%`, `?` and `#`, so its path is relative.
+    """
+    if server != "mlflow":
+        return settings.project
+    at = settings.home_dir / "mlflow"
+    at.mkdir(parents=True, exist_ok=True)
+    return at
+
+
 def commands(settings: Settings) -> dict[str, list[str]]:
-    """Name -> command line of each server that is ours to start; makes the embedded MLflow's folder."""
-    airflow, folder = [sys.executable, "-m", "airflow"], settings.home_dir / "mlflow"
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
-    mlflow += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    mlflow += ["--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts"]
+    """Name -> command line of each server that is ours to start, in its `folder`."""
+    airflow = [sys.executable, "-m", "airflow"]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    mlflow += ["--port", str(settings.mlflow_port), "--workers", "1"]
+    mlflow += ["--backend-store-uri", "sqlite:///mlflow.db"]
+    artifacts = settings.home_dir / "mlflow/artifacts"
+    mlflow += ["--serve-artifacts", "--artifacts-destination", artifacts.as_uri()]
     found = {
         "mlflow": mlflow,
         "api-server": [*airflow, "api-server"],
@@ -27,8 +43,6 @@ def commands(settings: Settings) -> dict[str, list[str]]:
     }
     if settings.mlflow:
         del found["mlflow"]
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
     return found
 
 
@@ -42,17 +56,25 @@ def environment(settings: Settings) -> dict[str, str]:
         "SKUMATCH_MLFLOW": settings.mlflow_url,
         "SKUMATCH_AIRFLOW_PORT": str(settings.airflow_port),
         "SKUMATCH_MLFLOW_PORT": str(settings.mlflow_port),
-        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"])),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8",
         "AIRFLOW_HOME": str(home / "airflow"),
     }
     if settings.airflow_users:
         ours["SKUMATCH_AIRFLOW_USERS"] = settings.airflow_users
     if settings.openlineage_target:
         ours["SKUMATCH_OPENLINEAGE"] = settings.openlineage_target
+    if settings.signing_key_file:
+        ours["SKUMATCH_SIGNING_KEY"] = str(settings.signing_key_file)
     airflow = {
         "CORE__DAGS_FOLDER": f"{project}/dags",
+        # As they are by default; but Airflow drops a default whose path has a `%` in it.
+        "CORE__PLUGINS_FOLDER": f"{home}/airflow/plugins",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{quote(str(home))}/airflow/airflow.db",
+        "LOGGING__BASE_LOG_FOLDER": f"{home}/airflow/logs",
+        "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": f"{home}/airflow/logs/dag_processor",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "4",  # processes that wait for tasks
         "CORE__LOAD_EXAMPLES": "False",
@@ -78,7 +100,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
     }
     all_of = airflow | _sign_in(settings) | _lineage(settings)
-    return dict(os.environ) | ours | {f"AIRFLOW__{name}": value for name, value in all_of.items()}
+    inherited = network.settled(os.environ, settings.servers)
+    return inherited | ours | {f"AIRFLOW__{name}": value for name, value in all_of.items()}
 
 
 def _lineage(settings: Settings) -> dict[str, str]:

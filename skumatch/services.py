@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 from filelock import FileLock
 
-from skumatch import processes, servers
-from skumatch.airflow_api import DAG, Airflow, patiently
-from skumatch.config import Settings, shown
+from skumatch import network, processes, servers
+from skumatch.airflow_api import REFRESH, RETRAIN, Airflow, patiently
+from skumatch.config import Settings, check_places, shown
 from skumatch.errors import ParameterError, PortInUse, ServiceError
 from skumatch.files import write_text
 from skumatch.progress import Advance, track
@@ -28,14 +28,21 @@ POOL = {"name": "gpu", "slots": 1, "description": "One training or embedding at 
 
 
 def up(settings: Settings) -> bool:
-    """Start the servers and wait until Airflow can run the DAG; where all of them run already, see that they are well.
+    """Start the servers and wait until Airflow can run our DAGs; where all of them run already, see that they are well.
 
-    Returns whether it started them. An MLflow of the user's own (`settings.mlflow`) is left alone. Raises PortInUse for a port
-    another program has, ParameterError for an Airflow of the user's own, ServiceError
-    where a server ends or is not healthy within 180 s; then nothing is left running.
+    An MLflow of the user's own (`settings.mlflow`) is left alone.
+
+    Returns:
+        Whether it started them.
+
+    Raises:
+        PortInUse: another program has a port.
+        ParameterError: an Airflow of the user's own, or a path that the servers can't take.
+        ServiceError: a server ends or is not healthy within 180 s; then nothing is left running.
     """
     if settings.airflow:
         raise ParameterError(f"Airflow is one of your own, {settings.airflow_url}; `skumatch retrain` uses it, there is nothing to start.")
+    check_places(settings)
     with _lock(settings):
         commands = servers.commands(settings)
         if running(settings) == set(commands):
@@ -85,7 +92,7 @@ def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance)
 
 
 def _ready(settings: Settings, commands: Iterable[str], since: float, advance: Advance) -> None:
-    """Wait until every server has reported itself healthy after `since` (seconds since 1970) and the DAG can be triggered."""
+    """Wait until every server has reported itself healthy after `since` (seconds since 1970) and the DAGs can be triggered."""
     with Airflow(settings) as airflow:
         checks: dict[str, Callable[[], bool]] = {
             "mlflow": lambda: _answers(f"{settings.mlflow_url}/health"),
@@ -99,8 +106,9 @@ def _ready(settings: Settings, commands: Iterable[str], since: float, advance: A
 
 
 def _open(airflow: Airflow) -> None:
-    """Let the DAG run, and give it the pool its training waits in."""
-    airflow.patch(f"/dags/{DAG}", {"is_paused": False})
+    """Let the DAGs run, and give them the pool their training waits in."""
+    for dag in (RETRAIN, REFRESH):
+        airflow.patch(f"/dags/{dag}", {"is_paused": False})
     if not any(pool["name"] == POOL["name"] for pool in airflow.get("/pools")["pools"]):
         airflow.post("/pools", POOL)
 
@@ -120,7 +128,8 @@ def _origin(settings: Settings) -> str:
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
     for name, command in commands.items():
-        processes.spawn(settings.servers_file, name, command, env, settings.project, _log(settings, name), _origin(settings))
+        folder, log = servers.folder(settings, name), _log(settings, name)
+        processes.spawn(settings.servers_file, name, command, env, folder, log, _origin(settings))
 
 
 def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], advance: Advance) -> None:
@@ -142,7 +151,8 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False, timeout=START_SECONDS).is_success
+        with network.http_client(url, START_SECONDS) as client:
+            return client.get(url).is_success
     except httpx.TransportError:
         return False
 
@@ -157,16 +167,17 @@ def _beats(airflow: Airflow, since: float) -> bool:
 
 
 def _shows(airflow: Airflow, since: float) -> bool:
-    """Whether the DAG was read since this start; raises ServiceError with Airflow's words for a file it can't import."""
+    """Whether the DAGs were read since this start; raises ServiceError with Airflow's words for a file it can't import."""
     try:
-        found = [dag for dag in airflow.get("/dags", dag_id_pattern=DAG)["dags"] if dag["dag_id"] == DAG]
+        dags = airflow.get("/dags", dag_id_pattern="skumatch")["dags"]
         errors = airflow.get("/importErrors")["import_errors"]
     except ServiceError:
         return False
     for error in errors:
         if _after(error["timestamp"], since):
             raise ServiceError(f"Airflow can't import {error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}")
-    return bool(found) and not found[0]["is_stale"] and _after(found[0]["last_parsed_time"], since)
+    read = {dag["dag_id"] for dag in dags if not dag["is_stale"] and _after(dag["last_parsed_time"], since)}
+    return {RETRAIN, REFRESH} <= read
 
 
 def _after(moment: str | None, since: float) -> bool:

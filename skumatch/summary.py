@@ -20,10 +20,22 @@ from skumatch.config import Settings
 
 SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim]-", "skipped": "[yellow]↷", "up_for_retry": "[yellow]↻"}
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
-DECISIONS = {"first": "First champion", "promote": "Promoted", "keep": "Champion kept", "refuse": "Refused"}
+DECISIONS = {
+    "first": "First champion",
+    "promote": "Promoted",
+    "refresh": "Gallery refreshed",
+    "keep": "Champion kept",
+    "refuse": "Refused",
+}
 NOTICED = 3.0  # seconds; Airflow takes 1 to 2 to start a run
 FIRST = ": not applicable (there is no champion yet"  # what a first run has no use for; other checks that don't apply are shown
-COLOURS = {"first": "green", "promote": "green", "keep": "cyan", "refuse": "yellow"}
+COLOURS = {"first": "green", "promote": "green", "refresh": "green", "keep": "cyan", "refuse": "yellow"}
+CANDIDATES = {  # key of a summary -> what it is
+    "served": "what serves",
+    "released": "its model release",
+    "refreshed": "refreshed gallery",
+    "challenger": "challenger",
+}
 
 
 @dataclass(frozen=True)
@@ -92,8 +104,13 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
     decision = summary["decision"]
     reasons = [Text(f"• {reason}") for reason in summary["reasons"] if FIRST not in reason]
     head: list[RenderableType] = [Text(summary["sentence"], style="bold"), *reasons, Text()]
-    parts = [*head, score_table(summary), Text(), fact_grid(summary)]
+    parts = [*head, score_table(summary), Text()]
+    if summary["answers"]:
+        parts += [answer_table(summary["answers"]), Text()]
+    parts.append(fact_grid(summary))
     title = "Passed the gate, waits for approval in Airflow (DAG skumatch_release)" if summary.get("waits") else DECISIONS[decision]
+    if summary.get("judge_again"):
+        title, decision = "Passed; only the champion's gallery changed, so a refresh judges its encoder again", "keep"
     title += " (dry run: nothing was registered)" if summary.get("dry_run") else ""
     return Panel(Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False)
 
@@ -103,11 +120,28 @@ def score_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("")
     for name in ("top-1", "interval", "top-3", "top-5", "queries"):
         table.add_column(name, justify="right")
-    for name in ("challenger", "champion"):
+    for name in ("challenger", "refreshed"):
         if score := summary[name]:
             low, high = score["interval"]
             shares = [f"{100 * score[key]:.1f} %" for key in ("top3", "top5")]
-            table.add_row(name, f"[bold]{100 * score['top1']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %", *shares, f"{score['n']:,}")
+            table.add_row(
+                CANDIDATES[name], f"[bold]{100 * score['top1']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %", *shares, f"{score['n']:,}"
+            )
+    return table
+
+
+def answer_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Each candidate's served answers: shares of all photos that are right, wrong and unknown; of new products' those right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Answers as they are served", title_justify="left", title_style="")
+    table.add_column("")
+    for name in ("right", "wrong", "unknown", "photos", "of new products: right", "photos"):
+        table.add_column(name, justify="right")
+    for name, title in CANDIDATES.items():
+        if parts := answers.get(name):
+            whole, new = parts["all"], parts.get("new")
+            shares = [f"{100 * whole[key]:.1f} %" for key in ("right", "wrong", "unknown")]
+            fresh = (f"{100 * new['right']:.1f} %", f"{new['n']:,}") if new else ("-", "-")
+            table.add_row(title, f"[bold]{shares[0]}", *shares[1:], f"{whole['n']:,}", *fresh)
     return table
 
 
@@ -129,11 +163,17 @@ def fact_grid(summary: Mapping[str, Any]) -> Table:
     aliases = ", ".join(f"{name} = {version}" for name, version in sorted((summary.get("aliases") or {}).items()))
     version = f"{summary['version']}" if summary["version"] is not None else "none registered"
     waited = f"{summary['waited']:.1f} s of waiting for an earlier run, " if summary["waited"] >= NOTICED else ""
+    products = summary["products"]
     facts = {
         "Version": version + (f" ({aliases})" if aliases else ""),
         "Cached": "cached throughout" if set(stages) <= set(cached) else ", ".join(cached) or "nothing",
         "Time": f"{summary['wall']:.1f} s, of it {waited}orchestration {total:.1f} s ({mean:.1f} s a stage)",
     }
+    if products and (products["new"] or products["retired"]):
+        facts["Products"] = f"{products['new']:,} new in today's gallery, {products['retired']:,} retired"
+    if vectors := (summary.get("vectors") or {}).values():
+        computed, known = (sum(counts[kind] for counts in vectors) for kind in ("computed", "known"))
+        facts["Vectors"] = f"{computed:,} computed, {known:,} known"
     grid = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         grid.add_row(Text(name, style="dim"), Text(fact, overflow="fold"))
@@ -146,6 +186,6 @@ def links(summary: Mapping[str, Any], settings: Settings) -> str:
     places = {
         "Report": f"{mlflow}/artifacts/report/report.html" if settings.airflow and summary.get("mlflow_run") else report,
         "MLflow": mlflow,
-        "Airflow": f"{settings.airflow_url}/dags/skumatch_retrain/runs/{summary['run']}",
+        "Airflow": f"{settings.airflow_url}/dags/{summary.get('dag', 'skumatch_retrain')}/runs/{summary['run']}",
     }
     return "\n".join(f"{name:<8} {place}" for name, place in places.items())

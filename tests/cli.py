@@ -43,9 +43,13 @@ class Cli:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def files(self) -> dict[str, str]:
-        """Every file of the project with its hash, but for logs and git's and Python's own."""
-        found = (path for path in self.project.rglob("*") if path.is_file() and not {".git", "__pycache__", "log"} & set(path.parts))
-        return {str(path.relative_to(self.project)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+        """Every file of the project with its hash, but for logs and git's, DVC's and Python's own."""
+        files = (path for path in self.project.rglob("*") if path.is_file())
+        kept = (path for path in files if not {".git", "__pycache__", "log"} & set(path.parts))
+        paths = [path for path in kept if not path.is_relative_to(self.project / ".dvc/tmp")]
+        names = [str(path.relative_to(self.project)) for path in paths]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        return dict(zip(names, digests, strict=True))
 
     def refuses(self, code: int, what: str, *words: str | Path, **places: object) -> None:
         """It ends with `code` and one sentence that has `what` in it and says what to do, and changes no file."""

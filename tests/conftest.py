@@ -21,6 +21,11 @@ import pytest
 from PIL import Image, ImageEnhance
 from xdist.scheduler import LoadScopeScheduling
 
+from skumatch import network
+from tests.proving import load_profile
+
+load_profile()
+network.settle()  # the tests' own clients ask their servers directly, too
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT_FILES = ("skumatch", "dags", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc", ".gitignore", "requirements", "pyproject.toml")
 Delivery = Callable[..., Path]
@@ -87,8 +92,8 @@ def delivery(tmp_path: Path) -> Delivery:
 
 def make_project(folder: Path) -> Path:
     """A clone of this project in `folder`, all in one commit, so that runs in it come from clean code."""
-    listed = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "--", *PROJECT_FILES)
-    for name in listed.splitlines():
+    words = ("-z", "--cached", "--others", "--exclude-standard")
+    for name in git(ROOT, "ls-files", *words, "--", *PROJECT_FILES).split("\0"):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
@@ -124,7 +129,8 @@ def serving_mlflow(folder: Path, port: int) -> Iterator[str]:
     """A real MLflow server on loopback with all it keeps in `folder`; yields its address."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db"]
+    command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("a") as log:
         server = subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=folder)

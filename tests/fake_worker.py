@@ -1,7 +1,7 @@
 """Stands in for `python -m skumatch worker ...`; `<home>/fake.json` says how each task behaves: {"train": "error"}.
 
-result (default), error, away (an error that may pass, in the first try only), crash (SIGKILL, first try only), skip, hang, deaf
-(hangs, and SIGTERM changes nothing).
+A task is called by its last word. Behaviours: result (default), error, away (an error that may pass, in the first
+try only), crash (SIGKILL, first try only), skip, hang, deaf (hangs, and SIGTERM changes nothing).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(words: list[str]) -> None:
     act(plan.get(name, "result"), name)
     if name == "register":
         result(dict(message, decision=plan.get("decision", "first")))
-    done = {} if name == "pull" else {name: 0.1}
+    done = dict.fromkeys(words[4:], 0.1)  # of `stage NAME...`
     seconds, cached = message.get("seconds", {}) | done, [*message.get("cached", []), *done]
     say("result", **message | {"inputs": "0" * 64, "lock": "x" * 8000, "seconds": seconds, "cached": cached})
 
@@ -82,7 +82,10 @@ def result(message: dict[str, Any]) -> None:
         sentence="The first model reaches the floor.",
         reasons=["top-1 is 0.91, the floor 0.50"],
         challenger=SCORE,
-        champion=None,
+        refreshed=None,
+        answers={},
+        products=None,
+        kind="retrain",
         version=1,
         aliases={"champion": 1},
         report="out/report/report.html",

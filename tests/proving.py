@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import os
 
-PROVING = os.environ.get("HYPOTHESIS_PROFILE") == "prove"
+from hypothesis import HealthCheck, Phase, settings
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "everyday")
+PROVING = PROFILE == "prove"
+# No example has a deadline, and drawing one may be slow: on a busy machine all is slow.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FIRST_FAILURE = [Phase.explicit, Phase.generate]  # without the search for the shortest example
+
+
+def load_profile() -> None:
+    """Register hypothesis' profiles, and load the one that HYPOTHESIS_PROFILE names (unset: everyday)."""
+    settings.register_profile("everyday", UNTIMED)
+    settings.register_profile("prove", UNTIMED, max_examples=500)
+    settings.register_profile("mutants", UNTIMED, derandomize=True, database=None, phases=FIRST_FAILURE)
+    settings.load_profile(PROFILE)
 
 
 def count(daily: int, proven: int) -> int:

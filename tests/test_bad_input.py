@@ -16,10 +16,12 @@ import yaml
 
 from skumatch import services
 from skumatch.config import Settings
+from skumatch.errors import ParameterError
+from skumatch.pipeline.pull import Request, pull
 from tests.cli import Cli
 from tests.conftest import Delivery, draw, free_port
 
-PARAMETER, DATA, IMAGE, VALIDATION, WEIGHTS, REFERENCE = 10, 11, 12, 13, 14, 17
+PARAMETER, DATA, IMAGE, VALIDATION, WEIGHTS, REFERENCE, CODE = 10, 11, 12, 13, 14, 17, 19
 REGISTRY, STORAGE, PORT, SERVICE = 20, 21, 30, 31
 
 
@@ -158,8 +160,8 @@ def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh
         ("train.epochs=many", "Parameter train.epochs is 'many'"),
         ("validate.min_skus=0", "Parameter validate.min_skus is 0"),
         ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch'"),
-        ("train.loss.scale=.inf", "Parameter train.loss.scale is inf"),
-        ("train=3", "Parameter train is 3"),
+        ("train.loss.scale=.inf", "Parameter train.loss.scale is .inf"),
+        ("train=3", "'train' is a section; set its parameters one by one"),
         ("train.epochs", "'train.epochs' is no override"),
         ("train.epochs=[", "train.epochs=["),
     ],
@@ -272,12 +274,56 @@ def test_a_port_in_use_starts_nothing(fresh: Cli, which: str) -> None:
     assert services.running(Settings(project=fresh.project, home=fresh.home)) == set()
 
 
+@pytest.mark.parametrize("words", [("run",), ("retrain",), ("refresh",), ("up",), ("pull",)])
+def test_a_signing_key_that_cannot_sign_starts_nothing(cli: Cli, tmp_path: Path, words: tuple[str]) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN PUBLIC KEY-----")
+    places = {"mlflow": None, "airflow_port": free_port(), "mlflow_port": free_port()}
+    cli.refuses(PARAMETER, "it is a public key", *words, signing_key=key, **places)
+    cli.refuses(PARAMETER, "there is no such file", *words, signing_key=tmp_path / "none.pem")
+    assert services.running(Settings(project=cli.project, home=cli.home)) == set()
+
+
+def test_a_runs_first_task_tries_the_signing_key(cli: Cli, tmp_path: Path) -> None:
+    here = Settings(project=cli.project, home=tmp_path / "home", signing_key=tmp_path / "none.pem")
+    with pytest.raises(ParameterError, match="SKUMATCH_SIGNING_KEY. can't be read"):
+        pull(here, Request(run="r1"))
+
+
 def test_airflow_away_is_told_with_what_starts_it(cli: Cli) -> None:
-    cli.refuses(SERVICE, "make up", "retrain", airflow_port=free_port())
+    for word in ("retrain", "refresh"):
+        cli.refuses(SERVICE, "make up", word, airflow_port=free_port())
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("train.epochs=3", "'train.epochs' can't be set for a refresh, which trains nothing and would not heed it"),
+        ("train={epochs: 3}", "'train.epochs' can't be set for a refresh"),
+        ("encoder.height=224", "'encoder.height' can't be set for a refresh"),
+        ("train.epoch=3", "did you mean train.epochs?"),
+        ("schedule.refresh=none", "Airflow reads it with its DAGs"),
+        ("seed", "is no override"),
+    ],
+)
+def test_what_a_refresh_would_not_heed_is_refused(cli: Cli, override: str, what: str) -> None:
+    """Before Airflow is asked, which is away here."""
+    cli.refuses(PARAMETER, what, "refresh", "--set", override, airflow_port=free_port())
+
+
+def test_what_a_refresh_heeds_is_taken(cli: Cli) -> None:
+    heeded = ("seed=3", "gate.margin=0.01", "embed.batch=8", "evaluate.voters=3", "release.model_name=x", "runtime.threads=1")
+    words = [word for override in heeded for word in ("--set", override)]
+    cli.refuses(SERVICE, "make up", "refresh", *words, airflow_port=free_port())
+
+
+def test_a_refresh_of_a_ref_without_data_starts_nothing(cli: Cli) -> None:
+    cli.refuses(DATA, "Git ref 'nowhere'", "refresh", "--data-ref", "nowhere", airflow_port=free_port())
 
 
 def test_there_is_no_data_yet(fresh: Cli) -> None:
     fresh.refuses(DATA, "There is no data yet", "retrain")
+    fresh.refuses(DATA, "There is no data yet", "refresh")
     fresh.refuses(DATA, "import data first", "data", "inspect")
     fresh.refuses(DATA, "There is no", "data", "import", "all", "--skus", "list.txt")
 
@@ -326,3 +372,47 @@ def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:
     kinds = [kind for kind in SkumatchError.__subclasses__() if kind not in (Relayed, RunFailed)]
     codes = [kind.exit_code for kind in kinds]
     assert len(set(codes)) == len(codes) and not {0, 1, 2, os.EX_OK} & set(codes)
+
+
+# Code that git can't vouch for: refused before anything starts where git refuses, told where there is no git.
+
+
+@pytest.mark.parametrize("command", ["run", "retrain", "retrain --data-ref HEAD", "refresh", "pull"])
+def test_git_that_refuses_ends_a_run_first(cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = command.split()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    cli.refuses(CODE, "detected dubious ownership in repository", *words)
+    monkeypatch.setenv("PATH", "/nowhere")
+    cli.refuses(CODE, "there is no git here (on the PATH) to read it; install git.", *words)
+
+
+def test_git_that_refuses_is_told_by_doctor_with_its_cure(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    told = " ".join(cli("doctor").out.split())
+    assert "detected dubious ownership" in told and "no git commit" not in told
+
+
+@pytest.mark.parametrize("command", ["retrain", "pull"])
+def test_a_run_without_git_says_first_what_the_gate_will_say(fresh: Cli, command: str) -> None:
+    shutil.rmtree(fresh.project / ".git")
+    (fresh.project / "data.dvc").write_text("outs: []\n")
+    ended = fresh(command)
+    told = " ".join(ended.out.split())
+    assert "The code is under no git commit: it is in no git repository (not a git repository" in told
+    assert "The run works, but the gate will refuse its model. Clone the project with git" in told
+    assert ended.code in (REGISTRY, SERVICE), "nothing is up, which a run finds next"
+
+
+def test_uncommitted_code_is_named_as_it_is_called(fresh: Cli) -> None:
+    for name in ("skumatch/[red]größe.py", "skumatch/\x1b[31mline\n.py"):
+        (fresh.project / name).write_text("")
+    told = " ".join(fresh("pull").out.split())
+    names = "skumatch/\\x1b[31mline\\n.py, skumatch/[red]größe.py"
+    assert f"has uncommitted changes ({names})" in told and "Commit them" in told
+
+
+def test_code_that_a_run_cannot_take_along_is_refused(fresh: Cli) -> None:
+    (fresh.project / "skumatch/link.py").symlink_to("errors.py")
+    for words in (["retrain"], ["pull"]):
+        (fresh.project / "data.dvc").write_text("outs: []\n")
+        fresh.refuses(CODE, "skumatch/link.py is a symbolic link", *words)

@@ -89,6 +89,17 @@ def test_a_stage_may_wait_for_a_worker_as_long_as_a_training_may_take() -> None:
     assert int(environment["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) >= 24 * 3600, "Airflow stops a training after that"
 
 
+def test_servers_ask_each_other_without_the_proxy_that_docker_may_give_them() -> None:
+    services = COMPOSE["services"].items()
+    asking = {name for name, service in services if service["image"].startswith("skumatch-")}
+    assert {"mlflow", "api-server", "worker", "buckets", "airflow-init"} <= asking
+    for name in asking:
+        environment = COMPOSE["services"][name]["environment"]
+        hosts = set(environment["no_proxy"].split(","))
+        assert environment["NO_PROXY"] == environment["no_proxy"] and "${NO_PROXY:-}" in hosts
+        assert {"127.0.0.1", "localhost", "::1", "api-server", "mlflow", "store"} <= hosts, name
+
+
 def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
     ends = {name for name, service in COMPOSE["services"].items() if service.get("restart") == "no"}
     assert ends == {"airflow-init", "buckets"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,29 +18,42 @@ import pytest
 from rich.console import Console
 
 from skumatch import processes, services
-from skumatch.airflow_api import Airflow
+from skumatch.airflow_api import REFRESH, Airflow
 from skumatch.commands import runs
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, Refused, RunFailed, ServiceError
-from skumatch.follow import Watch, follow, seconds, trigger
+from skumatch.follow import Watch, active, cancel, follow, seconds, trigger
+from skumatch.new_data import announce
+from skumatch.params import ScheduleParams
 from skumatch.summary import Task, links, render_summary, view
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, make_project, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report"]
 SCORE = {"top1": 0.912, "top3": 0.97, "top5": 0.99, "interval": [0.88, 0.94], "n": 1484}
+ANSWERS = {
+    "served": {"all": {"n": 1484, "right": 0.7012, "wrong": 0.2, "unknown": 0.0988}, "new": {"n": 55, "right": 0.0}},
+    "refreshed": {"all": {"n": 1484, "right": 0.8634, "wrong": 0.1, "unknown": 0.0366}, "new": {"n": 55, "right": 0.8182}},
+}
 SUMMARY: dict[str, Any] = {
     "decision": "promote",
     "sentence": "Better on the same queries.",
     "reasons": ["+3.1 points, at least +0.4"],
     "challenger": SCORE,
-    "champion": SCORE | {"top1": 0.881},
+    "refreshed": SCORE | {"top1": 0.881},
+    "answers": ANSWERS,
+    "products": {"new": 5, "retired": 2, "held": {}},
+    "kind": "retrain",
     "version": 4,
     "aliases": {"champion": 4},
     "report": "out/report/report.html",
     "mlflow_run": "http://127.0.0.1:5000/#/runs/1",
     "seconds": dict.fromkeys(STAGES, 2.0),
     "cached": ["validate", "split"],
+    "vectors": {
+        "challenger": {"computed": 310, "known": 0, "loose": 0},
+        "champion": {"computed": 5, "known": 5120, "loose": 0},
+    },
     "dry_run": False,
     "run": "r1",
     "tasks": dict.fromkeys(["pull", *STAGES, "register"], 3.0),
@@ -63,6 +77,9 @@ def test_the_summary_says_who_won_why_and_where_to_look() -> None:
         "88.1 %",
         "88.0 to 94.0 %",
         "1,484",
+        "70.1 %",
+        "81.8 %",
+        "5 new in today's gallery, 2 retired",
         "champion = 4",
         "out/report/report.html",
         "127.0.0.1:8081",
@@ -83,11 +100,21 @@ def test_waiting_for_an_earlier_run_is_no_orchestration() -> None:
     assert "136.0 s, of it 100.0 s of waiting for an earlier run, orchestration 22.0 s" in text
 
 
+def test_the_summary_counts_vectors_where_a_stage_embedded() -> None:
+    assert re.search(r"Vectors +315 computed, 5,120 known", printed(render_summary(SUMMARY)))
+    assert "Vectors" not in printed(render_summary(SUMMARY | {"vectors": {}}))
+
+
 def test_a_first_model_a_dry_run_and_a_cached_run_say_so() -> None:
-    text = printed(render_summary(SUMMARY | {"champion": None, "version": None, "dry_run": True, "cached": STAGES}))
+    text = printed(render_summary(SUMMARY | {"refreshed": None, "answers": {}, "version": None, "dry_run": True, "cached": STAGES}))
     for words in ("dry run", "none registered", "cached throughout"):
         assert words in text
-    assert "champion  " not in text.partition("Version")[0]
+    assert "refreshed" not in text and "what serves" not in text
+
+
+def test_a_model_whose_encoder_is_judged_again_is_not_called_promoted() -> None:
+    text = printed(render_summary(SUMMARY | {"judge_again": 4}))
+    assert "judges its encoder again" in text and "Promoted" not in text
 
 
 def test_a_skipped_run_is_told_in_one_line() -> None:
@@ -173,7 +200,7 @@ def test_a_refused_model_shows_its_summary_and_ends_with_a_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r1")
-    monkeypatch.setattr("skumatch.follow.follow", lambda *_: SUMMARY | {"decision": "refuse", "version": None})
+    monkeypatch.setattr("skumatch.follow.follow", lambda *_, **__: SUMMARY | {"decision": "refuse", "version": None})
     with pytest.raises(Refused) as refused:
         runs._retrain(Settings(project=ROOT), {})
     said = capsys.readouterr().out
@@ -188,7 +215,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     python = home / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_worker.py"} "$@"\n')
     python.chmod(0o755)
-    settings = Settings(project=ROOT, home=home, airflow_port=free_port(), mlflow_port=free_port())
+    project = make_project(home / "project")
+    turn_off(project, "retrain: 0 3 * * 1", "retrain: none")
+    turn_off(project, "refresh: 30 * * * *", "refresh: none")
+    turn_off(project, "debounce_minutes: 5", "debounce_minutes: 0")
+    settings = Settings(project=project, home=home, airflow_port=free_port(), mlflow_port=free_port())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKUMATCH_PYTHON", str(python))
         services.up(settings)
@@ -198,6 +229,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     services.down(settings)
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not [process for process in psutil.process_iter() if str(home) in " ".join(cmdline(process))]
+
+
+def turn_off(project: Path, line: str, other: str) -> None:
+    """Change a line of params.yaml: no run may start by itself while these tests count tasks, and none is waited for."""
+    text = (project / "params.yaml").read_text("utf-8")
+    assert text.count(line) == 1
+    (project / "params.yaml").write_text(text.replace(line, other), "utf-8")
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -257,6 +295,51 @@ def test_a_crash_is_tried_again_and_the_run_goes_on(live: Settings) -> None:
     assert worked.read_text().split() == ["pull", "validate", "validate", *STAGES[1:], "register"]
     assert "tries again" in console.file.getvalue()  # type: ignore[attr-defined]
     assert summary["dry_run"] is True
+
+
+REFRESHED = ["pull", "validate", "split", "embed", "evaluate", "bundle", "gate", "report", "register"]
+
+
+@pytest.mark.live
+def test_a_refresh_is_a_run_of_fewer_tasks(live: Settings) -> None:
+    worked, before = plan(live, decision="refresh"), events(live)
+    summary = follow(live, trigger(live, {}, REFRESH), Console(file=io.StringIO(), width=100), dag=REFRESH)
+    assert worked.read_text().split() == list(summary["tasks"]) == REFRESHED
+    assert set(summary["seconds"]) == set(STAGES) and summary["dag"] == REFRESH
+    assert "Gallery refreshed" in printed(render_summary(summary))
+    assert f"/dags/{REFRESH}/runs/{summary['run']}" in links(summary, live)
+    assert events(live) == before + 1, "the champion's gallery is another"
+
+
+@pytest.mark.live
+def test_a_new_data_version_starts_a_refresh_by_itself(live: Settings) -> None:
+    worked = plan(live, embed="hang")
+    (live.home_dir / "hang.json").unlink(missing_ok=True)
+    assert announce(live, ScheduleParams(debounce_minutes=0), "a" * 32) == "Airflow was told; a refresh starts."
+    with Airflow(live) as airflow:
+        path = f"/dags/{REFRESH}/dagRuns"
+        wait_until(lambda: airflow.get(path, state=["running"])["dag_runs"], 120)
+        (row,) = airflow.get(path, state=["running"])["dag_runs"]
+    assert row["run_type"] == "asset_triggered"
+    wait_until(lambda: (live.home_dir / "hang.json").exists(), 120)
+    assert active(live, {}, "a" * 32, REFRESH) is None, "the fake worker's pull names no data"
+    cancel(live, row["dag_run_id"], REFRESH)
+    with pytest.raises(RunFailed):
+        follow(live, row["dag_run_id"], Console(file=io.StringIO()), dag=REFRESH)
+    assert worked.read_text().split() == ["pull", "validate", "split", "embed"]
+    (live.home_dir / "hang.json").unlink()
+
+
+@pytest.mark.live
+def test_a_run_that_waits_can_be_joined(live: Settings) -> None:
+    plan(live, pull="hang")
+    run = trigger(live, {"overrides": ["seed=3"]}, REFRESH)
+    assert active(live, {"overrides": ["seed=3"]}, "a" * 32, REFRESH) == run
+    assert active(live, {}, "a" * 32, REFRESH) is None
+    wait_until(lambda: (live.home_dir / "hang.json").exists(), 120)
+    assert active(live, {"overrides": ["seed=3"]}, "a" * 32, REFRESH) == run
+    cancel(live, run, REFRESH)
+    (live.home_dir / "hang.json").unlink()
 
 
 @pytest.mark.live

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from skumatch.commands.release import versions_table
 from skumatch.data.delivery.opening import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
 from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
+from skumatch.release.registry import ENCODER_TAG, RELEASE_TAG, TOP1_TAG, ModelRef
+from skumatch.release.tracking import DATA_TAG
 from tests.cli import Cli
 from tests.conftest import draw, make_shelf
 
@@ -137,3 +143,29 @@ def test_matches_are_shown_as_a_table_for_each_picture(cli: Cli, shelf: Path, bu
     ended = cli("match", shelf / "all/test/sku 2/3.png", "--model", bundle, "--top-k", "2")
     assert (ended.code, ended.err) == (0, "")
     assert "similarity" in ended.out and "train/sku 2/" in ended.out
+
+
+def version(number: int, aliases: tuple[str, ...] = (), **tags: str) -> ModelRef:
+    """A version with a bundle's hash of its own, of 2026-11-02 12:00."""
+    created = datetime(2026, 11, 2, 12, tzinfo=UTC)
+    return ModelRef(number, f"{number:064x}"[::-1], "run", created, aliases, {TOP1_TAG: "0.9671", DATA_TAG: "d" * 36} | tags)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_models_shows_each_kind_and_encoder_on_a_narrow_terminal(width: int) -> None:
+    refreshed = {ENCODER_TAG: "a" * 64, RELEASE_TAG: "1"}
+    versions = [
+        version(3, ("challenger",), **{ENCODER_TAG: "b" * 64}),
+        version(2, ("champion", "previous", "refreshed"), **refreshed),
+        version(1),
+    ]
+    console = Console(file=(file := io.StringIO()), width=width)
+    console.print(versions_table(versions))
+    lines = [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    rows = {row[0]: row for row in cells if row[0].isdecimal()}
+    assert rows["3"][1:5] == ["model", "bbbbbb", "challenger", "96.7 %"]
+    assert rows["2"][1:3] == ["gallery of 1", "aaaaaa"] and "champion" in rows["2"][3]
+    assert rows["1"][1:4] == ["model", "-", "-"], "a version of before has no encoder's tag"
+    assert all("dddddd" in row and row[-1].startswith("2026-11-02") for row in rows.values())
+    assert max(map(len, lines)) <= width and "…" not in file.getvalue()

@@ -23,7 +23,7 @@ from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import SkumatchError
 from skumatch.files import write_json
-from skumatch.matching.pictures import find_pictures
+from skumatch.matching.pictures import list_pictures
 from skumatch.model import encoder as encoders
 from skumatch.model.checkpoint import Checkpoints, _hash
 from skumatch.model.hf import load_clip
@@ -164,7 +164,7 @@ def test_a_checkpoint_with_the_right_hash(trap: bytes, mark: Path, tmp_path: Pat
 def test_a_table_of_pictures_to_match(trap: bytes, mark: Path, tmp_path: Path) -> None:
     (tmp_path / "photos.parquet").write_bytes(trap)
     with pytest.raises(SkumatchError):
-        find_pictures([tmp_path / "photos.parquet"], tmp_path)
+        list_pictures([tmp_path / "photos.parquet"])
     assert not mark.exists()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 from skumatch.model import encoder as encoders
 from skumatch.params import EncoderParams
 from skumatch.release.bundle import Gallery, write_bundle
-from skumatch.release.registry import CHALLENGER, COMPARED_TAG, Registry
+from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ENCODER_TAG, RELEASE_TAG, Registry
 from tests.cli import Cli
 from tests.conftest import free_port, serving_mlflow
 from tests.pipeline.middleman import Middleman, between
@@ -93,3 +96,32 @@ def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, 
         ("rollback 1", "done", "1"),
     ]
     assert "challenger" in cli("models").out
+
+
+def test_a_gallery_and_a_model_need_their_own_approval(cli: Cli, registry: Registry) -> None:
+    """Approval is asked per kind; a comparison that only a new gallery made old is not told to train."""
+    with registry.client() as client:
+        for number in (1, 2, 3):
+            client.set_model_version_tag(registry.model_name, str(number), ENCODER_TAG, "a" * 64 if number < 3 else "b" * 64)
+        client.set_model_version_tag(registry.model_name, "2", RELEASE_TAG, "1")
+    assert champion(registry) == 1
+    path = cli.project / "params.yaml"
+    before = path.read_text("utf-8")
+    for name, version, other in (("approval", "3", "2"), ("approval_refresh", "2", "3")):
+        path.write_text(before.replace(f"  {name}: none", f"  {name}: required"), "utf-8")
+        cli.refuses(40, f"approval (release.{name})", "promote", version)
+        assert cli("promote", other, "--dry-run").code == 0
+    path.write_text(before, "utf-8")
+    assert cli("promote", "2").code == 0
+    cli.refuses(18, "gallery changed since version 3 was compared; `skumatch refresh --encoder 3`", "promote", "3", "--dry-run")
+    cli.refuses(18, "gallery changed since version 3 was compared; `skumatch refresh --encoder 3`", "promote", "3")
+    assert champion(registry) == 2
+
+
+def test_audit_says_when_a_product_could_be_named(cli: Cli, registry: Registry, tmp_path: Path) -> None:
+    told = cli("audit", "--sku", "B", "--json", tmp_path / "uses.json")
+    assert told.code == 0 and "Nameable by what served: from " in told.out
+    assert re.search(r" until now, by versions 1(, 2)? and \d \(UTC\)\.", told.out)
+    [served] = json.loads((tmp_path / "uses.json").read_text("utf-8"))["served"]
+    assert (served["until"], served["reason"]) == (None, "") and 1 in served["versions"]
+    assert "It could never be named by what served." in cli("audit", "--sku", "c").out

@@ -7,11 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy import make_url
 
 from skumatch import processes, servers, services
 from skumatch.config import Settings
@@ -51,6 +59,39 @@ def test_an_mlflow_of_the_users_own_is_not_started(settings: Settings) -> None:
     assert servers.environment(own)["SKUMATCH_MLFLOW"] == "http://elsewhere:5000"
 
 
+def test_servers_log_in_utf8_whatever_the_terminal_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.home_dir.mkdir()
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:replace")
+    assert servers.environment(settings)["PYTHONIOENCODING"] == "utf-8"
+
+
+@given(st.text(st.sampled_from("aøé店👍 ~#,;=&+:%20?!*()[]'\"\\@"), min_size=1, max_size=20))
+@example("søren 100% #1?x=y [z]")
+@hypothesis(max_examples=50)
+def test_servers_find_a_home_of_any_name(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(project=Path(folder), home=Path(folder) / name)
+        home, env = settings.home_dir, servers.environment(settings)
+        mlflow = servers.commands(settings)["mlflow"]
+        artifacts = mlflow[mlflow.index("--artifacts-destination") + 1]
+        assert make_url(env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]).database == f"{home}/airflow/airflow.db"
+        assert local_file_uri_to_path(artifacts) == f"{home}/mlflow/artifacts"
+        assert make_url(mlflow[mlflow.index("--backend-store-uri") + 1]).database == "mlflow.db"
+        assert servers.folder(settings, "mlflow") == home / "mlflow" and (home / "mlflow").is_dir()
+
+
+def test_airflow_has_no_default_left_that_holds_its_home(settings: Settings) -> None:
+    """Airflow drops a default whose path has a `%` in it, and makes a folder {AIRFLOW_HOME} instead."""
+    config = Path(str(files("airflow") / "config_templates/config.yml")).read_text("utf-8")
+    options = {
+        f"AIRFLOW__{section}__{name}".upper()
+        for section, described in yaml.safe_load(config).items()
+        for name, option in described["options"].items()
+        if "{AIRFLOW_HOME}" in str(option["default"])
+    }
+    assert len(options) == 5 and options <= set(servers.environment(settings))
+
+
 def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) -> None:
     settings.home_dir.mkdir()
     first, second = servers.environment(settings), servers.environment(settings)
@@ -69,7 +110,7 @@ def test_stop_ends_children_orphans_and_the_deaf(settings: Settings, monkeypatch
     gone = spawn(settings, "gone", child.replace("NEW", "False"))
     record = settings.home_dir / "services.json"
     family: list[psutil.Process] = []
-    for _ in range(200):
+    for _ in range(1200):
         family = processes._family(processes.recorded(record))
         if not gone.process() and len(family) == 4 and (settings.home_dir / "logs" / "deaf.log").read_text():
             break

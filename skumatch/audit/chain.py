@@ -9,9 +9,11 @@ from pathlib import Path
 from skumatch.audit import told
 from skumatch.audit.checks import data, release, run
 from skumatch.audit.dossier import Dossier
-from skumatch.audit.link import Broken, Link, Unchecked
+from skumatch.audit.link import UNREADABLE, Broken, Link, Unchecked, Verdict
 from skumatch.errors import SkumatchError
 from skumatch.progress import track
+
+WORSE: tuple[Verdict, ...] = ("holds", "unchecked", "broken")  # in this order
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ STEPS = (
 
 
 def links(dossier: Dossier, verify: bool) -> list[Link]:
-    """Every link with what is told of it; with `verify` each is checked."""
+    """Every link with what is told of it; with `verify` each is checked.
+
+    Without, only those have a verdict that can't be read.
+    """
     _ = dossier.facts  # a folder that is no dossier has no chain
     with track("verify" if verify else "audit", len(STEPS), "links") as advance:
         found = []
@@ -60,45 +65,50 @@ def links(dossier: Dossier, verify: bool) -> list[Link]:
 
 
 def linked(dossier: Dossier, step: Step, verify: bool) -> Link:
-    """One link of the chain."""
+    """One link of the chain, checked with `verify`. One that can't be told never holds."""
+    judged: list[tuple[Verdict, str]] = []
     try:
         digest, said = step.tell(dossier)
-    except Exception as error:  # noqa: BLE001 - whatever someone put into a dossier, the other links are still told
+    except (Unchecked, Broken, *UNREADABLE) as error:
         digest, said = None, {"not readable": _words(error)}
-    link = Link(name=step.name, title=step.title, hash=digest, said=said)
-    return link.model_copy(update=_verdict(dossier, step)) if verify else link
+        judged.append(_failed(dossier, error))
+    if verify:
+        judged.insert(0, _checked(dossier, step))
+    verdict, reason = max(judged, key=lambda judgement: WORSE.index(judgement[0]), default=(None, ""))
+    return Link(name=step.name, title=step.title, hash=digest, said=said, verdict=verdict, reason=reason)
 
 
-def _verdict(dossier: Dossier, step: Step) -> dict[str, str]:
+def _checked(dossier: Dossier, step: Step) -> tuple[Verdict, str]:
+    """The verdict of a link's check, and its reason."""
     try:
-        return {"verdict": "holds", "reason": step.check(dossier)}
-    except Unchecked as error:
-        return {"verdict": "unchecked", "reason": str(error)}
-    except Broken as error:
-        return {"verdict": "broken", "reason": str(error)}
-    except Exception as error:  # noqa: BLE001 - a part that is missing or can't be read, in whatever way someone damaged it
-        return _unread(dossier, error)
+        return "holds", step.check(dossier)
+    except (Unchecked, Broken, *UNREADABLE) as error:
+        return _failed(dossier, error)
 
 
-def _unread(dossier: Dossier, error: Exception) -> dict[str, str]:
+def _failed(dossier: Dossier, error: Exception) -> tuple[Verdict, str]:
     """What is absent since its store was away is unchecked, in the store's words; all else that can't be read is broken."""
+    if isinstance(error, Unchecked | Broken):
+        return "unchecked" if isinstance(error, Unchecked) else "broken", str(error)
     path = _absent(error)
     if path is None:
-        return {"verdict": "broken", "reason": _words(error)}
+        return "broken", _words(error)
     if missing := dossier.why(path):
-        return {"verdict": "broken" if missing.broken else "unchecked", "reason": missing.reason}
+        return "broken" if missing.broken else "unchecked", missing.reason
     shown = path.relative_to(dossier.folder) if path.is_relative_to(dossier.folder) else path.name
-    return {"verdict": "broken", "reason": f"{shown} is missing"}
+    return "broken", f"{shown} is missing"
 
 
 def _absent(error: BaseException | None) -> Path | None:
     """The path whose absence an error comes from, if it comes from that."""
     while error is not None:
-        if isinstance(error, FileNotFoundError) and error.filename:
-            return Path(error.filename)
+        if isinstance(error, FileNotFoundError):
+            return Path(error.filename or str(error))  # Arrow's message is the path alone
         error = error.__cause__
     return None
 
 
 def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300] if not isinstance(error, SkumatchError) else str(error)
+    if isinstance(error, SkumatchError | Unchecked | Broken):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

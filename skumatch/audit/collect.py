@@ -12,20 +12,37 @@ from pathlib import Path
 
 import yaml
 
-from skumatch.audit.dossier import BUNDLE, FACTS, GIT, LISTING, RUN, WORKSPACE, Dossier, Facts, Missing, Registered, Run
+from skumatch.audit.dossier import (
+    BUNDLE,
+    CHANGES,
+    FACTS,
+    GIT,
+    LISTING,
+    MADE,
+    NO_COMMIT,
+    RUN,
+    WORKSPACE,
+    Dossier,
+    Facts,
+    Missing,
+    Registered,
+    Run,
+)
 from skumatch.audit.git_proof import keep_proof
 from skumatch.audit.link import Broken
 from skumatch.config import Settings
-from skumatch.errors import BundleError, DataError, StorageError
+from skumatch.errors import BundleError, CodeError, DataError, StorageError
 from skumatch.files import read_json, write_json
 from skumatch.pipeline import inputs
+from skumatch.pipeline.data_record import DataRecord
+from skumatch.pipeline.erasure_record import ErasureRecord, Erasures
 from skumatch.pipeline.repository import Repository, md5_of, pointer
 from skumatch.pipeline.worker import stages
 from skumatch.progress import Advance, track
 from skumatch.release import promotion
 from skumatch.release.registry import ModelRef, Registry
+from skumatch.release.tracking import INPUTS_TAG
 
-INPUTS_TAG = "skumatch.inputs"
 UNREADABLE = (
     BundleError,
     Broken,
@@ -47,13 +64,16 @@ def collect(settings: Settings, registry: Registry, ref: ModelRef, folder: Path,
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} isn't an empty folder; name a new folder for the dossier (--export).")
     missing: list[Missing] = []
+    erasures = _erasures(settings)
     with track("collect", 4, "stores") as advance:
         run = _run(registry, ref, folder, missing, advance)
         with _noting(missing, BUNDLE):
+            if erasure := erasures.of_bundle(ref.bundle):
+                raise Erased(erasure.words)
             registry.download_bundle(ref, folder / BUNDLE)
         advance(text="bundle")
         with _noting(missing, WORKSPACE):
-            _workspace(settings, ref, folder, pictures and whole, missing, whole)
+            _workspace(settings, ref, folder, pictures and whole, missing, whole, erasures)
         advance(text="data and stages")
         with _noting(missing, GIT):
             _commit(settings, folder, missing)
@@ -83,19 +103,37 @@ def _noting(missing: list[Missing], part: str) -> Iterator[None]:
         words = " ".join(str(error).split())
         words = words if isinstance(error, BundleError | Broken) else f"{part} can't be read ({type(error).__name__}: {words})"
         missing.append(Missing(part=part, reason=words, broken=True))
-    except (StorageError, DataError) as error:
+    except (CodeError, StorageError, DataError) as error:
         missing.append(Missing(part=part, reason=str(error), broken=False))
 
 
-def _fetch(repository: Repository, *targets: str) -> None:
-    """As Repository.pull. Raises Broken where the remote answers, but lacks an object or has other bytes than its hash."""
+class Erased(DataError):
+    """What a store should have, but for an erasure that is on record."""
+
+
+def _erasures(settings: Settings) -> Erasures:
+    """The erasures in the remote; none where it is away, which the parts that come from it say."""
+    with suppress(StorageError):
+        return ErasureRecord(settings).read()
+    return Erasures({})
+
+
+def _fetch(repository: Repository, erasures: Erasures, *targets: str) -> None:
+    """As Repository.pull.
+
+    Raises:
+        Broken: the remote answers, but lacks an object or has other bytes than its hash.
+        Erased: all that it lacks was erased, by the record of erasures.
+    """
     try:
         repository.pull(*targets)
     except (StorageError, DataError) as error:
         wrong: list[str] = []
         with suppress(StorageError, DataError):  # away: the fetch's own words say so
             wrong = repository.amiss(*targets)
-        if wrong:
+        if erasure := erasures.of_objects(wrong):
+            raise Erased(erasure.words) from error
+        if wrong := [digest for digest in wrong if digest not in erasures.objects]:
             named = f"{', '.join(wrong[:3])}{' and more' if len(wrong) > 3 else ''}"
             raise Broken(f"the DVC remote answers, but what {', '.join(targets)} names is gone or changed in it: {named}") from error
         raise
@@ -116,7 +154,15 @@ def _run(registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing]
     return Run(id=ref.run_id, status=info.status, started=started, ended=ended, params=params, metrics=metrics)
 
 
-def _workspace(settings: Settings, ref: ModelRef, folder: Path, pictures: bool, missing: list[Missing], whole: bool) -> None:
+def _workspace(
+    settings: Settings,
+    ref: ModelRef,
+    folder: Path,
+    pictures: bool,
+    missing: list[Missing],
+    whole: bool,
+    erasures: Erasures,
+) -> None:
     """Rebuild the run's workspace, all from the remote: DVC gets a cache of its own, which is empty at first."""
     root = folder / WORKSPACE
     archive = ref.tags.get(INPUTS_TAG, "")
@@ -126,25 +172,53 @@ def _workspace(settings: Settings, ref: ModelRef, folder: Path, pictures: bool, 
     with tempfile.TemporaryDirectory(dir=folder) as own:
         private = settings.model_copy(update={"home": Path(own), "remote": settings.remote_url})
         (root / f"{inputs.ARCHIVE}.dvc").write_text(pointer(archive, inputs.ARCHIVE), "utf-8")
-        _fetch(Repository(root, private), f"{inputs.ARCHIVE}.dvc")
+        _fetch(Repository(root, private), erasures, f"{inputs.ARCHIVE}.dvc")
         inputs.unpack(root / inputs.ARCHIVE, root)
         lock = folder / RUN / "dvc.lock"
         if lock.is_file():
             shutil.copyfile(lock, root / "dvc.lock")
         repository = Repository(root, private)
         with _noting(missing, "data"):
-            _data(repository, private.home_dir, folder, pictures)
-        targets = {"weights": "inputs/weights.dvc", "champion": "inputs/champion.dvc"} | {name: name for name in stages(root)}
-        for part, target in targets.items() if whole else (("weights", "inputs/weights/weights.json"),):
+            _data(repository, private.home_dir, folder, pictures, erasures)
+        with _noting(missing, "changes"):
+            chain = DataRecord(private).chain(md5_of((root / "data.dvc").read_text("utf-8")))
+            write_json(folder / CHANGES, [change.model_dump(mode="json") for change in chain])
+        pointers = {name: f"inputs/{name}.dvc" for name in inputs.NONE if (root / f"inputs/{name}.dvc").is_file()}
+        targets = pointers | {MADE if name == BUNDLE else name: name for name in stages(root)}
+        if not whole:  # a refresh has no base weights that facts are told of
+            targets = {} if _kind(root) == "refresh" else {"weights": "inputs/weights/weights.json"}
+        for part, target in targets.items():
             with _noting(missing, part):
-                _fetch(repository, target)
+                _fetch(repository, erasures, target)
         shutil.rmtree(root / ".dvc", ignore_errors=True)
 
 
-def _data(repository: Repository, home: Path, folder: Path, pictures: bool) -> None:
-    root = repository.folder
+def _kind(root: Path) -> str:
+    """The run's kind, as its input set has it; a run from before there were refreshes is a retrain."""
+    path = root / "inputs/run.json"
+    return str(read_json(path)["kind"]) if path.is_file() else "retrain"
+
+
+def _data(repository: Repository, home: Path, folder: Path, pictures: bool, erasures: Erasures) -> None:
+    """Fetch the data, whole or its tables alone.
+
+    Raises:
+        Erased: shards of the version were erased; its tables are here then.
+    """
+    tables = ["data/manifest.parquet", "data/import.json"]
+    try:
+        _fetch(repository, erasures, *(["data.dvc"] if pictures else tables))
+    except Erased:
+        shutil.rmtree(repository.folder / "data", ignore_errors=True)  # other shards than those that are gone
+        _fetch(repository, erasures, *tables)
+        _listing(repository.folder, home, folder)
+        raise
+    _listing(repository.folder, home, folder)
+
+
+def _listing(root: Path, home: Path, folder: Path) -> None:
+    """Keep DVC's listing of the data version."""
     version = md5_of((root / "data.dvc").read_text("utf-8"))
-    _fetch(repository, *(["data.dvc"] if pictures else ["data/manifest.parquet", "data/import.json"]))
     listing = home / "cache/files/md5" / version[:2] / version[2:]
     if not listing.is_file():  # DVC takes a listing of other files without a word, but doesn't keep it
         raise Broken(f"the DVC remote has another listing than {version[:12]} of the data")
@@ -152,10 +226,12 @@ def _data(repository: Repository, home: Path, folder: Path, pictures: bool) -> N
 
 
 def _commit(settings: Settings, folder: Path, missing: list[Missing]) -> None:
-    code = folder / WORKSPACE / "inputs/code.json"
-    commit = read_json(code)["commit"] if code.is_file() else None
-    if commit is None:
-        missing.append(Missing(part=GIT, reason="the run was made outside a git repository", broken=False))
-    elif not keep_proof(settings.project, commit, inputs.code_of(folder / WORKSPACE / inputs.ARCHIVE), folder / GIT):
-        why = f"{settings.project} is no git repository that has the commit {commit[:12]}"
+    if not Dossier(folder).path(WORKSPACE, "inputs/code.json").is_file():
+        return  # without the input set, which is noted, no commit is known
+    facts, archive = Dossier(folder).code, folder / WORKSPACE / inputs.ARCHIVE
+    why = NO_COMMIT
+    if facts.commit is not None:
+        names = [f"{facts.folder}{name}" for name in inputs.code_of(archive)]
+        why = keep_proof(settings.project, facts.commit, names, folder / GIT)
+    if why:
         missing.append(Missing(part=GIT, reason=why, broken=False))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
+from skumatch.audit.link import UNREADABLE
 from skumatch.errors import DataError
 from skumatch.params import Params
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat
+from skumatch.release.bundle.manifest import WEIGHTS
 from skumatch.retrieval import statistics
+from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.statistics import Interval
 
 CONFIDENCE = 0.95
@@ -60,8 +61,12 @@ class Gain:
 
 @dataclass(frozen=True)
 class Diff:
-    """params: name -> before and after. code, packages: names with + (new), - (gone) or ~ (changed). gain: None without common queries."""
+    """params: name -> before and after. code, packages: names with + (new), - (gone) or ~ (changed). gain: None without common queries.
 
+    same_encoder: whether only the gallery differs, as between two gallery releases.
+    """
+
+    same_encoder: bool
     data: Data
     params: dict[str, tuple[Any, Any]]
     code: tuple[str, ...]
@@ -77,7 +82,7 @@ def diff(before: Dossier, after: Dossier) -> Diff:
             raise DataError(f"Version {one.facts.registered.version} can't be compared: {lacking[0]}")
     try:
         return _diff(before, after)
-    except (OSError, tarfile.TarError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         which = f"{before.facts.registered.version} or {after.facts.registered.version}"
         raise DataError(
             f"A part of version {which} is missing or can't be read ({' '.join(str(error).split())}); audit both with --verify."
@@ -90,8 +95,9 @@ def _diff(before: Dossier, after: Dossier) -> Diff:
         params=_params(before.params, after.params),
         code=_changes(*(_code(one) for one in (before, after))),
         packages=_changes(*(_packages(one.path(RUN, "constraints.txt")) for one in (before, after))),
-        figures=_figures(*(one.json(RUN, "evaluate/challenger.json") for one in (before, after))),
-        gain=_gain(*(pd.read_parquet(one.path(RUN, "evaluate/challenger-hits.parquet")) for one in (before, after))),
+        same_encoder=len({one.manifest.parts[WEIGHTS].sha256 for one in (before, after)}) == 1,
+        figures=_figures(*(one.evaluation(RUN, one.released) for one in (before, after))),
+        gain=_gain(*(pd.read_parquet(one.path(RUN, f"evaluate/{one.released}-hits.parquet")) for one in (before, after))),
     )
 
 
@@ -160,8 +166,8 @@ def _packages(path: Path) -> dict[str, str]:
     return found
 
 
-def _figures(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    return {name: (float(before[name]), float(after[name])) for name in FIGURES}
+def _figures(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, float]]:
+    return {name: (getattr(before, name), getattr(after, name)) for name in FIGURES}
 
 
 def _gain(before: pd.DataFrame, after: pd.DataFrame) -> Gain | None:
@@ -180,4 +186,4 @@ def _sku(name: str, rows: pd.DataFrame) -> Sku:
 
 
 def _interval(rows: pd.DataFrame, clusters: str) -> Interval:
-    return statistics.mean_interval(rows["change"].to_numpy(), rows[clusters].to_numpy(str), CONFIDENCE, seed=0)
+    return statistics.change_interval(rows["change"].to_numpy(), rows[clusters].to_numpy(str), CONFIDENCE, seed=0)

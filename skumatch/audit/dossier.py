@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,20 +14,31 @@ from skumatch.config import load_params
 from skumatch.errors import DataError
 from skumatch.files import read_json
 from skumatch.params import Params
+from skumatch.release.bundle.manifest import MANIFEST, Manifest
+from skumatch.release.gate import Decision
 from skumatch.release.journal import Entry
-from skumatch.release.lineage import Lineage
+from skumatch.release.lineage import NO_WEIGHTS, Lineage
+from skumatch.release.registry import CHALLENGER, REFRESHED
+from skumatch.retrieval.figures import Evaluation
 
-FACTS, LISTING = "dossier.json", "data.dir.json"
+Kind = TypeVar("Kind", bound=BaseModel)
+FACTS, LISTING, CHANGES = "dossier.json", "data.dir.json", "data.changes.json"
 ORIGIN = "origin/provenance.dsse.json"  # among the run's artifacts
 RUN, BUNDLE, WORKSPACE, GIT = "run", "bundle", "workspace", "git"
+MADE = f"out/{BUNDLE}"  # by the stage of the registered bundle's name
+NO_COMMIT = "the run's code was under no git commit"
 PLACES = {  # of the parts that a store may not give
     RUN: (RUN,),
     BUNDLE: (BUNDLE,),
+    MADE: (f"{WORKSPACE}/{MADE}",),
     GIT: (GIT,),
     WORKSPACE: (WORKSPACE, LISTING),
     "data": (f"{WORKSPACE}/data", LISTING),
+    "changes": (CHANGES,),
     "weights": (f"{WORKSPACE}/inputs/weights",),
     "champion": (f"{WORKSPACE}/inputs/champion",),
+    "released": (f"{WORKSPACE}/inputs/released",),
+    "trained": (f"{WORKSPACE}/inputs/trained",),
 }
 
 
@@ -57,6 +67,63 @@ class Run(_Record):
     ended: datetime | None
     params: dict[str, str]
     metrics: dict[str, float]
+
+
+class CodeFacts(BaseModel):
+    """inputs/code.json: what the run knew of its code.
+
+    folder: the project's path in its repository, with a slash at its end; empty where it is the root.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    commit: str | None
+    dirty: bool
+    sha256: str
+    folder: str = ""
+
+
+class WeightsFacts(BaseModel):
+    """inputs/weights/weights.json: the base weights; all but the name is missing where they are random."""
+
+    name: str
+    source: str = ""
+    licence: str = ""
+
+
+class Copies(BaseModel):
+    """Pictures that are copies of others, as split.json counts them."""
+
+    exact_images: int
+    near_images: int
+
+
+class SplitFacts(BaseModel):
+    """split/split.json, as far as it is told: how many pictures have each role."""
+
+    images: dict[str, int]
+    duplicates: Copies
+
+
+class SetAside(BaseModel):
+    """A delivered picture that could not be used."""
+
+    id: str
+    reason: str
+
+
+class Expectation(BaseModel):
+    """What was asked of the data, as far as it is told: whether it was met."""
+
+    passed: bool
+
+
+class ValidationFacts(BaseModel):
+    """validate/validation.json: expectations, sentences of warning, and the pictures that were set aside."""
+
+    expectations: tuple[Expectation, ...]
+    warnings: tuple[str, ...]
+    quarantined: tuple[SetAside, ...]
 
 
 class Missing(_Record):
@@ -111,12 +178,51 @@ class Dossier:
     @cached_property
     def record(self) -> Lineage:
         """The run's lineage record. Raises DataError if it is missing or none."""
-        try:
-            return Lineage.model_validate(self.json(RUN, "lineage.json"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "all of it"
-            raise DataError(f"{RUN}/lineage.json is no lineage record of this version of skumatch ({where}: {first['msg']})") from error
+        return self.read(Lineage, "lineage record", RUN, "lineage.json")
+
+    @cached_property
+    def code(self) -> CodeFacts:
+        """What the run knew of its code. Raises DataError if that is missing or of another shape."""
+        return self.read(CodeFacts, "facts of code", WORKSPACE, "inputs/code.json")
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """bundle.json of the registered bundle. Raises DataError if it is missing or of another shape."""
+        return self.read(Manifest, "bundle's manifest", BUNDLE, MANIFEST)
+
+    @cached_property
+    def weights(self) -> WeightsFacts:
+        """What is known of the base weights; of a refresh, that there are none.
+
+        Raises DataError if that is missing or of another shape.
+        """
+        if self.record.inputs.weights == NO_WEIGHTS:
+            return WeightsFacts(name=NO_WEIGHTS)
+        return self.read(WeightsFacts, "facts of weights", WORKSPACE, "inputs/weights/weights.json")
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The gate's decision, as MLflow shows it. Raises DataError if it is missing or of another shape."""
+        return self.read(Decision, "decision", RUN, "gate/decision.json")
+
+    def evaluation(self, place: str, who: str) -> Evaluation:
+        """The evaluation of the candidate `who`, `challenger` or `refreshed`, below RUN or WORKSPACE/out. Raises DataError."""
+        return self.read(Evaluation, "evaluation", place, f"evaluate/{self.file_of(who)}.json")
+
+    def file_of(self, candidate: str) -> str:
+        """What files and figures of a candidate are called; before gallery releases the refreshed one was `champion`."""
+        older = self.record.schema_ == "skumatch-lineage-1"
+        return "champion" if older and candidate == REFRESHED else candidate
+
+    @property
+    def released(self) -> str:
+        """The candidate that the version is of."""
+        return REFRESHED if self.record.results.verdict == "refresh" else CHALLENGER
+
+    @property
+    def made_bundle(self) -> str:
+        """Where the run's stages left the version's bundle, below WORKSPACE."""
+        return "out/bundle/refreshed" if self.released == REFRESHED else "out/bundle/model"
 
     @cached_property
     def params(self) -> Params:
@@ -144,9 +250,30 @@ class Dossier:
 
     def json(self, *parts: str) -> dict[str, Any]:
         """A JSON object of the dossier. Raises DataError if it is missing or none."""
-        path = self.path(*parts)
         try:
-            found: Mapping[str, Any] = read_json(path)
-            return dict(found)
-        except (OSError, ValueError, TypeError) as error:
+            tree = read_json(self.path(*parts))
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{'/'.join(parts)} is missing or no JSON object") from error
+        if not isinstance(tree, dict):
+            raise DataError(f"{'/'.join(parts)} is missing or no JSON object")
+        return tree
+
+    def read(self, kind: type[Kind], name: str, *parts: str) -> Kind:
+        """A JSON file of the dossier as a record.
+
+        Args:
+            kind: the record's class.
+            name: what the file is, for the sentence.
+            parts: its path.
+
+        Raises:
+            DataError: the file is missing, or of another shape.
+        """
+        tree = self.json(*parts)
+        try:
+            return kind.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "all of it"
+            said = f"{'/'.join(parts)} is no {name} of this version of skumatch"
+            raise DataError(f"{said} ({where}: {first['msg']})") from error

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import pyarrow as pa
+import yaml
 from pydantic import BaseModel, ConfigDict
 
+from skumatch.errors import SkumatchError
+
+# What reading a part raises that is missing, damaged or of another shape. An AttributeError is a bug of ours.
+UNREADABLE = (
+    SkumatchError, OSError, ValueError, LookupError, TypeError, RecursionError,
+    tarfile.TarError, yaml.YAMLError, pa.ArrowException,
+)  # fmt: skip
 Verdict = Literal["holds", "broken", "unchecked"]
 
 
 class Link(BaseModel):
     """name: what is linked. hash: of it, where it has one. said: what an auditor reads of it.
 
-    verdict: None where nobody has looked yet. reason: what was found, or why it doesn't hold or can't be checked.
+    verdict: None where nobody has looked yet, and what is told could be read.
+    reason: what was found, or why it doesn't hold or can't be checked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

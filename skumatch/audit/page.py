@@ -62,7 +62,7 @@ def lineage_page(facts: Facts, links: list[Link]) -> str:
         registered=facts.registered, registry=facts.registry, collected=f"{facts.collected:%Y-%m-%d %H:%M} UTC", links=links,
         nodes=list(nodes.values()), edges=[_path(nodes[start], nodes[end]) for start, end in EDGES], box=BOX, words=WORDS,
         width=max(node.x for node in nodes.values()) + BOX[0] + 8, height=max(node.y for node in nodes.values()) + BOX[1] + 8,
-        verified=any(counts.values()), **_verdict(links, counts),
+        verified=all(link.verdict for link in links), **_verdict(links, counts),
     )  # fmt: skip
 
 
@@ -84,6 +84,11 @@ def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]
     if not any(counts.values()):
         said = "Told as it was recorded; nothing was hashed or computed again."
         return {"tone": "calm", "sign": "·", "headline": "The chain as recorded", "reason": said, "tiles": tiles[:1]}
+    if not counts["holds"] and sum(counts.values()) < len(links):
+        said = "Told as it was recorded; nothing was hashed or computed again, and this can't be read: "
+        said += ", ".join(link.title.lower() for link in links if link.verdict)
+        headline = "The chain as recorded, with gaps"
+        return {"tone": "warn", "sign": "?", "headline": headline, "reason": f"{said}.", "tiles": tiles[:1]}
     if counts["unchecked"]:
         names = ", ".join(link.title.lower() for link in links if link.verdict == "unchecked")
         headline = f"{counts['holds']} of {len(links)} links hold, {counts['unchecked']} can't be checked"

@@ -18,8 +18,8 @@ from skumatch.audit.link import Broken, Unchecked
 from skumatch.errors import ParameterError, SkumatchError
 from skumatch.files import md5, read_json
 from skumatch.params import Params
+from skumatch.retrieval.answers import shares as served_shares
 from skumatch.retrieval.evaluate import Ranking, evaluate
-from skumatch.retrieval.figures import Evaluation
 
 HERE = Path(__file__).parents[2]
 COMPARED = (".json", ".parquet")
@@ -39,15 +39,23 @@ def stage(dossier: Dossier, name: str) -> str:
         dossier.there(WORKSPACE, dep)
     try:
         differing = _differing(dossier, name)
-    except SkumatchError as error:
+    except (OSError, Broken, Unchecked):  # a part that is absent is told as such, in the chain
+        raise
+    except Exception as error:  # a stage that worked for the run and fails here, on data of any shape
         if other:
-            raise Unchecked(f"stage {name} can't be run here ({error}), {_where(other)}") from error
-        raise Broken(f"stage {name} fails when it is run again: {error}") from error
+            raise Unchecked(f"stage {name} can't be run here ({_words(error)}), {_where(other)}") from error
+        raise Broken(f"stage {name} fails when it is run again: {_words(error)}") from error
     if differing and other:
         raise Unchecked(f"{', '.join(differing)} comes out otherwise here, {_where(other)}")
     if differing:
         raise Broken(f"{', '.join(differing)} comes out otherwise when it is computed again")
     return "computed again, the same" + (f" (by other code: {other[0]})" if other else "")
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, SkumatchError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _where(other: list[str]) -> str:
@@ -65,8 +73,9 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
                 target.symlink_to(path.resolve())
         (root / "out" / name).mkdir(parents=True)
         importlib.import_module(f"skumatch.stages.{name}").run(root, params(dossier))
-        found = _files(root / "out" / name)
-        return sorted(path for path, digest in _files(told).items() if found.get(path) != digest)
+        found, recorded = _files(root / "out" / name), _files(told)
+        paths = found.keys() | recorded.keys()
+        return sorted(path for path in paths if found.get(path) != recorded.get(path))
 
 
 def params(dossier: Dossier) -> Params:
@@ -103,38 +112,54 @@ def _sources(path: Path) -> list[Path]:
     return [path] if path.is_file() else [one for one in path.rglob("*.py") if one.is_file()]
 
 
-def figures(dossier: Dossier, who: str) -> None:
+def answers(dossier: Dossier) -> None:
+    """Sum up the served answers again. Raises Broken where answers.json doesn't follow from them, Unchecked where other code is here."""
+    table = pq.read_table(dossier.there(WORKSPACE, "out/evaluate/answers.parquet")).to_pandas()
+    recorded = read_json(dossier.there(WORKSPACE, "out/evaluate/answers.json"))
+    recipe = params(dossier)
+    shares = served_shares(table, recipe.evaluate, recipe.seed)
+    again = {who: {part: share.model_dump(mode="json") for part, share in parts.items()} for who, parts in shares.items()}
+    if again == recorded:
+        return
+    if other := _other_code(dossier, "evaluate"):
+        raise Unchecked(f"answers.json comes out otherwise here, {_where(other)}")
+    raise Broken("answers.json isn't of answers.parquet")
+
+
+def figures(dossier: Dossier, candidate: str) -> None:
     """Count an evaluation's figures, and the hits that the gate goes by, again from its ranked lists and the gallery's SKUs.
 
     Raises Broken where they don't follow, Unchecked where they don't, but by other code than the run's.
     """
-    other = _other_code(dossier, "evaluate")
+    other, who = _other_code(dossier, "evaluate"), dossier.file_of(candidate)
     for name in (f"evaluate/{who}.json", f"evaluate/{who}.parquet", f"evaluate/{who}-hits.parquet", *NEEDED):
         dossier.there(WORKSPACE, "out", name)
     try:
-        wrong = _miscounted(dossier, who)
-    except (SkumatchError, ValueError, KeyError, TypeError) as error:  # a table or a figure that isn't of this version
+        wrong = _miscounted(dossier, candidate)
+    except (OSError, Broken, Unchecked):
+        raise
+    except Exception as error:  # tables of any shape fail in any way
         if other:
             raise Unchecked(f"the figures of the {who} can't be counted here ({type(error).__name__}), {_where(other)}") from error
-        raise
+        raise Broken(f"the figures of the {who} can't be counted again ({_words(error)})") from error
     if wrong and other:
         raise Unchecked(f"{wrong}, {_where(other)}")
     if wrong:
         raise Broken(wrong)
 
 
-def _miscounted(dossier: Dossier, who: str) -> str:
+def _miscounted(dossier: Dossier, candidate: str) -> str:
     """What doesn't follow from the ranked lists, in words."""
-    root = dossier.path(WORKSPACE, "out")
-    told = Evaluation.model_validate(read_json(root / f"evaluate/{who}.json"))
+    root, who = dossier.path(WORKSPACE, "out"), dossier.file_of(candidate)
+    recorded = dossier.evaluation(f"{WORKSPACE}/out", candidate)
     ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{who}.parquet").to_pandas())
     lists, items = (pq.read_table(root / name).to_pandas() for name in NEEDED)
     images = Counter(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
     found = evaluate(ranking, set(images), "full", params(dossier).evaluate, params(dossier).seed)
-    wrong = [name for name in FIGURES if getattr(found, name) != getattr(told, name)]
+    wrong = [name for name in FIGURES if getattr(found, name) != getattr(recorded, name)]
     if wrong:
         name = wrong[0]
-        return f"{name} of the {who} is {getattr(told, name)}, from its ranked lists it is {getattr(found, name)}"
+        return f"{name} of the {who} is {getattr(recorded, name)}, from its ranked lists it is {getattr(found, name)}"
     told_hits = pq.read_table(root / f"evaluate/{who}-hits.parquet").to_pandas()
     few = {sku for sku, count in images.items() if count <= params(dossier).evaluate.tail_images}
     for name, skus in {"full": set(images), "tail": few}.items():

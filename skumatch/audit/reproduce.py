@@ -16,12 +16,13 @@ from skumatch.audit.dossier import RUN, Dossier
 from skumatch.config import Settings
 from skumatch.errors import DataError, StageFailed
 from skumatch.files import read_json
+from skumatch.pipeline.erasure_record import ErasureRecord
 from skumatch.pipeline.repository import Repository
 from skumatch.pipeline.worker import Message, own_error, stage_environment, stages, workspace
 from skumatch.progress import track
 from skumatch.release.lineage import Lineage, stages_of
 from skumatch.release.registry import ModelRef, Registry
-from skumatch.release.tracking import MACHINE_TAG
+from skumatch.release.tracking import INPUTS_TAG, MACHINE_TAG
 from skumatch.stages.runner import SECONDS
 
 TOLERANCE = 0.005  # of top-1, where bits differ: what other hardware may do
@@ -75,19 +76,22 @@ def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool
     """Make a version again, with its own code, and compare. Nothing is written to the remote or to MLflow.
 
     force: run every stage, training from its start; else stages whose result the remote knows are fetched. Raises a stage's own
-    error, DataError for a version that names no input set.
+    error, DataError for a version that names no input set or rests on an erased picture.
     """
-    archive = ref.tags.get("skumatch.inputs")
+    archive = ref.tags.get(INPUTS_TAG)
     if not archive:
-        raise DataError(f"Version {ref.version} names no input set (its tag skumatch.inputs), so it can't be made again.")
+        raise DataError(f"Version {ref.version} names no input set (its tag {INPUTS_TAG}), so it can't be made again.")
+    if erasure := ErasureRecord(settings).read().of_version(registry.model_name, ref.version):
+        why = f"it rests on a picture that was {erasure.words}"
+        raise DataError(f"Version {ref.version} can't be made again: {why}.")
     with tempfile.TemporaryDirectory() as folder:
         registry.download_artifacts(ref.run_id, Path(folder) / RUN)
         then = Dossier(Path(folder))
-        record, top1 = then.record, float(then.json(RUN, "evaluate/challenger.json")["top1"])
+        record, top1, who = then.record, then.evaluation(RUN, then.released).top1, then.released
     message = Message(run=f"reproduce-{ref.version}-{secrets.token_hex(3)}", inputs=archive)
     with workspace(settings, message, "again") as repository, _stage_environment(settings, force):
         _run(repository, force)
-        found = read_json(repository.folder / "out/evaluate/challenger.json")["top1"]
+        found = read_json(repository.folder / f"out/evaluate/{who}.json")["top1"]
         same = _constraints(settings.project) == _constraints(repository.folder)
         outs, machine = _outs(record, repository.lock), _same_machine(ref.tags, repository.folder)
         return Reproduction(outs=outs, recorded=top1, found=found, environment=same, machine=machine)
@@ -105,9 +109,10 @@ def _run(repository: Repository, force: bool) -> None:
 
 
 def _outs(record: Lineage, lock: str) -> tuple[Out, ...]:
-    found = stages_of(lock)
+    stages_now = stages_of(lock)
+    made = {(name, path): digest for name in stages_now for path, digest in stages_now[name].outs.items()}
     return tuple(
-        Out(stage=name, path=path, recorded=digest, found=found[name].outs[path])
+        Out(stage=name, path=path, recorded=digest, found=made.get((name, path), "none"))
         for name, stage in record.stages.items()
         for path, digest in stage.outs.items()
     )
@@ -125,11 +130,13 @@ def _same_machine(tags: Mapping[str, str], root: Path) -> bool:
 def _stage_environment(settings: Settings, force: bool) -> Iterator[None]:
     """What stages are told while this lasts.
 
-    Where training is to start anew it must not find the checkpoints of the run; those of this one are gone at the end.
+    Vectors are computed again, not read from the remote, nor kept there. Where training is to start anew it must not
+    find the checkpoints of the run; those of this one are gone at the end.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="again-", dir=settings.home_dir) as folder:
-        os.environ.update(stage_environment(settings) | ({"SKUMATCH_REMOTE": folder} if force else {}))
+        os.environ.update(stage_environment(settings) | {"SKUMATCH_VECTORS": "off"})
+        os.environ.update({"SKUMATCH_REMOTE": folder} if force else {})
         try:
             yield
         finally:

@@ -44,6 +44,8 @@ def _sum(chain: list[Link]) -> Text:
         return Text("Nothing was checked; `--verify` hashes and computes everything again.", style="dim")
     words = {"holds": "hold", "broken": "broken", "unchecked": "can't be checked"}
     parts = [f"{count} {words[verdict]}" for verdict, count in counts.items() if count]
+    if left := len(chain) - sum(counts.values()):
+        parts.append(f"{left} not looked at (`--verify` does)")
     style = "bold red" if counts["broken"] else "bold yellow" if counts["unchecked"] else "bold green"
     return Text(f"{len(chain)} links: {', '.join(parts)}.", style=style)
 
@@ -80,14 +82,14 @@ def services_table(day: str, found: list[Service]) -> RenderableType:
 def uses_table(what: str, found: list[Use]) -> RenderableType:
     """A row a version: as what it was given the pictures that were looked for."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"Models that were given {what}"))
-    for name in ("version", "aliases", "trained on", "validated on", "asked as query", "pictures"):
+    for name in ("version", "aliases", "trained on", "validated on", "in the gallery only", "asked as query", "pictures"):
         grid.add_column(name, justify="left" if name in ("aliases", "pictures") else "right")
     for use in found:
         ref = use.ref
         if use.rows is None:
-            grid.add_row(str(ref.version), ", ".join(ref.aliases), "?", "?", "?", Text(use.reason, style="yellow"))
+            grid.add_row(str(ref.version), ", ".join(ref.aliases), "?", "?", "?", "?", Text(use.reason, style="yellow"))
             continue
-        counts = [int(use.rows["role"].eq(role).sum()) for role in ("train", "val", "query")]
+        counts = [int(use.rows["role"].eq(role).sum()) for role in ("train", "val", "gallery", "query")]
         shown = [Text(str(count), style="bold" if count else "dim") for count in counts]
         names = ", ".join(use.rows["id"].head(3)) + (", ..." if len(use.rows) > 3 else "")
         grid.add_row(str(ref.version), ", ".join(ref.aliases), *shown, Text(names))
@@ -99,6 +101,7 @@ def diff_table(found: Diff, before: str, after: str) -> RenderableType:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"From version {before} to version {after}", show_header=False)
     grid.add_column("", style="bold", no_wrap=True)
     grid.add_column("")
+    grid.add_row("encoder", Text("the same" if found.same_encoder else "another"))
     data = found.data
     pictures = f"{data.added:,} pictures more, {data.removed:,} fewer, {data.moved:,} with another SKU or side"
     skus = [f"+ {name}" for name in data.new_skus] + [f"- {name}" for name in data.gone_skus]

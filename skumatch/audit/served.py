@@ -36,13 +36,24 @@ def on(entries: Sequence[Entry], day: date) -> list[Service]:
     return [one for one in services(entries) if (one.since is None or one.since < end) and (one.until is None or one.until > begin)]
 
 
-def aliases(entries: Sequence[Entry], version: int, registered: datetime) -> list[tuple[datetime, str]]:
+def aliases(
+    entries: Sequence[Entry],
+    version: int,
+    registered: datetime,
+    proposed_as: str = "challenger",
+) -> list[tuple[datetime, str]]:
     """How a version's aliases went: when, and what happened in words, in order.
 
-    It was registered as challenger, which the next one to be registered takes from it: of that the journal tells nothing. Each move
-    of the champion gives and takes `champion` and `previous`.
+    The next version of its kind to be registered takes `proposed_as` from it: of that the journal tells nothing.
+    Each move of the champion gives and takes `champion` and `previous`.
+
+    Args:
+        entries: the journal.
+        version: the version.
+        registered: when it was registered.
+        proposed_as: the alias that it was registered with, `challenger` or `refreshed`.
     """
-    found, previous = [(registered, "registered as challenger")], False
+    found, previous = [(registered, f"registered as {proposed_as}")], False
     for entry in entries:
         if not (entry.before and entry.after and entry.changed):
             continue

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import pyarrow.parquet as pq
 
-from skumatch.audit.dossier import BUNDLE, ORIGIN, RUN, WORKSPACE, Dossier
+from skumatch.audit import recompute
+from skumatch.audit.dossier import CHANGES, ORIGIN, RUN, WORKSPACE, Dossier, SplitFacts, ValidationFacts
 from skumatch.audit.served import aliases
-from skumatch.files import sha256
+from skumatch.data.quarantine import set_aside
+from skumatch.files import read_json, sha256
+from skumatch.pipeline.data_record import DataChange
 from skumatch.release import provenance
-from skumatch.release.bundle import MANIFEST
+from skumatch.release.bundle.manifest import GALLERY
 from skumatch.release.lineage import record_hash
+from skumatch.release.registry import CHALLENGER, REFRESHED
 from skumatch.release.tracking import MACHINE_TAG
+from skumatch.retrieval.figures import Evaluation
 from skumatch.stages.runner import STAGES
 
+SHOWN = 5  # changes of the data
 Told = tuple[str | None, dict[str, str]]
 
 
 def journal(dossier: Dossier) -> Told:
     entries, ours = dossier.facts.journal, dossier.facts.registered.version
     said: dict[str, str] = {}
-    for at, what in aliases(entries, ours, dossier.facts.registered.created):
+    for at, what in aliases(entries, ours, dossier.facts.registered.created, dossier.released):
         when = _when(at)
         said[when] = f"{said[when]}; {what}" if when in said else what
     return (entries[-1].hash if entries and entries[-1].after else None), said
@@ -41,54 +46,57 @@ def version(dossier: Dossier) -> Told:
 
 def origin(dossier: Dossier) -> Told:
     found = dossier.json(RUN, ORIGIN)
+    provenance.opened(found)
     names = provenance.signers(found)
     said = {"statement": "in-toto v1, SLSA provenance v1", "signed": ", ".join(name[:12] for name in names) or "no"}
     return sha256(dossier.path(RUN, ORIGIN)), said
 
 
 def bundle(dossier: Dossier) -> Told:
-    manifest = dossier.json(BUNDLE, MANIFEST)
-    parts = {name: f"{part['sha256'][:12]}, {part['size'] / 1e6:,.1f} MB" for name, part in manifest["parts"].items()}
-    return dossier.facts.registered.bundle, {"format": manifest["format"]} | parts
+    manifest = dossier.manifest
+    parts = {name: f"{part.sha256[:12]}, {part.size / 1e6:,.1f} MB" for name, part in manifest.parts.items()}
+    return dossier.facts.registered.bundle, {"format": manifest.format} | parts
 
 
 def index(dossier: Dossier) -> Told:
-    manifest = dossier.json(BUNDLE, MANIFEST)
-    counts = manifest["counts"]
-    said = {"pictures": f"{counts['gallery']:,} of {counts['skus']:,} SKUs", "embedding": f"{manifest['dim']} numbers"}
-    return manifest["parts"]["gallery.parquet"]["sha256"], said
+    manifest = dossier.manifest
+    counts = manifest.counts
+    said = {"pictures": f"{counts.gallery:,} of {counts.skus:,} SKUs", "embedding": f"{manifest.dim} numbers"}
+    return manifest.parts[GALLERY].sha256, said
 
 
 def decision(dossier: Dossier) -> Told:
-    found = dossier.json(RUN, "gate/decision.json")
-    said = {"verdict": found["verdict"], "in words": found["sentence"]}
-    if found["gain"]:
-        gain = found["gain"]
-        said["gain"] = f"{100 * gain['estimate']:+.1f} points, at least {100 * gain['lower']:+.1f} at {100 * gain['confidence']:.1f} %"
-    asked = [check for check in found["checks"] if check["status"] != "not applicable"]
-    said |= {
-        "checks": ", ".join(check["name"] if check["status"] == "passed" else f"{check['name']} ({check['status']})" for check in asked)
-    }
+    decided = dossier.decision
+    said = {"verdict": decided.verdict, "in words": decided.sentence}
+    if products := decided.products:
+        said["products"] = f"{products.new:,} new, {products.retired:,} retired, {len(products.held):,} held back"
+    if gain := decided.gain:
+        least = f"at least {100 * gain.lower:+.1f} at {100 * gain.confidence:.1f} %"
+        said["gain"] = f"{100 * gain.estimate:+.1f} points, {least}"
+    checks = [check for check in (*decided.checks, *decided.refresh) if check.status != "not applicable"]
+    words = (check.name if check.status == "passed" else f"{check.name} ({check.status})" for check in checks)
+    said["checks"] = ", ".join(words)
     return dossier.record.results.decision, said
 
 
 def evaluation(dossier: Dossier) -> Told:
     results = dossier.record.results
-    said = {"challenger": _figures(dossier.json(RUN, "evaluate/challenger.json"))}
-    if results.champion:
-        said["champion"] = _figures(dossier.json(RUN, "evaluate/champion.json"))
-    return results.challenger, said
+    hashes = {CHALLENGER: results.challenger, REFRESHED: results.champion}
+    said = {dossier.file_of(who): _figures(dossier.evaluation(RUN, who)) for who, digest in hashes.items() if digest}
+    return hashes[dossier.released], said
 
 
-def _figures(found: dict[str, Any]) -> str:
-    low, high = found["interval"]["top1"]
-    shares = f"top-1 {100 * found['top1']:.1f} % ({100 * low:.1f} to {100 * high:.1f}), top-5 {100 * found['top5']:.1f} %"
-    return f"{shares}; {found['n']:,} queries of {found['skus']:,} SKUs, protocol {found['protocol']}"
+def _figures(evaluation: Evaluation) -> str:
+    low, high = evaluation.interval.top1
+    top1 = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    shares = f"{top1}, top-5 {100 * evaluation.top5:.1f} %"
+    return f"{shares}; {evaluation.n:,} queries of {evaluation.skus:,} SKUs, protocol {evaluation.protocol}"
 
 
 def champion(dossier: Dossier) -> Told:
     inputs = dossier.record.inputs
-    return inputs.champion, {"version": str(inputs.champion_version) if inputs.champion_version else "none: the first model"}
+    said = {"version": str(inputs.champion_version) if inputs.champion_version else "none: the first model"}
+    return inputs.champion, said | ({"its encoder's first release": f"bundle {inputs.released[:12]}"} if inputs.released else {})
 
 
 def stages(dossier: Dossier) -> Told:
@@ -116,7 +124,7 @@ def input_set(dossier: Dossier) -> Told:
 
 
 def parameters(dossier: Dossier) -> Told:
-    params, inputs = dossier.params, dossier.record.inputs
+    params, inputs = recompute.params(dossier), dossier.record.inputs
     learnt = f"{params.train.epochs} epochs of {params.train.batch}, {params.train.loss.kind}"
     said = {"seed": str(params.seed), "encoder": params.encoder.model, "training": learnt}
     return inputs.params, said | {"overrides": ", ".join(inputs.overrides) or "none"}
@@ -141,22 +149,25 @@ def code(dossier: Dossier) -> Told:
 
 
 def weights(dossier: Dossier) -> Told:
-    facts = dossier.json(WORKSPACE, "inputs/weights/weights.json")
-    return dossier.record.inputs.weights_sha256, {name: str(facts[name]) for name in ("name", "source", "licence") if name in facts}
+    said = {name: words for name, words in dossier.weights.model_dump().items() if words}
+    return dossier.record.inputs.weights_sha256, said
 
 
 def split(dossier: Dossier) -> Told:
-    found = dossier.json(RUN, "split/split.json")
-    roles = ", ".join(f"{count:,} {role}" for role, count in found["images"].items())
-    same, near = found["duplicates"]["exact_images"], found["duplicates"]["near_images"]
-    return _out(dossier, "split"), {"pictures": roles, "duplicates": f"{same:,} of equal pixels, {near:,} nearly so"}
+    facts = dossier.read(SplitFacts, "facts of a split", RUN, "split/split.json")
+    roles, copies = ", ".join(f"{count:,} {role}" for role, count in facts.images.items()), facts.duplicates
+    words = f"{copies.exact_images:,} of equal pixels, {copies.near_images:,} nearly so"
+    return _out(dossier, "split"), {"pictures": roles, "duplicates": words}
 
 
 def validation(dossier: Dossier) -> Told:
-    found = dossier.json(RUN, "validate/validation.json")
-    said = {"expectations": f"{len(found['expectations'])}, all met", "warnings": str(len(found["warnings"]))}
-    set_aside = ", ".join(f"{count} {reason}" for reason, count in found["quarantined"].items()) if found["quarantined"] else "none"
-    return _out(dossier, "validate"), said | {"set aside": set_aside}
+    facts = dossier.read(ValidationFacts, "validation", RUN, "validate/validation.json")
+    reasons = set_aside([picture.model_dump() for picture in facts.quarantined])
+    aside = ", ".join(f"{len(ids):,} {reason}" for reason, ids in reasons.items())
+    missed = sum(not expectation.passed for expectation in facts.expectations)
+    met = f"{len(facts.expectations)}, {f'{missed} not met' if missed else 'all met'}"
+    said = {"expectations": met, "warnings": str(len(facts.warnings))}
+    return _out(dossier, "validate"), said | {"set aside": aside or "none"}
 
 
 def manifest(dossier: Dossier) -> Told:
@@ -166,9 +177,22 @@ def manifest(dossier: Dossier) -> Told:
 
 
 def data(dossier: Dossier) -> Told:
-    root = dossier.path(WORKSPACE, "data")
+    root = dossier.there(WORKSPACE, "data")
     sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
-    return dossier.record.inputs.data.removeprefix("md5:"), {"files": f"{len(sizes)}, {sum(sizes) / 1e6:,.1f} MB"}
+    said = {"files": f"{len(sizes)}, {sum(sizes) / 1e6:,.1f} MB"} | _changes(dossier)
+    return dossier.record.inputs.data.removeprefix("md5:"), said
+
+
+def _changes(dossier: Dossier) -> dict[str, str]:
+    """The newest changes that led to the data version, by their time; none for a version of before there was a record."""
+    path = dossier.path(CHANGES)
+    changes = [DataChange.model_validate(entry) for entry in read_json(path)] if path.is_file() else []
+    lines: dict[str, str] = {}
+    for change in changes[:SHOWN]:
+        why = f": {change.why}" if change.why else ""
+        line, when = f"{change.action} by {change.who}, {change.summary}{why}", _when(change.when)
+        lines[when] = f"{lines[when]}; {line}" if when in lines else line
+    return lines | ({"earlier": f"{len(changes) - SHOWN:,} more changes"} if len(changes) > SHOWN else {})
 
 
 def _out(dossier: Dossier, stage: str) -> str:

@@ -10,14 +10,17 @@ from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
-from skumatch.config import Settings
+from skumatch.audit.link import UNREADABLE
+from skumatch.config import Settings, expanded
 from skumatch.data.images import decode, pixel_hash
 from skumatch.data.manifest import read_manifest
+from skumatch.data.split import GALLERY_ROLES
 from skumatch.errors import ParameterError, SkumatchError
 from skumatch.pipeline.repository import Repository, pointer
-from skumatch.release.registry import ModelRef, Registry
+from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG, ModelRef, Registry
+from skumatch.release.tracking import KIND_TAG
+from skumatch.texts import alike
 
 SHORTEST = 8  # digits of a hash that is given in part
 LONGEST = 80  # characters of a name that are told
@@ -33,7 +36,7 @@ class Wanted:
 
     def among(self, rows: pd.DataFrame) -> pd.DataFrame:
         if self.sku is not None:
-            return rows[rows["sku"].eq(self.sku)]
+            return rows[rows["sku"].map(alike).eq(alike(self.sku))]
         found = [rows[name].str.startswith(digest) for name in ("sha256", "pixels") for digest in self.hashes]
         return rows[pd.concat(found, axis=1).any(axis=1)]
 
@@ -49,7 +52,7 @@ class Use:
 
 def picture(name: str) -> Wanted:
     """A picture by its file, or by (the first digits of) its hash. Raises ParameterError for neither, ImageError for no picture."""
-    path = Path(name)
+    path = expanded(name)
     if _is_file(path):
         data = path.read_bytes()
         return Wanted(hashes=(sha256(data).hexdigest(), pixel_hash(decode(data))))
@@ -70,16 +73,28 @@ def _is_file(path: Path) -> bool:
 def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use]:
     """What each version, newest first, was given of it."""
     manifests: dict[str, pd.DataFrame] = {}
+
+    def given(ref: ModelRef) -> pd.DataFrame:
+        """The wanted pictures of a version's data, with their roles in its run."""
+        split = pd.read_parquet(BytesIO(registry.artifact(ref.run_id, SPLIT)))[["id", "role"]]
+        data = ref.data or ""
+        if data not in manifests:
+            manifests[data] = _manifest(settings, data)
+        return wanted.among(manifests[data].merge(split, on="id", validate="one_to_one"))
+
     for ref in registry.versions():
         try:
-            split = pd.read_parquet(BytesIO(registry.artifact(ref.run_id, SPLIT)))[["id", "role"]]
-            data = ref.data or ""
-            if data not in manifests:
-                manifests[data] = _manifest(settings, data)
-            yield Use(ref, wanted.among(manifests[data].merge(split, on="id", validate="one_to_one")))
+            rows = given(ref)
+            if RELEASE_TAG in ref.tags or ref.tags.get(KIND_TAG) == "refresh":  # its run trained nothing
+                rows["role"] = rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery")
+            if TRAINED_TAG in ref.tags:
+                before = given(registry.resolve(ref.tags[TRAINED_TAG]))
+                learnt = before[before["role"].isin(["train", "val"])]
+                rows = pd.concat([rows[~rows["id"].isin(learnt["id"])], learnt], ignore_index=True)
+            yield Use(ref, rows)
         except SkumatchError as error:
             yield Use(ref, None, str(error))
-        except (pa.ArrowException, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             yield Use(ref, None, f"{SPLIT} in MLflow, or the manifest, can't be read ({type(error).__name__}).")
 
 

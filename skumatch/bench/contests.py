@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 
 from skumatch.bench.looks import looks
 from skumatch.bench.peers import Trial, plain_spec
+from skumatch.data.delivery.names import chosen
 from skumatch.data.delivery.opening import folder_images
 from skumatch.errors import DataError, ParameterError
 from skumatch.files import canonical_json, sha256
@@ -53,14 +54,15 @@ class Contest:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which contests are made of a folder in RP2K's layout, or of its SKUs in `skus`.
+    """Which contests are made of a folder in RP2K's layout.
 
+    skus: only those SKUs, each with the place that names it.
     unseen: folds of SKUs held out of training in turn, then alone matched and asked. looks: folds of alike gallery pictures
     held out in turn: what to choose parameters by. Neither: all are trained on, the queries asked.
     """
 
     data: Path
-    skus: frozenset[str] | None
+    skus: Mapping[str, str] | None
     epochs: int
     unseen: int = 0
     looks: int = 0
@@ -68,7 +70,7 @@ class Asked:
 
 def contests(asked: Asked, weights: Path | None, params: Params) -> Iterator[Contest]:
     """Raises DataError for a folder without pictures of these SKUs, ParameterError for both kinds of folds."""
-    gallery, queries = (_kept(folder_images(asked.data, side, params.data.others), asked) for side in ("train", "test"))
+    gallery, queries = _sides(asked, params)
     if asked.unseen and asked.looks:
         raise ParameterError("--unseen and --looks hold out different things; give one of them.")
     if 1 in (asked.unseen, asked.looks) or asked.unseen > len(set(gallery.skus)):
@@ -89,9 +91,13 @@ def contests(asked: Asked, weights: Path | None, params: Params) -> Iterator[Con
         yield Contest("protocol full", gallery, gallery, queries, *settled)
 
 
-def _kept(images: Images, asked: Asked) -> Images:
-    kept = images if asked.skus is None else _where(images, asked.skus, True)
-    if not len(kept):
+def _sides(asked: Asked, params: Params) -> list[Images]:
+    sides = [folder_images(asked.data, side, params.data.others) for side in ("train", "test")]
+    if asked.skus is None:
+        return sides
+    skus = chosen(asked.skus, {sku for images in sides for sku in images.skus}, asked.data)
+    kept = [_where(images, skus, True) for images in sides]
+    if not all(len(images) for images in kept):
         raise DataError(f"{asked.data} has no pictures of these SKUs on both sides; check the names.")
     return kept
 

@@ -53,6 +53,38 @@ def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row
         "%",
         f"{(size_of(remote) - before) / 1e6:.1f} of {before / 1e6:.0f} MB, manifest and all",
     )
+    week = folder / "week.zip"
+    write_archive(week, plan(new, skus[: max(new // 4, 2)], first=images))
+    yield from _bench_add(archive, week, _project(folder / "added"), new)
+
+
+def _bench_add(archive: Path, week: Path, project: Path, new: int) -> Iterator[Row]:
+    """What adding a week's delivery costs, against the import of all: time and bytes sent, with the remote."""
+    remote = project / "home" / "remote"
+    whole = cost(import_and_store, archive, project).seconds
+    before = size_of(remote)
+    added = cost(add_version, week, project).seconds
+    sent = size_of(remote) - before
+    detail = f"{added:.1f} s against {whole:.1f} s, {new:,} pictures"
+    yield Row("data add of 1 % / import of all", added / whole, 0.1, "x", detail)
+    yield Row("bytes sent: data add of 1 % / import of all", sent / before, 0.1, "x", f"{sent / 1e6:.1f} of {before / 1e6:.0f} MB")
+
+
+def import_and_store(archive: Path, project: Path) -> int:
+    """The whole of `skumatch data import`."""
+    images = import_version(archive, project)
+    store(project)
+    return images
+
+
+def add_version(week: Path, project: Path) -> int:
+    """The whole of `skumatch data add`."""
+    from skumatch.data.delivery.additions import add
+    from skumatch.pipeline.data_versions import Reason, change
+
+    settings = Settings(project=project, home=project / "home")
+    changed = change(settings, "add", lambda version, taken: add(version, week, taken, "train", 32), Reason("bench"), ())
+    return len(changed.pictures.added)
 
 
 def passing(archive: Path, level: int) -> int:

@@ -119,18 +119,18 @@ class World:
 
     def shared(self, rng: np.random.Generator) -> Floats:
         """What is easy for every model: [n]."""
-        return self._normal(rng, 1 - self.clustering.own, 0.3, 0.3)
+        return self.normal(rng, 1 - self.clustering.own, 0.3, 0.3)
 
     def own(self, rng: np.random.Generator) -> Floats:
         """What is easy for one model more than for others: [n]."""
-        return self._normal(rng, self.clustering.own, self.clustering.sku, self.clustering.burst)
+        return self.normal(rng, self.clustering.own, self.clustering.sku, self.clustering.burst)
 
     def ease(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Ease of each query for two models: [n] each."""
         shared, one, other = self.shared(rng), self.own(rng), self.own(rng)
         return shared + one, shared + other
 
-    def _normal(self, rng: np.random.Generator, variance: float, sku: float, burst: float) -> Floats:
+    def normal(self, rng: np.random.Generator, variance: float, sku: float, burst: float) -> Floats:
         """Normal numbers [n], of whose variance shares go with the SKU and with the burst."""
         parts = ((self.skus, sku), (self.bursts, burst), (np.arange(len(self.skus)), 1 - sku - burst))
         found: Floats = np.zeros(len(self.skus))

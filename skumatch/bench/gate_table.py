@@ -30,20 +30,21 @@ CAPTION = (
 
 def scenes(found: Sequence[Found]) -> Table:
     """One row a scene: how often a gain is shown where there is one and where there is none."""
-    table = _table(f"How often the gate errs ({found[0].pairs:,} pairs of models a row, guards on {found[0].guarded:,})", HEADS)
-    table.caption = CAPTION
+    rows = table(f"How often the gate errs ({found[0].pairs:,} pairs of models a row, guards on {found[0].guarded:,})", HEADS)
+    rows.caption = CAPTION
     for one in found:
         scene = one.scene
-        table.add_row(
-            f"{scene.shape.name}, {scene.clustering.name}", f"{100 * scene.gain:+.1f}" if scene.gain else "none", _percent(one.discordant),
-            f"{one.design:.1f}", f"[bold]{_percent(one.shown)}", _sign(one), _percent(one.by_policy), _percent(one.mcnemar),
-            _percent(one.stopped), "-" if one.stopped_gains is None else _percent(one.stopped_gains),
+        rows.add_row(
+            f"{scene.shape.name}, {scene.clustering.name}", f"{100 * scene.gain:+.1f}" if scene.gain else "none", percent(one.discordant),
+            f"{one.design:.1f}", f"[bold]{percent(one.shown)}", sign(one.holds), percent(one.by_policy), percent(one.mcnemar),
+            percent(one.stopped), "-" if one.stopped_gains is None else percent(one.stopped_gains),
         )  # fmt: skip
-    return table
+    return rows
 
 
-def _sign(one: Found) -> str:
-    return {None: "", True: "[green]✓", False: "[red]✗"}[one.holds]
+def sign(holds: bool | None) -> str:
+    """Whether a promise is kept; empty where none was made."""
+    return {None: "", True: "[green]✓", False: "[red]✗"}[holds]
 
 
 def years(found: Sequence[Years]) -> Table:
@@ -56,19 +57,21 @@ def years(found: Sequence[Years]) -> Table:
         ("expected at most", "right"),
         ("% of years with any", "right"),
     )
-    table = _table(title, heads)
+    rows = table(title, heads)
     for one in found:
         bound = f"{one.retrains * one.alpha:.2f}"
-        table.add_row(f"{100 * (1 - one.alpha):.1f} %", f"[bold]{one.promotions:.2f}", bound, _percent(one.any_promotion))
-    return table
+        rows.add_row(f"{100 * (1 - one.alpha):.1f} %", f"[bold]{one.promotions:.2f}", bound, percent(one.any_promotion))
+    return rows
 
 
-def _table(title: str, heads: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+def table(title: str, heads: Sequence[tuple[str, str]]) -> Table:
+    """An empty table with a column for each head, a name and how it is justified."""
+    rows = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for number, (name, justify) in enumerate(heads):
-        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
-    return table
+        rows.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
+    return rows
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent, without the sign."""
     return f"{100 * share:.1f}"

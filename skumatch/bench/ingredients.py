@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from skumatch.bench.contests import FROZEN, OURS, PROBE, Contest
 from skumatch.bench.peers import PEERS
-from skumatch.config import apply_overrides
 from skumatch.errors import ParameterError
 from skumatch.params import Params
+from skumatch.recipe.overrides import apply_overrides
 
 WITHOUT = {  # an ingredient -> what turns it off
     "shelf augmentation": [f"train.augment.{name}=0" for name in ("ratio", "rotate", "perspective", "blur", "jpeg", "occlude")],
@@ -71,7 +71,7 @@ def _changed(params: Params, overrides: list[str], loop: str) -> Params:
     try:
         found = Params.model_validate(tree)
     except ValidationError as error:
-        words = error.errors()[0]["msg"]
+        words = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ParameterError(f"'{loop}' (--loops) can't be with these parameters ({words}); change them, or leave it out.") from error
     if overrides and found == params:
         raise ParameterError(f"'{loop}' (--loops) is 'ours' as the parameters are; leave it out.")

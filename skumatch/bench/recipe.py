@@ -125,7 +125,7 @@ def _line(loop: str, seeds: dict[int, list[Found]], hits: NDArray[np.bool_], bas
         loop=loop,
         seeds=dict(zip(seeds, hits.mean(axis=1).tolist(), strict=True)),
         top1=statistics.mean_interval(mean, asked, CONFIDENCE, seed=0),
-        gain=None if base is None else statistics.mean_interval(mean - base, asked, CONFIDENCE, seed=0),
+        gain=None if base is None else statistics.change_interval(mean - base, asked, CONFIDENCE, seed=0),
         images=max(one.images for folds in seeds.values() for one in folds),
         seconds=max(one.seconds for folds in seeds.values() for one in folds),
     )

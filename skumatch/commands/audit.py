@@ -48,7 +48,7 @@ def show(
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large.")] = True,
     page: Annotated[Path | None, typer.Option(help="Write the lineage page, one HTML file, to this path.")] = None,
     image: Annotated[str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")] = None,
-    sku: Annotated[str | None, typer.Option(help="Which models were given pictures of this SKU.")] = None,
+    sku: Annotated[str | None, typer.Option(help="Which models were given pictures of this SKU, and when it could be named.")] = None,
     at: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Which model was in production on that day.")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the chain to this file, too.")] = None,
 ) -> None:
@@ -105,13 +105,37 @@ def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
     from skumatch.audit.uses import Wanted, picture, uses
 
     wanted = picture(image) if image is not None else Wanted(sku=sku)
-    found = list(uses(*_registry(), wanted))
+    settings, registry = _registry()
+    found = list(uses(settings, registry, wanted))
     console.print(uses_table(f"the picture {image}" if image is not None else f"pictures of {sku}", found))
-    if output:
-        rows = {str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in found}
-        write_text(output, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    tree: dict[str, Any] = {str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in found}
     if all(use.rows is not None and use.rows.empty for use in found):
         console.print("No version was given any.", style="dim")
+    breaches: list[str] = []
+    if sku is not None:
+        tree["served"], breaches = _named(registry, sku)
+    if output:
+        write_text(output, json.dumps(tree, indent=2, ensure_ascii=False, default=str) + "\n")
+    if breaches:
+        raise AuditFailed(f"The journal that says so is broken: {' '.join(breaches)}")
+
+
+def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Say when the product could be named by what served.
+
+    Returns:
+        These times as JSON has them, and sentences about where the journal is broken.
+    """
+    from skumatch.audit.naming import in_words, namings
+    from skumatch.audit.served import services
+    from skumatch.release import promotion
+    from skumatch.release.labels import nameable
+
+    heads, entries = promotion.heads(registry), promotion.history(registry)
+    times = namings(services(entries), sku, lambda version: nameable(registry, registry.resolve(str(version))))
+    for sentence in in_words(times):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    return [asdict(time) for time in times], [*breaks(entries), *unheaded(entries, heads)]
 
 
 def _served(day: date, output: Path | None) -> None:

@@ -7,25 +7,35 @@ import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from skumatch.bench.measure import Row
-from skumatch.config import load_params, settings
-from skumatch.errors import DataError, ParameterError
+from skumatch.config import PARAMS, load_params, params_or_defaults, settings
+from skumatch.errors import ParameterError
 from skumatch.files import write_text
 from skumatch.params import Params
 from skumatch.retrieval.backends import Backend
+from skumatch.texts import read_names
 
 if TYPE_CHECKING:
     from skumatch.bench.workers import Throughput
 
+FROZEN = "frozen:efficientnet-lite0"
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure what things cost on this machine.")
 console = Console()
+
+
+class GatePart(StrEnum):
+    """What `bench gate` simulates: new models against a champion, or refreshed galleries of one model."""
+
+    MODELS = "models"
+    GALLERIES = "galleries"
 
 
 @app.callback()
@@ -46,7 +56,7 @@ def data(
     from skumatch.bench import archive
     from skumatch.bench.data import bench_data
 
-    skus = _names(names) if names else archive.names(min(2388, images // 8))
+    skus = list(read_names(names)) if names else archive.names(min(2388, images // 8))
     with tempfile.TemporaryDirectory(dir=folder) as work:
         _show("What data costs", bench_data(Path(work), images, rows, files, skus), output)
 
@@ -76,7 +86,7 @@ def pictures(
     """Pictures on their way to the encoder, against decoding alone and against open_clip's own transforms."""
     from skumatch.bench.input import bench_input
 
-    params = load_params(settings().project / "params.yaml", set_ or [])
+    params = load_params(settings().project / PARAMS, set_ or [])
     with tempfile.TemporaryDirectory() as work:
         _show("What pictures cost", bench_input(Path(work), data, images, workers, params), output)
 
@@ -94,7 +104,7 @@ def embed(
     from skumatch.reference import find_encoder
 
     current = settings()
-    others = load_params(current.project / "params.yaml").data.others
+    others = params_or_defaults(current).data.others
     encoder, _ = find_encoder(model, current)
     _show("What embedding costs", bench_embed(encoder, data, others, images, batch), output)
 
@@ -137,14 +147,14 @@ def recipe(
     from skumatch.bench.recipe_table import recipe_table
 
     params, weights = _to_train(set_)
-    kept = frozenset(_names(skus)) if skus else None
+    listed = read_names(skus) if skus else None
     chosen = [int(part) if part.strip().isdecimal() else -1 for part in seeds.split(",")]
     if min(chosen) < 0:
         raise ParameterError(f"--seeds is '{seeds}'; give whole numbers with commas between, for example 7,8,9.")
     if against is not None and against not in loops.split(","):
         raise ParameterError(f"--against is '{against}', which is none of --loops; add it there.")
     outcomes = []
-    for contest in contests(Asked(data, kept, epochs, unseen, looks), weights, params):
+    for contest in contests(Asked(data, listed, epochs, unseen, looks), weights, params):
         found: list[Found] = []
         outcomes.append((contest, found))
         for one in bench_recipe(contest, loops.split(","), chosen, out):
@@ -159,22 +169,108 @@ def gate(
     pairs: Annotated[int, typer.Option(min=20, help="Simulated pairs of models a scene.")] = 2000,
     guarded: Annotated[int, typer.Option(min=1, help="Of them, pairs that the guards are asked about.")] = 400,
     years: Annotated[int, typer.Option(min=1, help="Simulated years of retrains.")] = 200,
+    weeks: Annotated[int, typer.Option(min=4, help="Simulated refreshes a row.")] = 240,
+    only: Annotated[GatePart | None, typer.Option(help="Only new models, or only refreshed galleries.")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
 ) -> None:
-    """How often the gate promotes by chance and misses a gain, on simulated models whose errors come in SKUs. Takes 15 minutes."""
+    """How often the gate errs on simulated models whose errors come in SKUs. Takes 22 minutes, 7 of them for galleries."""
+    tree: dict[str, list[dict[str, Any]]] = {}
+    if only is not GatePart.GALLERIES:
+        tree |= _models(pairs, min(guarded, pairs), years)
+    if only is not GatePart.MODELS:
+        tree |= _galleries(weeks)
+    if output:
+        write_text(output, json.dumps(tree, indent=2) + "\n")
+
+
+def _models(pairs: int, guarded: int, years: int) -> dict[str, list[dict[str, Any]]]:
+    """Simulate pairs of models and years of retrains, print both, and return their figures by name."""
     from skumatch.bench import gate_table
     from skumatch.bench.gate import bench_gate, bench_years
 
-    found = []
-    for one in bench_gate(pairs, min(guarded, pairs)):
-        found.append(one)
-        told = f"{one.scene.shape.name}, {one.scene.clustering.name}, {100 * one.scene.gain:+.1f} points"
-        console.print(f"  {told}: shown in {100 * one.shown:.1f} % of pairs", style="dim", highlight=False)
-    spent = list(bench_years(years))
-    console.print(gate_table.scenes(found), gate_table.years(spent))
+    outcomes = []
+    for outcome in bench_gate(pairs, guarded):
+        outcomes.append(outcome)
+        scene = outcome.scene
+        row = f"{scene.shape.name}, {scene.clustering.name}, {100 * scene.gain:+.1f} points"
+        console.print(f"  {row}: shown in {100 * outcome.shown:.1f} % of pairs", style="dim", highlight=False)
+    retrains = list(bench_years(years))
+    console.print(gate_table.scenes(outcomes), gate_table.years(retrains))
+    scenes = [asdict(outcome) | {"holds": outcome.holds} for outcome in outcomes]
+    return {"scenes": scenes, "years": [asdict(year) for year in retrains]}
+
+
+def _galleries(weeks: int) -> dict[str, list[dict[str, Any]]]:
+    """Simulate refreshes and years of them, print both, and return their figures by name."""
+    from skumatch.bench import refresh_table
+    from skumatch.bench.refresh import bench_refresh_years, bench_weeks
+
+    outcomes = []
+    for outcome in bench_weeks(weeks):
+        outcomes.append(outcome)
+        week = outcome.week
+        row = f"{week.shape.name}, {week.clustering.name}, {refresh_table.FAULTS[week.fault]}"
+        console.print(f"  {row}: released {100 * outcome.released:.1f} %", style="dim", highlight=False)
+    refreshes = list(bench_refresh_years(weeks))
+    console.print(refresh_table.weeks(outcomes), refresh_table.years(refreshes))
+    rows = [asdict(outcome) | {"holds": outcome.holds} for outcome in outcomes]
+    return {"refreshes": rows, "refresh_years": [asdict(year) for year in refreshes]}
+
+
+@app.command()
+def assortment(
+    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
+    model: Annotated[str, typer.Option(help="It should know none of the photos.")] = FROZEN,
+    skus: Annotated[Path | None, typer.Option(help="A text file: only these SKUs, one a line.")] = None,
+    shares: Annotated[str, typer.Option(help="Sizes of assortments as shares of the SKUs.")] = "0.1",
+    rounds: Annotated[int, typer.Option(min=1, help="How often the SKUs are shuffled and cut up.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffles.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """What it is worth to know which products a shop sells: top-1, and what is called unknown."""
+    from skumatch.bench.assortment import bench_assortment, photos_of
+    from skumatch.bench.assortment_table import table
+    from skumatch.reference import find_encoder
+
+    sizes, listed = _shares(shares), read_names(skus) if skus else None
+    current = settings()
+    encoder, _ = find_encoder(model, current)
+    photos = photos_of(encoder, data, listed, params_or_defaults(current))
+    rows = list(bench_assortment(photos, sizes, rounds, seed))
+    console.print(table(rows, photos.thresholds))
     if output:
-        tree = {"scenes": [asdict(one) | {"holds": one.holds} for one in found], "years": [asdict(one) for one in spent]}
+        tree = {"thresholds": photos.thresholds.model_dump(), "rows": [asdict(row) for row in rows]}
         write_text(output, json.dumps(tree, indent=2) + "\n")
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = [0.0]
+    if not all(0 < share <= 0.5 for share in shares):
+        form = "give numbers above 0 and up to 0.5 with commas between, for example 0.1,0.25"
+        raise ParameterError(f"--shares is '{text}'; {form}.")
+    return shares
+
+
+@app.command()
+def intervals(
+    trials: Annotated[int, typer.Option(min=1, help="Simulated sets of queries a scene.")] = 1000,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+) -> None:
+    """How often intervals hold the truth near 100 %, on simulated hits that go with the SKU. Takes 15 minutes."""
+    from skumatch.bench.intervals import bench_intervals, table
+
+    outcomes = []
+    for outcome in bench_intervals(trials):
+        outcomes.append(outcome)
+        scene = outcome.scene
+        law = f"{scene.skus} SKUs of {scene.sizes}, {100 * scene.truth:g} %, ICC {scene.icc:g}"
+        console.print(f"  {law}: {100 * outcome.printed.coverage:.1f} %", style="dim", highlight=False)
+    console.print(table(outcomes))
+    if output:
+        write_text(output, json.dumps([asdict(outcome) for outcome in outcomes], indent=2) + "\n")
 
 
 @app.command()
@@ -187,11 +283,17 @@ def workers(
     """How many retrains the running installation gets through; dry runs, so that nothing is registered."""
     from skumatch.bench.workers import throughput
 
+    current = settings()
+    load_params(current.project / PARAMS, overrides or [])  # before anything is started
     before = _earlier(against) if against else None
-    found = throughput(settings(), runs, overrides or [], lambda text: console.print(f"  {text}", style="dim", highlight=False))
+    found = throughput(current, runs, overrides or [], _aside)
     console.print(_table("What workers get through", [found.against(before)]) if before else f"{found.words}.", highlight=False)
     if output:
         write_text(output, found.model_dump_json() + "\n")
+
+
+def _aside(text: str) -> None:
+    console.print(f"  {text}", style="dim", highlight=False)
 
 
 def _earlier(path: Path) -> Throughput:
@@ -209,7 +311,7 @@ def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
     from skumatch.pipeline.pull import fetch_base_weights
 
     current = settings()
-    params = load_params(current.project / "params.yaml", overrides or [])
+    params = load_params(current.project / PARAMS, overrides or [])
     return params, fetched_weights(fetch_base_weights(current, params))
 
 
@@ -229,12 +331,6 @@ def _show(title: str, rows: Iterable[Row], output: Path | None) -> None:
     console.print(_table(title, found))
     if output:
         write_text(output, json.dumps([asdict(row) | {"holds": row.holds} for row in found], indent=2) + "\n")
-
-
-def _names(path: Path) -> list[str]:
-    if not path.is_file():
-        raise DataError(f"There is no {path}; give a text file of SKU names, one a line.")
-    return [line for line in path.read_text("utf-8").splitlines() if line]
 
 
 def _table(title: str, rows: list[Row]) -> Table:

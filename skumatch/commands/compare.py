@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.console import Console
 
-from skumatch.config import load_params
+from skumatch.config import PARAMS, params_or_defaults
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_json, write_text
@@ -76,7 +76,10 @@ def compare_folder(data: Path, references: dict[str, str], protocol: str) -> Com
     from skumatch.reference import find_encoder
 
     settings = current_settings()
-    params = load_params(settings.project / "params.yaml")
+    params = params_or_defaults(settings)
     folder = list_folder(data, protocol, params)
     entrants = [Entrant(reference, name, *find_encoder(reference, settings)) for name, reference in references.items()]
+    if not (settings.project / PARAMS).is_file():
+        sentence = f"There is no {settings.project / PARAMS}, so the default parameters are used."
+        console.print(sentence, highlight=False, soft_wrap=True)
     return compare(questions(folder, params), entrants, params)

@@ -1,26 +1,34 @@
-"""`skumatch data`: import, sample, inspect."""
+"""`skumatch data`: import, sample and inspect; what changes a version is in data_changes.py."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from skumatch.commands.data_changes import add, log, relabel, remove, rename, retire, undo
 from skumatch.commands.data_view import change_lines, import_lines, quarantine_table, side_table
-from skumatch.config import Settings, load_params
+from skumatch.commands.erase import erase
+from skumatch.config import PARAMS, Settings, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.delivery.replace import exclusive
 from skumatch.data.manifest import read_manifest
-from skumatch.errors import DataError
+from skumatch.data.products import read_products, retired
 from skumatch.files import read_json
 from skumatch.pipeline.claims import at_work
+from skumatch.pipeline.data_versions import Reason, record_import, settle
+from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.repository import Repository, md5_of
+from skumatch.texts import read_names
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Import, render or look at a data version.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Import data, change it, and look at it.")
+for command in (add, retire, relabel, rename, remove, erase, undo, log):
+    app.command()(command)
 console = Console()
 
 Delivery = Annotated[Path, typer.Argument(help="A folder or zip in RP2K's layout; the whole data set, not only what is new.")]
@@ -34,62 +42,109 @@ Test = Annotated[int, typer.Option(help="Query photos a product.")]
 @app.command("import")
 def import_(path: Delivery, skus: SkuFile = None, catalogue: Catalogue = None) -> None:
     """Make a data version of PATH: shards, manifest, quarantine list; stored in the DVC remote."""
-    import_and_store(path, skus, catalogue)
+    _announce(lambda: import_and_store(path, skus, catalogue))
 
 
 @app.command()
 def sample(skus: Skus = 24, train: Train = 10, test: Test = 5) -> None:
     """Render a deterministic set of shelf photos and import it: nothing is downloaded."""
+    _announce(lambda: render_and_store(skus, train, test))
+
+
+def render_and_store(skus: int = 24, train: int = 10, test: int = 5) -> str:
+    """Render the sample and import it, as `import_and_store` does."""
     from skumatch.data.sample import render_sample
 
-    folder = current_settings().home_dir / f"sample-{skus}-{train}-{test}"
+    settings = current_settings()
+    check_places(settings)
+    load_params(settings.project / PARAMS)  # before anything is rendered
+    folder = settings.home_dir / f"sample-{skus}-{train}-{test}"
     render_sample(folder, skus, train, test)
-    import_and_store(folder)
+    return import_and_store(folder)
 
 
 @app.command()
 def inspect() -> None:
     """Show what the current data version holds, and what was set aside."""
-    root = current_settings().project / "data"
+    project = current_settings().project
+    require_project(project)
+    root = project / "data"
     manifest, summary = read_manifest(root), read_json(root / "import.json")
     console.print(side_table(manifest))
     if summary["quarantined"]:
         console.print(quarantine_table(summary["quarantined"]))
+    if gone := sorted(retired(read_products(root))):
+        words = f"Retired products: {len(gone):,} ({', '.join(gone)})."
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     if summary["junk"]:
         left = ", ".join(f"{kind} {count:,}" for kind, count in summary["junk"].items())
         console.print(f"Other files, left out: {left}.", highlight=False, soft_wrap=True)
 
 
 def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | None = None) -> str:
-    """Import `path`, put it under DVC, print what was found, and return the data version's hash."""
+    """Import a delivery, put it under DVC, and print what was found.
+
+    Args:
+        path: a folder or zip in RP2K's layout.
+        skus: a file that lists the only SKUs to take, one a line.
+        catalogue: a folder of catalogue pictures.
+
+    Returns:
+        The data version's MD5.
+
+    Raises:
+        DataError: the delivery can't be used.
+        StorageError: the disk or the remote refuses.
+    """
     settings = current_settings()
-    params = load_params(settings.project / "params.yaml")
+    check_places(settings)
+    params = load_params(settings.project / PARAMS)
+    names = read_names(skus) if skus else None
     _tell_of_absent_version(settings)
     with exclusive(settings.project / "data"):
-        found = import_data(path, settings.project / "data", _listed(skus), params.validation.min_short_side, catalogue)
-        version = _store(settings)
+        least, before = params.validation.min_short_side, _pointer_here(settings)
+        settle(settings)
+        found = import_data(path, settings.project / "data", names, least, catalogue)
+        after = _store(settings)
+        words = f"{found.images:,} images of {found.skus:,} SKUs"
+        record_import(settings, before, after, Reason(user(), source=str(path)), words)
+    version = md5_of(after)
     for line in (*import_lines(found, path, version), *change_lines(found.changes)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return version
 
 
+def _announce(store: Callable[[], str]) -> None:
+    """Make a data version with `store`; where it is another than before, tell Airflow, and the terminal what comes of it."""
+    from skumatch.new_data import announce
+
+    settings = current_settings()
+    before = _pointer_here(settings)
+    version = store()
+    if version == (md5_of(before) if before else None):
+        return
+    if sentence := announce(settings, load_params(settings.project / PARAMS).schedule, version):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _pointer_here(settings: Settings) -> str:
+    """The text of data.dvc, empty without one. Raises DataError for a file that is no pointer."""
+    if not (settings.project / "data.dvc").is_file():
+        return ""
+    pointer = data_pointer(settings.project, None)
+    md5_of(pointer)
+    return pointer
+
+
 def _store(settings: Settings) -> str:
-    """Put data/ under DVC and return its version's hash; a clean-up that deletes would take old objects that the version shares."""
+    """Put data/ under DVC and return its pointer; a clean-up that deletes would take old objects that the version shares."""
     with at_work(settings, f"import-{uuid.uuid4().hex[:12]}", "import") as rest_on:
         pointer = Repository(settings.project, settings).add("data")
         rest_on("", pointer)
-    return md5_of(pointer)
+    return pointer
 
 
 def _tell_of_absent_version(settings: Settings) -> None:
     if (settings.project / "data.dvc").is_file() and not (settings.project / "data").exists():
         sentence = "data.dvc names a version that is not in data/, so all is stored anew; `dvc pull data.dvc` first would add to it."
         console.print(sentence, highlight=False, soft_wrap=True)
-
-
-def _listed(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    if not path.is_file():
-        raise DataError(f"There is no {path}; give a text file with one SKU a line.")
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]

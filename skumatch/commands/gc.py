@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from skumatch.config import require_project
 from skumatch.config import settings as current_settings
 from skumatch.files import write_json
 
@@ -22,22 +23,46 @@ TITLES = {
     "cache": "This machine's cache",
     "remote": "The remote",
     "checkpoints": "Checkpoints",
+    "vectors": "Vectors",
     "claims": "Claims of old runs",
+    "mlflow": "Files in MLflow",
+    "bundles": "This machine's bundles",
+    "reports": "This machine's reports",
+    "project": "Stages run by hand",
 }
 
 Age = Annotated[int, typer.Option("--age", min=1, help="Keep everything that is younger than so many days.")]
 KeepRuns = Annotated[int, typer.Option("--keep-runs", min=1, help="Keep what MLflow's runs of so many last days rest on.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Really delete; otherwise what would be deleted is shown.")]
+Erase = Annotated[bool, typer.Option("--erase", help="Instead: files with pictures that `data erase` erased.")]
+AcceptLoss = Annotated[bool, typer.Option("--accept-loss", help="With --erase: versions may lose parts for good.")]
 Output = Annotated[Path | None, typer.Option("--json", help="Write the names of what is (or would be) deleted to this file, too.")]
 
 
-def gc(age: Age = 7, keep_runs: KeepRuns = 90, delete: Delete = False, output: Output = None) -> None:
-    """Show or delete what no registered version, kept run or data version needs: old workspaces, cache, remote, checkpoints."""
+def gc(
+    age: Age = 7,
+    keep_runs: KeepRuns = 90,
+    delete: Delete = False,
+    output: Output = None,
+    erase: Erase = False,
+    accept_loss: AcceptLoss = False,
+) -> None:
+    """Show or delete what no registered version, kept run or data version needs.
+
+    Old workspaces, objects in cache and remote, checkpoints, vectors, claims. With --erase, instead, files
+    with pictures that were erased, needed or not.
+    """
+    if erase:
+        from skumatch.commands.erase import erase_everywhere
+
+        erase_everywhere(delete, accept_loss)
+        return
     from skumatch.pipeline.cleanup import Limits, piles
     from skumatch.pipeline.cleanup import delete as delete_shown
     from skumatch.progress import track
 
     settings, limits = current_settings(), Limits(age, keep_runs, time.time())
+    require_project(settings.project)  # whose history names the data versions that are needed
     shown = piles(settings, limits)
     found = {pile.kind: list(pile.items) for pile in shown}
     if delete and any(found.values()):
@@ -56,7 +81,7 @@ def _table(found: dict[str, list[Any]], deleted: bool) -> Table:
     for kind, items in found.items():
         largest = max(items, key=lambda item: item.size, default=None)
         example = Text(largest.name, overflow="ellipsis", no_wrap=True) if largest else ""
-        table.add_row(TITLES[kind], f"{len(items):,}", _size(items), example, style="" if items else "dim")
+        table.add_row(TITLES[kind], f"{len(items):,}", size_of(items), example, style="" if items else "dim")
     return table
 
 
@@ -64,13 +89,14 @@ def _said(found: dict[str, list[Any]], deleted: bool, limits: str) -> str:
     everything = [item for items in found.values() for item in items]
     if not everything:
         return "There is nothing to delete."
-    counted = f"{len(everything):,} files and folders ({_size(everything)})"
+    counted = f"{len(everything):,} files and folders ({size_of(everything)})"
     if deleted:
         return f"Gone are {counted}. What is registered or kept has all it had."
     return f"Nothing was deleted. To delete these {counted}: skumatch gc {limits} --delete"
 
 
-def _size(items: list[Any]) -> str:
+def size_of(items: list[Any]) -> str:
+    """The sum of their bytes, for people."""
     return decimal(sum(item.size for item in items))
 
 

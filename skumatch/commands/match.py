@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,80 +11,108 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.config import Settings, load_params
+from skumatch.config import Settings, params_or_defaults
 from skumatch.config import settings as current_settings
-from skumatch.errors import DataError, ParameterError
+from skumatch.errors import DataError, ImageError, ParameterError
 from skumatch.files import write_text
-from skumatch.params import Params
+from skumatch.terminal import print_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from skumatch.matching.batch import Plan
-    from skumatch.release.bundle import Bundle
+    from skumatch.matching.shop_lists import Assortments, ShopList
+    from skumatch.release.bundle import Assortment
 
 console = Console()
 
 MANY = "give --out matches.parquet"
+SKUS_HELP = "A text file: match with these SKUs alone, one a line; a table's column `assortment` goes first."
+PICTURES_HELP = "Pictures of single products; or folders or tables of them, with --out."
 
 
 def match(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of single products; or folders or Parquet tables of them, with --out.")],
+    images: Annotated[list[Path], typer.Argument(help=PICTURES_HELP)],
     model: Annotated[str, typer.Option("--model", help="champion, challenger, a version or a bundle's folder.")] = "champion",
     top_k: Annotated[int, typer.Option(min=1)] = 5,
+    skus: Annotated[Path | None, typer.Option(help=SKUS_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of ranked matches for each picture.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write a row a picture to this Parquet file; a stopped call goes on.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that shows the pictures by product, beside --out.")] = None,
 ) -> None:
     """Say which SKU each picture shows."""
-    from skumatch.reference import find_bundle
-    from skumatch.release.bundle import Bundle
+    from skumatch.matching.shop_lists import read_list
+    from skumatch.matching.tables import is_table
 
-    large = next((path for path in images if path.is_dir() or path.suffix == ".parquet"), None)
+    large = next((path for path in images if path.is_dir() or is_table(path)), None)
     if out is None and (large or html):
         raise ParameterError(f"{large} may hold many pictures; {MANY}." if large else f"--html shows a table's pictures; {MANY}.")
     if out is not None and as_json:
         raise ParameterError("--json prints what --out writes; give one of them.")
-    missing = next((path for path in images if not path.exists()), None)
-    if missing:
-        raise DataError(f"There is no {missing}; give pictures, folders or Parquet tables of them.")
+    shop = read_list(skus) if skus else None
     if out is None:
-        _print(images, model, top_k, as_json)
+        _print(images, model, top_k, shop, as_json)
     else:
-        settings = current_settings()
-        _write(Bundle.load(find_bundle(model, settings)), images, top_k, out, html, settings)
+        _write(images, model, top_k, shop, out, html, current_settings())
 
 
-def _print(paths: list[Path], model: str, top_k: int, as_json: bool) -> None:
-    from skumatch.matching.pictures import find_pictures
+def _print(paths: list[Path], model: str, top_k: int, shop: ShopList | None, as_json: bool) -> None:
+    from skumatch.matching.pictures import list_pictures, open_pictures
     from skumatch.reference import find_bundle
     from skumatch.release.bundle import Bundle
 
-    pictures = list(find_pictures(paths, Path()))  # first: a broken picture is told without waiting for the model
-    found = Bundle.load(find_bundle(model, current_settings())).match(pictures, top_k)
+    # First: a broken picture is told without waiting for the model.
+    pictures = list(open_pictures(list_pictures(paths), Path()))
+    bundle = Bundle.load(find_bundle(model, current_settings()))
+    assortment = bundle.assortment(*shop) if shop else None
+    _warn(assortment)
+    rows = bundle.match(pictures, top_k, assortment)
     if as_json:
-        print(json.dumps([[m._asdict() for m in matches] for matches in found], ensure_ascii=False))
+        print_json([[m._asdict() for m in matches] for matches in rows])
         return
-    for path, matches in zip(paths, found, strict=True):
-        verdict = "unknown product; the nearest in the gallery:" if matches[0].unknown else ""
+    searched = "assortment" if assortment else "gallery"
+    for path, matches in zip(paths, rows, strict=True):
+        verdict = f"unknown product; the nearest in the {searched}:" if matches[0].unknown else ""
         table = Table("SKU", "similarity", "nearest gallery image", title=Text(f"{path} {verdict}".strip()))
         for m in matches:
             table.add_row(Text(m.sku), f"{m.similarity:.3f}", Text(m.gallery_id))
         console.print(table)
 
 
-def _write(bundle: Bundle, paths: list[Path], top_k: int, out: Path, html: Path | None, settings: Settings) -> None:
-    from skumatch.matching.batch import Plan, match_all, matching
-    from skumatch.matching.page import page
-    from skumatch.matching.pictures import find_pictures
+def _warn(assortments: Assortment | Assortments | None) -> None:
+    """Name on stderr the products that the gallery lacks; standard output is for programs, too."""
+    if assortments and assortments.warning:
+        Console(stderr=True, soft_wrap=True).print(assortments.warning, markup=False, highlight=False)
 
-    path = settings.project / "params.yaml"
-    params = load_params(path) if path.is_file() else Params()  # a bundle's folder matches outside any project
+
+def _write(
+    paths: list[Path],
+    model: str,
+    top_k: int,
+    shop: ShopList | None,
+    out: Path,
+    html: Path | None,
+    settings: Settings,
+) -> None:
+    from skumatch.matching.batch import Plan, check_out, match_all, matching
+    from skumatch.matching.page import page
+    from skumatch.matching.pictures import list_pictures, open_pictures, shop_lists
+    from skumatch.matching.shop_lists import look_up
+    from skumatch.reference import find_bundle
+    from skumatch.release.bundle import Bundle
+
+    check_out(out)
+    listings = list_pictures(paths)
+    params = params_or_defaults(settings)
+    bundle = Bundle.load(find_bundle(model, settings))
+    assortments = look_up(bundle, shop_lists(listings), shop)
+    _warn(assortments)
     with matching(out) as parts:
-        plan = Plan(bundle, find_pictures(paths, parts), top_k, out)
+        plan = Plan(bundle, open_pictures(listings, parts), top_k, out, assortments)
         before, total = match_all(plan, parts, params.embed.batch, params.runtime)
         if before:
-            console.print(f"{before:,} of {total:,} pictures were matched before." if before < total else f"{out} is up to date.")
+            partly = f"{before:,} of {total:,} pictures were matched before."
+            console.print(partly if before < total else f"{out} is up to date.", markup=False)
         if html:
             write_text(html, page(plan, _gallery(plan, settings)))
     _tell(plan, html)
@@ -97,19 +124,23 @@ def _gallery(plan: Plan, settings: Settings) -> Callable[[str], Image.Image | No
     try:
         return gallery_pictures(settings.project / "data", plan.bundle.gallery.ids, plan.bundle.gallery.skus)
     except DataError as error:
-        console.print(f"The page shows no gallery pictures: {error}", highlight=False, soft_wrap=True)
+        sentence = f"The page shows no gallery pictures: {error}"
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         return lambda _: None
 
 
 def _tell(plan: Plan, html: Path | None) -> None:
-    from skumatch.matching.batch import UNKNOWN, counts
+    from skumatch.matching.batch import counts
 
     unknown, skus, problems = counts(plan.out)
     table = Table(title=Text(f"{len(plan.images):,} pictures"), show_header=False)
     table.add_row("matched", f"{sum(skus.values()):,}", f"{len(skus):,} products")
-    table.add_row("unknown", f"{unknown:,}", UNKNOWN[plan.bundle.thresholds.fitted])
+    table.add_row("unknown", f"{unknown:,}", plan.unknown_words)
     table.add_row("not readable", f"{sum(problems.values()):,}", ", ".join(f"{reason} {n:,}" for reason, n in problems.most_common()))
     table.columns[1].justify = "right"
     console.print(table)
     for path in filter(None, (plan.out, html)):
-        console.print(str(path), style="bold", highlight=False, soft_wrap=True)
+        console.print(str(path), style="bold", markup=False, highlight=False, soft_wrap=True)
+    if sum(problems.values()) == len(plan.images):
+        words = f"None of the pictures could be read; the column `problem` of {plan.out} says why of each"
+        raise ImageError("unreadable", f"{words}.")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.config import Settings, load_params
+from skumatch.config import Settings, load_params, user
 from skumatch.config import settings as current_settings
-from skumatch.errors import ReferenceNotFound, Refused
+from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
 from skumatch.release.journal import Entry, breaks, unheaded
-from skumatch.release.registry import ModelRef, Registry
+from skumatch.release.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, ModelRef, Registry
 
 console = Console()
 
@@ -34,15 +35,37 @@ def models(
         heads = promotion.heads(registry)  # first: the journal grows
         _show_history(promotion.history(registry), heads)
         return
-    table = Table(title="Registered models")
-    for name in ("version", "aliases", "top-1", "bundle", "data", "created"):
-        table.add_column(name, justify="right" if name in ("version", "top-1") else "left")
     versions = registry.versions()
+    console.print(versions_table(versions) if versions else "No model is registered yet; `skumatch run` makes the first.")
     for ref in versions:
-        top1 = f"{100 * ref.top1:.1f} %" if ref.top1 is not None else "-"
-        hashes = ref.bundle[:12], (ref.data or "-")[:12]
-        table.add_row(str(ref.version), ", ".join(ref.aliases) or "-", top1, *hashes, f"{ref.created:%Y-%m-%d %H:%M}")
-    console.print(table if versions else "No model is registered yet; `skumatch run` makes the first.")
+        if ERASED_TAG in ref.tags:
+            held = f"its gallery held a picture that was {ref.tags[ERASED_TAG]}"
+            console.print(f"Version {ref.version} can't serve: {held}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def versions_table(versions: Sequence[ModelRef]) -> Table:
+    """A row a version; at 80 columns aliases and times take several lines.
+
+    A gallery release names the model release of its encoder: `gallery of 1`. The encoder is the start of its weights'
+    SHA-256, `-` in versions that were registered without it.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title="Registered models")
+    for name in ("version", "kind", "encoder", "aliases", "top-1", "bundle", "data", "created"):
+        justify: Literal["left", "right"] = "right" if name in ("version", "top-1") else "left"
+        wraps = name in ("aliases", "created")
+        table.add_column(name, justify=justify, no_wrap=not wraps, min_width=10 if wraps else None)
+    for ref in versions:
+        table.add_row(
+            str(ref.version),
+            f"gallery of {ref.tags[RELEASE_TAG]}" if RELEASE_TAG in ref.tags else "model",
+            ref.tags.get(ENCODER_TAG, "-")[:6],
+            ", ".join(ref.aliases) or "-",
+            f"{100 * ref.top1:.1f} %" if ref.top1 is not None else "-",
+            ref.bundle[:6],
+            (ref.data or "-")[:6],
+            f"{ref.created:%Y-%m-%d %H:%M}",
+        )
+    return table
 
 
 def promote(
@@ -53,14 +76,21 @@ def promote(
     from skumatch.release import promotion
 
     settings = current_settings()
-    if load_params(settings.project / "params.yaml").release.approval == "required":
-        raise Refused(f"Promotion needs a person's approval (release.approval); give it at {settings.airflow_url}/dags/skumatch_release.")
-    registry = _registry(settings)
+    registry, release = _registry(settings), load_params(settings.project / "params.yaml").release
     wanted = registry.resolve(version)
-    expected = promotion.proposed(registry, wanted) if dry_run else promotion.compared_with(wanted)
-    releases.verified(settings, registry, wanted)
-    if not dry_run:
-        promotion.promote(registry, wanted.version, expected, getpass.getuser(), why)
+    name = "approval_refresh" if RELEASE_TAG in wanted.tags else "approval"
+    if getattr(release, name) == "required":
+        raise Refused(f"Promotion needs a person's approval (release.{name}); give it at {settings.airflow_url}/dags/skumatch_release.")
+    try:
+        expected = promotion.proposed(registry, wanted) if dry_run else promotion.compared_with(wanted)
+        releases.verified(settings, registry, wanted)
+        if not dry_run:
+            promotion.promote(registry, wanted.version, expected, user(), why)
+    except StaleChampion as error:
+        if not promotion.gallery_moved(registry, wanted.version, promotion.compared_with(wanted)):
+            raise
+        cure = f"`skumatch refresh --encoder {wanted.version}` judges its encoder on the newest data"
+        raise StaleChampion(f"Only the champion's gallery changed since version {wanted.version} was compared; {cure}.") from error
     _say(wanted, "would be" if dry_run else "is", "" if expected is None else f", in place of version {expected}")
 
 
@@ -79,7 +109,7 @@ def rollback(
     if now == target.version:
         raise ReferenceNotFound(f"Version {target.version} is the champion already; `skumatch models --history` lists what was before.")
     if not dry_run:
-        promotion.rollback(registry, target.version, now, getpass.getuser(), why)
+        promotion.rollback(registry, target.version, now, user(), why)
     _say(target, "would be" if dry_run else "is", " again" + (f", in place of version {now}" if now else ""))
 
 

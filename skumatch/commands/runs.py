@@ -1,20 +1,26 @@
-"""`skumatch run | retrain | up | down | pull | stage`: turn the loop, or one part of it."""
+"""`skumatch run | retrain | refresh | up | down | pull | stage`: turn the loop, or one part of it."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from skumatch.config import Settings, check_approval, load_params, shown
+from skumatch.airflow_api import REFRESH, RETRAIN
+from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project, shown
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, Refused, ServiceError
+from skumatch.release.provenance import check_signing_key
+
+if TYPE_CHECKING:
+    from skumatch.pipeline.inputs import Code
+    from skumatch.pipeline.worker import Kind
 
 console = Console()
 
@@ -36,16 +42,24 @@ def run(
     """Data, servers, one retrain, a summary: the whole loop, and no process left behind."""
     from skumatch import services
 
-    settings = current_settings()
-    check_approval(settings, load_params(settings.project / "params.yaml", overrides or ()))
+    settings = _ready_settings(overrides or ())
+    _read_code(settings)
     prepare_data(data, catalogue, settings)
     with _interrupted_by_sigterm():
         started = services.up(settings)
         try:
-            _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run}, ours=started)
+            _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run}, servers_stop=started)
         finally:
             if started:
                 services.down(settings)
+
+
+def _ready_settings(overrides: Sequence[str]) -> Settings:
+    """The settings of a run. Raises ParameterError for what would stop it after its training."""
+    settings = current_settings()
+    check_approval(settings, load_params(settings.project / "params.yaml", overrides))
+    check_signing_key(settings.signing_key_file)
+    return settings
 
 
 @contextmanager
@@ -65,63 +79,136 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -> None:
     """Import `data`, or render the sample where there is no data yet."""
-    from skumatch.commands.data import import_and_store, sample
+    from skumatch.commands.data import import_and_store, render_and_store
 
     if data and data != "sample":
-        import_and_store(Path(data), catalogue=catalogue)
+        import_and_store(expanded(data), catalogue=catalogue)
     elif catalogue:
         raise DataError("A catalogue goes with data of its own; give both, --data PATH --catalogue FOLDER.")
     elif data == "sample" or not (settings.project / "data.dvc").is_file():
-        sample()
+        render_and_store()
     else:
         console.print("Data: the version that is here (data.dvc); give a path or `sample` for another.")
 
 
 def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
     """Trigger the workflow on the running servers and follow it."""
-    settings = current_settings()
-    check_approval(settings, load_params(settings.project / "params.yaml", overrides or ()))
-    if data_ref is None and not (settings.project / "data.dvc").is_file():
-        raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
+    settings = _ready_settings(overrides or ())
+    _check_data(settings, data_ref)
+    _read_code(settings)
     _retrain(settings, {"overrides": overrides or [], "dry_run": dry_run, "data_ref": data_ref})
 
 
-def _retrain(settings: Settings, conf: dict[str, Any], ours: bool = False) -> None:
-    """Trigger and follow; `ours`: the servers stop with this command, so an interrupted run must not wait in them for the next."""
-    from skumatch.follow import cancel, follow, run_url, trigger
-    from skumatch.summary import links, render_summary
+def refresh(
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    data_ref: DataRef = None,
+    encoder: Annotated[
+        int | None, typer.Option(min=1, help="A version whose encoder is judged again on today's data, beside the gallery.")
+    ] = None,
+) -> None:
+    """Put the champion's encoder on today's data and release the gallery if it is fit; nothing is trained."""
+    from skumatch.pipeline.refreshing import refuse_unused
 
-    _warn_of_code(settings)
-    run = trigger(settings, conf)
+    settings = _ready_settings(overrides or ())
+    refuse_unused(settings.project, overrides or ())
+    _check_data(settings, data_ref)
+    _read_code(settings)
+    conf = {"overrides": overrides or [], "dry_run": dry_run, "data_ref": data_ref, "encoder": encoder}
+    if not _joined(settings, conf):
+        _show(settings, _followed(settings, _trigger(settings, conf, REFRESH), REFRESH))
+
+
+def _check_data(settings: Settings, data_ref: str | None) -> None:
+    if data_ref is None and not (settings.project / "data.dvc").is_file():
+        raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
+
+
+def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
+    """Follow a refresh that waits or works already, where it does what is wanted; whether it did."""
+    from skumatch.follow import active, data_of
+    from skumatch.pipeline.inputs import data_pointer
+    from skumatch.pipeline.repository import md5_of
+
+    data = md5_of(data_pointer(settings.project, conf["data_ref"]))
+    run = active(settings, conf, data, REFRESH)
+    if run is None:
+        return False
+    console.print(f"The refresh {run} of the same data is under way; this command follows it.", highlight=False, soft_wrap=True)
+    summary = _followed(settings, run, REFRESH)
+    lacking = ""
+    if summary.get("skipped"):  # who starts a refresh by hand wants one, whether or not something is new
+        lacking = "was skipped"
+    elif data_of(settings, run, REFRESH) != data:  # it had read data.dvc right before the last import
+        lacking = "took other data"
+    if lacking:
+        console.print(f"The refresh {run} {lacking}; another one starts.", highlight=False, soft_wrap=True)
+        return False
+    _show(settings, summary)
+    return True
+
+
+def _trigger(settings: Settings, conf: dict[str, Any], dag: str) -> str:
+    from skumatch.follow import trigger
+
+    return trigger(settings, conf, dag)
+
+
+def _retrain(settings: Settings, conf: dict[str, Any], servers_stop: bool = False) -> None:
+    _show(settings, _followed(settings, _trigger(settings, conf, RETRAIN), RETRAIN, servers_stop))
+
+
+def _followed(settings: Settings, run: str, dag: str, servers_stop: bool = False) -> dict[str, Any]:
+    """Follow a run to its summary.
+
+    Args:
+        settings: where Airflow is.
+        run: its id.
+        dag: whose run it is.
+        servers_stop: they stop with this command, so an interrupted run must not wait in them for the next.
+
+    Raises:
+        RunFailed: a task failed.
+        ServiceError: Airflow is away.
+    """
+    from skumatch.follow import cancel, follow, run_url
+
     try:
-        summary = follow(settings, run)
+        return follow(settings, run, dag=dag)
     except KeyboardInterrupt:
-        if ours:
-            cancel(settings, run)
+        if servers_stop:
+            cancel(settings, run, dag)
             console.print(f"The run {run} was stopped; the next one goes on from what is done.")
         else:
-            console.print(f"The run {run} goes on; see it at {run_url(settings, run)}", soft_wrap=True)
+            console.print(f"The run {run} goes on; see it at {run_url(settings, run, dag)}", soft_wrap=True)
         raise
     except ServiceError:
-        if ours:
+        if servers_stop:
             with suppress(ServiceError):
-                cancel(settings, run)
+                cancel(settings, run, dag)
         raise
+
+
+def _show(settings: Settings, summary: dict[str, Any]) -> None:
+    """Print how a run ended. Raises Refused where the gate refused its model."""
+    from skumatch.summary import links, render_summary
+
     console.print(render_summary(summary))
     if summary.get("skipped"):
         return
-    console.print(links(summary, settings), soft_wrap=True, highlight=False)
+    console.print(links(summary, settings), markup=False, soft_wrap=True, highlight=False)
     if summary["decision"] == "refuse":
         raise Refused("The gate refused the model, so nothing was registered; the reasons stand above and in the report.")
 
 
-def _warn_of_code(settings: Settings) -> None:
-    from skumatch.pipeline.inputs import describe_code
+def _read_code(settings: Settings) -> Code:
+    """The code of a run that is about to start; says if the gate will refuse its model. Raises CodeError."""
+    from skumatch.pipeline.inputs import read_code
 
-    code = describe_code(settings.project)
-    if code["dirty"] or code["commit"] is None:
-        why = "has uncommitted changes" if code["commit"] else "is under no git commit"
-        console.print(f"[yellow]The code {why}: the run works, but the gate will refuse its model. Commit first to release it.[/]")
+    code = read_code(settings.project)
+    if code.trouble:
+        console.print(code.trouble.warning, style="yellow", markup=False, highlight=False)
+    return code
 
 
 def up() -> None:
@@ -129,6 +216,8 @@ def up() -> None:
     from skumatch import services
 
     settings = current_settings()
+    load_params(settings.project / PARAMS)  # else servers would start and wait for DAGs that can't come
+    check_signing_key(settings.signing_key_file)
     services.up(settings)
     console.print(
         f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}\nStop them with `skumatch down`.", highlight=False
@@ -139,23 +228,38 @@ def down() -> None:
     """Stop the servers started by `up`."""
     from skumatch import services
 
-    services.down(current_settings())
+    settings = current_settings()
+    if not settings.home_dir.is_dir():  # so nothing was started from here
+        require_project(settings.project)
+    services.down(settings)
 
 
-def pull() -> None:
-    """Lay champion, base weights, the last version's profile and code facts into inputs/, so that `dvc repro` runs here without Airflow."""
+def pull(
+    refresh: Annotated[bool, typer.Option("--refresh", help="For a refresh: no training, the champion's encoder on today's data.")] = False,
+) -> None:
+    """Lay a run's inputs into inputs/, so that `dvc repro` runs here without Airflow.
+
+    These are the champion, base weights, the last version's profile and what git knows of the code.
+    """
     from skumatch.pipeline import inputs
-    from skumatch.pipeline.pull import fetch_base_weights, fetch_baseline, fetch_champion, open_registry
+    from skumatch.pipeline.pull import check_champion, fetch_base_weights, fetch_baseline, fetch_bundle, fetch_released, open_registry
 
     settings = current_settings()
-    params = load_params(settings.project / "params.yaml")
+    check_signing_key(settings.signing_key_file)
+    params, code = load_params(settings.project / PARAMS), _read_code(settings)
+    kind: Kind = "refresh" if refresh else "retrain"
     registry = open_registry(settings, params)
+    champion = registry.champion()
+    check_champion(kind, champion)
     fetched = inputs.Fetched(
-        champion=fetch_champion(settings, registry, registry.champion()),
-        weights=fetch_base_weights(settings, params),
-        baseline=fetch_baseline(settings, params, inputs.data_pointer(settings.project, None)),
+        code=code,
+        champion=fetch_bundle(settings, registry, champion),
+        weights=None if refresh else fetch_base_weights(settings, params),
+        baseline=fetch_baseline(settings, params, inputs.data_pointer(settings.project, None), champion),
+        kind=kind,
+        released=fetch_released(settings, registry, champion),
     )
-    inputs.place_inputs(settings.project, settings.project, fetched)
+    inputs.place_inputs(settings.project, fetched)
     console.print("inputs/ is ready; `dvc repro` runs the pipeline here.")
 
 
@@ -163,5 +267,6 @@ def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> 
     """Run one stage here, in this folder. (`dvc repro NAME` runs it only if something changed.)"""
     from skumatch.stages.runner import run as run_stage
 
+    require_project(Path.cwd())  # a stage that fails leaves its error's words in its folder
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     run_stage(name, Path.cwd())

@@ -14,7 +14,7 @@ import typer
 from skumatch.config import Settings
 from skumatch.config import settings as current_settings
 from skumatch.errors import NothingNew, SkumatchError
-from skumatch.files import disk_errors
+from skumatch.files import disk_errors, text_errors
 from skumatch.pipeline.worker import stage_environment
 from skumatch.progress import emit
 
@@ -31,11 +31,11 @@ def pull() -> None:
 
 
 @app.command()
-def stage(name: str) -> None:
-    """Do one stage of the run."""
-    from skumatch.pipeline.worker import Message, run_stage
+def stage(names: list[str]) -> None:
+    """Do stages of the run, one after the other in one workspace."""
+    from skumatch.pipeline.worker import Message, run_stages
 
-    _answer(lambda settings, given: run_stage(settings, Message.model_validate(given), name).model_dump())
+    _answer(lambda settings, given: run_stages(settings, Message.model_validate(given), names).model_dump())
 
 
 @app.command()
@@ -87,7 +87,7 @@ def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
     settings = _environment()
     signal.signal(signal.SIGTERM, _stop_all)
     try:
-        with disk_errors("this task"):
+        with disk_errors("this task"), text_errors("this task"):
             emit("result", **task(settings, json.load(sys.stdin)))
     except NothingNew as news:
         emit("skip", reason=str(news))

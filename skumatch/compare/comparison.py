@@ -87,12 +87,9 @@ def _answer(asked: Questions, entrant: Entrant, params: Params) -> Asked:
 
 
 def _difference(hits: pd.DataFrame, base: pd.DataFrame, params: Params) -> Difference:
-    """Mean of the paired differences, resampled by SKU; the upper bound is the lower one of the reverse."""
+    """Mean of the paired differences, resampled by SKU."""
     assert hits["query"].equals(base["query"])
-    ours, theirs, skus = hits["hit"].to_numpy(dtype=float), base["hit"].to_numpy(dtype=float), hits["sku"].to_numpy(dtype=object)
-    one_sided = (1 + params.evaluate.confidence) / 2
-    up, down = (
-        statistics.paired_difference(*pair, skus, one_sided, params.seed, params.evaluate.resamples)
-        for pair in ((ours, theirs), (theirs, ours))
-    )
-    return Difference(top1=up.estimate, interval=(max(-1.0, up.lower), min(1.0, 0.0 - down.lower)))
+    change, policy = hits["hit"].to_numpy(dtype=float) - base["hit"].to_numpy(dtype=float), params.evaluate
+    skus = hits["sku"].to_numpy(dtype=object)
+    bounds = statistics.change_interval(change, skus, policy.confidence, params.seed, policy.resamples)
+    return Difference(top1=bounds.value, interval=(max(-1.0, bounds.low), min(1.0, bounds.high)))

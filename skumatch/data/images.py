@@ -16,13 +16,16 @@ from typing import TypeVar
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from skumatch.data.jpeg import plain_size
 from skumatch.errors import ImageError, StorageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif"})
+SUFFIXES |= {".tif", ".tiff"}
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 50_000_000
 LARGE = 2_000_000  # pixels from which pictures are decoded one at a time, so that memory stays bounded
@@ -31,16 +34,30 @@ REASONS = {
     "no-image": "of none of the known formats, whatever its name says",
     "truncated": "the end of the file is missing",
     "damaged": "the file's bytes contradict its format",
-    "unsupported": "pixels of a kind that is no photo: floating point, 32 bits a channel, or Lab",
+    "unsupported": "pixels that are no photo's: floating point, 32 bits a channel, Lab, a JPEG of 12 bits",
     "too-large": f"over {MAX_PIXELS // 1_000_000} million pixels or {MAX_BYTES // 1_000_000} MB",
     "tiny": "the shorter side is under `validate.min_short_side`",
     "locked": "an entry of a zip that needs a password",
     "damaged-entry": "an entry of a zip that can't be read",
 }
-STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+HEAD = 32  # bytes from which a format is known
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+STARTS = (JPEG_START, b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # with +: TIFF beyond 4 GB
+BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of a BMP's second header
+BITS_PER_SAMPLE = 258  # TIFF's tag
 # What Pillow's readers raise on broken files.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error, RuntimeError)
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    struct.error,
+    RuntimeError,
+)
 _ALONE = threading.Lock()
 
 Pixels = NDArray[np.uint8]
@@ -116,13 +133,23 @@ def glimpse(data: bytes) -> Image.Image | None:
     return None
 
 
+def known_format(data: bytes) -> bool:
+    """Whether bytes begin as a picture of FORMATS does; the first HEAD of them are enough."""
+    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    bmp = data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BMP_HEADERS
+    return data.startswith(STARTS) or webp or bmp
+
+
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """Yield the picture with its header read, small enough to load. Errors of Pillow in the block become ImageErrors too."""
+    """Yield the picture with its header read, small enough to load; its `format` is one of FORMATS.
+
+    Errors of Pillow in the block become ImageErrors too.
+    """
     if not data:
         raise ImageError("empty", "The file is empty; deliver it again.")
     try:
-        with QUIET, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with QUIET, _reader(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if image.format == "PNG":
@@ -131,10 +158,21 @@ def opened(data: bytes) -> Iterator[Image.Image]:
                 yield image
     except (Image.DecompressionBombError, MemoryError) as error:
         raise ImageError("too-large", "The picture claims too many pixels to be a shelf crop; deliver it again.") from error
-    except UnidentifiedImageError as error:
-        raise _unreadable(data, known=data.startswith(STARTS)) from error
     except BROKEN as error:
-        raise _unreadable(data, known=True) from error
+        if "-bit layers" in str(error):  # as Pillow says of a JPEG
+            cure = "deliver it with 8 bits a channel"
+            raise ImageError("unsupported", f"The JPEG has more bits a channel; {cure}.") from error
+        raise _unreadable(data) from error
+
+
+def _reader(data: bytes) -> ImageFile.ImageFile:
+    """Pillow's reader of the picture's own format.
+
+    A JPEG's is called by itself: Image.open would read the index of the pictures that phones and cameras put
+    behind the first one (a preview, a gain map, the other eye) and name the file MPO.
+    """
+    stream = io.BytesIO(data)
+    return JpegImageFile(stream) if data.startswith(JPEG_START) else Image.open(stream, formats=FORMATS)
 
 
 def _check_chunks(data: bytes) -> None:
@@ -143,8 +181,8 @@ def _check_chunks(data: bytes) -> None:
         image.verify()
 
 
-def _unreadable(data: bytes, known: bool) -> ImageError:
-    if not known:
+def _unreadable(data: bytes) -> ImageError:
+    if not known_format(data):
         return ImageError("no-image", "The file is no picture of a known format; deliver it again.")
     if _cut(data):
         return ImageError("truncated", "The picture is damaged: its end is missing; deliver it again.")
@@ -165,17 +203,25 @@ def _cut(data: bytes) -> bool:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Load a picture that `opened` yielded: RGB, upright, on white."""
+    depth = _depth(image)
     image.load()
     _require_photo(image)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> (depth - 8)).astype(np.uint8))
+    if image.mode == "La":  # grey, multiplied by its alpha; Pillow turns it into nothing but LA
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _depth(image: Image.Image) -> int:
+    """Bits of a sample that is held in 16: of a TIFF's 12, which Pillow doesn't scale, 12."""
+    return 12 if isinstance(image, TiffImageFile) and image.tag_v2.get(BITS_PER_SAMPLE) == (12,) else 16
 
 
 def _require_photo(image: Image.Image) -> None:
@@ -225,11 +271,22 @@ class Extent:
 
 
 class Images(Sequence[Image.Image]):
-    """Labelled pictures, decoded when asked for; keeps no open files, so worker processes can share it."""
+    """Labelled pictures, decoded when asked for; keeps no open files, so worker processes can share it.
 
-    def __init__(self, ids: list[str], skus: list[str], names: list[str], extents: list[Extent]) -> None:
+    hashes: SHA-256 of each one's bytes in hex, where they are known, as a manifest's are.
+    """
+
+    def __init__(
+        self,
+        ids: list[str],
+        skus: list[str],
+        names: list[str],
+        extents: list[Extent],
+        hashes: list[str] | None = None,
+    ) -> None:
         assert len(ids) == len(skus) == len(names) == len(extents)
-        self.ids, self.skus, self.names, self.extents = ids, skus, names, extents
+        assert hashes is None or len(hashes) == len(ids)
+        self.ids, self.skus, self.names, self.extents, self.hashes = ids, skus, names, extents, hashes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -257,4 +314,7 @@ class Images(Sequence[Image.Image]):
 
     def take(self, indices: Sequence[int]) -> Images:
         """The same pictures at `indices`, in that order."""
-        return Images(*([column[i] for i in indices] for column in (self.ids, self.skus, self.names, self.extents)))  # type: ignore[arg-type]
+        hashes = None if self.hashes is None else [self.hashes[i] for i in indices]
+        columns = (self.ids, self.skus, self.names, self.extents)
+        ids, skus, names, extents = ([column[i] for i in indices] for column in columns)
+        return Images(ids, skus, names, extents, hashes)  # type: ignore[arg-type]

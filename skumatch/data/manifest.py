@@ -51,16 +51,27 @@ def write_manifest(root: Path, frame: pd.DataFrame) -> None:
     write_parquet(root / "manifest.parquet", frame[COLUMNS].sort_values("id", ignore_index=True), SCHEMA)
 
 
+def columns_of(frame: pd.DataFrame, names: list[str]) -> pa.Table:
+    """Some columns of a manifest as an Arrow table."""
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    return pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False).replace_schema_metadata(None)
+
+
 def read_manifest(root: Path) -> pd.DataFrame:
     """Read `root`/manifest.parquet. Raises DataError if it is missing, damaged, or has other columns."""
     path = root / "manifest.parquet"
     if not path.is_file():
         raise DataError(f"There is no {path}; import data first with `skumatch data import PATH` or `skumatch data sample`.")
+    return read_whole(path, COLUMNS)
+
+
+def read_whole(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Read a table of a data version. Raises DataError if it is damaged, or has other columns."""
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
         raise DataError(f"{path} is damaged; fetch it again with `dvc pull data.dvc`, or import the data again.") from error
-    if table.schema.names != COLUMNS:
+    if table.schema.names != columns:
         raise DataError(f"{path} has other columns than this version writes; import the data again.")
     frame: pd.DataFrame = table.to_pandas()
     return frame
@@ -70,7 +81,8 @@ def images(root: Path, frame: pd.DataFrame) -> Images:
     """The pictures of the manifest's rows `frame`, read from the shards below `root`."""
     shards = root / "shards"
     extents = [Extent(str(shards / s), int(o), int(n)) for s, o, n in zip(frame["shard"], frame["offset"], frame["length"], strict=True)]
-    return Images(frame["id"].tolist(), frame["sku"].tolist(), frame["name"].tolist(), extents)
+    ids, skus, names, hashes = (frame[name].tolist() for name in ("id", "sku", "name", "sha256"))
+    return Images(ids, skus, names, extents, hashes)
 
 
 def content_hash(hashes: Iterable[str], skus: Iterable[str]) -> str:

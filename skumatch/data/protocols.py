@@ -23,15 +23,18 @@ PROTOCOLS = ("full", "k5", "test_loo", "unseen", "catalogue")
 def protocols(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """For each protocol that has a gallery and queries, its rows: draw, id, part; sorted.
 
-    `rows` has columns id, sku, role, unseen, sha256. Draws hash the pictures' bytes, so names don't matter.
+    Args:
+        rows: columns id, sku, role, unseen, sha256, and side where there are catalogue pictures that serve.
+            Draws hash the pictures' bytes, so names don't matter.
     """
     gallery, query = rows["role"].isin(GALLERY_ROLES), rows["role"].eq("query")
+    catalogue = rows["role"].eq("catalogue") | (gallery & rows.get("side", rows["role"]).eq("catalogue"))
     made = {
         "full": _one(rows, gallery, query),
         "k5": pd.concat([_few(rows[gallery], rows[query], draw) for draw in range(DRAWS)]),
         "test_loo": rows[query].assign(draw=0, part="both"),
         "unseen": _one(rows, gallery & rows["unseen"], query & rows["unseen"]),
-        "catalogue": _one(rows, rows["role"].eq("catalogue"), query),
+        "catalogue": _one(rows, catalogue, query),
     }
     whole = {name: frame for name, frame in made.items() if {"gallery", "query"} <= set(frame["part"]) or set(frame["part"]) == {"both"}}
     return {name: frame[SCHEMA.names].sort_values(SCHEMA.names, ignore_index=True) for name, frame in whole.items()}

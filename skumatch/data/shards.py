@@ -6,11 +6,12 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -121,14 +122,23 @@ class Store:
     def put(self, sha256: str, container: str, data: bytes) -> Spot:
         """Keep `data`; return where. New shards are numbered after the old ones; `settle` may still move images of old ones."""
         key = bytes.fromhex(sha256)
-        if key in self._new:
-            return self._new[key]
-        at = self.known.find(sha256)
+        at = None if key in self._new else self.known.find(sha256)
         if at is not None and (self.known.wanted[at] or self._intact(at, data)):
             self.known.wanted[at] = True
             return self.known.spot(at)
-        self._new[key] = self._write(f"{sha256}.{suffix(container)}", data)
+        return self.add(sha256, container, data)
+
+    def add(self, sha256: str, container: str, data: bytes) -> Spot:
+        """Keep `data`, which the old version doesn't hold; return where. New shards are numbered after the old ones."""
+        key = bytes.fromhex(sha256)
+        if key not in self._new:
+            self._new[key] = self._write(f"{sha256}.{suffix(container)}", data)
         return self._new[key]
+
+    def keep(self, digests: Iterable[str]) -> list[str]:
+        """Want those images of the old version, and no others; return the shards whose bytes `settle` will read."""
+        self.known.wanted = np.isin(self.known.digests, np.array(sorted(digests), "S64"))
+        return [self.known.shards[number] for number in sorted(self.known.broken())]
 
     def _write(self, name: str, data: bytes) -> Spot:
         shard, offset = self.writer.add(name, data)
@@ -138,15 +148,31 @@ class Store:
         path = self.shards / self.known.shards[self.known.shard[at]]
         return path.is_file() and self.known.read(self.shards, at) == data
 
-    def settle(self) -> tuple[dict[Spot, Spot], list[str]]:
-        """End the new shards and take over the kept ones; return moved images, and the shards' names by number."""
+    def settle(self, absent: bool = False) -> tuple[dict[Spot, Spot], list[str]]:
+        """End the new shards and take over the kept ones; return moved images, and the shards' names by number.
+
+        Args:
+            absent: whether kept shards may be missing here, as where a version was fetched in part.
+        """
         broken = self.known.broken()
         moved = dict(self._rescue(broken))
         self.writer.close()
         for number, name in enumerate(self.known.shards):
-            if number not in broken:
+            if number not in broken and not (absent and not (self.shards / name).exists()):
                 link_or_copy(self.shards / name, self.writer.folder / name)
         return moved, [*self.known.shards, *self.writer.names]
+
+    def places(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """End the new shards and take over the kept ones; return the rows with their final places.
+
+        Args:
+            rows: manifest rows; `shard` is the name of an old shard, or the number that `add` gave, as text.
+        """
+        moved, names = self.settle(absent=True)
+        numbers = {name: number for number, name in enumerate(self.known.shards)}
+        spots = [Spot(numbers[shard] if shard in numbers else int(shard), offset) for shard, offset in zip(*_places(rows), strict=True)]
+        final = [moved.get(spot, spot) for spot in spots]
+        return rows.assign(shard=[names[spot.shard] for spot in final], offset=[spot.offset for spot in final])
 
     def _rescue(self, broken: set[int]) -> Iterator[tuple[Spot, Spot]]:
         known = self.known
@@ -154,6 +180,10 @@ class Store:
         for at in here[np.lexsort((known.offset[here], known.shard[here]))]:
             name = f"{known.digests[at].decode()}.{known.suffix[at].decode()}"
             yield known.spot(at), self._write(name, known.read(self.shards, at))
+
+
+def _places(rows: pd.DataFrame) -> tuple[list[str], list[int]]:
+    return rows["shard"].tolist(), rows["offset"].tolist()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -1,8 +1,10 @@
 """Who is trained on, who calibrates, who is in the gallery and who asks: a pure function of the manifest's content.
 
-Roles: `train` and `val` (gallery images of trained SKUs), `gallery` (gallery images never trained on), `query` (the test
-side), `catalogue` (catalogue pictures) and `other` (catch-all classes). The gallery is train + val + gallery. Every draw hashes
-content, so neither order nor file names nor the rest of the data changes it. A group of duplicates has one fate.
+Roles: `train` and `val` (gallery images of trained SKUs), `gallery` (gallery images never trained on),
+`query` (the test side), `catalogue` (catalogue pictures), `other` (catch-all classes), `retired` (shelf
+photos of products that are no longer sold: they stand for unknown ones) and `idle` (catalogue pictures of
+these). The gallery is train + val + gallery. Every draw hashes content, so neither order nor file names nor
+the rest of the data changes it. A group of duplicates has one fate.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from skumatch.data.products import draw_names, retired
 from skumatch.errors import DataError
 from skumatch.params import DataParams, SplitParams
 
@@ -28,28 +31,44 @@ def share(text: str) -> float:
 
 
 def is_unseen(sku: str, params: SplitParams) -> bool:
-    """Whether a SKU is kept from training for good, by its name alone."""
+    """Whether a SKU is kept from training for good, by the name alone that it is drawn by."""
     return share(f"unseen:{sku}") < params.unseen_share
 
 
-def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: int) -> pd.DataFrame:
-    """Return id, sku, role, unseen, group for each row of the manifest, in order of id.
+def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: int, products: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Give each picture its role.
 
-    `manifest` has a column `group`: a name, made of content, that duplicates share. A fixed `unseen_share` of SKUs (by their name
-    alone) is never trained on, nor are copies of their pictures under other names. Of each other SKU's groups of gallery images
-    about `val_share` are kept from training, if it has at least three, and never all of them.
-    Raises DataError if fewer than two SKUs remain to train on.
+    A fixed `unseen_share` of SKUs (by the name alone that each is drawn by) is never trained on, nor are
+    copies of their pictures under other names. Of each other SKU's groups of gallery images about `val_share`
+    are kept from training, if it has at least three, and never all of them.
+
+    Args:
+        manifest: with a column `group`: a name, made of content, that duplicates share.
+        params: the section `split`.
+        data: the section `data`.
+        seed: of the draw for validation.
+        products: as in products.py; None where nothing is said of any.
+
+    Returns:
+        id, sku, role, unseen, group for each row of the manifest, in order of id.
+
+    Raises:
+        DataError: if fewer than two SKUs remain to train on.
     """
     frame = manifest.sort_values("id", ignore_index=True)
-    unseen = {sku: is_unseen(sku, params) for sku in frame["sku"].unique()}
+    names = {} if products is None else draw_names(products)
+    unseen = {sku: is_unseen(names.get(sku, sku), params) for sku in frame["sku"].unique()}
     other = frame["sku"].isin(data.others)
+    gone = frame["sku"].isin(set() if products is None else retired(products))
     frame["unseen"] = frame["sku"].map(unseen).astype(bool) & ~other
     kept_out = frame["group"].isin(frame.loc[frame["unseen"], "group"])
-    trainable = frame["side"].eq("train") & ~other & ~kept_out
+    trainable = frame["side"].eq("train") & ~other & ~kept_out & ~gone
+    catalogue = frame["side"].eq("catalogue")
+    serves = catalogue & ~frame["sku"].isin(frame.loc[frame["side"].eq("train"), "sku"]) & data.serve_catalogue
     in_val = trainable & frame["group"].isin(_validation(frame[trainable], params.val_share, seed))
     frame["role"] = np.select(
-        [other, frame["side"].eq("test"), frame["side"].eq("catalogue"), kept_out, in_val],
-        ["other", "query", "catalogue", "gallery", "val"],
+        [other, gone & catalogue, gone, frame["side"].eq("test"), serves, catalogue, kept_out, in_val],
+        ["other", "idle", "retired", "query", "gallery", "catalogue", "gallery", "val"],
         "train",
     )
     trained = frame.loc[frame["role"].eq("train"), "sku"].nunique()

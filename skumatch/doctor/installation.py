@@ -15,7 +15,8 @@ import skumatch
 from skumatch.config import load_params
 from skumatch.doctor.finding import Place, Problem
 from skumatch.params import STAGES
-from skumatch.pipeline.inputs import describe_code
+from skumatch.pipeline.inputs import read_code
+from skumatch.release.provenance import check_signing_key
 
 LOCK = "requirements/constraints.txt"
 FEW = 3
@@ -88,20 +89,26 @@ def pipeline(place: Place) -> str:
 
 
 def code(place: Place) -> str:
-    """Whether the code is a commit's."""
-    found = describe_code(place.settings.project)
-    if found["commit"] is None:
-        raise Problem("it is under no git commit", "Commit it, or no model of it can be promoted.", "warning")
-    if found["dirty"]:
-        raise Problem("it has uncommitted changes", "Commit them, or no model of it can be promoted.", "warning")
-    return f"commit {found['commit'][:12]}"
+    """Whether the code is a commit's. Raises CodeError where git refuses, as every run then does."""
+    found = read_code(place.settings.project)
+    if found.trouble:
+        raise Problem(f"it {found.trouble.found}", found.trouble.cure, "warning")
+    assert found.commit, "without a commit there is trouble"
+    return f"commit {found.commit[:12]}"
+
+
+def signing_key(place: Place) -> str:
+    """Whether the key that signs provenance can. Raises ParameterError as a run does."""
+    path = place.settings.signing_key_file
+    keyid = check_signing_key(path)
+    return f"{path}, id {keyid[:12]}" if keyid else "none is set: provenance is unsigned"
 
 
 def secrets(place: Place) -> str:
     """Whether files with passwords and keys are for their owner only."""
     settings = place.settings
     ours = [settings.passwords_file, settings.home_dir / "airflow.secret", settings.project / "docker/secrets"]
-    known = [*ours, settings.project / ".dvc/config.local", settings.signing_key]
+    known = [*ours, settings.project / ".dvc/config.local", settings.signing_key_file]
     there = [path for path in known if path and path.exists()]
     if opened := [path for path in there if path.stat().st_mode & 0o077]:
         raise Problem(f"others can read {', '.join(map(str, opened))}", f"Close it: chmod go= {' '.join(map(str, opened))}", "warning")

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from skumatch.airflow_api import DAG, Airflow
+from skumatch import network
+from skumatch.airflow_api import REFRESH, RETRAIN, Airflow
 from skumatch.doctor.finding import Place, Problem
 from skumatch.params import STAGES
 from skumatch.pipeline.pull import open_registry
@@ -21,6 +22,13 @@ SECONDS = 8.0  # less than a check is waited for, so that it can say which quest
 NEEDED = ("metadatabase", "scheduler", "dag_processor")  # of Airflow; a triggerer is optional
 LOGS = {"metadatabase": "api-server"}
 DRIFT_SECONDS = 30.0
+
+
+def proxy(_: Place) -> str:
+    """The proxy that servers beyond this machine are asked through; what no client can read is a Problem."""
+    if network.LEFT_OUT:
+        raise Problem(" ".join(network.LEFT_OUT), "Correct or unset the variable.", "warning")
+    return network.described()
 
 
 def airflow(place: Place) -> str:
@@ -64,16 +72,17 @@ def dags(place: Place) -> str:
         errors = api.get("/importErrors")["import_errors"]
         found = {dag["dag_id"]: dag["is_paused"] for dag in api.get("/dags", dag_id_pattern="skumatch")["dags"]}
         pools = {pool["name"] for pool in api.get("/pools")["pools"]}
-        tasks = {task["task_id"]: task for task in api.get(f"/dags/{DAG}/tasks")["tasks"]} if DAG in found else {}
+        rows = api.get(f"/dags/{RETRAIN}/tasks")["tasks"] if RETRAIN in found else []
+        tasks = {task["task_id"]: task for task in rows}
     if errors:
         last = errors[0]["stack_trace"].strip().splitlines()[-1]
         raise Problem(f"Airflow can't import {errors[0]['filename']}: {last}", "Mend the file, or the packages that its DAG processor has.")
-    if DAG not in found:
-        raise Problem(f"Airflow has no DAG {DAG}", "Check its DAG folder: it is the project's dags/.")
+    if absent := [dag for dag in (RETRAIN, REFRESH) if dag not in found]:
+        raise Problem(f"Airflow has no DAG {absent[0]}", "Check its DAG folder: it is the project's dags/.")
     if waits := sorted({str(task["pool"]) for task in tasks.values()} - pools):
         raise Problem(f"Airflow has no pool {waits[0]}, so tasks would wait for ever", f"Make it: airflow pools set {waits[0]} 1 gpu")
-    if found[DAG]:
-        raise Problem(f"the DAG {DAG} is paused", "Unpause it in Airflow, or no run starts.", "warning")
+    if paused := [dag for dag in (RETRAIN, REFRESH) if found[dag]]:
+        raise Problem(f"the DAG {paused[0]} is paused", "Unpause it in Airflow, or no run starts.", "warning")
     _check_same_pipeline(place, tasks)
     return f"{len(found)} imported, none with an error; pools: {', '.join(sorted({task['pool'] for task in tasks.values()}))}"
 
@@ -82,7 +91,7 @@ def _check_same_pipeline(place: Place, tasks: dict[str, Any]) -> None:
     """Raises Problem where Airflow's DAG is of another dvc.yaml or params.yaml than those here."""
     fix = "Bring Airflow's machine and this one to the same commit."
     if other := sorted({"pull", *STAGES, "register"} ^ set(tasks)):
-        raise Problem(f"Airflow's {DAG} is of another checkout: only one of them has the task {other[0]}", fix, "warning")
+        raise Problem(f"Airflow's {RETRAIN} is of another checkout: only one of them has the task {other[0]}", fix, "warning")
     for stage, queue in place.params.runtime.queues.items():
         if tasks[stage]["queue"] != queue:
             raise Problem(f"{stage} goes to the queue {tasks[stage]['queue']} in Airflow, to {queue} by params.yaml here", fix, "warning")
@@ -127,7 +136,8 @@ def clocks(place: Place) -> str:
 def _drift(url: str) -> float | None:
     """Seconds between the clock here and that of a server; None where it tells no time."""
     try:
-        told = httpx.get(url, timeout=SECONDS / 2, trust_env="//127.0.0.1:" not in url).headers.get("date")
+        with network.http_client(url, SECONDS / 2) as client:
+            told = client.get(url).headers.get("date")
     except (httpx.HTTPError, httpx.InvalidURL):  # the server's own check says so
         return None
     return abs(time.time() - parsedate_to_datetime(told).timestamp()) if told else None

@@ -8,12 +8,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from skumatch.config import shown
 from skumatch.doctor.finding import Place, Problem, refusals
+from skumatch.files import file_system
 from skumatch.pipeline.repository import Repository
 
 BUCKETS = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "az://", "oss://")  # no folders: making one would make the bucket
@@ -24,8 +24,8 @@ def remote(place: Place) -> str:
     url, text = place.settings.remote_url, uuid.uuid4().hex
     began = time.monotonic()
     try:
-        fs, root = fsspec.core.url_to_fs(url)
-        back = _round_trip(fs, root.rstrip("/"), text)
+        fs, root = file_system(url)
+        back = _round_trip(fs, root, text)
     except refusals() as error:
         said = f"{shown(url)} can't be written and read ({type(error).__name__}: {shown(' '.join(str(error).split()))[:200]})"
         raise Problem(said, "Check the address (SKUMATCH_REMOTE), its rights, and the credentials in the environment.") from error

@@ -10,23 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 import skumatch
 from skumatch.data.images import Images
-from skumatch.errors import DataError, StorageError
+from skumatch.errors import DataError, ImageError, StorageError
 from skumatch.files import canonical_json, replacing, write_text
+from skumatch.matching.shop_lists import Assortments
 from skumatch.model.embed import Batch, stream
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, track
-from skumatch.release.bundle import Bundle, Match
+from skumatch.release.bundle import Assortment, Bundle, Match
 
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("sha256", pa.string()),  # of the picture's bytes
+        ("sha256", pa.string()),  # of the picture's bytes; none where they can't be had
         ("sku", pa.string()),  # the product; none where it is unknown, or the picture can't be read
         ("unknown", pa.bool_()),
         ("similarity", pa.float32()),  # to the nearest gallery image
@@ -36,30 +39,48 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),  # why it can't be read
     ]
 )
-UNKNOWN = {
-    True: "of no product in the gallery, by the model's thresholds",
-    False: "the model has no thresholds, so each picture gets a product",
-}
 PART = 2048  # pictures in a part: what a kill may cost
 KEY: Final = b"skumatch.match"
 
 
 class Plan(NamedTuple):
-    """What is matched with what, into which table."""
+    """What is matched with what, into which table.
+
+    assortments: the products that each of `images` is matched with; None for the whole gallery.
+    """
 
     bundle: Bundle
     images: Images
     top_k: int
     out: Path
+    assortments: Assortments | None = None
 
     @property
     def key(self) -> str:
-        """SHA-256 of all that decides the table; of pictures their names, sizes and times, since reading them is the work itself."""
+        """SHA-256 of all that decides the table.
+
+        Of pictures these are names, sizes and times, since reading them is the work itself.
+        """
         listed = hashlib.sha256()
         for name, extent in zip(self.images.ids, self.images.extents, strict=True):
             listed.update(canonical_json([name, extent.offset, extent.length, *extent.stamp()]).encode())
-        facts = {"bundle": self.bundle.hash, "top_k": self.top_k, "pictures": listed.hexdigest(), "skumatch": skumatch.__version__}
+        facts = {"bundle": self.bundle.hash, "top_k": self.top_k, "pictures": listed.hexdigest()}
+        facts |= {"skumatch": skumatch.__version__} | self._products()
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+    def _products(self) -> dict[str, Any]:
+        if self.assortments is None:
+            return {}
+        kinds = [kind.skus if kind else None for kind in self.assortments.kinds]
+        return {"assortments": kinds, "numbers": self.assortments.numbers.tolist()}
+
+    @property
+    def unknown_words(self) -> str:
+        """Which pictures are called unknown."""
+        if not self.bundle.thresholds.fitted:
+            return "the model has no thresholds, so each picture gets a product"
+        searched = "the gallery" if self.assortments is None else "the picture's assortment"
+        return f"of no product in {searched}, by the model's thresholds"
 
 
 @contextmanager
@@ -106,23 +127,57 @@ def counts(out: Path) -> tuple[int, Counter[str], Counter[str]]:
 
 
 def _match(plan: Plan, parts: Path, done: int, batch: int, runtime: RuntimeParams, advance: Advance) -> None:
-    left, rows = plan.images.take(range(done, len(plan.images))), list[dict[str, Any]]()
-    for found in stream(plan.bundle.encoder, left, batch, runtime):
-        rows += _rows(plan, left, found)
-        advance(len(found))
-        if len(rows) >= PART or done + len(rows) == len(plan.images):
+    first, waiting = done, list[Batch]()
+    left = plan.images.take(range(first, len(plan.images)))
+    for embedded in stream(plan.bundle.encoder, left, batch, runtime):
+        waiting.append(embedded)
+        advance(len(embedded))
+        count = sum(map(len, waiting))
+        if count >= PART or done + count == len(plan.images):
+            rows = _rows(plan, left, first, waiting)
             with replacing(parts / f"{done:010}.parquet") as aside:
                 pq.write_table(pa.Table.from_pylist(rows, SCHEMA), aside, compression="zstd")
-            done, rows = done + len(rows), []
+            done, waiting = done + count, []
 
 
-def _rows(plan: Plan, images: Images, found: Batch) -> list[dict[str, Any]]:
-    matches = dict(zip(found.rows, plan.bundle.nearest(found.vectors, plan.top_k), strict=True)) if found.rows else {}
-    return [
-        {"id": images.ids[i], "sha256": hashlib.sha256(images.read_bytes(i)).hexdigest()}
-        | (_matched(matches[i]) if i in matches else {"problem": found.problems[i].reason})
-        for i in sorted([*found.rows, *found.problems])
-    ]
+def _rows(plan: Plan, images: Images, first: int, batches: list[Batch]) -> list[dict[str, Any]]:
+    """The table's rows of some batches of `images`, which are the plan's from `first` on."""
+    matches = _matches(plan, first, batches)
+    problems = {i: problem for each in batches for i, problem in each.problems.items()}
+    answers = {i: _matched(match) for i, match in matches.items()}
+    answers |= {i: {"problem": problem.reason} for i, problem in problems.items()}
+    return [{"id": images.ids[i], "sha256": _digest(images, i)} | answers[i] for i in sorted(answers)]
+
+
+def _matches(plan: Plan, first: int, batches: list[Batch]) -> dict[int, list[Match]]:
+    """Each picture's matches; pictures with one assortment are searched together."""
+    rows = np.array([row for each in batches for row in each.rows], np.int64)
+    vectors = np.concatenate([each.vectors for each in batches])
+    matches: dict[int, list[Match]] = {}
+    for assortment, places in _by_assortment(plan.assortments, first + rows):
+        nearest = plan.bundle.nearest(vectors[places], plan.top_k, assortment)
+        matches |= dict(zip(rows[places].tolist(), nearest, strict=True))
+    return matches
+
+
+def _by_assortment(
+    assortments: Assortments | None,
+    pictures: NDArray[np.int64],
+) -> Iterator[tuple[Assortment | None, NDArray[np.int64]]]:
+    """The assortments of some of the plan's pictures [n], each with the places among the n that have it."""
+    if assortments is None:
+        yield None, np.arange(len(pictures))
+        return
+    numbers = assortments.numbers[pictures]
+    for number in np.unique(numbers):
+        yield assortments.kinds[number], np.flatnonzero(numbers == number)
+
+
+def _digest(images: Images, index: int) -> str | None:
+    try:
+        return hashlib.sha256(images.read_bytes(index)).hexdigest()
+    except ImageError:  # the row's problem says why there are no bytes
+        return None
 
 
 def _matched(row: list[Match]) -> dict[str, Any]:
@@ -143,6 +198,11 @@ def _keep_only(parts: Path, key: str) -> None:
         for old in _parts(parts):
             old.unlink()
         write_text(path, key)
+
+
+def check_out(out: Path) -> None:
+    """Raise DataError for a file at `out` that is no table of matches, before anything is done."""
+    _key(out)
 
 
 def _key(out: Path) -> str | None:

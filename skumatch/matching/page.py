@@ -13,7 +13,7 @@ from PIL import Image
 
 from skumatch.data.images import Images
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.matching.batch import UNKNOWN, Plan
+from skumatch.matching.batch import Plan
 
 SIDE = 144  # pixels of a picture's longer side
 GROUPS, EACH, STRANGERS = 80, 12, 60  # products, pictures of each, unknown pictures shown
@@ -55,7 +55,7 @@ def page(plan: Plan, gallery: Callable[[str], Image.Image | None]) -> str:
         "unknown": _group(None, unknown[::-1], images, STRANGERS, gallery),
         "problems": rows["problem"].value_counts().to_dict(),
         "groups": [_group(str(sku), known[known["sku"].eq(sku)], images, EACH, gallery) for sku in sizes.index[:GROUPS]],
-        "unknown_words": UNKNOWN[plan.bundle.thresholds.fitted],
+        "unknown_words": plan.unknown_words,
         "bundle": plan.bundle.hash,
     }
     return _environment().get_template("matches.html.jinja").render(facts)

@@ -7,19 +7,17 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from skumatch.config import shown
-from skumatch.errors import Fenced, StorageError
-from skumatch.files import canonical_json, store_errors
+from skumatch.errors import Fenced
+from skumatch.files import canonical_json, file_system, put_whole, store_refusals
 
 GENERATIONS = 2
 COST = 0.05  # the largest share of the time that saving may take
@@ -43,7 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, url: str, key: str, seconds: float = 60.0) -> None:
-        self.fs, root = fsspec.core.url_to_fs(url)
+        self.fs, root = file_system(url)
         self.folder, self.shown = (f"{place.rstrip('/')}/checkpoints/{key}" for place in (root, shown(url)))
         with self._storage():
             self.fs.makedirs(self.folder, exist_ok=True)
@@ -132,21 +130,13 @@ class Checkpoints:
             raise Fenced(f"{other}; this one (attempt {self.attempt}) stops, nothing is lost.")
 
     def _put(self, name: str, data: bytes) -> None:
-        """Write aside, then rename."""
-        aside = self._path(f"{name}.{self.uuid}.part")
-        self.fs.pipe_file(aside, data)
-        self.fs.mv(aside, self._path(name))
+        put_whole(self.fs, self._path(name), data)
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}"
 
-    @contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except store_errors() as error:
-            what = f"The checkpoints in {self.shown} can't be read or written ({error})"
-            raise StorageError(f"{what}; check the disk or the remote, then run again.") from error
+    def _storage(self) -> AbstractContextManager[None]:
+        return store_refusals(f"The checkpoints in {self.shown}")
 
 
 def _hash(facts: dict[str, Any]) -> str:

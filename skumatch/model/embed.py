@@ -40,6 +40,12 @@ class Batch(NamedTuple):
     def __len__(self) -> int:
         return len(self.rows) + len(self.problems)
 
+    def whole(self) -> NDArray[np.float32]:
+        """The vectors, of all the pictures. Raises DataError where one can't be decoded."""
+        if self.problems:
+            raise DataError(next(iter(self.problems.values())).sentence)
+        return self.vectors
+
 
 Prepared = Tensor | Unreadable | StorageError
 
@@ -66,15 +72,22 @@ def vectors_of(encoder: Encoder, images: Images, batch: int, runtime: RuntimePar
     """As `embed`; `advance` is told how many images are done."""
     rows = np.empty((len(images), encoder.dim), np.float32)
     for found in stream(encoder, images, batch, runtime):
-        if found.problems:
-            raise DataError(next(iter(found.problems.values())).sentence)
-        rows[found.rows] = found.vectors
+        rows[found.rows] = found.whole()
         advance(len(found))
     return rows
 
 
-def stream(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams) -> Iterator[Batch]:
-    """Yield `images` in their order, `batch` at a time. Raises as `embed`, but for images that can't be decoded."""
+def stream(
+    encoder: Encoder,
+    images: Images,
+    batch: int,
+    runtime: RuntimeParams,
+    full: bool = False,
+) -> Iterator[Batch]:
+    """Yield `images` in their order, `batch` at a time. Raises as `embed`, but for images that can't be decoded.
+
+    full: fill up the last forward pass to `batch` pictures, so that a vector's bits don't depend on their number.
+    """
     device, done = prepare(runtime), 0
     encoder = encoder.to(device).eval()
     loader = DataLoader(
@@ -90,16 +103,21 @@ def stream(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams)
             if isinstance(error, StorageError):
                 raise error
             problems[done + i] = error
-        vectors = _vectors(encoder, pixels, device) if rows else np.empty((0, encoder.dim), np.float32)
+        size, nothing = batch if full else len(rows), np.empty((0, encoder.dim), np.float32)
+        vectors = _vectors(encoder, pixels, device, size) if rows else nothing
         _check_finite(vectors, rows, images)
         yield Batch(rows, vectors, problems)
         done += len(good) + len(bad)
 
 
-def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device) -> NDArray[np.float32]:
+def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) -> NDArray[np.float32]:
+    """The pictures' vectors, from a forward pass of at least `size` pictures: black ones fill it up."""
+    count = len(pixels)
+    if count < size:
+        pixels = torch.cat([pixels, pixels.new_zeros(size - count, *pixels.shape[1:])])
     with torch.inference_mode(), autocast(device):
         vectors = functional.normalize(encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1)
-    found: NDArray[np.float32] = vectors.cpu().numpy()
+    found: NDArray[np.float32] = vectors[:count].cpu().numpy()
     return found
 
 

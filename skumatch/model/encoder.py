@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -24,7 +24,8 @@ FORMAT = 1
 CANVAS = "canvas"  # in the metadata of our safetensors files
 PROJECTION = "projection."  # how its tensors' names begin
 OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
-RESIZE = {"squash": "squash", "longest": "pad", "shortest": "crop"}  # as open_clip calls them
+Resize = Literal["squash", "pad", "crop"]
+RESIZE: dict[str, Resize] = {"squash": "squash", "longest": "pad", "shortest": "crop"}  # as open_clip calls them
 # open_clip builds both towers; this one is dropped
 TINY_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
 

@@ -11,19 +11,18 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import fsspec
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from skumatch.config import Settings, shown
+from skumatch.config import Settings, params_or_defaults, shown
 from skumatch.errors import CleaningRefused, StorageError
-from skumatch.files import store_errors
+from skumatch.files import file_system, put_whole, store_refusals
 
 FOLDER, CLEANING = "claims", "cleaning.json"
-WORK_SECONDS = 26 * 3600.0  # no task lasts longer: Airflow stops a training after 24 hours
+MARGIN_HOURS = 2.0  # after its limit a task has ended for certain
 EXPIRY_SECONDS = 1200.0  # a clean-up that wasn't heard of for so long has died
 PATIENCE_SECONDS, POLL_SECONDS = 2400.0, 2.0
 
@@ -41,17 +40,22 @@ class _Record(BaseModel):
 
 
 class Claim(_Record):
-    """What a run rests on: MD5 of its input set and the text of its lock, empty while there is none. at: seconds since 1970."""
+    """What a run rests on.
+
+    inputs: MD5 of its input set. lock: its lock's text, empty while there is none. at: seconds since 1970.
+    lasts_hours: the longest that a task may work.
+    """
 
     run: str
     task: str
     working: bool
     inputs: str = ""
     lock: str = ""
+    lasts_hours: float = 24.0
 
     def at_work(self, now: float) -> bool:
         """Whether its task may still be running; where that can't be seen, until no task would be."""
-        return self.working and not self.gone and now - self.at < WORK_SECONDS
+        return self.working and not self.gone and now - self.at < 3600 * (self.lasts_hours + MARGIN_HOURS)
 
 
 class Cleaning(_Record):
@@ -64,8 +68,8 @@ class Board:
     """The claims in a remote. Every method raises StorageError where the remote refuses."""
 
     def __init__(self, url: str) -> None:
-        self.fs, root = fsspec.core.url_to_fs(url)
-        self.folder, self.cleaning_file = f"{root.rstrip('/')}/{FOLDER}", f"{root.rstrip('/')}/{CLEANING}"
+        self.fs, root = file_system(url)
+        self.folder, self.cleaning_file = f"{root}/{FOLDER}", f"{root}/{CLEANING}"
         self.shown = shown(url)
 
     def claims(self) -> dict[str, Claim]:
@@ -122,18 +126,10 @@ class Board:
                 self.fs.rm_file(self.cleaning_file)
 
     def _put(self, path: str, record: _Record) -> None:
-        aside = f"{path}.{uuid.uuid4().hex}.part"
-        self.fs.pipe_file(aside, record.model_dump_json().encode())
-        self.fs.mv(aside, path)
+        put_whole(self.fs, path, record.model_dump_json().encode())
 
-    @contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except store_errors() as error:
-            raise StorageError(
-                f"The claims in {self.shown} can't be read or written ({error}); check the remote, then run again."
-            ) from error
+    def _storage(self) -> AbstractContextManager[None]:
+        return store_refusals(f"The claims in {self.shown}", "check the remote, then run again")
 
 
 @contextmanager
@@ -143,7 +139,17 @@ def at_work(settings: Settings, run: str, task: str, inputs: str = "", lock: str
     Waits for a clean-up that is deleting. Raises StorageError if that takes longer than 40 minutes.
     """
     board = Board(settings.remote_url)
-    claim = Claim(host=here(), pid=os.getpid(), at=time.time(), run=run, task=task, working=True, inputs=inputs, lock=lock)
+    claim = Claim(
+        host=here(),
+        pid=os.getpid(),
+        at=time.time(),
+        run=run,
+        task=task,
+        working=True,
+        inputs=inputs,
+        lock=lock,
+        lasts_hours=params_or_defaults(settings).runtime.longest_task_hours,
+    )
 
     def rest_on(inputs: str, lock: str) -> None:
         nonlocal claim

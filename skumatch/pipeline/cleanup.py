@@ -13,7 +13,16 @@ from skumatch.errors import CleaningRefused
 from skumatch.pipeline import leftovers
 from skumatch.pipeline.claims import Board, Claim, cleaning
 from skumatch.pipeline.references import Objects, closure, in_history, named, path_of
-from skumatch.pipeline.retention import RESULT, Item, counts, idle_checkpoints, old_claims, stored, unneeded
+from skumatch.pipeline.retention import (
+    RESULT,
+    Item,
+    counts,
+    idle_checkpoints,
+    idle_vectors,
+    old_claims,
+    stored,
+    unneeded,
+)
 from skumatch.pipeline.stores import File, Store
 from skumatch.progress import Advance, silent
 from skumatch.release.holdings import Holding, holdings
@@ -54,13 +63,13 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
 
     Raises RegistryUnavailable, StorageError; CleaningRefused where it can't be told what is needed.
     """
-    cache, remote = Store(str(_own(settings, "cache"))), Store(settings.remote_url)
+    cache, remote = Store(str(own_place(settings, "cache"))), Store(settings.remote_url)
     if settings.remote is None:
-        _own(settings, "remote")
+        own_place(settings, "remote")
     # In this order: what comes into being meanwhile isn't among the files, and what is needed is known at its latest.
     in_cache, in_remote = cache.files(), remote.files()
     claims, records = Board(settings.remote_url).claims(), holdings(Tracking(settings.mlflow_url), limits.runs_since)
-    _check_place(settings, in_cache, in_remote, records)
+    check_place(settings, in_cache, in_remote, records)
     young = stored(in_cache, limits.since) | stored(in_remote, limits.since)
     needed = closure(*_roots(settings, limits, claims, records, young), Objects((cache, remote)))
     left = leftovers.leftovers(settings.home_dir, limits.now)
@@ -69,6 +78,7 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
         Pile("cache", _unneeded(cache, in_cache, needed), cache.remove),
         Pile("remote", _unneeded(remote, in_remote, needed), remote.remove),
         Pile("checkpoints", tuple(idle_checkpoints(in_remote, limits.since)), remote.remove),
+        Pile("vectors", tuple(idle_vectors(in_remote, needed, limits.since)), remote.remove),
         Pile("claims", tuple(old_claims(in_remote, claims, limits.since, limits.now)), remote.remove),
     ]
 
@@ -88,14 +98,14 @@ def _unneeded(store: Store, files: dict[str, File], needed: set[str]) -> tuple[I
     return tuple(unneeded(files, {name: data for name, data in results.items() if name in files}, needed))
 
 
-def _own(settings: Settings, name: str) -> Path:
+def own_place(settings: Settings, name: str) -> Path:
     place = settings.home_dir / name
     if place.is_symlink():
         raise CleaningRefused(f"{place} is a link, and a clean-up follows none; set SKUMATCH_HOME or SKUMATCH_REMOTE to where things are.")
     return place
 
 
-def _check_place(settings: Settings, in_cache: dict[str, File], in_remote: dict[str, File], records: list[Holding]) -> None:
+def check_place(settings: Settings, in_cache: dict[str, File], in_remote: dict[str, File], records: list[Holding]) -> None:
     """An MLflow that never heard of this remote (another server, an empty one) says of everything that nobody needs it."""
     known = any(path_of(holding.inputs) in in_remote for holding in records)
     if not known and any(name.startswith("files/") for name in (*in_cache, *in_remote)):
@@ -121,7 +131,7 @@ def delete(settings: Settings, limits: Limits, shown: list[Pile], advance: Advan
             still()
             fresh = next(one for one in piles(settings, limits) if one.kind == pile.kind) if pile.items else pile
             gone[pile.kind] = []
-            for step in _steps(set(pile.items) & set(fresh.items)):
+            for step in steps(set(pile.items) & set(fresh.items)):
                 still()
                 fresh.remove([item.name for item in step])
                 gone[pile.kind] += step
@@ -129,7 +139,7 @@ def delete(settings: Settings, limits: Limits, shown: list[Pile], advance: Advan
     return gone
 
 
-def _steps(items: Iterable[Item]) -> Iterator[list[Item]]:
+def steps(items: Iterable[Item]) -> Iterator[list[Item]]:
     """In order, so many at once, but never of two ranks."""
     for _, ranked in groupby(sorted(items), key=lambda item: item.rank):
         group = list(ranked)

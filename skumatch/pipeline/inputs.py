@@ -4,99 +4,237 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
-import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NamedTuple
 
 from skumatch.config import Settings, load_params
-from skumatch.errors import DataError
+from skumatch.errors import CodeError, DataError
 from skumatch.files import canonical_json, replacing, write_json, write_text
+from skumatch.git import Checkout, NoRepository, checkout, object_id
 from skumatch.params import Params
 from skumatch.pipeline.repository import Repository, md5_of
+from skumatch.recipe.strict_yaml import dump_yaml
+from skumatch.texts import UTF8, decode, read_text, visible
 
 CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
+READ = (".py", ".json", ".jinja")  # what programs read; of other kinds, ignored files are caches and leavings
+FEW = 3  # names of changed files that a sentence has
 ARCHIVE = "inputs.tar"
 OWN = ("inputs/", "params.yaml", "data.dvc")  # of an input set, what isn't code
-NO_CHAMPION = {"champion": None}
+NONE = {"champion": {"champion": None}, "released": {"released": None}, "trained": {"trained": None}, "weights": {}}
+
+
+class Trouble(NamedTuple):
+    """Why a model of some code can't be promoted, and what to do."""
+
+    found: str
+    cure: str
+
+    @property
+    def warning(self) -> str:
+        """What to say before the run starts."""
+        return f"The code {self.found}. The run works, but the gate will refuse its model. {self.cure}"
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that a run takes along, and what git knows of it.
+
+    files: path below the project -> content. commit: None outside a repository, and in one without a commit.
+    changed: paths whose content isn't the commit's, deleted ones too. folder: the project's path in its
+    repository, with a slash at its end; empty at the root. trouble: None for code that is its commit's.
+    """
+
+    files: dict[str, bytes]
+    commit: str | None = None
+    changed: tuple[str, ...] = ()
+    folder: str = ""
+    trouble: Trouble | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """inputs/code.json: commit, dirty (not the commit's), sha256 of all code; folder if not the root."""
+        found = {"commit": self.commit, "dirty": bool(self.changed), "sha256": code_hash(self.files.items())}
+        return found | ({"folder": self.folder} if self.folder else {})
+
+
+def read_code(project: Path) -> Code:
+    """The code that a run in `project` takes along.
+
+    Raises CodeError where git is missing or refuses, and for what an archive can't hold: a link, a repository
+    within the code, a file that can't be read, a name that isn't UTF-8.
+    """
+    try:
+        tree = checkout(project, holding="dvc.yaml")
+    except NoRepository as error:
+        why = f"is under no git commit: it is in no git repository ({error})"
+        trouble = Trouble(why, "Clone the project with git to release a model.")
+        return Code(_contents(project, _walk(project)), trouble=trouble)
+    listed = tree.names("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE)
+    ignored = tree.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *CODE)
+    read = [name for name in ignored if name.endswith((*READ, "/")) and "__pycache__" not in Path(name).parts]
+    return _held_against(tree, _contents(project, [*listed, *read]))
+
+
+def _held_against(tree: Checkout, files: dict[str, bytes]) -> Code:
+    """The files, and which differ from the commit: by content, as in an audit, whatever git's index says."""
+    commit = tree.commit()
+    known = tree.committed(*CODE) if commit else {}
+    if strange := [name for name, (kind, _) in known.items() if kind != "blob"]:
+        raise _not_taken(strange[0], "is a submodule", "put its files there")
+    ids = {name: digest for name, (_, digest) in known.items() if name in files}
+    same = {name for name, digest in ids.items() if object_id("blob", files[name], digest) == digest}
+    changed = tuple(sorted((files.keys() | known.keys()) - same))
+    return Code(files, commit, changed, tree.prefix, _trouble(tree, commit, changed))
+
+
+def _trouble(tree: Checkout, commit: str | None, changed: tuple[str, ...]) -> Trouble | None:
+    if commit is None:
+        return Trouble("is under no git commit: its repository has none yet", "Commit it to release a model.")
+    if not changed:
+        return None
+    more = f" and {len(changed) - FEW} more" if len(changed) > FEW else ""
+    names = ", ".join(map(visible, changed[:FEW])) + more
+    if tree.read("status", "--porcelain", "--untracked-files=all", "--", *CODE):
+        return Trouble(f"has uncommitted changes ({names})", "Commit them to release a model.")
+    why = "it ignores them, converts them or takes them for unchanged"
+    where = "See `git check-ignore -v`, .gitattributes, core.autocrlf and `git ls-files -v`"
+    found = f"has uncommitted changes that `git status` doesn't show ({names}: {why})"
+    return Trouble(found, f"{where}; then commit to release a model.")
+
+
+def _contents(project: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Content of those of the files that are there. Raises CodeError for what an archive can't hold."""
+    present = [name for name in sorted(set(names)) if os.path.lexists(project / name)]
+    contents = {name: _content(project, name) for name in present}
+    return {name: data for name, data in contents.items() if data is not None}
+
+
+def _content(project: Path, name: str) -> bytes | None:
+    path = project / name
+    if path.is_symlink():
+        raise _not_taken(name, "is a symbolic link", "put the file itself there")
+    if name.endswith("/") or (path / ".git").exists():
+        raise _not_taken(name, "is a git repository of its own", "move it away")
+    if path.is_dir():
+        return None  # a file of that name was committed; what is in the folder is listed by itself
+    try:
+        os.fsencode(name).decode("utf-8")
+        return path.read_bytes()
+    except UnicodeDecodeError as error:
+        raise _not_taken(name, "has a name that isn't UTF-8", "rename it") from error
+    except OSError as error:
+        raise _not_taken(name, f"can't be read ({error.strerror})", "mend that") from error
+
+
+def _not_taken(name: str, why: str, cure: str) -> CodeError:
+    what = f"The code file {visible(name)} {why}, so a run can't take it along"
+    return CodeError(f"{what}; {cure}, then run again.")
+
+
+def _walk(project: Path) -> Iterator[str]:
+    """The code of a folder without git: every file but Python's caches, and every link."""
+    for name in CODE:
+        if (project / name).is_symlink() or (project / name).is_file():
+            yield name
+        for root, folders, files in os.walk(project / name, onerror=_unreadable):
+            folders[:] = [folder for folder in folders if folder != "__pycache__"]
+            links = [folder for folder in folders if Path(root, folder).is_symlink()]
+            yield from (str(Path(root, each).relative_to(project)) for each in [*files, *links])
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise _not_taken(str(error.filename), f"can't be read ({error.strerror})", "mend that") from error
 
 
 def code_files(project: Path) -> list[str]:
-    """The code a run takes along, as paths below `project`: tracked and new files, ignored ones left out."""
-    listed = _git(project, "ls-files", "--cached", "--others", "--exclude-standard", "--", *CODE)
-    if listed is None:
-        found = [p for name in CODE for p in ([project / name] if (project / name).is_file() else (project / name).rglob("*"))]
-        return sorted(str(p.relative_to(project)) for p in found if p.is_file() and "__pycache__" not in p.parts)
-    return sorted(line for line in set(listed.splitlines()) if (project / line).is_file())
+    """The code a run takes along, as paths below `project`. Raises CodeError, as read_code does."""
+    return list(read_code(project).files)
 
 
 def describe_code(project: Path) -> dict[str, Any]:
-    """commit (None without git), dirty (code that isn't committed), sha256 over all code files."""
-    commit = _git(project, "rev-parse", "HEAD")
-    changes = _git(project, "status", "--porcelain", "--", *CODE)
-    digest = code_hash((name, (project / name).read_bytes()) for name in code_files(project))
-    return {"commit": commit.strip() if commit else None, "dirty": bool(changes), "sha256": digest}
+    """As Code.facts. Raises CodeError, as read_code does."""
+    return read_code(project).facts()
 
 
 def data_pointer(project: Path, ref: str | None) -> str:
-    """The text of data.dvc, from the working tree or from git `ref`. Raises DataError if there is none."""
+    """The text of data.dvc, from the working tree or from git `ref`.
+
+    Raises DataError if there is none, CodeError where git is missing or refuses.
+    """
     if not ref:
         path = project / "data.dvc"
         if not path.is_file():
             raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
-        return path.read_text("utf-8")
-    text = _git(project, "show", "--end-of-options", f"{ref}:data.dvc")
-    if text is None:
-        raise DataError(f"Git ref '{ref}' has no data.dvc; give a ref at which data was committed.")
-    return text
+        return read_text(path, "the data.dvc that `skumatch data import` wrote", marks=UTF8)
+    try:
+        committed = checkout(project).object("blob", f"{ref}:./data.dvc")
+    except NoRepository as error:
+        where = f"{project} is in no git repository ({error})"
+        raise DataError(f"Git ref '{ref}' names nothing: {where}; clone it with git.") from error
+    except LookupError as error:
+        cure = "give a ref at which data was committed"
+        raise DataError(f"Git ref '{ref}' has no data.dvc (git: {error}); {cure}.") from error
+    return decode(committed, f"data.dvc at git ref '{ref}'", marks=UTF8)
 
 
 def write_params(source: Path, target: Path, overrides: Iterable[str]) -> Params:
-    """Write `source` with overrides applied to `target`, checked first. Raises ParameterError."""
+    """Write every parameter of `source`, with overrides applied, to `target`. Raises what `load_params` raises."""
     params = load_params(source, overrides)
-    write_text(target, yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True))
+    write_text(target, dump_yaml(params.model_dump(mode="json", by_alias=True)))
     return params
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a run starts from besides code, parameters and data: the champion's bundle (None: there is none), the base weights,
-    and the profile of the last data version that passed (None: there was none).
+    """What a run starts from besides parameters and data.
+
+    kind: `retrain` or `refresh`. champion: its bundle; None: there is none. released: the bundle of the
+    champion's encoder as it was first released, before any refresh; None: the champion itself is that. trained: a
+    bundle whose encoder is judged once more, on today's data; None: it is trained by this run, or there is none.
+    weights: the base weights; None: none are needed. baseline: the profile of the last data version that passed;
+    None: there was none.
     """
 
+    code: Code
     champion: Path | None
-    weights: Path
+    weights: Path | None
     baseline: dict[str, Any] | None
+    kind: str = "retrain"
+    released: Path | None = None
+    trained: Path | None = None
 
 
-def place_inputs(folder: Path, project: Path, fetched: Fetched) -> None:
+def place_inputs(folder: Path, fetched: Fetched) -> None:
     """Lay what was fetched (or the note that there is none) and the code's facts into `folder`/inputs."""
-    for name, source in (("champion", fetched.champion), ("weights", fetched.weights)):
-        target = folder / "inputs" / name
+    for name in NONE:
+        source, target = getattr(fetched, name), folder / "inputs" / name
         shutil.rmtree(target, ignore_errors=True)
         if source is None:
-            write_json(target / "none.json", NO_CHAMPION)
+            write_json(target / "none.json", NONE[name])
         else:
             shutil.copytree(source, target)
+    write_json(folder / "inputs" / "run.json", {"kind": fetched.kind})
     write_json(folder / "inputs" / "baseline.json", {"baseline": fetched.baseline})
-    write_json(folder / "inputs" / "code.json", describe_code(project))
+    write_json(folder / "inputs" / "code.json", fetched.code.facts())
 
 
 def build(folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], fetched: Fetched) -> str:
     """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5."""
-    place_inputs(folder, project, fetched)
+    place_inputs(folder, fetched)
     write_params(project / "params.yaml", folder / "params.yaml", overrides)
     write_text(folder / "data.dvc", data)
     repository = Repository(folder, settings)
-    for name in ("champion", "weights"):
+    for name in NONE:
         repository.add(f"inputs/{name}")
-    own = ["params.yaml", "data.dvc", *(f"inputs/{name}" for name in ("champion.dvc", "weights.dvc", "code.json", "baseline.json"))]
-    members = {name: (folder / name).read_bytes() for name in own} | {name: (project / name).read_bytes() for name in code_files(project)}
+    own = ["params.yaml", "data.dvc", *(f"inputs/{name}.dvc" for name in NONE)]
+    own += [f"inputs/{name}.json" for name in ("run", "code", "baseline")]
+    members = {name: (folder / name).read_bytes() for name in own} | fetched.code.files
     _write_archive(folder / ARCHIVE, members)
     return md5_of(repository.add(ARCHIVE))
 
@@ -104,7 +242,7 @@ def build(folder: Path, project: Path, settings: Settings, data: str, overrides:
 def _write_archive(path: Path, members: dict[str, bytes]) -> None:
     with replacing(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in sorted(members.items()):
-            info = tarfile.TarInfo(name)  # no time, no owner: one hash for one content
+            info = tarfile.TarInfo(os.fsencode(name).decode("utf-8"))  # no time, no owner: same hash
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
 
@@ -112,13 +250,6 @@ def _write_archive(path: Path, members: dict[str, bytes]) -> None:
 def fingerprint(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def _git(project: Path, *words: str) -> str | None:
-    if not (project / ".git").exists() or not shutil.which("git"):
-        return None
-    result = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=False)
-    return result.stdout if result.returncode == 0 else None
 
 
 def members(archive: Path) -> dict[str, bytes]:
@@ -134,10 +265,16 @@ def code_of(archive: Path) -> list[str]:
 
 
 def code_hash(files: Iterable[tuple[str, bytes]]) -> str:
-    """SHA-256 over code files (path and content), in order of their paths."""
+    """SHA-256 over code files (path and content), in order of their paths.
+
+    A path with a line's end or a backslash is escaped and its line marked, as sha256sum does, so that no two
+    sets of files are one text.
+    """
     digest = hashlib.sha256()
-    for name, data in sorted(files):
-        digest.update(f"{name}:{hashlib.sha256(data).hexdigest()}\n".encode())
+    for name, data in sorted((os.fsencode(name), data) for name, data in files):
+        odd = b"\\" in name or b"\n" in name
+        line = b"\\" + name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") if odd else name
+        digest.update(line + f":{hashlib.sha256(data).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

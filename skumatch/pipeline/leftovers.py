@@ -12,7 +12,7 @@ import psutil
 
 from skumatch.files import disk_errors
 
-HOURS = 48  # twice what Airflow lets the longest task take
+HOURS = 48  # a long task is in its folder, which counts too
 PRIVATE = re.compile(r"([a-z]+-|tmp)[a-z0-9_]{8}")  # as tempfile names them for worker, pull, audit and reproduce
 
 

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,8 +13,10 @@ from typing import Any
 
 import yaml
 
-from skumatch.errors import CleaningRefused
+from skumatch.errors import CleaningRefused, CodeError
+from skumatch.git import Checkout, NoRepository, checkout
 from skumatch.pipeline.stores import Store
+from skumatch.texts import visible
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 POINTERS = ("data.dvc", "dvc.lock")
@@ -46,29 +46,41 @@ def in_history(project: Path) -> set[str]:
 
     The project may be a folder within its repository. Raises CleaningRefused where git can't tell.
     """
-    texts = {name: (project / name).read_text("utf-8") for name in POINTERS if (project / name).is_file()}
-    if any((folder / ".git").exists() for folder in (project, *project.resolve().parents)):
-        if _git(project, "rev-parse", "--is-shallow-repository").strip() == "true":
-            raise CleaningRefused(f"{project} has only a part of its history, so data versions may be unknown; `git fetch --unshallow`.")
-        texts |= {f"{path} ({blob})": _git(project, "cat-file", "-p", blob) for blob, path in _committed(project).items()}
-    return {digest for name, text in texts.items() for digest in named(text, f"{name} of {project}")}
+    texts = {name: (project / name).read_bytes() for name in POINTERS if (project / name).is_file()}
+    try:
+        texts |= _history(project)
+    except CodeError as error:
+        raise CleaningRefused(f"Which data versions {project} has isn't known. {error}") from error
+    decoded = {name: text.decode("utf-8", "replace") for name, text in texts.items()}
+    return {digest for name, text in decoded.items() for digest in named(text, f"{name} of {project}")}
 
 
-def _committed(project: Path) -> dict[str, str]:
+def _history(project: Path) -> dict[str, bytes]:
+    """Every content that a pointer ever had, by its path and git's name for it; none without a repository.
+
+    Raises CleaningRefused for half a history, and for a repository further up that git passes over; CodeError
+    where git refuses.
+    """
+    try:
+        tree = checkout(project)
+    except NoRepository as error:
+        if error.passed:
+            why = f"Which data versions {project} has isn't known, as git can't read its repository ({error})"
+            raise CleaningRefused(f"{why}; mend or remove that, then clean up.") from error
+        return {}
+    if tree.read("rev-parse", "--is-shallow-repository").strip() == b"true":
+        half = f"{project} has only a part of its history, so data versions may be unknown"
+        raise CleaningRefused(f"{half}; `git fetch --unshallow`.")
+    changes = _committed(tree).items()
+    return {f"{visible(path)} ({blob})": tree.read("cat-file", "-p", blob) for blob, path in changes}
+
+
+def _committed(tree: Checkout) -> dict[str, str]:
     """Every content that a pointer ever had, as git names it, with its path."""
-    words = ("--all", "--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--format=")  # -m: what only a merge made, too
-    changes = [line.split(maxsplit=5) for line in _git(project, "log", *words, "--", *ANYWHERE).splitlines() if line.startswith(":")]
-    return {blob: path for _, _, _, blob, _, path in changes if blob.strip("0")}
-
-
-def _git(project: Path, *words: str) -> str:
-    if not shutil.which("git"):
-        raise CleaningRefused(f"{project} is a git repository, but there is no git here to read its data versions with; install it.")
-    result = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=False)
-    if result.returncode:
-        said = " ".join(result.stderr.split())
-        raise CleaningRefused(f"git can't tell which data versions {project} has ({said}); mend that, then clean up.")
-    return result.stdout
+    words = ("--all", "--full-history", "--raw", "-z", "--no-abbrev", "--no-renames", "--format=")
+    fields = iter(tree.names("log", "-m", *words, "--", *ANYWHERE))  # -m: what only a merge made, too
+    changes = [(field.split()[3], next(fields)) for field in fields if field.lstrip().startswith(":")]
+    return {blob: path for blob, path in changes if blob.strip("0")}
 
 
 def path_of(digest: str) -> str:
@@ -109,13 +121,14 @@ def closure(roots: Iterable[str], archives: Iterable[str], objects: Objects) -> 
     archives = set(archives)
     kept = set(roots) | archives
     for digest, data in objects.read(archives).items():
-        kept |= {found for text in _pointers(data) for found in named(text, f"The input set {digest}")}
+        kept |= {found for text in pointers(data) for found in named(text, f"The input set {digest}")}
     for data in objects.read(digest for digest in kept if digest.endswith(".dir")).values():
         kept |= {str(member["md5"]) for member in json.loads(data)}
     return kept
 
 
-def _pointers(archive: bytes) -> Iterator[str]:
+def pointers(archive: bytes) -> Iterator[str]:
+    """The texts of the .dvc files in an input set."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar.getmembers():
             stream = tar.extractfile(member) if member.name.endswith(".dvc") else None

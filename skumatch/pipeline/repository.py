@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,37 +16,11 @@ import yaml
 
 from skumatch.config import Settings, shown
 from skumatch.errors import DataError, StageFailed, StorageError
-from skumatch.files import disk_refused, store_errors
+from skumatch.files import disk_errors, disk_refused, store_errors, write_text
+from skumatch.pipeline.dvc_config import REMOTE, configure
 
-REMOTE = "shared"
 LOCK_SECONDS, POLL_SECONDS = 120.0, 0.5
 Answer = TypeVar("Answer")
-
-
-def configure(folder: Path, settings: Settings) -> None:
-    """Make `folder` a DVC repository that uses this machine's cache and the shared remote; other local settings are kept."""
-    from dvc.config import Config
-
-    dvc_dir = folder / ".dvc"
-    dvc_dir.mkdir(parents=True, exist_ok=True)
-    (dvc_dir / "config").touch()
-    local = dvc_dir / "config.local"
-    local.touch(0o600)
-    local.chmod(0o600)  # the remote's URL may carry a password
-    with Config(str(dvc_dir), validate=False).edit("local", validate=False) as config:
-        ours = {
-            "core": {
-                "remote": REMOTE,
-                "analytics": False,
-                "check_update": False,
-                "no_scm": not (folder / ".git").exists(),
-                "site_cache_dir": str(settings.home_dir / "dvc"),
-            },
-            "cache": {"dir": str(settings.home_dir / "cache"), "type": "hardlink,copy"},
-        }
-        for section, values in ours.items():
-            config.setdefault(section, {}).update(values)
-        config.setdefault("remote", {}).setdefault(REMOTE, {}).update({"url": settings.remote_url, "verify": True})
 
 
 class Repository:
@@ -70,6 +44,73 @@ class Repository:
             _patiently(lambda: self._repo.add(path))
             _patiently(lambda: self._repo.push(targets=[f"{path}.dvc"]))
         return (self.folder / f"{path}.dvc").read_text("utf-8")
+
+    def store_files(self, paths: Sequence[str]) -> str:
+        """Store files of a folder that is under DVC and may be here in part.
+
+        Args:
+            paths: below one folder, from the repository's root. Those that are not here are taken out of the
+                folder; its other files stay as its pointer has them, and are neither read nor sent.
+
+        Returns:
+            The text of the folder's new pointer. The caller writes it: DVC would write one after each file,
+            before anything is in the remote.
+
+        Raises:
+            StorageError: the remote can't be written, or lacks one of the folder's other files.
+        """
+        folder = Path(paths[0]).parts[0]
+        with _translated("store", folder), chdir(self.folder):
+            return _patiently(lambda: self._store_files(folder, paths))
+
+    def _store_files(self, folder: str, paths: Sequence[str]) -> str:
+        from dvc.exceptions import FileTransferError
+        from dvc.repo import lock_repo
+        from dvc.stage.serialize import to_single_stage_file
+        from dvc.utils.serialize import dumps_yaml
+        from dvc_data.hashfile.transfer import transfer
+
+        with lock_repo(self._repo):
+            (out,) = self._repo.find_outs_by_path(folder)
+            for path in paths:
+                out.stage.add_outs(str(Path(path).absolute()))
+            store, cache = self._repo.cloud.get_remote_odb(REMOTE), self._repo.cache.local
+            failed = transfer(cache, store, [out.hash_info], cache_odb=cache, shallow=False).failed
+            if failed:
+                raise FileTransferError(len(failed))
+            if not store.exists(out.hash_info.value):
+                lost = f"The DVC remote lacks files that the last version of {folder} has"
+                raise StorageError(f"{lost}; put them back, or import the data again.")
+            return str(dumps_yaml(to_single_stage_file(out.stage)))
+
+    def write_pointer(self, folder: str, text: str) -> None:
+        """Write the pointer of a folder, whole or not at all; a `.dvc` beside it would be another to DVC."""
+        aside = self.folder / ".dvc/tmp" / f"{folder}-pointer"
+        write_text(aside, text)
+        with disk_errors(f"{folder}.dvc"):
+            aside.replace(self.folder / f"{folder}.dvc")
+
+    def fetch_files(self, paths: Sequence[str]) -> None:
+        """Fetch files of folders under DVC, and put them in the place of what is there."""
+        if paths:
+            with _translated("fetch", ", ".join(paths[:3])), chdir(self.folder):
+                _patiently(lambda: self._repo.pull(targets=list(paths), force=True))
+
+    def listing(self, folder: str) -> dict[str, str]:
+        """The files of a folder under DVC as its pointer names them: path below it -> MD5."""
+        with _translated("look for", folder), chdir(self.folder):
+            return _patiently(lambda: self._listing(folder))
+
+    def _listing(self, folder: str) -> dict[str, str]:
+        from dvc.repo import lock_repo
+
+        with lock_repo(self._repo):  # DVC then reads the pointer anew
+            (out,) = self._repo.find_outs_by_path(folder)
+            tree = out.get_dir_cache()
+        if tree is None:
+            nowhere = f"The list of files of {folder} is neither here nor in the DVC remote"
+            raise StorageError(f"{nowhere}; check its address.")
+        return {"/".join(key): str(digest.value) for key, (_, digest) in tree.iteritems()}
 
     def pull(self, *targets: str) -> None:
         """Fetch and check out what the pointers or stages `targets` name."""
@@ -169,8 +210,12 @@ def pointer(md5: str, path: str) -> str:
 
 
 def md5_of(pointer_text: str) -> str:
-    """The hash a .dvc file's text points to."""
-    return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
+    """The hash that the text of data.dvc points to. Raises DataError for a text that is no such pointer."""
+    try:
+        return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
+    except (yaml.YAMLError, LookupError, TypeError) as error:
+        cure = "restore it with `git checkout -- data.dvc`, or import the data again"
+        raise DataError(f"data.dvc is no pointer of DVC, as after a merge with conflicts; {cure}.") from error
 
 
 class _Failures(logging.Handler):

@@ -7,7 +7,7 @@ members: DVC takes a folder that is there for whole, so whoever is stopped in be
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import yaml
@@ -19,6 +19,10 @@ STORED = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)")
 RESULT = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")
 REMOVED = re.compile(rf"{GONE}/[0-9a-f]{{32}}/[0-9a-f]{{64}}")
 CHECKPOINT = re.compile(r"(checkpoints/[0-9a-f]{64})/(?:owner\.json|\d{8,}-\d{4,}\.(?:json|safetensors))(?:\.[0-9a-f]{32}\.part)?")
+VECTORS = re.compile(
+    r"(?P<part>vectors/[0-9a-f]{64}/(?:used-(?P<digest>[0-9a-f]{32})|[0-9a-f]{64}))\.(?:json|safetensors)"
+    r"(?P<half>\.[0-9a-f]{32}\.part)?"
+)
 HALF_WRITTEN = re.compile(r"claims/.*\.json\.[0-9a-f]{32}\.part")
 
 
@@ -66,12 +70,55 @@ def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[
 
 def idle_checkpoints(files: Mapping[str, File], since: float) -> list[Item]:
     """The checkpoints of trainings that saved none since then; a folder that holds anything else is left alone."""
+    folders = _folders_of(files, "checkpoints")
+    items: list[Item] = []
+    for group in folders:
+        if all(CHECKPOINT.fullmatch(n) and f.touched < since for n, f in group.items()):
+            items += [Item(_checkpoint_rank(name), name, file.size) for name, file in group.items()]
+    return sorted(items)
+
+
+def _folders_of(files: Mapping[str, File], kind: str) -> list[dict[str, File]]:
+    """The files of each folder of one kind."""
     folders: dict[str, dict[str, File]] = {}
     for name, file in files.items():
-        if name.startswith("checkpoints/"):
+        if name.startswith(f"{kind}/"):
             folders.setdefault("/".join(name.split("/")[:2]), {})[name] = file
-    idle = [group for group in folders.values() if all(CHECKPOINT.fullmatch(n) and f.touched < since for n, f in group.items())]
-    return sorted(Item(_checkpoint_rank(name), name, file.size) for group in idle for name, file in group.items())
+    return list(folders.values())
+
+
+def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: float) -> list[Item]:
+    """List vectors that nobody uses any more (model/vector_store.py).
+
+    Args:
+        files: Of the remote.
+        needed: Objects that a version, kept run or run in progress rests on. A folder's `used-MD5.json` names
+            its encoder among them.
+        since: In seconds since 1970; what was touched later stays.
+
+    Returns:
+        All of an encoder's vectors where no needed object is that encoder's and no run used them since. Of
+        other encoders what killed runs left: files that are half written, and parts without an index. A
+        folder that holds anything else is left alone.
+    """
+    items: list[Item] = []
+    for group in _folders_of(files, "vectors"):
+        matches = {name: match for name in group if (match := VECTORS.fullmatch(name))}
+        if len(matches) < len(group):
+            continue
+        kept = any(match["digest"] in needed for match in matches.values() if match["digest"])
+        if kept or any(file.touched >= since for file in group.values()):
+            indexed = {match["part"] for name, match in matches.items() if name.endswith(".json")}
+            left = [name for name, match in matches.items() if match["half"] or match["part"] not in indexed]
+        else:
+            left = list(matches)
+        items += [Item(_vectors_rank(name), name, group[name].size) for name in left if group[name].touched < since]
+    return sorted(items)
+
+
+def _vectors_rank(name: str) -> int:
+    """A part's index is what makes it one, so it goes first; the notes of use go last, with the folder."""
+    return 2 if "/used-" in name else 0 if name.endswith(".json") else 1
 
 
 def _checkpoint_rank(name: str) -> int:

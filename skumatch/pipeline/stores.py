@@ -5,23 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from skumatch.config import shown
-from skumatch.errors import StorageError
-from skumatch.files import store_errors
+from skumatch.files import file_system, store_refusals
 
 AT_ONCE = 16
-FOLDERS = ("files/md5", "runs", "checkpoints", "claims", GONE := "gone")
+FOLDERS = ("files/md5", "runs", "checkpoints", "vectors", "claims", GONE := "gone")
 TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")  # S3, Azure, Google, a disk
 T = TypeVar("T")
 
@@ -38,8 +36,8 @@ class Store:
     """A folder by its path or URL. Every method raises StorageError where it can't be read or written."""
 
     def __init__(self, url: str) -> None:
-        self.fs, root = fsspec.core.url_to_fs(url)
-        self.root, self.shown, self.local = root.rstrip("/"), shown(url), isinstance(self.fs, LocalFileSystem)
+        self.fs, self.root = file_system(url)
+        self.shown, self.local = shown(url), isinstance(self.fs, LocalFileSystem)
 
     def files(self) -> dict[str, File]:
         """Path -> file of those folders that are ours, links left out and not followed; empty where there are none."""
@@ -98,12 +96,8 @@ class Store:
         path.parent.rename(aside)
         shutil.rmtree(aside)
 
-    @contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except store_errors() as error:
-            raise StorageError(f"{self.shown} can't be read or written ({error}); check the disk or the remote, then run again.") from error
+    def _storage(self) -> AbstractContextManager[None]:
+        return store_refusals(self.shown)
 
 
 def _touched(info: dict[str, Any]) -> float:

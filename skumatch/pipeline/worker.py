@@ -8,9 +8,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -18,24 +19,38 @@ from pydantic import BaseModel, ConfigDict
 from skumatch.config import Settings
 from skumatch.errors import Relayed, StageFailed
 from skumatch.files import read_json, replacing, write_text
-from skumatch.pipeline import inputs
+from skumatch.pipeline import inputs, refusals
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.repository import Repository, pointer
-from skumatch.stages.runner import ERROR, LIVE, PAGES, SECONDS
+from skumatch.stages.runner import ERROR, LIVE, PAGES, SECONDS, VECTORS
 
 PACE = ("images_per_second", "waiting_share")
+Kind = Literal["retrain", "refresh"]
 
 
 class Message(BaseModel):
     """What travels between tasks.
 
-    inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against. pace: how fast the training
-    went, by name, since it was last taken up; empty where it was cached. machines: what each stage that ran was done on.
+    kind: `retrain` makes a new encoder, `refresh` keeps the champion's. encoder: the version whose encoder a
+    refresh judges again. approved_by: who approved that version. others_wait_for: `judgement` where further
+    encoders wait to be judged again, else empty. by_itself: whether no person started the run. data: MD5 of
+    the data version. basis: SHA-256 of all that a refusal of the data rests on (pipeline/refusals.py).
+    inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against. pace: how
+    fast the training went, by name, since it was last taken up; empty where it was cached. machines: what
+    each stage that ran was done on. vectors: of each encoder that a stage embedded with, how many vectors
+    were `computed`, how many `known`, and how many of these are `loose` (model/vector_store.py).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: str
+    kind: Kind = "retrain"
+    encoder: int | None = None
+    approved_by: str = ""
+    others_wait_for: str = ""
+    by_itself: bool = False
+    data: str = ""
+    basis: str = ""
     inputs: str
     lock: str = ""
     dry_run: bool = False
@@ -45,6 +60,7 @@ class Message(BaseModel):
     cached: tuple[str, ...] = ()
     pace: dict[str, float] = {}
     machines: dict[str, str] = {}
+    vectors: dict[str, dict[str, int]] = {}
 
 
 @contextmanager
@@ -79,29 +95,48 @@ def stage_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def run_stage(settings: Settings, message: Message, stage: str) -> Message:
-    """Do one stage of the run and return the message for the next task.
+def run_stages(settings: Settings, message: Message, stages: Sequence[str]) -> Message:
+    """Do stages of the run, one after the other in one workspace, and return the message for the next task.
 
-    Raises the stage's own error; StageFailed if it ended without one; StorageError if the remote or disk refuses.
+    Args:
+        settings: this machine's places.
+        message: what the task before handed on.
+        stages: names of dvc.yaml, at least one. Claim and workspace are called by the last.
+
+    Raises:
+        SkumatchError: a stage's own error, after which no further stage is begun; StageFailed if it ended without one;
+            StorageError if the remote or disk refuses.
     """
-    claim = at_work(settings, run_name(message.run), stage, message.inputs, message.lock)
-    with claim as rest_on, workspace(settings, message, stage) as repository:
-        try:
-            repository.reproduce(stage)
-        except StageFailed as failure:
-            raise own_error(repository.folder, keep_pages(settings, message, stage, repository.folder)) or failure from failure
-        rest_on(message.inputs, repository.lock)
-        path = repository.folder / SECONDS.format(stage=stage)
-        ran = read_json(path) if path.is_file() else None
-        return message.model_copy(
-            update={
-                "lock": repository.lock,
-                "seconds": message.seconds | ({stage: ran["seconds"]} if ran else {}),
-                "machines": message.machines | ({stage: ran["machine"]} if ran else {}),
-                "cached": message.cached if ran else (*message.cached, stage),
-                "pace": message.pace | _pace(repository.folder / LIVE),
-            }
-        )
+    claim = at_work(settings, run_name(message.run), stages[-1], message.inputs, message.lock)
+    with claim as rest_on, workspace(settings, message, stages[-1]) as repository:
+        for stage in stages:
+            message = _run_stage(settings, message, stage, repository)
+            rest_on(message.inputs, message.lock)
+    return message
+
+
+def _run_stage(settings: Settings, message: Message, stage: str, repository: Repository) -> Message:
+    try:
+        repository.reproduce(stage)
+    except StageFailed as failure:
+        pages = keep_pages(settings, message, stage, repository.folder)
+        error = own_error(repository.folder, pages)
+        if error:
+            refusals.record(settings, message, stage, error, repository.folder, pages)
+        raise error or failure from failure
+    path = repository.folder / SECONDS.format(stage=stage)
+    ran = read_json(path) if path.is_file() else None
+    vectors = _vectors(repository.folder / VECTORS)
+    return message.model_copy(
+        update={
+            "lock": repository.lock,
+            "seconds": message.seconds | ({stage: ran["seconds"]} if ran else {}),
+            "machines": message.machines | ({stage: ran["machine"] + _loosely(vectors)} if ran else {}),
+            "cached": message.cached if ran else (*message.cached, stage),
+            "pace": message.pace | _pace(repository.folder / LIVE),
+            "vectors": message.vectors | vectors,
+        }
+    )
 
 
 def _pace(live: Path) -> dict[str, float]:
@@ -109,6 +144,20 @@ def _pace(live: Path) -> dict[str, float]:
     lines = live.read_text("utf-8").splitlines() if live.is_file() else []
     last = json.loads(lines[-1]) if lines else {}
     return {name: last[name] for name in PACE if name in last}
+
+
+def _vectors(noted: Path) -> dict[str, dict[str, int]]:
+    """What a stage noted of its vectors; nothing where it was cached or embeds none."""
+    counts: dict[str, dict[str, int]] = read_json(noted) if noted.is_file() else {}
+    return counts
+
+
+def _loosely(vectors: dict[str, dict[str, int]]) -> str:
+    """What is added to the machine's words where last bits may be others if all is computed there again.
+
+    `reproduce` demands equal bits only of words that end with the cores.
+    """
+    return ", vectors of earlier runs" if any(counts["loose"] for counts in vectors.values()) else ""
 
 
 def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:

@@ -11,9 +11,8 @@ from typing import Any
 
 from skumatch.errors import CleaningRefused
 from skumatch.release.journal import SOURCE, Journal, journal_name
-from skumatch.release.tracking import EXPERIMENT, LOCK_NAME, MODEL_PARAM, PLAIN_TAG, RUN_TAG, Tracking, or_none
+from skumatch.release.tracking import EXPERIMENT, INPUTS_TAG, LOCK_NAME, MODEL_PARAM, PLAIN_TAG, RUN_TAG, VERSION_TAG, Tracking, or_none
 
-INPUTS_TAG, VERSION_TAG = "skumatch.inputs", "skumatch.version"
 PAGE = 1000
 
 
@@ -33,7 +32,7 @@ def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
     or finished run's lock is gone, so that nobody knows what it rests on.
     """
     with tracking.client() as client:
-        versions = list(_pages(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token)))
+        versions = list(pages(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token)))
         runs = list(_runs(client))
         told, start = _in_journals(client, versions), since.timestamp() * 1000
         kept = [run for run in runs if run.info.start_time >= start or _registered_as(run) in told] + list(_next_start(runs))
@@ -41,7 +40,8 @@ def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
         return found + [_of_version(client, version) for version in versions if INPUTS_TAG in version.tags]
 
 
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Everything that a search of MLflow finds, page after page."""
     token = None
     while True:
         page = search(token)
@@ -55,7 +55,7 @@ def _runs(client: Any) -> Iterator[Any]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
         place = [experiment.experiment_id]
-        found = _pages(lambda token: client.search_runs(place, "", max_results=PAGE, page_token=token))
+        found = pages(lambda token: client.search_runs(place, "", max_results=PAGE, page_token=token))
         yield from (run for run in found if INPUTS_TAG in run.data.tags)
 
 

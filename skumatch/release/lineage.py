@@ -13,6 +13,7 @@ from skumatch.errors import DataError
 from skumatch.files import canonical_json
 
 SHA256 = r"^[0-9a-f]{64}$"
+NO_WEIGHTS = "none: the champion's encoder"  # of a refresh, which starts from no base weights
 Hash = Field(pattern=SHA256)
 MaybeHash = Field(default=None, pattern=SHA256)
 
@@ -32,14 +33,19 @@ class Code(_Record):
 class Inputs(_Record):
     """archive: MD5 of the input set, from which the run can be rebuilt. data: DVC's hash of data/ (`md5:....dir`).
 
-    champion: hash of the champion's bundle, None if there was none. params: hash of params.yaml as it ran, `overrides`
-    (section.name=value) included. environment: hash of constraints.txt.
+    kind: `retrain` or `refresh`. champion: hash of the champion's bundle, None if there was none. released: hash of
+    the bundle in which the champion's encoder was first released; None if that is the champion. trained: hash of the
+    bundle whose encoder was judged again; None if this run trained it, or there is none. params: hash of
+    params.yaml as it ran, `overrides` (section.name=value) included. environment: hash of constraints.txt.
     """
 
+    kind: Literal["retrain", "refresh"] = "retrain"
     archive: str
     data: str
     champion: str | None = MaybeHash
     champion_version: int | None = None
+    released: str | None = MaybeHash
+    trained: str | None = MaybeHash
     weights: str
     weights_sha256: str | None = MaybeHash
     params: str = Hash
@@ -57,17 +63,24 @@ class Stage(_Record):
 
 
 class Results(_Record):
-    """Hashes of the evaluations' and the decision's files and of the bundle. The registered version is in MLflow."""
+    """Hashes of the evaluations' and the decision's files and of the bundle. The registered version is in MLflow.
 
-    challenger: str = Hash
+    challenger: None in a refresh. champion: of its encoder on today's gallery. answers: of what each candidate answers
+    as it serves.
+    """
+
+    challenger: str | None = MaybeHash
     champion: str | None = MaybeHash
+    answers: str | None = MaybeHash
     decision: str = Hash
-    verdict: Literal["first", "promote", "keep", "refuse"]
+    verdict: Literal["first", "promote", "refresh", "keep", "refuse"]
     bundle: str = Hash
 
 
 class Lineage(_Record):
-    schema_: Literal["skumatch-lineage-1"] = Field(default="skumatch-lineage-1", alias="schema")
+    """The whole record. Schema 1, before gallery releases, is still read."""
+
+    schema_: Literal["skumatch-lineage-1", "skumatch-lineage-2"] = Field(default="skumatch-lineage-2", alias="schema")
     run: str = Field(min_length=1)
     code: Code
     inputs: Inputs

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from skumatch.release.bundle.assortment import EVERY_SKU
 from skumatch.release.tracking import upload_files
 
 BUNDLE_TAG = "skumatch.bundle"
@@ -22,7 +23,8 @@ MODEL_PACKAGES = (
 ABOUT = """Says which product (SKU) a cropped shelf photo shows.
 
 Each version is one bundle: image encoder, preprocessing, labelled gallery and thresholds, under one SHA-256 (tag `skumatch.bundle`).
-Alias `champion` serves, `challenger` is the newest version that passed the gate, `previous` was champion before.
+Alias `champion` serves, `previous` was champion before. `challenger` is the newest version with a new encoder that
+passed the gate, `refreshed` the newest that keeps the champion's encoder and brings a new gallery.
 `skumatch promote` and `skumatch rollback` move them and say so in the journal; a change made here does not.
 
 Who was champion when, and who said so: the registered model [{journal}]({page}), or `skumatch models --history`.
@@ -69,10 +71,12 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
         ColSpec(Array(DataType.double), "similarities"),
         ColSpec(Array(DataType.string), "gallery_ids"),
     ]
+    top_k = ParamSpec("top_k", DataType.long, 5)
+    skus = ParamSpec("skus", DataType.string, list(EVERY_SKU), (-1,))  # not None, which MLflow refuses here
     signature = ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]),
         outputs=Schema([*lists, ColSpec(DataType.boolean, "unknown")]),
-        params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
+        params=ParamSchema([top_k, skus]),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it wants an input example, would run it, and learn nothing

@@ -23,7 +23,7 @@ from openlineage.client.transport.http import HttpConfig, HttpTransport
 from skumatch.config import shown
 from skumatch.release.lineage import Lineage
 
-NAMESPACE, JOB = "skumatch", "skumatch_retrain"
+NAMESPACE = "skumatch"
 PRODUCER = "urn:skumatch:register:1"
 
 
@@ -52,14 +52,24 @@ class Decision(RunFacet):
 
 
 def event(record: Lineage, digest: str, sentence: str, model: str, version: int | None, ended: datetime) -> RunEvent:
-    """The COMPLETE event of a run. digest: of its lineage record; ended: when it was registered."""
+    """The COMPLETE event of a run, whose job is named as the DAG of the run's kind is.
+
+    Args:
+        record: the run's lineage record.
+        digest: hash of `record`.
+        sentence: the gate's decision in words.
+        model: the registered model's name.
+        version: the registered version; None where nothing was registered.
+        ended: when the run was registered.
+    """
     data = InputDataset(NAMESPACE, "data", facets={"skumatch_data": DataVersion(record.inputs.data)})
     outs = OutputDataset(NAMESPACE, model, facets={"skumatch_model": ModelVersion(record.results.bundle, version)})
     decision = Decision(record.results.verdict, sentence, digest)
     return RunEvent(
         eventTime=ended.isoformat(), eventType=RunState.COMPLETE, producer=PRODUCER,
         run=Run(str(uuid5(NAMESPACE_URL, f"skumatch:{record.run}")), facets={"skumatch_decision": decision}),
-        job=Job(NAMESPACE, JOB), inputs=[data, InputDataset(NAMESPACE, f"weights: {record.inputs.weights}")], outputs=[outs],
+        job=Job(NAMESPACE, f"skumatch_{record.inputs.kind}"),
+        inputs=[data, InputDataset(NAMESPACE, f"weights: {record.inputs.weights}")], outputs=[outs],
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from skumatch.errors import ServiceError
 from skumatch.release.bundle import MANIFEST
+from skumatch.release.labels import fetch_file
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import EXPERIMENT, Tracking
 
@@ -62,14 +63,5 @@ def manifest_hash(registry: Registry, ref: ModelRef) -> str:
 
     Raises ServiceError where the server has it no more.
     """
-    with registry.client() as client, tempfile.TemporaryDirectory() as folder:
-        from mlflow.artifacts import download_artifacts
-        from mlflow.exceptions import MlflowException
-
-        uri = f"{client.get_model_version_download_uri(registry.model_name, str(ref.version))}/artifacts/bundle/{MANIFEST}"
-        try:
-            found = Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=registry.url))
-        except (MlflowException, OSError) as error:
-            what = f"MLflow at {registry.shown} can't give the bundle of version {ref.version}"
-            raise ServiceError(f"{what}; see its log, and whether its disk or bucket still has it.") from error
-        return hashlib.sha256(found.read_bytes()).hexdigest()
+    with tempfile.TemporaryDirectory() as folder:
+        return hashlib.sha256(fetch_file(registry, ref, MANIFEST, Path(folder)).read_bytes()).hexdigest()

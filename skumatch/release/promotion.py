@@ -8,7 +8,7 @@ from typing import Any
 
 from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
 from skumatch.release.journal import HEAD, Asked, Entry, Journal, Turn, head_of, number_of, predecessors
-from skumatch.release.registry import CHAMPION, COMPARED_TAG, ModelRef, Registry
+from skumatch.release.registry import CHAMPION, COMPARED_TAG, RELEASE_TAG, ModelRef, Registry
 from skumatch.release.tracking import or_none
 
 PREVIOUS = "previous"
@@ -29,6 +29,40 @@ def proposed(registry: Registry, ref: ModelRef) -> int | None:
     if current != expected:
         raise stale(ref.version, expected, current)
     return expected
+
+
+def withdrawn(registry: Registry) -> set[str]:
+    """MD5s of the data versions whose releases were rolled back from, and nothing was promoted since.
+
+    No run that starts by itself may bring such a gallery back: a person took it away.
+    """
+    versions: set[int | None] = set()
+    for entry in reversed(history(registry)):
+        if entry.changed and entry.before:
+            if entry.asked.action != "rollback":
+                break
+            versions.add(entry.before.champion)
+    return {ref.data for ref in registry.versions() if ref.version in versions and ref.data}
+
+
+def gallery_moved(registry: Registry, version: int, expected: int | None) -> bool:
+    """Whether only the champion's gallery changed since the model release `version` was compared with `expected`.
+
+    Then the comparison of encoders stands, but the version's gallery is old: its encoder has to be put on the newest
+    data and judged again, which needs no training.
+
+    Args:
+        version: one that passed the gate.
+        expected: the champion that it was compared with.
+    """
+    if expected is None or RELEASE_TAG in registry.resolve(str(version)).tags:
+        return False
+    refs = {ref.version: ref for ref in registry.versions()}
+    before, now = refs.get(expected), registry.champion()
+    if before is None or now is None or now.version in (version, expected):
+        return False
+    by_refresh = any(RELEASE_TAG in ref.tags for ref in (before, now))
+    return by_refresh and registry.encoder(now.version) == registry.encoder(expected)
 
 
 def promote(registry: Registry, version: int, expected: int | None, who: str, why: str) -> ModelRef:
@@ -93,6 +127,7 @@ def _set_champion(registry: Registry, client: Any, turn: Turn) -> None:
     asked, current = turn.entry.asked, turn.entry.before.champion
     if current == asked.version:
         turn.outcome = "already"
+        _complete(registry, client, current)
         return
     if current != asked.expected:
         turn.outcome = "stale"
@@ -102,6 +137,16 @@ def _set_champion(registry: Registry, client: Any, turn: Turn) -> None:
     turn.outcome = "done"
     if current is not None:
         client.set_registered_model_alias(registry.model_name, PREVIOUS, str(current))
+
+
+def _complete(registry: Registry, client: Any, champion: int) -> None:
+    """Point `previous` at the champion before this one, where a promoter was gone between its two writes."""
+    moved = next((entry for entry in reversed(_journal(registry, client).entries()) if entry.changed), None)
+    before = moved.before.champion if moved and moved.before else None
+    if before in (None, champion) or registry.aliases(client).get(PREVIOUS) == str(before):
+        return
+    if or_none(client.get_model_version, registry.model_name, str(before)):
+        client.set_registered_model_alias(registry.model_name, PREVIOUS, str(before))
 
 
 @contextmanager

@@ -16,6 +16,13 @@ from skumatch.release.lineage import Lineage, record_hash
 
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 PAYLOAD = "application/vnd.in-toto+json"
+OTHER_KEYS = {
+    b"ENCRYPTED": "it is encrypted",
+    b"PUBLIC KEY-": "it is a public key",
+    b"OPENSSH PRIVATE KEY-": "it is in OpenSSH's form",
+    b"CERTIFICATE-": "it is a certificate",
+    b" PRIVATE KEY-": "it is damaged, or of a kind that can't sign: take Ed25519, RSA or ECDSA on P-256",
+}
 BUILD, BUILDER = "urn:skumatch:retrain:1", "urn:skumatch:register:1"
 
 
@@ -80,6 +87,8 @@ def opened(found: Mapping[str, Any]) -> dict[str, Any]:
         told = json.loads(inside.payload)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("it is no DSSE envelope") from error
+    if not isinstance(found.get("signatures"), list):
+        raise ValueError("it has no list of signatures")
     if inside.payload_type != PAYLOAD or not isinstance(told, dict) or told.get("_type") != STATEMENT:
         raise ValueError("it holds no in-toto statement")
     return dict(told)
@@ -107,15 +116,42 @@ def signed_by(found: Mapping[str, Any], key: Path) -> bool:
     return False
 
 
+def check_signing_key(key: Path | None) -> str:
+    """Try to sign with the key, so that no run is stopped for it after its training; return the key's id.
+
+    Raises:
+        ParameterError: The file can't be read, or holds no private key that can sign without a password.
+    """
+    return str(_signer(key).public_key.keyid) if key else ""
+
+
 def _signer(path: Path) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
+    pem = _key_file(path)
     try:
-        return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
-    except (OSError, ValueError, TypeError) as error:
+        signer = CryptoSigner(load_pem_private_key(pem, None))
+        signer.sign(b"trial")
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        why = next((f" ({reason})" for mark, reason in OTHER_KEYS.items() if mark in pem), "")
         advice = "make one with `openssl genpkey -algorithm ed25519 -out key.pem`"
-        raise ParameterError(f"{path} (SKUMATCH_SIGNING_KEY) holds no private key in PEM without a password; {advice}.") from error
+        sentence = f"{path} (SKUMATCH_SIGNING_KEY) holds no private key in PEM without a password{why}"
+        raise ParameterError(f"{sentence}; {advice}.") from error
+    return signer
+
+
+def _key_file(path: Path) -> bytes:
+    try:
+        if path.is_file():
+            return path.read_bytes()
+        kind = "it is a folder" if path.is_dir() else "it is no file"
+        why = kind if path.exists() else "there is no such file"
+    except OSError as error:
+        why = str(error.strerror).lower()
+    sentence = f"{path} (SKUMATCH_SIGNING_KEY) can't be read: {why}"
+    raise ParameterError(f"{sentence}; correct the path or its rights.")
 
 
 def _public(path: Path) -> Any:

@@ -1,13 +1,16 @@
-"""The bundle as an MLflow model, defined by this file (models from code): nothing is pickled, so nothing is unpickled.
+"""The bundle as an MLflow model, defined by this file (models from code): nothing is pickled or unpickled.
 
-Input: a DataFrame with a column `image` of encoded pictures, as bytes or base64 text. Output: a row a picture with the lists
-`skus`, `similarities` and `gallery_ids` (best first, `top_k` of them, 5 by default) and `unknown`.
+Input: a DataFrame with a column `image` of encoded pictures, as bytes or base64 text. Params: `top_k`, 5 by
+default, and `skus`, the names of the products to search alone. Output: a row a picture with the lists `skus`,
+`similarities` and `gallery_ids` (best first, `top_k` of them) and `unknown`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,11 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from skumatch.data.images import Pixels, decode_pixels
 from skumatch.errors import ImageError
-from skumatch.release.bundle import Bundle
+from skumatch.release.bundle import Assortment, Bundle
+from skumatch.release.bundle.assortment import EVERY_SKU
+
+REMEMBERED = 1024  # sentences: a shop's products that the gallery lacks are named once, not at each call
+LOGGER = logging.getLogger(__name__)
 
 
 class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-checked here
@@ -26,10 +33,22 @@ class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-check
     def load_context(self, context: PythonModelContext) -> None:
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]), context.model_config.get("bundle"))
 
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
-        """Raises ImageError, naming the row, for a picture that can't be decoded."""
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002 - MLflow's own
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Match each row's picture.
+
+        Raises:
+            ImageError: naming the row, for a picture that can't be decoded.
+            DataError: for `skus` without a product of the gallery.
+        """
+        wanted = params or {}
+        assortment = self._assortment(wanted.get("skus"))
         images = [_picture(row, value) for row, value in enumerate(model_input["image"])]
-        rows = self.bundle.match(images, int((params or {}).get("top_k", 5)))
+        rows = self.bundle.match(images, int(wanted.get("top_k", 5)), assortment)
         return pd.DataFrame(
             {
                 "skus": [[match.sku for match in row] for row in rows],
@@ -39,6 +58,19 @@ class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-check
             },
             index=model_input.index,
         )
+
+    def _assortment(self, skus: Any) -> Assortment | None:
+        if skus is None or (isinstance(skus, list) and tuple(skus) == EVERY_SKU):
+            return None
+        assortment = self.bundle.assortment(skus, "`skus`")
+        if assortment.warning:
+            _log_once(assortment.warning)
+        return assortment
+
+
+@lru_cache(REMEMBERED)
+def _log_once(sentence: str) -> None:
+    LOGGER.warning(sentence)
 
 
 def _picture(row: int, value: bytes | str) -> Pixels:

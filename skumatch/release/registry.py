@@ -16,13 +16,18 @@ import filelock
 
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
 from skumatch.release.bundle import MANIFEST, PARTS, bundle_hash, verify_bundle
+from skumatch.release.bundle.manifest import WEIGHTS, read_manifest
 from skumatch.release.journal import journal_name
 from skumatch.release.mlflow_model import BUNDLE_TAG, about, upload, uploaded
 from skumatch.release.tracking import DATA_TAG, Tracking, clean_tags, or_none, unless_existing
 
 HERE = Path(__file__).parents[1]
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, REFRESHED = "champion", "challenger", "refreshed"
 TOP1_TAG, COMPARED_TAG = "skumatch.top1", "skumatch.compared_with"
+ENCODER_TAG = "skumatch.encoder"  # SHA-256 of its weights
+TRAINED_TAG = "skumatch.trained_in"  # of a model release that was judged again: the version that was trained
+RELEASE_TAG = "skumatch.model_release"  # of a gallery release: the version that brought its encoder
+ERASED_TAG = "skumatch.erased"  # of a version whose gallery held an erased picture: when, by whom, why
 RESERVED_ALIAS = re.compile(r"latest|v?\d+", re.IGNORECASE)
 
 
@@ -44,6 +49,15 @@ class ModelRef:
     @property
     def data(self) -> str | None:
         return self.tags.get(DATA_TAG)
+
+
+def model_release(registry: Registry, ref: ModelRef | None) -> ModelRef | None:
+    """The version that brought the encoder of a gallery release; None for a model release, and where there is no version.
+
+    Raises ReferenceNotFound if it was deleted.
+    """
+    brought = ref.tags.get(RELEASE_TAG) if ref else None
+    return registry.resolve(brought) if brought else None
 
 
 class Registry(Tracking):
@@ -78,12 +92,33 @@ class Registry(Tracking):
                 raise self._not_found(ref)
             return self.version(client, version)
 
+    def encoder(self, version: int | None) -> str | None:
+        """SHA-256 of the weights of a version's encoder; None where there is no such version.
+
+        A version that was registered before it was a tag has it in its bundle's manifest.
+        """
+        with self.client() as client:
+            ref = or_none(client.get_model_version, self.model_name, str(version)) if version else None
+            if ref is None:
+                return None
+            if ENCODER_TAG in ref.tags:
+                return str(ref.tags[ENCODER_TAG])
+            from mlflow.artifacts import download_artifacts
+
+            uri = client.get_model_version_download_uri(self.model_name, str(version))
+            with tempfile.TemporaryDirectory() as folder:
+                file = download_artifacts(artifact_uri=f"{uri}/artifacts/bundle/{MANIFEST}", dst_path=folder, tracking_uri=self.url)
+                return read_manifest(Path(file).parent).parts[WEIGHTS].sha256
+
     def download_bundle(self, ref: ModelRef, folder: Path) -> Path:
         """Fetch the bundle into `folder`, whole and verified against the hash it was registered with, or not at all.
 
         Nothing is fetched if it is there already; a damaged bundle there is replaced. Raises BundleError if the registry's bytes
-        changed or are gone, or `folder` holds other files.
+        changed or are gone or were erased, or `folder` holds other files.
         """
+        if ERASED_TAG in ref.tags:
+            what = f"Version {ref.version} of '{self.model_name}' can't serve or be rolled back to"
+            raise BundleError(f"{what}: its gallery held a picture that was {ref.tags[ERASED_TAG]}; name another one.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self._lock_path):  # two runs of one machine may want the same champion
@@ -125,6 +160,14 @@ class Registry(Tracking):
                     await_creation_for=0, model_id=model_id,
                 )  # fmt: skip
             return self._settled(client, digest)
+
+    def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version that may change, such as the champion that it was compared with last."""
+        with self.client() as client:
+            known = self.version(client, str(version)).tags
+            for name, value in clean_tags(tags).items():
+                if known.get(name) != value:
+                    client.set_model_version_tag(self.model_name, str(version), name, value)
 
     def _make_model(self, client: Any) -> None:
         unless_existing(client.create_registered_model, self.model_name)

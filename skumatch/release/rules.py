@@ -14,7 +14,7 @@ from skumatch.params import GateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
 
-Verdict = Literal["first", "promote", "keep", "refuse"]
+Verdict = Literal["first", "promote", "refresh", "keep", "refuse"]
 Status = Literal["passed", "failed", "not applicable"]
 Outcome = tuple[Status, str]
 Slices = Mapping[str, PairedHits]
@@ -25,9 +25,10 @@ UNMEASURED: Outcome = ("failed", "nothing could be compared")
 
 
 class Facts(BaseModel):
-    """What is known beyond the figures. blessed: whether the bundle was loaded and queried with success; None = not tried.
+    """What is known beyond the figures.
 
-    p95_ms: milliseconds in which 95 of 100 queries were answered, at most; None = not measured.
+    blessed: whether the bundle was loaded and queried with success; None = not tried.
+    p95_ms: milliseconds of processor time within which 95 of 100 queries were answered; None = not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +44,11 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class Case:
-    """All that the rules look at. difference: the gain in top-1, once pairs were found to be sound."""
+    """All that the rules look at.
+
+    challenger: the figures of the candidate, which may be a refreshed gallery; `candidate` is its name in sentences.
+    difference: the gain in top-1, once pairs were found to be sound.
+    """
 
     challenger: Evaluation
     champion: Evaluation | None
@@ -51,6 +56,7 @@ class Case:
     facts: Facts
     policy: GateParams
     difference: statistics.Difference | None = None
+    candidate: str = "challenger"
 
     @property
     def first(self) -> bool:
@@ -69,14 +75,16 @@ def code(case: Case) -> Outcome:
     if case.facts.dirty_code:
         return "failed", "a model from uncommitted code is never promotable; commit and run again"
     if not case.facts.commit:
-        return "failed", "the commit of the code is unknown, so the model could not be made again; commit and run again"
+        cure = "clone the project with git, then run again"
+        return "failed", f"the code is under no git commit, so the model could not be made again; {cure}"
     return "passed", f"made by commit {case.facts.commit}"
 
 
 def figures(case: Case) -> Outcome:
     if not case.facts.challenger_bundle:
-        return "failed", "the challenger has no bundle hash, so it can't be told which model was judged; run the bundle stage again"
-    return _sound(case.challenger, "challenger")
+        why = "has no bundle hash, so it can't be told which model was judged; run the bundle stage again"
+        return "failed", f"the {case.candidate} {why}"
+    return _sound(case.challenger, case.candidate)
 
 
 def champion(case: Case) -> Outcome:
@@ -155,19 +163,19 @@ def blessing(case: Case) -> Outcome:
 
 
 def latency(case: Case) -> Outcome:
-    found, limit = case.facts.p95_ms, case.policy.max_p95_ms
-    if found is None:
-        return "failed", "it was not measured how fast the bundle answers; run the bundle stage again"
-    if 0 < found <= limit:
+    p95_ms, limit = case.facts.p95_ms, case.policy.max_p95_ms
+    if p95_ms is None:
+        return "failed", "a bundle without a blessing has no measured latency; run the bundle stage again"
+    if 0 < p95_ms <= limit:
         return "passed", f"95 of 100 queries were answered within the limit of {limit:,} ms each"
-    return "failed", f"95 of 100 queries took up to {found:,.0f} ms each, over the limit of {limit:,}"
+    return "failed", f"95 of 100 queries took up to {p95_ms:,.0f} ms each, over the limit of {limit:,}"
 
 
 def floor(case: Case) -> Outcome:
     top1, least = case.challenger.top1, case.policy.floor_top1
     passed = top1 >= least
     where = f"{'at or above' if passed else 'below'} the floor of {percent(least)}"
-    return ("passed" if passed else "failed"), f"the challenger's top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
+    return ("passed" if passed else "failed"), f"the {case.candidate}'s top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
 
 
 def gain(case: Case) -> Outcome:
@@ -213,6 +221,12 @@ RULES: tuple[tuple[str, Verdict, Callable[[Case], Outcome]], ...] = (
     ("floor", "keep", floor),
     ("gain", "keep", gain),
     ("evidence", "keep", evidence),
+)
+
+
+# As RULES, of a refreshed gallery beside its fitness: the encoder is the champion's, so no gain is asked for.
+REFRESH_RULES: tuple[tuple[str, Verdict, Callable[[Case], Outcome]], ...] = tuple(
+    rule for rule in RULES if rule[0] in ("code", "figures", "size", "blessing", "latency", "floor")
 )
 
 

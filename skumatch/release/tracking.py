@@ -19,12 +19,17 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from skumatch import network
 from skumatch.config import shown
 from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 
 EXPERIMENT = "skumatch"
-RUN_TAG, DATA_TAG, PLAIN_TAG = "skumatch.run", "skumatch.data", "skumatch.plain"
+RUN_TAG, DATA_TAG, PLAIN_TAG, KIND_TAG = "skumatch.run", "skumatch.data", "skumatch.plain", "skumatch.kind"
+VERDICT_TAG = "skumatch.verdict"
+VERSION_TAG = "skumatch.version"  # of a run: the version that came of it
+INPUTS_TAG = "skumatch.inputs"  # MD5 of the input set of the run that made it
 MACHINE_TAG = "skumatch.machine."  # and a stage
+REFUSED_TAG, STAGE_TAG = "skumatch.refused", "skumatch.stage"  # of a run whose data was refused
 LOCK_NAME = "dvc.lock"
 MODEL_PARAM = "release.model_name"
 LOOKED_AT = 20
@@ -50,6 +55,14 @@ class FinishedRun:
     run_id: str
     tags: Mapping[str, str]
     lock: str | None
+
+
+@dataclass(frozen=True)
+class RefusedRun:
+    """A run that ended because a stage refused its data: its MLflow id and tags."""
+
+    run_id: str
+    tags: Mapping[str, str]
 
 
 class Tracking:
@@ -94,22 +107,34 @@ class Tracking:
         with self.client() as client:
             client.log_inputs(mlflow_id, [_dataset(version, shown(uri), context) for context in ("training", "test")])
 
-    def last_finished(self, plain: bool = False) -> FinishedRun | None:
+    def last_finished(self, kind: str | None = None, plain: bool = False) -> FinishedRun | None:
         """The newest run that ended well, with the lock that the next run starts from.
 
-        plain: only of runs as the schedule would start them, without overrides and from committed code.
+        Args:
+            kind: only runs of this kind; None for any. A run that names no kind is a retrain.
+            plain: only runs as the schedule would start them, without overrides and from committed code.
         """
         wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (f" and tags.`{PLAIN_TAG}` = 'true'" if plain else "")
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-            order = ["attributes.end_time DESC"]
-            found = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=1) if experiment else []
-            if not found:
+            run = next((run for run in _newest(client, wanted) if kind in (None, run.data.tags.get(KIND_TAG, "retrain"))), None)
+            if run is None:
                 return None
-            run_id = str(found[0].info.run_id)
+            run_id = str(run.info.run_id)
             held = any(item.path == LOCK_NAME for item in client.list_artifacts(run_id))
             lock = Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8") if held else None
-            return FinishedRun(run_id, {name: value for name, value in found[0].data.tags.items() if name.startswith("skumatch.")}, lock)
+            tags = {name: value for name, value in run.data.tags.items() if name.startswith("skumatch.")}
+            return FinishedRun(run_id, tags, lock)
+
+    def last_refused(self, basis: str) -> RefusedRun | None:
+        """The newest run that failed because a stage refused its data.
+
+        Args:
+            basis: SHA-256 of all that the refusal rests on (`pipeline.refusals.basis_of`).
+        """
+        with self.client() as client:
+            wanted = f"attributes.status = 'FAILED' and tags.`{REFUSED_TAG}` = '{basis}'"
+            run = next(_newest(client, wanted), None)
+            return RefusedRun(str(run.info.run_id), dict(run.data.tags)) if run else None
 
     def earlier_version(self, data: str, model: str, artifact: str) -> str | None:
         """The text of `artifact` of the newest run that ended well on other data than `data`, for the registered model `model`.
@@ -170,7 +195,8 @@ class Tracking:
 
     def _probe(self) -> None:
         try:
-            healthy = httpx.get(f"{self.url}/health", timeout=PROBE_SECONDS).status_code < 500
+            with network.http_client(self.url, PROBE_SECONDS) as client:
+                healthy = client.get(f"{self.url}/health").status_code < 500
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._away("") from error
         if not healthy:
@@ -178,7 +204,9 @@ class Tracking:
 
     def _away(self, how: str) -> RegistryUnavailable:
         advice = "start it (`make up`) or set SKUMATCH_MLFLOW, then run again"
-        return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}; {advice}.")
+        if proxied := network.through(self.url):
+            advice = "check MLflow, the proxy and NO_PROXY, then run again"
+        return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}{proxied}; {advice}.")
 
 
 def upload_files(log: Callable[[str, str | None], None], folder: Path) -> None:
@@ -225,6 +253,18 @@ def or_none(call: Callable[..., Any], *names: str) -> Any:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
+
+
+def _newest(client: Any, wanted: str) -> Iterator[Any]:
+    """The experiment's runs that fit the filter `wanted`, the one that ended last first; a page is fetched when it is needed."""
+    experiment, token = client.get_experiment_by_name(EXPERIMENT), None
+    while experiment:
+        order = ["attributes.end_time DESC"]
+        page = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _run_id(client: Any, run: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from skumatch.release.gate import Decision
 from skumatch.report.confusions import Pair
 from skumatch.report.data_changes import Changes
+from skumatch.report.gallery import GalleryChanges
 from skumatch.report.mistakes import Mistake, Some, WeakSku, nothing
 from skumatch.retrieval.figures import Evaluation
 
@@ -63,9 +64,13 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """All that the report shows. hashes: name -> hash of every input and result, shown in the footer.
+    """All that the report shows.
 
-    frozen: figures of the encoder before its training. protocols: figures under protocols other than `full`, of challenger and champion.
+    challenger: figures of the candidate that the page is about; of the refreshed gallery where that is released or
+    there is no challenger. champion: of what it is compared with, the champion's encoder on today's gallery; else
+    None. hashes: name -> hash of every input and result, shown in the footer. frozen: figures of the encoder
+    before its training. protocols: figures under protocols other than `full`, of challenger and champion. training:
+    None unless this run trained the candidate. gallery: None where there is no champion.
     """
 
     decision: Decision
@@ -74,9 +79,10 @@ class ReportContext:
     weak: Some[WeakSku]
     mistakes: Some[Mistake]
     data: DataFacts
-    training: TrainingFacts
+    training: TrainingFacts | None
     hashes: Mapping[str, str | None]
     model_name: str = "skumatch"
     protocols: Sequence[tuple[Evaluation, Evaluation | None]] = ()
     frozen: Evaluation | None = None
     pairs: Some[Pair] = field(default_factory=nothing)
+    gallery: GalleryChanges | None = None

@@ -35,7 +35,7 @@ def _metadata(context: ReportContext) -> ModelCardData:
     ]  # fmt: skip
     return ModelCardData(
         model_name=context.model_name, library_name="skumatch", pipeline_tag="image-feature-extraction", eval_results=results,
-        base_model=context.training.weights, tags=["image-retrieval", "product-recognition", "retail"],
+        base_model=context.training.weights if context.training else None, tags=["image-retrieval", "product-recognition", "retail"],
     )  # fmt: skip
 
 

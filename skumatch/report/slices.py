@@ -19,6 +19,7 @@ FAMILIES = {
     "brightness": "By brightness",
     "unseen": "Products it never trained on",
     "new": "New products",
+    "catalogue_only": "Products served from a catalogue picture",
     "group": "By product group",
 }
 NAMES = {
@@ -29,6 +30,7 @@ NAMES = {
     "brightness": {"low": "Dark", "middle": "Medium", "high": "Bright"},
     "unseen": {"unseen": "Never trained on", "seen": "Trained on"},
     "new": {"new": "New", "known": "Known before"},
+    "catalogue_only": {"catalogue": "Catalogue picture alone", "shelf": "Shelf photos"},
 }
 
 

@@ -13,10 +13,11 @@ from skumatch.report.meters import Mark, meter
 from skumatch.report.slices import families
 from skumatch.retrieval.figures import Bounds, Evaluation
 
-TONES = {"first": ("good", "✓"), "promote": ("good", "✓"), "keep": ("calm", "="), "refuse": ("bad", "✕")}
+TONES = {"first": ("good", "✓"), "promote": ("good", "✓"), "refresh": ("good", "✓"), "keep": ("calm", "="), "refuse": ("bad", "✕")}
 NEXT = {
     "first": "There was no champion before. This model may become the first one.",
     "promote": "This model may take the champion's place.",
+    "refresh": "The encoder that serves stays. Its gallery may follow today's data, so that new products can be named.",
     "keep": "Nothing has to be done. The champion stays in use; most retrainings end this way, and it is no fault of the run.",
     "refuse": "This model can't be used as it is. What has to be put right stands below, under the checks.",
 }
@@ -37,6 +38,19 @@ CHECKS = {
     "unseen": "No worse on products never trained on",
     "near_duplicate_free": "No worse without near-copies",
     "k5": "No worse with five pictures a product",
+    "changed": "A different gallery",
+    "old_vs_served": "Old products no worse than today",
+    "old_vs_release": "Old products no worse than at the model's release",
+    "new_found": "New products are found",
+    "retired_returned": "Retired products are never named",
+    "old_unknown": "Old products not called unknown more often",
+    "new_unknown": "New products not called unknown too often",
+}
+CANDIDATES = {
+    "served": "What serves",
+    "released": "Its model release",
+    "refreshed": "Refreshed gallery",
+    "challenger": "Challenger",
 }
 PROTOCOLS = {
     "full": "All photos against the whole gallery",
@@ -89,7 +103,7 @@ def view(context: ReportContext) -> dict[str, Any]:
     decision = context.decision
     tone, mark = TONES[decision.verdict]
     opening, _, reason = decision.sentence.partition(": ")
-    asked = [check for check in decision.checks if check.status != "not applicable"]
+    asked = [check for check in (*decision.checks, *decision.refresh) if check.status != "not applicable"]
     shown = models(context)
     both = [model for model in shown if model.tone != "frozen"]
     return {
@@ -110,16 +124,21 @@ def view(context: ReportContext) -> dict[str, Any]:
         "scorers": [(SCORERS.get(name, name), share) for name, share in context.challenger.scorers.items()],
         "families": families([(model.tone, model.figures) for model in both]),
         "checks": [(CHECKS.get(check.name, check.name), check) for check in decision.checks],
-        "training": {"loss": _epochs("Mean loss", context.training.losses), "rate": _epochs("Learning rate", context.training.rates)},
+        "gallery_checks": [(CHECKS.get(check.name, check.name), check) for check in decision.refresh],
+        "candidates": CANDIDATES,
+        "training": _training(context),
         "unknown": _unknown(context.challenger),
         "confidence": f"{100 * context.challenger.interval.confidence:g}\u202f%",
     }
 
 
 def models(context: ReportContext) -> list[Model]:
-    """Challenger, champion and the encoder before its training, as far as they are there."""
+    """Challenger, champion and the encoder before its training, as far as they are there; or the refreshed gallery."""
+    if context.training is None and context.champion is None:
+        return [Model("Refreshed gallery", "challenger", context.challenger)]
     named = (("Challenger", "challenger", context.challenger), ("Champion", "champion", context.champion))
-    untrained = ("Random weights" if context.training.from_nothing else "Before training", "frozen", context.frozen)
+    from_nothing = context.training is not None and context.training.from_nothing
+    untrained = ("Random weights" if from_nothing else "Before training", "frozen", context.frozen)
     return [Model(name, tone, figures) for name, tone, figures in (*named, untrained) if figures]
 
 
@@ -153,6 +172,12 @@ def _measures(shown: Sequence[Model]) -> Iterator[Row]:
         values = [getattr(model.figures, name) for model in shown]
         if values[0] is not None:
             yield Row(title, about, None, tuple(None if value is None else (value, None) for value in values))
+
+
+def _training(context: ReportContext) -> dict[str, Markup]:
+    """Curves over the epochs; none in a refresh."""
+    training = context.training
+    return {"loss": _epochs("Mean loss", training.losses), "rate": _epochs("Learning rate", training.rates)} if training else {}
 
 
 def _epochs(name: str, values: Sequence[float]) -> Markup:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from skumatch.retrieval.metrics import Flags, Labels
 from skumatch.retrieval.openset import OpenSet
 
-METHOD = "cluster bootstrap by SKU"
+METHOD = "cluster bootstrap by SKU, one SKU added"
 
 Protocol = Literal["full", "k5", "test_loo", "unseen", "catalogue"]
 Bounds = tuple[float, float]

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from skumatch.errors import DataError
 from skumatch.retrieval.backends import Backend, Indices, Vectors, proposer
 
-__all__ = ["Backend", "Index", "Indices", "Vectors", "top_k"]
+__all__ = ["Backend", "Index", "Indices", "Nearest", "Vectors", "nearest_products", "top_k"]
+Nearest = list[tuple[int, float]]  # gallery row and cosine of each product, best first
 
 SPARE = 16  # candidates proposed beyond k in the first round
 ROUNDING = 1e-5  # bound of float32's error in an inner product of unit vectors, with room for any order of summation
 BLOCK, CELLS = 2048, 2**21  # queries and neighbours listed at a time: 16 MiB of indices
 TILE = 256, 32768  # queries x gallery images counted at a time
+FIRST_ROWS = 32  # looked at first for the nearest products; more only where they hold too few of them
 RESCORE_BYTES = 2**18  # of one side, in float64: stays in a core's cache
 
 
@@ -157,3 +159,33 @@ def _checked(vectors: Vectors, name: str) -> tuple[Vectors, NDArray[np.float64]]
     if bad.size:
         raise DataError(f"The {name} holds vectors that are no numbers (first: row {bad[0]}); embed the images again.")
     return vectors, lengths
+
+
+def nearest_products(index: Index, skus: Sequence[str], vectors: Vectors, wanted: int) -> list[Nearest]:
+    """Find the nearest products of each picture, each by its best gallery picture; exact.
+
+    Args:
+        index: a gallery's vectors.
+        skus: its rows' products.
+        vectors: [n, d], the pictures'.
+        wanted: how many products of each; at most as many as the gallery has.
+
+    Returns:
+        For each picture (gallery row, cosine), best first.
+    """
+    lists: list[Nearest] = [[] for _ in range(len(vectors))]
+    short, k = list(range(len(vectors))), FIRST_ROWS
+    while short:
+        similarities, rows = index.nearest(vectors[short], k)
+        for query, *listed in zip(short, similarities.tolist(), rows.tolist(), strict=True):
+            lists[query] = _best_of_each(skus, *listed)[:wanted]
+        short = [query for query in short if len(lists[query]) < wanted]
+        k *= 4  # at the gallery's size every product is listed
+    return lists
+
+
+def _best_of_each(skus: Sequence[str], similarities: list[float], rows: list[int]) -> Nearest:
+    best: dict[str, tuple[int, float]] = {}
+    for row, similarity in zip(rows, similarities, strict=True):
+        best.setdefault(skus[row], (row, similarity))
+    return list(best.values())

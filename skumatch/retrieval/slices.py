@@ -23,6 +23,7 @@ MEASURED: dict[str, tuple[Callable[[pd.DataFrame], pd.Series[float]], str]] = { 
 TOLD = {  # names and descriptions of the queries that are so, and of the others
     "unseen": (("unseen", "products never trained on"), ("seen", "all other products")),
     "new": (("new", "products new in this data version"), ("known", "all other products")),
+    "catalogue_only": (("catalogue", "products served from their catalogue picture alone"), ("shelf", "all other products")),
 }
 Part = tuple[str, str, Flags]  # name, about, which queries
 
@@ -54,9 +55,9 @@ def slices_of(facts: pd.DataFrame, hits: Flags, clusters: Places, params: Evalua
 
 
 def interval(hits: Flags, clusters: Places, params: EvaluateParams, seed: int) -> tuple[float, Bounds]:
-    """The mean and its bounds, within 0 and 1."""
+    """The mean and its bounds."""
     found = statistics.mean_interval(hits, clusters, params.confidence, seed, params.resamples)
-    return found.value, (max(0.0, found.low), min(1.0, max(0.0, found.high)))  # never -0.0, which would be shown as such
+    return found.value, (found.low, found.high)
 
 
 def _families(facts: pd.DataFrame) -> Iterator[tuple[str, Iterator[Part]]]:

@@ -1,16 +1,24 @@
-"""Cluster bootstrap by SKU: intervals and paired differences that know that errors come in SKUs, not in single queries.
+"""Cluster bootstrap by SKU: intervals of shares and of paired differences.
 
-Whole SKUs are drawn with replacement and the mean over their queries is taken each time. SKUs with equal (sum, count)
-are interchangeable, so a resample is one multinomial draw over the kinds of SKU: the same distribution, much faster.
-Quantiles are widened for few SKUs (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know
-About the Bootstrap", section 5.3); p-values are the same interval turned round. What never varies has no bootstrap: a share of
-exactly 0 or 1 gets Clopper and Pearson's bound over whole SKUs.
+Errors come in SKUs, not in single queries. So whole SKUs are resampled and the mean over their queries is
+taken each time. SKUs are put in order of (size, sum) first, and a resample's weights belong to places in
+that order. So names and the order of queries don't matter, and turning a miss into a hit lowers no
+resample, hence no bound: within a size the sorted sums can only rise.
+
+A share gets exponential weights, a *Bayesian bootstrap* (Rubin 1981, "The Bayesian Bootstrap"), and one SKU
+more than was seen. With one query a SKU that is Clopper and Pearson's interval; with equal SKUs that are
+found in all queries or in none it is Gaffke's (Learned-Miller and Thomas 2019, "A New Confidence Interval
+for the Mean of a Bounded Random Variable").
+
+A difference has no such ends. It gets multinomial weights, and quantiles widened for few SKUs (the expanded
+percentile interval of Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.3);
+p-values are the same interval turned round.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +28,8 @@ from scipy import special
 
 RESAMPLES = 10_000
 POWER = 0.8  # of the smallest detectable difference
-CHUNK = 2**23  # counts drawn at a time: 64 MiB
+CHUNK = 2**20  # weights drawn at a time: 8 MiB
+UNIT = 2**20  # of a weight: sums of whole numbers are exact, in whatever order a machine adds them
 
 
 @dataclass(frozen=True)
@@ -58,22 +67,78 @@ class McNemar(NamedTuple):
     p: float
 
 
-def mean_interval(values: NDArray[Any], clusters: NDArray[Any], confidence: float, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """Mean of `values` [n] with a two-sided interval; `clusters` [n] are the queries' SKUs.
+def mean_interval(
+    values: NDArray[Any],
+    clusters: NDArray[Any],
+    confidence: float,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Mean of shares with a two-sided interval within 0 and 1.
 
-    The order of queries and the names of SKUs don't matter. One SKU alone has no spread to learn from: low is -inf, high inf.
-    Where all values are 1, every resample is, too; then low is what the share of faultless SKUs is at least (Clopper and Pearson
-    1934, k of k: the rule of three, by SKU), as if a faulty SKU missed all its queries. Where all are 0, high likewise.
+    Turning a miss into a hit lowers neither bound, so top-1, top-3 and top-5 of the same queries have
+    bounds in that order. One SKU tells nothing about others: its bounds are 0 and 1.
+
+    Args:
+        values: [n], each from 0 to 1: hits, or hits averaged over seeds.
+        clusters: [n], the queries' SKUs; their names and the order of queries don't matter.
+        confidence: of both sides together; each side gets half of the rest.
+        seed: the same seed gives the same bits.
+        resamples: how many weighted means the bounds are quantiles of.
     """
+    hits, sizes = _places(values, clusters)
+    assert np.min(values) >= 0 and np.max(values) <= 1, "shares are from 0 to 1"
+    value = float(hits.sum() / sizes.sum())
+    if len(sizes) == 1:
+        return Interval(value, 0.0, 1.0)
+    added, weighted, total = _weighted(hits, sizes, seed, resamples)
     tail = (1 - confidence) / 2
-    kinds, times = _kinds(values, clusters)
-    means, count = _resampled_means(kinds, times, seed, resamples)
-    low, high = _quantile(means, tail, count), -_quantile(-means, tail, count)
-    if count > 1 and low == high == 1:
-        low = tail ** (1 / count)
-    elif count > 1 and low == high == 0:
-        high = 1 - tail ** (1 / count)
-    return Interval(_mean(kinds, times), low, high)
+    low = _least_share(sizes - hits, sizes, added, weighted, total, tail)
+    high = 1.0 - _least_share(hits, sizes, added, total - weighted, total, tail)
+    return Interval(value, min(low, value), max(high, value))
+
+
+def change_interval(
+    values: NDArray[Any],
+    clusters: NDArray[Any],
+    confidence: float,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Mean of any numbers, such as differences of hits, with a two-sided interval.
+
+    One SKU alone has no spread to learn from: low is -inf, high inf. Raising a value lowers neither bound.
+
+    Args:
+        values: [n], one a query.
+        clusters: [n], the queries' SKUs; their names and the order of queries don't matter.
+        confidence: of both sides together; each side gets half of the rest.
+        seed: the same seed gives the same bits.
+        resamples: how many resampled means the bounds are quantiles of.
+    """
+    sums, sizes = _places(values, clusters)
+    means, tail = _resampled_means(sums, sizes, seed, resamples), (1 - confidence) / 2
+    low, high = _quantile(means, tail, len(sizes)), -_quantile(-means, tail, len(sizes))
+    return Interval(float(sums.sum() / sizes.sum()), low, high)
+
+
+def faultless_bound(clusters: int, tail: float) -> float:
+    """Lower bound of the share of faultless SKUs if all `clusters` are (Clopper and Pearson 1934, k of k)."""
+    return float(tail ** (1 / clusters))
+
+
+def highest_share(hits: float, trials: int, tail: float) -> float:
+    """Upper bound of the share that `hits` of `trials` independent ones come from (Clopper and Pearson 1934).
+
+    Args:
+        hits: from 0 to `trials`; a fraction is taken as it is.
+        trials: at least one.
+        tail: one-sided, 1 - confidence.
+
+    Returns:
+        The share of which so few hits or fewer would be seen with probability `tail`; 1 if all are hits.
+    """
+    return float(special.betaincinv(hits + 1, trials - hits, 1 - tail)) if hits < trials else 1.0
 
 
 def paired_difference(
@@ -91,13 +156,13 @@ def paired_difference(
     non-inferior to `base` within one point. p and the bound agree (p is below 1 - confidence where the bound lies over `above`), but for
     a handful of SKUs, whose widened quantile lies beyond all resamples: there p is the more careful of the two.
     """
-    kinds, times = _kinds(better.astype(np.float64) - base.astype(np.float64), clusters)
-    means, count = _resampled_means(kinds, times, seed, resamples)
-    changed = int(times[kinds[:, 0] != 0].sum())
+    sums, sizes = _places(better.astype(np.float64) - base.astype(np.float64), clusters)
+    means, count = _resampled_means(sums, sizes, seed, resamples), len(sizes)
+    changed = int(np.count_nonzero(sums))
     spread = float(np.std(means, ddof=1)) * math.sqrt(count / max(count - 1, 1))
     detectable = float(special.ndtri(confidence) + special.ndtri(POWER)) * spread if spread > 0 else None
-    lower = _quantile(means, 1 - confidence, count)
-    return Difference(_mean(kinds, times), lower, confidence, changed, detectable, _p_value(means, above, count), count)
+    lower, p = _quantile(means, 1 - confidence, count), _p_value(means, above, count)
+    return Difference(float(sums.sum() / sizes.sum()), lower, confidence, changed, detectable, p, count)
 
 
 def by_cluster(values: NDArray[Any], clusters: NDArray[Any]) -> NDArray[np.float64]:
@@ -130,35 +195,84 @@ def clusters_needed(confidence: float) -> int:
     return math.ceil(-math.log2(1 - confidence))
 
 
-def _tally(values: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Each cluster's sum and number of values."""
+def _tally(values: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each cluster's sum and number of values; the order of `values` doesn't change even the last bit."""
     assert len(values) == len(clusters) > 0
     names, inverse = np.unique(clusters, return_inverse=True)
-    sums, sizes = np.bincount(inverse, weights=values, minlength=len(names)), np.bincount(inverse, minlength=len(names))
-    return sums.astype(np.float64), sizes.astype(np.int64)
+    order = np.lexsort((values, inverse))
+    sums = np.bincount(inverse[order], weights=values[order].astype(np.float64), minlength=len(names))
+    return sums.astype(np.float64), np.bincount(inverse, minlength=len(names)).astype(np.float64)
 
 
-def _kinds(values: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The different (sum, size) that clusters have, in order, and how many clusters have each."""
+def _places(values: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums and sizes of the clusters, in order of size, then sum."""
     sums, sizes = _tally(values, clusters)
-    return np.unique(np.column_stack([sums, sizes.astype(np.float64)]), axis=0, return_counts=True)
+    order = np.lexsort((sums, sizes))
+    return sums[order], sizes[order]
 
 
-def _mean(kinds: NDArray[np.float64], times: NDArray[np.int64]) -> float:
-    """Over values; in the kinds' order, so that a shuffle of the queries changes not even the last bit."""
-    total, size = times @ kinds
-    return float(total / size)
+def _resampled_means(
+    sums: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    seed: int,
+    resamples: int,
+) -> NDArray[np.float64]:
+    """Means over the queries of as many clusters as there are, drawn with replacement."""
+    generator, means, count = np.random.default_rng(seed), np.empty(resamples), len(sizes)
+    for rows in _chunks(resamples, count):
+        drawn = generator.integers(0, count, (rows.stop - rows.start, count))
+        means[rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return means
 
 
-def _resampled_means(kinds: NDArray[np.float64], times: NDArray[np.int64], seed: int, resamples: int) -> tuple[NDArray[np.float64], int]:
-    count = int(times.sum())
-    generator, share = np.random.default_rng(seed), times / count
-    totals = np.empty((resamples, 2))
-    step = max(1, CHUNK // len(kinds))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        totals[start : start + size] = generator.multinomial(count, share, size=size) @ kinds
-    return totals[:, 0] / totals[:, 1], count
+def _weighted(
+    hits: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    seed: int,
+    resamples: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The added SKU's weight, and the weighted hits and queries of all others, each [resamples]."""
+    generator, columns = np.random.default_rng(seed), np.column_stack([hits, sizes])
+    added, totals = np.empty(resamples), np.empty((resamples, 2))
+    for rows in _chunks(resamples, len(sizes) + 1):
+        weights = np.floor(UNIT * generator.standard_exponential((rows.stop - rows.start, len(sizes) + 1)))
+        added[rows], totals[rows] = weights[:, 0], weights[:, 1:] @ columns
+    return added, totals[:, 0], totals[:, 1]
+
+
+def _least_share(
+    misses: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    added: NDArray[np.float64],
+    hits: NDArray[np.float64],
+    total: NDArray[np.float64],
+    tail: float,
+) -> float:
+    """Lower bound of a share of hits, with one SKU added to those seen.
+
+    The added SKU is as large as the SKU that an average query is of. It misses one query, and of its others
+    the share that a missed query takes along: the largest that any SKU seen misses beside its first miss.
+    Whole SKUs may be missed even where no miss was seen, so the bound is never above that for faultless
+    SKUs.
+
+    Args:
+        misses: [clusters], in the order of `sizes`.
+        sizes: [clusters], numbers of queries.
+        added: [resamples], weight of the added SKU.
+        hits: [resamples], weighted hits of the SKUs seen.
+        total: [resamples], weighted queries of the SKUs seen.
+        tail: one-sided, 1 - confidence.
+    """
+    size = float(sizes @ sizes / sizes.sum())
+    along = float(np.max(np.maximum(misses - 1, 0) / np.maximum(sizes - 1, 1)))
+    shares = (hits + added * (size - 1) * (1 - along)) / (total + added * size)
+    return min(float(np.quantile(shares, tail, method="lower")), faultless_bound(len(sizes), tail))
+
+
+def _chunks(resamples: int, width: int) -> Iterator[slice]:
+    """Slices of the resamples whose weights fit into CHUNK."""
+    step = max(1, CHUNK // width)
+    return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
 
 
 def _quantile(means: NDArray[np.float64], tail: float, count: int) -> float:
@@ -166,7 +280,7 @@ def _quantile(means: NDArray[np.float64], tail: float, count: int) -> float:
     if count < 2:
         return -math.inf
     narrowed = special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1)))
-    return float(np.quantile(means, narrowed))
+    return float(np.quantile(means, narrowed, method="lower"))
 
 
 def _p_value(means: NDArray[np.float64], above: float, count: int) -> float:

@@ -76,3 +76,10 @@ def fit(known: Scores, unknown: Scores, target: float) -> tuple[float, float]:
         found = int(((unknown.similarity < similarity) | (unknown.margin < margin)).sum())
         pairs.append((found, float(similarity), float(margin)))
     return max(pairs)[1:]
+
+
+def scores_of(lists: list[list[tuple[int, float]]]) -> Scores:
+    """Cosine to the best product, and how much less it is to the second."""
+    cosines = [[*(cosine for _, cosine in nearest[:2]), NO_COSINE][:2] for nearest in lists]
+    best = np.array(cosines, np.float64).reshape(-1, 2)
+    return Scores(best[:, 0], best[:, 0] - best[:, 1])

@@ -12,12 +12,13 @@ from skumatch.params import EvaluateParams
 from skumatch.retrieval import metrics, openset, statistics
 from skumatch.retrieval.calibration import Embedded, scores
 from skumatch.retrieval.clusters import clusters_of
-from skumatch.retrieval.metrics import Flags, Labels
+from skumatch.retrieval.metrics import Flags, Labels, Places
 from skumatch.retrieval.openset import Bounds, Kind, OpenSet, Rate
 from skumatch.retrieval.protocols import Asked
 from skumatch.retrieval.thresholds import Scores, Thresholds
 
 HELD_OUT, WITHOUT_GALLERY, OTHERS = "held-out SKUs", "SKUs without gallery images", "catch-all classes"
+RETIRED = "retired products"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +47,23 @@ def open_set(embedded: Embedded, asked: Asked, thresholds: Thresholds, params: E
 
 
 def _unknown(embedded: Embedded, asked: Asked, scored: Flags) -> Iterator[tuple[str, Pictures]]:
-    """Queries of SKUs never trained on, asked of the gallery without their SKU; those without one in it; and the catch-all classes."""
+    """Queries of SKUs never trained on, asked of the gallery without their SKU; those without one in it; others.
+
+    Others are pictures of catch-all classes and of retired products.
+    """
     ranking, groups = asked.ranking, asked.facts["group"].to_numpy(dtype=object)
     strange, unseen = scores(ranking, without_own=True), ~np.isin(ranking.query_skus, embedded.trained_skus)
     for name, rows in ((HELD_OUT, scored & unseen), (WITHOUT_GALLERY, ~scored)):
         yield name, Pictures(strange.only(rows), ranking.query_skus[rows], groups[rows])
     items = embedded.items
-    others = items[items["role"].eq("other") & ~items["trained"] & ~items["group"].isin(embedded.gallery["group"])].sort_values("id")
+    strangers = items[~items["trained"] & ~items["group"].isin(embedded.gallery["group"])].sort_values("id")
+    others, retired = (strangers[strangers["role"].eq(role)] for role in ("other", "retired"))
     if len(others):
         own = others["group"].to_numpy(dtype=object)  # no SKU: a picture hangs together with its copies alone
         yield OTHERS, Pictures(scores(embedded.rank(others)), own, own)
+    if len(retired):
+        skus, groups = (retired[name].to_numpy(dtype=object) for name in ("sku", "group"))
+        yield RETIRED, Pictures(scores(embedded.rank(retired)), skus, groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +87,10 @@ class _Test:
             unknown=len(strange),
             kinds=tuple(self._kind(*pair) for pair in self.kinds.items()),
             auroc=openset.auroc(known, strange),
-            auroc_interval=self._interval(openset.influence(known, all_right, strange), self.known, *self.kinds.values()),
+            auroc_interval=self._area_interval(openset.influence(known, all_right, strange)),
             fpr_at_95_tpr=openset.fpr_at(known, strange),
             oscr=openset.oscr(known, right, strange),
-            oscr_interval=self._interval(openset.influence(known, right, strange), self.known, *self.kinds.values()),
+            oscr_interval=self._area_interval(openset.influence(known, right, strange)),
             margin_auroc=openset.auroc(ours.margin, margins),
             called=self._rate(self.known),
             called_unseen=self._rate(self._only(self.unseen)),
@@ -103,9 +111,24 @@ class _Test:
         called = np.concatenate([self.thresholds.unknown(part.scores) for part in parts])
         if not self.thresholds.fitted or not len(called):
             return None
-        return Rate(share=float(called.mean()), interval=self._interval(called, *parts), n=len(called))
+        clusters, params = _clusters(*parts), self.params
+        bounds = statistics.mean_interval(called, clusters, params.confidence, self.seed, params.resamples)
+        return Rate(share=float(called.mean()), interval=(bounds.low, bounds.high), n=len(called))
 
-    def _interval(self, values: NDArray[np.generic], *parts: Pictures) -> Bounds:
-        skus, groups = (np.concatenate([getattr(part, name) for part in parts]) for name in ("skus", "groups"))
-        found = statistics.mean_interval(values, clusters_of(skus, groups), self.params.confidence, self.seed, self.params.resamples)
-        return max(0.0, found.low), min(1.0, max(0.0, found.high))
+    def _area_interval(self, values: NDArray[np.float64]) -> Bounds:
+        """Bounds of a figure over pairs, of its `values` for each picture, known ones first.
+
+        However clear the figure, one more SKU on the side that has fewer may be told wrong throughout.
+        """
+        clusters, params = _clusters(self.known, *self.kinds.values()), self.params
+        bounds = statistics.change_interval(values, clusters, params.confidence, self.seed, params.resamples)
+        sides = np.split(clusters, [len(self.known)])
+        fewest = min(len(np.unique(side)) for side in sides)
+        limit = statistics.faultless_bound(fewest, (1 - params.confidence) / 2)
+        return max(0.0, min(bounds.low, limit)), min(1.0, max(bounds.high, 1 - limit))
+
+
+def _clusters(*parts: Pictures) -> Places:
+    """The clusters of all pictures of the `parts`, in their order."""
+    skus, groups = (np.concatenate([getattr(part, name) for part in parts]) for name in ("skus", "groups"))
+    return clusters_of(skus, groups)

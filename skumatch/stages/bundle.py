@@ -1,9 +1,16 @@
-"""bundle: what would be promoted, loaded and queried once in a clean process before anyone relies on it."""
+"""bundle: what may be released, loaded and queried once in a clean process before anyone relies on it.
+
+The challenger's bundle lies in out/bundle/model, the refreshed one (the champion's encoder with today's gallery) in
+out/bundle/refreshed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
@@ -12,18 +19,47 @@ from skumatch.files import read_json, write_json
 from skumatch.params import Params
 from skumatch.release.blessing import bless
 from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.bundle.manifest import TRAINING
 from skumatch.stages.selection import select
 
 
 def run(root: Path, params: Params) -> None:
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
+    held = read_json(root / "out/evaluate/held.json")
     gallery = items[items["role"].eq("gallery")]
-    embeddings = load_file(root / "out/embed/challenger.safetensors")["embeddings"][gallery.index]
-    trained = select(root, "train")[0]
-    thresholds = read_json(root / "out/evaluate/challenger-thresholds.json")
-    folder = root / "out/bundle/model"
+    facts: dict[str, dict[str, Any] | None] = {"challenger": None, "refreshed": None}
+    if (root / "out/train/encoder").is_dir():
+        trained = pq.read_table(root / "out/train/training.parquet")["id"].to_pylist()
+        rows = _without(gallery, held.get("challenger", {}))
+        facts["challenger"] = _bundle(root, params, "challenger", rows, root / "out/train/encoder", trained)
+    champion = root / "inputs/champion"
+    if (champion / "encoder").is_dir():
+        trained = pq.read_table(champion / TRAINING)["id"].to_pylist()
+        rows = _without(gallery, held["refreshed"])
+        facts["refreshed"] = _bundle(root, params, "refreshed", rows, champion / "encoder", trained)
+    write_json(root / "out/bundle/facts.json", facts)
+
+
+def _without(gallery: pd.DataFrame, held: dict[str, str]) -> pd.DataFrame:
+    """The gallery's rows but those of products that are held back."""
+    return gallery[~gallery["sku"].isin(list(held))]
+
+
+def _bundle(root: Path, params: Params, candidate: str, gallery: pd.DataFrame, encoder: Path, trained: Iterable[str]) -> dict[str, Any]:
+    """Write a candidate's bundle and try it; return its hash, its size and how it fared.
+
+    Args:
+        gallery: the items to serve with, a row each, numbered as the embeddings are.
+        trained: hashes of the pixels that the encoder was trained on.
+    """
+    vectors = {"challenger": "challenger", "refreshed": "champion"}[candidate]
+    embeddings = load_file(root / f"out/embed/{vectors}.safetensors")["embeddings"][gallery.index]
+    thresholds = read_json(root / f"out/evaluate/{candidate}-thresholds.json")
+    folder = root / "out/bundle" / {"challenger": "model", "refreshed": "refreshed"}[candidate]
     labelled = Gallery(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)
-    digest = write_bundle(folder, root / "out/train/encoder", labelled, thresholds, trained["pixels"].tolist())
+    digest = write_bundle(folder, encoder, labelled, thresholds, trained)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    blessing = bless(folder, *select(root, *GALLERY_ROLES), params.gate.max_p95_ms)
-    write_json(root / "out/bundle/facts.json", {"bundle": digest, "megabytes": round(size, 3), **blessing._asdict()})
+    rows, pictures = select(root, *GALLERY_ROLES)
+    served = rows.index[rows["sku"].isin(gallery["sku"])]
+    blessing = bless(folder, rows.loc[served].reset_index(drop=True), pictures.take(served.tolist()), params.gate.max_p95_ms)
+    return {"bundle": digest, "megabytes": round(size, 3), **blessing._asdict()}

@@ -1,8 +1,16 @@
-"""evaluate: ranked lists of both models under the protocol `full`, their figures under each protocol, and their hits query by query."""
+"""evaluate: the figures of each candidate: what serves, the champion's encoder on today's gallery, and the challenger.
+
+`served` is the champion's bundle exactly as it serves. `refreshed` is its encoder on today's gallery, with
+thresholds fitted anew. `challenger` is the encoder that this run trained; in a refresh there is none.
+
+The protocols compare encoders, so they ask the whole gallery of today. Answers and thresholds are those of
+what would be released: without the products that are held back, which each encoder decides for itself.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +20,15 @@ from safetensors.numpy import load_file
 
 from skumatch.data.manifest import write_parquet
 from skumatch.data.validation.drift import read_baseline
-from skumatch.files import read_json, write_json
+from skumatch.files import read_json, sha256, write_json
 from skumatch.model.runtime import prepare
 from skumatch.params import Params
+from skumatch.release.bundle.manifest import ENCODER, GALLERY, THRESHOLDS
+from skumatch.release.bundle.matcher import read_thresholds
+from skumatch.release.bundle.parts import read_gallery
+from skumatch.release.fitness import hold_back
+from skumatch.retrieval import answers
+from skumatch.retrieval.answers import Gallery
 from skumatch.retrieval.calibration import Embedded, fit_thresholds
 from skumatch.retrieval.evaluate import RANKING_SCHEMA, Protocol, per_sku
 from skumatch.retrieval.figures import NearDuplicateFree
@@ -22,15 +36,17 @@ from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
 from skumatch.retrieval.openset import OpenSet
 from skumatch.retrieval.protocols import Asked, ask, hits_without_duplicates, without_duplicates
 from skumatch.retrieval.search import Vectors
+from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import open_set
 
 GUARDED = ("unseen", "k5")  # protocols whose hits the gate compares, besides `full` and its slices
+VECTORS = {"challenger": "challenger", "refreshed": "champion"}  # candidate -> whose vectors, as the stage embed names them
 Hits = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model's embeddings of all items, to be asked under each protocol."""
+    """One candidate's embeddings of all items, to be asked under each protocol."""
 
     root: Path
     params: Params
@@ -42,6 +58,7 @@ class Scored:
 
     def ask(self, protocol: Protocol) -> Asked:
         lists = pq.read_table(self.root / f"out/split/protocols/{protocol}.parquet").to_pandas()
+        lists = lists[~lists["id"].isin(self.items.loc[self.items["role"].eq(answers.HELD), "id"])]
         return ask(protocol, lists, self.items, self.vectors, self.params.search.backend, self.device, self.params.evaluate.voters)
 
     def write(self, asked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None) -> None:
@@ -52,22 +69,44 @@ class Scored:
 
     def embedded(self, *models: str) -> Embedded:
         """The items and their vectors; `trained` is what any of `models` was trained on."""
-        trained = self.items[[f"trained_{model}" for model in models]].any(axis=1)
+        trained = self.items[[f"trained_{VECTORS[model]}" for model in models]].any(axis=1)
         return Embedded(self.items.assign(trained=trained), self.vectors, self.params.search.backend, self.device)
+
+    @cached_property
+    def thresholds(self) -> Thresholds:
+        """The thresholds for unknown products, fitted on today's gallery; they depend on this encoder alone."""
+        return fit_thresholds(self.embedded(self.model), self.params.evaluate.unknown_rate)
+
+    @property
+    def gallery(self) -> Gallery:
+        """Today's gallery as it would serve."""
+        rows = self.items[self.items["role"].eq("gallery")]
+        vectors = self.vectors[rows.index.to_numpy()]
+        return Gallery(rows["sku"].tolist(), vectors, self.thresholds, self.params.search.backend, self.device, self.vectors)
+
+    def without(self, held: dict[str, str]) -> Scored:
+        """The same, if the products `held` had no gallery picture."""
+        if not held:
+            return self
+        back = self.items["role"].eq("gallery") & self.items["sku"].isin(list(held))
+        return replace(self, items=self.items.assign(role=self.items["role"].mask(back, answers.HELD)))
 
     def path(self, name: str) -> Path:
         return self.root / "out/evaluate" / name
 
 
 def run(root: Path, params: Params) -> None:
-    items = _items(root)
-    device = str(prepare(params.runtime))
-    for model, encoder in read_json(root / "out/embed/embed.json")["encoders"].items():
-        if encoder is not None:
-            vectors = load_file(root / f"out/embed/{model}.safetensors")["embeddings"]
-            scored = Scored(root, params, items, vectors, model, encoder, device)
-            hits = _full(scored) | _others(scored)
-            write_parquet(scored.path(f"{model}-hits.parquet"), hits_table(hits), HITS_SCHEMA)
+    items, device = _items(root), str(prepare(params.runtime))
+    encoders = read_json(root / "out/embed/embed.json")["encoders"]
+    vectors = {who: load_file(root / f"out/embed/{who}.safetensors")["embeddings"] for who, encoder in encoders.items() if encoder}
+    scored = {
+        model: Scored(root, params, items, vectors[who], model, encoders[who], device) for model, who in VECTORS.items() if who in vectors
+    }
+    held = _answers_as_served(root, params, scored) if "refreshed" in scored else {}
+    write_json(root / "out/evaluate/held.json", held)
+    for name, candidate in scored.items():
+        hits = _full(candidate, candidate.without(held.get(name, {}))) | _others(candidate)
+        write_parquet(candidate.path(f"{name}-hits.parquet"), hits_table(hits), HITS_SCHEMA)
 
 
 def _items(root: Path) -> pd.DataFrame:
@@ -77,11 +116,64 @@ def _items(root: Path) -> pd.DataFrame:
     return items if before is None or before.rendered else items.assign(new=~items["sku"].isin(list(before.skus)))
 
 
-def _full(scored: Scored) -> Hits:
-    """Ranked lists and figures of the protocol `full`; returns the hits of its slices."""
+def _answers_as_served(root: Path, params: Params, scored: dict[str, Scored]) -> dict[str, dict[str, str]]:
+    """Write the answers of all candidates as they would serve.
+
+    Returns:
+        Candidate -> products that it holds back -> the reason.
+    """
+    before = _released_galleries(root, scored["refreshed"])
+    tables, held = {}, {}
+    for name, candidate in scored.items():
+        tables[name], held[name] = _held_back(candidate, before)
+    table = tables["refreshed"]
+    if "challenger" in tables:
+        table = answers.beside(table, tables["challenger"], "challenger")
+    write_parquet(root / "out/evaluate/answers.parquet", table, answers.SCHEMA)
+    shares = answers.shares(table, params.evaluate, params.seed)
+    tree = {name: {part: share.model_dump(mode="json") for part, share in parts.items()} for name, parts in shares.items()}
+    write_json(root / "out/evaluate/answers.json", tree)
+    return held
+
+
+def _held_back(candidate: Scored, before: dict[str, Gallery]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Take new products out of a candidate's gallery until none of the others is to be held back.
+
+    Returns:
+        The answers of the rest, and the products that were taken out with the reasons.
+    """
+    held: dict[str, str] = {}
+    while True:
+        part = candidate.without(held)
+        table = answers.ask(part.embedded(part.model), before | {part.model: part.gallery}, part.model)
+        more = hold_back(table, part.params.refresh, part.model)
+        if not more:
+            return table, held
+        held |= more
+
+
+def _released_galleries(root: Path, refreshed: Scored) -> dict[str, Gallery]:
+    """The galleries that the champion's encoder serves with and was first released with, as far as they are there."""
+    backend, vectors, galleries = refreshed.params.search.backend, refreshed.vectors, {}
+    for name, folder in (("served", root / "inputs/champion"), ("released", root / "inputs/released")):
+        if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(root / "inputs/champion" / ENCODER):
+            rows, thresholds = read_gallery(folder / GALLERY, vectors.shape[1]), read_thresholds(folder / THRESHOLDS)
+            galleries[name] = Gallery(rows.skus, rows.embeddings, thresholds, backend, refreshed.device, vectors)
+    return galleries
+
+
+def _full(scored: Scored, released: Scored) -> Hits:
+    """Write ranked lists, figures and thresholds under the protocol `full`; return the hits of its slices.
+
+    Args:
+        scored: a candidate with today's whole gallery.
+        released: the same without the products that it holds back.
+    """
     asked, params = scored.ask("full"), scored.params
     free = hits_without_duplicates(asked, scored.items, scored.vectors, params.search.backend, scored.device)
-    scored.write(asked, without_duplicates(free, asked, params.evaluate, params.seed), _unknown(scored, asked))
+    write_json(scored.path(f"{scored.model}-thresholds.json"), released.thresholds.model_dump(mode="json"))
+    unknown = _unknown(released, asked if released is scored else released.ask("full"))
+    scored.write(asked, without_duplicates(free, asked, params.evaluate, params.seed), unknown)
     write_parquet(scored.path(f"{scored.model}.parquet"), asked.ranking.to_frame(), RANKING_SCHEMA)
     write_json(scored.path(f"{scored.model}-skus.json"), per_sku(asked.ranking, asked.partners).to_dict("records"))
     hits = asked.hits()
@@ -90,11 +182,9 @@ def _full(scored: Scored) -> Hits:
 
 
 def _unknown(scored: Scored, asked: Asked) -> OpenSet | None:
-    """Fit the thresholds for unknown products and keep them: they depend on this model alone. Test them on what neither model knows."""
-    own, either = scored.embedded(scored.model), scored.embedded("challenger", "champion")
-    thresholds = fit_thresholds(own, scored.params.evaluate.unknown_rate)
-    write_json(scored.path(f"{scored.model}-thresholds.json"), thresholds.model_dump(mode="json"))
-    return open_set(either, asked, thresholds, scored.params.evaluate, scored.params.seed)
+    """Test the thresholds on what no encoder of the run was trained on."""
+    either = scored.embedded(*VECTORS)
+    return open_set(either, asked, scored.thresholds, scored.params.evaluate, scored.params.seed)
 
 
 def _others(scored: Scored) -> Hits:

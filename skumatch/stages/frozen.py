@@ -9,13 +9,13 @@ import torch
 
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, write_json
-from skumatch.model.embed import embed
 from skumatch.model.encoder import build
 from skumatch.model.fetched import fetched_weights
 from skumatch.model.runtime import prepare
 from skumatch.params import Params
 from skumatch.retrieval.protocols import ask
 from skumatch.stages.selection import select, without_queries
+from skumatch.stages.vectors import stage_vectors
 
 
 def run(root: Path, params: Params) -> None:
@@ -30,7 +30,7 @@ def run(root: Path, params: Params) -> None:
     torch.manual_seed(params.seed)  # weights that are not given are random
     untrained = params.encoder.model_copy(update={"dim": 0})  # a projection that nobody trained says nothing of its own
     encoder = build(untrained, fetched_weights(weights)).eval()
-    vectors = embed(encoder, pictures, params.embed.batch, params.runtime, "embed untrained")
+    vectors = stage_vectors(root, encoder, weights / "weights.json", pictures, params, "untrained")
     lists = pq.read_table(root / "out/split/protocols/full.parquet").to_pandas()
     items = rows[["id", "sku", "sha256", "group"]]
     device = str(prepare(params.runtime))

@@ -1,10 +1,12 @@
-"""gate: the two evaluations, their hits, the bundle's facts and the policy become a decision."""
+"""gate: evaluations, hits, served answers, bundles' facts and the policy become a decision."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -12,26 +14,41 @@ from skumatch.errors import DataError
 from skumatch.files import read_json, write_json
 from skumatch.params import Params
 from skumatch.release.bundle import bundle_hash
-from skumatch.release.gate import Facts, decide
+from skumatch.release.bundle.manifest import GALLERY, THRESHOLDS
+from skumatch.release.bundle.matcher import read_thresholds
+from skumatch.release.bundle.parts import read_gallery
+from skumatch.release.fitness import judge
+from skumatch.release.gate import Facts, Products, Refreshed, decide, settle
 from skumatch.release.rules import Slices
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.hits import pair
+from skumatch.retrieval.thresholds import Thresholds
+
+SAME = 1e-5  # by which vectors and thresholds of one encoder may differ: what other processors do
 
 
 def run(root: Path, params: Params) -> None:
-    evaluations = root / "out/evaluate"
-    challenger = Evaluation.model_validate(read_json(evaluations / "challenger.json"))
-    scored = (evaluations / "champion.json").is_file()
-    champion = Evaluation.model_validate(read_json(evaluations / "champion.json")) if scored else None
-    slices = _paired(evaluations) if scored else None
-    decision = decide(challenger, champion, slices, _facts(root), params.gate, params.seed)
+    evaluations, bundles = root / "out/evaluate", read_json(root / "out/bundle/facts.json")
+    champion = _evaluation(evaluations / "refreshed.json")
+    model = None
+    if bundles["challenger"]:
+        challenger = Evaluation.model_validate(read_json(evaluations / "challenger.json"))
+        slices = _paired(evaluations) if champion else None
+        model = decide(challenger, champion, slices, _facts(root, bundles["challenger"]), params.gate, params.seed)
+    refreshed = _refreshed(root, params, champion, bundles["refreshed"]) if champion and bundles["refreshed"] else None
+    held = read_json(evaluations / "held.json")
+    decision = settle(model, refreshed, params.gate, held.get("challenger", {}))
     write_json(root / "out/gate/decision.json", decision.model_dump(mode="json"))
 
 
+def _evaluation(path: Path) -> Evaluation | None:
+    return Evaluation.model_validate(read_json(path)) if path.is_file() else None
+
+
 def _paired(evaluations: Path) -> Slices | None:
-    """Hits of both models; None if they were not asked the same, which the gate refuses in its own words."""
+    """Hits of both encoders; None if they were not asked the same, which the gate refuses in its own words."""
     try:
-        return pair(*(_hits(evaluations / f"{who}-hits.parquet") for who in ("challenger", "champion")))
+        return pair(*(_hits(evaluations / f"{who}-hits.parquet") for who in ("challenger", "refreshed")))
     except DataError as error:
         print(error, file=sys.stderr)
         return None
@@ -42,8 +59,9 @@ def _hits(path: Path) -> pd.DataFrame:
     return table
 
 
-def _facts(root: Path) -> Facts:
-    bundle, code = read_json(root / "out/bundle/facts.json"), read_json(root / "inputs/code.json")
+def _facts(root: Path, bundle: dict[str, Any]) -> Facts:
+    """Facts of a candidate's bundle; `bundle` as the stage bundle wrote them."""
+    code = read_json(root / "inputs/code.json")
     none = (root / "inputs/champion/none.json").is_file()
     return Facts(
         challenger_bundle=bundle["bundle"],
@@ -54,3 +72,29 @@ def _facts(root: Path) -> Facts:
         dirty_code=code["dirty"],
         commit=code["commit"],
     )
+
+
+def _refreshed(root: Path, params: Params, evaluation: Evaluation, bundle: dict[str, Any]) -> Refreshed:
+    """What is known of the refreshed gallery, beside the one that serves."""
+    folders = root / "inputs/champion", root / "out/bundle/refreshed"
+    dim = read_json(folders[1] / "bundle.json")["dim"]
+    served, today = (read_gallery(folder / GALLERY, dim) for folder in folders)
+    before, after = (read_thresholds(folder / THRESHOLDS) for folder in folders)
+    held = read_json(root / "out/evaluate/held.json")["refreshed"]
+    retired = set(served.skus) - set(today.skus)
+    same = (served.ids, served.skus) == (today.ids, today.skus) and np.allclose(served.embeddings, today.embeddings, atol=SAME)
+    answers = pq.read_table(root / "out/evaluate/answers.parquet").to_pandas()
+    note = f"thresholds fitted on {after.fitted_on or 'nothing'}; what serves: on {before.fitted_on or 'nothing'}"
+    return Refreshed(
+        evaluation=evaluation,
+        facts=_facts(root, bundle),
+        changed=not same or not _alike(before, after),
+        fitness=judge(answers, params.refresh, note, params.seed, retired),
+        products=Products(new=len(set(today.skus) - set(served.skus)) + len(held), retired=len(retired), held=held),
+    )
+
+
+def _alike(first: Thresholds, second: Thresholds) -> bool:
+    """Whether two pairs of thresholds call the same pictures unknown, but for rounding."""
+    pairs = ((first.similarity, second.similarity), (first.margin, second.margin))
+    return all(one == other or (one is not None and other is not None and abs(one - other) <= SAME) for one, other in pairs)

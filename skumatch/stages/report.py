@@ -17,13 +17,16 @@ from skumatch.data.split import GALLERY_ROLES
 from skumatch.data.validation.drift import Profile, read_baseline
 from skumatch.files import read_json, write_text
 from skumatch.params import Params
+from skumatch.release.bundle.manifest import GALLERY, LABELS
 from skumatch.release.gate import Decision
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import DataFacts, ReportContext, TrainingFacts
 from skumatch.report.data_changes import Changes, changes_of
+from skumatch.report.gallery import PictureLoss, gallery_changes
 from skumatch.report.mistakes import find_mistakes, first_pictures, weak_skus
 from skumatch.report.page import model_card, render_report
 from skumatch.report.quarantined import by_reason, set_aside
+from skumatch.retrieval.answers import PHOTO, Share
 from skumatch.retrieval.figures import Evaluation, Protocol
 from skumatch.retrieval.ranking import Ranking
 from skumatch.stages.selection import select
@@ -39,38 +42,79 @@ def run(root: Path, params: Params) -> None:
 
 def context_of(root: Path, params: Params) -> ReportContext:
     """All that the page shows, from the workspace's outs."""
-    evaluated = root / "out/evaluate"
-    present = [who for who in ("challenger", "champion") if (evaluated / f"{who}.json").is_file()]
+    evaluated, frozen = root / "out/evaluate", root / "out/frozen/frozen.json"
+    present = [who for who in ("challenger", "refreshed") if (evaluated / f"{who}.json").is_file()]
     evaluations = {who: _evaluation(evaluated / f"{who}.json") for who in present}
-    ranking = Ranking.from_frame(pq.read_table(evaluated / "challenger.parquet").to_pandas())
+    decision = Decision.model_validate(read_json(root / "out/gate/decision.json"))
+    main = "refreshed" if decision.verdict == "refresh" else present[0]  # what the page is about
+    rival = "refreshed" if main == "challenger" and "refreshed" in present else ""  # what it is compared with
+    ranking = Ranking.from_frame(pq.read_table(evaluated / f"{main}.parquet").to_pandas())
     skus = {who: pd.DataFrame(read_json(evaluated / f"{who}-skus.json")) for who in evaluations}
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     gallery = items[items["role"].eq("gallery")]
     first_of, picture = first_pictures(gallery["id"].tolist(), gallery["sku"].tolist()), pictures_by_id(root)
-    decision = Decision.model_validate(read_json(root / "out/gate/decision.json"))
+    trained = main == "challenger" and (root / "out/train/training.json").is_file()
     return ReportContext(
         decision=decision,
-        challenger=evaluations["challenger"],
-        champion=evaluations.get("champion"),
-        frozen=_evaluation(root / "out/frozen/frozen.json"),
-        weak=weak_skus(ranking, skus["challenger"], skus.get("champion")),
+        challenger=evaluations[main],
+        champion=evaluations.get(rival),
+        frozen=_evaluation(frozen) if trained and frozen.is_file() else None,
+        weak=weak_skus(ranking, skus[main], skus.get(rival)),
         pairs=confused_pairs(ranking, first_of, picture),
         mistakes=find_mistakes(ranking, first_of, picture),
         data=_data(root, items, _changes(root, first_of, picture)),
-        training=_training(root, params),
-        hashes=evaluations["challenger"].hashes | decision.hashes,
+        training=_training(root, params) if trained else None,
+        hashes=evaluations[main].hashes | decision.hashes,
         model_name=params.release.model_name,
-        protocols=_protocols(evaluated),
+        protocols=_protocols(evaluated, main, rival),
+        gallery=gallery_changes(decision, _served(root), _answers(root), first_of, picture, _thinned(root, gallery)),
     )
+
+
+def _thinned(root: Path, gallery: pd.DataFrame) -> list[PictureLoss]:
+    """Old products that lost gallery pictures, those whose right answers changed most first.
+
+    Args:
+        root: the workspace.
+        gallery: items of today's gallery.
+    """
+    path, answers = root / "inputs/champion" / GALLERY, root / "out/evaluate/answers.parquet"
+    if not path.is_file() or not answers.is_file():
+        return []
+    served = pq.read_table(path, columns=["id", "sku"]).to_pandas()
+    served = served[served["sku"].isin(gallery["sku"])]
+    gone = served.assign(gone=~served["id"].isin(gallery["id"])).groupby("sku")["gone"].agg(["sum", "size"])
+    photos = pq.read_table(answers).to_pandas()
+    photos = photos[photos["asked_as"].eq(PHOTO)]
+    right = {name: photos[name].eq(photos["sku"]) & ~photos[f"{name}_unknown"].eq(True) for name in ("served", "refreshed")}
+    counts = photos.assign(**right).groupby("sku").agg({"query": "size", "served": "sum", "refreshed": "sum"})
+    counts = counts.reindex(gone.index, fill_value=0).astype(int)
+    losses = []
+    for sku, lost, size in gone[gone["sum"].gt(0)].itertuples():
+        number, before, after = counts.loc[sku].tolist()
+        losses.append(PictureLoss(str(sku), int(lost), int(size - lost), number, before, after))
+    return sorted(losses, key=lambda loss: (-abs(loss.after - loss.before), loss.sku))
+
+
+def _served(root: Path) -> set[str]:
+    """The products that what serves can name; none where there is no champion."""
+    path = root / "inputs/champion" / LABELS
+    return set(read_json(path)["gallery_images"]) if path.is_file() else set()
+
+
+def _answers(root: Path) -> dict[str, dict[str, Share]]:
+    path = root / "out/evaluate/answers.json"
+    tree = read_json(path) if path.is_file() else {}
+    return {who: {part: Share.model_validate(share) for part, share in parts.items()} for who, parts in tree.items()}
 
 
 def _evaluation(path: Path) -> Evaluation:
     return Evaluation.model_validate(read_json(path))
 
 
-def _protocols(evaluated: Path) -> list[tuple[Evaluation, Evaluation | None]]:
+def _protocols(evaluated: Path, main: str, rival: str) -> list[tuple[Evaluation, Evaluation | None]]:
     """Figures under the protocols other than `full` that were asked."""
-    paths = [(evaluated / f"challenger-{name}.json", evaluated / f"champion-{name}.json") for name in get_args(Protocol)]
+    paths = [(evaluated / f"{main}-{name}.json", evaluated / f"{rival}-{name}.json") for name in get_args(Protocol)]
     read = [[_evaluation(path) if path.is_file() else None for path in pair] for pair in paths]
     return [(ours, theirs) for ours, theirs in read if ours]
 

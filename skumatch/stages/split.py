@@ -7,6 +7,7 @@ from pathlib import Path
 from skumatch.data import protocols
 from skumatch.data.duplicates.census import find_duplicates
 from skumatch.data.manifest import images, read_manifest, write_parquet
+from skumatch.data.products import read_products
 from skumatch.data.split import SCHEMA, counts, split
 from skumatch.files import write_json
 from skumatch.params import Params
@@ -15,9 +16,10 @@ from skumatch.params import Params
 def run(root: Path, params: Params) -> None:
     manifest, out = read_manifest(root / "data"), root / "out/split"
     census = find_duplicates(manifest, images(root / "data", manifest), params.split.max_difference)
-    roles = split(manifest.assign(group=census.groups), params.split, params.data, params.seed)
+    products = read_products(root / "data")
+    roles = split(manifest.assign(group=census.groups), params.split, params.data, params.seed, products)
     write_parquet(out / "split.parquet", roles, SCHEMA)
-    rows = roles.merge(manifest[["id", "sha256"]], on="id", validate="one_to_one")
+    rows = roles.merge(manifest[["id", "sha256", "side"]], on="id", validate="one_to_one")
     made = protocols.protocols(rows)
     for name, frame in made.items():
         write_parquet(out / f"protocols/{name}.parquet", frame, protocols.SCHEMA)

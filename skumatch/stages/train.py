@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+
 from skumatch.config import Settings
+from skumatch.data.manifest import write_parquet
 from skumatch.files import canonical_json, read_json, sha256, write_json
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import World, joined
@@ -17,6 +21,7 @@ from skumatch.params import Params
 from skumatch.stages.runner import LIVE
 from skumatch.stages.selection import select
 
+PIXELS = pa.schema([("id", pa.string())])  # hashes of the pixels that were trained on
 CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
 
 
@@ -45,6 +50,7 @@ def _train(root: Path, params: Params, world: World) -> None:
     )
     if world.first:
         save(encoder, out / "encoder")
+        write_parquet(out / "training.parquet", pd.DataFrame({"id": sorted(set(rows["pixels"]))}), PIXELS)
         facts = {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")}
         write_json(out / "training.json", facts)
 

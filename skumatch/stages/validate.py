@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from skumatch.data.manifest import read_manifest
+from skumatch.data.products import read_products, retired
 from skumatch.data.validation.drift import profile_of, read_baseline
 from skumatch.data.validation.findings import Finding, require, warnings_of
 from skumatch.data.validation.pages import docs_page, facts_of, failure_page, pictures
@@ -22,7 +23,8 @@ def run(root: Path, params: Params) -> None:
     data = root / "data"
     manifest, summary = read_manifest(data), read_json(data / "import.json")
     baseline = read_baseline(root / "inputs/baseline.json")
-    findings = validate(manifest, summary, params.validation, params.data, baseline)
+    gone = retired(read_products(data))
+    findings = validate(manifest, summary, params.validation, params.data, baseline, gone)
     if all(finding.passed for finding in findings):
         findings += validate_bytes(data, manifest)
     facts = facts_of(manifest, summary, compared=any(finding.rule.frame == "drift" for finding in findings))
@@ -32,7 +34,7 @@ def run(root: Path, params: Params) -> None:
         "warnings": warnings_of(findings, params.validation),
         "quarantined": summary["quarantined"],
     }
-    profile = profile_of(manifest, params.data)
+    profile = profile_of(manifest[~manifest["sku"].isin(gone)], params.data)
     assert profile, "data that passed has images on its shelf"
     write_json(root / "out/validate/validation.json", found)
     write_json(root / "out/validate/profile.json", profile.model_dump(mode="json"))

@@ -14,8 +14,7 @@ from skumatch.errors import AuditFailed
 from skumatch.files import write_json
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import MACHINE_TAG
-from tests.audit.conftest import MODEL, of_model, settings_of
-from tests.conftest import make_project
+from tests.audit.conftest import MODEL, project_of, settings_of
 from tests.pipeline.home import Home, TaskFailed
 
 
@@ -23,7 +22,7 @@ from tests.pipeline.home import Home, TaskFailed
 def elsewhere(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Another machine: its own clone and home; only the remote and MLflow are shared."""
     root = tmp_path_factory.mktemp("elsewhere")
-    return Home(of_model(make_project(root / "project"), MODEL), root / "home", home.remote, home.mlflow)
+    return Home(project_of(root, MODEL), root / "home", home.remote, home.mlflow)
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
@@ -44,7 +43,7 @@ def test_other_bits_are_told_and_within_half_a_point_they_are_no_failure() -> No
     assert not near.equal and near.within and not far.within
 
 
-def test_where_machine_and_packages_are_the_same_other_bits_are_a_failure_however_near_the_figures_are() -> None:
+def test_other_bits_on_the_same_machine_are_a_failure() -> None:
     outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
     for environment, machine, holds in ((True, True, False), (True, False, True), (False, True, True)):
         assert Reproduction(outs=outs, recorded=0.9, found=0.9, environment=environment, machine=machine).holds is holds
@@ -111,7 +110,7 @@ def test_a_broken_link_turns_the_daily_audit_red_with_its_name(elsewhere: Home) 
 
 
 def test_without_a_champion_there_is_nothing_to_audit(elsewhere: Home, tmp_path: Path) -> None:
-    nobody = Home(of_model(make_project(tmp_path / "project"), "nobody"), tmp_path / "home", tmp_path / "remote", elsewhere.mlflow)
+    nobody = Home(project_of(tmp_path, "nobody"), tmp_path / "home", tmp_path / "remote", elsewhere.mlflow)
     with pytest.raises(TaskFailed) as skipped:
         nobody.task({"run": "today"}, "audit")
     assert skipped.value.code == 99 and "There is no champion yet" in skipped.value.error["reason"]

@@ -15,6 +15,8 @@ from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.dossier import Dossier
 from skumatch.audit.page import lineage_page
 from skumatch.files import read_json, sha256, write_json
+from skumatch.pipeline import inputs
+from tests.audit.conftest import ODD_CODE, ODD_SKU
 from tests.browser import CHROMIUM, browsing
 
 Change = Callable[[Path], None]
@@ -86,6 +88,19 @@ def test_every_link_of_a_true_chain_holds(collected: Dossier) -> None:
     assert not collected.facts.missing
 
 
+def test_the_chain_is_of_all_that_a_delivery_may_bring(collected: Dossier) -> None:
+    """Pictures set aside, catalogue, groups, copies, many scripts, a project in a larger repository."""
+    told = {link.name: link.said for link in links(collected, verify=False)}
+    assert told["validation"]["set aside"] == "1 tiny, 1 truncated"
+    assert told["split"]["duplicates"].startswith("18 of equal pixels, 36 nearly so")
+    assert told["manifest"]["pictures"].endswith("9 catalogue") and told["manifest"]["SKUs"] == "10"
+    manifest = pd.read_parquet(collected.path("workspace/data/manifest.parquet"))
+    assert ODD_SKU in set(manifest["sku"])
+    assert read_json(collected.path("workspace/data/import.json"))["groups"]
+    assert set(ODD_CODE) <= set(inputs.code_of(collected.path("workspace/inputs.tar")))
+    assert collected.code.folder == "apps/shelf/"
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_an_input_that_was_changed_alone_is_named(dossier: Dossier, name: str) -> None:
     change, others = CHANGES[name]
@@ -108,6 +123,7 @@ def test_an_input_that_was_changed_alone_is_named(dossier: Dossier, name: str) -
         ("bundle", lambda tree: tree["registered"].update(bundle="0" * 64)),
         ("evaluation", lambda tree: tree["registered"]["tags"].update({"skumatch.top1": "0.123456"})),
         ("evaluation", lambda tree: tree["run"]["metrics"].update({"challenger.top1": 1.25})),
+        ("evaluation", lambda tree: tree["run"]["metrics"].pop("refreshed.top1")),
         ("parameters", lambda tree: tree["run"]["params"].update({"train.epochs": "99"})),
         ("parameters", lambda tree: tree["run"]["params"].pop("seed")),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,20 @@ def test_what_is_exported_is_audited_without_any_server(
     assert {link["verdict"] for link in chain["links"]} == {"holds"} and len(chain["links"]) == 20
     assert chain["facts"]["registered"]["version"] == 2
     assert "The chain holds" in (tmp_path / "chain.html").read_text()
+
+
+def test_an_audit_that_only_tells_ends_in_an_error_where_it_cannot_read(
+    collected: Dossier, home: Home, offline: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(collected.folder, tmp_path / "dossier")
+    (folder / "run/validate/validation.json").write_text('{"quarantined": 3}')
+    files = ("--page", tmp_path / "chain.html", "--json", tmp_path / "chain.json")
+    done = audit(monkeypatch, home, "--from", folder, *files, **offline)
+    assert isinstance(done.exception, AuditFailed) and "broken at validation" in str(done.exception)
+    assert "20 links: 1 broken, 19 not looked at" in done.stdout and " hold" not in done.stdout.rpartition("links: ")[2]
+    assert "The chain is broken" in (tmp_path / "chain.html").read_text()
+    chain = json.loads((tmp_path / "chain.json").read_text())["links"]
+    assert {link["name"]: link["verdict"] for link in chain if link["verdict"]} == {"validation": "broken"}
 
 
 def test_a_dossier_without_pictures_is_small_and_says_what_it_leaves_unchecked(

@@ -100,6 +100,46 @@ def test_a_statement_of_something_else_is_named(dossier: Dossier) -> None:
     assert judged(dossier).verdict == "broken"
 
 
+GENERATE = "openssl genpkey -algorithm"
+KEYS = {  # how a key is made that can't sign, and why
+    "encrypted": (f"{GENERATE} ed25519 -aes256 -pass pass:x -out K", "it is encrypted"),
+    "traditional": (
+        f"{GENERATE} rsa -out K && openssl rsa -in K -traditional -aes128 -passout pass:x -out K",
+        "it is encrypted",
+    ),
+    "public": (f"{GENERATE} ed25519 | openssl pkey -pubout -out K", "it is a public key"),
+    "exchange": (f"{GENERATE} x25519 -out K", "of a kind that can't sign"),
+    "curve": ("openssl ecparam -name secp256k1 -genkey -noout -out K", "of a kind that can't sign"),
+    "certificate": (
+        "openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=x -out K",
+        "it is a certificate",
+    ),
+    "der": (f"{GENERATE} ed25519 -outform DER -out K", "without a password; make one"),
+    "empty": (": > K", "without a password; make one"),
+    "folder": ("mkdir K", "can't be read: it is a folder"),
+    "pipe": ("mkfifo K", "can't be read: it is no file"),
+    "missing": (":", "can't be read: there is no such file"),
+    "loop": ("ln -s K K", "can't be read: "),
+}
+
+
+@pytest.mark.parametrize(("make", "why"), KEYS.values(), ids=KEYS)
+def test_a_key_that_cannot_sign_is_refused_with_the_reason(tmp_path: Path, make: str, why: str) -> None:
+    subprocess.run(make, shell=True, check=True, capture_output=True, cwd=tmp_path)  # noqa: S602
+    with pytest.raises(ParameterError, match=r"K .SKUMATCH_SIGNING_KEY. ") as refused:
+        provenance.check_signing_key(tmp_path / "K")
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ec -pkeyopt ec_paramgen_curve:P-256"])
+def test_a_key_that_can_sign_is_named_by_its_id(tmp_path: Path, kind: str) -> None:
+    make = [*GENERATE.split(), *kind.split(), "-out", "K"]
+    subprocess.run(make, check=True, capture_output=True, cwd=tmp_path)
+    keyid = provenance.check_signing_key(tmp_path / "K")
+    assert keyid == provenance.envelope({}, tmp_path / "K")["signatures"][0]["keyid"]
+    assert provenance.check_signing_key(None) == ""
+
+
 @pytest.mark.parametrize("text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
 def test_a_file_that_is_no_key_is_told_by_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key.pem"

@@ -26,7 +26,7 @@ from skumatch.bench.training import Ours, bench_train
 from skumatch.config import load_params
 from skumatch.errors import DataError, ParameterError
 from skumatch.params import EncoderParams, FixParams, Params, RuntimeParams, TowerParams
-from skumatch.retrieval.statistics import mean_interval
+from skumatch.retrieval.statistics import change_interval
 from tests.conftest import ROOT
 
 COLOURS = {"cola": (200, 30, 30), "mint": (30, 190, 60), "milk": (40, 60, 200), "fig": (90, 30, 120)}
@@ -158,10 +158,10 @@ def test_one_kind_of_folds_at_a_time(folder: Path, params: Params) -> None:
 
 
 def test_only_some_skus(folder: Path, params: Params) -> None:
-    (contest,) = contests(Asked(folder, frozenset({"cola", "fig"}), 1), None, params)
+    (contest,) = contests(Asked(folder, {"COLA": "line 1", "fig": "line 2"}, 1), None, params)
     assert set(contest.gallery.skus) == set(contest.queries.skus) == {"cola", "fig"}
-    with pytest.raises(DataError, match="no pictures of these SKUs"):
-        list(contests(Asked(folder, frozenset({"tea"}), 1), None, params))
+    with pytest.raises(DataError, match="no SKU named 'tea', as line 2 says"):
+        list(contests(Asked(folder, {"fig": "line 1", "tea": "line 2"}, 1), None, params))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -229,7 +229,7 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     assert plain.gain is None and plain.seeds == {1: 0.5, 2: 1.0} and plain.top1.value == 0.75 and plain.seconds == 120
     assert best.gain is not None and best.gain.value == 0.25 and frozen.gain is not None and frozen.gain.value == -0.25
     skus = np.array(contest.queries.skus)
-    assert best.gain == mean_interval(np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0)
+    assert best.gain == change_interval(np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0)
     mean = best.top1.value - plain.top1.value
     assert [line.gain and line.gain.value for line in summary([(contest, found)], "ours")] == [-0.5, -mean, None]
     screen = Console(file=io.StringIO(), width=120)

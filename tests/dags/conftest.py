@@ -55,8 +55,13 @@ def plan(home: Path, **behaviour: Any) -> None:
 
 def hanging(home: Path) -> list[psutil.Process]:
     """The fake worker and its child, once it hangs."""
-    for _ in range(200):
+    for _ in range(1200):
         if (home / "hang.json").exists() and (text := (home / "hang.json").read_text()):
             return [psutil.Process(pid) for pid in json.loads(text)]
         time.sleep(0.05)
     raise AssertionError("the stage never started")
+
+
+def hanging_still(home: Path) -> list[psutil.Process]:
+    """Of these, those that have not ended."""
+    return [psutil.Process(pid) for pid in json.loads((home / "hang.json").read_text()) if psutil.pid_exists(pid)]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, wait_until
-from tests.dags.conftest import DAGS, hanging, plan
+from tests.dags.conftest import DAGS, hanging, hanging_still, plan
 
 TI = SimpleNamespace(run_id="manual__2026-11-23T03:00:00+00:00", task_id="train", try_number=2, xcom_pull=lambda task_ids: {"run": "r1"})
 NAME = "skumatch-manual__2026-11-23T03-00-00-00-00-train-2"
@@ -56,7 +56,8 @@ def test_a_stage_works_in_a_container_of_the_image(stage: ModuleType, docker: Pa
     assert run(stage)["seconds"] == {"train": 0.1}
     words = asked(docker)["words"]
     assert words[:10] == ["docker", "run", "--rm", "--init", "-i", "--name", NAME, "--network", "host", "--user"]
-    assert words[words.index("-v") + 1] == f"{tmp_path}:{tmp_path}" and words[words.index("-w") + 1] == str(tmp_path)
+    assert words[words.index("--mount") + 1] == f"type=bind,source={tmp_path},target={tmp_path}"
+    assert words[words.index("-w") + 1] == str(tmp_path)
     assert words[words.index("registry/skumatch:1") :] == ["registry/skumatch:1", "python", "-m", "skumatch", "worker", "stage", "train"]
     assert killed(docker) == []
 
@@ -71,26 +72,140 @@ def test_secrets_reach_the_stage_and_no_list_of_processes(stage: ModuleType, doc
     assert not [name for name in note["env"] if name.startswith("AIRFLOW__") or name in ("OTHER_TOKEN", "PATH", "FAKE_DOCKER")]
 
 
+@pytest.mark.parametrize("name", [None, NAME], ids=["subprocess", "container"])
+def test_stages_get_no_secret_of_airflows_servers(
+    stage: ModuleType,
+    docker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+) -> None:
+    import launch
+
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda words, **how: given.append(how["env"]))
+    launch.start(["stage", "train"], name)
+    (env,) = given
+    assert "SKUMATCH_HOME" in env and not [key for key in env if key.startswith("AIRFLOW__")]
+
+
+def test_docker_s_own_settings_stay_out_of_the_container(
+    stage: ModuleType,
+    docker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They say how it is started, and may hold what is none of a stage's business, such as a token."""
+    for name, value in (("ARGS", "--label x"), ("NETWORK", "mine"), ("GPUS", "all"), ("TOKEN", "hush")):
+        monkeypatch.setenv(f"SKUMATCH_DOCKER_{name}", value)
+    run(stage)
+    note = asked(docker)
+    assert not [name for name in note["env"] if name.startswith("SKUMATCH_DOCKER_")]
+    assert not [word for word in note["words"] if word.startswith("SKUMATCH_DOCKER_")]
+    assert "SKUMATCH_HOME" in note["env"]
+
+
 def test_the_environment_says_network_gpus_and_more(
     stage: ModuleType, docker: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = {"NETWORK": "mine", "GPUS": "all", "ARGS": "--shm-size 8g --label 'two words'"}
     for name, value in settings.items():
         monkeypatch.setenv(f"SKUMATCH_DOCKER_{name}", value)
-    monkeypatch.setenv("SKUMATCH_REMOTE", str(tmp_path / "remote"))
+    monkeypatch.setenv("SKUMATCH_REMOTE", str(tmp_path / "a:b, c"))
     run(stage, queue="gpu")
     words = asked(docker)["words"]
     assert words[words.index("--network") + 1] == "mine" and words[words.index("--gpus") + 1] == "all"
     place = words.index("registry/skumatch:1")
     assert words[place - 4 : place] == ["--shm-size", "8g", "--label", "two words"]
-    assert f"{tmp_path}/remote:{tmp_path}/remote" in words and (tmp_path / "remote").is_dir()
+    odd = f"{tmp_path}/a:b, c"  # -v would part it at the colon, --mount without quotes at the comma
+    assert f'type=bind,"source={odd}","target={odd}"' in words and Path(odd).is_dir()
     run(stage, queue="default")
     assert "--gpus" not in asked(docker)["words"]
 
 
+def test_blank_variables_count_as_unset(stage: ModuleType, docker: Path) -> None:
+    import container
+
+    blank_ones = ("HOME", "REMOTE", "DOCKER_NETWORK", "DOCKER_GPUS", "DOCKER_ARGS")
+    names = [f"SKUMATCH_{name}" for name in blank_ones]
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    unset = container.command(NAME, env, gpu=True)
+    for blank in ("", " "):
+        words = container.command(NAME, env | dict.fromkeys(names, blank), gpu=True)
+        kept = [word for word in words if word not in ("-e", *names)]
+        assert kept == [word for word in unset if word != "-e"]
+
+
+def test_a_stage_gets_absolute_paths(
+    stage: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """In its container another HOME is the user's, and another folder the current one."""
+    import launch
+
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    given = {"HOME": "home", "REMOTE": "~/remote", "SIGNING_KEY": "keys/k.pem", "OPENLINEAGE": "http://a"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"SKUMATCH_{name}", value)
+    env = launch.environment()
+    assert env["SKUMATCH_HOME"] == f"{tmp_path}/home" and env["SKUMATCH_REMOTE"] == f"{tmp_path}/user/remote"
+    assert env["SKUMATCH_SIGNING_KEY"] == f"{tmp_path}/keys/k.pem"
+    assert env["SKUMATCH_OPENLINEAGE"] == "http://a"
+    assert env["SKUMATCH_PROJECT"] == str(tmp_path)
+    monkeypatch.setenv("SKUMATCH_REMOTE", "s3://dvc/skumatch")
+    assert launch.environment()["SKUMATCH_REMOTE"] == "s3://dvc/skumatch"
+
+
+def test_a_container_gets_proxies_by_name(
+    stage: ModuleType,
+    docker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxies = {"https_proxy": "http://ann:hush@proxy:1", "HTTP_PROXY": "http://proxy:1"}
+    proxies |= {"no_proxy": "a", "NO_PROXY": "a"}
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    run(stage)
+    note = asked(docker)
+    assert proxies.items() <= note["env"].items()
+    assert not [word for word in note["words"] if "hush" in word]
+
+
+HERE = sys.executable
+
+
+@pytest.mark.parametrize(("python", "starts"), [("~/py", "{home}/py"), ("", HERE), (" ", HERE)])
+def test_the_python_of_stages_may_begin_with_a_tilde_or_be_blank(
+    stage: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, python: str, starts: str
+) -> None:
+    import launch
+
+    words: list[str] = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SKUMATCH_PYTHON", python)
+    monkeypatch.setattr("subprocess.Popen", lambda command, **_: words.extend(command))
+    launch.start(["stage", "train"])
+    assert words[0] == starts.format(home=tmp_path)
+
+
+@pytest.mark.parametrize("given", ["~/project", "", " "])
+def test_the_project_of_the_dags_may_begin_with_a_tilde_or_be_blank(tmp_path: Path, given: str) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        (project / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
+    env = os.environ | {"SKUMATCH_PROJECT": given, "HOME": str(tmp_path)}
+    words = [sys.executable, "-c", "import recipe; print(recipe.PROJECT)"]
+    ended = subprocess.run(words, cwd=DAGS, env=env, capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == str(project if given.strip() else ROOT), ended.stderr
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
-    [("SKUMATCH_IMAGE", "", "SKUMATCH_IMAGE names no image; set it"), ("PATH", "/nowhere", "no program `docker` here; install it")],
+    [
+        ("SKUMATCH_IMAGE", " ", "SKUMATCH_IMAGE names no image; set it"),
+        ("SKUMATCH_IMAGE", "", "SKUMATCH_IMAGE names no image; set it"),
+        ("PATH", "/nowhere", "no program `docker` here; install it"),
+    ],
 )
 def test_what_is_missing_is_said_and_not_tried_again(
     stage: ModuleType, docker: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
@@ -122,7 +237,7 @@ def test_stopping_a_task_ends_the_container(
         process.stdin.close()
         family = hanging(tmp_path)
         launch.stop(process, NAME)
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert not psutil.wait_procs(family, timeout=60)[1]
     assert killed(docker) == asked_to, "docker kill is for what did not end by itself"
 
 
@@ -133,19 +248,15 @@ def test_a_container_does_not_outlive_its_client(stage: ModuleType, docker: Path
         hanging(tmp_path)
         (client,) = (one for one in psutil.Process().children() if "fake_docker.py" in " ".join(one.cmdline()))
         client.send_signal(signal.SIGKILL)
-        wait_until(lambda: killed(docker), 10)
+        wait_until(lambda: killed(docker), 60)
 
     enemy = threading.Thread(target=lose)
     enemy.start()
     with pytest.raises(stage.AirflowException, match="signal SIGKILL and no result"):
         run(stage)
     enemy.join()
-    assert not psutil.wait_procs(hanging_still(tmp_path), timeout=10)[1]
+    assert not psutil.wait_procs(hanging_still(tmp_path), timeout=60)[1]
     assert killed(docker) == [NAME]
-
-
-def hanging_still(home: Path) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in json.loads((home / "hang.json").read_text()) if psutil.pid_exists(pid)]
 
 
 def test_a_way_to_start_stages_that_does_not_exist_is_a_broken_dag(tmp_path: Path) -> None:

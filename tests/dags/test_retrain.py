@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,9 +19,9 @@ import psutil
 import pytest
 import yaml
 
-from skumatch.params import STAGES, RuntimeParams
+from skumatch.params import STAGES
 from tests.conftest import ROOT
-from tests.dags.conftest import DAGS, hanging, plan
+from tests.dags.conftest import DAGS, hanging, hanging_still, plan
 
 HEAVY = ("torch", "mlflow", "dvc", "great_expectations", "skumatch", "pandas", "numpy")
 
@@ -82,13 +83,11 @@ def read_by_airflow(project: Path, stages: str = "{split: {cmd: a}, train: {cmd:
 
 
 def test_tasks_work_in_the_queues_of_params_yaml() -> None:
-    import recipe
     import retrain
 
     queues = {task.task_id: task.queue for task in retrain.make_dag().tasks}
     asked = yaml.safe_load((ROOT / "params.yaml").read_text())["runtime"]["queues"]
     assert queues == dict.fromkeys(["pull", *STAGES, "register"], "default") | asked
-    assert recipe.LEFT_OUT.items() <= RuntimeParams().model_dump().items()
 
 
 def test_a_stage_waits_for_the_gpu_where_its_queue_is_that_of_the_gpu(tmp_path: Path) -> None:
@@ -109,11 +108,16 @@ def test_only_training_and_embedding_wait_for_the_gpu_and_nothing_runs_for_ever(
 
     dag = retrain.make_dag()
     assert {task.task_id for task in dag.tasks if task.pool == "gpu"} == {"frozen", "train", "embed"}
-    assert all(task.execution_timeout is not None and task.retries == 2 for task in dag.tasks)
+    hours = {task.task_id: task.execution_timeout.total_seconds() / 3600 for task in dag.tasks}
+    assert hours == dict.fromkeys(["pull", *STAGES, "register"], 2) | {"frozen": 12, "train": 24, "embed": 12}
+    assert all(task.retries == 2 for task in dag.tasks)
     assert (dag.max_active_runs, dag.catchup) == (1, False)
 
 
-@pytest.mark.parametrize("overrides", [["train.epochs 3"], ["=3"], "train.epochs=3", [3]])
+@pytest.mark.parametrize(
+    "overrides",
+    [["train.epochs 3"], ["=3"], ["seed="], ["seed= "], ["seed =3"], ["Seed=3"], ["seed=1\nseed=2"], "train.epochs=3", [3]],
+)
 def test_overrides_of_another_form_are_refused(overrides: Any) -> None:
     import retrain
     from airflow.sdk.exceptions import AirflowException
@@ -158,6 +162,15 @@ def test_each_end_is_told_to_airflow_in_its_own_way(stage: ModuleType, tmp_path:
     assert type(caught.value).__name__ == error
 
 
+def test_a_stages_lines_are_whole_whatever_the_terminal_is(
+    stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(tmp_path)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    run(stage, "stage", "train", run="r1")
+    assert "working on train – 50 %" in capsys.readouterr().out
+
+
 def test_a_green_exit_without_a_result_is_no_success(stage: ModuleType) -> None:
     with pytest.raises(stage.AirflowException, match="exit code 0 and no result"):
         stage.judge("", {}, 0)
@@ -173,7 +186,25 @@ def test_killing_a_task_ends_the_stage_and_its_children(stage: ModuleType, tmp_p
         operator._process.stdin.close()
         family = hanging(tmp_path)
         operator.on_kill()
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert not psutil.wait_procs(family, timeout=60)[1]
+
+
+def test_a_limit_that_strikes_names_its_parameter(stage: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Airflow's own words are `Timeout, PID: 8613`. The task is tried again, as after a crash, so not for ever."""
+    from airflow.sdk.execution_time.timeout import timeout
+
+    plan(tmp_path, embed="hang")
+    words = {"limit": "runtime.timeout_hours.embed", "execution_timeout": timedelta(hours=12)}
+    operator = stage.StageOperator(task_id="embed", words=["stage", "embed"], after="split", **words)
+    with timeout(5), pytest.raises(stage.AirflowException) as caught:
+        operator.execute(context("embed", {"run": "r1"}))
+    assert type(caught.value) is stage.AirflowException, "which is retried"
+    assert not psutil.wait_procs(hanging_still(tmp_path), timeout=60)[1]
+    sentence = str(caught.value)
+    assert sentence.startswith("embed was stopped at its limit of 12 hours; raise runtime.timeout_hours.embed in params.yaml. ")
+    assert "are kept, and the next try goes on from them." in sentence
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("skumatch-error ")]
+    assert json.loads(line.partition(" ")[2]) == {"sentence": sentence, "exit_code": 32, "kind": "StageFailed", "retry": True}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
@@ -185,7 +216,7 @@ def test_a_stage_does_not_outlive_a_task_that_was_killed(stage: ModuleType, tmp_
     worker, child = hanging(tmp_path)
     task.send_signal(signal.SIGKILL)
     task.wait()
-    ended, _ = psutil.wait_procs([worker], timeout=10)
+    ended, _ = psutil.wait_procs([worker], timeout=60)
     child.kill()  # the real worker takes its own children along
     assert ended
 
@@ -208,12 +239,31 @@ def context(name: str, result: Any = None, **more: Any) -> Any:
     return {"ti": ti, **more}
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_hook_is_none(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    """No module of that name is imported, which would raise."""
+    from events import Notice
+
+    monkeypatch.setenv("SKUMATCH_NOTIFY", blank)
+    Notice("failed").notify(context("train", exception=RuntimeError("It broke.")))
+
+
 def test_a_failure_is_logged_and_handed_to_the_hook(told: list[Any], caplog: pytest.LogCaptureFixture) -> None:
     from events import Notice
 
     Notice("failed").notify(context("train", exception=RuntimeError("It broke.")))
     assert told == [{"event": "failed", "dag": "d", "run": "r1", "stage": "train", "sentence": "It broke."}]
     assert "Run r1, train: failed. It broke." in caplog.text
+
+
+@pytest.mark.parametrize("dag", ["skumatch_retrain", "skumatch_refresh"])
+def test_a_run_that_failed_is_told_to_have_changed_nothing(told: list[Any], dag: str) -> None:
+    from events import Notice
+
+    failed = context("validate", exception=RuntimeError("The data was refused."))
+    failed["ti"].dag_id = dag
+    Notice("failed").notify(failed)
+    assert told[0]["sentence"] == "The data was refused. What serves stays."
 
 
 @pytest.mark.parametrize(
@@ -226,6 +276,13 @@ def test_a_failure_is_logged_and_handed_to_the_hook(told: list[Any], caplog: pyt
         ({"decision": "refuse"}, "refused"),
         ({"decision": "keep"}, None),
         ({"decision": "rollback", "version": 3}, "rolled back"),
+        ({"decision": "refresh", "version": 4}, "refreshed"),
+        ({"decision": "refresh", "waits": True}, None),
+        ({"decision": "refresh", "dry_run": True}, None),
+        ({"decision": "keep", "unfit": True}, "unfit"),
+        ({"decision": "keep", "unfit": True, "dry_run": True}, None),
+        ({"decision": "keep", "unfit": False}, None),
+        ({"decision": "promote", "unfit": True}, "promoted"),
     ],
 )
 def test_people_are_told_of_what_changed_or_was_refused(told: list[Any], result: dict[str, Any], event: str | None) -> None:
@@ -244,20 +301,37 @@ def test_people_are_told_of_what_changed_or_was_refused(told: list[Any], result:
         ({"decision": "promote", "dry_run": True}, None),
         ({"decision": "promote", "waits": True, "version": 4}, "skumatch_challenger"),
         ({"decision": "rollback", "version": 2}, "skumatch_champion"),
+        ({"decision": "refresh", "version": 5}, "skumatch_champion"),
+        ({"decision": "refresh", "waits": True, "version": 6}, "skumatch_challenger"),
+        ({"decision": "refresh", "dry_run": True}, None),
+        ({"decision": "keep", "unfit": True}, None),
         ({"decision": "keep"}, None),
         ({"decision": "refuse"}, None),
+        ({"version": 4, "others_wait_for": "approval"}, "skumatch_challenger"),
+        ({"encoder": 4, "others_wait_for": "judgement"}, "skumatch_trained"),
+        ({"encoder": 4, "others_wait_for": ""}, None),
     ],
 )
 def test_other_dags_are_told_when_the_champion_changed_or_a_challenger_waits(result: dict[str, Any], asset: str | None) -> None:
-    from events import CHANGED, PASSED, tell
+    from events import AGAIN, CHANGED, PASSED, tell
 
     class Events(dict[Any, Any]):
         def add(self, asset: Any, extra: Any) -> None:
             self[asset.name] = extra
 
-    events = {CHANGED: Events(), PASSED: Events()}
+    events = {CHANGED: Events(), PASSED: Events(), AGAIN: Events()}
     tell(context("register", outlet_events=events), result)
-    assert [name for found in events.values() for name in found] == ([asset] if asset else [])
+    assert [name for named in events.values() for name in named] == ([asset] if asset else [])
+
+
+def test_an_encoder_that_is_to_be_judged_again_is_told_with_who_approved_it() -> None:
+    from events import AGAIN, CHANGED, PASSED, tell
+
+    told: list[Any] = []
+    alias = SimpleNamespace(add=lambda asset, extra: told.append((asset.name, extra)))
+    result = {"decision": "promote", "version": 5, "judge_again": 5, "approved_by": "ann"}
+    tell(context("register", outlet_events={AGAIN: alias, CHANGED: None, PASSED: None}), result)
+    assert told == [("skumatch_trained", {"version": 5, "approved_by": "ann"})]
 
 
 def test_a_task_with_events_tells_them(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,12 +354,18 @@ def test_who_approved_and_what_was_asked_reach_the_promotion() -> None:
     assert release.answered({"ti": ti})["who"] == "", "the worker refuses an approval without a name"  # type: ignore[typeddict-item]
 
 
-def test_the_newest_challenger_is_proposed_or_the_version_asked_for() -> None:
+@pytest.mark.parametrize(("run_type", "run"), [("asset_triggered", "r1"), ("manual", "")])
+def test_a_run_that_an_event_started_takes_up_what_waits(run_type: str, run: str) -> None:
+    """And tells of further versions, as a run by hand for one version does not."""
     import release
 
-    events = [SimpleNamespace(timestamp=moment, extra={"version": version}) for moment, version in ((2, 5), (3, 6), (1, 4))]
-    for found, asked, version in (({"a": events}, None, 6), ({"a": events}, 2, 2), ({}, None, None)):
-        assert release.newest({"triggering_asset_events": found, "params": {"version": asked}})["version"] == version  # type: ignore[typeddict-item]
+    from skumatch.pipeline.releases import Question
+
+    for version in (None, 2):
+        dag_run = SimpleNamespace(run_id="r1", run_type=run_type)
+        started: Any = {"dag_run": dag_run, "params": {"version": version}}
+        assert Question.model_validate(release.question(started)) == Question(version=version, run=run)
+    assert release.propose.events
 
 
 def test_the_audit_is_asked_for_every_day_from_the_next_morning_on(monkeypatch: pytest.MonkeyPatch) -> None:

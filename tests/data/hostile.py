@@ -72,6 +72,124 @@ def turned(orientation: int) -> bytes:
     return saved(image, "JPEG", quality=95, exif=exif)
 
 
+def photo(**options: Any) -> bytes:
+    return saved(reference(), "JPEG", quality=95, **options)
+
+
+def several(*others: Image.Image, **options: Any) -> bytes:
+    """A JPEG with more pictures behind the first, and their index in it, as cameras write them (MPO)."""
+    return saved(reference(), "MPO", quality=95, save_all=True, append_images=others or [noise()], **options)
+
+
+def with_block(jpeg: bytes, marker: int, data: bytes) -> bytes:
+    """The JPEG with one more block, its first."""
+    return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, 2 + len(data)) + data + jpeg[2:]
+
+
+def jpegs() -> Iterator[Case]:
+    """JPEGs with more in them than one picture."""
+    data, exif = several(), Image.Exif()
+    second = data.index(b"\xff\xd8\xff", 2)
+    yield "two-pictures.jpg", data, RIGHT
+    yield "two-pictures.mpo", several(reference("L")), RIGHT
+    yield "four-pictures.jpg", several(noise(), noise(), reference().resize((400, 300))), RIGHT
+    yield "second-picture-cut.jpg", data[: second + 200], RIGHT
+    yield "second-picture-gone.jpg", data[:second], RIGHT
+    yield "second-picture-damaged.jpg", flipped(data, second, 300), RIGHT
+    yield "index-without-count.jpg", data.replace(b"\x01\xb0\x04\0", b"\x0f\xb0\x04\0"), RIGHT
+    yield "index-cut.jpg", with_block(photo(), 0xE2, b"MPF\0II*\0\x08\0\0\0"), RIGHT
+    count = b"\x01\xb0\x04\0\x01\0\0\0"
+    yield "index-of-many.jpg", data.replace(count + b"\x02", count + b"\xff"), RIGHT
+    gains = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description hdrgm:Version="1.0"/></x:xmpmeta>'
+    yield "gain-map.jpg", with_block(data, 0xE1, gains), RIGHT
+    exif[0x0112] = 6
+    turned = reference().transpose(Image.Transpose.ROTATE_90)
+    more: dict[str, Any] = {"quality": 95, "save_all": True, "append_images": [noise()]}
+    yield "two-pictures-turned.jpg", saved(turned, "MPO", exif=exif, **more), RIGHT
+    yield "motion-photo.jpg", photo() + struct.pack(">I", 24) + b"ftypmp42" + bytes(range(256)) * 40, RIGHT
+    yield "two-files-in-a-row.jpg", photo() + saved(noise(), "JPEG"), RIGHT
+    small = saved(noise().resize((16, 12)), "JPEG")
+    entries = struct.pack("<HHHIIHHIII", 2, 0x201, 4, 1, 44, 0x202, 4, 1, len(small), 0)
+    block = b"Exif\0\0II*\0\x08\0\0\0\0\0" + struct.pack("<I", 14) + entries + small
+    yield "thumbnail.jpg", photo(exif=block), RIGHT
+    yield "large-profile.jpg", photo(icc_profile=b"x" * 70_000), RIGHT
+    yield "red-green-blue.jpg", photo(keep_rgb=True), RIGHT
+    yield "grey.jpg", saved(Image.new("L", SIZE, 90), "JPEG", quality=95), "grey 90"
+    yield "two-grey-pictures.jpg", saved(Image.new("L", SIZE, 90), "MPO", **more), "grey 90"
+    for ending in (".jfif", ".jpe", ".JPG", ""):
+        yield f"photo{ending}", photo(), RIGHT
+    yield "no-ending-of-two", data, RIGHT
+
+
+def strip(bits: list[int], colours: int, data: bytes, extra: int | None = None, order: str = "<") -> bytes:
+    """A TIFF of one plain strip.
+
+    Args:
+        bits: Of each sample.
+        colours: How samples are read: 1 grey, 2 RGB.
+        data: The samples.
+        extra: What the last one is: 1 alpha that the others are multiplied by, 2 alpha alone.
+        order: `<` for little endian, `>` for big.
+    """
+    tags = {256: [SIZE[0]], 257: [SIZE[1]], 258: bits, 259: [1], 262: [colours], 273: [512], 277: [len(bits)]}
+    tags |= {278: [SIZE[1]], 279: [len(data)]} | ({} if extra is None else {338: [extra]})
+    body, more = b"", b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(order + "H" * len(values), *values)
+        place = struct.pack(order + "I", 256 + len(more)) if len(packed) > 4 else packed.ljust(4, b"\0")
+        more += packed if len(packed) > 4 else b""
+        body += struct.pack(order + "HHI", tag, 3, len(values)) + place
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    return (start + body + bytes(4)).ljust(256, b"\0") + more.ljust(256, b"\0") + data
+
+
+def tiffs() -> Iterator[Case]:
+    """TIFFs of pixels that cameras and scanners write."""
+    area = SIZE[0] * SIZE[1]
+    yield "jpeg.tif", saved(reference(), "TIFF", compression="jpeg", quality=95), RIGHT
+    yield "packed.tiff", saved(reference(), "TIFF", compression="packbits"), RIGHT
+    yield "luminance.tif", saved(reference("YCbCr"), "TIFF"), RIGHT
+    yield "big.tif", saved(reference(), "TIFF", big_tiff=True), RIGHT
+    yield "fax.tif", saved(Image.new("1", SIZE, 1), "TIFF", compression="group4"), "grey 255"
+    yield "palette-alpha.tif", saved(Image.new("PA", SIZE, (0, 0)), "TIFF"), "grey 255"
+    yield "alpha.tif", strip([8, 8], 1, bytes([60, 120]) * area, extra=2), "grey 163"
+    yield "alpha-multiplied.tif", strip([8, 8], 1, bytes([60, 120]) * area, extra=1), "grey 195"
+    yield "colour-multiplied.tif", strip([8] * 4, 2, bytes([60, 60, 60, 120]) * area, extra=1), "grey 195"
+    yield "twelve-bit.tif", strip([12], 1, bytes([0x80, 0x08, 0]) * (area // 2)), "grey 128"
+    yield "big-endian.tif", strip([16], 1, bytes([0x80, 0x08]) * area, order=">"), "grey 128"
+
+
+def bmp(
+    header: int,
+    packing: int,
+    bits: int,
+    pixels: bytes,
+    masks: bytes = b"",
+    palette: bytes = b"",
+) -> bytes:
+    """A BMP from its parts; header: its second header's length, packing: its compression."""
+    facts = (header, *SIZE, 1, bits, packing, len(pixels), 0, 0, len(palette) // 4, 0)
+    head = (struct.pack("<IiiHHIIiiII", *facts) + masks).ljust(header, b"\0") + palette
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels
+
+
+def bmps() -> Iterator[Case]:
+    """BMPs beyond 24 bits a pixel."""
+    lying = reference().transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    pixels = lying.convert("RGBA").tobytes("raw", "BGRA")
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    yield "thirty-two.bmp", bmp(40, 0, 32, pixels), RIGHT
+    yield "masks.bmp", bmp(40, 3, 32, pixels, masks[:12]), RIGHT
+    yield "alpha.bmp", bmp(124, 3, 32, pixels, masks), RIGHT
+    yield "older-alpha.bmp", bmp(108, 3, 32, pixels, masks), RIGHT
+    indexed = lying.quantize(4)
+    rows = [indexed.crop((0, y, SIZE[0], y + 1)).tobytes() for y in range(SIZE[1])]
+    runs = b"".join(bytes([32, row[0], 32, row[40], 0, 0]) for row in rows) + b"\0\1"
+    colours = indexed.getpalette() or []
+    palette = b"".join(bytes([*colours[i : i + 3][::-1], 0]) for i in range(0, 12, 3))
+    yield "runs.bmp", bmp(40, 1, 8, runs, palette=palette), RIGHT
+
+
 def see_through_palette() -> Image.Image:
     image = Image.new("P", SIZE, 3)
     image.putpalette(bytes(range(256)) * 3)
@@ -122,6 +240,9 @@ def good() -> Iterator[Case]:
     yield "see-through-palette.png", saved(see_through_palette(), "PNG", transparency=3), "grey 255"
     yield "see-through-key.png", saved(Image.new("RGB", SIZE, (7, 8, 9)), "PNG", transparency=(7, 8, 9)), "grey 255"
     yield "grey-alpha.png", saved(Image.new("LA", SIZE, (0, 0)), "PNG"), "grey 255"
+    yield "opaque-palette.png", saved(reference().quantize(8), "PNG", transparency=b"\xff" * 8), RIGHT
+    yield "grey-alpha-sixteen.png", png(SIZE, 16, 4, (b"\0" + b"\x80\xff\xff\xff" * 64) * 48), "grey 128"
+    yield from (*jpegs(), *tiffs(), *bmps())
     yield "long.png", saved(Image.new("L", (32, 60_000), 90), "PNG"), "grey 90"
 
 
@@ -164,6 +285,10 @@ def bad() -> Iterator[Case]:
     yield "odd-offsets.tif", tiff({256: 64, 257: 48, 273: 2**32 - 5}), "damaged"
     yield "odd-tags.tif", tiff({256: 64, 257: 48, 65000: 2**32 - 1, 34665: 2**32 - 9}), "damaged"
     yield "loop-of-pages.tif", tiff({256: 64, 257: 48}, next_page=8), "damaged"
+    yield "first-of-two-cut.jpg", several()[: len(photo()) // 2], "truncated"
+    yield "twelve-bit.jpg", photo().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "unsupported"
+    yield "sound.jpg", b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 999, "no-image"
+    yield "notes.jpg", b"BMW, and other words. " * 99, "no-image"
     yield "float.tif", saved(Image.new("F", SIZE, 0.5), "TIFF"), "unsupported"
     yield "thirty-two-bit.tif", saved(Image.new("I", SIZE, 70_000), "TIFF"), "unsupported"
     yield "lab.tif", saved(Image.new("LAB", SIZE, (50, 9, 9)), "TIFF"), "unsupported"

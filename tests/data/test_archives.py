@@ -44,10 +44,11 @@ def junk(path: Path) -> dict[str, int]:
         ("all/train/ /x.png", "outside-the-layout"),
         ("all/train/sku/deeper/x.png", "outside-the-layout"),
         ("all/train/x.png", "outside-the-layout"),
-        ("all/train/sku/inner.zip", "not-an-image"),
-        ("all/train/sku/x.exe", "not-an-image"),
+        ("all/train/sku/x.nef", "camera-raw"),
         ("all/train/sku/.x.png", "hidden"),
+        ("all/train/sku/.x", "hidden"),
         ("__MACOSX/all/train/sku/._x.png", "__MACOSX"),
+        ("__MACOSX/all/train/sku/x", "__MACOSX"),
         ("all/train/sku/Thumbs.db", "thumbs"),
     ],
 )
@@ -102,7 +103,7 @@ def test_two_names_for_one_place_with_the_same_bytes_are_one_image(tmp_path: Pat
 
 
 def test_skus_that_differ_only_in_case(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="differ only in case: 'SKU' and 'sku'; rename one"):
+    with pytest.raises(DataError, match="differ only in case.*: 'SKU' and 'sku'; rename one"):
         import_data(write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/SKU/3.png", picture(3))]), tmp_path / "data")
 
 
@@ -156,6 +157,12 @@ def test_a_damaged_entry_loses_that_image_only(field: int, value: bytes, reason:
     found = import_data(path, tmp_path / "data")
     assert found.images == 2
     assert found.junk == {"outside-the-layout": 1} if reason == "outside" else [e["reason"] for e in found.quarantined] == [reason]
+
+
+@pytest.mark.parametrize(("field", "value"), [(8, b"\x01"), (10, b"\x63"), (42, b"\xff\xff\xff\x7f")])
+def test_an_entry_that_cannot_be_looked_at_is_no_image(field: int, value: bytes, tmp_path: Path) -> None:
+    path = spoilt(write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/9", picture(9))]), field, value)
+    assert junk(path) == {"not-an-image": 1}
 
 
 def test_a_delivery_that_is_locked_as_a_whole_says_so(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.data.packages import catalogue
-from skumatch.data.validation.drift import QUANTILES, Profile, drift_frames, profile_of, read_baseline, shift, sku_changes
+from skumatch.data.validation.drift import Profile, drift_frames, profile_of, read_baseline, shift, sku_changes
 from skumatch.data.validation.findings import warnings_of
 from skumatch.data.validation.validate import validate
 from skumatch.errors import DataError
@@ -20,6 +20,7 @@ from skumatch.files import canonical_json, write_json
 from skumatch.params import DataParams, ValidateParams
 from tests.data.manifests import made, named, summary_of, typed
 
+QUANTILES = 101  # 0 to 100 %
 Sizes = st.lists(st.floats(1, 1e4), min_size=QUANTILES, max_size=QUANTILES).map(sorted).map(tuple)
 
 

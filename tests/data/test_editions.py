@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_kaggle_with_names_that_were_lost_in_unpacking(kaggle: Path) -> None:
     assert f"train/{NAMES[0]}/not in meta.png" in ids and len(ids) == 20
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_kaggle_as_spreadsheets_write_its_table(kaggle: Path, encoding: str) -> None:
+    before = read(kaggle)
+    text = unicodedata.normalize("NFD", (kaggle / "meta.csv").read_text("utf-8-sig")).replace("\n", "\r\n")
+    (kaggle / "meta.csv").write_bytes(text.encode(encoding))
+    assert read(kaggle) == before
+
+
 @pytest.mark.parametrize("head", ["path,label", "Image_Path,Class_Name", "filename,category"])
 def test_kaggle_under_other_column_names(kaggle: Path, head: str) -> None:
     rows = [line.rsplit(",", 1)[0] for line in (kaggle / "meta.csv").read_text("utf-8-sig").splitlines()[1:]]
@@ -87,7 +96,9 @@ def test_kaggle_whose_table_relabels_and_moves(kaggle: Path) -> None:
     [
         (b"a,b\n1,2\n", "has no column for the images' path and class .found: a, b."),
         (b"", "can't be read as a table"),
-        (b"\xff\xfe\x00", "can't be read as a table"),
+        (b"\xff\xfe\x00", "meta.csv is not UTF-16-LE"),
+        ("image_path,instance_id\né,1\n".encode("latin-1"), "meta.csv is not UTF-8 .byte 0xE9 in line 2"),
+        (b"image_path,instance_id\na/b.png,x,\n", "can't be read as a table"),
     ],
 )
 def test_a_meta_csv_that_cannot_be_used(kaggle: Path, table: bytes, words: str) -> None:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from skumatch.data.duplicates.copies import near_copy
-from skumatch.data.duplicates.neighbours import RADIUS
 from skumatch.data.fingerprints import Fingerprint, fingerprint
 from skumatch.data.packages import catalogue, design
 from skumatch.data.sample import photograph
 
+RADIUS = 10  # bits, as docs/data.md says
 STORED = ["8000000000000000", "8000800080008000", "8000800080008000"]  # of a ramp: manifests made before must stay comparable
 
 

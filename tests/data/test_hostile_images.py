@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -97,7 +97,6 @@ def test_memory_stays_under_half_a_gigabyte(folder: Path, tmp_path: Path) -> Non
     assert count > 40 and kib < 512 * 1024
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(CONTAINERS), st.data())
 def test_any_damage_is_a_picture_or_a_reason(container: tuple[str, str, dict[str, object]], data: st.DataObject) -> None:
     whole = bytearray(saved(noise((24, 20)), container[1], **container[2]))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import images, read_manifest
 from skumatch.errors import DataError, StorageError
 from skumatch.files import read_json
+from skumatch.texts import read_names
 from tests.conftest import Delivery, draw
 
 
@@ -96,10 +98,48 @@ def test_transparent_pictures_lie_on_white(delivery: Delivery, tmp_path: Path) -
 
 
 def test_a_subset_of_skus(delivery: Delivery, tmp_path: Path) -> None:
-    import_data(delivery(), tmp_path / "data", skus=["sku 1", "sku 3"])
+    import_data(delivery(), tmp_path / "data", skus={"sku 1": "line 1", "sku 3": "line 2"})
     assert set(read_manifest(tmp_path / "data")["sku"]) == {"sku 1", "sku 3"}
-    with pytest.raises(DataError, match="no SKU named 'sku 9'"):
-        import_data(delivery(), tmp_path / "data", skus=["sku 9"])
+    with pytest.raises(DataError, match="no SKU named 'sku 9', as line 2 says; correct the list: one SKU a line"):
+        import_data(delivery(), tmp_path / "data", skus={"sku 1": "line 1", "sku 9": "line 2"})
+
+
+def test_a_list_names_skus_however_they_are_spelt(delivery: Delivery, tmp_path: Path) -> None:
+    """A folder's name may be decomposed and a list's composed, or the other way; blanks and case don't tell SKUs apart."""
+    root = delivery(skus=4)
+    names = [unicodedata.normalize("NFD", "Café crème"), "Øko\u00a0Äpfel", "SKU four"]
+    for number, name in enumerate(names):
+        for side in ("train", "test"):
+            (root / "all" / side / f"sku {number}").rename(root / "all" / side / name)
+    (tmp_path / "skus.txt").write_text(unicodedata.normalize("NFC", "Café crème\n") + "øko A\u0308pfel\u200b\nsku FOUR\n")
+    import_data(root, tmp_path / "data", read_names(tmp_path / "skus.txt"))
+    assert set(read_manifest(tmp_path / "data")["sku"]) == {"Café crème", "Øko\u00a0Äpfel", "SKU four"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sku\nsku 0\n", "no SKU named 'sku', as line 1 of"),
+        ("sku 0,4\n", "no SKU named 'sku 0,4', as line 1 of"),
+        ('"sku 0"\n', "no SKU named '\"sku 0\"', as line 1 of"),
+        ("# all\nsku 0\n", "no SKU named '# all', as line 1 of"),
+        ("sku 0\n\nsku 8\nsku 9\n", "no SKU named 'sku 8', as line 3 of .* .2 of 3 names are of none."),
+        ("sku 0\x1a\n", "no SKU named 'sku 0.x1a'"),
+    ],
+)
+def test_a_list_with_other_names_is_refused(delivery: Delivery, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "skus.txt").write_text(text)
+    with pytest.raises(DataError, match=words):
+        import_data(delivery(), tmp_path / "data", read_names(tmp_path / "skus.txt"))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("other", ["sku  0", "sku\u00a00", "sku 0\u200b", "SKU 0"])
+def test_skus_that_are_spelt_alike_are_refused(delivery: Delivery, tmp_path: Path, other: str) -> None:
+    root = delivery()
+    (root / "all/train/sku 1").rename(root / "all/train" / other)
+    with pytest.raises(DataError, match="differ only in case, blanks or invisible characters"):
+        import_data(root, tmp_path / "data")
 
 
 def test_a_failed_import_leaves_the_version_that_was_there(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

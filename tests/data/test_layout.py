@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from skumatch.data.delivery.layout import junk_kind
+from skumatch.data.delivery.layout import kind_by_name
 from skumatch.data.delivery.opening import folder_images, open_source
 from skumatch.errors import DataError
 from tests.conftest import Delivery
@@ -38,8 +38,8 @@ def test_junk_is_counted_by_kind_and_left_out(delivery: Delivery) -> None:
         assert len(source.items) == 24
 
 
-def test_junk_kind_keeps_images() -> None:
-    assert junk_kind("all/train/a/b.JPG") is None
+def test_kind_by_name_keeps_images() -> None:
+    assert kind_by_name("all/train/a/b.JPG") is None
 
 
 @pytest.mark.parametrize(

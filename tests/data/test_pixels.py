@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -63,7 +63,6 @@ def test_hostile_pictures_end_alike(case: Case) -> None:
     assert agree(case[1])
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from([container for container in CONTAINERS if container[1] == "JPEG"]), st.data())
 def test_any_damage_to_a_jpeg_ends_alike(container: tuple[str, str, dict[str, object]], data: st.DataObject) -> None:
     whole = bytearray(saved(noise((24, 20)), container[1], **container[2]))

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.data.split import MIN_FOR_VAL, counts, is_unseen, split
+from skumatch.data.protocols import protocols
+from skumatch.data.split import counts, is_unseen, split
 from skumatch.errors import DataError
 from skumatch.params import DataParams, SplitParams
 from tests.conftest import ROOT
@@ -35,7 +36,7 @@ pictures = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(SIDES), st.inte
 deliveries = pictures.map(lambda images: [(100, "train", 301), (102, "train", 304), *images])  # two SKUs, not unseen below
 FEW_UNSEEN = SplitParams(val_share=0.3, unseen_share=0.0)
 SOME_UNSEEN = SplitParams(val_share=0.3, unseen_share=0.3)
-THOROUGH = settings(max_examples=count(150, 1500), deadline=None)
+THOROUGH = settings(max_examples=count(150, 1500))
 
 
 @THOROUGH
@@ -68,11 +69,39 @@ def test_validation_leaves_every_sku_something_to_train_on(images: Images) -> No
     found = split(manifest(images), FEW_UNSEEN, DataParams(), 7)
     for _, rows in found[found["role"].isin(["train", "val"])].groupby("sku"):
         assert rows["role"].eq("train").any()
-        if rows["group"].nunique() < MIN_FOR_VAL:
+        if rows["group"].nunique() < 3:
             assert not rows["role"].eq("val").any()
 
 
-@settings(max_examples=count(50, 500), deadline=None)
+def test_skus_of_fewer_than_three_groups_are_never_validated_on() -> None:
+    """Of two, one would be half of what is known of the product."""
+    sizes = {sku: 1 + sku % 4 for sku in range(80)}
+    frame = manifest([(sku, "train", 300 * sku + 3 * n) for sku, size in sizes.items() for n in range(size)])
+    found = split(frame, SplitParams(val_share=0.5, unseen_share=0), DataParams(), 7)
+    validated = {sizes[int(sku.removeprefix("sku"))] for sku in found.loc[found["role"].eq("val"), "sku"]}
+    assert validated == {3, 4}
+
+
+def test_no_sku_loses_all_its_groups_to_validation() -> None:
+    """However many are drawn: at nine of ten that would be most SKUs of three."""
+    frame = manifest([(sku, "train", 300 * sku + 3 * n) for sku in range(40) for n in range(3)])
+    found = split(frame, SplitParams(val_share=0.9, unseen_share=0), DataParams(), 7)
+    assert found.loc[found["role"].eq("train"), "sku"].nunique() == 40 and found["role"].eq("val").any()
+
+
+def test_what_an_unseen_product_shows_too_is_no_group_to_train_on() -> None:
+    """It is neither counted nor drawn: else it could be all that is left of a SKU."""
+    params = SplitParams(val_share=0.9, unseen_share=0.3)
+    unseen = next(number for number in range(100) if is_unseen(f"sku{number}", params))
+    seen = [number for number in range(100) if not is_unseen(f"sku{number}", params)]
+    own = [(sku, "train", 300 * sku + 3 * n) for sku in seen for n in range(3)]
+    shared = [(sku, "train", 90_000 + 3 * number) for number in seen for sku in (number, unseen)]
+    found = split(manifest([*own, *shared]), params, DataParams(), 7)
+    assert found.loc[found["role"].eq("train"), "sku"].nunique() == len(seen)
+    assert set(found.loc[found["sku"].eq(f"sku{unseen}"), "role"]) == {"gallery"}
+
+
+@settings(max_examples=count(50, 500))
 @given(deliveries)
 def test_names_of_skus_decide_nothing_but_who_is_unseen(images: Images) -> None:
     frame = manifest(images)
@@ -133,3 +162,70 @@ def test_the_machine_decides_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT.format(root=str(ROOT))]
     found = [subprocess.run(command, env=os.environ | m, check=True, capture_output=True, cwd=tmp_path).stdout for m in machines]
     assert found[0] == found[1] and b"val" in found[0]
+
+
+def products(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    """sku, state, drawn_as of each product."""
+    table = pd.DataFrame(rows, columns=["sku", "state", "drawn_as"], dtype=str)
+    return table.assign(since="", until="")
+
+
+@THOROUGH
+@given(deliveries, st.sets(st.integers(0, 8), max_size=4), st.booleans())
+def test_retired_products_are_neither_matched_against_nor_trained_on(
+    images: Images,
+    gone: set[int],
+    serve_catalogue: bool,
+) -> None:
+    """And all others have the roles of a manifest without them."""
+    frame = manifest(images)
+    table = products(*((f"sku{sku}", "retired", "") for sku in sorted(gone)))
+    data = DataParams(serve_catalogue=serve_catalogue)
+    roles = split(frame, SOME_UNSEEN, data, 7, table).merge(frame[["id", "side"]], on="id")
+    retired = roles["sku"].isin(table["sku"])
+    assert set(roles.loc[retired & roles["side"].eq("catalogue"), "role"]) <= {"idle"}
+    assert set(roles.loc[retired & roles["side"].ne("catalogue"), "role"]) <= {"retired"}
+    assert not roles.loc[~retired, "role"].isin(["retired", "idle"]).any()
+    alone = split(frame[~frame["sku"].isin(table["sku"])], FEW_UNSEEN, data, 7)
+    beside = split(frame, FEW_UNSEEN, data, 7, table)
+    assert beside[beside["id"].isin(alone["id"])]["role"].tolist() == alone["role"].tolist()
+
+
+def test_a_catch_all_class_stays_one_even_if_it_is_retired() -> None:
+    frame = manifest([(0, "train", 1), (1, "train", 4), (2, "train", 7)])
+    roles = split(frame, FEW_UNSEEN, DataParams(others=("sku2",)), 7, products(("sku2", "retired", "")))
+    assert set(roles.loc[roles["sku"].eq("sku2"), "role"]) == {"other"}
+
+
+@pytest.mark.parametrize("serve_catalogue", [False, True])
+def test_a_catalogue_picture_serves_where_a_product_has_no_other(serve_catalogue: bool) -> None:
+    images = [(0, "train", 1), (0, "catalogue", 4), (1, "train", 7), (2, "catalogue", 10), (3, "test", 13)]
+    images += [(3, "catalogue", 16), (4, "catalogue", 19)]
+    data = DataParams(serve_catalogue=serve_catalogue)
+    table = products(("sku4", "retired", ""))
+    roles = split(manifest(images), FEW_UNSEEN, data, 7, table).set_index("id")["role"]
+    serves = "gallery" if serve_catalogue else "catalogue"
+    assert roles["catalogue/sku0/1"] == "catalogue", "its shelf photos serve"
+    assert (roles["catalogue/sku2/3"], roles["catalogue/sku3/5"]) == (serves, serves)
+    assert roles["catalogue/sku4/6"] == "idle" and roles["test/sku3/4"] == "query"
+
+
+def test_a_product_is_drawn_by_the_name_that_its_table_says() -> None:
+    params = SplitParams(val_share=0.2, unseen_share=0.3)
+    unseen = next(f"sku{number}" for number in range(100) if is_unseen(f"sku{number}", params))
+    frame = manifest([(sku, "train", 300 * sku) for sku in range(200, 260)])
+    own = split(frame, params, DataParams(), 7).drop_duplicates("sku").set_index("sku")["unseen"]
+    kept = own.index[~own][0]
+    drawn = split(frame, params, DataParams(), 7, products((kept, "sold", unseen))).set_index("sku")["unseen"]
+    assert drawn[kept] and drawn.drop(kept).equals(own.drop(kept))
+
+
+@pytest.mark.parametrize("serve_catalogue", [False, True])
+def test_catalogue_pictures_that_serve_are_in_both_protocols(serve_catalogue: bool) -> None:
+    images = [(0, "train", 1), (1, "train", 7), (2, "catalogue", 10), (0, "test", 13), (2, "test", 16)]
+    frame = manifest(images).assign(sha256=lambda rows: rows["pixels"])
+    roles = split(frame, FEW_UNSEEN, DataParams(serve_catalogue=serve_catalogue), 7)
+    rows = roles.merge(frame[["id", "sha256", "side"]], on="id")
+    made = protocols(rows)
+    assert set(made["catalogue"].query("part == 'gallery'")["id"]) == {"catalogue/sku2/2"}
+    assert ("catalogue/sku2/2" in set(made["full"]["id"])) is serve_catalogue

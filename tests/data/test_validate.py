@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 
@@ -79,6 +79,11 @@ def slim(frame: pd.DataFrame) -> pd.DataFrame:
     return cell(cell(frame, "width", 40, slice(0, 2)), "height", 480, slice(0, 2))  # type: ignore[arg-type]
 
 
+def long(frame: pd.DataFrame) -> pd.DataFrame:
+    kept = frame.index > 2
+    return frame.assign(width=frame["width"].where(kept, 20_000), height=frame["height"].where(kept, 9_000))
+
+
 def same_place(frame: pd.DataFrame) -> pd.DataFrame:
     return cell(frame, "offset", frame["offset"][3], 4)
 
@@ -124,7 +129,7 @@ DEFECTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "format": lambda f: cell(f, "format", "XBM"),
     "mode": lambda f: cell(f, "mode", "HSV"),
     "short-side": lambda f: cell(f, "width", 31),
-    "long-side": lambda f: cell(cell(f, "width", 20_000), "height", 9_000),
+    "long-side": long,
     "aspect": slim,
     "sha256": lambda f: cell(f, "sha256", "0" * 63),
     "pixels": lambda f: cell(f, "pixels", "no hash"),
@@ -242,3 +247,38 @@ def test_one_changed_byte_in_a_shard_is_found(delivery: Delivery, tmp_path: Path
     shard.write_bytes(data)
     (finding,) = validate_bytes(root, frame)
     assert (finding.rule.name, finding.passed, finding.offenders) == ("bytes", False, [frame.loc[7, "id"]])
+
+
+def checked(frame: pd.DataFrame, before: Profile | None = None, gone: Collection[str] = ()) -> list[Finding]:
+    return validate(frame, summary_of(frame, 0), PARAMS, DataParams(), before, gone)
+
+
+def test_retired_products_count_in_no_figure_by_sku() -> None:
+    """Fifteen of twenty that have no gallery picture, a single one, or no query would be too many."""
+    frame = made()
+    skus = frame["sku"].unique()[:15].tolist()
+    for spoilt in (
+        without(frame, *(of(frame, number, "train") for number in range(15))),
+        without(frame, *(of(frame, number, "train")[1:] for number in range(15))),
+        without(frame, *(of(frame, number, "test") for number in range(15))),
+    ):
+        assert failed(checked(spoilt)) and failed(checked(spoilt, gone=skus)) == []
+    assert failed(checked(frame, gone=frame["sku"].unique()[:19].tolist())) == ["skus"]
+
+
+def test_a_retired_product_counts_as_gone_in_the_drift() -> None:
+    frame = made(skus=30)
+    before = profile_of(frame, DataParams())
+    sku = frame["sku"].unique()[3]
+    gone = f"1 SKUs of the last version that passed are gone: {sku}."
+    assert warnings_of(checked(frame, before, gone=[sku]), PARAMS) == [gone]
+
+
+def test_new_products_of_one_photo_break_no_expectation() -> None:
+    """Where there is a version to tell them by; the same photos of known products are too few."""
+    frame = made(skus=30)
+    sparse = without(frame, *(of(frame, number, "train")[1:] for number in range(8)))
+    known = profile_of(frame, DataParams())
+    older = profile_of(frame[~frame["sku"].isin(frame["sku"].unique()[:8])], DataParams())
+    assert "sparse" in failed(checked(sparse)) and "sparse" in failed(checked(sparse, known))
+    assert "sparse" not in failed(checked(sparse, older))

@@ -128,10 +128,11 @@ def two_pages(text: str) -> list[str]:
     return [failure_page(found, facts, lambda *_: None), docs_page(found, facts)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
 def test_any_text_of_the_data_leaves_the_pages_inert(text: str) -> None:
-    for page, plain in zip(two_pages(text), two_pages("word"), strict=True):
+    letters = re.sub("[^/]", "w", text)  # an id is shown in parts, which slashes divide
+    for page, plain in zip(two_pages(text), two_pages(letters), strict=True):
         assert_inert(page)
         assert [tag for tag, _ in Reader(page).tags] == [tag for tag, _ in Reader(plain).tags]
 

@@ -19,7 +19,7 @@ from typing import Any
 import boto3
 import yaml
 
-from skumatch.airflow_api import DAG, Airflow, patiently
+from skumatch.airflow_api import RETRAIN, Airflow, patiently
 from skumatch.config import apply_overrides
 from skumatch.follow import trigger
 from skumatch.pipeline.worker import stages
@@ -36,7 +36,8 @@ from tests.pipeline.home import SMOKE
 PHOTOS = ROOT.parent / "shared/data/grocery-store/all"
 SKUS = 8
 # Long enough to be disturbed in; the tiny encoder, since weights and figures of any kind travel in the same way.
-LONG = (*SMOKE, "train.epochs=150", "runtime.checkpoint_seconds=0.5", "runtime.threads=1", "runtime.parallel_runs=4")
+BY_HAND = ("schedule.retrain=none", "schedule.refresh=none", "schedule.on_new_data=false")  # these tests count runs
+LONG = (*SMOKE, *BY_HAND, "train.epochs=150", "runtime.checkpoint_seconds=0.5", "runtime.threads=1", "runtime.parallel_runs=4")
 RUN_SECONDS = 900
 BUCKET = "dvc"
 
@@ -130,12 +131,12 @@ class Run:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Of each task: state, try_number, hostname, as Airflow has them."""
         with Airflow(self.deployment.stack.settings) as airflow:
-            found = patiently(lambda: airflow.get(f"/dags/{DAG}/dagRuns/{self.id}/taskInstances", limit=100))
+            found = patiently(lambda: airflow.get(f"/dags/{RETRAIN}/dagRuns/{self.id}/taskInstances", limit=100))
         return {task["task_id"]: task for task in found["task_instances"]}
 
     def state(self) -> str:
         with Airflow(self.deployment.stack.settings) as airflow:
-            return str(patiently(lambda: airflow.get(f"/dags/{DAG}/dagRuns/{self.id}"))["state"])
+            return str(patiently(lambda: airflow.get(f"/dags/{RETRAIN}/dagRuns/{self.id}"))["state"])
 
     def checkpoints(self) -> list[str]:
         found = self.deployment.keys(f"{self.name}/checkpoints/")
@@ -152,7 +153,7 @@ class Run:
 
     def trained(self, attempt: int) -> list[int]:
         """How many images the training had seen, each time that a try of its task said so: the first is where it began."""
-        log = self.deployment.stack.root / f"airflow-logs/dag_id={DAG}/run_id={self.id}/task_id=train/attempt={attempt}.log"
+        log = self.deployment.stack.root / f"airflow-logs/dag_id={RETRAIN}/run_id={self.id}/task_id=train/attempt={attempt}.log"
         return [int(told["done"]) for told in marked(WrittenLog(log).all(), "progress") if told["stage"] == "train"]
 
     def until_training(self) -> None:
@@ -187,7 +188,7 @@ class Run:
         """Clear what failed, as one does after mending."""
         with Airflow(self.deployment.stack.settings) as airflow:
             wanted = {"dag_run_id": self.id, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
-            airflow.post(f"/dags/{DAG}/clearTaskInstances", wanted)
+            airflow.post(f"/dags/{RETRAIN}/clearTaskInstances", wanted)
         self.until(lambda: True)
 
     def words(self) -> str:

@@ -19,7 +19,7 @@ import httpx
 import psutil
 import yaml
 
-from skumatch.airflow_api import DAG, Airflow
+from skumatch.airflow_api import RETRAIN, Airflow
 from skumatch.config import Settings
 from tests.conftest import ROOT, free_port, wait_until
 
@@ -213,7 +213,7 @@ class Stack:
         wait_until(lambda: well(f"http://127.0.0.1:{self.ports['mlflow']}/health"), START_SECONDS)
         wait_until(lambda: well(f"http://127.0.0.1:{self.ports['api-server']}/api/v2/version"), START_SECONDS)
         with Airflow(self.settings) as airflow:
-            wait_until(lambda: any(dag["dag_id"] == DAG for dag in airflow.get("/dags")["dags"]), START_SECONDS)
+            wait_until(lambda: any(dag["dag_id"] == RETRAIN for dag in airflow.get("/dags")["dags"]), START_SECONDS)
         self._keeper.start()
 
     def _keep(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skumatch.airflow_api import DAG, Airflow
+from skumatch.airflow_api import RETRAIN, Airflow
 from skumatch.config import apply_overrides
 from skumatch.release.bundle import verify_bundle
 from skumatch.release.registry import Registry
@@ -75,7 +75,7 @@ def test_what_was_saved_comes_back_whole(deployment: Deployment, undisturbed: st
         assert champion and champion.bundle == undisturbed
         assert verify_bundle(registry.download_bundle(champion, tmp_path / "champion"), undisturbed)
         with Airflow(stack.settings) as airflow:
-            assert [run["state"] for run in airflow.get(f"/dags/{DAG}/dagRuns")["dag_runs"]].count("success") >= 1
+            assert [run["state"] for run in airflow.get(f"/dags/{RETRAIN}/dagRuns")["dag_runs"]].count("success") >= 1
         project = _named(deployment.project, tmp_path / "project", "undisturbed")
         env = stack.environment | {"SKUMATCH_PROJECT": str(project), "SKUMATCH_REMOTE": "s3://dvc/undisturbed"}
         for words, told in ((["audit", "champion", "--verify"], "20 links: 20 hold"), (["models", "--history"], "first champion")):

@@ -33,7 +33,7 @@ def stand(here: Settings) -> Iterator[tuple[type[Stand], Settings]]:
             "/api/v2/version": {"version": version("apache-airflow-core")},
             "/api/v2/monitor/health": {name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "dag_processor")},
             "/api/v2/importErrors": {"import_errors": []},
-            "/api/v2/dags": {"dags": [{"dag_id": "skumatch_retrain", "is_paused": False}]},
+            "/api/v2/dags": {"dags": [{"dag_id": f"skumatch_{kind}", "is_paused": False} for kind in ("retrain", "refresh")]},
             "/api/v2/dags/skumatch_retrain/tasks": {"tasks": tasks},
             "/api/v2/pools": {"pools": [{"name": "gpu"}]},
             "/health": "OK",

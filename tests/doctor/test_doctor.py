@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,15 +25,16 @@ SERVERS = {"MLflow", "Airflow"}
 
 
 def test_a_host_that_never_answers_does_not_hold_up_the_others(here: Settings) -> None:
-    def sleeps(_: Place) -> str:
-        time.sleep(3)
+    over = threading.Event()
+
+    def waits(_: Place) -> str:
+        over.wait(600)
         raise Problem("late", "never told")
 
-    began = time.monotonic()
-    checks = [Check("slow", sleeps, "See its host.", seconds=0.2), Check("quick", lambda _: "well", "")]
+    checks = [Check("slow", waits, "See its host.", seconds=0.2), Check("quick", lambda _: "well", "")]
     found = list(examine(Place(here, PARAMS), checks))
+    over.set()
     assert [one.verdict for one in found] == ["failed", "ok"] and found[0].fix == "See its host." and "no answer" in found[0].found
-    assert time.monotonic() - began < 2.5
 
 
 def test_what_rests_on_something_that_failed_is_not_asked(here: Settings) -> None:
@@ -112,7 +113,9 @@ def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest
         before = tree(live.settings.home_dir / "mlflow/artifacts") | tree(live.settings.home_dir / "remote")
         found, code = examined(live)
         assert code == 0, found
-        assert {name for name, one in found.items() if one.verdict != "ok"} <= {"broker", "workers", "GPU"}, found
+        ill = {name for name, finding in found.items() if finding.verdict != "ok"}
+        assert ill <= {"broker", "workers", "GPU", "proxy"}, found
+        assert found["proxy"].verdict == "warning" and "fd00::/8" in found["proxy"].found
         assert tree(live.settings.home_dir / "mlflow/artifacts") | tree(live.settings.home_dir / "remote") == before
         nobody = live.settings.model_copy(update={"airflow_users": None})
         assert "wants a user and password" in ask(servers.airflow, nobody).found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,10 +70,31 @@ def test_the_pipeline_has_the_stages_that_this_skumatch_knows(here: Settings) ->
 def test_code_is_committed(here: Settings) -> None:
     assert ask(installation.code, here).verdict == "ok"
     (here.project / "skumatch/errors.py").write_text("changed")
-    assert "uncommitted" in ask(installation.code, here).found
+    assert "uncommitted changes (skumatch/errors.py)" in ask(installation.code, here).found
     commit(here.project, "Changed")
     assert ask(installation.code, here).verdict == "ok"
     assert "no git commit" in ask(installation.code, here.model_copy(update={"project": here.project / ".."})).found
+
+
+def test_code_that_git_does_not_answer_for_is_told_in_its_words(
+    here: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each case by itself, with what helps there: a commit would help none of them."""
+    with monkeypatch.context() as other:
+        other.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        found = ask(installation.code, here)
+        assert found.verdict == "failed"
+        assert "dubious ownership" in found.found and "safe.directory" in found.found
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "/nowhere")
+        found = ask(installation.code, here)
+        assert found.verdict == "failed" and found.fix == "Install git."
+        assert "there is no git here" in found.found
+    shutil.rmtree(here.project / ".git")
+    found = ask(installation.code, here)
+    assert found.verdict == "warning" and "in no git repository (not a git repository" in found.found
+    assert found.fix.startswith("Clone the project with git")
 
 
 @pytest.mark.parametrize("name", ["home/airflow.secret", "home/airflow-passwords.json", "project/.dvc/config.local", "key.pem"])
@@ -86,3 +109,15 @@ def test_secrets_are_for_their_owner(here: Settings, tmp_path: Path, name: str) 
     secret.chmod(0o640)
     found = ask(installation.secrets, own)
     assert found.verdict == "warning" and found.fix == f"Close it: chmod go= {secret}" and "s3cr3t" not in found.found
+
+
+def test_a_signing_key_is_tried(here: Settings, tmp_path: Path) -> None:
+    assert ask(installation.signing_key, here).found == "none is set: provenance is unsigned"
+    own = here.model_copy(update={"signing_key": tmp_path / "key.pem"})
+    missing = ask(installation.signing_key, own)
+    assert missing.verdict == "failed" and "there is no such file" in missing.found
+    assert missing.fix == "Correct the path or its rights."
+    make = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", tmp_path / "key.pem"]
+    subprocess.run(make, check=True, capture_output=True)
+    well = ask(installation.signing_key, own)
+    assert well.verdict == "ok" and re.search(r"key.pem, id [0-9a-f]{12}$", well.found)

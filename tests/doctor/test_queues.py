@@ -60,7 +60,7 @@ def test_every_queue_that_a_stage_needs_has_a_worker_or_not(here: Settings, tmp_
     redis = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "s3cr3t", "--save", "")
     worker = (sys.executable, "-m", "celery", "--broker", url, "worker", "--pool", "solo", "--without-mingle", "--queues")
     with running(*redis, log=tmp_path / "redis.log"):
-        wait_until(lambda: ask(queues.broker, here).verdict == "ok", 20)
+        wait_until(lambda: ask(queues.broker, here).verdict == "ok", 60)
         found = ask(queues.workers, here)
         assert found.verdict == "failed" and found.found == "no worker answers" and "--queues default,gpu" in found.fix
         with running(*worker, "default", log=tmp_path / "default.log"):

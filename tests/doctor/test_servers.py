@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from skumatch import network
 from skumatch.config import Settings
 from skumatch.doctor import servers
 from skumatch.params import Params
@@ -20,6 +21,7 @@ HEALTH, TASKS = "/api/v2/monitor/health", "/api/v2/dags/skumatch_retrain/tasks"
 ALL_WELL = {name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "dag_processor")}
 LONG_AGO = (datetime.now(UTC) - timedelta(hours=2000)).isoformat()
 BROKEN = {"filename": "retrain.py", "stack_trace": "x\nSyntaxError: no"}
+PAUSED = [{"dag_id": "skumatch_retrain", "is_paused": False}, {"dag_id": "skumatch_refresh", "is_paused": True}]
 NO_TRIGGERER: dict[str, Any] = {"triggerer": {"status": None, "latest_triggerer_heartbeat": None}}
 
 
@@ -83,13 +85,14 @@ def test_an_airflow_that_wants_a_name_is_told(stand: Served) -> None:
 @pytest.mark.parametrize(("path", "answer", "verdict", "said"), [
     ("/api/v2/importErrors", {"import_errors": [BROKEN]}, "failed", "can't import retrain.py: SyntaxError: no"),
     ("/api/v2/dags", {"dags": []}, "failed", "no DAG skumatch_retrain"),
-    ("/api/v2/dags", {"dags": [{"dag_id": "skumatch_retrain", "is_paused": True}]}, "warning", "paused"),
+    ("/api/v2/dags", {"dags": [{"dag_id": "skumatch_retrain", "is_paused": False}]}, "failed", "no DAG skumatch_refresh"),
+    ("/api/v2/dags", {"dags": PAUSED}, "warning", "the DAG skumatch_refresh is paused"),
     ("/api/v2/pools", {"pools": [{"name": "default_pool"}]}, "failed", "no pool gpu"),
     (TASKS, {"tasks": [{"task_id": "pull", "queue": "default", "pool": "gpu"}]}, "warning", "of another checkout"),
 ])  # fmt: skip
 def test_dags_that_would_not_run(stand: Served, path: str, answer: Any, verdict: str, said: str) -> None:
     own, settings = stand
-    assert ask(servers.dags, settings).found == "1 imported, none with an error; pools: gpu"
+    assert ask(servers.dags, settings).found == "2 imported, none with an error; pools: gpu"
     own.answers[path] = answer
     found = ask(servers.dags, settings)
     assert found.verdict == verdict and said in found.found
@@ -148,3 +151,17 @@ def test_servers_that_are_away(here: Settings) -> None:
     for check in (servers.mlflow, servers.artifacts, servers.champion, servers.airflow, servers.dags):
         found = ask(check, away)
         assert found.verdict == "failed" and "make up" in found.fix, found
+
+
+def test_a_proxy_setting_is_shown_with_its_flaws(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(network, "LEFT_OUT", [])
+    assert ask(servers.proxy, here).found == "none is set"
+    monkeypatch.setenv("https_proxy", "http://ann:s3cr3t@proxy.example.org:3128")
+    found = ask(servers.proxy, here)
+    assert found.verdict == "ok"
+    assert found.found.startswith("https through proxy.example.org:3128; directly: ")
+    network.LEFT_OUT.append("ALL_PROXY is not used: it is no URL.")
+    found = ask(servers.proxy, here)
+    assert found.verdict == "warning" and "ALL_PROXY" in found.found

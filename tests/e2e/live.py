@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -19,7 +21,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 
 from skumatch import services
-from skumatch.airflow_api import DAG, Airflow
+from skumatch.airflow_api import RETRAIN, Airflow
 from skumatch.config import Settings, apply_overrides
 from skumatch.errors import RunFailed
 from skumatch.follow import follow
@@ -30,8 +32,22 @@ from tests.data.zips import mojibake
 from tests.pipeline.home import SMOKE, Home
 
 BREAKER = Path(__file__).parent / "breaker"
+PLACE = "søren 100% #1, données 店 [x]?;&='q"  # a folder that a whole run must bear
 DELAY = "timedelta(seconds=10)"
+# No run starts by itself: a test counts runs. Those of test_refresh.py are started by events.
+BY_HAND = ("schedule.retrain=none", "schedule.refresh=none", "schedule.on_new_data=false")
 SPOKEN = "a word of the environment"  # a task that is broken says it
+PROXY_PASSWORD = f"secret{token_hex(12)}"
+NO_PROXY_HERE = f"http://someone:{PROXY_PASSWORD}@127.0.0.1:9"  # a port that nobody listens on
+HOSTILE = {
+    **dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy"), NO_PROXY_HERE),
+    "ALL_PROXY": NO_PROXY_HERE.replace("http", "socks5"),
+    "NO_PROXY": "[::1],fd00::/8",
+}
+HEEDED = (  # what each command says of it, before its own words
+    "ALL_PROXY is not used: a SOCKS proxy needs two more packages, pip install socksio PySocks.\n"
+    "NO_PROXY is read without 'fd00::/8': not every client here can read that.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +68,14 @@ class Ended:
 class Live:
     """One project's folder, home and ports; `command` drives the real command line. Its own params.yaml has the tiny encoder.
 
+    Its environment names proxies that nobody listens at, and a NO_PROXY that not every client reads.
     `said` is all that a terminal showed.
     """
 
     def __init__(self, root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None) -> None:
         self.root, self.plan, self.users, self.said = root, root / "plan.json", users, list[str]()
         self.events = root / "lineage.jsonl" if users else None  # OpenLineage
-        self.project = make_project(root / "project")
+        self.project = make_project(root / "project {x}")
         self._hurry(overrides)
         places = {"airflow_port": free_port(), "mlflow_port": free_port(), "airflow_users": users, "mlflow": mlflow}
         self.settings = Settings(project=self.project, home=root / "home", **places)  # type: ignore[arg-type]
@@ -68,6 +85,7 @@ class Live:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW_"))}
+        kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")} | HOSTILE
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
         ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
         more = (("AIRFLOW_USERS", self.users), ("MLFLOW", self.settings.mlflow), ("OPENLINEAGE", self.events))
@@ -80,7 +98,7 @@ class Live:
             [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
         )
         self.said += done.stdout, done.stderr
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return Ended(done.returncode, done.stdout, done.stderr.removeprefix(HEEDED))
 
     def break_(self, task: str, error: str) -> None:
         self.plan.write_text(json.dumps({"task": task, "error": error}))
@@ -109,19 +127,19 @@ class Live:
     def newest(self) -> dict[str, Any]:
         """Airflow's newest run."""
         with Airflow(self.settings) as airflow:
-            return dict(airflow.get(f"/dags/{DAG}/dagRuns", order_by="-run_after", limit=1)["dag_runs"][0])
+            return dict(airflow.get(f"/dags/{RETRAIN}/dagRuns", order_by="-run_after", limit=1)["dag_runs"][0])
 
     def states(self) -> tuple[str, dict[str, str]]:
         """Of the newest run: its state, and that of each task."""
         run = self.newest()
         with Airflow(self.settings) as airflow:
-            tasks = airflow.get(f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
+            tasks = airflow.get(f"/dags/{RETRAIN}/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
         return str(run["state"]), {task["task_id"]: str(task["state"]) for task in tasks}
 
     def go_on(self) -> Ended:
         """Clear what failed in the newest run, as one does in Airflow after mending it, and follow the run to its end."""
         run, console = self.newest()["dag_run_id"], Console(file=io.StringIO(), width=200)
-        self.clear(DAG, run)
+        self.clear(RETRAIN, run)
         try:
             follow(self.settings, run, console)
         except RunFailed as error:
@@ -144,12 +162,15 @@ class Live:
         text = dag.read_text("utf-8")
         assert text.count(DELAY) == 1
         dag.write_text(text.replace(DELAY, "timedelta(seconds=1)"), "utf-8")
-        params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *overrides])), "utf-8")
+        params.write_text(
+            yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *BY_HAND, *overrides])), "utf-8"
+        )
         commit(self.project, "Train little, try again soon")
 
     def _python(self) -> Path:
         python = self.root / "python"
-        python.write_text(f'#!/bin/sh\nexport PYTHONPATH={BREAKER} SKUMATCH_TEST_PLAN={self.plan}\nexec {sys.executable} "$@"\n')
+        variables = f"PYTHONPATH={BREAKER} SKUMATCH_TEST_PLAN={quote(str(self.plan))}"
+        python.write_text(f'#!/bin/sh\nexport {variables}\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
         return python
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -13,12 +14,13 @@ import httpx
 import pytest
 
 from skumatch.airflow_api import Airflow
+from skumatch.release import waiting
 from skumatch.release.bundle import read_gallery, verify_bundle, write_bundle
 from skumatch.release.journal import breaks
 from skumatch.release.promotion import history
-from skumatch.release.registry import COMPARED_TAG, Registry
+from skumatch.release.registry import COMPARED_TAG, ENCODER_TAG, Registry
 from tests.conftest import wait_until
-from tests.e2e.live import Live, serving
+from tests.e2e.live import PLACE, Live, serving
 from tests.e2e.needles import places
 
 pytestmark = pytest.mark.live
@@ -29,7 +31,8 @@ SETTLED = 3.0  # an answer within a moment of the question can get lost in Airfl
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tmp_path_factory.mktemp("release"), "ann:admin,vic:viewer", ("release.approval=required",)) as live:
+    root = tmp_path_factory.mktemp("release") / PLACE
+    with serving(root, "ann:admin,vic:viewer", ("release.approval=required",)) as live:
         yield live
 
 
@@ -98,11 +101,15 @@ def champion(registry: Registry) -> int | None:
 
 
 def challenger(registry: Registry, root: Path, compared: int, similarity: float) -> int:
-    """Another version, as a retrain would have registered it: the first one's parts with another threshold."""
+    """Another version, as a retrain would have registered it: the first one's parts with another threshold.
+
+    Its tag names an encoder of its own: a release of the first one's gallery alone would make nobody stale.
+    """
     source, folder = registry.download_bundle(registry.resolve("1"), root / "one"), root / f"{similarity}"
     manifest = verify_bundle(source)
     write_bundle(folder, source / "encoder", read_gallery(source / "gallery.parquet", manifest.dim), {"similarity": similarity}, [])
     tags = {COMPARED_TAG: str(compared), "skumatch.decision": "Promoted the challenger: a gain."}
+    tags[ENCODER_TAG] = hashlib.sha256(str(similarity).encode()).hexdigest()
     version = registry.register(folder, registry.resolve("1").run_id, tags, "")
     shutil.rmtree(folder)
     return version
@@ -140,16 +147,18 @@ def test_a_rejection_promotes_nothing(live: Live, registry: Registry, tmp_path: 
     assert champion(registry) == 1 and len(history(registry)) == 1
 
 
-def test_an_approval_that_comes_too_late_is_refused_and_a_rollback_comes_from_airflow(
-    live: Live, registry: Registry, tmp_path: Path
-) -> None:
+def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(live: Live, registry: Registry, tmp_path: Path) -> None:
+    """And a rollback comes from Airflow."""
     second, third = challenger(registry, tmp_path, 1, 0.3), challenger(registry, tmp_path, 1, 0.4)
     ann = Person(live, "ann")
     first, late = ann.starts(RELEASE, version=second), ann.starts(RELEASE, version=third)
-    asked(live, first)
-    ann.answers(first, "Approve").raise_for_status()
+    for run in (first, late):
+        asked(live, run)
+    for run in (first, late):
+        ann.answers(run, "Approve").raise_for_status()
+        wait_until(lambda run=run: tasks(live, RELEASE, run).get("promote") in ("success", "failed"), SECONDS)
     assert ended(live, RELEASE, first)["promote"] == "success" and champion(registry) == second
-    assert ended(live, RELEASE, late) == {"propose": "failed", "approve": "upstream_failed", "promote": "upstream_failed"}
+    assert ended(live, RELEASE, late) == {"propose": "success", "approve": "success", "promote": "failed"}
     back = ann.starts(ROLLBACK, why="it takes tea for cola")
     assert ended(live, ROLLBACK, back) == {"rollback": "success"}
     entries = history(registry)
@@ -175,6 +184,33 @@ def test_the_command_line_does_not_go_round_the_approval(live: Live, registry: R
     before = champion(registry)
     ended = live.command("promote", "1")
     assert (ended.code, champion(registry)) == (40, before) and "Promotion needs a person's approval" in ended.err
+
+
+def test_proposals_of_one_moment_are_all_asked_about(live: Live, registry: Registry, tmp_path: Path) -> None:
+    """Airflow hands on the first of two events; the run that it starts tells of the other version."""
+    before = champion(registry) or 0
+    versions = {challenger(registry, tmp_path, before, similarity) for similarity in (0.8, 0.9)}
+    for version in versions:
+        waiting.wait(registry, version, "approval")
+    earlier = {row["dag_run_id"] for row in runs(live, RELEASE)}
+    with Airflow(live.settings) as airflow:
+        assets = airflow.get("/assets", name_pattern="skumatch_challenger")["assets"]
+        for version in versions:
+            airflow.post("/assets/events", {"asset_id": assets[0]["id"], "extra": {"version": version}})
+    wait_until(lambda: len(open_questions(live, earlier)) == 2, SECONDS)
+    asking = open_questions(live, earlier)
+    subjects = {question(live, run)["subject"] for run in asking}
+    assert subjects == {f"Make version {version} the champion?" for version in versions}
+    for run in asking:
+        Person(live, "ann").answers(run, "Reject").raise_for_status()
+        assert ended(live, RELEASE, run)["promote"] == "skipped"
+    assert champion(registry) == before
+
+
+def open_questions(live: Live, earlier: set[str]) -> list[str]:
+    """The runs, but for the earlier ones, that wait for a person's answer."""
+    later = [row["dag_run_id"] for row in runs(live, RELEASE) if row["dag_run_id"] not in earlier]
+    return [run for run in later if tasks(live, RELEASE, run).get("approve") == "awaiting_input"]
 
 
 def test_without_names_an_approval_is_refused_at_once(live: Live) -> None:
@@ -219,11 +255,11 @@ def test_passwords_stay_with_their_owner(live: Live) -> None:
 def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, tmp_path: Path) -> None:
     dag = live.project / "dags/release.py"
     text = dag.read_text("utf-8")
-    assert text.count("timedelta(hours=HOURS)") == 1
+    assert text.count("timedelta(hours=APPROVAL_HOURS)") == 1
     before = champion(registry)
     assert before is not None
     version = challenger(registry, tmp_path, before, 0.7)
-    dag.write_text(text.replace("timedelta(hours=HOURS)", "timedelta(seconds=2)"), "utf-8")
+    dag.write_text(text.replace("timedelta(hours=APPROVAL_HOURS)", "timedelta(seconds=2)"), "utf-8")
     time.sleep(20)  # until Airflow has read the file again
     run = Person(live, "ann").starts(RELEASE, version=version)
     assert ended(live, RELEASE, run) == {"propose": "success", "approve": "failed", "promote": "upstream_failed"}

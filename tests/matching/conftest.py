@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from skumatch.data.images import Extent, Images
+from skumatch.matching.pictures import list_pictures, open_pictures
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
@@ -15,6 +17,11 @@ from skumatch.release.bundle import Bundle, Gallery, write_bundle
 from tests.conftest import draw
 
 CPU = RuntimeParams(device="cpu", threads=1)
+
+
+def opened(given: Sequence[Path], aside: Path) -> Images:
+    """The pictures that `given` names, opened."""
+    return open_pictures(list_pictures(given), aside)
 
 
 @pytest.fixture(scope="session")

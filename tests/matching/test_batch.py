@@ -16,11 +16,10 @@ from skumatch.data.images import decode
 from skumatch.errors import DataError, StorageError
 from skumatch.matching import batch as batches
 from skumatch.matching.batch import Plan, counts, match_all, matching
-from skumatch.matching.pictures import find_pictures
 from skumatch.model import embed as embedding
 from skumatch.model.encoder import Encoder
 from skumatch.release.bundle import Bundle
-from tests.matching.conftest import CPU
+from tests.matching.conftest import CPU, opened
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +29,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(bundle: Bundle, folder: Path, out: Path, top_k: int = 3) -> tuple[int, int]:
     with matching(out) as parts:
-        return match_all(Plan(bundle, find_pictures([folder], parts), top_k, out), parts, 2, CPU)
+        return match_all(Plan(bundle, opened([folder], parts), top_k, out), parts, 2, CPU)
 
 
 @pytest.fixture
@@ -39,9 +38,9 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = embedding._vectors
 
-    def counted(encoder: Encoder, pixels: Tensor, device: torch.device) -> object:
+    def counted(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) -> object:
         sizes.append(len(pixels))
-        return real(encoder, pixels, device)
+        return real(encoder, pixels, device, size)
 
     monkeypatch.setattr(embedding, "_vectors", counted)
     return sizes
@@ -135,7 +134,7 @@ def test_two_at_once_are_refused_and_harm_nothing(bundle: Bundle, folder: Path, 
     with matching(out) as parts:
         with pytest.raises(StorageError, match="Another skumatch is writing"):
             run(bundle, folder, out)
-        match_all(Plan(bundle, find_pictures([folder], parts), 3, out), parts, 2, CPU)
+        match_all(Plan(bundle, opened([folder], parts), 3, out), parts, 2, CPU)
     assert pq.read_metadata(out).num_rows == 14
 
 
@@ -163,6 +162,25 @@ def test_a_file_that_is_no_table_of_ours_is_left_alone(bundle: Bundle, folder: P
     with pytest.raises(DataError, match="is there and no table of matches"):
         run(bundle, folder, out)
     assert out.read_bytes() == before and not list(tmp_path.glob(".m.parquet*"))
+
+
+def test_a_row_without_its_picture_keeps_its_place(bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ["gone.png", *(f"night/{number}.png" for number in range(6)), "later.png", None]
+    table, out, real = folder / "t.parquet", tmp_path / "m.parquet", embedding._vectors
+    pq.write_table(pa.table({"path": paths}), table)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(batches, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(bundle, table, out)
+    monkeypatch.setattr(embedding, "_vectors", lambda *words: pytest.fail("it was matched before") or real(*words))
+    assert run(bundle, table, out) == (9, 9)
+    rows = pq.read_table(out).to_pylist()
+    assert [row["id"] for row in rows] == [*paths[:8], "8"]
+    assert [row["problem"] for row in rows] == ["missing", *[None] * 6, "missing", "no-picture"]
+    assert [row["sha256"] is None for row in rows] == [row["problem"] is not None for row in rows]
+    monkeypatch.setattr(embedding, "_vectors", real)
+    (folder / "other.png").rename(folder / "later.png")
+    assert run(bundle, table, out) == (0, 9)
+    assert pq.read_table(out)["problem"].to_pylist().count("missing") == 1
 
 
 def test_only_unreadable_pictures_make_a_table_too(bundle: Bundle, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from skumatch.errors import ParameterError
+from skumatch.errors import DataError, ImageError, ParameterError
 from tests.cli import Cli
 
 
@@ -30,3 +30,23 @@ def test_a_folder_becomes_a_table_and_a_page(cli: Cli, bundle_folder: Path, fold
 def test_many_pictures_need_a_place(cli: Cli, bundle_folder: Path, folder: Path) -> None:
     refused = cli("match", folder, "--model", bundle_folder)
     assert refused.code == ParameterError.exit_code and "give --out matches.parquet" in refused.err
+
+
+def test_a_table_without_one_readable_picture_ends_with_an_error(cli: Cli, bundle_folder: Path, tmp_path: Path) -> None:
+    """The table is there and says why of each row, so the same call again does nothing and ends alike."""
+    (tmp_path / "t.csv").write_text("path\ngone.png\n", "utf-8")
+    for _ in range(2):
+        ended = cli("match", tmp_path / "t.csv", "--model", bundle_folder, "--out", tmp_path / "m.parquet")
+        assert ended.code == ImageError.exit_code and "None of the pictures could be read" in ended.err
+        assert "missing 1" in ended.out
+    assert pq.read_table(tmp_path / "m.parquet")["problem"].to_pylist() == ["missing"]
+
+
+def test_a_refusal_comes_before_the_model_and_the_output(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("path\né.png\n".encode("latin-1"))
+    ended = cli("match", tmp_path / "t.csv", "--model", "champion", "--out", tmp_path / "new/m.parquet")
+    assert ended.code == DataError.exit_code and "byte 0xE9 in line 2" in ended.err, ended
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "m.parquet").write_text("mine")
+    ended = cli("match", tmp_path / "gone.png", "--model", "champion", "--out", tmp_path / "m.parquet")
+    assert ended.code == DataError.exit_code and "no table of matches" in ended.err, ended

@@ -12,18 +12,17 @@ from PIL import Image
 from skumatch.matching import page as pages
 from skumatch.matching.batch import Plan, match_all, matching
 from skumatch.matching.page import page
-from skumatch.matching.pictures import find_pictures
 from skumatch.release.bundle import Bundle
 from tests.browser import CHROMIUM, browsing
 from tests.conftest import draw
-from tests.matching.conftest import CPU
+from tests.matching.conftest import CPU, opened
 
 
 @pytest.fixture
 def plan(bundle: Bundle, folder: Path, tmp_path: Path) -> Plan:
     draw(folder / "<script>window.hit=1</script>.png", "sku 1")
     with matching(tmp_path / "m.parquet") as parts:
-        made = Plan(bundle, find_pictures([folder], parts), 3, tmp_path / "m.parquet")
+        made = Plan(bundle, opened([folder], parts), 3, tmp_path / "m.parquet")
         match_all(made, parts, 4, CPU)
     return made
 

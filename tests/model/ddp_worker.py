@@ -16,7 +16,6 @@ from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import Encoder, save
 from skumatch.model.train import train
 from skumatch.params import (
-    AugmentParams,
     AverageParams,
     EncoderParams,
     FixParams,
@@ -26,13 +25,13 @@ from skumatch.params import (
     RuntimeParams,
     SamplingParams,
     TowerParams,
-    TrainParams,
 )
+from tests.model.plain import mild, plain
 
 STEPS = 12
 CPU = RuntimeParams(device="cpu", threads=1)
 SPEC = EncoderParams(model="smoke", weights="none", height=32, width=32, dim=16)
-PLAIN = TrainParams(epochs=4, batch=8, optimizer=OptimizerParams(lr_tower=1e-3), augment=AugmentParams(cutout=16))
+PLAIN = plain(epochs=4, batch=8, optimizer=OptimizerParams(lr_tower=1e-3), augment=mild(cutout=16))
 PARAMS = {
     "arcface": PLAIN,
     "supcon": PLAIN.model_copy(update={"loss": LossParams(kind="supcon"), "sampling": SamplingParams(per_sku=4)}),

@@ -16,10 +16,11 @@ from skumatch.model.augment import Drawn, augmented
 from skumatch.model.chance import generator
 from skumatch.model.preprocess import Preprocess
 from skumatch.params import AugmentParams
+from tests.model.plain import mild
 
 CANVAS = Preprocess(height=56, width=56, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 PAD = Preprocess(height=80, width=40, resize="pad", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-PLAIN = AugmentParams(min_crop=1.0, cutout=0, jitter=0.0)
+PLAIN = mild(min_crop=1.0, cutout=0, jitter=0.0)
 ALWAYS = 0.9999
 
 
@@ -31,14 +32,14 @@ def ramp() -> Image.Image:
 
 @given(key=st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)))
 def test_a_view_is_a_pure_function_of_its_key(key: tuple[int, int, int]) -> None:
-    first = augmented(ramp(), CANVAS, AugmentParams(), generator(*key))
+    first = augmented(ramp(), CANVAS, mild(), generator(*key))
     torch.rand(3)  # the global generator plays no part
-    assert first.equal(augmented(ramp(), CANVAS, AugmentParams(), generator(*key)))
+    assert first.equal(augmented(ramp(), CANVAS, mild(), generator(*key)))
     assert first.shape == (3, 56, 56) and first.dtype == torch.uint8
 
 
 def test_views_differ_between_epochs_and_images() -> None:
-    views = [augmented(ramp(), CANVAS, AugmentParams(), generator(*key)) for key in [(7, 0, 0), (7, 1, 0), (7, 0, 1), (8, 0, 0)]]
+    views = [augmented(ramp(), CANVAS, mild(), generator(*key)) for key in [(7, 0, 0), (7, 1, 0), (7, 0, 1), (8, 0, 0)]]
     assert not any(a.equal(b) for i, a in enumerate(views) for b in views[:i])
 
 
@@ -48,7 +49,7 @@ def test_nothing_turned_on_is_the_preprocessed_picture() -> None:
 
 @given(seed=st.integers(0, 1000))
 def test_never_flipped(seed: int) -> None:
-    view = augmented(ramp(), CANVAS, AugmentParams(cutout=0), generator(seed)).float()
+    view = augmented(ramp(), CANVAS, mild(cutout=0), generator(seed)).float()
     assert view[1, :, -10:].mean() > view[1, :, :10].mean()
     assert view[2, -10:].mean() > view[2, :10].mean()
 
@@ -92,7 +93,7 @@ def test_with_the_new_options_off_the_bits_are_those_of_before(
     size: tuple[int, int], preprocess: Preprocess, crop: float, jitter: float, cutout: int, seed: int
 ) -> None:
     image = ramp().resize(size)
-    params = AugmentParams(min_crop=crop, jitter=jitter, cutout=cutout)
+    params = mild(min_crop=crop, jitter=jitter, cutout=cutout)
     expected = before(image, preprocess, params, generator(seed))
     assert augmented(image, preprocess, params, generator(seed)).equal(expected)
     assert augmented(np.array(image), preprocess, params, generator(seed)).equal(expected)
@@ -127,7 +128,7 @@ def test_turning_one_option_on_leaves_the_draws_of_the_others(options: dict[str,
     seen: list[list[float]] = []
     lit = augment._lit
     monkeypatch.setattr(augment, "_lit", lambda view, strength, numbers: seen.append(numbers) or lit(view, strength, numbers))
-    for params in (AugmentParams(), AugmentParams(**options)):
+    for params in (mild(), mild(**options)):
         augmented(ramp(), CANVAS, params, generator(4), lambda _: neighbour())
     assert seen[0] == seen[1]
 

@@ -108,6 +108,74 @@ def test_an_attempt_that_was_taken_over_is_refused_and_changes_nothing(url: str)
     second.save(10, TENSORS, {})
 
 
+def test_an_attempt_taken_over_during_its_upload_commits_nothing(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An upload may take minutes, in which another attempt may have begun."""
+    first = Checkpoints(url, "k")
+    first.save(5, TENSORS, {})
+    put = first._put
+
+    def slow(name: str, data: bytes) -> None:
+        put(name, data)
+        if name.endswith(".safetensors"):
+            Checkpoints(url, "k")
+
+    monkeypatch.setattr(first, "_put", slow)
+    with pytest.raises(Fenced, match="Attempt 2 of this training took over"):
+        first.save(10, TENSORS, {})
+    found = Checkpoints(url, "k").latest()
+    assert found is not None and found.step == 5
+    assert [Path(path).name for path in files(first, "*-*.json")] == ["00000005-0001.json"]
+
+
+def test_a_save_killed_at_any_write_leaves_a_whole_checkpoint(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed half-way through each write or rename in turn: no file is ever half written under its own name."""
+    ended = False
+    for at in range(1, 9):
+        key = f"killed-{at}"
+        checkpoints = Checkpoints(url, key)
+        checkpoints.save(5, TENSORS, {})
+        with monkeypatch.context() as patch:
+            calls = dying(checkpoints, at, patch)
+            try:
+                checkpoints.save(10, TENSORS, {})
+                ended = True
+            except KeyboardInterrupt:
+                assert len(calls) == at
+        found = Checkpoints(url, key).latest()
+        assert found is not None and found.step in ({10} if ended else {5, 10})
+        assert capsys.readouterr().err == "", "nothing was damaged"
+        if ended:
+            break
+    assert ended and at > 3
+
+
+def dying(checkpoints: Checkpoints, at: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """The process is killed in its `at`-th write or rename: a write is half done, a rename not at all."""
+    calls: list[str] = []
+    write, move = checkpoints.fs.pipe_file, checkpoints.fs.mv
+
+    def pipe_file(path: str, data: bytes) -> None:
+        calls.append(path)
+        write(path, data if len(calls) < at else data[: len(data) // 2])
+        if len(calls) == at:
+            raise KeyboardInterrupt
+
+    def mv(*words: str) -> None:
+        calls.append(words[0])
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        move(*words)
+
+    patch.setattr(checkpoints.fs, "pipe_file", pipe_file)
+    patch.setattr(checkpoints.fs, "mv", mv)
+    return calls
+
+
 def test_a_storage_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "remote").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="can't be read or written"):

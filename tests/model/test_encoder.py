@@ -204,7 +204,7 @@ def test_an_untrained_projection_is_everyones_and_leaves_the_callers_draws_alone
     assert Projection(256, 16).linear.weight.equal(first.linear.weight)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 6), seed=st.integers(0, 99))
 def test_in_evaluation_a_vector_does_not_depend_on_those_beside_it(rows: int, seed: int) -> None:
     projection = Projection(32, 8)

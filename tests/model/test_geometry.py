@@ -16,7 +16,7 @@ from skumatch.model.augment import Drawn, augmented
 from skumatch.model.chance import generator
 from skumatch.model.geometry import Box, _grid, crop_box, moved_corners, warped
 from skumatch.model.preprocess import Preprocess, planes
-from skumatch.params import AugmentParams
+from tests.model.plain import mild
 
 CANVAS = Preprocess(height=64, width=48, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 unit = st.floats(0, 1, exclude_max=True)
@@ -27,7 +27,7 @@ sides = st.integers(1, 300)
 def test_a_crop_is_inside_large_enough_and_of_a_shape_within_the_ratio(
     rows: int, columns: int, smallest: float, ratio: float, place: tuple[float, float, float], shape: float
 ) -> None:
-    box = crop_box(rows, columns, AugmentParams(min_crop=smallest, ratio=ratio), place, shape)
+    box = crop_box(rows, columns, mild(min_crop=smallest, ratio=ratio), place, shape)
     assert 0 <= box.left <= box.left + box.width <= columns and 0 <= box.top <= box.top + box.height <= rows
     least = smallest / math.sqrt(1 + ratio)
     assert box.width >= max(1, round(least * columns) - 1) and box.height >= max(1, round(least * rows) - 1)
@@ -36,7 +36,7 @@ def test_a_crop_is_inside_large_enough_and_of_a_shape_within_the_ratio(
 
 
 def test_ratio_makes_crops_wider_and_taller() -> None:
-    shapes = [crop_box(1000, 1000, AugmentParams(min_crop=0.5, ratio=0.5), (0.3, 0.5, 0.5), shape) for shape in (0, 0.5, 1)]
+    shapes = [crop_box(1000, 1000, mild(min_crop=0.5, ratio=0.5), (0.3, 0.5, 0.5), shape) for shape in (0, 0.5, 1)]
     assert [round(box.width / box.height, 2) for box in shapes] == [0.67, 1.0, 1.5]
     assert len({round(box.width * box.height, -4) for box in shapes}) == 1
 
@@ -44,9 +44,9 @@ def test_ratio_makes_crops_wider_and_taller() -> None:
 @given(moves=st.lists(unit, min_size=8, max_size=8), turn=unit, perspective=st.floats(0, 0.24), rotate=st.floats(0, 45))
 def test_corners_stay_convex_and_within_the_share(moves: list[float], turn: float, perspective: float, rotate: float) -> None:
     box = Box(10, 20, 100, 50)
-    still = moved_corners(box, AugmentParams(perspective=perspective), moves, turn)
+    still = moved_corners(box, mild(perspective=perspective), moves, turn)
     assert (np.abs(still - box.corners()) <= np.array([100, 50]) * perspective + 1e-9).all()
-    found = moved_corners(box, AugmentParams(perspective=perspective, rotate=rotate), moves, turn)
+    found = moved_corners(box, mild(perspective=perspective, rotate=rotate), moves, turn)
     edges = np.roll(found, -1, axis=0) - found
     after = np.roll(edges, -1, axis=0)
     assert (edges[:, 0] * after[:, 1] - edges[:, 1] * after[:, 0] > 0).all()
@@ -56,7 +56,7 @@ def test_corners_stay_convex_and_within_the_share(moves: list[float], turn: floa
 
 @given(moves=st.lists(unit, min_size=8, max_size=8))
 def test_the_map_takes_the_canvas_to_the_corners(moves: list[float]) -> None:
-    quad = moved_corners(Box(0, 0, 1, 1), AugmentParams(perspective=0.2), moves, 0)
+    quad = moved_corners(Box(0, 0, 1, 1), mild(perspective=0.2), moves, 0)
     fine = _grid(quad, 200, 200)
     found = torch.stack([fine[0, 0], fine[0, -1], fine[-1, -1], fine[-1, 0]]).numpy()
     assert np.abs((found + 1) / 2 - quad).max() < 2e-2
@@ -81,7 +81,7 @@ def test_corners_that_stand_still_change_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_rotate_turns_as_pillow_does(seed: int) -> None:
-    params = AugmentParams(min_crop=1.0, cutout=0, jitter=0.0, rotate=30)
+    params = mild(min_crop=1.0, cutout=0, jitter=0.0, rotate=30)
     view = augmented(photo(48, 64), CANVAS, params, generator(seed)).permute(1, 2, 0).numpy()
     degrees = 30 * (2 * Drawn.of(generator(seed)).rotate[0] - 1)
     theirs = np.asarray(photo(48, 64).rotate(degrees, Image.Resampling.BILINEAR))
@@ -90,7 +90,7 @@ def test_rotate_turns_as_pillow_does(seed: int) -> None:
 
 
 def test_perspective_is_pillows() -> None:
-    params = AugmentParams(min_crop=1.0, cutout=0, jitter=0.0, perspective=0.15)
+    params = mild(min_crop=1.0, cutout=0, jitter=0.0, perspective=0.15)
     drawn = Drawn.of(generator(2))
     quad = moved_corners(Box(0, 0, 48, 64), params, drawn.perspective, 0)
     x, y = (np.array([0.0, 48, 48, 0]), np.array([0.0, 0, 64, 64]))
@@ -111,7 +111,7 @@ def test_outside_the_picture_is_the_mean_colour() -> None:
 def test_a_large_picture_is_not_sampled_in_holes() -> None:
     fine = np.indices((900, 900)).sum(axis=0) % 2 * 255
     pixels = planes(Image.fromarray(np.repeat(fine[..., None], 3, axis=2).astype(np.uint8)))
-    view = warped(pixels, moved_corners(Box(50, 50, 800, 800), AugmentParams(rotate=9), [0.5] * 8, 0.9), 64, 48, CANVAS)
+    view = warped(pixels, moved_corners(Box(50, 50, 800, 800), mild(rotate=9), [0.5] * 8, 0.9), 64, 48, CANVAS)
     assert view.float().std() < 4 and abs(view.float().mean() - 127.5) < 2
 
 
@@ -123,6 +123,6 @@ def test_however_many_options_there_is_one_resampling(options: dict[str, float],
     resized = Preprocess.resized
     monkeypatch.setattr(Preprocess, "resized", lambda self, *size: done.append("resized") or resized(self, *size))
     monkeypatch.setattr(augment, "warped", lambda *all_of: done.append("warped") or warped(*all_of))
-    augmented(photo(80, 90), CANVAS, AugmentParams(**options), generator(1))
-    augmented(photo(80, 90), CANVAS, AugmentParams(ratio=0.4), generator(1))
+    augmented(photo(80, 90), CANVAS, mild(**options), generator(1))
+    augmented(photo(80, 90), CANVAS, mild(ratio=0.4), generator(1))
     assert done == ["warped", "resized"]

@@ -88,7 +88,7 @@ def test_a_beginning_longer_than_the_embedding() -> None:
         head(ARCFACE.model_copy(update={"dims": (4, 16)}))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(kind=st.sampled_from(["arcface", "subcentre", "cosface", "supcon"]), stretch=st.floats(0.01, 100), dims=st.sampled_from([(), (3,)]))
 def test_only_directions_count(kind: str, stretch: float, dims: tuple[int, ...]) -> None:
     made = head(LossParams.model_validate({"kind": kind, "dims": dims}))

@@ -136,7 +136,7 @@ def test_equal_arguments_give_equal_bits_and_the_seed_counts() -> None:
     assert not first[0].equal(run(8)[0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(stretch=st.floats(0.01, 100), seed=st.integers(0, 1000), parts=st.integers(1, 71))
 def test_neither_length_nor_order_of_features_counts(stretch: float, seed: int, parts: int) -> None:
     features, labels = made(1)

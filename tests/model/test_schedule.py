@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.model.schedule import Schedule, one_cycle, rate_share
-from skumatch.params import FixParams, OptimizerParams, TrainParams
+from skumatch.params import FixParams, OptimizerParams
+from tests.model.plain import plain
 
 
 @given(images=st.integers(2, 60), batch=st.integers(2, 20), epochs=st.integers(1, 4), seed=st.integers(0, 99), data=st.data())
@@ -45,7 +46,7 @@ def test_rate_is_never_zero_nor_above_the_highest(steps: int, share: float) -> N
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_the_highest_rate_is_where_the_warm_up_ends_and_the_fix_begins_at_its_share_of_it(share: float) -> None:
-    params = TrainParams(epochs=4, fix=FixParams(epochs=1, lr_share=share), optimizer=OptimizerParams(warmup_share=share))
+    params = plain(epochs=4, fix=FixParams(epochs=1, lr_share=share), optimizer=OptimizerParams(warmup_share=share))
     rates = [rate_share(step, 100, params) for step in range(500)]
     assert max(range(400), key=rates.__getitem__) == pytest.approx(400 * share, abs=1) and max(rates[:400]) == pytest.approx(1)
     assert rates[400] == pytest.approx(share, rel=1e-3) and rates[400:] == sorted(rates[400:], reverse=True)

@@ -61,7 +61,7 @@ def gradients(encoder: Encoder, seed: int = 1) -> tuple[Tensor, dict[str, Tensor
 def test_the_defaults_change_nothing(make: Make) -> None:
     encoder = make()
     before, plain = gradients(encoder), list(encoder.modules())
-    with shaped(encoder, TowerParams()):
+    with shaped(encoder, TowerParams(freeze=0.0)):
         after = gradients(encoder)
         assert [id(module) for module in encoder.modules()] == [id(module) for module in plain]
     assert after[0].equal(before[0]) and not changed(before[1], after[1])
@@ -106,7 +106,7 @@ def test_a_frozen_block_says_the_same_in_training_as_in_evaluation() -> None:
 def test_adapters_alone_are_trained_and_merged_into_plain_weights(make: Make) -> None:
     encoder = make()
     before, modules = state(encoder), [type(module) for module in encoder.modules()]
-    with shaped(encoder, TowerParams(lora_rank=2)):
+    with shaped(encoder, TowerParams(lora_rank=2, freeze=0.0)):
         training = Training(encoder)
         assert all("lora_" in name for name, parameter in encoder.named_parameters() if parameter.requires_grad)
         assert torch.allclose(encoder.eval()(pixels(encoder)), make().eval()(pixels(encoder)), atol=1e-6), "at first nothing is added"
@@ -148,7 +148,7 @@ def test_adapters_stay_out_of_frozen_blocks_and_leave_the_callers_chance_alone()
 def test_training_with_adapters_resumes_to_the_same_bits(make: Make) -> None:
     def run(first: int, last: int, saved: tuple[dict[str, Tensor], dict[str, object]] | None) -> tuple[Encoder, Training, object]:
         encoder = make()
-        with shaped(encoder, TowerParams(lora_rank=2)):
+        with shaped(encoder, TowerParams(lora_rank=2, freeze=0.0)):
             training = Training(encoder)
             both = nn.ModuleList([encoder, training.head])
             if saved:
@@ -170,7 +170,7 @@ def test_a_layer_whose_weight_alone_is_used_gets_no_adapter() -> None:
         img_size=160, patch_size=16, embed_dim=64, depth=2, num_heads=2, qkv_fused=True, num_classes=0
     )
     encoder.tower.trunk = trunk
-    with shaped(encoder, TowerParams(lora_rank=2)):
+    with shaped(encoder, TowerParams(lora_rank=2, freeze=0.0)):
         training = Training(encoder)
         for step in range(2):
             training.step(step)
@@ -187,7 +187,7 @@ def test_adapters_need_a_block_that_isnt_frozen() -> None:
 
 
 def test_adapters_are_not_for_convolutional_towers() -> None:
-    with pytest.raises(ParameterError, match=r"train\.tower\.lora_rank is for ViTs"), shaped(smoke(), TowerParams(lora_rank=2)):
+    with pytest.raises(ParameterError, match=r"train\.tower\.lora_rank is for ViTs"), shaped(smoke(), TowerParams(lora_rank=2, freeze=0.0)):
         pass
 
 
@@ -197,7 +197,7 @@ def test_recomputing_gives_the_same_gradients_and_statistics(make: Make, block: 
     passes: list[int] = []
     part = next(module for name, module in encoder.tower.named_modules() if name.endswith(block))
     part.register_forward_pre_hook(lambda *_: passes.append(1))
-    with shaped(encoder, TowerParams(checkpointing=True)):
+    with shaped(encoder, TowerParams(checkpointing=True, freeze=0.0)):
         found, own = gradients(encoder)
         assert sum(passes) == 2
     expected, theirs = gradients(plain)
@@ -217,7 +217,7 @@ def test_patches_are_left_out_in_training_only_and_by_the_global_generator(make:
     tokens: list[int] = []
     block = next(module for name, module in encoder.tower.named_modules() if name.endswith("blocks.1"))
     block.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
-    with shaped(encoder, TowerParams(patch_dropout=0.5)):
+    with shaped(encoder, TowerParams(patch_dropout=0.5, freeze=0.0)):
         assert encoder.eval()(pixels(encoder)).equal(whole)
         first, again = gradients(encoder)[0], gradients(encoder)[0]
         torch.manual_seed(10)
@@ -229,7 +229,10 @@ def test_patches_are_left_out_in_training_only_and_by_the_global_generator(make:
 
 
 def test_a_convolutional_tower_has_no_patches() -> None:
-    with pytest.raises(ParameterError, match=r"no patches that could be left out"), shaped(smoke(), TowerParams(patch_dropout=0.5)):
+    with (
+        pytest.raises(ParameterError, match=r"no patches that could be left out"),
+        shaped(smoke(), TowerParams(patch_dropout=0.5, freeze=0.0)),
+    ):
         pass
 
 

@@ -13,8 +13,9 @@ from skumatch.model.runtime import workers
 from skumatch.model.schedule import Key, Schedule
 from skumatch.model.views import Views, batches
 from skumatch.params import AugmentParams, RuntimeParams, SamplingParams
+from tests.model.plain import mild
 
-ALL = AugmentParams(ratio=0.3, rotate=10, perspective=0.1, flip=0.5, blur=0.5, jpeg=0.5, occlude=0.5)
+ALL = mild(ratio=0.3, rotate=10, perspective=0.1, flip=0.5, blur=0.5, jpeg=0.5, occlude=0.5)
 CANVAS = Preprocess(height=256, width=200, resize="pad", mean=(0.5, 0.4, 0.5), std=(0.5, 0.5, 0.5))
 
 
@@ -46,7 +47,7 @@ def test_an_image_shown_again_in_an_epoch_is_another_view(shelf: Images) -> None
 
 def test_the_neighbour_is_any_other_picture_but_never_the_same(shelf: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     few, asked = shelf.take(range(5)), []
-    views, pixels = made(few, AugmentParams(occlude=0.9)), few.pixels
+    views, pixels = made(few, mild(occlude=0.9)), few.pixels
     monkeypatch.setattr(few, "pixels", lambda index: asked.append(index) or pixels(index))
     for epoch in range(40):
         views[Key(epoch, 2)]

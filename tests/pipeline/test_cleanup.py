@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import uuid
@@ -23,13 +24,14 @@ from skumatch.pipeline.cleanup import DAY, Limits, Pile, delete, piles
 from skumatch.pipeline.inputs import members
 from skumatch.pipeline.references import Objects, closure, in_history, named, path_of
 from skumatch.pipeline.repository import Repository, md5_of, pointer
-from skumatch.pipeline.retention import RESULT, stored
+from skumatch.pipeline.retention import stored
 from skumatch.pipeline.stores import File, Store
 from skumatch.release.journal import Asked, Journal
 from skumatch.release.tracking import Tracking
 from tests.conftest import commit, git
 from tests.pipeline.world import FLOOR, FUTURE, World, hashes
 
+RESULT = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")
 NOW, OLD = 1_000_000_000.0, 500_000_000.0
 
 
@@ -61,7 +63,7 @@ def whole(world: World) -> None:
 
 def test_today_nothing_is_taken(world: World) -> None:
     found = by_kind(piles(world.settings, Limits(7, 90, time.time())))
-    assert found == {kind: set() for kind in ("workspaces", "cache", "remote", "checkpoints", "claims")}
+    assert found == {kind: set() for kind in ("workspaces", "cache", "remote", "checkpoints", "vectors", "claims")}
 
 
 def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_stays_whole(world: World) -> None:
@@ -74,12 +76,23 @@ def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_sta
     assert all(RESULT.fullmatch(name) or name.startswith("files/") for name in found["remote"])
     assert not needed & (found["remote"] | found["cache"])
     assert any(name.endswith("owner.json") for name in found["checkpoints"])
+    assert_only_of_refused(world, found["vectors"])
     assert sorted(name.partition("-")[0] for name in found["claims"]) == ["claims/first.json", "claims/import", "claims/refused.json"]
     gone = delete(world.settings, FUTURE, shown)
     assert {kind: {item.name for item in items} for kind, items in gone.items()} == found
     assert needed & before.keys() <= set(world.remote_files())
     assert by_kind(piles(world.settings, FUTURE)) == {kind: set() for kind in found}
     whole(world)
+
+
+def assert_only_of_refused(world: World, taken: set[str]) -> None:
+    """Vectors of the encoder that only the refused run trained go; those of the version and of base weights stay."""
+    paths = (world.remote / "vectors").glob("*/used-*.json")
+    notes = {path.parent.name: path.stem.removeprefix("used-") for path in paths}
+    needed = {path.split("/")[2] + path.split("/")[3] for path in needed_paths(world)}
+    gone = {name.split("/")[1] for name in taken}
+    assert gone == {key for key, digest in notes.items() if digest not in needed}
+    assert 0 < len(gone) < len(notes)
 
 
 def test_runs_go_on_after_a_clean_up_and_make_anew_what_is_gone(world: World) -> None:
@@ -265,6 +278,36 @@ def test_a_project_within_a_repository_keeps_its_versions_under_every_name_it_ha
         shutil.rmtree(tmp_path / "old", ignore_errors=True)
     (project / "data.dvc").unlink()
     assert in_history(project) == set(kept)
+
+
+def test_data_versions_that_git_cannot_tell_refuse_a_clean_up(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With git's own reason, whether it refuses, is missing, or passes over a repository further up."""
+    project = tmp_path / 'apps/\u00e4 "shelf"\n'
+    project.mkdir(parents=True)
+    (project / "data.dvc").write_text(pointer(32 * "a", "data"))
+    git(tmp_path, "init", "-q", "-b", "main")
+    commit(tmp_path, "one")
+    (project / "data.dvc").unlink()
+    assert in_history(project) == {32 * "a"}, "whatever the folder is called"
+    with monkeypatch.context() as other:
+        other.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        with pytest.raises(CleaningRefused, match=r"detected dubious ownership .* safe\.directory"):
+            in_history(project)
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "/nowhere")
+        with pytest.raises(CleaningRefused, match="there is no git here"):
+            in_history(project)
+    (tmp_path / ".git/HEAD").unlink()
+    with pytest.raises(CleaningRefused, match=rf"it passes over {tmp_path}/\.git"):
+        in_history(project)
+    shutil.rmtree(tmp_path / ".git")
+    (project / "dvc.lock").write_bytes(b"outs: \xff " + b"b" * 32)
+    assert in_history(project) == set()
+    (project / "dvc.lock").write_text(f"outs: [{32 * 'b'}]")
+    assert in_history(project) == {32 * "b"}
 
 
 def test_a_new_data_version_keeps_the_old_shards_it_shares(world: World) -> None:

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from skumatch.pipeline.repository import md5_of
-from skumatch.release.registry import Registry
+from skumatch.release import waiting
+from skumatch.release.registry import COMPARED_TAG, Registry
 from skumatch.release.tracking import EXPERIMENT, Tracking
+from skumatch.release.waiting import APPROVED_TAG
 from skumatch.stages.runner import STAGES
 from tests.conftest import make_project
 from tests.pipeline.home import Home, TaskFailed
@@ -87,7 +90,56 @@ def test_data_that_fails_ends_the_run_with_a_page_that_stays_and_registers_nothi
     page = home.home / "reports/failing/validate/validation.html"
     assert "At least 99 SKUs have gallery images (10 SKUs)" in error["sentence"] and f" {page} shows them. " in error["sentence"]
     assert "At least 99 SKUs have gallery images" in page.read_text("utf-8")
-    assert mlflow_runs(home, "failing") == [] and aliases(home, "failing") == {}
+    (failed,) = mlflow_runs(home, "failing")
+    assert (failed.info.status, failed.data.tags["skumatch.data"]) == ("FAILED", message["data"])
+    assert aliases(home, "failing") == {}
+
+
+def test_refused_data_is_tried_again_by_hand_or_where_something_changed(home: Home) -> None:
+    """A run that starts by itself is skipped; otherwise it would fail every hour, with a notice each."""
+    refused = ("release.model_name=refused", "validate.min_skus=99")
+    with pytest.raises(TaskFailed):
+        home.stages(home.pull("by-itself", *refused, scheduled=True), "validate")
+    with pytest.raises(TaskFailed) as caught:
+        home.pull("an-hour-later", *refused, scheduled=True)
+    assert caught.value.code == 99
+    words = "The stage validate refused this data with this code and these parameters in the run by-itself"
+    assert words in caught.value.error["reason"]
+    assert home.pull("by-hand", *refused)["basis"]
+    assert home.pull("other-parameters", refused[0], "validate.min_skus=98", scheduled=True)["basis"]
+    code = home.project / "skumatch/__init__.py"
+    text = code.read_text("utf-8")
+    code.write_text(f"{text}# mended\n", "utf-8")
+    try:
+        assert home.pull("other-code", *refused, scheduled=True)["basis"]
+    finally:
+        code.write_text(text, "utf-8")
+
+
+def test_stages_in_one_task_are_what_they_are_in_two(home: Home) -> None:
+    """A task of a refresh does several, in one workspace and with one claim."""
+    message = pull(home, "together", "together", "seed=99")
+    together = home.task(message, "stage", "validate", "split")
+    assert set(together["seconds"]) == set(together["machines"]) == {"validate", "split"} and not together["cached"]
+    assert set(yaml.safe_load(together["lock"])["stages"]) == {"validate", "split"}
+    apart = home.stages(message, "validate", "split")
+    assert apart["lock"] == together["lock"] and apart["cached"] == ["validate", "split"]
+    again = home.task(message | {"lock": together["lock"]}, "stage", "validate", "split")
+    assert again["lock"] == together["lock"] and again["cached"] == ["validate", "split"]
+    assert not list((home.home / "workspaces/together").iterdir())
+
+
+def test_after_a_stage_that_fails_its_task_does_no_other(home: Home) -> None:
+    with pytest.raises(TaskFailed) as caught:
+        home.task(pull(home, "broken", "broken", "validate.min_skus=99"), "stage", "validate", "split")
+    assert (caught.value.code, caught.value.error["kind"]) == (13, "ValidationFailed")
+    assert "stage split" not in caught.value.output
+
+
+def test_a_message_says_what_kind_of_run_it_is_of_and_of_which_data(home: Home) -> None:
+    pointer = (home.project / "data.dvc").read_text("utf-8")
+    message = home.pull("kind", "release.model_name=kinds")
+    assert (message["kind"], message["data"]) == ("retrain", md5_of(pointer))
 
 
 def test_a_dry_run_writes_nothing_to_mlflow(home: Home, worse: dict[str, Any], middleman: Middleman) -> None:
@@ -112,10 +164,24 @@ def test_a_model_under_the_floor_is_recorded_but_never_registered(home: Home, wo
     assert (run.info.status, run.data.tags["skumatch.verdict"]) == ("FINISHED", "refuse")
 
 
+def test_a_slow_bundle_is_measured_again_and_never_cached(home: Home, worse: dict[str, Any]) -> None:
+    """A limit that no encoder keeps: each run asks the bundle anew, and none finds an earlier measurement."""
+    for run in ("slow", "slow again"):
+        message = pull(home, run, "slow", "gate.max_p95_ms=1", lock=worse["lock"])
+        with pytest.raises(TaskFailed) as caught:
+            home.task(message, "stage", "bundle")
+        assert caught.value.code == 23 and caught.value.error["retry"]
+        assert "over gate.max_p95_ms = 1; run again" in caught.value.error["sentence"]
+    assert home.task(message, "stage", "evaluate")["cached"] == ["evaluate"]
+
+
 def test_how_the_training_went_is_plotted(home: Home, worse: dict[str, Any]) -> None:
     home.task(worse, "register")
     (run,) = mlflow_runs(home, "worse")
     assert worse["pace"]["images_per_second"] == run.data.metrics["train.images_per_second"] > 0
+    for name in ("untrained", "challenger"):
+        counts = {kind: run.data.metrics[f"vectors.{kind}.{name}"] for kind in ("computed", "known")}
+        assert worse["vectors"][name] == {**counts, "loose": 0} and sum(counts.values()) > 0
     assert 0 < run.data.metrics["train.waiting_share"] < 1 and {"train.loss", "train.top1"} <= run.data.metrics.keys()
 
 
@@ -203,11 +269,24 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
     move_champion(home, 1)
     summary = home.task(message, "register")
     assert (summary["decision"], summary["version"]) == ("promote", 2)
-    assert summary["challenger"]["top1"] > summary["champion"]["top1"]
+    assert summary["challenger"]["top1"] > summary["refreshed"]["top1"]
     assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ("previous",)}
     (run,) = mlflow_runs(home, "better")
     assert run.info.status == "FINISHED"
     told_in_mlflow(home, run, summary)
+    taken_up_by_a_refresh(home)
+
+
+def taken_up_by_a_refresh(home: Home) -> None:
+    """A version whose encoder waits is judged by a refresh that starts by itself, whatever events told of it."""
+    registry = Registry(home.mlflow, "tasks")
+    registry.set_tags(1, {COMPARED_TAG: "2", APPROVED_TAG: "ann"})
+    waiting.wait(registry, 1, "judgement")
+    by_hand = home.pull("by-hand", "release.model_name=tasks", kind="refresh")
+    by_itself = home.pull("by-itself", "release.model_name=tasks", kind="refresh", scheduled=True)
+    names = ("encoder", "approved_by", "by_itself", "others_wait_for")
+    assert [by_hand[name] for name in names] == [None, "", False, ""]
+    assert [by_itself[name] for name in names] == [1, "ann", True, ""]
 
 
 def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:

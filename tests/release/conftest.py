@@ -1,22 +1,27 @@
-"""A small real bundle: random pictures, the smoke encoder with random weights."""
+"""A small real bundle: random pictures, the smoke encoder with random weights.
+
+torch and open_clip are imported by what needs them alone: most tests of the gate and of promotions don't.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skumatch.model import encoder as encoders
 from skumatch.params import EncoderParams
 from skumatch.release.bundle import Bundle, Gallery, write_bundle
 from skumatch.release.registry import Registry
 from tests.conftest import free_port, serving_mlflow
+
+if TYPE_CHECKING:
+    from skumatch.model.encoder import Encoder
 
 
 def pattern(seed: int) -> Image.Image:
@@ -25,7 +30,9 @@ def pattern(seed: int) -> Image.Image:
     return Image.fromarray(cells).resize((72, 96), Image.Resampling.NEAREST)
 
 
-def embedded(encoder: encoders.Encoder, images: list[Image.Image]) -> NDArray[np.float32]:
+def embedded(encoder: Encoder, images: list[Image.Image]) -> NDArray[np.float32]:
+    import torch
+
     see = encoder.preprocess
     with torch.inference_mode():
         vectors: NDArray[np.float32] = encoder(see.normalise(torch.stack([see(image) for image in images]))).numpy()
@@ -39,6 +46,10 @@ def picture() -> Callable[[int], Image.Image]:
 
 @pytest.fixture(scope="session")
 def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from skumatch.model import encoder as encoders
+
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
     encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), folder)
@@ -48,6 +59,8 @@ def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def gallery(encoder_dir: Path) -> Gallery:
     """Twelve pictures, pattern(0) to pattern(11), of four SKUs."""
+    from skumatch.model import encoder as encoders
+
     encoder = encoders.load(encoder_dir)
     return Gallery(
         [f"train/{i:02}" for i in range(12)], [f"sku {i % 4}" for i in range(12)], embedded(encoder, [pattern(i) for i in range(12)])

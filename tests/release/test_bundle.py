@@ -59,7 +59,7 @@ def test_manifest_tells_what_is_inside(made: Path) -> None:
     assert not [path for path in made.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".npy", ".bin")]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from((MANIFEST, *PARTS)), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_anywhere_is_refused_before_use(name: str, where: float, bit: int, made: Path, bundle: Path) -> None:
     original = (made / name).read_bytes()
@@ -94,6 +94,13 @@ def test_a_file_too_many_is_named(extra: str, bundle: Path) -> None:
     (bundle / extra).write_bytes(b"x")
     with pytest.raises(BundleError, match=extra):
         verify_bundle(bundle)
+
+
+def test_vectors_of_another_length_are_no_gallery(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> None:
+    """Their inner products are no cosines, whatever the hashes say."""
+    write_bundle(tmp_path / "b", encoder_dir, gallery._replace(embeddings=2 * gallery.embeddings), {}, [])
+    with pytest.raises(BundleError, match="doesn't hold 12 unit vectors of 256 numbers"):
+        Bundle.load(tmp_path / "b")
 
 
 def test_another_bundle_than_expected_is_refused(made: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 
 from skumatch.errors import DataError
 from skumatch.files import write_json
-from skumatch.release.lineage import Code, Inputs, Results, lineage, record_hash, stages_of
+from skumatch.release.lineage import Code, Inputs, Lineage, Results, lineage, record_hash, stages_of
+from skumatch.release.openlineage import event
 
 LOCK = """\
 schema: '2.0'
@@ -53,6 +55,9 @@ def facts() -> dict[str, Any]:
         "run": "run-1",
         "code": {"commit": "c" * 40, "dirty": False, "files": digest("files")},
         "inputs": {
+            "kind": "retrain",
+            "released": digest("released"),
+            "trained": None,
             "data": "md5:0123.dir",
             "archive": "md5:0123",
             "champion": digest("champion"),
@@ -67,6 +72,7 @@ def facts() -> dict[str, Any]:
         "results": {
             "challenger": digest("challenger"),
             "champion": digest("old"),
+            "answers": digest("answers"),
             "decision": digest("decision"),
             "verdict": "promote",
             "bundle": digest("bundle"),
@@ -80,7 +86,7 @@ def record(tree: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_record_names_every_stage_with_the_hashes_of_its_files() -> None:
     made = record(facts())
-    assert made["schema"] == "skumatch-lineage-1" and list(made["stages"]) == ["split", "train"]
+    assert made["schema"] == "skumatch-lineage-2" and list(made["stages"]) == ["split", "train"]
     train = made["stages"]["train"]
     assert train["deps"] == {"data": "md5:0123456789abcdef0123456789abcdef.dir", "out/split": "md5:11111111111111111111111111111111.dir"}
     assert train["outs"] == {"out/train": "md5:22222222222222222222222222222222.dir"}
@@ -108,7 +114,11 @@ CHANGES = {
     ("inputs", "params"): digest("x"),
     ("inputs", "overrides"): [],
     ("inputs", "environment"): digest("x"),
-    ("results", "challenger"): digest("x"),
+    ("inputs", "kind"): "refresh",
+    ("inputs", "released"): digest("x"),
+    ("inputs", "trained"): digest("x"),
+    ("results", "challenger"): None,
+    ("results", "answers"): digest("x"),
     ("results", "champion"): None,
     ("results", "decision"): digest("x"),
     ("results", "verdict"): "keep",
@@ -162,3 +172,12 @@ def test_a_lock_that_is_none_is_a_sentence(lock: str) -> None:
 def test_a_hash_that_is_none_is_a_bug() -> None:
     with pytest.raises(ValidationError):
         Code(commit=None, dirty=False, files="short")
+
+
+@pytest.mark.parametrize("kind", ["retrain", "refresh"])
+def test_an_event_names_the_job_as_the_dag_of_its_kind(kind: str) -> None:
+    tree = facts()
+    tree["inputs"]["kind"] = kind
+    record = Lineage.model_validate(lineage(**tree))
+    told = event(record, "d" * 64, "Kept.", "shelf", None, datetime(2026, 11, 23, tzinfo=UTC))
+    assert told.job.name == f"skumatch_{kind}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from skumatch.errors import ServiceError
+from skumatch.errors import BundleError, ServiceError
 from skumatch.release.bundle import bundle_hash
+from skumatch.release.labels import nameable
 from skumatch.release.probes import manifest_hash, server_version, try_artifacts
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import Tracking
@@ -42,3 +44,16 @@ def test_a_bundle_s_list_of_parts_is_what_was_registered_until_it_is_changed(
     kept.unlink()
     with pytest.raises(ServiceError, match="can't give the bundle of version 1; see its log"):
         manifest_hash(registry, ref)
+
+
+def test_the_products_of_a_version_are_read_without_its_bundle(registry: Registry, run_id: str, bundle: Path, home: Path) -> None:
+    ref = registry.resolve(str(registry.register(bundle, run_id, {}, "")))
+    images = json.loads((bundle / "labels.json").read_text("utf-8"))["gallery_images"]
+    assert nameable(registry, ref) == set(images)
+    kept = max((home / "artifacts").rglob("bundle/labels.json"), key=lambda path: path.stat().st_mtime_ns)
+    kept.write_text(json.dumps({"gallery_images": images | {"no such product": 1}}), "utf-8")
+    with pytest.raises(BundleError, match="labels in the bundle of version .* are not what was registered"):
+        nameable(registry, ref)
+    kept.unlink()
+    with pytest.raises(ServiceError, match="can't give the bundle of version .; see its log"):
+        nameable(registry, ref)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +16,7 @@ from skumatch.release.journal import HEAD, After, Asked, Before, Entry, breaks, 
 from skumatch.release.promotion import compared_with, heads, history, promote, proposed, rollback, rollback_target
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
 from tests.conftest import free_port
+from tests.killing import Killed, dying
 from tests.proving import count
 
 pytestmark = pytest.mark.live
@@ -116,33 +114,6 @@ def test_of_many_promoters_at_once_one_wins_and_the_others_are_told(registry: Re
         assert fresh.count("stale") == sum(isinstance(outcome, StaleChampion) for outcome in outcomes) >= 1
 
 
-class Killed(BaseException):
-    """The process is gone: nothing of ours catches this."""
-
-
-@contextmanager
-def dying(registry: Registry, at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The server answers the first `at` calls of a promoter; then the promoter is gone, whatever it still tries."""
-    calls: list[str] = []
-
-    def wrap(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*words: Any, **named: Any) -> Any:
-            if len(calls) >= at:
-                raise Killed
-            calls.append(name)
-            return call(*words, **named)
-
-        return counted
-
-    with monkeypatch.context() as patched:
-        from mlflow import MlflowClient
-
-        for name in dir(MlflowClient):
-            if name.split("_")[0] in ("get", "search", "create", "set"):
-                patched.setattr(MlflowClient, name, wrap(name, getattr(MlflowClient, name)))
-        yield calls
-
-
 def test_killed_at_every_call_the_champion_is_one_of_the_two_and_the_next_goes_through(
     registry: Registry, versions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +124,7 @@ def test_killed_at_every_call_the_champion_is_one_of_the_two_and_the_next_goes_t
     while True:
         now = champion(registry)
         try:
-            with dying(registry, at, monkeypatch):
+            with dying(monkeypatch, at):
                 promote(registry, wanted, now, ANN, WHY)
         except Killed:
             assert champion(registry) in (now, wanted)

@@ -22,6 +22,7 @@ from skumatch.release.bundle import bundle_hash, verify_bundle
 from skumatch.release.mlflow_model import upload
 from skumatch.release.registry import CHALLENGER, HERE, Registry
 from tests.conftest import free_port
+from tests.killing import Killed
 
 Picture = Callable[[int], Image.Image]
 pytestmark = pytest.mark.live
@@ -118,10 +119,6 @@ def test_the_model_says_what_it_is_and_where_its_journal_lies(registry: Registry
         client.update_registered_model(registry.model_name, "Ask Ann.")
         registry.register(several[1], run_id, {}, "")
         assert client.get_registered_model(registry.model_name).description == "Ask Ann.", "a person's words stay"
-
-
-class Killed(BaseException):
-    """The process is gone: nothing of ours catches this."""
 
 
 def at_once(registry: Registry, run_id: str, folder: Path, locks: Path, patch: pytest.MonkeyPatch) -> list[int | None]:

@@ -53,5 +53,22 @@ def test_a_picture_is_answered_with_ranked_skus_similarities_and_unknown(served:
     assert known["skus"][0] == "sku 1" and len(known["skus"]) == len(known["similarities"]) == 2
     assert known["similarities"][0] == pytest.approx(1, abs=1e-4) and known["similarities"][0] > known["similarities"][1]
     assert (known["unknown"], stranger["unknown"]) == (False, True)
-    refused = httpx.post(served, json={"dataframe_split": {"columns": ["image"], "data": [["not a picture"]]}}, timeout=60)
+    broken = {"dataframe_split": {"columns": ["image"], "data": [["not a picture"]]}}
+    refused = httpx.post(served, json=broken, timeout=60)
     assert refused.status_code >= 400 and "Row 0" in refused.text
+
+
+def test_a_shop_is_answered_from_its_own_products(served: str, picture: Callable[[int], Image.Image]) -> None:
+    data = [[encoded(picture(number))] for number in (5, 2)]
+    pictures = {"dataframe_split": {"columns": ["image"], "data": data}}
+
+    def answered(skus: object) -> httpx.Response:
+        return httpx.post(served, json=pictures | {"params": {"skus": skus}}, timeout=60)
+
+    stranger, known = answered(["SKU 2", "sku 3", "new"]).raise_for_status().json()["predictions"]
+    assert sorted(stranger["skus"]) == ["sku 2", "sku 3"] and stranger["unknown"]
+    assert known["skus"] == ["sku 2", "sku 3"] and not known["unknown"]
+    cases = (([], "has no names"), (["new"], "is not in the model"), ("sku 2", "skus"), ([2], "skus"))
+    for skus, words in cases:
+        refused = answered(skus)
+        assert refused.status_code >= 400 and words in refused.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from skumatch.data.validation.drift import QUANTILES, Profile
+from skumatch.data.validation.drift import Profile
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.report.confusions import Confused, confused_pairs
 from skumatch.report.data_changes import Count, changes_of
@@ -43,8 +43,8 @@ def test_queries_without_a_gallery_picture_are_confused_with_nothing() -> None:
 
 
 def profile(size: float, **skus: tuple[int, int]) -> Profile:
-    sides = tuple(np.full(QUANTILES, size))
-    return Profile(skus=skus, short_sides=sides, aspects=tuple(np.full(QUANTILES, 0.5)))
+    sides = tuple(np.full(101, size))
+    return Profile(skus=skus, short_sides=sides, aspects=tuple(np.full(101, 0.5)))
 
 
 def test_changes_name_what_is_new_gone_and_grown_with_pictures_of_what_is_new() -> None:

@@ -133,7 +133,7 @@ def test_names_from_the_data_stay_text(name: str) -> None:
     assert "<script" not in card.replace("\\<script", "") and "<img" not in card.replace("\\<img", "")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_any_text_anywhere_leaves_the_page_inert(text: str) -> None:
     made = context()
@@ -221,7 +221,8 @@ def test_a_thumbnail_is_small_and_bare() -> None:
 
 
 def test_every_check_of_the_gate_has_a_name_for_a_person() -> None:
-    assert set(view.CHECKS) == set(CHECKS)
+    fitness = {"old_vs_served", "old_vs_release", "new_found", "retired_returned", "old_unknown", "new_unknown"}
+    assert set(view.CHECKS) == {*CHECKS, "changed"} | fitness
 
 
 def test_a_kept_champion_is_told_calmly() -> None:
@@ -294,3 +295,17 @@ def test_a_browser_shows_the_page_whole_at_any_width_and_runs_and_fetches_nothin
             shown = browser.value("document.body.innerText")
             assert all(name in shown for name in HOSTILE)
             assert browser.value("[...document.images].every(image => image.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize(
+    ("champion", "card", "shown"),
+    [
+        (True, "trained by an earlier run, and judged again on this data", ["Challenger", "Champion"]),
+        (False, "the champion's, unchanged; only the gallery and the thresholds are new", ["Refreshed gallery"]),
+    ],
+    ids=["judged again", "a gallery release"],
+)
+def test_a_page_without_a_training_says_whose_encoder_it_is(champion: bool, card: str, shown: list[str]) -> None:
+    made = replace(context(champion=champion), training=None, frozen=None)
+    assert card in model_card(made) and [model.name for model in view.models(made)] == shown
+    assert 'id="training"' not in render_report(made)

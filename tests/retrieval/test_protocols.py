@@ -54,7 +54,7 @@ shops = st.builds(Shop, st.integers(0, 2**32 - 1))
 
 
 @given(shops)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_top1_without_duplicates_equals_a_count_by_hand(shop: Shop) -> None:
     gallery, groups = shop.where("role", "gallery"), shop.items["group"]
     hits = [shop.hit(q, [i for i in gallery if groups[i] != groups[q]]) for q in shop.where("role", "query")]
@@ -70,7 +70,7 @@ def test_top1_without_duplicates_equals_a_count_by_hand(shop: Shop) -> None:
 
 
 @given(shops)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_query_never_finds_itself(shop: Shop) -> None:
     queries = shop.where("role", "query")
     hits = [shop.hit(q, [i for i in queries if i != q]) for q in queries]
@@ -84,7 +84,7 @@ def test_a_query_never_finds_itself(shop: Shop) -> None:
 
 
 @given(shops, st.sampled_from(["unseen", "catalogue"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_galleries_hold_only_what_the_protocol_names(shop: Shop, name: str) -> None:
     if name not in shop.lists:
         return
@@ -100,7 +100,7 @@ def test_galleries_hold_only_what_the_protocol_names(shop: Shop, name: str) -> N
 
 
 @given(shops)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_k5_is_the_mean_over_its_draws(shop: Shop) -> None:
     lists, hits = shop.lists["k5"], []
     at = {image: i for i, image in shop.items["id"].items()}

@@ -24,7 +24,7 @@ def by_hand(gallery: np.ndarray, skus: list[str], query: np.ndarray, left_out: i
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["faiss", "torch"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hits_are_those_of_a_count_by_hand(seed: int, loo: bool, backend: str) -> None:
     draws = np.random.default_rng(seed)
     size, skus = int(draws.integers(1, 25)), int(draws.integers(1, 6))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.params import EvaluateParams
+from skumatch.report.slices import FAMILIES, NAMES
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.slices import slices_of, thirds
 
@@ -91,3 +92,17 @@ def test_clusters_are_the_finest_that_part_neither_sku_nor_group(pairs: list[tup
     for _ in names:  # spread the smallest name until nothing changes
         names = [min(n for n, pair in zip(names, pairs, strict=True) if pair[0] == own[0] or pair[1] == own[1]) for own in pairs]
     assert len(set(zip(found.tolist(), names, strict=True))) == len(set(names)) == len(set(found.tolist()))
+
+
+def test_products_served_from_a_catalogue_picture_are_a_slice() -> None:
+    facts, hits = shop()
+    facts["catalogue_only"] = facts["sku"].isin(["b", "c"])
+    parts = {
+        part.name: part
+        for part in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
+        if part.family == "catalogue_only"
+    }
+    sizes = {name: (part.n, part.skus) for name, part in parts.items()}
+    assert sizes == {"catalogue": (4, 2), "shelf": (8, 4)}
+    assert parts["catalogue"].about == "products served from their catalogue picture alone"
+    assert parts["catalogue"].top1 == 0 and "catalogue_only" in FAMILIES and "catalogue_only" in NAMES

@@ -26,7 +26,7 @@ from skumatch.retrieval.openset import OpenSet
 from skumatch.retrieval.protocols import ask
 from skumatch.retrieval.ranking import Ranking
 from skumatch.retrieval.thresholds import Thresholds
-from skumatch.retrieval.unknowns import HELD_OUT, OTHERS, WITHOUT_GALLERY, open_set
+from skumatch.retrieval.unknowns import HELD_OUT, OTHERS, RETIRED, WITHOUT_GALLERY, open_set
 from tests.conftest import ROOT
 from tests.proving import count
 
@@ -151,6 +151,18 @@ def test_the_test_asks_held_out_products_products_without_pictures_and_catch_all
     assert OpenSet.model_validate(json.loads(found.model_dump_json())) == found
 
 
+def test_figures_without_any_fault_are_not_certain() -> None:
+    shelf = Shelf(2, trained=20, new=0)
+    gallery = shelf.parts[0].reshape(20, 8, 24).astype(np.float64)
+    shelf.place("trained", gallery, "query", trained=False)
+    shelf.add("others", 1, 0.5, role="other")
+    shelf.items.loc[shelf.items["role"].eq("other"), "sku"] = "others"
+    found = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
+    assert found is not None and found.auroc == found.oscr == 1
+    limit = 0.025 ** (1 / min(20, found.unknown))  # each catch-all picture is a cluster
+    assert found.auroc_interval == found.oscr_interval == (pytest.approx(limit), 1)
+
+
 def test_without_thresholds_the_figures_are_there_and_no_rate_is() -> None:
     shelf = Shelf(2, trained=5, new=5)
     shelf.add("new", 5, 0.5, role="query")
@@ -216,3 +228,18 @@ def test_real_photos_meet_the_rate_where_queries_are_like_the_gallery(photos: tu
     assert np.mean(others) == pytest.approx(TARGET, abs=POINT), others
     published = Embedded(items.assign(role=items["side"].map({"train": "gallery", "test": "query"}), trained=False), vectors)
     assert rate(published, items["sku"].notna()) > 3 * TARGET
+
+
+def test_photos_of_retired_products_are_a_kind_of_their_own() -> None:
+    """But for those that a model was trained on, and duplicates of pictures that serve."""
+    shelf = Shelf(3, trained=30, new=60)
+    shelf.add("gone", 12, 0.5, role="retired")
+    shelf.add("known", 4, 0.5, role="retired", trained=True)
+    copies = shelf.items["sku"].eq("gone 0000")
+    shelf.items.loc[copies, "group"] = shelf.items.loc[shelf.items["role"].eq("gallery"), "group"].iloc[0]
+    shelf.add("trained", 30, 0.3, role="query")
+    figures = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
+    assert figures is not None
+    kinds = {kind.name: kind for kind in figures.kinds}
+    assert set(kinds) == {RETIRED} and kinds[RETIRED].n == figures.unknown == 11 * 8
+    assert kinds[RETIRED].found is not None and kinds[RETIRED].found > 0

@@ -16,7 +16,9 @@ from skumatch.stages.train import CODE
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 # How a stage says things, not what it finds.
-PLUMBING = {f"skumatch.{name}" for name in ("errors", "config", "params", "files", "progress", "stages.runner", "stages.together")}
+NAMES = ("errors", "network", "config", "params", "cron", "texts", "files", "progress", "stages.runner", "stages.together")
+RECIPE = ("recipe", "recipe.knobs", "recipe.overrides", "recipe.refusal", "recipe.strict_yaml")
+PLUMBING = {f"skumatch.{name}" for name in (*NAMES, *RECIPE)}
 
 
 @cache
@@ -47,6 +49,7 @@ def test_a_stage_depends_on_all_code_it_imports(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_stage_depends_on_exists_or_is_another_stages_out(stage: str) -> None:
     made = {"data", "data/manifest.parquet", "inputs/weights", "inputs/champion", "inputs/code.json", "inputs/baseline.json"}
+    made |= {"inputs/run.json", "inputs/released", "inputs/trained"}
     made |= {out for name in STAGES[: STAGES.index(stage)] for out in PIPELINE[name]["outs"]}
     assert [dep for dep in PIPELINE[stage]["deps"] if dep not in made and not (ROOT / dep).exists()] == []
 

@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,6 +21,7 @@ from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.hits import pair
 from skumatch.stages import embed, evaluate, split
 from tests.conftest import draw
+from tests.stages.champions import serve, training
 
 PARAMS = Params(
     seed=1,
@@ -29,7 +29,7 @@ PARAMS = Params(
     evaluate=EvaluateParams(resamples=200, tail_images=4),
     runtime=RuntimeParams(device="cpu", threads=1),
 )
-MODELS = ("challenger", "champion")
+MODELS = ("challenger", "refreshed")
 KNOWN, LEARNT = "test/sku 0/0.png", "test/sku 3/0.png"  # a query that is also trained on, and one the champion learnt from
 
 
@@ -49,10 +49,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), place)
     pixels = read_manifest(root / "data").set_index("id")["pixels"]
-    pq.write_table(pa.table({"id": [pixels[LEARNT]]}), root / "inputs/champion/training.parquet")
+    training(root / "inputs/champion", [pixels[LEARNT]])
+    roles = pq.read_table(root / "out/split/split.parquet").to_pandas()
+    training(root / "out/train", pixels[roles.loc[roles["role"].eq("train"), "id"]])
     profile = {"skus": {f"sku {i}": (4, 3) for i in range(5)}, "short_sides": [48.0] * 101, "aspects": [1.0] * 101}
     write_json(root / "inputs/baseline.json", {"baseline": profile})
     embed.run(root, PARAMS)
+    serve(root, without=["sku 5"])
     evaluate.run(root, PARAMS)
     return root
 
@@ -114,7 +117,7 @@ def test_slices_are_those_of_the_photos_and_of_the_version_before(root: Path) ->
 
 
 def test_all_scorers_and_depths_are_there(root: Path) -> None:
-    for name in (*MODELS, "challenger-k5", "champion-test_loo", "champion-unseen"):
+    for name in (*MODELS, "challenger-k5", "refreshed-test_loo", "refreshed-unseen"):
         one = figures(root, name)
         assert set(one.scorers) == {"nearest", "prototype", "knn"} and one.scorers["nearest"] == one.top1
         assert one.map_r is not None and one.r_precision is not None and one.mrr is not None
@@ -130,6 +133,7 @@ def test_the_same_inputs_give_the_same_bytes(root: Path) -> None:
 
 
 def test_without_a_version_before_no_product_is_new(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root / "out", tmp_path / "out")
+    for folder in ("out", "inputs/champion"):
+        shutil.copytree(root / folder, tmp_path / folder)
     evaluate.run(tmp_path, PARAMS)
     assert "new" not in {part.family for part in figures(tmp_path, "challenger").slices}

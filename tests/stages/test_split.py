@@ -11,8 +11,9 @@ from PIL import Image
 
 from skumatch.data.delivery.importer import import_data
 from skumatch.files import read_json, sha256
-from skumatch.params import Params
-from skumatch.stages import split
+from skumatch.params import DataParams, Params
+from skumatch.stages import embed, split, validate
+from skumatch.stages.selection import select
 from tests.conftest import Delivery, draw
 
 
@@ -60,3 +61,33 @@ def test_other_file_names_leave_the_facts_and_the_same_files_the_bytes(folder: P
         path.rename(path.with_stem(f"{999 - number}"))
     renamed = workspace(folder, tmp_path / "renamed")
     assert read_json(first / "out/split/split.json") == read_json(renamed / "out/split/split.json")
+
+
+def test_retired_products_and_a_served_catalogue_have_their_roles(folder: Path, tmp_path: Path) -> None:
+    """As the stages read them: products.parquet out of data/, and what embed keeps of each picture."""
+    draw(folder / "all/catalogue/sku 9/front.png", "front 9")
+    draw(folder / "all/test/sku 9/0.png", "asked 9")
+    (folder / "products.csv").write_text("sku,state\nsku 1,retired\n")
+    root = tmp_path / "root"
+    import_data(folder, root / "data")
+    params = Params(data=DataParams(serve_catalogue=True))
+    split.run(root, params)
+    roles = pq.read_table(root / "out/split/split.parquet").to_pandas().set_index("id")["role"]
+    assert set(roles[roles.index.str.contains("/sku 1/")]) == {"retired", "idle"}
+    assert roles["catalogue/sku 1/front.png"] == "idle" and roles["catalogue/sku 9/front.png"] == "gallery"
+    rows, pictures = select(root, "train", "val", "gallery", "query", "catalogue", "other", "retired")
+    trained = rows.assign(trained_challenger=False, trained_champion=False)
+    items = embed._items(root, trained, pictures).set_index("id")
+    only = items[items["catalogue_only"]]
+    assert set(only.index) == {"catalogue/sku 9/front.png", "test/sku 9/0.png"}
+    assert items.loc["catalogue/sku 9/front.png", "role"] == "gallery"
+    assert (items["role"] == "retired").sum() == 7 and "catalogue/sku 1/front.png" not in items.index
+
+
+def test_validate_counts_no_retired_product(folder: Path, tmp_path: Path) -> None:
+    (folder / "products.csv").write_text("sku,state\nsku 1,retired\n")
+    root = tmp_path / "root"
+    import_data(folder, root / "data")
+    validate.run(root, Params())
+    profile = read_json(root / "out/validate/profile.json")
+    assert "sku 1" not in profile["skus"] and "sku 2" in profile["skus"]

@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,6 +24,7 @@ from skumatch.retrieval.unknowns import HELD_OUT, OTHERS
 from skumatch.stages import bundle, embed, evaluate, split
 from skumatch.stages.selection import select
 from tests.conftest import draw
+from tests.stages.champions import serve, training
 
 SKUS, TRAIN, TEST, OTHER = 24, 5, 1, 3
 TARGET = 0.1
@@ -47,9 +47,12 @@ def workspace(root: Path, folder: Path, params: Params) -> Path:
     for place in (root / "out/train/encoder", root / "inputs/champion/encoder"):
         torch.manual_seed(0)
         encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), place)
-    pq.write_table(pa.table({"id": pa.array([], pa.string())}), root / "inputs/champion/training.parquet")
+    training(root / "inputs/champion")
+    roles, pixels = (pq.read_table(root / name).to_pandas() for name in ("out/split/split.parquet", "data/manifest.parquet"))
+    training(root / "out/train", pixels.set_index("id")["pixels"][roles.loc[roles["role"].eq("train"), "id"]])
     write_json(root / "inputs/baseline.json", {"baseline": None})
     embed.run(root, params)
+    serve(root)
     return root
 
 
@@ -103,12 +106,12 @@ def test_the_challengers_thresholds_depend_on_no_champion(root: Path, tmp_path: 
     pixels = read_manifest(root / "data").set_index("id")["pixels"]
     learnt = pixels[known.loc[known["unseen"] & known["role"].eq("gallery"), "id"]].iloc[:TRAIN].tolist()
     other = workspace(tmp_path / "root", tmp_path / "delivery", PARAMS)
-    pq.write_table(pa.table({"id": learnt}), other / "inputs/champion/training.parquet")
+    training(other / "inputs/champion", learnt)
     embed.run(other, PARAMS)
     evaluate.run(other, PARAMS)
     assert thresholds(other) == before
-    assert thresholds(other, "champion") != before
-    tested = [figures(other, model) for model in ("challenger", "champion")]
+    assert thresholds(other, "refreshed") != before
+    tested = [figures(other, model) for model in ("challenger", "refreshed")]
     assert tested[0].kinds[0].n == tested[1].kinds[0].n == figures(root).kinds[0].n - TEST, "both are tested on what neither knows"
 
 

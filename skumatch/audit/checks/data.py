@@ -10,17 +10,30 @@ from skumatch.audit import recompute
 from skumatch.audit.checks.proof import absent, copies, must, short
 from skumatch.audit.dossier import LISTING, WORKSPACE, Dossier
 from skumatch.files import md5, sha256
+from skumatch.release.lineage import NO_WEIGHTS
 from skumatch.release.tracking import DATA_TAG
+
+WEIGHTS = "inputs/weights"
 
 
 def weights(dossier: Dossier) -> str:
     """The encoder started from the recorded weights."""
-    told, facts = dossier.record.inputs, dossier.json(WORKSPACE, "inputs/weights/weights.json")
-    must(facts["name"] == told.weights, f"the run started from {facts['name']}, the record names {told.weights}")
+    told, facts = dossier.record.inputs, dossier.weights
+    must(facts.name == told.weights, f"the run started from {facts.name}, the record names {told.weights}")
+    read = {stage.deps[WEIGHTS] for stage in dossier.record.stages.values() if WEIGHTS in stage.deps}
+    must(read <= {recompute.hash_of(dossier.workspace / WEIGHTS)}, f"{WEIGHTS} isn't what the stages read")
+    refresh = told.kind == "refresh"
+    without = told.weights == NO_WEIGHTS
+    must(refresh == without, f"a {told.kind} doesn't start from the weights {told.weights}")
+    if refresh:
+        empty = dossier.path(WORKSPACE, WEIGHTS, "none.json").is_file()
+        must(empty, f"a refresh reads no weights, but {WEIGHTS} holds some")
+    random = without or told.weights == "none"
+    must(random == (told.weights_sha256 is None), f"the record has no hash of the weights {told.weights}")
     if told.weights_sha256:
         found = sha256(dossier.path(WORKSPACE, "inputs/weights/weights.safetensors"))
         must(found == told.weights_sha256, f"the weights are {short(found)}, the record names {short(told.weights_sha256)}")
-    return str(facts.get("licence", "no licence told"))
+    return "none were needed" if refresh else facts.licence or "no licence told"
 
 
 def split(dossier: Dossier) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import sha256
+from skumatch.pipeline.register import SHOWN
 
 
 def same(dossier: Dossier, told: str, kept: str, used: str) -> None:
@@ -16,11 +17,16 @@ def same(dossier: Dossier, told: str, kept: str, used: str) -> None:
 
 def copies(dossier: Dossier, *stages: str) -> None:
     """What MLflow shows of a stage is what the stage wrote: the chain is told from MLflow's copies."""
-    for name in stages:
-        for path in sorted(dossier.path(RUN, name).glob("*")):
-            wrote = dossier.path(WORKSPACE, "out", name, path.name)
-            same = not wrote.is_file() or sha256(path) == sha256(wrote)
-            must(same, f"{RUN}/{name}/{path.name} isn't what the stage wrote")
+    outs = {name: dossier.path(WORKSPACE, "out", name) for name in stages}
+    paths = {name: sorted(dossier.path(RUN, name).glob("*")) for name in stages}
+    pairs = [(path, outs[name]) for name in stages for path in paths[name] if path.is_file()]
+    for path, out in pairs:
+        wrote, shown = out / path.name, path.relative_to(dossier.folder)
+        known = wrote.exists() or not out.is_dir() or out.name not in SHOWN
+        must(known, f"{shown} isn't among what the stage wrote")
+        must(not wrote.exists() or sha256(path) == sha256(wrote), f"{shown} isn't what the stage wrote")
+    for _, out in pairs:  # at the end: what isn't there hides nothing that was changed
+        out.stat()
 
 
 def absent(dossier: Dossier, part: str, otherwise: str) -> Broken | Unchecked:

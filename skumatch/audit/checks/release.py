@@ -17,8 +17,9 @@ from skumatch.release.bundle import MANIFEST, bundle_hash, verify_bundle
 from skumatch.release.bundle.manifest import GALLERY
 from skumatch.release.journal import breaks, number_of, unheaded
 from skumatch.release.lineage import record_hash
-from skumatch.release.registry import CHALLENGER, TOP1_TAG
+from skumatch.release.registry import CHALLENGER, REFRESHED, TOP1_TAG
 from skumatch.release.tracking import RUN_TAG
+from skumatch.retrieval.figures import Evaluation
 
 
 def journal(dossier: Dossier) -> str:
@@ -53,8 +54,8 @@ def origin(dossier: Dossier) -> str:
         raise Broken(f"there is no statement that {dossier.key.name} could have signed")
     found, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
     told = provenance.opened(found)
-    manifest = dossier.json(BUNDLE, MANIFEST)
-    parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {MANIFEST: dossier.facts.registered.bundle}
+    parts = {name: part.sha256 for name, part in dossier.manifest.parts.items()}
+    parts[MANIFEST] = dossier.facts.registered.bundle
     ended = _finished(told)
     must(told == provenance.statement(record, parts, ended), "the statement is of another bundle or other inputs than the record")
     names = provenance.signers(found)
@@ -78,19 +79,21 @@ def bundle(dossier: Dossier) -> str:
     """Every part of the bundle has its hash, and the bundle the hash it was registered with, which the run made and the gate let pass."""
     registered = dossier.facts.registered.bundle
     manifest = verify_bundle(dossier.there(BUNDLE), registered)
-    decided = dossier.json(RUN, "gate/decision.json")["hashes"]["challenger_bundle"]
+    decided = dossier.decision.bundle
     must(decided == registered, f"the gate decided on bundle {short(decided)}, registered is {short(registered)}")
-    made = bundle_hash(dossier.there(WORKSPACE, "out/bundle/model"))
+    made = bundle_hash(dossier.there(WORKSPACE, dossier.made_bundle))
     must(made == registered, f"the run made bundle {short(made)}, registered is {short(registered)}")
     return f"{len(manifest.parts)} parts"
 
 
 def index(dossier: Dossier) -> str:
     """The gallery that is searched is the one the run's stages made."""
-    told = dossier.json(BUNDLE, MANIFEST)["parts"][GALLERY]["sha256"]
+    own, registered = bundle_hash(dossier.there(BUNDLE)), dossier.facts.registered.bundle
+    must(own == registered, f"the gallery's bundle is {short(own)}, registered is {short(registered)}")
+    told = dossier.manifest.parts[GALLERY].sha256
     found = sha256(dossier.path(BUNDLE, GALLERY))
     must(found == told, f"the gallery is {short(found)}, the bundle names {short(told)}")
-    made = sha256(dossier.path(WORKSPACE, "out/bundle/model", GALLERY))
+    made = sha256(dossier.path(WORKSPACE, dossier.made_bundle, GALLERY))
     must(made == found, f"the run made the gallery {short(made)}, this one is {short(found)}")
     return f"{pq.read_metadata(dossier.path(BUNDLE, GALLERY)).num_rows:,} vectors"
 
@@ -104,24 +107,31 @@ def decision(dossier: Dossier) -> str:
 
 
 def evaluation(dossier: Dossier) -> str:
-    """Both evaluations are the recorded ones, their figures follow from the ranked lists, and MLflow shows these figures."""
+    """The evaluations are the recorded ones, their figures follow from the ranked lists, and MLflow shows these figures."""
     results = dossier.record.results
-    for who, told in (("challenger", results.challenger), ("champion", results.champion)):
+    for candidate, told in ((CHALLENGER, results.challenger), (REFRESHED, results.champion)):
         if told:
+            who = dossier.file_of(candidate)
             same(dossier, told, f"evaluate/{who}.json", f"out/evaluate/{who}.json")
-            recompute.figures(dossier, who)
-            _shown(dossier, who)
+            recompute.figures(dossier, candidate)
+            _shown(dossier, candidate)
+    if results.answers:
+        same(dossier, results.answers, "evaluate/answers.parquet", "out/evaluate/answers.parquet")
+        recompute.answers(dossier)
     copies(dossier, "evaluate")
     return "figures follow from the ranked lists"
 
 
-def _shown(dossier: Dossier, who: str) -> None:
-    told = dossier.json(WORKSPACE, f"out/evaluate/{who}.json")
-    for name, value in dossier.facts.run.metrics.items():
+def _shown(dossier: Dossier, candidate: str) -> None:
+    told, shown, who = dossier.evaluation(f"{WORKSPACE}/out", candidate), dossier.facts.run.metrics, dossier.file_of(candidate)
+    must(f"{who}.top1" in shown, f"MLflow shows no top-1 of the {who}")
+    for name, value in shown.items():
         model, _, figure = name.partition(".")
-        must(model != who or told.get(figure) == value, f"MLflow shows {name} {value}, the evaluation says {told.get(figure)}")
+        is_told = getattr(told, figure, None) if figure in Evaluation.model_fields else None
+        must(model != who or is_told == value, f"MLflow shows {name} {value}, the evaluation says {is_told}")
     tag = dossier.facts.registered.tags.get(TOP1_TAG)
-    must(who != CHALLENGER or tag == f"{told['top1']:.6f}", f"the version names top-1 {tag}, the evaluation says {told['top1']}")
+    named = candidate != dossier.released or tag == f"{told.top1:.6f}"
+    must(named, f"the version names top-1 {tag}, the evaluation says {told.top1}")
 
 
 def champion(dossier: Dossier) -> str:
@@ -132,4 +142,10 @@ def champion(dossier: Dossier) -> str:
         return "there was none"
     found = bundle_hash(folder)
     must(found == told, f"the run compared with bundle {short(found)}, the record names {short(told)}")
+    for name in ("released", "trained"):
+        recorded = getattr(dossier.record.inputs, name)
+        if recorded:
+            present = bundle_hash(dossier.there(WORKSPACE, f"inputs/{name}"))
+            must(present == recorded, f"inputs/{name} is bundle {short(present)}, the record names {short(recorded)}")
+    verify_bundle(folder, told)
     return f"version {dossier.record.inputs.champion_version}"

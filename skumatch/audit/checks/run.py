@@ -6,7 +6,7 @@ import yaml
 
 from skumatch.audit import recompute
 from skumatch.audit.checks.proof import absent, copies, must, same, short
-from skumatch.audit.dossier import GIT, RUN, WORKSPACE, Dossier
+from skumatch.audit.dossier import GIT, NO_COMMIT, RUN, WORKSPACE, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import md5
@@ -27,11 +27,11 @@ def stages(dossier: Dossier) -> str:
             must(made.get(path_, digest) == digest, f"stage {name} read another {path_} than was made")
     changed = recompute.changed(dossier, made)
     must(not changed, f"{', '.join(changed)} isn't what the stage wrote")
-    copies(dossier, *told)
     read = {path: digest for stage in told.values() for path, digest in stage.deps.items() if path not in made}
     here = {path: digest for path, digest in read.items() if path != "data" or dossier.path(WORKSPACE, "data/shards").is_dir()}
     changed = recompute.changed(dossier, here)
     must(not changed, f"{', '.join(changed)} isn't what the stages read")
+    copies(dossier, *told)
     for name in (*made, *here):  # at the end: what isn't there hides nothing that was changed
         dossier.there(WORKSPACE, name)
     return f"{len(told)} stages, all they read and wrote has its hash"
@@ -42,7 +42,9 @@ def parameters(dossier: Dossier) -> str:
     same(dossier, dossier.record.inputs.params, "params.yaml", "params.yaml")
     path = dossier.path(WORKSPACE, "params.yaml")
     known, shown = flat(recompute.params(dossier)), dossier.facts.run.params
-    asked = dict(leaves(yaml.safe_load(path.read_text("utf-8")))).keys() & known.keys()  # of defaults, later code may have more
+    tree = yaml.safe_load(path.read_text("utf-8"))
+    must(isinstance(tree, dict), "params.yaml holds no parameters")
+    asked = dict(leaves(tree)).keys() & known.keys()  # of defaults, later code may have more
     differing = [name for name in sorted(shown.keys() | asked) if name not in shown or shown[name] != str(known.get(name))]
     must(not differing, f"MLflow shows {', '.join(differing[:3])} otherwise than the run's parameters")
     return f"{len(shown)} parameters, {len(dossier.record.inputs.overrides)} overrides"
@@ -68,17 +70,17 @@ def input_set(dossier: Dossier) -> str:
 
 def code(dossier: Dossier) -> str:
     """The code files have the recorded hash."""
-    told, facts = dossier.record.code, dossier.json(WORKSPACE, "inputs/code.json")
-    files = _code(dossier)
+    told, files, facts = dossier.record.code, _code(dossier), dossier.code
     found = inputs.code_hash(files.items())
-    must(found == told.files == facts["sha256"], f"the code is {short(found)}, the record names {short(told.files)}")
+    same_hash = found == told.files == facts.sha256
+    must(same_hash, f"the code is {short(found)}, the record names {short(told.files)}")
     return f"{len(files)} files"
 
 
 def tree(dossier: Dossier) -> str:
     """Whether code was run that isn't the commit's (a dirty tree) is what the record says."""
-    told, facts = dossier.record.code, dossier.json(WORKSPACE, "inputs/code.json")
-    must(facts["dirty"] == told.dirty, f"the run's facts say dirty: {facts['dirty']}, the record says {told.dirty}")
+    told, facts = dossier.record.code, dossier.code
+    must(facts.dirty == told.dirty, f"the run's facts say dirty: {facts.dirty}, the record says {told.dirty}")
     if told.commit is None or not dossier.path(GIT).is_dir():
         raise absent(dossier, GIT, "there is no commit to hold the code against")
     differing = _uncommitted(dossier, _code(dossier), told.commit)
@@ -90,16 +92,16 @@ def tree(dossier: Dossier) -> str:
 
 def commit(dossier: Dossier) -> str:
     """The commit is the one that record, run and version name, and it is a commit whose trees lead to the code."""
-    told, facts = dossier.record.code.commit, dossier.json(WORKSPACE, "inputs/code.json")
+    told, facts = dossier.record.code.commit, dossier.code
     tag = dossier.facts.registered.tags.get("skumatch.commit")
-    must(facts["commit"] == told, f"the run's facts name {short(facts['commit'])}, the record {short(told)}")
+    must(facts.commit == told, f"the run's facts name {short(facts.commit)}, the record {short(told)}")
     must(tag == str(told), f"the version names {short(tag)}, the record {short(told)}")
     if told is None:
-        raise Unchecked("the run was made outside a git repository")
+        raise Unchecked(NO_COMMIT)
     if not dossier.path(GIT).is_dir():
         raise absent(dossier, GIT, "the dossier has no commit")
     try:
-        committed_files(dossier.path(GIT), told)
+        committed_files(dossier.path(GIT), told, _in_repository(dossier))
     except ValueError as error:
         raise Broken(str(error)) from error
     return "its trees lead to the code"
@@ -110,9 +112,16 @@ def _code(dossier: Dossier) -> dict[str, bytes]:
     return {name: dossier.path(WORKSPACE, name).read_bytes() for name in inputs.code_of(archive)}
 
 
+def _in_repository(dossier: Dossier) -> dict[str, str]:
+    """Code files by their path from the root of the project's repository, which may lie above the project."""
+    names = inputs.code_of(dossier.path(WORKSPACE, inputs.ARCHIVE))
+    return {f"{dossier.code.folder}{name}": name for name in names}
+
+
 def _uncommitted(dossier: Dossier, files: dict[str, bytes], commit: str) -> list[str]:
+    names = _in_repository(dossier)
     try:
-        known = committed_files(dossier.path(GIT), commit)
+        known = committed_files(dossier.path(GIT), commit, names)
     except ValueError as error:
         raise Unchecked(str(error)) from error
-    return sorted(name for name, data in files.items() if known.get(name) != blob_id(data))
+    return sorted(name for path, name in names.items() if known.get(path) != blob_id(files[name], commit))

@@ -12,23 +12,22 @@ from typing import Any
 
 from skumatch.data.delivery.layout import Found
 from skumatch.data.delivery.names import repair
-from skumatch.data.delivery.source import Source
-from skumatch.data.images import MAX_BYTES
+from skumatch.data.delivery.source import MAX_TABLE_BYTES, Source, check_small
+from skumatch.data.images import HEAD, MAX_BYTES
 from skumatch.errors import DataError, ImageError
 
 # What zipfile raises on damaged archives and entries, and on ways of packing it doesn't know.
 BAD = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error, NotImplementedError)
 MAX_ENTRIES = 1_000_000
-MAX_TABLE_BYTES = 500_000_000
 
 
 class ZipSource(Source):
     """A zip of a folder in the layout. Not for several threads at once: zipfile keeps one position."""
 
-    def __init__(self, archive: zipfile.ZipFile, where: Path) -> None:
+    def __init__(self, archive: zipfile.ZipFile, where: Path, side: str = "") -> None:
         self.archive, self.where = archive, where
         found, repaired = _found(archive)
-        super().__init__(found, repaired, where)
+        super().__init__(found, repaired, where, side)
 
     def image(self, source: Any) -> bytes:
         if source.flag_bits & 0x1:
@@ -38,11 +37,18 @@ class ZipSource(Source):
         except BAD as error:
             raise ImageError("damaged-entry", "The zip's entry is damaged; deliver it again.") from error
 
+    def head(self, source: Any) -> bytes:
+        try:
+            return self._bytes(source, HEAD)
+        except (*BAD, RuntimeError):  # damaged or locked, and not named as a picture
+            return b""
+
     def table(self, source: Any) -> bytes:
         try:
-            return self._bytes(source, MAX_TABLE_BYTES)
+            data = self._bytes(source, MAX_TABLE_BYTES + 1)
         except (*BAD, RuntimeError) as error:
             raise DataError(f"{self.where}: {source.filename} can't be read ({error}); deliver it again.") from error
+        return check_small(data, f"{self.where}: {source.filename}")
 
     def _bytes(self, source: zipfile.ZipInfo, most: int) -> bytes:
         try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from skumatch.data.delivery.layout import SIDES, Found, Locate, Place, junk_kind, locate
+from skumatch.data.delivery.layout import NO_IMAGE, SIDES, Found, Locate, Place, locate, locate_in
+from skumatch.data.delivery.tables import read_csv
 from skumatch.errors import DataError
 from skumatch.progress import track
+from skumatch.texts import composed
 
 PUBLISHED_BYTES = 6_330_687_649
 PUBLISHED_SHA256 = "4c32449993e720285865405c3b46d2958cb36f33a9d7db6c3d70bde49d580205"
@@ -36,13 +36,25 @@ class Edition:
     find: Locate
 
 
-def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> Edition:
-    """Tell the edition by the files' names (and the zip's bytes). Raises DataError for a meta.csv that can't be used."""
+def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes], side: str = "") -> Edition:
+    """Tell the edition by the files' names (and the zip's bytes).
+
+    Args:
+        files: the delivery's.
+        where: the delivery.
+        read: returns a table's bytes.
+        side: of pictures in `<sku>/<image>` without `all/`; empty where these are outside the layout.
+
+    Raises:
+        DataError: for a meta.csv that can't be used.
+    """
     if any(locate(file.name.split("/")) for file in files):
         meta = _meta_file(files)
         return (
             Kaggle(_read_meta(read(meta.source), f"{where}: {meta.name}"), files).edition if meta else Edition(plain_title(where), locate)
         )
+    if side:
+        return Edition(f"folders of SKUs, on the {side} side", locate_in(side))
     classes = {parts[-2] for parts in map(_parts, files) if _renumbered(parts)}
     if CATCH_ALL in classes:
         return Edition(f"RP2K, renumbered (val is the test side, class {CATCH_ALL} is `others`)", _renumbered)
@@ -80,7 +92,7 @@ def _renumbered(parts: list[str]) -> Place | None:
 
 def _meta_file(files: Sequence[Found]) -> Found | None:
     """The uppermost meta.csv, if the images lie below its folder."""
-    found = [file for file in files if _parts(file)[-1] == "meta.csv" and junk_kind(file.name) == "not-an-image"]
+    found = [file for file in files if _parts(file)[-1] == "meta.csv" and file.kind == NO_IMAGE]
     top = min(found, key=lambda file: file.name.count("/"), default=None)
     if top is None:
         return None
@@ -91,23 +103,19 @@ def _meta_file(files: Sequence[Found]) -> Found | None:
 
 def _read_meta(data: bytes, where: str) -> pd.DataFrame:
     """side, folder, name, sku of each row. Raises DataError if the table can't be read or has no column for path or class."""
-    try:
-        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{where} can't be read as a table ({' '.join(str(error).split())}); remove it to go by folder names.") from error
-    given = {str(column).strip().lower(): column for column in table.columns}
-    columns = {what: next((given[name] for name in names if name in given), None) for what, names in COLUMNS.items()}
+    table = read_csv(data, where, "remove it to go by folder names")
+    columns = {key: next((name for name in names if name in table), None) for key, names in COLUMNS.items()}
     if columns["path"] is None or columns["class"] is None:
         found = ", ".join(map(str, table.columns[:8]))
         raise DataError(f"{where} has no column for the images' path and class (found: {found}); remove it to go by folder names.")
-    paths = [unicodedata.normalize("NFC", path.replace("\\", "/")).split("/") for path in table[columns["path"]]]
+    paths = [composed(path.replace("\\", "/")).split("/") for path in table[columns["path"]]]
     sides = table[columns["split"]] if columns["split"] is not None else [parts[-3] if len(parts) > 2 else "" for parts in paths]
     return pd.DataFrame(
         {
             "side": [SIDE_NAMES.get(str(side).strip().lower(), "") for side in sides],
             "folder": [parts[-2] if len(parts) > 1 else "" for parts in paths],
             "name": [parts[-1] for parts in paths],
-            "sku": [unicodedata.normalize("NFC", name.strip()) for name in table[columns["class"]]],
+            "sku": [composed(name.strip()) for name in table[columns["class"]]],
         }
     )
 
@@ -118,7 +126,7 @@ class Kaggle:
     def __init__(self, meta: pd.DataFrame, files: Sequence[Found]) -> None:
         rows = [row for row in meta.itertuples(index=False, name=None) if row[0] and row[3] and "/" not in row[3]]
         self.by_path = {(folder, name): (side, sku) for side, folder, name, sku in rows}
-        places = [place for place in (locate(_parts(file)) for file in files if not junk_kind(file.name)) if place]
+        places = [place for place in (locate(_parts(file)) for file in files if not file.kind) if place]
         missing = len(self.by_path.keys() - {place[1:] for place in places})
         self.by_folder = self._votes(rows, places)
         lost = f", {missing:,} of its images not found by path" if missing else ""

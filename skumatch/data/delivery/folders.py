@@ -9,47 +9,67 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skumatch.data.delivery.layout import CATALOGUE, Found, Item, junk_kind
+from skumatch.data.delivery.layout import CATALOGUE, Found, Item, ending_of, sorted_out
 from skumatch.data.delivery.names import repair
-from skumatch.data.delivery.source import Source
-from skumatch.data.images import Extent
+from skumatch.data.delivery.source import MAX_TABLE_BYTES, Source, check_small
+from skumatch.data.images import HEAD, SUFFIXES, Extent
 from skumatch.errors import DataError, StorageError
 
 
 class FolderSource(Source):
     """A folder that holds (somewhere above its images) `all/train` and `all/test`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, side: str = "") -> None:
         found, repaired = _found(walk(root))
-        super().__init__(found, repaired, root)
+        super().__init__(found, repaired, root, side)
 
     def image(self, source: Any) -> bytes:
         return Extent(source).read()
 
+    def head(self, source: Any) -> bytes:
+        return head(source)
+
     def table(self, source: Any) -> bytes:
-        return Extent(source).read()
+        return check_small(Extent(source, 0, MAX_TABLE_BYTES + 1).read(), source)
 
 
 def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
     """Catalogue pictures `folder`/<sku>.<ext> as items of the side `catalogue`, in order of id; and what was left out, by kind.
 
+    A picture whose name has no ending of pictures is named by its SKU alone: `Cola 1.5` has none.
     Raises DataError if there is no such folder, no picture in it, or two with one name.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; give one with a picture <sku>.<ext> for each SKU.")
     found, _ = _found(file for file in walk(folder) if "/" not in file.name)
-    junk = Counter(kind for kind in (file.kind or junk_kind(file.name) for file in found) if kind)
-    pictures = [file for file in found if not (file.kind or junk_kind(file.name))]
+    files = sorted_out(found, head)
+    junk = Counter(file.kind for file in files if file.kind)
+    pictures = [file for file in files if not file.kind]
     if not pictures:
         raise DataError(f"{folder} has no catalogue picture; give a folder with a picture <sku>.<ext> for each SKU.")
-    items = [Item(CATALOGUE, Path(file.name).stem, file.name, file.source, file.size) for file in pictures]
+    items = (Item(CATALOGUE, _sku_of(file.name), file.name, file.source, file.size) for file in pictures)
     return sorted(items, key=lambda item: item.id), junk
+
+
+def _sku_of(name: str) -> str:
+    return Path(name).stem if ending_of(name) in SUFFIXES else name
 
 
 def _found(files: Iterator[Found]) -> tuple[list[Found], set[str]]:
     given = list(files)
     names, repaired = repair([file.name for file in given], [True] * len(given))
     return [file._replace(name=name) for file, name in zip(given, names, strict=True)], repaired
+
+
+def pictures(root: Path) -> list[Found]:
+    """The pictures below `root`, in order of their paths from there."""
+    found = [file for file in sorted_out(walk(root), head) if not file.kind]
+    return sorted(found, key=lambda file: file.name)
+
+
+def head(source: str) -> bytes:
+    """The first bytes of the file at `source`. Raises StorageError where it can't be read."""
+    return Extent(source, 0, HEAD).read()
 
 
 def walk(root: Path) -> Iterator[Found]:

@@ -1,41 +1,53 @@
-"""Groups of products, such as aisles or brands, where a delivery tells them: a table classes.csv with the columns sku and group."""
+"""Tables that a delivery may have beside all/: classes.csv (sku and group), and products.csv (state and days of sale)."""
 
 from __future__ import annotations
 
-import io
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from skumatch.data.delivery.layout import Found
+from skumatch.data.delivery.layout import NO_IMAGE, Found
+from skumatch.data.delivery.tables import read_csv
+from skumatch.data.products import CSV, products_of_csv
 from skumatch.errors import DataError
+from skumatch.texts import alike, composed, visible
 
 TABLE = "classes.csv"
 
 
 def groups_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> dict[str, str]:
-    """SKU -> group, of the uppermost classes.csv outside `all/`; empty if there is none.
+    """Read the group of each SKU from the uppermost classes.csv outside `all/`.
+
+    Returns:
+        Groups by their SKU as `alike` spells it; empty if there is no table.
 
     Raises DataError for one that can't be read, lacks a column, or puts a SKU into two groups.
     """
-    tables = [file for file in files if file.kind is None and file.name.split("/")[-1] == TABLE and "all" not in file.name.split("/")]
-    top = min(tables, key=lambda file: (file.name.count("/"), file.name), default=None)
+    top = _uppermost(files, TABLE)
     return {} if top is None else _read(read(top.source), f"{where}: {top.name}")
 
 
+def products_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> pd.DataFrame | None:
+    """Read the uppermost products.csv outside `all/`; None if there is none. Raises what `products_of_csv` does."""
+    top = _uppermost(files, CSV)
+    return None if top is None else products_of_csv(read(top.source), f"{where}: {top.name}")
+
+
+def _uppermost(files: Sequence[Found], name: str) -> Found | None:
+    outside = [file for file in files if file.kind == NO_IMAGE and "all" not in file.name.split("/")]
+    tables = [file for file in outside if file.name.split("/")[-1] == name]
+    return min(tables, key=lambda file: (file.name.count("/"), file.name), default=None)
+
+
 def _read(data: bytes, where: str) -> dict[str, str]:
-    try:
-        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{where} can't be read as a table ({' '.join(str(error).split())}); correct or remove it.") from error
+    table = read_csv(data, where, "correct or remove it")
     if not {"sku", "group"} <= set(table.columns):
         raise DataError(f"{where} lacks a column sku or group (found: {', '.join(map(str, table.columns[:8]))}); correct or remove it.")
-    cleaned = table[["sku", "group"]].map(lambda text: unicodedata.normalize("NFC", text.strip()))
-    told = cleaned[cleaned["sku"].ne("") & cleaned["group"].ne("")].drop_duplicates()
-    twice = told.loc[told["sku"].duplicated(), "sku"].tolist()
-    if twice:
-        raise DataError(f"{where} puts '{twice[0]}' into two groups; correct it and import again.")
-    return dict(zip(told["sku"], told["group"], strict=True))
+    groups: dict[str, str] = {}
+    for sku, text in zip(table["sku"], table["group"], strict=True):
+        group = composed(text).strip()
+        if alike(sku) and group and groups.setdefault(alike(sku), group) != group:
+            raise DataError(f"{where} puts '{visible(sku)}' into two groups; correct it and import again.")
+    return groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,19 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skumatch.data.delivery.changes import COMPARED, Changes, compare
-from skumatch.data.delivery.examine import examine_all
+from skumatch.data.delivery.examine import FACTS_VERSION, examine_all
 from skumatch.data.delivery.folders import catalogue_items
-from skumatch.data.delivery.layout import Item, check_case
+from skumatch.data.delivery.known import COLUMNS, Examined, KnownFacts
+from skumatch.data.delivery.layout import Item
+from skumatch.data.delivery.names import check_spelling, chosen
 from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.replace import aside, exclusive, swap
 from skumatch.data.delivery.rows import Rows
 from skumatch.data.delivery.source import Source
 from skumatch.data.manifest import SCHEMA, write_table
+from skumatch.data.products import FILE, named_here, write_products
 from skumatch.data.quarantine import QUARANTINE, Pictured
 from skumatch.data.shards import STORED, Store
 from skumatch.errors import DataError, ImageError, StorageError
 from skumatch.files import read_json, write_json
 from skumatch.progress import track
+from skumatch.texts import alike
 
 FORMAT = "skumatch-data-2"
 COUNTS = ("images", "skus", "junk", "quarantined", "catalogue", "catalogue_only")
@@ -50,17 +54,22 @@ class Imported:
 
 
 def import_data(
-    path: Path, root: Path, skus: Iterable[str] | None = None, min_short_side: int = 32, catalogue: Path | None = None
+    path: Path,
+    root: Path,
+    skus: Mapping[str, str] | None = None,
+    min_short_side: int = 32,
+    catalogue: Path | None = None,
 ) -> Imported:
     """Import the folder or zip at `path` as the data version at `root`, replacing the one that is there.
 
-    `skus` limits the import to those SKUs. `min_short_side` is in pixels; smaller images are quarantined as `tiny`. `catalogue` is
+    `skus` limits the import to those SKUs, each with the place that names it.
+    `min_short_side` is in pixels; smaller images are quarantined as `tiny`. `catalogue` is
     a folder of pictures named <sku>.<ext>. Shards of the version that is there are kept where all their images are wanted again.
     Raises DataError for a delivery that can't be used and StorageError if the disk refuses; `root` is then as it was.
     """
     try:
-        with exclusive(root), aside(root) as folder:
-            delivered = _deliver(path, root, folder, skus, min_short_side, catalogue)
+        with exclusive(root), aside(root) as folder, Examined(root) as examined:
+            delivered = _deliver(path, root, folder, skus, min_short_side, catalogue, examined)
             old, new = _manifest(root, COMPARED), pq.read_table(folder / "manifest.parquet", columns=COMPARED)
             changes = None if old is None else compare(old, new)
             changed = delivered.stored or not _same(folder, root)
@@ -81,16 +90,24 @@ class Delivered(NamedTuple):
     stored: bool
 
 
-def _deliver(path: Path, root: Path, folder: Path, skus: Iterable[str] | None, least: int, catalogue: Path | None) -> Delivered:
+def _deliver(
+    path: Path,
+    root: Path,
+    folder: Path,
+    skus: Mapping[str, str] | None,
+    least: int,
+    catalogue: Path | None,
+    examined: Examined,
+) -> Delivered:
     with open_source(path) as source:
-        items = _wanted(_with_catalogue(source, catalogue, path), skus, path)
+        items = _wanted(with_catalogue(source, catalogue, path), skus, path)
         known = _manifest(root, STORED)
         store = Store(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
-        summary = _write(source, items, store, folder, path, least)
+        summary = _write(source, items, store, folder, path, least, examined, examined.known(_with_facts(root)))
         return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
 
 
-def _with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Item]:
+def with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Item]:
     if folder is None:
         return source.items
     pictures, junk = catalogue_items(folder)
@@ -99,17 +116,14 @@ def _with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Ite
     twice = sorted(name for name, count in ids.items() if count > 1)
     if twice:
         raise DataError(f"Two files of {path} and {folder} are both {twice[0]}; remove one and import again.")
-    check_case({item.sku for item in [*source.items, *pictures]}, path)
+    check_spelling({item.sku for item in [*source.items, *pictures]}, path)
     return sorted([*source.items, *pictures], key=lambda item: item.id)
 
 
-def _wanted(items: list[Item], skus: Iterable[str] | None, path: Path) -> list[Item]:
+def _wanted(items: list[Item], skus: Mapping[str, str] | None, path: Path) -> list[Item]:
     if skus is None:
         return items
-    wanted = set(skus)
-    missing = sorted(wanted - {item.sku for item in items})
-    if missing or not wanted:
-        raise DataError(f"{path} has no SKU named '{missing[0] if missing else ''}' ({len(missing)} not found); correct the list of SKUs.")
+    wanted = chosen(skus, {item.sku for item in items}, path)
     return [item for item in items if item.sku in wanted]
 
 
@@ -122,15 +136,32 @@ def _manifest(root: Path, columns: list[str]) -> pa.Table | None:
         return None
 
 
-def _write(source: Source, items: list[Item], store: Store, folder: Path, path: Path, least: int) -> dict[str, Any]:
+def _with_facts(root: Path) -> pa.Table | None:
+    """The manifest of the version at `root`, if its facts are those that this code finds."""
+    manifest = _manifest(root, COLUMNS.names)
+    return manifest if manifest is not None and read_json(root / "import.json").get("facts", 1) == FACTS_VERSION else None
+
+
+def _write(
+    source: Source,
+    items: list[Item],
+    store: Store,
+    folder: Path,
+    path: Path,
+    least: int,
+    examined: Examined,
+    known: KnownFacts,
+) -> dict[str, Any]:
     rows, quarantined, pictures = Rows(), list[dict[str, str]](), Pictured()
     try:
         with track("import", len(items)) as advance:
-            for item, data, facts in examine_all(items, source.read, least):
+            for item, data, facts in examine_all(items, source.read, least, known):
                 if isinstance(facts, ImageError):
                     quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
                     pictures.add(item.id, facts.reason, data)
                 else:
+                    if facts.sha256 not in known:
+                        examined.add(facts)
                     rows.add(item, len(data), facts, store.put(facts.sha256, facts.format, data))
                 advance()
         rows.require_sides(path, quarantined)
@@ -138,9 +169,12 @@ def _write(source: Source, items: list[Item], store: Store, folder: Path, path: 
     finally:
         store.writer.abandon()
     write_table(folder / "manifest.parquet", table)
-    groups = {sku: source.groups[sku] for sku in sorted({item.sku for item in items} & source.groups.keys())}
+    skus = sorted({item.sku for item in items})
+    if source.products is not None:
+        write_products(folder, named_here(source.products, skus))
+    groups = {sku: source.groups[alike(sku)] for sku in skus if alike(sku) in source.groups}
     counts = {**rows.counts(), "junk": dict(sorted(source.junk.items()))}
-    summary = {"format": FORMAT, **counts, "quarantined": quarantined, "groups": groups}
+    summary = {"format": FORMAT, "facts": FACTS_VERSION, **counts, "quarantined": quarantined, "groups": groups}
     write_json(folder / "import.json", summary)
     write_json(folder / QUARANTINE, pictures.found)
     return summary
@@ -148,5 +182,9 @@ def _write(source: Source, items: list[Item], store: Store, folder: Path, path: 
 
 def _same(folder: Path, root: Path) -> bool:
     # Shards are named by what they hold, and the manifest lists every image with hash, shard, offset and length.
-    names = ("manifest.parquet", "import.json", QUARANTINE)
-    return all((root / n).is_file() and (root / n).read_bytes() == (folder / n).read_bytes() for n in names)
+    names = ("manifest.parquet", "import.json", QUARANTINE, FILE)
+    return all(_bytes(root / name) == _bytes(folder / name) for name in names)
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -9,12 +9,17 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from skumatch.data.delivery.names import unsafe
-from skumatch.data.images import SUFFIXES
+from skumatch.data.delivery.names import check_spelling, unsafe
+from skumatch.data.images import SUFFIXES, known_format
 from skumatch.errors import DataError
 
+NO_IMAGE = "not-an-image"
 SIDES = ("train", "test")
 CATALOGUE = "catalogue"
+THUMBS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+# What cameras write beside their JPEGs: TIFFs by their first bytes, of which Pillow would show a thumbnail.
+RAW = frozenset({".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos"})
+RAW |= {".nef", ".nrw", ".pef", ".rwl", ".sr2", ".srw"}
 EXPECTED = "expected all/train/<sku>/<image> and all/test/<sku>/<image>"
 Place = tuple[str, str, str]  # side, SKU, file name
 Locate = Callable[[list[str]], Place | None]
@@ -36,7 +41,10 @@ class Item:
 
 
 class Found(NamedTuple):
-    """A file of a delivery, its name repaired; `kind` says why it is no image, if that is plain from its entry."""
+    """A file of a delivery, its name repaired; `kind` says why it is no image, None for an image.
+
+    What lists files sets `kind` only where an entry tells (a link, a device); `sorted_out` sets it for all.
+    """
 
     source: Any
     name: str
@@ -58,8 +66,27 @@ def locate(parts: list[str]) -> Place | None:
     return (parts[-3], parts[-2], parts[-1]) if known and parts[-2].strip() else None
 
 
-def junk_kind(name: str) -> str | None:
-    """Why a file is no image of the data set: `__MACOSX`, `hidden`, `thumbs`, `unsafe-name` or `not-an-image`; None for images."""
+def sorted_out(files: Iterable[Found], head: Callable[[Any], bytes]) -> list[Found]:
+    """Set each file's `kind`: by its entry, else its name, and where its ending is no picture's, its content.
+
+    Args:
+        files: Files as they are listed.
+        head: Returns a source's first bytes, HEAD of them or more; b"" where they can't be had.
+    """
+    return [_with_kind(file, head) for file in files]
+
+
+def _with_kind(file: Found, head: Callable[[Any], bytes]) -> Found:
+    kind = file.kind or kind_by_name(file.name)
+    picture = kind is None or (kind == NO_IMAGE and known_format(head(file.source)))
+    return file if picture else file._replace(kind=kind)
+
+
+def kind_by_name(name: str) -> str | None:
+    """Why a file is no image as far as its name tells; None where it ends as pictures do.
+
+    One of `__MACOSX`, `hidden`, `thumbs`, `camera-raw`, `unsafe-name`, `not-an-image`.
+    """
     if unsafe(name):
         return "unsafe-name"
     parts = name.split("/")
@@ -67,29 +94,59 @@ def junk_kind(name: str) -> str | None:
         return "__MACOSX"
     if any(part.startswith(".") for part in parts):
         return "hidden"
-    if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
+    if parts[-1].lower() in THUMBS:
         return "thumbs"
-    return None if "." + parts[-1].rpartition(".")[2].lower() in SUFFIXES else "not-an-image"
+    ending = ending_of(parts[-1])
+    return "camera-raw" if ending in RAW else None if ending in SUFFIXES else NO_IMAGE
 
 
-def arrange(files: Iterable[Found], where: Path, find: Locate = locate) -> Arranged:
-    """Sort files into items and junk. Raises DataError if none lies in the layout, a side is missing, or SKUs differ only in case."""
+def ending_of(name: str) -> str:
+    """A file's ending with its dot, in lower case; of a name without a dot the whole name behind one."""
+    return "." + name.rpartition(".")[2].lower()
+
+
+def locate_in(side: str) -> Locate:
+    """The function that places `<sku>/<image>`, folders at any depth, on a side.
+
+    A folder right above the SKU's that is named as a side says otherwise, so that test photos stay so.
+    """
+
+    def find(parts: list[str]) -> Place | None:
+        if len(parts) < 2 or not parts[-2].strip():
+            return None
+        named = len(parts) > 2 and parts[-3] in (*SIDES, CATALOGUE)
+        return (parts[-3] if named else side), parts[-2], parts[-1]
+
+    return find
+
+
+def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: bool = True) -> Arranged:
+    """Sort files whose `kind` is set into items and junk.
+
+    Args:
+        files: Files as they are listed.
+        where: The delivery, for the sentence of an error.
+        find: Tells the place of a file.
+        whole: Whether this is a whole data set, which needs both sides.
+
+    Raises:
+        DataError: None lies in the layout, a side is missing, or two SKUs are spelt alike.
+    """
     items: dict[str, Item] = {}
     junk: Counter[str] = Counter()
     clashes: list[tuple[Item, Item]] = []
     for file in files:
-        kind = file.kind or junk_kind(file.name)
-        place = None if kind else find(file.name.split("/"))
+        place = None if file.kind else find(file.name.split("/"))
         if place is None:
-            junk[kind or "outside-the-layout"] += 1
+            junk[file.kind or "outside-the-layout"] += 1
             continue
         side, sku, name = place
         item = Item(intern(side), intern(sku), name, file.source, file.size)  # one string for a thousand images of a SKU
         first = items.setdefault(item.id, item)
         if first is not item:
             clashes.append((first, item))
-    _check_sides(items.values(), junk, where)
-    check_case({item.sku for item in items.values()}, where)
+    _check_sides(items.values(), junk, where, whole)
+    check_spelling({item.sku for item in items.values()}, where)
     return Arranged([items[key] for key in sorted(items)], junk, clashes)
 
 
@@ -97,22 +154,13 @@ def listed(junk: Counter[str]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in sorted(junk.items()))
 
 
-def _check_sides(items: Iterable[Item], junk: Counter[str], where: Path) -> None:
+def _check_sides(items: Iterable[Item], junk: Counter[str], where: Path, whole: bool) -> None:
     sides = {item.side for item in items}
     if not sides and not junk:
         raise DataError(f"{where} is empty; {EXPECTED}.")
     if not sides:
         raise DataError(f"{where} is not in RP2K's layout ({junk.total():,} other files found: {listed(junk)}); {EXPECTED}.")
-    for side in SIDES:
+    for side in SIDES if whole else ():
         if side not in sides:
             what = "gallery images to match against" if side == "train" else "query images, so no model could be judged"
             raise DataError(f"{where} has no {side} side: there are no {what}; add all/{side}/<sku>/<image>.")
-
-
-def check_case(skus: set[str], where: Path) -> None:
-    """Raise DataError if two SKUs differ only in upper and lower case: most often one product, spelt in two ways."""
-    spelt: dict[str, str] = {}
-    for sku in sorted(skus):
-        other = spelt.setdefault(sku.casefold(), sku)
-        if other != sku:
-            raise DataError(f"Two SKUs of {where} differ only in case: '{other}' and '{sku}'; rename one and import again.")

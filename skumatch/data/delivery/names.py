@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from skumatch.errors import DataError
+from skumatch.texts import alike, composed, visible
 
 ESCAPE = re.compile("#U([0-9a-f]{4})|#L([0-9a-f]{6})")  # as Info-ZIP's unzip writes what its locale can't
 MOJIBAKE, ESCAPES = "CP437 mojibake", "#U escapes"
@@ -44,11 +48,43 @@ def repair(names: Sequence[str], declared: Sequence[bool]) -> tuple[list[str], s
     if not odd and not escaped:
         return list(names), done
     repaired = [(unmojibake(name) or name) if wrong[known] else name for name, known in zip(names, declared, strict=True)]
-    return [unicodedata.normalize("NFC", unescape(name) if escaped else name) for name in repaired], done
+    return [composed(unescape(name) if escaped else name) for name in repaired], done
 
 
 def _all_mojibake(repaired: list[str | None]) -> bool:
     return all(text is not None for text in repaired) and any(ord(letter) >= 0x800 for text in repaired for letter in text or "")
+
+
+def check_spelling(skus: set[str], where: Path) -> None:
+    """Raise DataError if two SKUs are spelt alike: most often one product, named in two ways."""
+    spelt: dict[str, str] = {}
+    for sku in sorted(skus):
+        other = spelt.setdefault(alike(sku), sku)
+        if other != sku:
+            pair = f"'{visible(other)}' and '{visible(sku)}'"
+            alone = "differ only in case, blanks or invisible characters"
+            raise DataError(f"Two SKUs of {where} {alone}: {pair}; rename one and import again.")
+
+
+def chosen(names: Mapping[str, str], skus: Iterable[str], where: Path) -> set[str]:
+    """Look up the SKUs that a list names, whichever of the spellings that are `alike` it has.
+
+    Args:
+        names: the list's names, each with the place where it stands.
+        skus: all SKUs there are, no two of them spelt alike.
+        where: the delivery, for the sentence of an error.
+
+    Raises:
+        DataError: for names of no SKU.
+    """
+    spelt = {alike(sku): sku for sku in skus}
+    missing = [name for name in names if alike(name) not in spelt]
+    if missing:
+        first = f"has no SKU named '{visible(missing[0])}', as {names[missing[0]]} says"
+        more = f" ({len(missing):,} of {len(names):,} names are of none)" if len(missing) > 1 else ""
+        form = "one SKU a line, without header, comments, quotes or other columns"
+        raise DataError(f"{where} {first}{more}; correct the list: {form}.")
+    return {spelt[alike(name)] for name in names}
 
 
 def unsafe(name: str) -> bool:

@@ -16,15 +16,23 @@ from skumatch.errors import DataError
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
-    """Yield the delivery at `path`, a folder or a zip. Raises DataError if it is neither, damaged, empty, or of another layout."""
+def open_source(path: Path, side: str = "") -> Iterator[Source]:
+    """Yield the delivery at `path`, a folder or a zip.
+
+    Args:
+        path: the delivery.
+        side: of a delivery that adds to a data set, see Source; empty for a whole data set.
+
+    Raises:
+        DataError: it is neither, damaged, empty, or of another layout.
+    """
     if path.is_dir():
-        yield FolderSource(path)
+        yield FolderSource(path, side)
     elif not path.exists():
         raise DataError(f"There is no {path}; give a folder or a zip in RP2K's layout.")
     elif path.is_file() and zipfile.is_zipfile(path):
         with open_zip(path) as archive:
-            yield ZipSource(archive, path)
+            yield ZipSource(archive, path, side)
     elif path.is_file() and _starts_as_zip(path):
         raise DataError(f"{path} is a zip without its end, where the list of its files is; fetch it again.")
     else:

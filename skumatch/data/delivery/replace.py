@@ -22,7 +22,8 @@ def exclusive(root: Path) -> Iterator[None]:
         root.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise StorageError(f"Another import into {root} is running; wait for it, then import again.") from error
+        other = f"Another import into {root}, or a change of it, is running"
+        raise StorageError(f"{other}; wait for its end, then run again.") from error
     except OSError as error:
         raise StorageError(f"Could not write {path}: {error.strerror or error}; free some space, then import again.") from error
     try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from skumatch.data.manifest import SCHEMA
 from skumatch.params import DataParams
+from skumatch.texts import composed
 
 Frames = dict[str, pd.DataFrame]
 PLACE = ["shard", "offset"]
@@ -44,13 +44,13 @@ def features(m: pd.DataFrame) -> dict[str, pd.Series[Any]]:
     of them. labels: SKUs with its pixels. leaked: 1 for a query with the pixels of a gallery image, 0 for any other query.
     """
     sides = m[["width", "height"]]
-    composed = {sku: unicodedata.normalize("NFC", sku).strip() for sku in m["sku"].dropna().unique()}
+    written = {sku: composed(sku).strip() for sku in m["sku"].dropna().unique()}
     pixels = m.groupby("pixels")
     gallery = m.loc[m["side"].eq("train"), "pixels"].dropna()
     return {
         "missing": m.isna().sum(axis=1),
         "expected_id": m["side"] + "/" + m["sku"] + "/" + m["name"],
-        "composed": m["sku"].map(composed),
+        "composed": m["sku"].map(written),
         "short_side": sides.min(axis=1),
         "long_side": sides.max(axis=1),
         "aspect": sides.max(axis=1) / sides.min(axis=1).clip(lower=1),
@@ -87,10 +87,20 @@ def per_sku(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     return counts.rename_axis(columns=None).reset_index()
 
 
-def sku_frame(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """`per_sku` with `gallery`: the images on the train side, NaN where there is none."""
+def sku_frame(manifest: pd.DataFrame, data: DataParams, known: Collection[str] | None = None) -> pd.DataFrame:
+    """`per_sku` with `gallery`: the images on the train side.
+
+    It is NaN where there is none, and for new products, which often come with a single photo.
+
+    Args:
+        manifest: rows of products that are sold.
+        data: the section `data`.
+        known: the products of the version that drift is measured against; None where there is none, so that
+            none is new.
+    """
     counts = per_sku(manifest, data)
-    return counts.assign(gallery=counts["train"].where(counts["train"].gt(0)))
+    new = ~counts["sku"].isin(counts["sku"] if known is None else known)
+    return counts.assign(gallery=counts["train"].where(counts["train"].gt(0) & ~new))
 
 
 def whole_frame(manifest: pd.DataFrame, skus: pd.DataFrame, summary: Mapping[str, Any]) -> pd.DataFrame:

@@ -47,14 +47,20 @@ def _name_rules() -> list[Rule]:
 
 def _picture_rules(p: ValidateParams) -> list[Rule]:
     rule = partial(Rule, frame="images")
-    slim = f"At most {percent(p.max_slim_share)} of images are over {p.max_aspect:g} times as long as they are short"
+    few = f"At most {percent(p.max_slim_share)} of images are over"
+    slim = f"{few} {p.max_aspect:g} times as long as they are short"
+    long = f"{few} {p.max_long_side:,} px on their longer side"
     short = between("short_side", f"No image is under {p.min_short_side} px on its shorter side", low=p.min_short_side)
-    long = between("long_side", f"No image is over {p.max_long_side:,} px on its longer side", high=p.max_long_side)
     return [
         rule("format", expectation=one_of("format", p.formats, "Every image is of an allowed format"), note="{format}"),
         rule("mode", expectation=one_of("mode", p.modes, "Every image has an allowed pixel mode"), note="{mode}"),
         rule("short-side", expectation=short, worst=("short_side",), note="{width} x {height} px"),
-        rule("long-side", expectation=long, worst=("-long_side",), note="{width} x {height} px"),
+        rule(
+            "long-side",
+            expectation=between("long_side", long, high=p.max_long_side, missed=p.max_slim_share),
+            worst=("-long_side",),
+            note="{width} x {height} px",
+        ),
         rule(
             "aspect",
             expectation=between("aspect", slim, high=p.max_aspect, missed=p.max_slim_share),
@@ -115,7 +121,7 @@ def _copy_rules(p: ValidateParams) -> list[Rule]:
 def _sku_rules(p: ValidateParams) -> list[Rule]:
     rule = partial(Rule, frame="skus")
     few, least = p.min_images_per_sku, percent(p.max_sparse_share)
-    sparse = f"At most {least} of SKUs with gallery images have fewer than {few} gallery images"
+    sparse = f"At most {least} of SKUs with gallery images, new ones aside, have fewer than {few} gallery images"
     no_gallery = f"At most {percent(p.max_without_gallery_share)} of SKUs are without gallery images"
     no_query = f"At most {percent(p.max_without_query_share)} of SKUs are without queries"
     return [

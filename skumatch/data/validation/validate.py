@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,38 @@ KEYS = {"columns": "column", "images": "id", "bytes": "id", "delivered": "image"
 
 
 def validate(
-    manifest: pd.DataFrame, summary: dict[str, Any], params: ValidateParams, data: DataParams, baseline: Profile | None = None
+    manifest: pd.DataFrame,
+    summary: dict[str, Any],
+    params: ValidateParams,
+    data: DataParams,
+    baseline: Profile | None = None,
+    gone: Collection[str] = (),
 ) -> list[Finding]:
     """Ask everything of a manifest: the schema first, and the rest only where that holds.
 
-    `summary` is the import's import.json, `baseline` the profile of the last version that passed. Nothing is raised for data that
-    fails: see `require`.
+    Nothing is raised for data that fails: see `require`.
+
+    Args:
+        manifest: all rows.
+        summary: the import's import.json.
+        params: the bounds.
+        data: the section `data`.
+        baseline: the profile that drift is measured against; None for none.
+        gone: retired products; they count in no figure by SKU, and as gone in the drift.
     """
     schema = judge({"manifest": manifest, "columns": column_frame(manifest)}, suite.schema_rules())
     if not all(finding.passed for finding in schema):
         return schema
     manifest = manifest.reset_index(drop=True)
-    skus = sku_frame(manifest, data)
+    sold = manifest[~manifest["sku"].isin(gone)]
+    skus = sku_frame(sold, data, None if baseline is None else baseline.skus)
     frames = {
         "images": image_frame(manifest),
         "delivered": delivered_frame(manifest, summary),
         "skus": skus,
         "whole": whole_frame(manifest, skus, summary),
     }
-    drift = drift_frames(profile_of(manifest, data), baseline)
+    drift = drift_frames(profile_of(sold, data), baseline)
     return [
         *schema,
         *judge(frames, suite.rules(params)),

@@ -1,0 +1,52 @@
+"""What starts a refresh by itself: a new data version, or a trained encoder that has to be judged again.
+
+A new data version waits until no further import comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk.definitions.context import Context
+from events import DATA, TRAINED
+from recipe import SCHEDULE
+from stage_process import request
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 5.0
+MOST_SECONDS = 3600.0  # imports without an end must not keep the gallery as it is
+
+
+def refresh_request(context: Context) -> dict[str, Any]:
+    """What the first task of a refresh is asked; where an import started the run, not before imports have paused."""
+    if context["dag_run"].run_type == "asset_triggered" and not tells_of_an_encoder(context):
+        wait_for_pause(context)
+    encoder = context["params"]["encoder"]
+    return request(context, kind="refresh") | ({"encoder": encoder} if encoder else {})
+
+
+def tells_of_an_encoder(context: Context) -> bool:
+    """Whether an event that started the run says that an encoder waits to be judged; MLflow knows which."""
+    return any(asset.name == TRAINED.name for asset in context["triggering_asset_events"])
+
+
+def wait_for_pause(context: Context) -> None:
+    """Return once the newest event of the data's asset is `schedule.debounce_minutes` old, or after an hour.
+
+    The run then takes the newest data. Of all events that come while it waits or works Airflow makes one
+    further run, after its end (max_active_runs=1), which is skipped if nothing is new.
+    """
+    pause, until = 60.0 * SCHEDULE["debounce_minutes"], time.monotonic() + MOST_SECONDS
+    while time.monotonic() < until and (left := pause - newest_age(context)) > 0:
+        log.info("Data was imported lately; the refresh waits %.0f s for further imports.", left)
+        time.sleep(min(left, POLL_SECONDS))
+
+
+def newest_age(context: Context) -> float:
+    """Seconds since the newest event of the data's asset; Airflow is asked anew each time."""
+    newest = context["inlet_events"][DATA].ascending(False).limit(1)
+    moment = newest[0].timestamp if len(newest) else datetime.fromtimestamp(0, UTC)
+    return (datetime.now(UTC) - moment).total_seconds()

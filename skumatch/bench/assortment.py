@@ -1,0 +1,186 @@
+"""How much it is worth to know a shop's assortment: photos matched with all products and with a part of them.
+
+The SKUs are shuffled and cut into assortments of about one size, many times over, so each SKU is in as many
+assortments as any other. Every photo is asked of every assortment: those that have its product and those
+that lack it. Thresholds are the bundle's way, fitted once on the whole gallery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from skumatch.bench.contests import Asked, contests
+from skumatch.errors import ParameterError
+from skumatch.model.embed import embed
+from skumatch.params import Params
+from skumatch.release.bundle import Gallery
+from skumatch.release.bundle.assortment import Shelves
+from skumatch.retrieval import statistics
+from skumatch.retrieval.calibration import Embedded, fit_thresholds
+from skumatch.retrieval.statistics import Interval
+from skumatch.retrieval.thresholds import Thresholds, scores_of
+
+if TYPE_CHECKING:
+    from skumatch.model.encoder import Encoder
+
+Flags = NDArray[np.bool_]
+Shares = NDArray[np.float64]
+CONFIDENCE = 0.95
+
+
+class ShopPhotos(NamedTuple):
+    """A gallery, queries [n] with their SKUs and vectors, and the thresholds that the gallery serves with."""
+
+    gallery: Gallery
+    skus: NDArray[np.object_]
+    vectors: NDArray[np.float32]
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True)
+class Worth:
+    """One row: assortments of some size. Shares are means over photos, intervals resample SKUs.
+
+    size: products of an assortment, on average. assortments: how many there were. whole, restricted: top-1 of
+    the same photos in the whole gallery and in assortments that have their product. gain: their difference,
+    paired.
+    whole_unknown, inside_unknown: share of these photos that is called unknown. outside_unknown: the same of
+    photos whose product the assortment lacks; outside_by_similarity: of them, by the similarity alone.
+    """
+
+    size: float
+    assortments: int
+    queries: int
+    skus: int
+    whole: Interval
+    restricted: Interval
+    gain: Interval
+    whole_unknown: Interval
+    inside_unknown: Interval
+    outside_unknown: Interval
+    outside_by_similarity: Interval
+
+
+def bench_assortment(photos: ShopPhotos, shares: Sequence[float], rounds: int, seed: int) -> Iterator[Worth]:
+    """Measure assortments of each share of the SKUs.
+
+    Args:
+        photos: gallery, queries and thresholds.
+        shares: sizes of assortments as shares of the gallery's SKUs, above 0 and at most 0.5.
+        rounds: how often the SKUs are shuffled and cut into assortments.
+        seed: of the shuffles.
+
+    Raises:
+        ParameterError: for a share out of range, or of less than one SKU.
+    """
+    shelves = Shelves(photos.gallery)
+    whole = answers(shelves, photos, None)
+    for share in shares:
+        cuts = list(assortments(sorted(set(photos.gallery.skus)), share, rounds, seed))
+        yield _worth(whole, [answers(shelves, photos, cut) for cut in cuts], cuts, photos, seed)
+
+
+def assortments(skus: Sequence[str], share: float, rounds: int, seed: int) -> Iterator[tuple[str, ...]]:
+    """Yield assortments of about `share` of the `skus`; each SKU is in `rounds` of them.
+
+    Raises ParameterError for a share that no such assortments have.
+    """
+    parts = round(1 / share) if 0 < share <= 0.5 else 0
+    if not 2 <= parts <= len(skus):
+        limits = f"from {1 / len(skus):.2g} to 0.5, as there are {len(skus)} SKUs"
+        raise ParameterError(f"--shares has {share:g}; give shares {limits}.")
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for part in np.array_split(generator.permutation(len(skus)), parts):
+            yield tuple(sorted(skus[number] for number in part))
+
+
+class Answers(NamedTuple):
+    """Of each query [n]: whether its product is nearest, and whether it is called unknown.
+
+    dissimilar: whether it would be called so by the similarity alone.
+    """
+
+    right: Flags
+    unknown: Flags
+    dissimilar: Flags
+
+
+def answers(shelves: Shelves, photos: ShopPhotos, assortment: Sequence[str] | None) -> Answers:
+    """Ask the queries of an assortment; None is the whole gallery."""
+    part = shelves.part(shelves.resolve(assortment) if assortment else None)
+    lists = part.nearest(photos.vectors, 2)
+    nearest = np.array([part.gallery.skus[row] for [(row, _), *_] in lists], dtype=object)
+    scores = scores_of(lists)
+    alone = photos.thresholds.model_copy(update={"margin": None})
+    return Answers(nearest == photos.skus, photos.thresholds.unknown(scores), alone.unknown(scores))
+
+
+def _worth(
+    whole: Answers,
+    replies: Sequence[Answers],
+    cuts: Sequence[Sequence[str]],
+    photos: ShopPhotos,
+    seed: int,
+) -> Worth:
+    inside = np.array([np.isin(photos.skus, np.array(cut, dtype=object)) for cut in cuts])
+    known = np.isin(photos.skus, np.array(photos.gallery.skus, dtype=object))
+    right, unknown, dissimilar = (np.array(columns) for columns in zip(*replies, strict=True))
+    restricted = _mean(right, inside)[known]
+    skus, before = photos.skus[known], whole.right[known].astype(np.float64)
+
+    def share(values: NDArray[np.float64] | Flags, clusters: NDArray[np.object_]) -> Interval:
+        return statistics.mean_interval(values, clusters, CONFIDENCE, seed)
+
+    return Worth(
+        size=float(np.mean([len(cut) for cut in cuts])),
+        assortments=len(cuts),
+        queries=int(known.sum()),
+        skus=len(set(skus)),
+        whole=share(before, skus),
+        restricted=share(restricted, skus),
+        gain=statistics.change_interval(restricted - before, skus, CONFIDENCE, seed),
+        whole_unknown=share(whole.unknown[known], skus),
+        inside_unknown=share(_mean(unknown, inside)[known], skus),
+        outside_unknown=share(_mean(unknown, ~inside), photos.skus),
+        outside_by_similarity=share(_mean(dissimilar, ~inside), photos.skus),
+    )
+
+
+def _mean(values: Flags, among: Flags) -> Shares:
+    """Each query's share [n] over some of the assortments, given as flags [cuts, n]; 0 where none is."""
+    counts = among.sum(axis=0)
+    shares: Shares = (values & among).sum(axis=0) / np.maximum(counts, 1)
+    return shares
+
+
+def photos_of(encoder: Encoder, folder: Path, skus: Mapping[str, str] | None, params: Params) -> ShopPhotos:
+    """Embed a folder's photos and fit thresholds on its gallery, as for SKUs never trained on.
+
+    Args:
+        encoder: one that was trained on none of the photos; else its thresholds are too high.
+        folder: in RP2K's layout.
+        skus: only those SKUs, each with the place that names it.
+        params: how to embed, and `evaluate.unknown_rate`.
+
+    Raises:
+        DataError: as `contests` does, for a folder without such photos.
+    """
+    contest = next(contests(Asked(folder, skus, epochs=1), None, params))
+    sides = (contest.gallery, contest.queries)
+    vectors = [embed(encoder, side, params.embed.batch, params.runtime) for side in sides]
+    ids, names = contest.gallery.ids, contest.gallery.skus
+    copies = [hashlib.sha256(contest.gallery.read_bytes(row)).hexdigest() for row in range(len(ids))]
+    items = pd.DataFrame({"id": ids, "sku": names, "role": "gallery", "group": copies, "trained": False})
+    embedded = Embedded(items, vectors[0], params.search.backend)
+    thresholds = fit_thresholds(embedded, params.evaluate.unknown_rate)
+    gallery = Gallery(ids, names, vectors[0])
+    return ShopPhotos(gallery, np.array(contest.queries.skus, dtype=object), vectors[1], thresholds)

@@ -1,0 +1,214 @@
+"""`skumatch data add`, `retire`, `relabel`, `rename`, `remove`, `undo`, `log`: a data version from the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from skumatch.commands.data_view import change_lines, some
+from skumatch.config import PARAMS, check_places, load_params, require_project, user
+from skumatch.config import settings as current_settings
+from skumatch.data import deltas
+from skumatch.data.delivery.additions import add as add_delivery
+from skumatch.data.delivery.tables import read_csv
+from skumatch.data.products import day
+from skumatch.data.version import Make
+from skumatch.errors import DataError, ParameterError
+from skumatch.new_data import announce
+from skumatch.pipeline import data_versions
+from skumatch.pipeline.data_record import Action, DataRecord
+from skumatch.pipeline.data_versions import Changed, Reason
+from skumatch.pipeline.inputs import data_pointer
+from skumatch.pipeline.repository import md5_of
+from skumatch.texts import read_bytes, read_names
+
+console = Console()
+Why = Annotated[str, typer.Option("--why", help="The reason, kept in the record.")]
+SkuFile = Annotated[Path | None, typer.Option("--file", help="A text file of SKUs, one a line.")]
+Skus = Annotated[list[str] | None, typer.Argument(help="Products, in any spelling that is theirs but for case and blanks.")]
+Delivery = Annotated[Path, typer.Argument(help="A folder or zip of new pictures: all/<side>/<sku>/<image>, or <sku>/<image>.")]
+Side = Annotated[str, typer.Option(help="Where pictures in <sku>/<image> go: train (to match against) or test (to ask).")]
+Catalogue = Annotated[Path | None, typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>.")]
+
+
+def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, why: Why = "") -> None:
+    """Add a delivery of new pictures to the data; what is there stays and isn't read."""
+    if side not in ("train", "test"):
+        raise ParameterError(f"--side is '{side}'; write train or test.")
+
+    least = load_params(current_settings().project / PARAMS).validation.min_short_side
+    _change(
+        "add",
+        lambda version, store: add_delivery(version, delivery, store, side, least, catalogue),
+        why,
+        str(delivery),
+    )
+
+
+def retire(
+    skus: Skus = None,
+    file: SkuFile = None,
+    until: Annotated[str, typer.Option(help="The last day of sale, as 2026-11-30.")] = "",
+    back: Annotated[bool, typer.Option("--back", help="The other way: retired products are sold again.")] = False,
+    why: Why = "",
+) -> None:
+    """Retire products: what serves after the next refresh never names them, and their photos stand for unknown products."""
+    names = _names(skus, file)
+    if back and until:
+        raise ParameterError("--until goes with products that are retired, not with --back; leave one out.")
+    if back:
+        _change("bring back", lambda version, _: deltas.bring_back(version, names), why, str(file or ""))
+    else:
+        _change("retire", lambda version, _: deltas.retire(version, names, until), why, str(file or ""))
+
+
+def relabel(
+    table: Annotated[Path, typer.Argument(help="A CSV with the columns image (an id or a SHA-256) and sku.")],
+    why: Why = "",
+) -> None:
+    """Give pictures other SKUs, also to split a product into several."""
+    labels = read_csv(read_bytes(table, "a CSV with the columns image and sku"), str(table), "correct it")
+    if not {"image", "sku"} <= set(labels.columns):
+        listed = ", ".join(map(str, labels.columns[:8]))
+        raise DataError(f"{table} lacks a column image or sku (it has: {listed}); correct it.")
+    _change("relabel", lambda version, _: deltas.relabel(version, labels, str(table)), why, str(table))
+
+
+def rename(
+    old: Annotated[str, typer.Argument(help="A product.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Join it to the product that has this name already.")] = False,
+    why: Why = "",
+) -> None:
+    """Give a product another name; it stays in or out of training as it was."""
+    _change("rename", lambda version, _: deltas.rename(version, old, new, merge), why)
+
+
+def remove(
+    images: Annotated[list[str] | None, typer.Argument(help="Pictures: ids or SHA-256 of manifest rows.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A text file of pictures, one a line.")] = None,
+    sku: Annotated[list[str] | None, typer.Option("--sku", help="With --before: products with new packaging.")] = None,
+    before: Annotated[str, typer.Option(help="With --sku: gallery pictures that were there on this day, as 2026-11-30.")] = "",
+    why: Why = "",
+) -> None:
+    """Take pictures out of the data, by name, or the old ones of a product; earlier versions keep them."""
+    if bool(sku) != bool(before) or sum(map(bool, (images, file, sku))) != 1:
+        raise ParameterError("Name pictures, or a file that lists them with --file, or a product with --sku and --before.")
+    if sku:
+        known = data_versions.pictures_on(current_settings(), date.fromisoformat(day(before, "The day of --before")))
+        names = dict.fromkeys(sku, "the command")
+        _change(
+            "remove",
+            lambda version, _: deltas.remove(version, deltas.older_gallery(version, names, known)),
+            why,
+        )
+        return
+    listed = read_names(file) if file else dict.fromkeys(images or [], "the command")
+    _change(
+        "remove",
+        lambda version, _: deltas.remove(version, deltas.ids_of(version, listed)),
+        why,
+        str(file or ""),
+    )
+
+
+def undo(why: Why = "") -> None:
+    """Go back to the data version before the last change."""
+    settings = current_settings()
+    require_project(settings.project)
+    check_places(settings)
+    _say(data_versions.undo(settings, Reason(user(), why)))
+
+
+def log() -> None:
+    """Show who changed the data when, why and how, newest first."""
+    settings = current_settings()
+    require_project(settings.project)
+    version = md5_of(data_pointer(settings.project, None))
+    table = Table(title="Changes of the data, newest first")
+    for name in ("version", "when (UTC)", "action", "what", "who", "why"):
+        table.add_column(name, overflow="fold")
+    for change in DataRecord(settings).chain(version):
+        when = f"{change.when:%Y-%m-%d %H:%M}"
+        source = f"\nfrom {change.source}" if change.source else ""
+        table.add_row(
+            change.after[:12],
+            when,
+            change.action,
+            Text(change.summary + source),
+            Text(change.who),
+            Text(change.why),
+        )
+    if not table.row_count:
+        console.print("No change that led to this data version is on record; `skumatch data import` and the like record theirs.")
+        return
+    console.print(table)
+
+
+def _change(action: Action, make: Make, why: str, source: str = "") -> None:
+    """Make a change, say what came of it, and tell Airflow."""
+    change_data(action, make, why, source)
+
+
+def change_data(
+    action: Action,
+    make: Make,
+    why: str,
+    source: str = "",
+    erased: Collection[str] = (),
+    undone: bool = True,
+) -> Changed:
+    """Make a change, say what came of it, and tell Airflow.
+
+    Args:
+        action: the word that the record has.
+        make: returns the next version.
+        why: the reason, kept in the record.
+        source: the delivery or table that it comes from.
+        erased: SHA-256 of the pictures that it erases.
+        undone: whether it can be undone.
+    """
+    settings = current_settings()
+    require_project(settings.project)
+    check_places(settings)
+    params = load_params(settings.project / PARAMS)
+    reason = Reason(user(), why, source)
+    changed = data_versions.change(settings, action, make, reason, params.data.others, erased)
+    _say(changed, undone)
+    return changed
+
+
+def _say(changed: Changed, undone: bool = True) -> None:
+    if not changed.changed:
+        console.print(f"Data version {changed.version}: nothing changed.", highlight=False)
+        return
+    console.print(f"Data version {changed.version}, after {changed.before[:12]}.", highlight=False)
+    for line in change_lines(changed.pictures) if changed.pictures else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for kind, skus in (("retired", changed.retired), ("sold again", changed.back)):
+        if skus:
+            console.print(
+                f"  products {kind}: {len(skus):,} ({some(skus)})",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    settings = current_settings()
+    back = "; `skumatch data undo` goes back." if undone else ". It can't be undone."
+    console.print(f"Commit data.dvc to keep this version{back}", highlight=False, soft_wrap=True)
+    if sentence := announce(settings, load_params(settings.project / PARAMS).schedule, changed.after):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _names(skus: list[str] | None, file: Path | None) -> dict[str, str]:
+    """Names with the place where each stands. Raises ParameterError where none, or two lists, are given."""
+    if bool(skus) == bool(file):
+        raise ParameterError("Name products, or a file that lists them with --file; one of the two.")
+    return read_names(file) if file else dict.fromkeys(skus or [], "the command")

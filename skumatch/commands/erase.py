@@ -1,0 +1,175 @@
+"""`skumatch data erase` and `skumatch gc --erase`: pictures that must go from everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from skumatch.commands.data_changes import Why, change_data
+from skumatch.config import PARAMS, check_places, load_params, require_project, user
+from skumatch.config import settings as current_settings
+from skumatch.data import deltas
+from skumatch.errors import ParameterError
+
+if TYPE_CHECKING:
+    from skumatch.audit.uses import Use
+    from skumatch.pipeline.cleanup import Pile
+    from skumatch.pipeline.erase_choice import Chosen
+    from skumatch.pipeline.erasing import Losses
+    from skumatch.pipeline.retention import Item
+    from skumatch.release.registry import Registry
+
+console = Console()
+Images = Annotated[list[str] | None, typer.Option("--image", help="The SHA-256 of a picture; repeatable.")]
+Products = Annotated[list[str] | None, typer.Option("--sku", help="All pictures of a product; repeatable.")]
+ROLES = {"train": "trained on", "val": "validated on", "gallery": "in the gallery", "query": "asked as query"}
+
+
+def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
+    """Erase pictures: show everything that has them, and make the data version without them, for good.
+
+    `skumatch gc --erase` then deletes them from older versions, models and stores.
+    """
+    from skumatch.audit.uses import Wanted, uses
+    from skumatch.pipeline.erase_choice import choose
+    from skumatch.pipeline.pull import open_registry
+
+    if not image and not sku:
+        raise ParameterError("Name pictures with --image, or products with --sku.")
+    settings = current_settings()
+    require_project(settings.project)
+    check_places(settings)
+    registry = open_registry(settings, load_params(settings.project / PARAMS))
+    chosen = choose(settings, image or [], sku or [])
+    given = list(uses(settings, registry, Wanted(hashes=tuple(sorted(chosen.pictures)))))
+    _show(chosen, given)
+    changed = change_data(
+        "erase",
+        lambda version, _: deltas.erase(version, chosen.pictures),
+        why,
+        erased=chosen.pictures,
+        undone=False,
+    )
+    if not changed.changed:
+        _say("Today's data has none of them; the erasure is on record, for the older versions.")
+    for sentence in _of_models(registry, given):
+        _say(sentence)
+    _say("Next: `skumatch refresh`, then `skumatch gc --erase`, which shows what still holds them.")
+
+
+def _show(chosen: Chosen, given: list[Use]) -> None:
+    """Where the pictures are: data versions, model versions with roles, stores."""
+    copies = f", {chosen.copies:,} of them not named, but with equal pixels" if chosen.copies else ""
+    _say(f"Pictures to erase: {len(chosen.pictures):,}{copies}.")
+    table = Table(title="What has them")
+    for name in ("where", "which", "how many", "as"):
+        table.add_column(name, justify="right" if name == "how many" else "left", overflow="fold")
+    for version in chosen.versions:
+        rows = version.having(chosen.pictures)
+        today = ", today's" if version.md5 == chosen.current else ""
+        sides = ", ".join(sorted({name.partition("/")[0] for name in rows["id"]}))
+        table.add_row("data version", f"{version.md5[:12]}{today}", f"{len(rows):,}", sides)
+    for use in given:
+        aliases = f" ({', '.join(use.ref.aliases)})" if use.ref.aliases else ""
+        if use.rows is None:
+            table.add_row("model version", f"{use.ref.version}{aliases}", "?", Text(use.reason))
+        elif len(use.rows):
+            counts = use.rows["role"].map(lambda role: ROLES.get(role, role)).value_counts()
+            roles = ", ".join(f"{role} ({count:,})" for role, count in counts.items())
+            table.add_row("model version", f"{use.ref.version}{aliases}", f"{len(use.rows):,}", roles)
+    for store, count in chosen.stores().items():
+        table.add_row("store", Text(store), f"{count:,}", "")
+    if holding := [use for use in given if use.rows is None or len(use.rows)]:
+        table.add_row("store", "MLflow: bundles and reports of these versions", f"{len(holding):,}", "")
+    console.print(table)
+
+
+def _of_models(registry: Registry, given: list[Use]) -> list[str]:
+    """What an erasure of the data alone leaves in models, in sentences."""
+    from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG
+
+    held = {use.ref.version: set(use.rows["role"]) for use in given if use.rows is not None and len(use.rows)}
+    learnt = sorted(version for version, roles in held.items() if "train" in roles)
+    sentences = []
+    if learnt:
+        numbers = ", ".join(map(str, learnt))
+        plural = "s" if len(learnt) > 1 else ""
+        sentences.append(
+            f"The encoder{plural} of version{plural} {numbers} learnt from them, and weights can't unlearn: "
+            "`skumatch retrain` trains one that never saw them."
+        )
+    champion = registry.champion()
+    if champion is None:
+        return sentences
+    if held.get(champion.version, set()) & {"train", "val", "gallery"}:
+        serves = f"What serves, version {champion.version}, still has them in its gallery"
+        sentences.append(f"{serves}, until `skumatch refresh` releases one without.")
+    origin = champion.tags.get(TRAINED_TAG, champion.tags.get(RELEASE_TAG, str(champion.version)))
+    if int(origin) in learnt or champion.version in learnt:
+        sentences.append(f"The encoder that serves, of version {origin}, is one that learnt from them.")
+    return sentences
+
+
+def erase_everywhere(delete: bool, accept: bool) -> None:
+    """Show or delete whatever holds pictures that the record of data says were erased."""
+    from skumatch.pipeline.erasing import Losses, plan
+    from skumatch.pipeline.erasing import erase as erase_planned
+    from skumatch.progress import track
+
+    settings = current_settings()
+    require_project(settings.project)
+    made = plan(settings, user())
+    if made.erasure is None:
+        _say("No picture was erased, by the record of data; `skumatch data erase` erases one.")
+        return
+    _show_losses(made.losses)
+    _show_piles(made.piles, "What holds erased pictures")
+    if not delete:
+        command = f"skumatch gc --erase --delete{' --accept-loss' if made.losses else ''}"
+        shown = f"Nothing was deleted. To delete these {made.count:,}: {command}"
+        _say(shown if made.count else "Nothing here holds an erased picture.")
+        return
+    with track("gc --erase", made.count, "files") as advance:
+        gone = erase_planned(settings, user(), made.losses if accept else Losses(), advance)
+    count = sum(len(items) for items in gone.values())
+    _say(
+        f"Gone are {count:,} files and folders; the record of it is in records/erasures of the remote."
+        if count
+        else "Nothing is left to erase."
+    )
+
+
+def _show_losses(losses: Losses) -> None:
+    if not losses:
+        return
+    table = Table(title="What will no longer work")
+    for name in ("version", "serve, roll back", "make again, audit whole"):
+        table.add_column(name)
+    for lost in sorted(losses.versions, key=lambda lost: (lost.model, lost.version)):
+        table.add_row(f"{lost.model} {lost.version}", "no more" if lost.gallery else "as before", "no more")
+    for name in sorted(losses.data):
+        table.add_row(f"data {name[:12]}", "", "its shards with erased pictures are gone")
+    console.print(table)
+
+
+def _show_piles(piles: list[Pile], title: str) -> None:
+    from skumatch.commands.gc import TITLES, size_of
+
+    table = Table(title=title)
+    for name in ("where", "how many", "size", "for example"):
+        table.add_column(name, justify="right" if name in ("how many", "size") else "left")
+    for pile in piles:
+        items: list[Item] = list(pile.items)
+        largest = max(items, key=lambda item: item.size, default=None)
+        example = Text(largest.name if largest else "", overflow="ellipsis", no_wrap=True)
+        style = "" if items else "dim"
+        table.add_row(TITLES[pile.kind], f"{len(items):,}", size_of(items), example, style=style)
+    console.print(table)
+
+
+def _say(sentence: str) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)

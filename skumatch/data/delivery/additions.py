@@ -1,0 +1,117 @@
+"""A delivery that adds to a data version: its pictures become rows beside those that are there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from skumatch.data.delivery.examine import FACTS_VERSION, examine_all
+from skumatch.data.delivery.importer import with_catalogue
+from skumatch.data.delivery.known import Examined
+from skumatch.data.delivery.layout import Item
+from skumatch.data.delivery.opening import open_source
+from skumatch.data.delivery.source import Source
+from skumatch.data.deltas import beside, new_skus
+from skumatch.data.manifest import SCHEMA, columns_of
+from skumatch.data.products import named_here, retired, with_product
+from skumatch.data.quarantine import Pictured
+from skumatch.data.shards import Store
+from skumatch.data.version import Version
+from skumatch.errors import DataError, ImageError
+from skumatch.progress import track
+from skumatch.texts import alike, visible
+
+
+def add(version: Version, path: Path, store: Store, side: str, min_short_side: int, catalogue: Path | None = None) -> Version:
+    """Add the pictures of a folder or zip, each examined once; those that are there already change nothing.
+
+    Args:
+        version: the version before.
+        path: the delivery: `all/<side>/<sku>/<image>`, or `<sku>/<image>`.
+        store: takes the bytes of new pictures.
+        side: `train` or `test`, for pictures in `<sku>/<image>`.
+        min_short_side: pixels; smaller pictures are set aside.
+        catalogue: a folder of pictures named <sku>.<ext>.
+
+    Raises:
+        DataError: for a delivery that can't be used, a SKU that is another spelling of one that is there, or pictures
+            of a retired product.
+    """
+    with open_source(path, side) as source:
+        items = _named(with_catalogue(source, catalogue, path), version, path)
+        rows, aside, pictures = _examined(items, source, store, version, min_short_side)
+        skus = {item.sku for item in items}
+        groups = {sku: source.groups[alike(sku)] for sku in skus if alike(sku) in source.groups}
+        summary = version.summary | {
+            "groups": version.summary["groups"] | groups,
+            "quarantined": _quarantined(version, aside, rows),
+            "junk": dict(sorted(source.junk.items())),
+        }
+        changed = replace(version, summary=summary, pictures=version.pictures | pictures)
+        products = version.products
+        if source.products is not None:
+            products = _said_of(source.products, products, version.skus | skus)
+        return changed.with_rows(beside(version.manifest, rows), products)
+
+
+def _named(items: list[Item], version: Version, path: Path) -> list[Item]:
+    """The items under the names that products have here. Raises DataError for a name that can't be, or is retired."""
+    names = new_skus(version, sorted({item.sku for item in items}), path)
+    for sku in sorted(retired(version.products) & set(names.values())):
+        back = "leave them out, or bring it back with `skumatch data retire --back`"
+        raise DataError(f"{path} has pictures of '{visible(sku)}', which is retired; {back}.")
+    return [replace(item, sku=names[item.sku]) for item in items]
+
+
+def _examined(
+    items: list[Item], source: Source, store: Store, version: Version, min_short_side: int
+) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, str]]:
+    """Rows of the pictures that can be used, the others with the reason, and small pictures of some of those."""
+    first = version.manifest.drop_duplicates("sha256")
+    places = dict(zip(first["sha256"], zip(first["shard"], first["offset"], strict=True), strict=True))
+    rows, aside, pictures = [], list[dict[str, str]](), Pictured()
+    same_code = version.summary.get("facts", 1) == FACTS_VERSION
+    with Examined(store.shards.parent) as examined, track("add", len(items)) as advance:
+        known = examined.known(columns_of(version.manifest, SCHEMA.names) if same_code else None)
+        for item, data, facts in examine_all(items, source.read, min_short_side, known):
+            if isinstance(facts, ImageError):
+                aside.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
+                pictures.add(item.id, facts.reason, data)
+            else:
+                if facts.sha256 not in known:
+                    examined.add(facts)
+                row = {
+                    "id": item.id,
+                    "sku": item.sku,
+                    "side": item.side,
+                    "name": item.name,
+                    "length": len(data),
+                } | facts._asdict()
+                if facts.sha256 not in places:
+                    spot = store.add(facts.sha256, facts.format, data)
+                    places[facts.sha256] = str(spot.shard), spot.offset  # a number until the shard has a name
+                shard, offset = places[facts.sha256]
+                rows.append(row | {"shard": shard, "offset": offset})
+            advance()
+    # Typed, since pandas makes floats of hashes where it joins uint64 and int64.
+    typed: pd.DataFrame = pa.Table.from_pylist(rows, SCHEMA).to_pandas()
+    return typed, aside, pictures.found
+
+
+def _quarantined(version: Version, aside: list[dict[str, str]], rows: pd.DataFrame) -> list[dict[str, str]]:
+    """All that were set aside and did not come again in a form that can be used."""
+    good = set(rows["id"])
+    before = [entry for entry in version.summary["quarantined"] if entry["id"] not in good]
+    whole = {entry["id"]: entry for entry in [*before, *aside]}
+    return [whole[name] for name in sorted(whole)]
+
+
+def _said_of(delivered: pd.DataFrame, products: pd.DataFrame, skus: set[str]) -> pd.DataFrame:
+    """The products with what a delivery says of those that have a picture."""
+    for row in named_here(delivered, skus).to_dict("records"):
+        values = {str(name): str(text) for name, text in row.items() if name != "sku" and text}
+        products = with_product(products, row["sku"], **values)
+    return products

@@ -1,0 +1,274 @@
+"""Deltas: functions from one data version to the next, which change rows and products and read no unchanged picture.
+
+The content of a version is its pictures and manifest rows and what is known of its products, wherever the
+bytes lie: any sequence of deltas has the content hash of one import of its result.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from skumatch.data import products as table
+from skumatch.data.delivery.layout import kind_by_name
+from skumatch.data.manifest import COLUMNS
+from skumatch.data.products import RETIRED, SOLD, retired, with_product
+from skumatch.data.split import share
+from skumatch.data.version import Version
+from skumatch.errors import DataError
+from skumatch.texts import alike, composed, visible
+
+CLOSE = 0.75  # likeness from which on a name is offered as the one that was meant
+LONGEST = 255  # bytes of a folder's name
+
+
+def retire(version: Version, skus: Mapping[str, str], until: str = "") -> Version:
+    """Retire products: their photos are no longer matched against, and stand for unknown products.
+
+    Args:
+        version: the version before.
+        skus: names in any spelling, each with the place where it stands.
+        until: the last day of sale, YYYY-MM-DD; empty where nobody says, and what is known of it stays.
+    """
+    products = version.products
+    last_day = {"until": table.day(until, "The day of --until")} if until else {}
+    for sku in known_skus(version, skus):
+        products = with_product(products, sku, state=RETIRED, **last_day)
+    return version.with_rows(version.manifest, products)
+
+
+def bring_back(version: Version, skus: Mapping[str, str], since: str = "") -> Version:
+    """Sell retired products again.
+
+    Raises:
+        DataError: for a product that isn't there, or isn't retired.
+    """
+    products = version.products
+    for sku in known_skus(version, skus):
+        if sku not in retired(version.products):
+            raise DataError(f"'{visible(sku)}' isn't retired, so it can't be brought back; `skumatch data inspect` lists what is.")
+        products = with_product(products, sku, state=SOLD, since=table.day(since, "The day of --since"), until="")
+    return version.with_rows(version.manifest, products)
+
+
+def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
+    """Give pictures other SKUs.
+
+    Args:
+        version: the version before.
+        labels: columns `image` (an id, or the SHA-256 of a picture's bytes) and `sku`, a row each.
+        where: the table's name, for the sentence of an error.
+
+    Raises:
+        DataError: for a picture that isn't there, or one with two new SKUs.
+    """
+    rows, names = version.manifest, dict[int, str]()
+    new = new_skus(version, labels["sku"], where)
+    by_id, by_hash = ({key: group.index for key, group in rows.groupby(name)} for name in ("id", "sha256"))
+    for image, sku in zip(labels["image"].map(composed), labels["sku"].map(new), strict=True):
+        places = by_id.get(image, by_hash.get(image.strip().lower()))
+        if places is None:
+            cure = "give ids or SHA-256 of manifest rows"
+            raise DataError(f"{where} names the picture '{visible(image)}', which isn't in the data; {cure}.")
+        for place in places:
+            if names.setdefault(place, sku) != sku:
+                pair = f"'{visible(names[place])}' and '{visible(sku)}'"
+                raise DataError(f"{where} gives '{visible(image)}' two SKUs, {pair}; leave one.")
+    moved = rows.loc[list(names)].assign(sku=pd.Series(names, dtype=str))
+    moved = moved[moved["sku"].ne(rows.loc[moved.index, "sku"])]
+    _check_sold(version, set(moved["sku"]), where)
+    products = version.products
+    for sku in sorted(set(moved["sku"]) - version.skus):
+        sources = rows.loc[moved.index[moved["sku"].eq(sku)], "sku"].unique()
+        products = with_product(products, sku, drawn_as=_first_drawn([*sources], version.products))
+    return version.with_rows(beside(rows.drop(moved.index), moved), products)
+
+
+def rename(version: Version, old: str, new: str, merge: bool = False) -> Version:
+    """Give a product another name, or join it to one that is there.
+
+    The product is drawn by its old name on, so that it stays among what is never trained on, or out of it. Of
+    two that are joined the one that is drawn first decides, so that neither's held-out photos are trained on.
+
+    Raises:
+        DataError: for a product that isn't there, a new name that is there and is not to be merged with, or a
+            product that is sold and would be joined to a retired one.
+    """
+    (old,) = known_skus(version, {old: "the command"})
+    (new,) = new_skus(version, [new], "the command", but=old).values()
+    if new == old:
+        return version
+    if new in version.skus:
+        _check_merge(old, new, version.products, merge)
+    rows, products = version.manifest, version.products
+    of_old = rows["sku"].eq(old)
+    of_state = products[products["sku"].eq(new if new in version.skus else old)]
+    products = pd.concat([products[~products["sku"].isin([old, new])], of_state.assign(sku=new)], ignore_index=True)
+    drawn_as = _first_drawn([old, new] if new in version.skus else [old], version.products)
+    products = with_product(products, new, drawn_as=drawn_as)
+    groups = dict(version.summary["groups"])
+    if old in groups:
+        groups.setdefault(new, groups.pop(old))
+    changed = replace(version, summary=version.summary | {"groups": groups})
+    return changed.with_rows(beside(rows[~of_old], rows[of_old].assign(sku=new)), products)
+
+
+def remove(version: Version, ids: Collection[str]) -> Version:
+    """Take pictures out of the version; earlier versions keep them.
+
+    Raises:
+        DataError: for a product that would have no gallery picture left.
+    """
+    rows = version.manifest[~version.manifest["id"].isin(ids)]
+    gallery = version.manifest[version.manifest["side"].eq("train")]
+    bare = set(gallery.loc[gallery["id"].isin(ids), "sku"]) - set(rows.loc[rows["side"].eq("train"), "sku"])
+    for sku in sorted(bare - retired(version.products)):
+        raise DataError(f"Then '{visible(sku)}' would have no gallery picture left; retire it, or keep one. Nothing was changed.")
+    return version.with_rows(rows)
+
+
+def erase(version: Version, pictures: Collection[str]) -> Version:
+    """Take every row of these pictures out of the version, whatever that leaves of a product.
+
+    Args:
+        version: the version before.
+        pictures: SHA-256 of their bytes.
+    """
+    return version.with_rows(version.manifest[~version.manifest["sha256"].isin(pictures)])
+
+
+def ids_of(version: Version, images: Mapping[str, str]) -> list[str]:
+    """The ids of pictures that are named by id or by the SHA-256 of their bytes.
+
+    Args:
+        version: the version that has them.
+        images: each name with the place where it stands.
+
+    Raises:
+        DataError: for a picture that isn't there.
+    """
+    rows = version.manifest
+    by_hash = rows.groupby("sha256")["id"].agg(list).to_dict()
+    ids = set(rows["id"])
+    chosen: list[str] = []
+    for image, where in images.items():
+        if image not in ids and image.lower() not in by_hash:
+            known = "give ids or SHA-256 of manifest rows"
+            raise DataError(f"There is no picture '{visible(image)}' in the data, which {where} names; {known}.")
+        chosen += [image] if image in ids else by_hash[image.lower()]
+    return list(dict.fromkeys(chosen))
+
+
+def older_gallery(version: Version, skus: Mapping[str, str], before: Collection[str]) -> list[str]:
+    """Ids of gallery pictures of products whose bytes are among `before`, the SHA-256 of an earlier version's pictures."""
+    rows = version.manifest
+    of_skus = rows["sku"].isin(known_skus(version, skus)) & rows["side"].eq("train")
+    return rows.loc[of_skus & rows["sha256"].isin(before), "id"].tolist()
+
+
+def beside(rows: pd.DataFrame, newcomers: pd.DataFrame) -> pd.DataFrame:
+    """Rows with newcomers, which get the id of their side, SKU and name.
+
+    A newcomer that has the id and the bytes of a row is that row. One with the id of other bytes is named by
+    the first eight digits of its hash besides, since the pictures of two weeks often have the same names.
+    """
+    taken = dict(zip(rows["id"], rows["sha256"], strict=True))
+    kept, names = [], []
+    for place, side, sku, name, digest in newcomers[["side", "sku", "name", "sha256"]].itertuples():
+        own = name
+        if taken.get(f"{side}/{sku}/{own}", digest) != digest:
+            own = f"{PurePosixPath(name).stem}-{digest[:8]}{PurePosixPath(name).suffix}"
+        if taken.get(f"{side}/{sku}/{own}") is None:
+            taken[f"{side}/{sku}/{own}"] = digest
+            kept.append(place)
+            names.append(own)
+    fresh = newcomers.loc[kept].assign(name=pd.Series(names, kept, dtype=str))
+    fresh = fresh.assign(id=fresh["side"] + "/" + fresh["sku"] + "/" + fresh["name"])
+    whole: pd.DataFrame = pd.concat([rows, fresh], ignore_index=True)[COLUMNS]
+    return whole
+
+
+def known_skus(version: Version, names: Mapping[str, str]) -> list[str]:
+    """The products that are named, in any spelling that is `alike`, each once.
+
+    Args:
+        version: the version that has them.
+        names: each name with the place where it stands.
+
+    Raises:
+        DataError: for a name of none, with the likeliest one that was meant.
+    """
+    spelt = {alike(sku): sku for sku in version.skus}
+    for name, where in names.items():
+        if alike(name) not in spelt:
+            meant = difflib.get_close_matches(alike(name), spelt, 1, CLOSE)
+            hint = f"Did you mean '{visible(spelt[meant[0]])}'? " if meant else ""
+            none = f"There is no product '{visible(name)}', which {where} names"
+            raise DataError(f"{hint}{none}; correct the name.")
+    return list(dict.fromkeys(spelt[alike(name)] for name in names))
+
+
+def new_skus(version: Version, names: Iterable[str], where: object, but: str = "") -> dict[str, str]:
+    """Each name as it is kept; it may be that of a product that is there.
+
+    Args:
+        version: the version before.
+        names: as they were given.
+        where: the place where they stand, for the sentence of an error.
+        but: a product whose spelling may be changed.
+
+    Raises:
+        DataError: for no name, one that an import would leave out as a folder's, another spelling of a
+            product that is there, or two spellings of one name.
+    """
+    kept, spelt = dict[str, str](), {alike(sku): sku for sku in version.skus if sku != but}
+    for name in dict.fromkeys(names):
+        sku = composed(name) if composed(name) in version.skus else composed(name).strip()
+        if sku not in version.skus:
+            _check_name(sku, where)
+        other = spelt.setdefault(alike(sku), sku)
+        if other == sku:
+            kept[name] = sku
+        elif other in version.skus:
+            meant = f"Did you mean '{visible(other)}'? '{visible(sku)}', which {where} names,"
+            apart = "differs from it only in case, blanks or invisible characters"
+            raise DataError(f"{meant} {apart}; write it as it is there.")
+        else:
+            pair = f"'{visible(other)}' and '{visible(sku)}'"
+            alone = "which differ only in case, blanks or invisible characters"
+            raise DataError(f"{where} has {pair}, {alone}; choose one.")
+    return kept
+
+
+def _check_name(sku: str, where: object) -> None:
+    """Raise DataError for a name that can't name a folder, or whose folder an import would leave out."""
+    usable = alike(sku) and "/" not in sku and len(sku.encode("utf-8", "surrogatepass")) <= LONGEST
+    if not usable or sku in (".", "..") or kind_by_name(f"{sku}/picture.jpg"):
+        cure = "give one that can name a folder and doesn't begin with a dot"
+        raise DataError(f"'{visible(sku)}', which {where} names, can't be a product's name; {cure}.")
+
+
+def _check_merge(old: str, new: str, products: pd.DataFrame, merge: bool) -> None:
+    if not merge:
+        cure = f"say --merge to join '{visible(old)}' to it, or choose another name"
+        raise DataError(f"'{visible(new)}' is there already; {cure}.")
+    if new in retired(products) and old not in retired(products):
+        pair = f"'{visible(new)}' is retired and '{visible(old)}' is sold"
+        raise DataError(f"{pair}, so they can't be joined; `skumatch data retire --back` brings it back.")
+
+
+def _check_sold(version: Version, skus: Collection[str], where: str) -> None:
+    """Raise DataError for pictures that would go to a retired product."""
+    for sku in sorted(retired(version.products) & set(skus)):
+        back = "`skumatch data retire --back` brings it back"
+        raise DataError(f"'{visible(sku)}' is retired, and {where} has pictures of it; leave them out, or {back}.")
+
+
+def _first_drawn(skus: list[str], products: pd.DataFrame) -> str:
+    """Of the names by which products are drawn the one that is held out of training first, whatever the share."""
+    names = table.draw_names(products)
+    return min((names.get(sku, sku) for sku in skus), key=lambda name: (share(f"unseen:{name}"), name))

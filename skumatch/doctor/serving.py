@@ -1,0 +1,56 @@
+"""Whether what serves can name the products of today's data."""
+
+from __future__ import annotations
+
+import json
+
+from skumatch.data.manifest import read_manifest
+from skumatch.doctor.finding import Place, Problem
+from skumatch.doctor.storage import pointed
+from skumatch.errors import ServiceError
+from skumatch.pipeline.pull import open_registry
+from skumatch.release.labels import nameable
+from skumatch.release.registry import Registry
+from skumatch.release.tracking import DATA_TAG
+
+HELD = "evaluate/held.json"  # as register logs it
+
+
+def products(place: Place) -> str:
+    """Whether the champion's gallery has every product of the data that is checked out here."""
+    registry = open_registry(place.settings, place.params)
+    champion = registry.champion()
+    if champion is None:
+        return f"{registry.model_name} has no champion yet"
+    folder = place.settings.project / "data"
+    if not (folder / "manifest.parquet").is_file():
+        raise Problem("data/ is not checked out here, so its products are not known", "Run `dvc pull data.dvc`.", "skipped")
+    manifest = read_manifest(folder)
+    gallery = manifest[manifest["side"].eq("train") & ~manifest["sku"].isin(place.params.data.others)]
+    today, served = set(gallery["sku"]), nameable(registry, champion)
+    lacking = today - served
+    if lacking:
+        raise _lacking(lacking, lacking & _held_back(registry, str(pointed(place).get("md5", ""))))
+    return f"version {champion.version} can name all {len(today):,} products of today's data"
+
+
+def _lacking(lacking: set[str], held: set[str]) -> Problem:
+    sentence = f"{len(lacking):,} product{'s' if len(lacking) != 1 else ''} of today's data can't be named by what serves"
+    if held == lacking:
+        sentence = f"{sentence}: the last run held {'them' if len(held) != 1 else 'it'} back"
+        fix = "Its report says why; correct the data, or accept them by name (refresh.accept)."
+        return Problem(sentence, fix, "warning")
+    sentence = f"{sentence}, {len(held):,} of them held back by the last run" if held else sentence
+    pronoun = "it" if len(lacking) == 1 else "the others" if held else "them"
+    return Problem(sentence, f"`skumatch refresh` puts {pronoun} into the gallery.", "warning")
+
+
+def _held_back(registry: Registry, data: str) -> set[str]:
+    """The products that a candidate of the last finished run held back, if it saw the data version `data` (its MD5)."""
+    last = registry.last_finished()
+    if last is None or last.tags.get(DATA_TAG) != data:
+        return set()
+    try:
+        return set().union(*json.loads(registry.artifact(last.run_id, HELD)).values())
+    except ServiceError:  # a run of before there were gallery releases
+        return set()

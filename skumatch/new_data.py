@@ -1,0 +1,51 @@
+"""Tell Airflow of a new data version, so that a refresh starts."""
+
+from __future__ import annotations
+
+from skumatch import processes
+from skumatch.airflow_api import Airflow
+from skumatch.config import Settings
+from skumatch.errors import SkumatchError
+from skumatch.params import NEVER, ScheduleParams
+
+ASSET = "skumatch_data"  # as dags/events.py calls it; a test compares
+SECONDS = 10.0
+
+
+def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
+    """Post an event of the data's asset, where `schedule.on_new_data` wants one; an import never fails for it.
+
+    Args:
+        settings: where Airflow is.
+        schedule: the section of params.yaml.
+        data: MD5 of the new data version, which the event carries.
+
+    Returns:
+        A sentence on what happens next; empty where no import starts anything.
+    """
+    if not schedule.on_new_data:
+        return ""
+    if not settings.airflow and not _is_up(settings):
+        return f"Airflow isn't running, so no refresh starts now; {_later(schedule)}."
+    try:
+        with Airflow(settings, SECONDS) as airflow:
+            assets = airflow.get("/assets", name_pattern=ASSET)["assets"]
+            ids = [asset["id"] for asset in assets if asset["name"] == ASSET]
+            if not ids:
+                return f"Airflow does not know the data's asset {ASSET} yet, so no refresh starts now; {_later(schedule)}."
+            airflow.post("/assets/events", {"asset_id": ids[0], "extra": {"data": data}})
+    except (SkumatchError, OSError) as error:
+        return f"No refresh starts now: {str(error).rstrip('.')}; {_later(schedule)}."
+    wait = f" once no import came for {schedule.debounce_minutes} min" if schedule.debounce_minutes else ""
+    return f"Airflow was told; a refresh starts{wait}."
+
+
+def _is_up(settings: Settings) -> bool:
+    """Whether the servers of `skumatch up` run: another program may have their port."""
+    return any(server.name == "api-server" and server.process() for server in processes.recorded(settings.servers_file))
+
+
+def _later(schedule: ScheduleParams) -> str:
+    if schedule.refresh == NEVER:
+        return "`skumatch refresh` starts one"
+    return "the next scheduled refresh will see this version"

@@ -1,0 +1,105 @@
+"""Data that a stage refused: recorded once in MLflow, so that no run repeats it by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skumatch.config import Settings, load_params
+from skumatch.errors import (
+    DataError,
+    ImageError,
+    NothingNew,
+    SkumatchError,
+    TrainingDiverged,
+    ValidationFailed,
+)
+from skumatch.files import read_json, sha256
+from skumatch.params import STAGES, Params
+from skumatch.pipeline.inputs import fingerprint
+from skumatch.release import waiting
+from skumatch.release.registry import Registry
+from skumatch.release.tracking import DATA_TAG, KIND_TAG, REFUSED_TAG, RUN_TAG, STAGE_TAG, Tracking
+from skumatch.stages.runner import TRAINING
+
+if TYPE_CHECKING:
+    from skumatch.pipeline.worker import Message
+
+# Errors of a stage that the same data, code and parameters raise again. Others may be the machine's: a
+# ParameterError may name a GPU that is missing, a WeightsError or BundleError a damaged file.
+REPEATED = frozenset(error.kind for error in (ValidationFailed, DataError, ImageError, TrainingDiverged))
+
+
+def basis_of(kind: str, data: str, code: str, params: Params, others: dict[str, Any]) -> str:
+    """SHA-256 of all that a refusal rests on; another value means that a run may end otherwise.
+
+    Args:
+        kind: of the run, `retrain` or `refresh`.
+        data: MD5 of the data version.
+        code: SHA-256 of the code.
+        params: with the run's overrides.
+        others: what else the stages read, each with a name: the champion, the baseline, the base weights.
+    """
+    return fingerprint([kind, data, code, params.model_dump(mode="json", by_alias=True), others])
+
+
+def check_not_refused(settings: Settings, tracking: Tracking, kind: str, basis: str) -> None:
+    """Raises NothingNew where a run on the same basis was refused."""
+    refused = tracking.last_refused(basis)
+    if refused:
+        page = tracking.run_page(refused.run_id, settings.mlflow_shown)
+        stage, run = refused.tags.get(STAGE_TAG), refused.tags.get(RUN_TAG)
+        raise NothingNew(
+            f"The stage {stage} refused this data with this code and these parameters in the run {run} "
+            f"({page}); `skumatch {kind}` tries all the same."
+        )
+
+
+def record(
+    settings: Settings,
+    message: Message,
+    stage: str,
+    error: SkumatchError,
+    folder: Path,
+    pages: Path | None,
+) -> None:
+    """Record a refusal as a failed run in MLflow; other errors and dry runs are not recorded.
+
+    Where MLflow is away, a line says so, and the next run meets the refusal again.
+
+    Args:
+        settings: this machine's places.
+        message: of the run.
+        stage: which refused the data.
+        error: its own.
+        folder: the run's workspace.
+        pages: the folder with the pages that the stage left for a person; None for none.
+    """
+    if error.kind not in REPEATED or message.dry_run or not _of_the_data(message, stage):
+        return
+    code = read_json(folder / "inputs/code.json")
+    tags = {
+        RUN_TAG: message.run,
+        KIND_TAG: message.kind,
+        DATA_TAG: message.data,
+        REFUSED_TAG: message.basis,
+        STAGE_TAG: stage,
+        "skumatch.decision": str(error),
+        "skumatch.code": str(code["sha256"]),
+        "skumatch.commit": str(code["commit"]),
+        "skumatch.params": sha256(folder / "params.yaml"),
+    }
+    files = {f"{stage}/{page.name}": page for page in sorted(pages.iterdir())} if pages else {}
+    files["params.yaml"] = folder / "params.yaml"
+    try:
+        registry = Registry(settings.mlflow_url, load_params(folder / "params.yaml").release.model_name)
+        registry.log_run(message.run, {}, {}, tags, files, "FAILED")
+        if message.encoder:  # it was not judged, so it waits for other data
+            waiting.wait(registry, message.encoder, "judgement", message.approved_by)
+    except SkumatchError as failure:
+        print(f"The refusal could not be recorded, so the next run meets it again: {failure}")
+
+
+def _of_the_data(message: Message, stage: str) -> bool:
+    """Whether a run without the encoder that is judged again would have ended the same way."""
+    return message.encoder is None or STAGES.index(stage) < min(STAGES.index(name) for name in TRAINING)

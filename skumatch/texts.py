@@ -1,0 +1,141 @@
+"""Texts that people deliver: how they are read, and when two spellings are one name.
+
+UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 with one. Every other encoding is refused: a wrong
+guess would change names without a word.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+from skumatch.errors import DataError, SkumatchError
+
+Kind = Callable[[str], SkumatchError]
+Marks = tuple[tuple[bytes, str], ...]
+
+MAX_BYTES = 100_000_000
+UTF8: Marks = ((codecs.BOM_UTF8, "utf-8"),)  # of files that DVC reads too, which knows no other encoding
+MARKS: Marks = (
+    *UTF8,
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's mark, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+BINARIES = (
+    (b"PK\x03\x04", "a spreadsheet (.xlsx) or another zip"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls)"),
+    (b"PAR1", "a Parquet table"),
+    (b"\x1f\x8b", "a gzip file"),
+)
+SAVE = "save it as UTF-8 text (`iconv -f ENCODING -t UTF-8` converts a text; Excel calls it CSV UTF-8)"
+LIST = "a text file with one SKU a line"
+NEW_LINE = re.compile(r"\r\n|\r|\n")
+SHOWN = 80  # characters of a name in a sentence
+
+
+def read_bytes(path: Path, wanted: str, kind: Kind = DataError) -> bytes:
+    """Read a delivered file or pipe of at most MAX_BYTES; a pipe that nobody writes to is empty.
+
+    Args:
+        path: the file.
+        wanted: what to give instead, for the sentence of an error.
+        kind: the error to raise.
+
+    Raises:
+        SkumatchError: of `kind`, for a file that is missing, a folder, unreadable or too large.
+    """
+    if path.is_dir():
+        raise kind(f"{path} is a folder; give {wanted}.")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a blocking open waits for a pipe's writer
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise kind(f"There is no {path}; give {wanted}.") from error
+    except OSError as error:
+        cure = f"correct its permissions, or give {wanted}"
+        raise kind(f"{path} can't be read ({error.strerror}); {cure}.") from error
+    if len(data) > MAX_BYTES:
+        raise kind(f"{path} has over {MAX_BYTES // 1_000_000} MB; give {wanted}.")
+    return data
+
+
+def read_text(path: Path, wanted: str, kind: Kind = DataError, marks: Marks = MARKS) -> str:
+    """Read a delivered text. Takes and raises what `read_bytes` and `decode` do."""
+    return decode(read_bytes(path, wanted, kind), path, kind, marks)
+
+
+def decode(data: bytes, where: object, kind: Kind = DataError, marks: Marks = MARKS) -> str:
+    """Decode a delivered text, without its byte order mark.
+
+    Args:
+        data: the whole text.
+        where: its name, for the sentence of an error.
+        kind: the error to raise.
+        marks: the byte order marks that are known, with their encodings.
+
+    Raises:
+        SkumatchError: of `kind`, for bytes that are no text, or a text in another encoding.
+    """
+    binary = next((name for start, name in BINARIES if data.startswith(start)), None)
+    if binary:
+        raise kind(f"{where} is {binary}, not text; {SAVE}.")
+    mark, encoding = next(((mark, name) for mark, name in marks if data.startswith(mark)), (b"", "utf-8"))
+    body = data[len(mark) :]
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = _line(body[: error.start].decode(encoding, "ignore"))
+        byte = f"byte 0x{body[error.start]:02X} in line {line}"
+        raise kind(f"{where} is not {encoding.upper()} ({byte}); {SAVE}.") from error
+    if "\0" in text:
+        line = _line(text[: text.index("\0")])
+        hint = "so it is no text, or UTF-16 without a byte order mark"
+        raise kind(f"{where} has a NUL character in line {line}, {hint}; {SAVE}.")
+    return text
+
+
+def _line(before: str) -> int:
+    return len(NEW_LINE.findall(before)) + 1
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Read a list of SKUs, one a line, in composed Unicode. Blank lines and repeated names are left out.
+
+    Returns:
+        Each name with the place where it stands first.
+
+    Raises:
+        DataError: as `read_text`, and for a list without names.
+    """
+    names: dict[str, str] = {}
+    for number, line in enumerate(NEW_LINE.split(read_text(path, LIST)), 1):
+        if alike(line):
+            names.setdefault(composed(line).strip(), f"line {number} of {path}")
+    if not names:
+        raise DataError(f"{path} has no names in it; give {LIST}.")
+    return names
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form (NFC), as SKUs are named; macOS writes file names decomposed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def alike(name: str) -> str:
+    """What all spellings of a name share: NFC, no case, no invisible characters, single spaces for blanks."""
+    seen = (letter for letter in unicodedata.normalize("NFD", name) if unicodedata.category(letter) != "Cf")
+    return composed(" ".join("".join(seen).casefold().split()))
+
+
+def visible(name: str) -> str:
+    """A name for a sentence: invisible characters escaped, cut after SHOWN characters."""
+    cut = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)

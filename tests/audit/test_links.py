@@ -1,0 +1,248 @@
+"""What an audit says of what is wrong, and the exit that follows: each guard, without a server or a run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from skumatch.audit import recompute
+from skumatch.audit.chain import Step, linked
+from skumatch.audit.checks import data, release
+from skumatch.audit.dossier import ORIGIN, Dossier
+from skumatch.audit.git_proof import blob_id, committed_files, keep_proof
+from skumatch.audit.link import Broken, Link, Unchecked
+from skumatch.audit.reproduce import Out, Reproduction
+from skumatch.commands import audit as command
+from skumatch.errors import AuditFailed
+from skumatch.files import write_json
+from skumatch.release import provenance
+from skumatch.release.lineage import NO_WEIGHTS, Code, Inputs, Results, lineage, record_hash
+from tests.conftest import commit, git
+
+LOCK = "stages: {gate: {cmd: python, deps: [], outs: [{path: out/gate, md5: 1}]}}"
+SHA = 64 * "a"
+FILES = ("dvc.yaml", "skumatch/cli.py")
+
+
+def record(commit_id: str = 40 * "c") -> dict[str, Any]:
+    """A run's lineage record."""
+    inputs = Inputs(archive="md5:1", data="md5:2", weights="none", params=SHA, environment=SHA)
+    results = Results(challenger=SHA, decision=SHA, verdict="first", bundle=SHA)
+    return lineage("r1", Code(commit=commit_id, dirty=False, files=SHA), inputs, LOCK, results)
+
+
+@pytest.fixture
+def dossier(tmp_path: Path) -> Dossier:
+    """As much of a dossier as the version's and its statement's checks read."""
+    ours, parts = record(), {"labels.json": {"sha256": 64 * "b", "size": 1}}
+    write_json(tmp_path / "run/lineage.json", ours)
+    counts = {"gallery": 1, "skus": 1, "training": 1}
+    manifest = {"format": "skumatch-bundle-2", "dim": 8, "counts": counts, "parts": parts}
+    write_json(tmp_path / "bundle/bundle.json", manifest)
+    hashes = {"labels.json": 64 * "b", "bundle.json": SHA}
+    made = provenance.statement(ours, hashes, datetime(2026, 1, 1, tzinfo=UTC))
+    write_json(tmp_path / "run" / ORIGIN, provenance.envelope(made, None))
+    tags = {"skumatch.lineage": record_hash(ours), "skumatch.run": "r1", "skumatch.verdict": "first"}
+    run = {"id": "1", "status": "FINISHED", "started": None, "ended": None, "params": {}, "metrics": {}}
+    now = "2026-01-01T00:00:00Z"
+    registered = {
+        "model": "shelf",
+        "version": 1,
+        "bundle": SHA,
+        "created": now,
+        "aliases": (),
+        "tags": tags,
+        "champion": 1,
+    }
+    facts = {
+        "schema": "skumatch-dossier-1",
+        "collected": now,
+        "registry": "here",
+        "registered": registered,
+        "run": run,
+        "journal": (),
+    }
+    write_json(tmp_path / "dossier.json", facts)
+    return Dossier(tmp_path)
+
+
+def test_a_version_and_its_statement_are_of_the_record(dossier: Dossier) -> None:
+    assert release.version(dossier).startswith("lineage record")
+    assert release.origin(dossier).endswith("unsigned")
+
+
+def test_a_record_from_before_gallery_releases_is_still_read(tmp_path: Path) -> None:
+    """Its figures of the champion's encoder on the run's gallery lie in champion.json."""
+    newer = record()
+    older = newer | {"schema": "skumatch-lineage-1"}
+    for part, later in (("inputs", ("kind", "released")), ("results", ("answers",))):
+        older[part] = {name: value for name, value in newer[part].items() if name not in later}
+    for made, file in ((older, "champion"), (newer, "refreshed")):
+        write_json(tmp_path / "run/lineage.json", made)
+        found = Dossier(tmp_path)
+        assert (found.record.inputs.kind, found.file_of("refreshed")) == ("retrain", file)
+        assert found.released == found.file_of("challenger") == "challenger"
+        assert found.made_bundle == "out/bundle/model"
+
+
+def test_another_record_than_the_version_names_is_broken(dossier: Dossier) -> None:
+    write_json(dossier.path("run/lineage.json"), record(40 * "d"))
+    with pytest.raises(Broken, match="the version names lineage record"):
+        release.version(dossier)
+    with pytest.raises(Broken, match="the statement is of another bundle or other inputs"):
+        release.origin(dossier)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "file", "reason"),
+    [
+        ("refresh", NO_WEIGHTS, "none.json", ""),
+        ("refresh", NO_WEIGHTS, "weights.json", "a refresh reads no weights, but inputs/weights holds some"),
+        ("refresh", "none", "weights.json", "a refresh doesn't start from the weights none"),
+        ("retrain", NO_WEIGHTS, "none.json", "a retrain doesn't start from the weights none: the champion's"),
+        ("retrain", "none", "weights.json", ""),
+    ],
+)
+def test_only_a_refresh_starts_from_no_weights(
+    tmp_path: Path,
+    kind: Any,
+    weights: str,
+    file: str,
+    reason: str,
+) -> None:
+    folder = tmp_path / "workspace/inputs/weights"
+    write_json(folder / file, {"name": weights})
+    digest = str(recompute.hash_of(folder)).removeprefix("md5:")
+    lock = f"stages: {{frozen: {{cmd: python, deps: [{{path: inputs/weights, md5: {digest}}}]}}}}"
+    inputs = Inputs(kind=kind, archive="md5:1", data="md5:2", weights=weights, params=SHA, environment=SHA)
+    results = Results(decision=SHA, verdict="keep", bundle=SHA)
+    made = lineage("r1", Code(commit=None, dirty=False, files=SHA), inputs, lock, results)
+    write_json(tmp_path / "run/lineage.json", made)
+    if reason:
+        with pytest.raises(Broken, match=reason):
+            data.weights(Dossier(tmp_path))
+        return
+    assert data.weights(Dossier(tmp_path)) == ("none were needed" if kind == "refresh" else "no licence told")
+
+
+def step(check: Any) -> Step:
+    return Step("name", "title", lambda _: (None, {}), check)
+
+
+def raising(error: Exception) -> Any:
+    def check(_: Dossier) -> str:
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (Broken("it differs"), "broken"),
+        (Unchecked("no key"), "unchecked"),
+        (TypeError("a list has no names"), "broken"),
+        (FileNotFoundError(2, "No such file", "/dossier/run/x"), "broken"),
+    ],
+)
+def test_what_can_not_be_read_never_holds(dossier: Dossier, error: Exception, verdict: str) -> None:
+    assert linked(dossier, step(raising(error)), verify=True).verdict == verdict
+    assert linked(dossier, step(lambda _: "fine"), verify=True).verdict == "holds"
+
+
+@pytest.mark.parametrize("verdict", ["holds", "unchecked", "broken"])
+def test_a_broken_chain_ends_in_an_error(
+    dossier: Dossier,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+) -> None:
+    chain = [
+        Link.model_validate(
+            {
+                "name": "bundle",
+                "title": "Bundle",
+                "hash": None,
+                "said": {},
+                "verdict": verdict,
+                "reason": "changed",
+            }
+        )
+    ]
+    monkeypatch.setattr("skumatch.audit.chain.links", lambda *_: chain)
+    words: dict[str, Any] = {
+        "verify": True,
+        "dossier": dossier.folder,
+        "export": None,
+        "key": None,
+        "pictures": False,
+        "page": None,
+    }
+    words |= {"image": None, "sku": None, "at": None, "output": None}
+    if verdict != "broken":
+        command.show(**words)
+        return
+    with pytest.raises(AuditFailed, match="The chain is broken at bundle: changed"):
+        command.show(**words)
+
+
+@pytest.mark.parametrize(
+    ("found", "same", "words"),
+    [
+        (0.9, False, ""),
+        (0.88, False, "top-1 differs by more than"),
+        (0.9, True, "comes out otherwise on the same processor"),
+    ],
+)
+def test_a_version_that_comes_out_otherwise_ends_in_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+    found: float,
+    same: bool,
+    words: str,
+) -> None:
+    outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
+    made = Reproduction(outs=outs, recorded=0.9, found=found, environment=True, machine=same)
+    registry = SimpleNamespace(resolve=lambda _: SimpleNamespace(version=2))
+    monkeypatch.setattr("skumatch.audit.reproduce.reproduce", lambda *_: made)
+    monkeypatch.setattr(command, "_registry", lambda: (None, registry))
+    if not words:
+        command.reproduce("2", force=False, output=None)
+        return
+    with pytest.raises(AuditFailed, match=words):
+        command.reproduce("2", force=False, output=None)
+
+
+@pytest.fixture
+def proof(tmp_path: Path) -> tuple[Path, str]:
+    """What an audit keeps of a commit of two files, and the commit."""
+    project = tmp_path / "project"
+    (project / "skumatch").mkdir(parents=True)
+    for name in FILES:
+        (project / name).write_text(name)
+    git(project, "init", "-q", "-b", "main")
+    commit(project, "all")
+    made = git(project, "rev-parse", "HEAD").strip()
+    assert keep_proof(project, made, FILES, tmp_path / "git") == ""
+    return tmp_path / "git", made
+
+
+def test_a_kept_commit_names_its_files(proof: tuple[Path, str]) -> None:
+    blobs = {name: blob_id(name.encode(), proof[1]) for name in FILES}
+    assert committed_files(*proof, FILES) == blobs
+
+
+def test_a_kept_commit_that_was_changed_is_refused(proof: tuple[Path, str]) -> None:
+    path = proof[0] / "commit"
+    path.write_bytes(path.read_bytes().replace(b"all", b"any"))
+    with pytest.raises(ValueError, match="the kept commit isn't"):
+        committed_files(*proof, FILES)
+
+
+def test_a_kept_tree_that_was_changed_is_refused(proof: tuple[Path, str]) -> None:
+    for path in (proof[0] / "trees").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"cli.py", b"cly.py"))
+    with pytest.raises(ValueError, match="the kept tree of skumatch was changed"):
+        committed_files(*proof, FILES)

@@ -1,0 +1,22 @@
+"""A hash of code that decides results which are kept: tests compare it, so that a change asks for a new version number."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+
+from tests.conftest import ROOT
+
+
+def code_hash(files: Iterable[str]) -> str:
+    """SHA-256 of files below skumatch/, in their order, without comments, docstrings and layout."""
+    words: list[str] = []
+    for name in files:
+        nodes = list(ast.walk(ast.parse((ROOT / "skumatch" / name).read_text("utf-8"))))
+        alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
+        for node in nodes:
+            if id(node) not in alone:
+                facts = (str(value) for _, value in ast.iter_fields(node) if isinstance(value, str | int | float))
+                words += [type(node).__name__, *facts]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()

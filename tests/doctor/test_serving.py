@@ -1,0 +1,70 @@
+"""What serves may lack products of today's data."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+
+from skumatch.config import Settings
+from skumatch.doctor import serving
+from skumatch.errors import ServiceError
+from skumatch.release.registry import ModelRef, Registry
+from skumatch.release.tracking import DATA_TAG, FinishedRun
+from tests.doctor.asking import DATA, MD5, ask
+
+SIDES = {"a": "train", "b": "train", "c": "train", "others": "train", "d": "test", "e": "catalogue"}
+
+
+@pytest.fixture
+def data(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data with the products a, b and c in its gallery, and a champion with a, z and nothing else."""
+    (here.project / "data").mkdir()
+    (here.project / "data/manifest.parquet").touch()
+    (here.project / "data.dvc").write_text(DATA)
+    rows = pd.DataFrame({"sku": list(SIDES), "side": list(SIDES.values())})
+    monkeypatch.setattr(serving, "read_manifest", lambda _: rows)
+    monkeypatch.setattr(serving, "nameable", lambda *_: frozenset("az"))
+    monkeypatch.setattr(Registry, "champion", lambda _: ModelRef(3, "ab" * 32, "run", datetime.now(UTC)))
+    monkeypatch.setattr(Registry, "last_finished", lambda _: None)
+
+
+def test_products_that_what_serves_lacks_are_counted(here: Settings, data: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ask(serving.products, here)
+    assert (answer.verdict, answer.found) == ("warning", "2 products of today's data can't be named by what serves")
+    assert answer.fix == "`skumatch refresh` puts them into the gallery."
+    monkeypatch.setattr(serving, "nameable", lambda *_: frozenset("abz"))
+    assert ask(serving.products, here).found.startswith("1 product of today's data")
+    monkeypatch.setattr(serving, "nameable", lambda *_: frozenset("abcz"))
+    assert ask(serving.products, here).found == "version 3 can name all 3 products of today's data"
+
+
+def test_products_that_a_run_held_back_are_told_apart(here: Settings, data: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {True: FinishedRun("run", {DATA_TAG: MD5}, None), False: FinishedRun("run", {DATA_TAG: "other"}, None)}
+    monkeypatch.setattr(Registry, "last_finished", lambda _: runs[True])
+    monkeypatch.setattr(Registry, "artifact", lambda *_: json.dumps({"refreshed": {"b": "why", "y": "why"}, "challenger": {}}).encode())
+    answer = ask(serving.products, here)
+    assert "2 products" in answer.found and "1 of them held back by the last run" in answer.found
+    assert answer.fix == "`skumatch refresh` puts the others into the gallery."
+    monkeypatch.setattr(Registry, "artifact", lambda *_: json.dumps({"refreshed": {"b": "why"}, "challenger": {"c": "why"}}).encode())
+    answer = ask(serving.products, here)
+    assert answer.verdict == "warning" and "held them back" in answer.found and "refresh.accept" in answer.fix
+    monkeypatch.setattr(Registry, "last_finished", lambda _: runs[False])
+    assert "held" not in ask(serving.products, here).found
+
+    def gone(*_: object) -> bytes:
+        raise ServiceError("MLflow has no such artifact; see its log.")
+
+    monkeypatch.setattr(Registry, "last_finished", lambda _: runs[True])
+    monkeypatch.setattr(Registry, "artifact", gone)
+    assert "held" not in ask(serving.products, here).found
+
+
+def test_products_need_a_champion_and_data_that_is_checked_out(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registry, "champion", lambda _: None)
+    assert ask(serving.products, here).found == "skumatch has no champion yet"
+    monkeypatch.setattr(Registry, "champion", lambda _: ModelRef(3, "ab" * 32, "run", datetime.now(UTC)))
+    answer = ask(serving.products, here)
+    assert answer.verdict == "skipped" and "data/ is not checked out here" in answer.found

@@ -1,0 +1,344 @@
+"""Promotion, its journal and the registry against an MLflow in memory: each guard, without a server."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
+
+from skumatch.errors import BundleError, ReferenceNotFound, Refused, ServiceError, StaleChampion
+from skumatch.release import journal, promotion
+from skumatch.release.bundle import bundle_hash, verify_bundle
+from skumatch.release.journal import Asked, Entry, Journal, breaks, unheaded
+from skumatch.release.promotion import (
+    compared_with,
+    heads,
+    history,
+    promote,
+    proposed,
+    rollback,
+    rollback_target,
+)
+from skumatch.release.registry import Registry
+from skumatch.release.tracking import clean_tags
+from tests.killing import Killed
+
+WHO, WHY, BOOK = "ann", "a gain of 2 points", "shelf-journal"
+
+
+class Client:
+    """As much of MLflow's client as promotions and their journal use.
+
+    writes: aliases as they were set. after_tag: called after each tag of a version is set.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[str, Any] = {}
+        self.writes: list[str] = []
+        self.after_tag: Callable[[str, str, str], None] = lambda *_: None
+        self._lock = threading.Lock()
+
+    def create_registered_model(self, name: str) -> None:
+        if name in self.models:
+            raise MlflowException("It is there.", error_code=RESOURCE_ALREADY_EXISTS)
+        self.models[name] = SimpleNamespace(aliases={}, versions={}, count=0)
+
+    def get_registered_model(self, name: str) -> Any:
+        if name not in self.models:
+            raise MlflowException("There is none.", error_code=RESOURCE_DOES_NOT_EXIST)
+        return self.models[name]
+
+    def create_model_version(
+        self,
+        name: str,
+        source: str,
+        tags: dict[str, str] | None = None,
+        **_: Any,
+    ) -> Any:
+        with self._lock:
+            model = self.models[name]
+            model.count += 1
+            made = SimpleNamespace(
+                name=name,
+                version=str(model.count),
+                tags=dict(tags or {}),
+                run_id="",
+                creation_timestamp=0,
+                source=source,
+            )
+            model.versions[made.version] = made
+            return made
+
+    def get_model_version(self, name: str, version: str) -> Any:
+        if name not in self.models or version not in self.models[name].versions:
+            raise MlflowException("There is none.", error_code=RESOURCE_DOES_NOT_EXIST)
+        return self.models[name].versions[version]
+
+    def search_model_versions(self, filter_string: str, **_: Any) -> list[Any]:
+        model = self.models.get(filter_string.split("'")[1])
+        return list(model.versions.values()) if model else []
+
+    def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
+        self.get_model_version(name, version).tags[key] = value
+        self.after_tag(name, version, key)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.writes.append(f"{alias}={version}")
+        self.models[name].aliases[alias] = version
+
+    def delete_model_version(self, name: str, version: str) -> None:
+        model = self.models[name]
+        del model.versions[version]
+        model.aliases = {alias: target for alias, target in model.aliases.items() if target != version}
+
+    def get_model_version_download_uri(self, name: str, version: str) -> str:
+        return f"mlflow-artifacts:/{name}/{version}"
+
+
+class InMemory(Registry):
+    """A registry whose server is `server`."""
+
+    def __init__(self, server: Client, locks: Path) -> None:
+        super().__init__("http://127.0.0.1:9", "shelf", locks)
+        self.server = server
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        yield self.server
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> InMemory:
+    """Three versions, none of them champion."""
+    server = Client()
+    server.create_registered_model("shelf")
+    for number in range(1, 4):
+        tags = {"skumatch.bundle": str(number), "skumatch.compared_with": "none"}
+        server.create_model_version("shelf", "somewhere", tags)
+    return InMemory(server, tmp_path / "locks")
+
+
+def champion(registry: Registry) -> int | None:
+    found = registry.champion()
+    return found.version if found else None
+
+
+def outcomes(registry: Registry) -> list[str]:
+    return [entry.after.outcome if entry.after else "open" for entry in history(registry)]
+
+
+def book_of(registry: InMemory) -> Journal:
+    return Journal(registry.server, "shelf", lambda: champion(registry))
+
+
+@pytest.mark.parametrize("move", [promote, rollback])
+def test_a_promoter_whose_entry_was_closed_moves_nothing(registry: InMemory, move: Any) -> None:
+    """It slept after its turn came, and the next promoter gave it up: it must see that before it writes."""
+    promote(registry, 1, None, WHO, WHY)
+
+    def give_up(name: str, version: str, key: str) -> None:
+        if (name, version, key) == (BOOK, "2", journal.BEFORE):
+            book = book_of(registry)
+            book._close(book.read(2), "abandoned")
+
+    registry.server.after_tag = give_up
+    with pytest.raises(ServiceError, match="took so long that another one closed it"):
+        move(registry, 2, 1, WHO, WHY)
+    assert champion(registry) == 1 and registry.server.writes == ["champion=1"]
+    assert outcomes(registry) == ["done", "abandoned"], "what the other one wrote stays"
+
+
+def test_a_stale_promotion_moves_nothing_and_is_journalled(registry: InMemory) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    for expected in (None, 2):
+        with pytest.raises(StaleChampion, match="champion is now version 1, but version 3 was compared with"):
+            promote(registry, 3, expected, WHO, WHY)
+    assert champion(registry) == 1 and outcomes(registry) == ["done", "stale", "stale"]
+
+
+def test_promoting_the_champion_again_writes_no_alias(registry: InMemory) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    promote(registry, 2, 1, WHO, WHY)
+    assert promote(registry, 2, 1, WHO, "again, after a crash").version == 2
+    assert registry.server.writes == ["champion=1", "champion=2", "previous=1"]
+    assert outcomes(registry) == ["done", "done", "already"]
+
+
+def test_a_promotion_cut_off_between_its_aliases_is_completed(
+    registry: InMemory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    promote(registry, 2, 1, WHO, WHY)
+    write = registry.server.set_registered_model_alias
+
+    def cut_off(name: str, alias: str, version: str) -> None:
+        if alias == promotion.PREVIOUS:
+            raise Killed
+        write(name, alias, version)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(registry.server, "set_registered_model_alias", cut_off)
+        promote(registry, 3, 2, WHO, WHY)
+    assert registry.server.models["shelf"].aliases == {"champion": "3", "previous": "1"}
+    for _ in range(2):
+        promote(registry, 3, 2, WHO, "again, after a crash")
+    assert registry.server.models["shelf"].aliases == {"champion": "3", "previous": "2"}
+    assert registry.server.writes[-2:] == ["champion=3", "previous=2"], "the second finds all done"
+    registry.server.delete_model_version("shelf", "2")
+    promote(registry, 3, 2, WHO, "the version before is gone")
+    assert registry.server.models["shelf"].aliases == {"champion": "3"}
+
+
+def test_a_version_that_is_not_there_leaves_no_entry(registry: InMemory) -> None:
+    with pytest.raises(ReferenceNotFound):
+        promote(registry, 9, None, WHO, WHY)
+    assert BOOK not in registry.server.models
+
+
+def test_what_is_proposed_was_compared_with_the_champion_of_now(registry: InMemory) -> None:
+    assert proposed(registry, registry.resolve("2")) is None
+    promote(registry, 1, None, WHO, WHY)
+    with pytest.raises(StaleChampion, match="is now version 1, but version 2 was compared with none"):
+        proposed(registry, registry.resolve("2"))
+    del registry.server.models["shelf"].versions["3"].tags["skumatch.compared_with"]
+    with pytest.raises(Refused, match="Nothing says which champion version 3 was compared with"):
+        compared_with(registry.resolve("3"))
+
+
+def test_only_what_served_and_is_there_is_rolled_back_to(registry: InMemory) -> None:
+    for version, before in ((1, None), (2, 1), (3, 2)):
+        promote(registry, version, before, WHO, WHY)
+    registry.server.create_model_version("shelf", "somewhere")
+    with pytest.raises(ReferenceNotFound, match="Version 4 never was champion"):
+        rollback_target(registry, 4)
+    registry.server.delete_model_version("shelf", "2")
+    assert rollback_target(registry).version == 1
+    registry.server.delete_model_version("shelf", "1")
+    with pytest.raises(ReferenceNotFound, match="No earlier champion is left"):
+        rollback_target(registry)
+
+
+def test_a_head_recorded_later_stays(registry: InMemory) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    promote(registry, 1, None, WHO, "again")
+    newest = heads(registry)
+    promotion._record_head(registry, registry.server, history(registry)[0])
+    assert heads(registry) == newest == {1: journal.head_of(history(registry)[1])}
+
+
+def test_a_promoter_waits_for_the_one_before_it(registry: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that one takes, unless it is given up; then it finds another champion than it knows."""
+    monkeypatch.setattr(journal, "POLL_SECONDS", 0.01)
+    told: list[StaleChampion] = []
+
+    def second() -> None:
+        try:
+            promote(registry, 2, None, "bob", WHY)
+        except StaleChampion as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=second)
+    with book_of(registry).turn(Asked(action="promote", version=1, expected=None, who=WHO, why=WHY)) as turn:
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive() and history(registry)[1].before is None
+        turn.confirm()
+        registry.server.set_registered_model_alias("shelf", "champion", "1")
+        turn.outcome = "done"
+    waiting.join(60)
+    assert [str(error) for error in told] == [
+        "The champion is now version 1, but version 2 was compared with none; retrain to compare again."
+    ]
+    assert champion(registry) == 1 and outcomes(registry) == ["done", "stale"]
+    assert breaks(history(registry)) == []
+
+
+def made_journal(registry: InMemory) -> list[Entry]:
+    for version, before in ((1, None), (2, 1), (3, 2)):
+        promote(registry, version, before, WHO, WHY)
+    return history(registry)
+
+
+def test_what_was_done_to_the_journal_shows(registry: InMemory) -> None:
+    first, second, third = made_journal(registry)
+    told = heads(registry)
+    assert breaks([first, second, third]) == unheaded([first, second, third], told) == []
+    assert breaks([first, third]) == ["Entry 2 is missing."]
+    left_open = [entry.model_copy(update={"after": None}) for entry in (second, third)]
+    assert breaks([first, left_open[0], third]) == ["Entry 2 was never closed, but others follow it."]
+    assert breaks([first, second, left_open[1]]) == [], "it may be at work"
+    forged = second.model_copy(update={"asked": second.asked.model_copy(update={"who": "eve"})})
+    (sentence,) = breaks([first, forged, third])
+    assert sentence == "Entry 3 doesn't follow from the one before it: one of the two was changed."
+    gone = "Version {0} names entry {0} of the journal, which was changed or removed since."
+    assert unheaded([first, forged, third], told) == [gone.format(2)]
+    assert unheaded([first, second], told) == [gone.format(3)]
+
+
+def test_a_champion_that_was_moved_outside_the_journal_shows(registry: InMemory) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    registry.server.set_registered_model_alias("shelf", "champion", "3")
+    promote(registry, 2, 3, WHO, WHY)
+    (sentence,) = breaks(history(registry))
+    assert sentence.startswith("After entry 1 the champion was version 1, before the next it was version 3")
+
+
+@pytest.fixture
+def stored(registry: InMemory, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> InMemory:
+    """A registry that has the files of a bundle, which is version 1."""
+    import mlflow.artifacts
+
+    registry.server.models["shelf"].versions["1"].tags["skumatch.bundle"] = bundle_hash(bundle)
+
+    def download(artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
+        return str(shutil.copytree(bundle, Path(dst_path) / "bundle"))
+
+    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda **_: ["bundle.json"])
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    return registry
+
+
+def test_a_bundle_is_fetched_whole_or_not_at_all(stored: InMemory, bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "champion"
+    assert verify_bundle(stored.download_bundle(stored.resolve("1"), folder)).counts.gallery == 12
+    shutil.rmtree(folder)
+    (bundle / "labels.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"labels\.json .* was changed"):
+        stored.download_bundle(stored.resolve("1"), folder)
+    assert not folder.exists()
+    with pytest.raises(BundleError, match="not 2"):
+        stored.download_bundle(stored.resolve("2"), folder)
+
+
+def test_a_folder_of_other_things_is_not_overwritten(stored: InMemory, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years")
+    with pytest.raises(BundleError, match="holds other files"):
+        stored.download_bundle(stored.resolve("1"), tmp_path / "mine")
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years"
+
+
+def test_a_spoilt_bundle_is_never_registered(
+    registry: InMemory,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (bundle / "labels.json").write_text("{}")
+    for name in ("uploaded", "upload"):
+        monkeypatch.setattr(f"skumatch.release.registry.{name}", lambda *_: pytest.fail("something was sent"))
+    with pytest.raises(BundleError, match="was changed"):
+        registry.register(bundle, "run", {}, "")
+
+
+def test_credentials_never_reach_a_tag() -> None:
+    tags = clean_tags({"skumatch.source": "https://me:hunter2@example.org/x.git"})
+    assert tags == {"skumatch.source": "https://example.org/x.git"}
