@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,36 @@ def test_a_delivery_of_test_photos_with_a_catalogue(cli: Cli, tmp_path: Path) ->
     draw(tmp_path / "iconic/Bread.png", "bread")
     shown = done(cli, "add", tmp_path / "week", "--catalogue", tmp_path / "iconic", "--side", "test")
     assert "images added: 2 (catalogue/Bread/Bread.png, test/Juice/0.png)" in shown
+
+
+def test_what_a_delivery_has_and_the_data_does_not_take_is_told(cli: Cli, tmp_path: Path) -> None:
+    week = tmp_path / "week"
+    draw(week / "Juice/0.png", "juice 0")
+    draw(week / "Juice/1.png", "juice 1")
+    (week / "Juice/2.png").write_bytes((week / "Juice/0.png").read_bytes()[:60])
+    (week / "Juice/notes.txt").write_text("week 48")
+    erase(cli, week / "Juice/1.png")
+    shown = done(cli, "add", week)
+    assert "images added: 1 (train/Juice/0.png)" in shown
+    assert "Set aside: truncated 1; `skumatch data inspect` lists them." in shown
+    assert "Left out: erased 1, not-an-image 1." in shown
+    shown = done(cli, "add", week)
+    assert "nothing changed" in shown and "Set aside" not in shown and "Left out: erased 1" in shown
+
+    erase(cli, cli.project.parent / "first/all/train/Tea/1.png")
+    assert "Left out: erased 1." in done(cli, "import", cli.project.parent / "first")
+    assert "train/Tea/1.png" not in set(read_manifest(cli.project / "data")["id"])
+
+
+def erase(cli: Cli, path: Path) -> None:
+    """Put a picture's erasure on record."""
+    version = cli.project.joinpath("data.dvc").read_text().split("md5: ")[1].split()[0]
+    change = {"action": "erase", "after": version, "before": version, "pointer": "", "who": "ann", "why": ""}
+    change |= {"when": datetime.now(UTC).isoformat(), "summary": "1 picture"}
+    change |= {"erased": [hashlib.sha256(path.read_bytes()).hexdigest()]}
+    folder = cli.home / "remote/records" / version.removesuffix(".dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{path.stem}-{path.parent.name}.json").write_text(json.dumps(change))
 
 
 def test_undo_as_often_as_there_are_changes(cli: Cli) -> None:

@@ -21,7 +21,8 @@ from skumatch.data.manifest import read_manifest
 from skumatch.data.products import read_products, retired
 from skumatch.files import read_json
 from skumatch.pipeline.claims import at_work
-from skumatch.pipeline.data_versions import Reason, record_import, settle
+from skumatch.pipeline.data_record import DataRecord
+from skumatch.pipeline.data_versions import Reason, begin_import, settle
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.texts import read_names
@@ -104,10 +105,11 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
     with exclusive(settings.project / "data"):
         least, before = params.validation.min_short_side, _pointer_here(settings)
         settle(settings)
-        found = import_data(path, settings.project / "data", names, least, catalogue)
+        erased = DataRecord(settings).erased()
+        found = import_data(path, settings.project / "data", names, least, catalogue, erased)
+        begin_import(settings, before, Reason(user(), source=str(path)), f"{found.images:,} images of {found.skus:,} SKUs")
         after = _store(settings)
-        words = f"{found.images:,} images of {found.skus:,} SKUs"
-        record_import(settings, before, after, Reason(user(), source=str(path)), words)
+        settle(settings)
     version = md5_of(after)
     for line in (*import_lines(found, path, version), *change_lines(found.changes)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.commands.data_view import change_lines, some
+from skumatch.commands.data_view import change_lines, left_out_lines, some
 from skumatch.config import PARAMS, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data import deltas
 from skumatch.data.delivery.additions import add as add_delivery
 from skumatch.data.delivery.tables import read_csv
 from skumatch.data.products import day
-from skumatch.data.version import Make
+from skumatch.data.shards import Store
+from skumatch.data.version import Make, Version
 from skumatch.errors import DataError, ParameterError
 from skumatch.new_data import announce
 from skumatch.pipeline import data_versions
@@ -43,13 +44,21 @@ def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, w
     if side not in ("train", "test"):
         raise ParameterError(f"--side is '{side}'; write train or test.")
 
-    least = load_params(current_settings().project / PARAMS).validation.min_short_side
-    _change(
-        "add",
-        lambda version, store: add_delivery(version, delivery, store, side, least, catalogue),
-        why,
-        str(delivery),
-    )
+    settings = current_settings()
+    least = load_params(settings.project / PARAMS).validation.min_short_side
+    erased = DataRecord(settings).erased()
+    quarantined, junk = list[dict[str, str]](), dict[str, int]()
+
+    def make(version: Version, store: Store) -> Version:
+        added = add_delivery(version, delivery, store, side, least, catalogue, erased)
+        before = version.summary["quarantined"]
+        quarantined.extend(entry for entry in added.summary["quarantined"] if entry not in before)
+        junk.update(added.summary["junk"])
+        return added
+
+    _change("add", make, why, str(delivery))
+    for line in left_out_lines(quarantined, junk):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def retire(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,13 +29,18 @@ def import_lines(found: Imported, path: Path, version: str) -> Iterator[str]:
     junk = f", {sum(found.junk.values()):,} other files left out" if found.junk else ""
     name = version.removesuffix(".dir")[:12]
     yield f"Data version {name}{news}: {found.images:,} images of {found.skus:,} SKUs from {path}{aside}{junk}."
-    if found.quarantined:
-        yield f"Set aside: {_counts(Counter(entry['reason'] for entry in found.quarantined))}; `skumatch data inspect` lists them."
-    if found.junk:
-        yield f"Left out: {_counts(Counter(found.junk))}."
+    yield from left_out_lines(found.quarantined, found.junk)
     if found.catalogue:
         only = f", {found.catalogue_only:,} of them SKUs with no other image" if found.catalogue_only else ""
         yield f"Catalogue pictures: {found.catalogue:,}{only}."
+
+
+def left_out_lines(quarantined: Sequence[Mapping[str, str]], junk: Mapping[str, int]) -> Iterator[str]:
+    """What a delivery has that is not in the data: pictures set aside by reason, and files left out by kind."""
+    if quarantined:
+        yield f"Set aside: {_counts(Counter(entry['reason'] for entry in quarantined))}; `skumatch data inspect` lists them."
+    if junk:
+        yield f"Left out: {_counts(Counter(junk))}."
 
 
 def change_lines(changes: Changes | None) -> Iterator[str]:

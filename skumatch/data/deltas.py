@@ -58,6 +58,8 @@ def bring_back(version: Version, skus: Mapping[str, str], since: str = "") -> Ve
 def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
     """Give pictures other SKUs.
 
+    A new product whose pictures are all of retired ones is retired, too.
+
     Args:
         version: the version before.
         labels: columns `image` (an id, or the SHA-256 of a picture's bytes) and `sku`, a row each.
@@ -84,7 +86,8 @@ def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
     products = version.products
     for sku in sorted(set(moved["sku"]) - version.skus):
         sources = rows.loc[moved.index[moved["sku"].eq(sku)], "sku"].unique()
-        products = with_product(products, sku, drawn_as=_first_drawn([*sources], version.products))
+        state = RETIRED if set(sources) <= retired(version.products) else SOLD
+        products = with_product(products, sku, state=state, drawn_as=_first_drawn([*sources], version.products))
     return version.with_rows(beside(rows.drop(moved.index), moved), products)
 
 
@@ -113,8 +116,19 @@ def rename(version: Version, old: str, new: str, merge: bool = False) -> Version
     groups = dict(version.summary["groups"])
     if old in groups:
         groups.setdefault(new, groups.pop(old))
-    changed = replace(version, summary=version.summary | {"groups": groups})
+    changed = _set_aside_as(replace(version, summary=version.summary | {"groups": groups}), old, new)
     return changed.with_rows(beside(rows[~of_old], rows[of_old].assign(sku=new)), products)
+
+
+def _set_aside_as(version: Version, old: str, new: str) -> Version:
+    """The version with the pictures of `old` that were set aside under the name `new`."""
+    ids = [entry["id"] for entry in version.summary["quarantined"]]
+    split = {name: name.split("/", 2) for name in ids}
+    renamed = {name: f"{side}/{new if sku == old else sku}/{rest}" for name, (side, sku, rest) in split.items()}
+    entries = {renamed[entry["id"]]: entry | {"id": renamed[entry["id"]]} for entry in version.summary["quarantined"]}
+    pictures = {renamed.get(name, name): data for name, data in version.pictures.items()}
+    quarantined = [entries[name] for name in sorted(entries)]
+    return replace(version, summary=version.summary | {"quarantined": quarantined}, pictures=pictures)
 
 
 def remove(version: Version, ids: Collection[str]) -> Version:

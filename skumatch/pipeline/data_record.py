@@ -108,6 +108,10 @@ class DataRecord:
         """All changes that erased pictures, oldest first."""
         return [change for change in self._read(self.root) if change.erased]
 
+    def erased(self) -> set[str]:
+        """SHA-256 of all pictures that were erased, which must not come back."""
+        return {picture for change in self.erasures() for picture in change.erased}
+
     def _read(self, folder: str) -> list[DataChange]:
         """All changes below a folder, oldest first. Raises StorageError for one that is damaged."""
         with self._storage():

@@ -156,7 +156,7 @@ def undo(settings: Settings, reason: Reason) -> Changed:
             cure = "`git checkout REF -- data.dvc` takes an older one"
             raise DataError(f"Data version {_short(before)} can't be undone: {none}; {cure}.")
         if last.action == "erase":
-            erased = "came of an erasure, which can't be undone; import what was erased again"
+            erased = "came of an erasure, which can't be undone; take an older version with git where it was a mistake"
             raise DataError(f"Data version {_short(before)} {erased}.")
         if repository.lacking(last.before):
             gone = f"The remote no longer has data version {_short(last.before)}, which was there before"
@@ -180,7 +180,7 @@ def undo(settings: Settings, reason: Reason) -> Changed:
 
 
 def settle(settings: Settings) -> None:
-    """Record a change that was killed once data.dvc was written; call it within `exclusive`."""
+    """Record an import or a killed change if data.dvc names what came of it; call it within `exclusive`."""
     if _pending(settings).is_file() and (settings.project / "data.dvc").is_file():
         _finish(settings, Repository(settings.project, settings), data_pointer(settings.project, None))
 
@@ -205,23 +205,27 @@ def pictures_on(settings: Settings, day: date) -> set[str]:
         return set(read_manifest(root / "data")["sha256"])
 
 
-def record_import(settings: Settings, before: str, after: str, reason: Reason, words: str) -> None:
-    """Record an import. Args: before, after: the texts of data.dvc; before is empty where there was none."""
-    if md5_of(after) == (md5_of(before) if before else None):
-        return
-    DataRecord(settings).write(
-        DataChange(
-            action="import",
-            after=md5_of(after),
-            before=md5_of(before) if before else None,
-            pointer=before,
-            who=reason.who,
-            when=datetime.now(UTC),
-            why=reason.why,
-            summary=words,
-            source=reason.source,
-        )
+def begin_import(settings: Settings, before: str, reason: Reason, summary: str) -> None:
+    """Note an import whose version lies in data/; `settle` records it once data.dvc names that version.
+
+    Args:
+        settings: this machine's places.
+        before: the text of data.dvc; empty where there is none.
+        reason: who, and from where.
+        summary: the import in words.
+    """
+    described = DataChange(
+        action="import",
+        after="",
+        before=md5_of(before) if before else None,
+        pointer=before,
+        who=reason.who,
+        when=datetime.now(UTC),
+        why=reason.why,
+        summary=summary,
+        source=reason.source,
     )
+    _begin(settings, Pending(change=described, tables=_tables(settings.project / "data")))
 
 
 @contextmanager

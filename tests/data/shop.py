@@ -100,11 +100,12 @@ class Shop:
         digests = [self.rows.pop(picture) for picture, _ in moved]
         sources: dict[str, list[str]] = {}
         for (picture, sku), digest in zip(moved, digests, strict=True):
-            sources.setdefault(sku, []).append(before.draw_name(picture[1]))
+            sources.setdefault(sku, []).append(picture[1])
             self.put((picture[0], sku, picture[2]), digest)
         for sku in sources.keys() - set(before.skus):
-            first = min(sources[sku], key=lambda name: (share(name), name))
-            self.products[sku] = Product(drawn_as=first)
+            first = min(map(before.draw_name, sources[sku]), key=lambda name: (share(name), name))
+            gone = all(source in before.retired() for source in sources[sku])
+            self.products[sku] = Product("retired" if gone else "sold", drawn_as=first)
 
     def rename(self, old: str, new: str) -> None:
         names = [self.draw_name(sku) for sku in (old, new) if sku in self.skus]

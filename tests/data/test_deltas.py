@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from skumatch.data import deltas, shards
 from skumatch.data.delivery import examine
@@ -67,7 +69,7 @@ def stock(pool: Pool, skus: Sequence[str], root: Path) -> Shop:
 def random_change(customer: Customer, shop: Shop, folder: Path) -> Make:
     """One change, made in the model at once, and the delta that is to do the same."""
     choice, skus = customer.choice, shop.skus
-    kind = choice.choice(["add", "add", "retire", "back", "relabel", "rename", "remove"])
+    kind = choice.choice(["add", "add", "retire", "back", "relabel", "rename", "remove", "erase"])
     if kind == "back" and shop.retired():
         names = customer.some(shop.retired())
         shop.bring_back(names)
@@ -87,18 +89,26 @@ def random_change(customer: Customer, shop: Shop, folder: Path) -> Make:
         new = choice.choice([sku for sku in free if sku != old])
         shop.rename(old, new)
         return lambda version, _: deltas.rename(version, old, new, merge=True)
-    if kind == "remove":
-        chosen = []
-        for picture in choice.sample(sorted(shop.rows), choice.randint(1, min(3, len(shop.rows)))):
-            side, sku, _ = picture
-            last = sum(row[:2] == picture[:2] for row in shop.rows) == 1
-            if side == "train" and last and sku not in shop.retired():
-                continue  # that is refused, see below
-            del shop.rows[picture]
-            chosen.append(picture)
-        return lambda version, _: deltas.remove(version, ["/".join(picture) for picture in chosen])
+    if kind in ("erase", "remove"):
+        return fewer_pictures(kind, customer, shop)
     delivery, side = customer.pictures(shop, folder)
     return lambda version, store: add(version, delivery, store, side, LEAST)
+
+
+def fewer_pictures(kind: str, customer: Customer, shop: Shop) -> Make:
+    """An erasure takes all rows of a picture; a removal leaves the last gallery picture of a product."""
+    if kind == "erase":
+        digests = set(customer.some(sorted(set(shop.rows.values()))))
+        shop.rows = {picture: digest for picture, digest in shop.rows.items() if digest not in digests}
+        return lambda version, _: deltas.erase(version, digests)
+    chosen = []
+    for row in customer.choice.sample(sorted(shop.rows), customer.choice.randint(1, min(3, len(shop.rows)))):
+        last = sum(other[:2] == row[:2] for other in shop.rows) == 1
+        if row[0] == "train" and last and row[1] not in shop.retired():
+            continue  # that is refused, see below
+        del shop.rows[row]
+        chosen.append(row)
+    return lambda version, _: deltas.remove(version, ["/".join(row) for row in chosen])
 
 
 def live(seed: int, pool: Pool, place: Path) -> Shop:
@@ -463,6 +473,43 @@ def test_broken_pictures_alone_are_set_aside_and_stay_so_once(root: Path, tmp_pa
     made = changed(root, added(tmp_path / "broken"))
     assert read_version(root).summary["quarantined"] == [] and read_version(root).pictures == {}
     assert "Juice" in made.new.skus
+
+
+def test_an_erased_picture_is_left_out_and_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
+    new = pictures(tmp_path / "new", "Juice/0.png", "Juice/1.png")
+    erased = hashlib.sha256((new / "Juice/0.png").read_bytes()).hexdigest()
+    made = changed(root, lambda version, store: add(version, new, store, "train", 32, erased=[erased]))
+    assert new_ids(made) == {"train/Juice/1.png"}
+    assert made.new.summary["junk"] == {"erased": 1} and made.new.summary["quarantined"] == []
+    assert step(root, lambda version, store: add(version, new, store, "train", 32, erased=[erased]), ()) is None
+
+    shutil.copytree(tmp_path / "first/all", tmp_path / "whole/all")
+    shutil.copytree(new / "Juice", tmp_path / "whole/all/train/Juice")
+    import_data(tmp_path / "whole", tmp_path / "data", erased=[erased])
+    whole = read_version(tmp_path / "data")
+    assert whole.summary["junk"] == {"erased": 1} and erased not in set(whole.manifest["sha256"])
+    held = b"".join(path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file())
+    assert (new / "Juice/0.png").read_bytes() not in held
+
+
+def test_a_renamed_product_takes_along_what_was_set_aside(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "small/Cola").mkdir(parents=True)
+    Image.new("RGB", (LEAST // 2, LEAST)).save(tmp_path / "small/Cola/7.png")
+    changed(root, added(tmp_path / "small"))
+    before = read_version(root)
+    assert [*before.pictures] == ["train/Cola/7.png"]
+    changed(root, lambda version, _: deltas.rename(version, "Cola", "Cola Classic"))
+    version = read_version(root)
+    assert [entry["id"] for entry in version.summary["quarantined"]] == ["train/Cola Classic/7.png"]
+    assert version.pictures == {"train/Cola Classic/7.png": before.pictures["train/Cola/7.png"]}
+
+
+def test_the_parts_of_a_retired_product_are_retired(root: Path) -> None:
+    changed(root, lambda version, _: deltas.retire(version, {"Tea": "a test"}))
+    ids = ["train/Tea/0.png", "train/Tea/1.png", "train/Cola/0.png"]
+    labels = pd.DataFrame({"image": ids, "sku": ["Tea mint", "Mixed", "Mixed"]})
+    changed(root, lambda version, _: deltas.relabel(version, labels, "labels.csv"))
+    assert retired(read_version(root).products) == {"Tea", "Tea mint"}
 
 
 def test_a_delivery_without_anything_new_changes_nothing(root: Path, tmp_path: Path) -> None:

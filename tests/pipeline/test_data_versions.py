@@ -30,7 +30,7 @@ from skumatch.errors import DataError, StorageError
 from skumatch.files import md5, read_json, write_json
 from skumatch.pipeline import data_versions
 from skumatch.pipeline.data_record import DataRecord
-from skumatch.pipeline.data_versions import Changed, Reason, change, record_import, settle, undo
+from skumatch.pipeline.data_versions import Changed, Reason, begin_import, change, settle, undo
 from skumatch.pipeline.repository import Repository, md5_of
 from tests.conftest import ROOT, draw
 from tests.data.test_importer import hashes
@@ -55,8 +55,9 @@ class Shop:
             for name in ("train/{}/0.png", "train/{}/1.png", "test/{}/0.png"):
                 draw(root / "first/all" / name.format(sku), name.format(sku))
         import_data(root / "first", shop.data)
-        pointer = Repository(shop.project, shop.settings).add("data")
-        record_import(shop.settings, "", pointer, WHO, "9 images of 3 SKUs")
+        begin_import(shop.settings, "", WHO, "9 images of 3 SKUs")
+        Repository(shop.project, shop.settings).add("data")
+        settle(shop.settings)
         return shop
 
     @property
@@ -408,6 +409,27 @@ def test_a_killed_change_is_recorded_before_an_import(shop: Shop, monkeypatch: p
     assert [change.action for change in shop.record.changes(shop.version)] == ["retire"]
     settle(shop.settings)
     assert len(shop.record.changes(shop.version)) == 1
+
+
+def test_the_next_change_records_a_killed_import(shop: Shop) -> None:
+    """It was killed once data.dvc was written."""
+    draw(shop.root / "first/all/train/Juice/0.png", "juice")
+    import_data(shop.root / "first", shop.data)
+    begin_import(shop.settings, shop.pointer_file.read_text(), WHO, "10 images of 4 SKUs")
+    Repository(shop.project, shop.settings).add("data")
+    assert shop.record.changes(shop.version) == []
+    shop.retire("Juice")
+    assert shop.actions() == ["retire", "import", "import"]
+
+
+def test_an_import_that_data_dvc_does_not_name_is_not_recorded(shop: Shop) -> None:
+    """It was killed before, so the next change takes its pictures out of data/ again."""
+    draw(shop.root / "first/all/train/Juice/0.png", "juice")
+    import_data(shop.root / "first", shop.data)
+    begin_import(shop.settings, shop.pointer_file.read_text(), WHO, "10 images of 4 SKUs")
+    shop.retire("Tea")
+    assert shop.actions() == ["retire", "import"]
+    assert set(read_manifest(shop.data)["sku"]) == {"Cola", "Soap", "Tea"}
 
 
 def test_the_next_change_records_a_killed_one(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,15 @@ from skumatch.progress import track
 from skumatch.texts import alike, visible
 
 
-def add(version: Version, path: Path, store: Store, side: str, min_short_side: int, catalogue: Path | None = None) -> Version:
+def add(
+    version: Version,
+    path: Path,
+    store: Store,
+    side: str,
+    min_short_side: int,
+    catalogue: Path | None = None,
+    erased: Collection[str] = (),
+) -> Version:
     """Add the pictures of a folder or zip, each examined once; those that are there already change nothing.
 
     Args:
@@ -35,6 +44,7 @@ def add(version: Version, path: Path, store: Store, side: str, min_short_side: i
         side: `train` or `test`, for pictures in `<sku>/<image>`.
         min_short_side: pixels; smaller pictures are set aside.
         catalogue: a folder of pictures named <sku>.<ext>.
+        erased: SHA-256 of pictures that were erased; they are left out.
 
     Raises:
         DataError: for a delivery that can't be used, a SKU that is another spelling of one that is there, or pictures
@@ -42,7 +52,7 @@ def add(version: Version, path: Path, store: Store, side: str, min_short_side: i
     """
     with open_source(path, side) as source:
         items = _named(with_catalogue(source, catalogue, path), version, path)
-        rows, aside, pictures = _examined(items, source, store, version, min_short_side)
+        rows, aside, pictures = _examined(items, source, store, version, min_short_side, erased)
         skus = {item.sku for item in items}
         groups = {sku: source.groups[alike(sku)] for sku in skus if alike(sku) in source.groups}
         summary = version.summary | {
@@ -67,7 +77,12 @@ def _named(items: list[Item], version: Version, path: Path) -> list[Item]:
 
 
 def _examined(
-    items: list[Item], source: Source, store: Store, version: Version, min_short_side: int
+    items: list[Item],
+    source: Source,
+    store: Store,
+    version: Version,
+    min_short_side: int,
+    erased: Collection[str],
 ) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, str]]:
     """Rows of the pictures that can be used, the others with the reason, and small pictures of some of those."""
     first = version.manifest.drop_duplicates("sha256")
@@ -80,6 +95,8 @@ def _examined(
             if isinstance(facts, ImageError):
                 aside.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
                 pictures.add(item.id, facts.reason, data)
+            elif facts.sha256 in erased:
+                source.junk["erased"] += 1
             else:
                 if facts.sha256 not in known:
                     examined.add(facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,17 +59,27 @@ def import_data(
     skus: Mapping[str, str] | None = None,
     min_short_side: int = 32,
     catalogue: Path | None = None,
+    erased: Collection[str] = (),
 ) -> Imported:
-    """Import the folder or zip at `path` as the data version at `root`, replacing the one that is there.
+    """Import a delivery as the data version at `root`, replacing the one that is there.
 
-    `skus` limits the import to those SKUs, each with the place that names it.
-    `min_short_side` is in pixels; smaller images are quarantined as `tiny`. `catalogue` is
-    a folder of pictures named <sku>.<ext>. Shards of the version that is there are kept where all their images are wanted again.
-    Raises DataError for a delivery that can't be used and StorageError if the disk refuses; `root` is then as it was.
+    Shards of that version are kept where all their images are wanted again.
+
+    Args:
+        path: a folder or zip.
+        root: the data version's folder; if the import fails it stays as it was.
+        skus: the only SKUs to take, each with the place that names it; None takes all.
+        min_short_side: pixels; smaller images are quarantined as `tiny`.
+        catalogue: a folder of pictures named <sku>.<ext>.
+        erased: SHA-256 of pictures that were erased; they are left out.
+
+    Raises:
+        DataError: the delivery can't be used.
+        StorageError: the disk refuses.
     """
     try:
         with exclusive(root), aside(root) as folder, Examined(root) as examined:
-            delivered = _deliver(path, root, folder, skus, min_short_side, catalogue, examined)
+            delivered = _deliver(path, root, folder, skus, min_short_side, catalogue, erased, examined)
             old, new = _manifest(root, COMPARED), pq.read_table(folder / "manifest.parquet", columns=COMPARED)
             changes = None if old is None else compare(old, new)
             changed = delivered.stored or not _same(folder, root)
@@ -97,13 +107,14 @@ def _deliver(
     skus: Mapping[str, str] | None,
     least: int,
     catalogue: Path | None,
+    erased: Collection[str],
     examined: Examined,
 ) -> Delivered:
     with open_source(path) as source:
         items = _wanted(with_catalogue(source, catalogue, path), skus, path)
         known = _manifest(root, STORED)
         store = Store(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
-        summary = _write(source, items, store, folder, path, least, examined, examined.known(_with_facts(root)))
+        summary = _write(source, items, store, folder, path, least, erased, examined, examined.known(_with_facts(root)))
         return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
 
 
@@ -149,6 +160,7 @@ def _write(
     folder: Path,
     path: Path,
     least: int,
+    erased: Collection[str],
     examined: Examined,
     known: KnownFacts,
 ) -> dict[str, Any]:
@@ -159,6 +171,8 @@ def _write(
                 if isinstance(facts, ImageError):
                     quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
                     pictures.add(item.id, facts.reason, data)
+                elif facts.sha256 in erased:
+                    source.junk["erased"] += 1
                 else:
                     if facts.sha256 not in known:
                         examined.add(facts)
