@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -66,14 +66,14 @@ def _command(word: str) -> Any:
         found = alone
     command = get_command(found)
     command.name = word
-    _expand_paths(command)
+    expand_paths(command)
     return command
 
 
-def _expand_paths(command: Any) -> None:
+def expand_paths(command: Any) -> None:
     """Let every path of a command and of those below it begin with `~`: shells leave `--out=~/x` as it is."""
     for below in getattr(command, "commands", {}).values():
-        _expand_paths(below)
+        expand_paths(below)
     if call := command.callback:
         command.callback = lambda **given: call(**{name: _expanded(value) for name, value in given.items()})
 
@@ -104,11 +104,16 @@ def _all() -> None: ...
 
 
 def main() -> NoReturn:
-    """Run the command line; exit with the error's own code."""
+    """Run the command line of skumatch."""
+    run(app)
+
+
+def run(command: Callable[..., Any]) -> NoReturn:
+    """Run a command line; an error is one sentence on stderr, and the exit code is the error's own."""
     terminal.prepare()
     try:
         with disk_errors("this command"), text_errors("this command"), terminal.whole_output():
-            app(standalone_mode=True)
+            command(standalone_mode=True)
     except SkumatchError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]✗[/] {_escaped(str(error))}", highlight=False)
         sys.exit(error.exit_code)

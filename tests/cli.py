@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import make_project
+from tests.conftest import ROOT, make_project
 
 NOWHERE = "http://127.0.0.1:9"  # a port that nobody listens on
 
@@ -24,10 +24,10 @@ class Ended:
 
 
 class Cli:
-    """`skumatch WORDS` in `project`; its home is beside it, MLflow is away unless given."""
+    """`python -m MODULE WORDS` in `project`; its home is beside it, MLflow is away unless given."""
 
-    def __init__(self, project: Path, home: Path, mlflow: str = NOWHERE) -> None:
-        self.project, self.home, self.mlflow = project, home, mlflow
+    def __init__(self, project: Path, home: Path, mlflow: str = NOWHERE, module: str = "skumatch") -> None:
+        self.project, self.home, self.mlflow, self.module = project, home, mlflow, module
 
     @classmethod
     def make(cls, root: Path, mlflow: str = NOWHERE) -> Cli:
@@ -38,7 +38,9 @@ class Cli:
         ours = {"project": self.project, "home": self.home, "mlflow": self.mlflow} | places
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SKUMATCH_")}
         env = kept | {"COLUMNS": "200"} | {f"SKUMATCH_{name.upper()}": str(value) for name, value in ours.items() if value is not None}
-        command = [sys.executable, "-m", "skumatch", *map(str, words)]
+        if self.module != "skumatch":  # it isn't installed
+            env["PYTHONPATH"] = str(ROOT)
+        command = [sys.executable, "-m", self.module, *map(str, words)]
         done = subprocess.run(command, cwd=self.project, env=env, capture_output=True, text=True, check=False)
         return Ended(done.returncode, done.stdout, done.stderr)
 

@@ -41,14 +41,10 @@ NEEDS_A_PROJECT = {
     "data inspect": "",
     "audit show": "--export OUT/dossier",
     "audit diff": "1 2",
-    "bench input": "",
-    "bench train": "--data SHELF",
-    "bench recipe": "--data SHELF --out OUT/recipe --epochs 1",
     "bench workers": "",
     "match": "PICTURE",
     "evaluate": "--data SHELF --json OUT/e.json",
     "compare": "--data SHELF --models frozen:smoke@none,champion --html OUT/page.html",
-    "bench embed": "--data SHELF",
 }
 MORE = (
     "run",
@@ -57,7 +53,7 @@ MORE = (
     "audit --image PICTURE",
     "audit --at 2026-01-01",
 )
-NEEDS_NONE = {"doctor", "bench data", "bench search", "bench gate", "bench intervals"}  # and match and the like, of a bundle
+NEEDS_NONE = {"doctor"}  # and match and the like, of a bundle
 INTERNAL = {"worker"}  # what Airflow's tasks start
 
 
@@ -202,11 +198,3 @@ def test_down_stops_a_home_that_is_there(skumatch: Any, folder: Path, home: Path
     assert skumatch("down").code == 10 and not home.exists()
     home.mkdir()
     assert skumatch("down").code == 0 and list(folder.iterdir()) == []
-
-
-def test_bench_embed_needs_no_project(skumatch: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skumatch.bench import embed as bench
-
-    monkeypatch.setattr(bench, "bench_embed", lambda encoder, data, others, images, batch: [])
-    assert skumatch("bench embed --data SHELF --model BUNDLE").code == 0
-    assert list(folder.iterdir()) == []

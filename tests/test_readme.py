@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+from benchmarks.__main__ import app as benchmarks
 from skumatch import errors
 from skumatch.cli import app
 from skumatch.commands.audit import ShowByDefault
@@ -27,6 +28,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 SECTIONS = "|".join(field.alias or name for name, field in Params.model_fields.items() if name != "seed")
 
+BENCHMARKS = ["-m", "benchmarks"]
 FILES = ("dvc", "md", "py")  # data.dvc is a file
 UsageError = typer.BadParameter.__base__ or typer.BadParameter
 
@@ -41,7 +43,7 @@ def commands(text: str) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines()
     ]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines += [code.replace("...", "") for code in re.findall(r"`((?:skumatch|make)\s[^`\n]+)`", prose)]
+    lines += [code.replace("...", "") for code in re.findall(r"`((?:skumatch|make|python -m benchmarks)\s[^`\n]+)`", prose)]
     parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return [words for words in parts if words]
 
@@ -51,9 +53,9 @@ def all_commands(program: str) -> list[list[str]]:
     return [list(words) for words in sorted({tuple(words) for words in found})]
 
 
-def parse(words: list[str]) -> dict[str, Any]:
-    """What the command line makes of the words, without running them; raises for an unknown command, option or value."""
-    command: Any = typer.main.get_command(app)
+def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
+    """What a command line makes of the words, without running them; raises for an unknown command, option or value."""
+    command: Any = typer.main.get_command(program)
     name, *rest = words
     while hasattr(command, "commands"):
         name, *rest = command.completed(rest) if isinstance(command, ShowByDefault) else rest
@@ -71,6 +73,11 @@ def test_a_skumatch_command_is_understood(words: list[str]) -> None:
     if words not in (["skumatch", "evaluate"], ["skumatch", "match"]):  # named in a sentence, without what they need
         overrides = parse(words).get("overrides")
         load_params(ROOT / "params.yaml", overrides or ())
+
+
+@pytest.mark.parametrize("words", [words for words in all_commands("python") if words[1:3] == BENCHMARKS], ids=" ".join)
+def test_a_benchmark_is_understood(words: list[str]) -> None:
+    load_params(ROOT / "params.yaml", parse(words[2:], benchmarks).get("set_") or ())
 
 
 @pytest.mark.parametrize(

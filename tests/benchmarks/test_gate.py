@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skumatch.bench.gate import MILD, RP2K, SMALL, STRONG, UNED, Clustering, Found, Scene, Shape, World, simulate, year
+from benchmarks.gate import MILD, RP2K, SMALL, STRONG, UNED, Clustering, Found, Scene, Shape, World, simulate, year
 from tests.cli import Cli
 from tests.proving import PROVING, count
 
@@ -79,8 +79,8 @@ def test_a_promise_holds_or_not(gain: float, shown: float, holds: bool) -> None:
 
 
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
-    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
-    done = cli("bench", "gate", "--pairs", "20", "--guarded", "2", "--years", "1", "--only", "models", "--json", str(target))
+    cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
+    done = cli("gate", "--pairs", "20", "--guarded", "2", "--years", "1", "--only", "models", "--json", str(target))
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
     assert all(scene["pairs"] == 20 and 0 <= scene["shown"] <= 1 for scene in figures["scenes"]) and len(figures["years"]) == 2

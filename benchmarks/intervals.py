@@ -14,7 +14,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from skumatch.bench.gate import SPREAD
+from benchmarks.gate import SPREAD
 from skumatch.retrieval import statistics
 from skumatch.retrieval.metrics import Flags, Places
 

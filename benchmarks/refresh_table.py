@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from skumatch.bench.gate_table import percent, sign, table
-from skumatch.bench.refresh import Outcome, RefreshYear
+from benchmarks.gate_table import percent, sign, table
+from benchmarks.refresh import Outcome, RefreshYear
 
 FAULTS = {
     "none": "harmless",

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from skumatch.bench.archive import CHUNK, plan, write_archive
-from skumatch.bench.manifest import bench_manifest
-from skumatch.bench.measure import Row, cost
+from benchmarks.archive import CHUNK, plan, write_archive
+from benchmarks.manifest import bench_manifest
+from benchmarks.measure import Row, cost
 from skumatch.config import Settings
 
 SHARD = 256_000_000

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skumatch.bench.contests import Asked, contests
+from benchmarks.contests import Asked, contests
 from skumatch.errors import ParameterError
 from skumatch.model.embed import embed
 from skumatch.params import Params

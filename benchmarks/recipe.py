@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.bench.contests import FROZEN, PROBE, Contest
-from skumatch.bench.ingredients import variant
-from skumatch.bench.peers import PEERS, Trial, plain_spec
+from benchmarks.contests import FROZEN, PROBE, Contest
+from benchmarks.ingredients import variant
+from benchmarks.peers import PEERS, Trial, plain_spec
 from skumatch.files import read_json, write_text
 from skumatch.model.runtime import prepare
 from skumatch.model.train import train

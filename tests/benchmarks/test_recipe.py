@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from skumatch.bench import recipe
-from skumatch.bench.contests import Asked, Contest, contests, held_out
-from skumatch.bench.embed import flops
-from skumatch.bench.ingredients import WITH, WITHOUT, variant
-from skumatch.bench.looks import looks
-from skumatch.bench.peers import PEERS, Trial, plain_spec
-from skumatch.bench.recipe import Found, bench_recipe, summary
-from skumatch.bench.recipe_table import recipe_table
-from skumatch.bench.training import Ours, bench_train
+from benchmarks import recipe
+from benchmarks.contests import Asked, Contest, contests, held_out
+from benchmarks.embed import flops
+from benchmarks.ingredients import WITH, WITHOUT, variant
+from benchmarks.looks import looks
+from benchmarks.peers import PEERS, Trial, plain_spec
+from benchmarks.recipe import Found, bench_recipe, summary
+from benchmarks.recipe_table import recipe_table
+from benchmarks.training import Ours, bench_train
 from skumatch.config import load_params
 from skumatch.errors import DataError, ParameterError
 from skumatch.params import EncoderParams, FixParams, Params, RuntimeParams, TowerParams

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skumatch.bench.assortment import ShopPhotos, assortments, bench_assortment
-from skumatch.bench.assortment_table import table
+from benchmarks.assortment import ShopPhotos, assortments, bench_assortment
+from benchmarks.assortment_table import table
 from skumatch.errors import DataError, ParameterError
 from skumatch.release.bundle import Gallery
 from skumatch.retrieval.thresholds import Thresholds
@@ -82,10 +82,10 @@ def test_the_table_has_a_column_for_each_size(photos: ShopPhotos) -> None:
 
 
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
-    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
+    cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     shelf = make_shelf(tmp_path / "photos", 4, 2, 1)
-    words = ("bench", "assortment", "--data", shelf, "--model", "frozen:smoke@none")
+    words = ("assortment", "--data", shelf, "--model", "frozen:smoke@none")
     done = cli(*words, "--shares", "0.25,0.5", "--rounds", "3", "--json", target)
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skumatch.bench.intervals import SCENES, Scene, draw, simulate
+from benchmarks.intervals import SCENES, Scene, draw, simulate
 from tests.cli import Cli
 from tests.proving import PROVING, count
 
@@ -53,8 +53,8 @@ def test_a_simulation_repeats_and_a_long_tail_is_uneven() -> None:
 
 
 def test_the_command_prints_and_writes_every_scene(tmp_path: Path) -> None:
-    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
-    done = cli("bench", "intervals", "--trials", "1", "--json", str(target))
+    cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
+    done = cli("intervals", "--trials", "1", "--json", str(target))
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
     assert {row["scene"]["skus"] for row in figures} == {24, 81, 200, 2388}

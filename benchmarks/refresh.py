@@ -1,6 +1,6 @@
 """How often the rules for a refreshed gallery err: simulated weeks of one encoder in a changing shop.
 
-Questions, their clustering and their ease are those of `skumatch.bench.gate`. As the encoder stays, a photo
+Questions, their clustering and their ease are those of `benchmarks.gate`. As the encoder stays, a photo
 is as easy
 as before, and served and refreshed differ for three reasons only: a photo of an old product lies nearer to a
 new one, thresholds were fitted anew, or something is wrong.
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from skumatch.bench.gate import MIDDLE, RP2K, SMALL, STRONG, TOP1, UNED, Clustering, Shape, World
+from benchmarks.gate import MIDDLE, RP2K, SMALL, STRONG, TOP1, UNED, Clustering, Shape, World
 from skumatch.params import RefreshParams
 from skumatch.release.fitness import hold_back, judge
 from skumatch.retrieval.metrics import Flags, Floats, Labels, Places

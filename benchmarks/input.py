@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skumatch.bench.archive import rendered, shot
-from skumatch.bench.measure import Row, cost
+from benchmarks.archive import rendered, shot
+from benchmarks.measure import Row, cost
 from skumatch.errors import DataError
 from skumatch.params import AugmentParams, Params, RuntimeParams
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from skumatch.bench.embed import counted, race
-from skumatch.bench.measure import Row
-from skumatch.bench.peers import BATCH, Trial, plain, plain_spec
+from benchmarks.embed import counted, race
+from benchmarks.measure import Row
+from benchmarks.peers import BATCH, Trial, plain, plain_spec
 from skumatch.errors import DataError
 from skumatch.model.distributed import ALONE
 from skumatch.model.encoder import build

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skumatch.bench.measure import Row, cost
+from benchmarks.measure import Row, cost
 from skumatch.retrieval.rank import FIRST_K
 from skumatch.retrieval.search import Backend, Index, Vectors, top_k
 

@@ -1,4 +1,4 @@
-"""The gate's error rates for a person: tables of what `skumatch.bench.gate` found."""
+"""The gate's error rates for a person: tables of what `benchmarks.gate` found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from skumatch.bench.gate import NOMINAL, POLICY, Found, Years
+from benchmarks.gate import NOMINAL, POLICY, Found, Years
 
 HEADS = (
     ("models", "left"),

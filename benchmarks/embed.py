@@ -1,9 +1,8 @@
-"""How fast an encoder turns pictures into vectors on this machine: number types and runtimes against float32 and the bare products."""
+"""How fast an encoder turns pictures into vectors on this machine: number types against float32, and against bare matrix products."""
 
 from __future__ import annotations
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skumatch.bench.measure import Row
+from benchmarks.measure import Row
 from skumatch.data.delivery.opening import folder_images
 from skumatch.params import RuntimeParams
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 ROUNDS, PAUSE = 7, 0.1  # a pause in seconds, until the threads of the last way sleep
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the ceiling
-CALIBRATION = 96  # pictures
 
 Ways = dict[str, Callable[["Tensor"], "Tensor"]]
 Seconds = dict[str, tuple[float, ...]]
@@ -41,18 +39,17 @@ class Photos(NamedTuple):
 def bench_embed(encoder: Encoder, folder: Path, others: tuple[str, ...], images: int, batch: int) -> Iterator[Row]:
     """Speeds as ratios in one process, each way first in turn, and how often a way's nearest SKU is that of float32.
 
-    folder: photos in RP2K's layout, of which `images` a side are embedded. On a GPU compiled bfloat16 takes the place of
-    onnxruntime. Raises DataError for a folder of another layout, ParameterError on a CPU without skumatch[int8].
+    folder: photos in RP2K's layout, of which `images` a side are embedded. Raises DataError for a folder of
+    another layout.
     """
     from skumatch.model.runtime import prepare
 
     on = prepare(RuntimeParams())
     photos = _photos(encoder, folder, others, images)
-    with tempfile.TemporaryDirectory() as work:
-        ways = _on_gpu(encoder, on) if on.type == "cuda" else _on_cpu(encoder, photos, Path(work))
-        seconds = race(ways, photos.queries[:batch].to(on), flops(encoder, photos.queries[:1].to(on)))
-        yield from _speeds(seconds, min(batch, len(photos.queries)))
-        yield from _agreements(ways, photos, batch, on)
+    ways = _ways(encoder, on)
+    seconds = race(ways, photos.queries[:batch].to(on), flops(encoder, photos.queries[:1].to(on)))
+    yield from _speeds(seconds, min(batch, len(photos.queries)))
+    yield from _agreements(ways, photos, batch, on)
 
 
 def _photos(encoder: Encoder, folder: Path, others: tuple[str, ...], images: int) -> Photos:
@@ -73,25 +70,13 @@ def _pixels(encoder: Encoder, images: Images) -> Tensor:
     return see.normalise(torch.stack([see(images.pixels(index)) for index in range(len(images))]))
 
 
-def _on_cpu(encoder: Encoder, photos: Photos, work: Path) -> Ways:
+def _ways(encoder: Encoder, on: device) -> Ways:
     import torch
 
-    from skumatch.bench.int8 import Session, export, quantise
-
-    whole, small = work / "float32.onnx", work / "int8.onnx"
-    export(encoder, whole)
-    step = max(1, len(photos.gallery) // CALIBRATION)
-    quantise(whole, small, photos.gallery[::step])
-    threads = torch.get_num_threads()
-    sessions = {"onnxruntime float32": Session(whole, threads), "onnxruntime int8": Session(small, threads)}
-    return {"float32": encoder, "bfloat16": _bfloat16(encoder), **sessions}
-
-
-def _on_gpu(encoder: Encoder, on: device) -> Ways:
-    import torch
-
-    encoder = encoder.to(on)
-    return {"float32": encoder, "bfloat16 compiled": torch.compile(_bfloat16(encoder))}
+    if on.type == "cuda":
+        encoder = encoder.to(on)
+        return {"float32": encoder, "bfloat16 compiled": torch.compile(_bfloat16(encoder))}
+    return {"float32": encoder, "bfloat16": _bfloat16(encoder)}
 
 
 def _bfloat16(encoder: Encoder) -> Callable[[Tensor], Tensor]:
@@ -153,10 +138,9 @@ def _seconds(call: Callable[[], Any], on_gpu: bool) -> float:
 
 
 def _speeds(seconds: Seconds, batch: int) -> Iterator[Row]:
-    bounds = {"onnxruntime int8": 2.0}
     for name in [name for name in seconds if name not in ("float32", "products")]:
         told = f"{_rate(seconds[name], batch)} images/s; float32 {_rate(seconds['float32'], batch)}"
-        yield Row(f"{name} / float32", _ratio(seconds["float32"], seconds[name]), bounds.get(name, 1.0), "x", told, "more")
+        yield Row(f"{name} / float32", _ratio(seconds["float32"], seconds[name]), 1.0, "x", told, "more")
     best, bound = ("bfloat16 compiled", 60) if "bfloat16 compiled" in seconds else ("float32", 25)
     told = f"products alone {_rate(seconds['products'], batch)} images/s"
     yield Row(f"share of the GEMM ceiling, {best}", 100 * _ratio(seconds["products"], seconds[best]), bound, "%", told, "more")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skumatch.bench.looks import looks
-from skumatch.bench.peers import Trial, plain_spec
+from benchmarks.looks import looks
+from benchmarks.peers import Trial, plain_spec
 from skumatch.data.delivery.names import chosen
 from skumatch.data.delivery.opening import folder_images
 from skumatch.errors import DataError, ParameterError

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from skumatch.bench.contests import FROZEN, OURS, PROBE, Contest
-from skumatch.bench.peers import PEERS
+from benchmarks.contests import FROZEN, OURS, PROBE, Contest
+from benchmarks.peers import PEERS
 from skumatch.errors import ParameterError
 from skumatch.params import Params
 from skumatch.recipe.overrides import apply_overrides

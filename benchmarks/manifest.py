@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skumatch.bench.measure import Row, cost
+from benchmarks.measure import Row, cost
 from skumatch.data.manifest import read_manifest, write_manifest
 from skumatch.params import DataParams, ValidateParams
 

@@ -1,4 +1,4 @@
-"""The worth of assortments for a person: a table of what `skumatch.bench.assortment` measured."""
+"""The worth of assortments for a person: a table of what `benchmarks.assortment` measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from skumatch.bench.assortment import Worth
+from benchmarks.assortment import Worth
 from skumatch.retrieval.statistics import Interval
 from skumatch.retrieval.thresholds import Thresholds
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from skumatch.bench import input as bench_input
-from skumatch.bench.archive import Crop, names, plan, rendered, write_archive
-from skumatch.bench.input import Race
-from skumatch.bench.measure import Cost, Row, cost
-from skumatch.bench.search import made, race
+from benchmarks import input as bench_input
+from benchmarks.archive import Crop, names, plan, rendered, write_archive
+from benchmarks.input import Race
+from benchmarks.measure import Cost, Row, cost
+from benchmarks.search import made, race
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
@@ -81,9 +81,9 @@ def test_a_bound_holds_or_not(measured: float, better: str, holds: bool) -> None
 
 
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
-    cli = Cli(tmp_path, tmp_path / "home")
+    cli = Cli(tmp_path, tmp_path / "home", module="benchmarks")
     target = tmp_path / "figures.json"
-    done = cli("bench", "data", "--images", "200", "--rows", "1000", "--files", "200", "--json", str(target))
+    done = cli("data", "--images", "200", "--rows", "1000", "--files", "200", "--json", str(target))
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
     assert len(figures) >= 8 and all(row["measured"] > 0 for row in figures)
@@ -91,8 +91,8 @@ def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
 
 
 def test_the_bench_of_search_prints_and_writes_every_figure(tmp_path: Path) -> None:
-    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
-    done = cli("bench", "search", "--sizes", "400,800", "--dim", "16", "--queries", "20", "--json", str(target))
+    cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
+    done = cli("search", "--sizes", "400,800", "--dim", "16", "--queries", "20", "--json", str(target))
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
     assert len(figures) == 2 * 3 + 2 and all(row["measured"] > 0 for row in figures[:-1])
@@ -100,18 +100,18 @@ def test_the_bench_of_search_prints_and_writes_every_figure(tmp_path: Path) -> N
 
 
 def test_the_bench_of_input_prints_and_writes_every_figure(tmp_path: Path) -> None:
-    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
+    cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     for name in ("a.jpg", "b.JPEG", "deep/c.jpg"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         rendered(1)[0].save(tmp_path / "photos" / name, "JPEG")
-    done = cli("bench", "input", "--images", "2", "--workers", "2", "--data", str(tmp_path / "photos"), "--json", str(target))
+    done = cli("input", "--images", "2", "--workers", "2", "--data", str(tmp_path / "photos"), "--json", str(target))
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
     assert len(figures) == 5 and all(row["measured"] > 0 and row["name"].endswith(", photos") for row in figures)
     assert "open_clip" in done.out and "2 workers" in done.out
     (tmp_path / "none").mkdir()
-    done = cli("bench", "input", "--data", str(tmp_path / "none"))
+    done = cli("input", "--data", str(tmp_path / "none"))
     assert done.code == 11 and "no JPEG" in done.err
 
 
@@ -147,7 +147,7 @@ def test_pictures_race_all_ways(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", ["800", "800,400", "800,many", ""])
 def test_sizes_that_are_none_are_refused(tmp_path: Path, sizes: str) -> None:
-    done = Cli(tmp_path, tmp_path / "home")("bench", "search", "--sizes", sizes)
+    done = Cli(tmp_path, tmp_path / "home", module="benchmarks")("search", "--sizes", sizes)
     assert done.code == 10 and "--sizes" in done.err
 
 

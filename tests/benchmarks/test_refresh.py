@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skumatch.bench.gate import MIDDLE, RP2K, SMALL, STRONG, UNED, Clustering, Shape
-from skumatch.bench.refresh import FEW, Fault, Outcome, Week, draw_week, simulate_week, simulate_years
+from benchmarks.gate import MIDDLE, RP2K, SMALL, STRONG, UNED, Clustering, Shape
+from benchmarks.refresh import FEW, Fault, Outcome, Week, draw_week, simulate_week, simulate_years
 from skumatch.params import RefreshParams
 from skumatch.release.fitness import hold_back, judge
 from tests.cli import Cli
@@ -92,8 +92,8 @@ def test_a_promise_about_weeks_holds_or_not(fault: Fault, share: float, holds: b
 
 
 def test_the_command_prints_and_writes_the_weeks(tmp_path: Path) -> None:
-    cli, target = Cli(tmp_path, tmp_path / "home"), tmp_path / "figures.json"
-    done = cli("bench", "gate", "--only", "galleries", "--weeks", "4", "--json", str(target))
+    cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
+    done = cli("gate", "--only", "galleries", "--weeks", "4", "--json", str(target))
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
     assert figures.keys() == {"refreshes", "refresh_years"} and len(figures["refreshes"]) == 22

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.bench.contests import Contest
-from skumatch.bench.recipe import Line
+from benchmarks.contests import Contest
+from benchmarks.recipe import Line
 from skumatch.retrieval.statistics import Interval
 
 
