@@ -50,12 +50,26 @@ def bench() -> None:
 
 @app.command()
 def data(
-    images: Annotated[int, typer.Option(min=200, help="Images of the made archive that is imported.")] = 20_000,
-    rows: Annotated[int, typer.Option(min=1000, help="Rows of the made manifest that is validated and searched for duplicates.")] = 400_000,
+    images: Annotated[
+        int, typer.Option(min=200, help="Images of the made archive that is imported.")
+    ] = 20_000,
+    rows: Annotated[
+        int,
+        typer.Option(
+            min=1000, help="Rows of the made manifest that is validated and searched for duplicates."
+        ),
+    ] = 400_000,
     files: Annotated[int, typer.Option(min=100, help="Loose files that DVC is compared on.")] = 100_000,
-    names: Annotated[Path | None, typer.Option(help="A text file of SKU names, one a line; default: made-up Chinese names.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where to work; default: a temporary folder. Needs about 5 GB.")] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="A text file of SKU names, one a line; default: made-up Chinese names."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to work; default: a temporary folder. Needs about 5 GB.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
     """Import, versioning, validation and the duplicate census on made data of RP2K's shape."""
     from benchmarks import archive
@@ -68,11 +82,15 @@ def data(
 
 @app.command()
 def search(
-    sizes: Annotated[str, typer.Option(help="Gallery images, small to large, with commas between.")] = "86213,172427,344854",
+    sizes: Annotated[
+        str, typer.Option(help="Gallery images, small to large, with commas between.")
+    ] = "86213,172427,344854",
     dim: Annotated[int, typer.Option(min=8, help="Numbers of a vector.")] = 512,
     queries: Annotated[int, typer.Option(min=1)] = 1024,
     backend: Annotated[Backend, typer.Option(help="faiss or torch.")] = "faiss",
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
     """Exact search against faiss's flat index and the bare products, and how time and memory grow with the gallery."""
     from benchmarks.search import bench_search
@@ -83,10 +101,18 @@ def search(
 @app.command("input")
 def pictures(
     images: Annotated[int, typer.Option(min=2, help="Pictures of each size, or of the folder's.")] = 96,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode and augment together.")] = os.cpu_count() or 1,
-    data: Annotated[Path | None, typer.Option("--data", help="A folder of JPEGs; default: rendered ones in RP2K's sizes.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter, as section.name=value; may be repeated.")] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that decode and augment together.")
+    ] = os.cpu_count() or 1,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder of JPEGs; default: rendered ones in RP2K's sizes.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter, as section.name=value; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
     """Pictures on their way to the encoder, against decoding alone and against open_clip's own transforms."""
     from benchmarks.input import bench_input
@@ -99,10 +125,17 @@ def pictures(
 @app.command()
 def embed(
     data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
-    model: Annotated[str, typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME.")] = "champion",
-    images: Annotated[int, typer.Option(min=2, help="Pictures a side that are embedded to see whether the ways agree.")] = 256,
+    model: Annotated[
+        str,
+        typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME."),
+    ] = "champion",
+    images: Annotated[
+        int, typer.Option(min=2, help="Pictures a side that are embedded to see whether the ways agree.")
+    ] = 256,
     batch: Annotated[int, typer.Option(min=1)] = 32,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
     """An encoder in float32 and bfloat16 (compiled on a GPU), and the ceiling that bare matrix products set."""
     from benchmarks.embed import bench_embed
@@ -117,12 +150,19 @@ def embed(
 @app.command()
 def train(
     data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter, as section.name=value; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter, as section.name=value; may be repeated.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each loop a round.")] = 3,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
-    """Images a second in training, against the loop that one writes in an afternoon; on a GPU against the ceiling of products, too."""
+    """Images a second in training, against the loop that one writes in an afternoon.
+
+    On a GPU against the ceiling of products, too.
+    """
     from benchmarks.training import bench_train
     from skumatch.data.delivery.opening import folder_images
 
@@ -134,19 +174,40 @@ def train(
 @app.command()
 def recipe(
     data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
-    out: Annotated[Path, typer.Option(help="A folder for each training's outcome; what it has is not done again.")],
+    out: Annotated[
+        Path, typer.Option(help="A folder for each training's outcome; what it has is not done again.")
+    ],
     epochs: Annotated[int, typer.Option(min=1, help="How often each loop sees every picture.")],
     skus: Annotated[Path | None, typer.Option(help="A text file: only these SKUs, one a line.")] = None,
     loops: Annotated[
-        str, typer.Option(help="Of frozen, plain, softmax, stock, ours, 'ours without INGREDIENT' and 'ours with' it.")
+        str,
+        typer.Option(
+            help="Of frozen, plain, softmax, stock, ours, 'ours without INGREDIENT' and 'ours with' it."
+        ),
     ] = "frozen,plain,ours",
     seeds: Annotated[str, typer.Option(help="A training for each, with commas between.")] = "7",
-    against: Annotated[str | None, typer.Option(help="The loop that gains are over; else plain, or frozen.")] = None,
-    unseen: Annotated[int, typer.Option(min=0, help="Folds of SKUs held out of training in turn, then alone matched and asked.")] = 0,
-    looks: Annotated[int, typer.Option(min=0, help="Folds of alike gallery pictures held out in turn: to choose parameters by.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of ours, as section.name=value; may be repeated.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The loop that gains are over; else plain, or frozen.")
+    ] = None,
+    unseen: Annotated[
+        int,
+        typer.Option(min=0, help="Folds of SKUs held out of training in turn, then alone matched and asked."),
+    ] = 0,
+    looks: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Folds of alike gallery pictures held out in turn: to choose parameters by."
+        ),
+    ] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of ours, as section.name=value; may be repeated."),
+    ] = None,
 ) -> None:
-    """Training loops side by side: the same photos, encoder and number of images seen. Takes as long as its trainings."""
+    """Training loops side by side: the same photos, encoder and number of images seen.
+
+    Takes as long as its trainings.
+    """
     from benchmarks.contests import Asked, contests
     from benchmarks.recipe import Found, bench_recipe, summary
     from benchmarks.recipe_table import recipe_table
@@ -155,7 +216,9 @@ def recipe(
     listed = read_names(skus) if skus else None
     chosen = [int(part) if part.strip().isdecimal() else -1 for part in seeds.split(",")]
     if min(chosen) < 0:
-        raise ParameterError(f"--seeds is '{seeds}'; give whole numbers with commas between, for example 7,8,9.")
+        raise ParameterError(
+            f"--seeds is '{seeds}'; give whole numbers with commas between, for example 7,8,9."
+        )
     if against is not None and against not in loops.split(","):
         raise ParameterError(f"--against is '{against}', which is none of --loops; add it there.")
     outcomes = []
@@ -172,13 +235,22 @@ def recipe(
 @app.command()
 def gate(
     pairs: Annotated[int, typer.Option(min=20, help="Simulated pairs of models a scene.")] = 2000,
-    guarded: Annotated[int, typer.Option(min=1, help="Of them, pairs that the guards are asked about.")] = 400,
+    guarded: Annotated[
+        int, typer.Option(min=1, help="Of them, pairs that the guards are asked about.")
+    ] = 400,
     years: Annotated[int, typer.Option(min=1, help="Simulated years of retrains.")] = 200,
     weeks: Annotated[int, typer.Option(min=4, help="Simulated refreshes a row.")] = 240,
-    only: Annotated[GatePart | None, typer.Option(help="Only new models, or only refreshed galleries.")] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    only: Annotated[
+        GatePart | None, typer.Option(help="Only new models, or only refreshed galleries.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
-    """How often the gate errs on simulated models whose errors come in SKUs. Takes 22 minutes, 7 of them for galleries."""
+    """How often the gate errs on simulated models whose errors come in SKUs.
+
+    Takes 22 minutes, 7 of them for galleries.
+    """
     tree: dict[str, list[dict[str, Any]]] = {}
     if only is not GatePart.GALLERIES:
         tree |= _models(pairs, min(guarded, pairs), years)
@@ -262,9 +334,14 @@ def _shares(text: str) -> list[float]:
 @app.command()
 def intervals(
     trials: Annotated[int, typer.Option(min=1, help="Simulated sets of queries a scene.")] = 1000,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
-    """How often intervals hold the truth near 100 %, on simulated hits that go with the SKU. Takes 15 minutes."""
+    """How often intervals hold the truth near 100 %, on simulated hits that go with the SKU.
+
+    Takes 15 minutes.
+    """
     from benchmarks.intervals import bench_intervals, table
 
     outcomes = []
@@ -291,7 +368,9 @@ def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
 def _sizes(text: str) -> list[int]:
     numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if len(numbers) < 2 or min(numbers) < 1 or sorted(numbers) != numbers:
-        raise ParameterError(f"--sizes is '{text}'; give two or more numbers, small to large, for example 10000,20000,40000.")
+        raise ParameterError(
+            f"--sizes is '{text}'; give two or more numbers, small to large, for example 10000,20000,40000."
+        )
     return numbers
 
 
@@ -308,12 +387,24 @@ def _show(title: str, rows: Iterable[Row], output: Path | None) -> None:
 
 def _table(title: str, rows: list[Row]) -> Table:
     table = Table(title=f"{title} here ({os.cpu_count()} cores)")
-    for name, justify in (("", "left"), ("measured", "right"), ("bound", "right"), ("", "center"), ("parts", "left")):
+    for name, justify in (
+        ("", "left"),
+        ("measured", "right"),
+        ("bound", "right"),
+        ("", "center"),
+        ("parts", "left"),
+    ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in rows:
         sign = "≤" if row.better == "less" else "≥"
         holds = "[green]✓" if row.holds else "[red]✗"
-        table.add_row(row.name, f"[bold]{_figure(row.measured)} {row.unit}", f"{sign} {_figure(row.bound)} {row.unit}", holds, row.parts)
+        table.add_row(
+            row.name,
+            f"[bold]{_figure(row.measured)} {row.unit}",
+            f"{sign} {_figure(row.bound)} {row.unit}",
+            holds,
+            row.parts,
+        )
     return table
 
 

@@ -32,21 +32,32 @@ class Crop(NamedTuple):
 def names(count: int) -> list[str]:
     """Made-up product names in Chinese, all different."""
     kinds = len(WORDS) * len(SIZES)
-    return [f"{WORDS[i % len(WORDS)]}{SIZES[i // len(WORDS) % len(SIZES)]}（{i // kinds}）" for i in range(count)]
+    return [
+        f"{WORDS[i % len(WORDS)]}{SIZES[i // len(WORDS) % len(SIZES)]}（{i // kinds}）" for i in range(count)
+    ]
 
 
 def plan(images: int, skus: Sequence[str], first: int = 0) -> list[Crop]:
-    """`images` crops, a tenth of them queries; the counts of SKUs fall off like RP2K's, each with two at least where it can be."""
+    """`images` crops, a tenth of them queries.
+
+    The counts of SKUs fall off like RP2K's, each with two at least where it can be.
+    """
     weights = np.random.default_rng(0).lognormal(0, 1.6, len(skus))
     spread = np.floor(weights / weights.sum() * max(images - 2 * len(skus), 0)).astype(int) + 2
     labels = np.repeat(np.arange(len(skus)), spread)[:images]
     labels = np.concatenate([labels, np.full(images - len(labels), int(weights.argmax()))])
     sides = ["test" if number % 10 == 1 else "train" for number in range(images)]
-    return [Crop(f"all/{side}/{skus[sku]}/{first + n:06d}.jpg", first + n) for n, (sku, side) in enumerate(zip(labels, sides, strict=True))]
+    return [
+        Crop(f"all/{side}/{skus[sku]}/{first + n:06d}.jpg", first + n)
+        for n, (sku, side) in enumerate(zip(labels, sides, strict=True))
+    ]
 
 
 def write_archive(path: Path, crops: Sequence[Crop]) -> int:
-    """Write the crops as a zip whose UTF-8 names lack the UTF-8 flag, as RP2K's; returns the bytes of all images."""
+    """Write the crops as a zip whose UTF-8 names lack the UTF-8 flag, as RP2K's.
+
+    Returns the bytes of all images.
+    """
     written = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, track("archive", len(crops)) as advance:
         for crop, data in zip(crops, _encoded(crops), strict=True):
@@ -72,7 +83,9 @@ def rendered(count: int) -> list[Image.Image]:
     """Photos of as many made-up packages, for `shot` to be cut from."""
     shelf = catalogue(count)
     rng = np.random.default_rng(1)
-    return [photograph(design(sku), [design(shelf[i]) for i in rng.integers(count, size=2)], rng) for sku in shelf]
+    return [
+        photograph(design(sku), [design(shelf[i]) for i in rng.integers(count, size=2)], rng) for sku in shelf
+    ]
 
 
 def _jpeg(bases: Sequence[Image.Image], seed: int) -> bytes:

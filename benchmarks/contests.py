@@ -1,4 +1,7 @@
-"""What training loops are asked: which photos they learn, which they must tell apart afterwards; three ways of asking."""
+"""What training loops are asked: which photos they learn, which they must tell apart afterwards.
+
+Three ways of asking.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ class Contest:
             "seed": seed if loop != FROZEN else 0,
             "epochs": self.epochs if loop != FROZEN else 0,
             "weights": sha256(self.weights) if self.weights else None,
-            "encoder": (self.params.encoder if ours else plain_spec(self.params.encoder)).model_dump(mode="json"),
+            "encoder": (self.params.encoder if ours else plain_spec(self.params.encoder)).model_dump(
+                mode="json"
+            ),
             "train": self.params.train.model_dump(mode="json", exclude={"epochs"}) if ours else {},
             "ids": [side.ids for side in (self.learnt, self.gallery, self.queries)],
         }
@@ -56,9 +61,9 @@ class Contest:
 class Asked:
     """Which contests are made of a folder in RP2K's layout.
 
-    skus: only those SKUs, each with the place that names it.
-    unseen: folds of SKUs held out of training in turn, then alone matched and asked. looks: folds of alike gallery pictures
-    held out in turn: what to choose parameters by. Neither: all are trained on, the queries asked.
+    skus: only those SKUs, each with the place that names it. unseen: folds of SKUs held out of training in
+    turn, then alone matched and asked. looks: folds of alike gallery pictures held out in turn: what to
+    choose parameters by. Neither: all are trained on, the queries asked.
     """
 
     data: Path
@@ -74,7 +79,9 @@ def contests(asked: Asked, weights: Path | None, params: Params) -> Iterator[Con
     if asked.unseen and asked.looks:
         raise ParameterError("--unseen and --looks hold out different things; give one of them.")
     if 1 in (asked.unseen, asked.looks) or asked.unseen > len(set(gallery.skus)):
-        raise ParameterError("--unseen and --looks need two folds or more, and no more folds than there are SKUs.")
+        raise ParameterError(
+            "--unseen and --looks need two folds or more, and no more folds than there are SKUs."
+        )
     settled = (weights, params, asked.epochs)
     if asked.unseen:
         for fold in range(asked.unseen):
@@ -83,9 +90,16 @@ def contests(asked: Asked, weights: Path | None, params: Params) -> Iterator[Con
             yield Contest(f"protocol unseen fold {fold + 1}", *sides, *settled)
     elif asked.looks:
         frozen = Trial(gallery, plain_spec(params.encoder), weights, 0, params.seed).encoder().eval()
-        folds = looks(vectors_of(frozen, gallery, params.embed.batch, params.runtime), gallery.skus, asked.looks, params.seed)
+        folds = looks(
+            vectors_of(frozen, gallery, params.embed.batch, params.runtime),
+            gallery.skus,
+            asked.looks,
+            params.seed,
+        )
         for fold in range(asked.looks):
-            rest, some = (gallery.take(np.flatnonzero(where).tolist()) for where in (folds != fold, folds == fold))
+            rest, some = (
+                gallery.take(np.flatnonzero(where).tolist()) for where in (folds != fold, folds == fold)
+            )
             yield Contest(f"held-out looks fold {fold + 1}", rest, rest, some, *settled)
     else:
         yield Contest("protocol full", gallery, gallery, queries, *settled)

@@ -27,7 +27,10 @@ FILE_BYTES = 12_000
 
 
 def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row]:
-    """Import of a made archive against reading, hashing and decoding alone; its memory; what a version of 1 % new images sends."""
+    """Import of a made archive against reading, hashing and decoding alone.
+
+    Its memory; what a version of 1 % new images sends.
+    """
     folder.mkdir(parents=True)
     archive, grown = folder / "delivery.zip", folder / "grown.zip"
     new = max(images // 100, 1)
@@ -38,7 +41,13 @@ def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row
     parts = f"ceiling: read {read:.1f} s, hash {max(hashed - read, 0):.1f} s, decode {max(decoded - hashed, 0):.1f} s"
     project = _project(folder / "project")
     imported = cost(import_version, archive, project)
-    yield Row("import / (read + hash + decode once)", imported.seconds / decoded, 3, "x", f"{imported.seconds:.1f} s; {parts}")
+    yield Row(
+        "import / (read + hash + decode once)",
+        imported.seconds / decoded,
+        3,
+        "x",
+        f"{imported.seconds:.1f} s; {parts}",
+    )
     yield Row("import, peak memory", imported.peak_mib, 1024, "MiB", f"{images:,} images")
     remote = project / "home" / "remote"
     store(project)
@@ -67,7 +76,13 @@ def _bench_add(archive: Path, week: Path, project: Path, new: int) -> Iterator[R
     sent = size_of(remote) - before
     detail = f"{added:.1f} s against {whole:.1f} s, {new:,} pictures"
     yield Row("data add of 1 % / import of all", added / whole, 0.1, "x", detail)
-    yield Row("bytes sent: data add of 1 % / import of all", sent / before, 0.1, "x", f"{sent / 1e6:.1f} of {before / 1e6:.0f} MB")
+    yield Row(
+        "bytes sent: data add of 1 % / import of all",
+        sent / before,
+        0.1,
+        "x",
+        f"{sent / 1e6:.1f} of {before / 1e6:.0f} MB",
+    )
 
 
 def import_and_store(archive: Path, project: Path) -> int:
@@ -83,7 +98,9 @@ def add_version(week: Path, project: Path) -> int:
     from skumatch.pipeline.data_versions import Reason, change
 
     settings = Settings(project=project, home=project / "home")
-    changed = change(settings, "add", lambda version, taken: add(version, week, taken, "train", 32), Reason("bench"), ())
+    changed = change(
+        settings, "add", lambda version, taken: add(version, week, taken, "train", 32), Reason("bench"), ()
+    )
     return len(changed.pictures.added)
 
 
@@ -146,7 +163,12 @@ def bench_dvc(folder: Path, files: int) -> Iterator[Row]:
     for name, ours in times["shards"].items():
         theirs = times["loose"][name]
         yield Row(
-            f"dvc {name}: loose files / shards", theirs / ours, 5, "x", f"{theirs:.1f} s against {ours:.1f} s, {files:,} files", "more"
+            f"dvc {name}: loose files / shards",
+            theirs / ours,
+            5,
+            "x",
+            f"{theirs:.1f} s against {ours:.1f} s, {files:,} files",
+            "more",
         )
 
 

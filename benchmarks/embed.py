@@ -36,7 +36,9 @@ class Photos(NamedTuple):
     skus: list[str]
 
 
-def bench_embed(encoder: Encoder, folder: Path, others: tuple[str, ...], images: int, batch: int) -> Iterator[Row]:
+def bench_embed(
+    encoder: Encoder, folder: Path, others: tuple[str, ...], images: int, batch: int
+) -> Iterator[Row]:
     """Speeds as ratios in one process, each way first in turn, and how often a way's nearest SKU is that of float32.
 
     folder: photos in RP2K's layout, of which `images` a side are embedded. Raises DataError for a folder of
@@ -60,7 +62,9 @@ def _photos(encoder: Encoder, folder: Path, others: tuple[str, ...], images: int
 
 def _some(images: Images, count: int) -> Images:
     """So many of them, evenly from first to last."""
-    return images.take(np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)).tolist())
+    return images.take(
+        np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)).tolist()
+    )
 
 
 def _pixels(encoder: Encoder, images: Images) -> Tensor:
@@ -92,7 +96,10 @@ def flops(encoder: Encoder, pixels: Tensor) -> int:
 
 
 def counted(call: Callable[[], object]) -> int:
-    """Floating point operations of `call`; not in inference mode, and with attention as plain products: else some go uncounted."""
+    """Floating point operations of `call`.
+
+    Not in inference mode, and with attention as plain products: else some go uncounted.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -112,7 +119,10 @@ def race(ways: Ways, pixels: Tensor, picture_flops: int, rounds: int = ROUNDS) -
     import torch
 
     side, kind = SIDE[pixels.device.type], torch.bfloat16 if pixels.is_cuda else torch.float32
-    square, share = torch.ones(side, side, dtype=kind, device=pixels.device), picture_flops * len(pixels) / (2 * side**3)
+    square, share = (
+        torch.ones(side, side, dtype=kind, device=pixels.device),
+        picture_flops * len(pixels) / (2 * side**3),
+    )
     calls: dict[str, Callable[[], Any]] = {name: lambda way=way: way(pixels) for name, way in ways.items()}  # type: ignore[misc]
     calls["products"] = lambda: square @ square
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -143,7 +153,14 @@ def _speeds(seconds: Seconds, batch: int) -> Iterator[Row]:
         yield Row(f"{name} / float32", _ratio(seconds["float32"], seconds[name]), 1.0, "x", told, "more")
     best, bound = ("bfloat16 compiled", 60) if "bfloat16 compiled" in seconds else ("float32", 25)
     told = f"products alone {_rate(seconds['products'], batch)} images/s"
-    yield Row(f"share of the GEMM ceiling, {best}", 100 * _ratio(seconds["products"], seconds[best]), bound, "%", told, "more")
+    yield Row(
+        f"share of the GEMM ceiling, {best}",
+        100 * _ratio(seconds["products"], seconds[best]),
+        bound,
+        "%",
+        told,
+        "more",
+    )
 
 
 def _ratio(theirs: tuple[float, ...], ours: tuple[float, ...]) -> float:
@@ -159,7 +176,14 @@ def _agreements(ways: Ways, photos: Photos, batch: int, on: device) -> Iterator[
     right = answers.pop("float32")
     for name, found in answers.items():
         same = sum(one == other for one, other in zip(found, right, strict=True)) / len(right)
-        yield Row(f"same top-1 as float32, {name}", 100 * same, 99, "%", f"{len(right)} queries, {len(photos.skus)} gallery images", "more")
+        yield Row(
+            f"same top-1 as float32, {name}",
+            100 * same,
+            99,
+            "%",
+            f"{len(right)} queries, {len(photos.skus)} gallery images",
+            "more",
+        )
 
 
 def _nearest(way: Callable[[Tensor], Tensor], photos: Photos, batch: int, on: device) -> list[str]:
@@ -167,5 +191,7 @@ def _nearest(way: Callable[[Tensor], Tensor], photos: Photos, batch: int, on: de
     import torch
 
     with torch.inference_mode():
-        gallery, queries = (torch.cat([way(part.to(on)).float() for part in torch.split(side, batch)]) for side in photos[:2])
+        gallery, queries = (
+            torch.cat([way(part.to(on)).float() for part in torch.split(side, batch)]) for side in photos[:2]
+        )
         return [photos.skus[row] for row in (queries @ gallery.T).argmax(dim=1).tolist()]

@@ -41,7 +41,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Clustering:
-    """own: share of ease's variance that is each model's own; of it, shares that go with the SKU and with the burst."""
+    """own: share of ease's variance that is each model's own.
+
+    Of it, shares that go with the SKU and with the burst.
+    """
 
     name: str
     sku: float
@@ -52,7 +55,11 @@ class Clustering:
 RP2K = Shape("RP2K", 39_457, 2_388)
 UNED = Shape("RP2K unseen", 10_931, 1_186)
 SMALL = Shape("81 SKUs", 1_265, 81)
-MILD, MIDDLE, STRONG = Clustering("mild", 0.05, 0.1), Clustering("middle", 0.2, 0.2), Clustering("strong", 0.5, 0.3)
+MILD, MIDDLE, STRONG = (
+    Clustering("mild", 0.05, 0.1),
+    Clustering("middle", 0.2, 0.2),
+    Clustering("strong", 0.5, 0.3),
+)
 APART = Clustering("apart", 0.05, 0.1, own=0.2)
 
 
@@ -67,7 +74,11 @@ class Scene:
 
 
 SCENES = (
-    *(Scene(shape, clustering, 0.0, 0.035) for shape in (RP2K, SMALL) for clustering in (MILD, MIDDLE, STRONG)),
+    *(
+        Scene(shape, clustering, 0.0, 0.035)
+        for shape in (RP2K, SMALL)
+        for clustering in (MILD, MIDDLE, STRONG)
+    ),
     Scene(UNED, MILD, 0.005, 0.8),
     Scene(UNED, APART, 0.005),
     *(Scene(RP2K, clustering, 0.005) for clustering in (MILD, MIDDLE, STRONG)),
@@ -80,9 +91,10 @@ YEAR = Scene(SMALL, MIDDLE, 0.0)
 class Found:
     """What happened to a scene's pairs. Shares of pairs, but for `discordant`, a share of queries.
 
-    design: variance of the difference over what it would be if queries were independent. shown: a gain was shown at 0.975, one-sided;
-    by_policy: at the confidence of params.yaml's defaults; mcnemar: by McNemar's test at 0.975, one-sided. stopped: at least one guard
-    did not pass; stopped_gains: the same of those whose gain was shown by the policy, None if there were none.
+    design: variance of the difference over what it would be if queries were independent. shown: a gain was
+    shown at 0.975, one-sided; by_policy: at the confidence of params.yaml's defaults; mcnemar: by McNemar's
+    test at 0.975, one-sided. stopped: at least one guard did not pass; stopped_gains: the same of those whose
+    gain was shown by the policy, None if there were none.
     """
 
     scene: Scene
@@ -113,7 +125,9 @@ class World:
         self.clustering, self.skus = clustering, np.repeat(np.arange(shape.skus), sizes)
         first = np.repeat(np.cumsum(sizes) - sizes, sizes)
         number = np.arange(shape.queries) - first
-        self.bursts = np.unique(np.column_stack([self.skus, number // BURST]), axis=0, return_inverse=True)[1].reshape(-1)
+        self.bursts = np.unique(np.column_stack([self.skus, number // BURST]), axis=0, return_inverse=True)[
+            1
+        ].reshape(-1)
         self.tail = (GALLERY * sizes <= 20)[self.skus]
         self.unseen = (rng.random(shape.skus) < UNSEEN)[self.skus]
 
@@ -138,16 +152,33 @@ class World:
             found += np.sqrt(variance * share) * rng.normal(size=int(labels[-1]) + 1)[labels]
         return found
 
-    def slices(self, eases: tuple[Floats, Floats], gain: float, rng: np.random.Generator) -> dict[str, PairedHits]:
+    def slices(
+        self, eases: tuple[Floats, Floats], gain: float, rng: np.random.Generator
+    ) -> dict[str, PairedHits]:
         """Hits of challenger and champion in every slice of the gate."""
         every = np.arange(len(self.skus))
         drawn = np.concatenate([self._five(rng) for _ in range(DRAWS)])
-        rows = {"full": every, "tail": every[self.tail], "unseen": every[self.unseen], "near_duplicate_free": every, "k5": drawn}
+        rows = {
+            "full": every,
+            "tail": every[self.tail],
+            "unseen": every[self.unseen],
+            "near_duplicate_free": every,
+            "k5": drawn,
+        }
         return {name: self.hits(eases, gain, chosen, HARDER.get(name, 0.0)) for name, chosen in rows.items()}
 
-    def hits(self, eases: tuple[Floats, Floats], gain: float, rows: Places | slice = slice(None), harder: float = 0.0) -> PairedHits:
+    def hits(
+        self,
+        eases: tuple[Floats, Floats],
+        gain: float,
+        rows: Places | slice = slice(None),
+        harder: float = 0.0,
+    ) -> PairedHits:
         """Hits of challenger and champion on `rows` of the queries, whose top-1 is lower by `harder` there."""
-        ours, theirs = (ease[rows] > stats.norm.isf(TOP1 - harder + more) for ease, more in zip(eases, (gain, 0.0), strict=True))
+        ours, theirs = (
+            ease[rows] > stats.norm.isf(TOP1 - harder + more)
+            for ease, more in zip(eases, (gain, 0.0), strict=True)
+        )
         return PairedHits(self.skus[rows].astype(object), ours, theirs)
 
     def _five(self, rng: np.random.Generator) -> Places:
@@ -159,7 +190,10 @@ class World:
 
 
 def bench_gate(pairs: int, guarded: int) -> Iterator[Found]:
-    """Every scene with `pairs` pairs of models; the guards are asked for the first `guarded`, as they take most of the time."""
+    """Every scene with `pairs` pairs of models.
+
+    The guards are asked for the first `guarded`, as they take most of the time.
+    """
     for number, scene in enumerate(SCENES):
         yield simulate(scene, pairs, guarded, number)
 
@@ -171,8 +205,13 @@ def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
         rng = np.random.default_rng([seed, 1 + number])
         eases = world.ease(rng)
         hits = world.hits(eases, scene.gain)
-        trials.append(_trial(hits, world.slices(eases, scene.gain, rng) if number < guarded else None, number))
-    estimates, discordant = np.array([trial.estimate for trial in trials]), float(np.mean([trial.discordant for trial in trials]))
+        trials.append(
+            _trial(hits, world.slices(eases, scene.gain, rng) if number < guarded else None, number)
+        )
+    estimates, discordant = (
+        np.array([trial.estimate for trial in trials]),
+        float(np.mean([trial.discordant for trial in trials])),
+    )
     asked = [trial for trial in trials if trial.stopped is not None]
     gained = [trial for trial in asked if trial.p < 1 - POLICY.confidence]
     return Found(
@@ -200,13 +239,21 @@ class Trial(NamedTuple):
 
 
 def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) -> Trial:
-    found = statistics.paired_difference(hits.challenger, hits.champion, hits.skus, POLICY.confidence, seed, POLICY.resamples)
+    found = statistics.paired_difference(
+        hits.challenger, hits.champion, hits.skus, POLICY.confidence, seed, POLICY.resamples
+    )
     better, worse, p = statistics.mcnemar(hits.challenger, hits.champion)
     stopped = None
     if slices is not None:
         measured = guards.measure(slices, POLICY, seed)
         stopped = any(guards.judge(guard, POLICY)[0] == "failed" for guard in measured)
-    return Trial(found.estimate, (better + worse) / len(hits.skus), found.p, better > worse and p < 2 * NOMINAL, stopped)
+    return Trial(
+        found.estimate,
+        (better + worse) / len(hits.skus),
+        found.p,
+        better > worse and p < 2 * NOMINAL,
+        stopped,
+    )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ CAPTION = (
 
 def scenes(found: Sequence[Found]) -> Table:
     """One row a scene: how often a gain is shown where there is one and where there is none."""
-    rows = table(f"How often the gate errs ({found[0].pairs:,} pairs of models a row, guards on {found[0].guarded:,})", HEADS)
+    rows = table(
+        f"How often the gate errs ({found[0].pairs:,} pairs of models a row, guards on {found[0].guarded:,})",
+        HEADS,
+    )
     rows.caption = CAPTION
     for one in found:
         scene = one.scene
@@ -60,7 +63,9 @@ def years(found: Sequence[Years]) -> Table:
     rows = table(title, heads)
     for one in found:
         bound = f"{one.retrains * one.alpha:.2f}"
-        rows.add_row(f"{100 * (1 - one.alpha):.1f} %", f"[bold]{one.promotions:.2f}", bound, percent(one.any_promotion))
+        rows.add_row(
+            f"{100 * (1 - one.alpha):.1f} %", f"[bold]{one.promotions:.2f}", bound, percent(one.any_promotion)
+        )
     return rows
 
 

@@ -13,7 +13,9 @@ from skumatch.params import Params
 from skumatch.recipe.overrides import apply_overrides
 
 WITHOUT = {  # an ingredient -> what turns it off
-    "shelf augmentation": [f"train.augment.{name}=0" for name in ("ratio", "rotate", "perspective", "blur", "jpeg", "occlude")],
+    "shelf augmentation": [
+        f"train.augment.{name}=0" for name in ("ratio", "rotate", "perspective", "blur", "jpeg", "occlude")
+    ],
     "stronger light": ["train.augment.jitter=0.2"],
     "cut-out": ["train.augment.cutout=0"],
     "larger canvas": ["encoder.height=256", "encoder.width=256", "train.augment.view=0.9"],
@@ -41,7 +43,14 @@ WITH = {  # an option that is off by default -> what turns it on
     "balanced sampling": ["train.sampling.power=0.5"],
     "flips": ["train.augment.flip=0.5"],
 }
-PROBED = ["train.epochs=0", "train.fix.epochs=0", "train.patience=0", "train.average.wise=[]", "train.probe.epochs=30", "encoder.dim=256"]
+PROBED = [
+    "train.epochs=0",
+    "train.fix.epochs=0",
+    "train.patience=0",
+    "train.average.wise=[]",
+    "train.probe.epochs=30",
+    "encoder.dim=256",
+]
 
 
 def variant(contest: Contest, loop: str) -> Contest:
@@ -72,7 +81,9 @@ def _changed(params: Params, overrides: list[str], loop: str) -> Params:
         found = Params.model_validate(tree)
     except ValidationError as error:
         words = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ParameterError(f"'{loop}' (--loops) can't be with these parameters ({words}); change them, or leave it out.") from error
+        raise ParameterError(
+            f"'{loop}' (--loops) can't be with these parameters ({words}); change them, or leave it out."
+        ) from error
     if overrides and found == params:
         raise ParameterError(f"'{loop}' (--loops) is 'ours' as the parameters are; leave it out.")
     return found
@@ -86,6 +97,8 @@ def _tuned(contest: Contest) -> Params:
             "All pictures are trained on here, so none is left to validate on; set train.patience=0 and train.average.wise=[]."
         )
     if contest.epochs <= train.fix.epochs:
-        raise ParameterError(f"--epochs is {contest.epochs}, of which train.fix.epochs are the last; give more.")
+        raise ParameterError(
+            f"--epochs is {contest.epochs}, of which train.fix.epochs are the last; give more."
+        )
     tuned = train.model_copy(update={"epochs": contest.epochs - train.fix.epochs})
     return contest.params.model_copy(update={"train": tuned})

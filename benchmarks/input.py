@@ -27,9 +27,10 @@ LOADED = 4  # times that workers go through the pictures a round
 class Race(NamedTuple):
     """Seconds a picture in each round: of one thread's own time, but for workers of time that passed.
 
-    decoded: by simplejpeg alone, from memory. prepared: read, decoded and brought onto the canvas. augmented: read, decoded and
-    made a training view. normalised: from whole numbers to the encoder's, a batch at a time. evaluated, trained: open_clip's
-    transforms, reading included. decoding, augmenting: by worker processes together.
+    decoded: by simplejpeg alone, from memory. prepared: read, decoded and brought onto the canvas. augmented:
+    read, decoded and made a training view. normalised: from whole numbers to the encoder's, a batch at a
+    time. evaluated, trained: open_clip's transforms, reading included. decoding, augmenting: by worker
+    processes together.
     """
 
     decoded: tuple[float, ...]
@@ -42,7 +43,9 @@ class Race(NamedTuple):
     augmenting: tuple[float, ...]
 
 
-def bench_input(folder: Path, photos: Path | None, images: int, workers: int, params: Params) -> Iterator[Row]:
+def bench_input(
+    folder: Path, photos: Path | None, images: int, workers: int, params: Params
+) -> Iterator[Row]:
     """For each size of rendered photos, or for `photos`, and for one of each size: shares of the ceiling, factors to open_clip.
 
     The canvas, and what a training view is made by, are those of `params`.
@@ -63,10 +66,22 @@ def _rows(name: str, found: Race, workers: int) -> Iterator[Row]:
     for what, alone, ours in (*ways, (f"augmented by {workers} workers", found.decoding, found.augmenting)):
         parts = f"{_rate(ours)} images/s; decoding alone {_rate(alone)}"
         yield Row(f"{what} / decoding alone, {name}", 100 * _faster(alone, ours), 60, "%", parts, "more")
-    for what, theirs, ours in (("evaluation", found.evaluated, found.prepared), ("training", found.trained, found.augmented)):
-        whole = tuple(a + b for a, b in zip(ours, found.normalised, strict=True))  # theirs gives normalised numbers, too
+    for what, theirs, ours in (
+        ("evaluation", found.evaluated, found.prepared),
+        ("training", found.trained, found.augmented),
+    ):
+        whole = tuple(
+            a + b for a, b in zip(ours, found.normalised, strict=True)
+        )  # theirs gives normalised numbers, too
         parts = f"{_rate(whole)} images/s, normalised; open_clip {_rate(theirs)}"
-        yield Row(f"ours / open_clip's transform for {what}, {name}", _faster(theirs, whole), 2.5, "x", parts, "more")
+        yield Row(
+            f"ours / open_clip's transform for {what}, {name}",
+            _faster(theirs, whole),
+            2.5,
+            "x",
+            parts,
+            "more",
+        )
 
 
 def _rate(seconds: Sequence[float]) -> str:
@@ -83,14 +98,18 @@ def _sets(folder: Path, photos: Path | None, images: int) -> Iterator[tuple[str,
     if photos is not None:
         found = sorted(str(path) for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         if not found:
-            raise DataError(f"There is no JPEG in {photos}; give a folder of photos, or none for rendered ones.")
+            raise DataError(
+                f"There is no JPEG in {photos}; give a folder of photos, or none for rendered ones."
+            )
         yield photos.name, found[:: max(1, len(found) // images)][:images]
         return
     bases = rendered(PHOTOS)
     for width, height in SIZES:
         paths = [folder / f"{width}x{height}-{number}.jpg" for number in range(images)]
         for number, path in enumerate(paths):
-            path.write_bytes(shot(bases[number % PHOTOS], (width, height), np.random.default_rng([4, number])))
+            path.write_bytes(
+                shot(bases[number % PHOTOS], (width, height), np.random.default_rng([4, number]))
+            )
         yield f"{width} x {height}", [str(path) for path in paths]
 
 
@@ -102,7 +121,9 @@ def race(paths: Sequence[str], workers: int, params: Params) -> Race:
     for number in range(-1, ROUNDS):  # the first one warms up
         for place in range(len(ways)):
             way = (place + number) % len(ways)
-            clock = time.perf_counter if way >= by_workers else time.thread_time  # a thread's own time tells nothing of workers
+            clock = (
+                time.perf_counter if way >= by_workers else time.thread_time
+            )  # a thread's own time tells nothing of workers
             start = clock()
             shown = ways[way]()
             seconds[number][way] = (clock() - start) / shown
@@ -150,7 +171,14 @@ def _views(paths: Sequence[str], canvas: Preprocess, small: Preprocess, params: 
     from skumatch.model.views import Views
 
     names = list(paths)
-    return Views(Images(names, names, names, [Extent(path) for path in names]), [0] * len(names), small, params, 0, (LOADED, canvas))
+    return Views(
+        Images(names, names, names, [Extent(path) for path in names]),
+        [0] * len(names),
+        small,
+        params,
+        0,
+        (LOADED, canvas),
+    )
 
 
 def _theirs(size: Preprocess, train: bool) -> Callable[[str], object]:
@@ -160,7 +188,9 @@ def _theirs(size: Preprocess, train: bool) -> Callable[[str], object]:
     from skumatch.model.torchvision_ops import open_clip
 
     resize = {"pad": "longest", "crop": "shortest"}.get(size.resize, "squash")
-    transform = open_clip.image_transform((size.height, size.width), is_train=train, mean=size.mean, std=size.std, resize_mode=resize)
+    transform = open_clip.image_transform(
+        (size.height, size.width), is_train=train, mean=size.mean, std=size.std, resize_mode=resize
+    )
 
     def transformed(path: str) -> object:
         with Image.open(path) as image:

@@ -19,6 +19,8 @@ def looks(vectors: NDArray[np.float32], skus: list[str], folds: int, seed: int) 
     found = np.zeros(len(names), np.int64)
     for sku in sorted(set(skus)):
         (rows,) = np.nonzero(names == sku)
-        groups = fcluster(linkage(vectors[rows], "ward"), folds, "maxclust") if len(rows) > 1 else np.ones(1, int)
+        groups = (
+            fcluster(linkage(vectors[rows], "ward"), folds, "maxclust") if len(rows) > 1 else np.ones(1, int)
+        )
         found[rows] = chance.permutation(folds)[groups - 1]
     return found

@@ -25,19 +25,35 @@ def bench_manifest(folder: Path, rows: int, skus: Sequence[str]) -> Iterator[Row
     folder.mkdir(parents=True)
     write_manifest(folder, made_manifest(rows, skus))
     validated, searched = cost(validate_rows, folder), cost(search_rows, folder)
-    yield Row("validate a manifest", validated.seconds, 60, "s", f"{rows:,} rows, {validated.result} expectations")
+    yield Row(
+        "validate a manifest", validated.seconds, 60, "s", f"{rows:,} rows, {validated.result} expectations"
+    )
     yield Row("validate a manifest, peak memory", validated.peak_mib, 2048, "MiB")
-    yield Row("search for near-duplicates", searched.seconds, 120, "s", f"{rows:,} images, {searched.result:,} pairs to compare")
+    yield Row(
+        "search for near-duplicates",
+        searched.seconds,
+        120,
+        "s",
+        f"{rows:,} images, {searched.result:,} pairs to compare",
+    )
     yield Row("search for near-duplicates, peak memory", searched.peak_mib, 2048, "MiB")
 
 
 def validate_rows(folder: Path) -> int:
-    """Every expectation, drift against the manifest itself included; returns how many there were. Asserts that all hold."""
+    """Every expectation, drift against the manifest itself included; returns how many there were.
+
+    Asserts that all hold.
+    """
     from skumatch.data.validation.drift import profile_of
     from skumatch.data.validation.validate import validate
 
     manifest, data = read_manifest(folder), DataParams()
-    summary: dict[str, Any] = {"images": len(manifest), "skus": int(manifest["sku"].nunique()), "junk": {}, "quarantined": []}
+    summary: dict[str, Any] = {
+        "images": len(manifest),
+        "skus": int(manifest["sku"].nunique()),
+        "junk": {},
+        "quarantined": [],
+    }
     findings = validate(manifest, summary, ValidateParams(), data, profile_of(manifest, data))
     broken = [finding.rule.name for finding in findings if not finding.passed]
     assert not broken, f"the made manifest is sound, but broke {broken}"
@@ -56,14 +72,23 @@ def made_manifest(rows: int, skus: Sequence[str]) -> pd.DataFrame:
     rng = np.random.default_rng(3)
     skus = skus[: max(rows // 10, 2)]
     weights = 1 / np.arange(1, len(skus) + 1) ** 0.7
-    label = np.concatenate([np.repeat(np.arange(len(skus)), 4), rng.choice(len(skus), rows - 4 * len(skus), p=weights / weights.sum())])
+    label = np.concatenate(
+        [
+            np.repeat(np.arange(len(skus)), 4),
+            rng.choice(len(skus), rows - 4 * len(skus), p=weights / weights.sum()),
+        ]
+    )
     side = np.where(np.arange(rows) % 10 == 3, "test", "train").astype(object)
     side[: 4 * len(skus)] = np.tile(["train", "train", "train", "test"], len(skus))
     name = [f"{number:06d}.jpg" for number in range(rows)]
     length = rng.integers(5_000, 40_000, rows)
-    frame = pd.DataFrame({"sku": np.array(skus, dtype=object)[label], "side": side, "name": name, "length": length})
+    frame = pd.DataFrame(
+        {"sku": np.array(skus, dtype=object)[label], "side": side, "name": name, "length": length}
+    )
     frame["id"] = frame["side"] + "/" + frame["sku"] + "/" + frame["name"]
-    frame["sha256"], frame["pixels"] = ([row.tobytes().hex() for row in rng.integers(0, 256, (rows, 32), dtype=np.uint8)] for _ in range(2))
+    frame["sha256"], frame["pixels"] = (
+        [row.tobytes().hex() for row in rng.integers(0, 256, (rows, 32), dtype=np.uint8)] for _ in range(2)
+    )
     frame[HASHES] = _hashes(label, rng)
     frame["shard"] = [f"{number // PER_SHARD:016x}.tar" for number in range(rows)]
     ends = (512 + -(-frame["length"] // 512) * 512).groupby(frame["shard"]).cumsum()
@@ -73,7 +98,10 @@ def made_manifest(rows: int, skus: Sequence[str]) -> pd.DataFrame:
 
 
 def _hashes(label: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint64]:
-    """[n, 3]: each image's hashes are its SKU's with some bits turned; a share is flat, a share a near-copy of another image's."""
+    """[n, 3]: each image's hashes are its SKU's with some bits turned.
+
+    A share is flat, a share a near-copy of another image's.
+    """
     base = rng.integers(0, 2**63, (int(label.max()) + 1, len(HASHES)), dtype=np.uint64)
     codes = _turned(base[label], APART, rng)
     rows = len(codes)

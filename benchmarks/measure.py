@@ -22,7 +22,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a bench: what was measured, its bound, and whether it holds. `better`: is less or more wanted?"""
+    """One line of a bench: what was measured, its bound, and whether it holds.
+
+    `better`: is less or more wanted?
+    """
 
     name: str
     measured: float
@@ -37,7 +40,10 @@ class Row:
 
 
 def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
-    """Call `function`, a module's own, in a fresh process and return what it cost; its errors are raised here."""
+    """Call `function`, a module's own, in a fresh process and return what it cost.
+
+    Its errors are raised here.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_timed, function, arguments).result()
 

@@ -25,7 +25,11 @@ from skumatch.params import EncoderParams, LossParams
 if TYPE_CHECKING:
     from skumatch.data.images import Images
 
-BATCH, SIDE, VIEW = 32, 256, 0.75  # images a step; pixels of the canvas; side of a training view, as a share of it
+BATCH, SIDE, VIEW = (
+    32,
+    256,
+    0.75,
+)  # images a step; pixels of the canvas; side of a training view, as a share of it
 CPU = torch.device("cpu")
 Loop = Callable[[Encoder, "Trial"], Iterator[int]]
 
@@ -34,7 +38,8 @@ Loop = Callable[[Encoder, "Trial"], Iterator[int]]
 class Trial:
     """What is the same for each loop: photos with their SKUs, the encoder and its weights, epochs, a seed.
 
-    contiguous: the memory format torch starts with. Channels-last ends with the same weights but for rounding, sooner.
+    contiguous: the memory format torch starts with. Channels-last ends with the same weights but for
+        rounding, sooner.
     """
 
     images: Images
@@ -58,10 +63,15 @@ class Trial:
 
 
 def plain_spec(spec: EncoderParams) -> EncoderParams:
-    """The encoder as the peers have it: a square that photos are squashed to, and no projection; a ViT keeps its own canvas."""
+    """The encoder as the peers have it: a square that photos are squashed to, and no projection.
+
+    A ViT keeps its own canvas.
+    """
     with torch.device("meta"):
         fixed = build(spec, None).fixed_canvas
-    return spec.model_copy(update={"dim": 0, "resize": "squash"} | ({} if fixed else {"height": SIDE, "width": SIDE}))
+    return spec.model_copy(
+        update={"dim": 0, "resize": "squash"} | ({} if fixed else {"height": SIDE, "width": SIDE})
+    )
 
 
 class _Photos(Dataset[tuple[Tensor, int]]):
@@ -79,13 +89,17 @@ class _Photos(Dataset[tuple[Tensor, int]]):
 def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
     """The loop an engineer writes in an afternoon: ArcFace whose margin grows, AdamW, one cycle, crops, light, one cut-out."""
     tv, (height, width) = _torchvision(), _view(encoder)
-    crop = tv.RandomResizedCrop((height, width), scale=(0.6**2, 1.0), ratio=(1.0, 1.0), interpolation=tv.InterpolationMode.BICUBIC)
+    crop = tv.RandomResizedCrop(
+        (height, width), scale=(0.6**2, 1.0), ratio=(1.0, 1.0), interpolation=tv.InterpolationMode.BICUBIC
+    )
     squash = tv.Resize((trial.spec.height, trial.spec.width), tv.InterpolationMode.BICUBIC)
     photos = _Photos(trial, squash, crop, tv.ColorJitter(0.2, 0.2))
     head = Head(len(set(trial.labels)), encoder.dim, LossParams()).to(trial.device)
     rates = [{"params": encoder.parameters(), "lr": 3e-4}, {"params": head.parameters(), "lr": 3e-3}]
     optimizer, each = AdamW(rates, weight_decay=0.05), max(1, len(photos) // BATCH)
-    schedule = OneCycleLR(optimizer, max_lr=[3e-4, 3e-3], total_steps=trial.epochs * each, cycle_momentum=False)
+    schedule = OneCycleLR(
+        optimizer, max_lr=[3e-4, 3e-3], total_steps=trial.epochs * each, cycle_momentum=False
+    )
     for step, (pixels, labels) in enumerate(_epochs(photos, trial)):
         head.ramp(step / each)
         loss = head(_embeddings(encoder, trial, _cut_out(pixels, 64 * min(height, width) // 224)), labels)
@@ -95,14 +109,22 @@ def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
 
 
 def softmax(encoder: Encoder, trial: Trial) -> Iterator[int]:
-    """A classifier as for ImageNet: cross-entropy over a linear layer, random resized crops, flips; its features are the embedding."""
+    """A classifier as for ImageNet: cross-entropy over a linear layer, random resized crops, flips.
+
+    Its features are the embedding.
+    """
     tv = _torchvision()
     photos = _Photos(trial, tv.RandomResizedCrop(_view(encoder)), tv.RandomHorizontalFlip())
     classifier = nn.Linear(encoder.dim, len(set(trial.labels))).to(trial.device)
     optimizer = AdamW([*encoder.parameters(), *classifier.parameters()], lr=3e-4, weight_decay=0.05)
     schedule = CosineAnnealingLR(optimizer, trial.epochs * max(1, len(photos) // BATCH))
     for pixels, labels in _epochs(photos, trial):
-        _step(optimizer, functional.cross_entropy(classifier(_features(encoder, trial, pixels)), labels, label_smoothing=0.1))
+        _step(
+            optimizer,
+            functional.cross_entropy(
+                classifier(_features(encoder, trial, pixels)), labels, label_smoothing=0.1
+            ),
+        )
         schedule.step()
         yield len(labels)
 
@@ -112,8 +134,13 @@ def stock(encoder: Encoder, trial: Trial) -> Iterator[int]:
     tv = _torchvision()
     crop = tv.RandomResizedCrop(_view(encoder), scale=(0.16, 1), ratio=(0.75, 1.33))
     photos = _Photos(trial, crop, tv.RandomHorizontalFlip(0.5))
-    embedder = nn.Linear(encoder.dim, 64).to(trial.device)  # left out afterwards: the trunk is what loops are asked for
-    optimizer = Adam([{"params": encoder.parameters(), "lr": 1e-5}, {"params": embedder.parameters(), "lr": 1e-4}], weight_decay=1e-4)
+    embedder = nn.Linear(encoder.dim, 64).to(
+        trial.device
+    )  # left out afterwards: the trunk is what loops are asked for
+    optimizer = Adam(
+        [{"params": encoder.parameters(), "lr": 1e-5}, {"params": embedder.parameters(), "lr": 1e-4}],
+        weight_decay=1e-4,
+    )
     loss, miner = TripletMarginLoss(margin=0.1), MultiSimilarityMiner(epsilon=0.1)
     batch = min(BATCH, 4 * len(set(trial.labels)))
     sampler = MPerClassSampler(trial.labels, m=4, batch_size=batch, length_before_new_iter=len(photos))

@@ -48,7 +48,8 @@ class Found(BaseModel):
 class Line:
     """One loop over all its seeds and folds.
 
-    top1: mean over queries and seeds. gain: of it, over the plain loop's or the frozen encoder's. images, seconds: of the largest training.
+    top1: mean over queries and seeds. gain: of it, over the plain loop's or the frozen encoder's. images,
+        seconds: of the largest training.
     """
 
     loop: str
@@ -60,7 +61,10 @@ class Line:
 
 
 def bench_recipe(contest: Contest, loops: list[str], seeds: list[int], out: Path) -> Iterator[Found]:
-    """Train with each loop and seed, and ask; what `out` has already is not done again. Raises ParameterError for a loop, before any."""
+    """Train with each loop and seed, and ask; what `out` has already is not done again.
+
+    Raises ParameterError for a loop, before any.
+    """
     for loop in loops:
         variant(contest, loop)
     for loop in loops:
@@ -80,8 +84,12 @@ def _run(contest: Contest, loop: str, seed: int) -> Found:
     began = time.monotonic()
     encoder = _trained(contest, loop, seed)
     seconds = time.monotonic() - began
-    found = hits(encoder, contest.gallery, contest.queries, contest.params.embed.batch, contest.params.runtime)
-    seen = {FROZEN: 0, PROBE: contest.params.train.probe.views}.get(loop, contest.epochs) * len(contest.learnt)
+    found = hits(
+        encoder, contest.gallery, contest.queries, contest.params.embed.batch, contest.params.runtime
+    )
+    seen = {FROZEN: 0, PROBE: contest.params.train.probe.views}.get(loop, contest.epochs) * len(
+        contest.learnt
+    )
     told = {"images": seen, "seconds": round(seconds, 1), "hits": tuple(found.tolist())}
     return Found(key=contest.key(loop, seed), loop=loop, seed=seed, **told)
 
@@ -102,9 +110,12 @@ def _trained(contest: Contest, loop: str, seed: int) -> Encoder:
 
 
 def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = None) -> list[Line]:
-    """A line a loop, in their order, over the queries of all contests; hits are averaged over seeds, intervals by bootstrap over SKUs.
+    """A line a loop, in their order, over the queries of all contests.
 
-    Gains are over the loop `against`; where None, over the plain loop, else over the frozen encoder, else over the first.
+    Hits are averaged over seeds, intervals by bootstrap over SKUs.
+
+    Gains are over the loop `against`; where None, over the plain loop, else over the frozen encoder, else
+    over the first.
     """
     asked = np.concatenate([contest.queries.skus for contest, _ in outcomes])
     by_loop: dict[str, dict[int, list[Found]]] = {}
@@ -112,14 +123,23 @@ def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = N
         by_loop.setdefault(one.loop, {}).setdefault(one.seed, []).append(one)
     hits = {loop: np.array([_joined(folds) for folds in seeds.values()]) for loop, seeds in by_loop.items()}
     base = next(loop for loop in (against, "plain", FROZEN, *hits) if loop in hits)
-    return [_line(loop, seeds, hits[loop], hits[base].mean(axis=0) if loop != base else None, asked) for loop, seeds in by_loop.items()]
+    return [
+        _line(loop, seeds, hits[loop], hits[base].mean(axis=0) if loop != base else None, asked)
+        for loop, seeds in by_loop.items()
+    ]
 
 
 def _joined(folds: list[Found]) -> list[bool]:
     return [hit for one in folds for hit in one.hits]
 
 
-def _line(loop: str, seeds: dict[int, list[Found]], hits: NDArray[np.bool_], base: Shares | None, asked: NDArray[np.str_]) -> Line:
+def _line(
+    loop: str,
+    seeds: dict[int, list[Found]],
+    hits: NDArray[np.bool_],
+    base: Shares | None,
+    asked: NDArray[np.str_],
+) -> Line:
     mean = hits.mean(axis=0)
     return Line(
         loop=loop,

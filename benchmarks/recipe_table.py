@@ -16,14 +16,26 @@ def recipe_table(contests: list[Contest], lines: list[Line]) -> RenderableType:
     """A row a loop: each seed's top-1, their mean with its interval, and the gain over the loop that others are held against."""
     base = next((line.loop for line in lines if line.gain is None), "")
     title, _, fold = contests[0].name.partition(" fold ")
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{title}, {len(contests)} folds" if fold else title)
+    grid = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"{title}, {len(contests)} folds" if fold else title
+    )
     for name in ("loop", "top-1 by seed", "top-1", f"against {base}", "images seen", "minutes"):
         grid.add_column(name, justify="left" if name == "loop" else "right")
     for line in lines:
         seeds = "  ".join(f"{100 * value:.1f}" for value in line.seeds.values())
         gain = Text("-", style="dim") if line.gain is None else _interval(line.gain, "+.1f")
-        grid.add_row(line.loop, seeds, _interval(line.top1, ".1f"), gain, f"{line.images:,}", f"{line.seconds / 60:.1f}")
-    learnt, queries = max(len(one.learnt) for one in contests), [sku for one in contests for sku in one.queries.skus]
+        grid.add_row(
+            line.loop,
+            seeds,
+            _interval(line.top1, ".1f"),
+            gain,
+            f"{line.images:,}",
+            f"{line.seconds / 60:.1f}",
+        )
+    learnt, queries = (
+        max(len(one.learnt) for one in contests),
+        [sku for one in contests for sku in one.queries.skus],
+    )
     sizes = f"up to {learnt:,} pictures trained on, {len(queries):,} queries of {len(set(queries))} SKUs"
     return Group(grid, Text(f"{sizes}; intervals of 95 % by bootstrap over SKUs", style="dim"))
 

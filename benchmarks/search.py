@@ -29,21 +29,46 @@ class Race(NamedTuple):
 
 
 def bench_search(sizes: Sequence[int], dim: int, queries: int, backend: Backend) -> Iterator[Row]:
-    """For each gallery size the speed against its peer and its ceiling, and the memory beyond the vectors; then how both grow."""
+    """For each gallery size the speed against its peer and its ceiling, and the memory beyond the vectors.
+
+    Then how both grow.
+    """
     races, beyond = [], []
     for size in sizes:
         found: Race = cost(race, size, dim, queries, backend).result
         races.append(found)
         ours, flat, products = (1000 * median(seconds) / queries for seconds in found)
         parts = f"{ours:.2f} ms a query; faiss {flat:.2f}, products alone {products:.2f}"
-        yield Row(f"faiss IndexFlatIP / exact search, {size:,} images", found.against(found.flat), 0.95, "x", parts, "more")
-        yield Row(f"share of the GEMM ceiling, {size:,} images", 100 * found.against(found.products), 70, "%", "", "more")
+        yield Row(
+            f"faiss IndexFlatIP / exact search, {size:,} images",
+            found.against(found.flat),
+            0.95,
+            "x",
+            parts,
+            "more",
+        )
+        yield Row(
+            f"share of the GEMM ceiling, {size:,} images",
+            100 * found.against(found.products),
+            70,
+            "%",
+            "",
+            "more",
+        )
         beyond.append(cost(search, size, dim, queries, backend).peak_mib - size * dim * 4 / 2**20)
-        yield Row(f"memory beyond the vectors, {size:,} images", beyond[-1], 1024, "MiB", f"{queries:,} queries, k {FIRST_K}")
+        yield Row(
+            f"memory beyond the vectors, {size:,} images",
+            beyond[-1],
+            1024,
+            "MiB",
+            f"{queries:,} queries, k {FIRST_K}",
+        )
     times = sizes[-1] / sizes[0]
     grown = median(races[-1].ours) / median(races[0].ours) / times
     yield Row(f"time for {times:.3g} x the images / {times:.3g} x the time", grown, 1.15, "x")
-    yield Row(f"more memory beyond the vectors for {times:.3g} x the images", beyond[-1] - beyond[0], 64, "MiB")
+    yield Row(
+        f"more memory beyond the vectors for {times:.3g} x the images", beyond[-1] - beyond[0], 64, "MiB"
+    )
 
 
 def race(size: int, dim: int, queries: int, backend: Backend) -> Race:

@@ -42,23 +42,39 @@ class Ours:
         encoder = build(params.encoder, weights)
         classes = sorted(set(images.skus))
         labels = images.labels(classes)
-        schedule = Schedule(len(images), tuned.batch, MANY, params.seed, labels=labels, sampling=tuned.sampling)
+        schedule = Schedule(
+            len(images), tuned.batch, MANY, params.seed, labels=labels, sampling=tuned.sampling
+        )
         stack.enter_context(shaped(encoder, tuned.tower))
-        self.run = Run(encoder, Head(len(classes), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {})
+        self.run = Run(
+            encoder, Head(len(classes), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {}
+        )
         self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)
-        self.workers, self.pace = workers(params.runtime, self.device, augmented=True), Pace(schedule.size, schedule.steps, 0)
+        self.workers, self.pace = (
+            workers(params.runtime, self.device, augmented=True),
+            Pace(schedule.size, schedule.steps, 0),
+        )
 
     def steps(self) -> Iterator[int]:
         """Images of each step, when it is done."""
         self.run.learner.train()
-        for pixels, labels in self.pace.timed(batches(self.views, self.run.schedule, self.workers, self.device)):
+        for pixels, labels in self.pace.timed(
+            batches(self.views, self.run.schedule, self.workers, self.device)
+        ):
             self.run.advance(pixels, labels)
             yield len(labels)
 
     def operations(self) -> int:
         """Of a step, a picture, as they are done: what is frozen has no backward pass, patches that are left out have none at all."""
         learner, count = self.run.learner, self.run.schedule.size
-        pixels = torch.zeros(count, 3, self.views.preprocess.height, self.views.preprocess.width, dtype=torch.uint8, device=self.device)
+        pixels = torch.zeros(
+            count,
+            3,
+            self.views.preprocess.height,
+            self.views.preprocess.width,
+            dtype=torch.uint8,
+            device=self.device,
+        )
         labels = torch.arange(count, device=self.device) % (max(self.views.labels) + 1)
         compiled, learner.compiled = learner.compiled, None
         state = {name: buffer.clone() for name, buffer in learner.named_buffers()}
@@ -69,14 +85,21 @@ class Ours:
         return found // count
 
 
-def bench_train(images: Images, params: Params, weights: Path | None, steps: int, rounds: int) -> Iterator[Row]:
-    """Images a second of both loops, pictures included, in turn; the share of time ours waits; on a GPU its share of the ceiling.
+def bench_train(
+    images: Images, params: Params, weights: Path | None, steps: int, rounds: int
+) -> Iterator[Row]:
+    """Images a second of both loops, pictures included, in turn.
 
-    On a GPU the plain loop, which is one for a CPU, is left out. Raises DataError for fewer pictures than a batch.
+    The share of time ours waits; on a GPU its share of the ceiling.
+
+    On a GPU the plain loop, which is one for a CPU, is left out. Raises DataError for fewer pictures than a
+    batch.
     """
     least = max(BATCH, params.train.batch)
     if len(images) < least:
-        raise DataError(f"There are {len(images)} training pictures and a step takes {least}; give a folder with more.")
+        raise DataError(
+            f"There are {len(images)} training pictures and a step takes {least}; give a folder with more."
+        )
     with ExitStack() as stack:
         ours = Ours(images, params, weights, stack)
         loops = {"ours": ours.steps()}
@@ -92,7 +115,14 @@ def bench_train(images: Images, params: Params, weights: Path | None, steps: int
         rates = {name: median(1 / one[name] for one in taken) for name in taken[0]}
         if "plain" in loops:
             told = f"{rates['ours']:,.1f} images/s; the plain loop {rates['plain']:,.1f}"
-            yield Row("training, ours / the plain loop", median(one["plain"] / one["ours"] for one in taken), 1.5, "x", told, "more")
+            yield Row(
+                "training, ours / the plain loop",
+                median(one["plain"] / one["ours"] for one in taken),
+                1.5,
+                "x",
+                told,
+                "more",
+            )
         if "products" in rates:
             share = 100 * median(one["products"] / one["ours"] for one in taken)
             told = f"{rates['ours']:,.0f} images/s; products {rates['products']:,.0f}"
@@ -106,7 +136,13 @@ def _waiting(ours: Ours, loop: Iterator[int], steps: int) -> Row:
     before = ours.pace.waiting
     seconds = _seconds(loop, steps) * steps * ours.run.schedule.size
     told = f"{steps * ours.run.schedule.size / seconds:,.1f} images/s without pause"
-    return Row("share of the time spent waiting for pictures", 100 * (ours.pace.waiting - before) / seconds, 5, "%", told)
+    return Row(
+        "share of the time spent waiting for pictures",
+        100 * (ours.pace.waiting - before) / seconds,
+        5,
+        "%",
+        told,
+    )
 
 
 def _of_products(ours: Ours, operations: int) -> float:

@@ -15,7 +15,11 @@ DOC = """Verify where the champion and one older version came from: every part i
 A broken link turns the run red, with its name; nothing is repaired. Read the page `lineage-MODEL-VERSION.html` in the reports, then
 `skumatch audit VERSION --verify`. Skipped while there is no champion.
 """
-PICTURES = Param(True, type="boolean", description="Fetch and hash the data's pictures, too; turn off where they are very many.")
+PICTURES = Param(
+    True,
+    type="boolean",
+    description="Fetch and hash the data's pictures, too; turn off where they are very many.",
+)
 
 
 def asked(context: Context) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""docker's command line for a stage. Values stay out of it, as whoever lists the machine's processes reads it."""
+"""docker's command line for a stage.
+
+Values stay out of it, as whoever lists the machine's processes reads it.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,21 @@ def name_of(ti: Any) -> str:
 
 
 def command(name: str, env: Mapping[str, str], gpu: bool) -> list[str]:
-    """`docker run ... IMAGE` with what `env` asks for: SKUMATCH_IMAGE, and SKUMATCH_DOCKER_NETWORK, _GPUS and _ARGS.
+    """`docker run ...
+
+    IMAGE` with what `env` asks for: SKUMATCH_IMAGE, and SKUMATCH_DOCKER_NETWORK, _GPUS and _ARGS.
 
     Raises AirflowFailException where there is no image named or no docker.
     """
     image, gpus = variable("SKUMATCH_IMAGE", env), variable("SKUMATCH_DOCKER_GPUS", env)
     if not image:
-        raise AirflowFailException(f"{ASKED} SKUMATCH_IMAGE names no image; set it where Airflow's worker starts, or {INSTEAD}")
+        raise AirflowFailException(
+            f"{ASKED} SKUMATCH_IMAGE names no image; set it where Airflow's worker starts, or {INSTEAD}"
+        )
     if not shutil.which("docker", path=env.get("PATH")):
-        raise AirflowFailException(f"{ASKED} there is no program `docker` here; install it on Airflow's worker, or {INSTEAD}")
+        raise AirflowFailException(
+            f"{ASKED} there is no program `docker` here; install it on Airflow's worker, or {INSTEAD}"
+        )
     network = variable("SKUMATCH_DOCKER_NETWORK", env) or "host"
     words = ["docker", "run", "--rm", "--init", "-i", "--name", name, "--network", network]
     if gpu and gpus:
@@ -75,9 +84,22 @@ def mount(place: Path) -> str:
 
 
 def kill(name: str) -> None:
-    """End the container, whatever it does; the log says where it had ended already, or where docker does not answer."""
+    """End the container, whatever it does.
+
+    The log says where it had ended already, or where docker does not answer.
+    """
     try:
-        ended = subprocess.run(["docker", "kill", name], stdin=subprocess.DEVNULL, capture_output=True, timeout=KILL_SECONDS, check=False)
-        log.info("docker kill %s: %s", name, (ended.stderr or ended.stdout).decode("utf-8", "replace").strip())
+        ended = subprocess.run(
+            ["docker", "kill", name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=KILL_SECONDS,
+            check=False,
+        )
+        log.info(
+            "docker kill %s: %s", name, (ended.stderr or ended.stdout).decode("utf-8", "replace").strip()
+        )
     except subprocess.TimeoutExpired:
-        log.warning("docker kill %s did not end within %s s; see whether the container is left.", name, KILL_SECONDS)
+        log.warning(
+            "docker kill %s did not end within %s s; see whether the container is left.", name, KILL_SECONDS
+        )

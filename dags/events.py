@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 CHAMPION = Asset(name="skumatch_champion", uri="skumatch://champion/skumatch")
 CHALLENGER = Asset(name="skumatch_challenger", uri="skumatch://challenger/skumatch")
 DATA = Asset(name="skumatch_data", uri="skumatch://data/skumatch")  # skumatch/new_data.py makes its events
-TRAINED = Asset(name="skumatch_trained", uri="skumatch://trained/skumatch")  # an encoder to be judged on the newest data
+TRAINED = Asset(
+    name="skumatch_trained", uri="skumatch://trained/skumatch"
+)  # an encoder to be judged on the newest data
 CHANGED, PASSED = AssetAlias("skumatch_champion_changed"), AssetAlias("skumatch_challenger_passed")
 AGAIN = AssetAlias("skumatch_judge_again")
 RUNS = ("skumatch_retrain", "skumatch_refresh")
@@ -46,14 +48,19 @@ def tell(context: Context, result: dict[str, Any]) -> None:
     if result.get("dry_run") or result.get("decision") not in ("first", "promote", "refresh", "rollback"):
         return
     alias, asset = (PASSED, CHALLENGER) if result.get("waits") else (CHANGED, CHAMPION)
-    context["outlet_events"][alias].add(asset, extra={"version": result.get("version"), "decision": result["decision"]})
+    context["outlet_events"][alias].add(
+        asset, extra={"version": result.get("version"), "decision": result["decision"]}
+    )
 
 
 class Notice(BaseNotifier):
-    """One log line, then the hook `SKUMATCH_NOTIFY=module:function`, called with a dict; Airflow logs a hook that fails.
+    """One log line, then the hook `SKUMATCH_NOTIFY=module:function`, called with a dict.
 
-    event: `failed`, `approval`, or `ended`, which is told as what the result says: promoted, refreshed, rolled back, refused, or
-    unfit, where a gallery of today's data is not fit to serve, so that the champion's stays.
+    Airflow logs a hook that fails.
+
+    event: `failed`, `approval`, or `ended`, which is told as what the result says: promoted, refreshed,
+    rolled back, refused, or unfit, where a gallery of today's data is not fit to serve, so that the
+    champion's stays.
     """
 
     def __init__(self, event: str) -> None:
@@ -65,10 +72,23 @@ class Notice(BaseNotifier):
         event, sentence = self._told(context)
         if event in ("kept", "waits"):
             return
-        log.log(logging.ERROR if event == "failed" else logging.INFO, "Run %s, %s: %s. %s", ti.run_id, ti.task_id, event, sentence)
+        log.log(
+            logging.ERROR if event == "failed" else logging.INFO,
+            "Run %s, %s: %s. %s",
+            ti.run_id,
+            ti.task_id,
+            event,
+            sentence,
+        )
         module, _, function = os.environ.get("SKUMATCH_NOTIFY", "").strip().partition(":")
         if module:
-            facts = {"event": event, "dag": ti.dag_id, "run": ti.run_id, "stage": ti.task_id, "sentence": sentence}
+            facts = {
+                "event": event,
+                "dag": ti.dag_id,
+                "run": ti.run_id,
+                "stage": ti.task_id,
+                "sentence": sentence,
+            }
             getattr(importlib.import_module(module), function)(facts)
 
     def _told(self, context: Context) -> tuple[str, str]:
@@ -83,4 +103,6 @@ class Notice(BaseNotifier):
             return "waits", ""
         word = "waits" if result.get("waits") else WORDS.get(str(result.get("decision")), "kept")
         word = "unfit" if word == "kept" and result.get("unfit") else word
-        return ("kept" if result.get("dry_run") else word), str(result.get("sentence") or f"version {result.get('version')}")
+        return ("kept" if result.get("dry_run") else word), str(
+            result.get("sentence") or f"version {result.get('version')}"
+        )

@@ -21,7 +21,10 @@ PLACES = ("HOME", "REMOTE", "SIGNING_KEY", "OPENLINEAGE")  # a relative one lies
 
 
 def start(words: Sequence[str], name: str | None = None, gpu: bool = False) -> subprocess.Popen[str]:
-    """Start `python -m skumatch worker WORDS`; with a `name` in a container that is called so. Raises as `container.command`."""
+    """Start `python -m skumatch worker WORDS`; with a `name` in a container that is called so.
+
+    Raises as `container.command`.
+    """
     env = environment()
     python = str(path_of(variable("SKUMATCH_PYTHON") or sys.executable))
     worker = ["-m", "skumatch", "worker", *words]
@@ -66,9 +69,12 @@ def end_with_parent(parent: int) -> Callable[[], None]:
 
 
 def stop(process: subprocess.Popen[str], name: str | None = None) -> None:
-    """End the stage's process group: SIGTERM, then SIGKILL for what is left; nothing happens where all has ended.
+    """End the stage's process group: SIGTERM, then SIGKILL for what is left.
 
-    The container `name` gets the SIGTERM through docker's client, and is killed where the client did not see its end.
+    Nothing happens where all has ended.
+
+    The container `name` gets the SIGTERM through docker's client, and is killed where the client did not see
+    its end.
     """
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)

@@ -21,7 +21,10 @@ MOST_SECONDS = 3600.0  # imports without an end must not keep the gallery as it 
 
 
 def refresh_request(context: Context) -> dict[str, Any]:
-    """What the first task of a refresh is asked; where an import started the run, not before imports have paused."""
+    """What the first task of a refresh is asked.
+
+    Where an import started the run, not before imports have paused.
+    """
     if context["dag_run"].run_type == "asset_triggered" and not tells_of_an_encoder(context):
         wait_for_pause(context)
     encoder = context["params"]["encoder"]

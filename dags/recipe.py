@@ -30,7 +30,9 @@ def path_of(text: str) -> Path:
 
 
 PROJECT = path_of(variable("SKUMATCH_PROJECT") or str(Path(__file__).resolve().parents[1]))
-GPU = "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
+GPU = (
+    "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
+)
 QUEUES = dict.fromkeys(("frozen", "train", "embed"), GPU)
 TIMEOUT_HOURS = {"frozen": 12, "train": 24, "embed": 12}
 OTHER_TIMEOUT_HOURS = 2
@@ -52,7 +54,11 @@ def whole(most: int, default: int, least: int = 1) -> Knob:
     """A whole number from `least` to `most`."""
 
     def read(value: Any) -> int | None:
-        fits = isinstance(value, str) and re.fullmatch(r"[-+]?0|\+?[1-9][0-9]{0,9}", value) and least <= int(value) <= most
+        fits = (
+            isinstance(value, str)
+            and re.fullmatch(r"[-+]?0|\+?[1-9][0-9]{0,9}", value)
+            and least <= int(value) <= most
+        )
         return int(value) if fits else None
 
     return Knob(default, read, f"a whole number, at least {least} and at most {most}")
@@ -91,7 +97,9 @@ HOURS = whole(most=168, default=OTHER_TIMEOUT_HOURS)
 
 def timeouts(value: Any) -> dict[str, int] | None:
     """The hours of each stage; one that is left out keeps its default."""
-    hours = {name: HOURS.read(text) for name, text in value.items()} if isinstance(value, dict) else {"": None}
+    hours = (
+        {name: HOURS.read(text) for name, text in value.items()} if isinstance(value, dict) else {"": None}
+    )
     return TIMEOUT_HOURS | hours if None not in hours.values() else None
 
 
@@ -107,7 +115,9 @@ KNOBS = {
     "runtime.parallel_runs": whole(most=1000, default=1),
     "runtime.queues": Knob(QUEUES, queues, "a section of stages and their queues"),
     "runtime.timeout_hours": Knob(
-        TIMEOUT_HOURS, timeouts, "a section of stages and their hours, whole numbers, at least 1 and at most 168"
+        TIMEOUT_HOURS,
+        timeouts,
+        "a section of stages and their hours, whole numbers, at least 1 and at most 168",
     ),
 }
 
@@ -135,12 +145,17 @@ def section(tree: dict[str, Any], name: str) -> dict[str, Any]:
     if inner is None or inner in EMPTY:
         return {}
     if not isinstance(inner, dict):
-        raise ValueError(f"'{name}' should hold names and values, but is {inner!r} (in {PROJECT}); correct it.")
+        raise ValueError(
+            f"'{name}' should hold names and values, but is {inner!r} (in {PROJECT}); correct it."
+        )
     return inner
 
 
 def value_of(name: str, tree: dict[str, Any]) -> Any:
-    """Return a parameter's value, or its default where params.yaml leaves it out. Raises ValueError for a wrong one."""
+    """Return a parameter's value, or its default where params.yaml leaves it out.
+
+    Raises ValueError for a wrong one.
+    """
     knob, (part, _, last) = KNOBS[name], name.partition(".")
     written = section(tree, part).get(last)
     if written is None:
@@ -155,5 +170,9 @@ PIPELINE = section(sections("dvc.yaml"), "stages")
 STAGES = list(PIPELINE)
 VALUES = {name: value_of(name, sections("params.yaml")) for name in KNOBS}
 APPROVAL_HOURS: int = VALUES["release.approval_hours"]
-RUNTIME = {name: VALUES[f"runtime.{name}"] for name in ("execution", "parallel_runs", "queues", "timeout_hours")}
-SCHEDULE = {name: VALUES[f"schedule.{name}"] for name in ("retrain", "refresh", "on_new_data", "debounce_minutes")}
+RUNTIME = {
+    name: VALUES[f"runtime.{name}"] for name in ("execution", "parallel_runs", "queues", "timeout_hours")
+}
+SCHEDULE = {
+    name: VALUES[f"schedule.{name}"] for name in ("retrain", "refresh", "on_new_data", "debounce_minutes")
+}

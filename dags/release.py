@@ -12,7 +12,12 @@ from events import CHALLENGER, Notice
 from recipe import APPROVAL_HOURS
 from stage_process import StageOperator
 
-VERSION = Param(None, type=["null", "integer"], minimum=1, description="A version of the registered model; empty: see the DAG's text.")
+VERSION = Param(
+    None,
+    type=["null", "integer"],
+    minimum=1,
+    description="A version of the registered model; empty: see the DAG's text.",
+)
 WHY = Param("", type="string", maxLength=500, description="The reason, kept in the journal.")
 USUAL: dict[str, Any] = {
     "retries": 2,
@@ -26,7 +31,9 @@ Started by a run whose kind of release needs a person (`release.approval`, `rele
 version (empty: the challenger). A run that an event started takes up the oldest version that waits, and
 tells of further ones. Rejection and time-out promote nothing; neither does a champion that changed meanwhile.
 """
-ROLLBACK = "Make an earlier champion the champion again: `version`, or, if that is empty, the one before this."
+ROLLBACK = (
+    "Make an earlier champion the champion again: `version`, or, if that is empty, the one before this."
+)
 SUBJECT = "Make version {{ ti.xcom_pull('propose')['version'] }} the champion?"
 BODY = """{% set asked = ti.xcom_pull('propose') %}{{ asked['sentence'] }}
 
@@ -49,13 +56,21 @@ def answered(context: Context) -> dict[str, Any]:
     answer = context["ti"].xcom_pull(task_ids="approve")
     user = answer["responded_by_user"] or {}
     why = (answer["params_input"] or {}).get("why") or ""
-    return {"proposal": context["ti"].xcom_pull(task_ids="propose"), "who": user.get("name") or user.get("id") or "", "why": why}
+    return {
+        "proposal": context["ti"].xcom_pull(task_ids="propose"),
+        "who": user.get("name") or user.get("id") or "",
+        "why": why,
+    }
 
 
 def asked(context: Context) -> dict[str, Any]:
     """What to roll back to, and who wants it."""
     params = context["params"]
-    return {"version": params["version"], "why": params["why"], "who": context["dag_run"].triggering_user_name or "Airflow"}
+    return {
+        "version": params["version"],
+        "why": params["why"],
+        "who": context["dag_run"].triggering_user_name or "Airflow",
+    }
 
 
 with DAG(
@@ -80,7 +95,13 @@ with DAG(
         execution_timeout=None,
         retries=0,  # a question that nobody answered is not asked again
     )
-    promote = StageOperator(task_id="promote", words=["promote"], message=answered, events=True, on_success_callback=Notice("ended"))
+    promote = StageOperator(
+        task_id="promote",
+        words=["promote"],
+        message=answered,
+        events=True,
+        on_success_callback=Notice("ended"),
+    )
     propose >> approve >> promote
 
 with DAG(
@@ -94,4 +115,10 @@ with DAG(
     tags=["skumatch"],
     default_args=USUAL,
 ):
-    rollback = StageOperator(task_id="rollback", words=["rollback"], message=asked, events=True, on_success_callback=Notice("ended"))
+    rollback = StageOperator(
+        task_id="rollback",
+        words=["rollback"],
+        message=asked,
+        events=True,
+        on_success_callback=Notice("ended"),
+    )

@@ -18,21 +18,31 @@ from new_data import refresh_request
 from recipe import GPU, NEVER, OTHER_TIMEOUT_HOURS, PIPELINE, RUNTIME, SCHEDULE, STAGES
 from stage_process import StageOperator, request
 
-OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"  # as skumatch/recipe/overrides.py has it; a test compares
-UNTRAINED = ("frozen", "train")  # in a refresh they have nothing to do, so the next stage's task does them on its way
+OVERRIDE = (
+    r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"  # as skumatch/recipe/overrides.py has it; a test compares
+)
+UNTRAINED = (
+    "frozen",
+    "train",
+)  # in a refresh they have nothing to do, so the next stage's task does them on its way
 
 PRINTING = ("report",)  # it shows the whole recipe, whoever follows it
 
 
 def unused() -> list[str]:
-    """Parameters that only stages of UNTRAINED compute with, as in skumatch/pipeline/refreshing.py; a test compares."""
+    """Parameters that only stages of UNTRAINED compute with, as in skumatch/pipeline/refreshing.py.
+
+    A test compares.
+    """
     named = {name: set(stage.get("params", ())) for name, stage in PIPELINE.items()}
     computing = (params for name, params in named.items() if name not in (*UNTRAINED, *PRINTING))
     return sorted(set().union(*(named.get(name, set()) for name in UNTRAINED)) - set().union(*computing))
 
 
 PARAMS = {
-    "data_ref": Param(None, type=["null", "string"], description="Git ref of the data to use; empty: the data as it stands."),
+    "data_ref": Param(
+        None, type=["null", "string"], description="Git ref of the data to use; empty: the data as it stands."
+    ),
     "overrides": Param(
         [],
         type="array",
@@ -113,8 +123,8 @@ def make_refresh_dag() -> DAG:
 def timetable(cron: str) -> CronTriggerTimetable | None:
     """When a cron text says, None for `none`.
 
-    Without a start_date a new installation waits for the next time. `run_immediately=False` would run at once where
-    the last time is less than a tenth of the interval ago.
+    Without a start_date a new installation waits for the next time. `run_immediately=False` would run at once
+    where the last time is less than a tenth of the interval ago.
     """
     return None if cron == NEVER else CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
 

@@ -1,4 +1,7 @@
-"""One Airflow task = one process of the project's Python; it works, Airflow schedules, retries and stops it."""
+"""One Airflow task = one process of the project's Python.
+
+It works, Airflow schedules, retries and stops it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 from container import name_of
 from events import AGAIN, CHANGED, PASSED, tell
 from launch import start, stop
@@ -27,10 +35,11 @@ Message = Callable[[Context], Any]
 class StageOperator(BaseOperator):
     """Run `python -m skumatch worker WORDS` and return the JSON of its `skumatch-result` line.
 
-    `message` makes its input; without one it is the message of the task `after`, and without that the run's id and params. With
-    `events` other DAGs are told what the result means. Log lines reach the task log as they come. Raises AirflowFailException
-    (never retried) for an error that says so, AirflowException (retried) for one that may pass, a crash, or a time-out, whose sentence
-    names the parameter `limit`; AirflowSkipException where there is nothing to do. Killing the task kills all the stage started. With
+    `message` makes its input; without one it is the message of the task `after`, and without that the run's
+    id and params. With `events` other DAGs are told what the result means. Log lines reach the task log as
+    they come. Raises AirflowFailException (never retried) for an error that says so, AirflowException
+    (retried) for one that may pass, a crash, or a time-out, whose sentence names the parameter `limit`;
+    AirflowSkipException where there is nothing to do. Killing the task kills all the stage started. With
     `runtime.execution: docker` it runs in a container.
     """
 
@@ -45,7 +54,13 @@ class StageOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(outlets=[CHANGED, PASSED, AGAIN] if events else [], **kwargs)
-        self.words, self.after, self.message, self.events, self.limit = list(words), after, message, events, limit
+        self.words, self.after, self.message, self.events, self.limit = (
+            list(words),
+            after,
+            message,
+            events,
+            limit,
+        )
         self._process: subprocess.Popen[str] | None = None
         self._container: str | None = None
 

@@ -17,14 +17,18 @@ from skumatch.files import read_json
 RETRAIN, REFRESH = "skumatch_retrain", "skumatch_refresh"  # the DAGs of dags/retrain.py
 SERVICE_USER = "skumatch"  # as whom our own commands sign in where people have names
 SECONDS = 15.0
-PATIENCE_SECONDS, POLL_SECONDS = 120.0, 0.5  # a training on all cores may keep the API server from answering for a while
+PATIENCE_SECONDS, POLL_SECONDS = (
+    120.0,
+    0.5,
+)  # a training on all cores may keep the API server from answering for a while
 T = TypeVar("T")
 
 
 class Airflow:
     """A session with the server of `settings`, as a context manager; fetches its token with the first call.
 
-    Raises ServiceError where the server is away or refuses, ParameterError where it refuses what a user typed (400, 422).
+    Raises ServiceError where the server is away or refuses, ParameterError where it refuses what a user typed
+    (400, 422).
     """
 
     def __init__(self, settings: Settings, seconds: float = SECONDS) -> None:
@@ -34,7 +38,9 @@ class Airflow:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._client.close()
 
     def get(self, path: str, **query: Any) -> Any:
@@ -53,7 +59,11 @@ class Airflow:
             answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
-            what = "check SKUMATCH_AIRFLOW and its user and password" if self._settings.airflow else "start it with `make up`"
+            what = (
+                "check SKUMATCH_AIRFLOW and its user and password"
+                if self._settings.airflow
+                else "start it with `make up`"
+            )
             how = network.through(self.url)
             raise ServiceError(f"Airflow at {self.url} does not answer{how} ({why}); {what}.") from error
         if answer.is_success:
@@ -65,13 +75,19 @@ class Airflow:
 
     def _token(self) -> str:
         account = _account(self._settings)
-        answer = self._client.post("/auth/token", json=account) if account else self._client.get("/auth/token")
+        answer = (
+            self._client.post("/auth/token", json=account) if account else self._client.get("/auth/token")
+        )
         if answer.status_code in (401, 403):
             where = "SKUMATCH_AIRFLOW" if self._settings.airflow else "SKUMATCH_AIRFLOW_USERS"
             who = f"refuses the user {account['username']}" if account else "wants a user and password"
-            raise ServiceError(f"Airflow at {self.url} {who}; check {where}, which its servers were started with too.")
+            raise ServiceError(
+                f"Airflow at {self.url} {who}; check {where}, which its servers were started with too."
+            )
         if answer.status_code in (404, 405) or (answer.is_success and "access_token" not in answer.text):
-            raise ServiceError(f"What answers at {self.url} is not Airflow; choose another port (SKUMATCH_AIRFLOW_PORT) or address.")
+            raise ServiceError(
+                f"What answers at {self.url} is not Airflow; choose another port (SKUMATCH_AIRFLOW_PORT) or address."
+            )
         return str(answer.raise_for_status().json()["access_token"])
 
 
@@ -95,7 +111,10 @@ def _words(answer: httpx.Response) -> str:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Return what `call` does, asking again for two minutes where Airflow does not answer or fails; only for what may be done twice."""
+    """Return what `call` does, asking again for two minutes where Airflow does not answer or fails.
+
+    Only for what may be done twice.
+    """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:

@@ -95,7 +95,12 @@ class OnDemand(TyperGroup):
 
 
 app = typer.Typer(
-    cls=OnDemand, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", help=skumatch.__doc__
+    cls=OnDemand,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=skumatch.__doc__,
 )
 
 

@@ -24,8 +24,10 @@ from skumatch.texts import UTF8, read_text
 
 PARAMS = "params.yaml"
 UNWRITABLE = dict.fromkeys(("Cc", "Zl", "Zp"), "a control character") | {"Cs": "bytes that aren't UTF-8"}
-# What a program takes for a template in the paths that it is given. Airflow expands variables in its settings.
-# DVC formats its progress bars; ConfigObj, which reads its settings, interpolates and can't quote both triples.
+# What a program takes for a template in the paths that it is given. Airflow expands variables in its
+# settings.
+# DVC formats its progress bars; ConfigObj, which reads its settings, interpolates and can't quote both
+# triples.
 AIRFLOW_EXPANDS = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 DVC_FORMATS = re.compile(r"%\([^)]*\)s|\{[^}]*\}|[{}]|\'\'\'.*\"\"\"|\"\"\".*\'\'\'")
 TEMPLATES = (
@@ -208,7 +210,10 @@ def settings() -> Settings:
 
 def check_approval(settings: Settings, params: Params) -> None:
     """Raises ParameterError where a person's approval is required, but Airflow knows no persons."""
-    release = {"release.approval": params.release.approval, "release.approval_refresh": params.release.approval_refresh}
+    release = {
+        "release.approval": params.release.approval,
+        "release.approval_refresh": params.release.approval_refresh,
+    }
     required = next((name for name, value in release.items() if value == "required"), None)
     if required and not (settings.airflow_users or settings.airflow):
         why = "whoever reaches this Airflow is its admin, so nobody would be known to have approved"
@@ -235,9 +240,8 @@ def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
         path: of params.yaml; a parameter that it leaves out has its default.
         overrides: each `section.name=value`; of two for one name the last counts.
 
-    Raises:
-        ParameterError: the file is missing or can't be read, a name doesn't exist, a value is of another kind or out of
-            its range, or Airflow reads an overridden parameter with its DAGs.
+    Raises: ParameterError: the file is missing or can't be read, a name doesn't exist, a value is of another
+        kind or out of its range, or Airflow reads an overridden parameter with its DAGs.
     """
     overrides = list(overrides)
     refuse_read_with_dags(overrides)
@@ -263,7 +267,9 @@ def _absent(path: Path) -> ParameterError:
 def _sections(text: str, path: Path) -> dict[str, Any]:
     tree = read_yaml(text, str(path))
     if tree is not None and not isinstance(tree, dict):
-        raise ParameterError(f"{path} holds no sections, but {written(text, ())}; write each as in the project's own.")
+        raise ParameterError(
+            f"{path} holds no sections, but {written(text, ())}; write each as in the project's own."
+        )
     return tree or {}
 
 

@@ -14,8 +14,8 @@ class SkumatchError(Exception):
     """Base of all user-facing errors.
 
     `exit_code` tells the kind apart for scripts and for Airflow; `retry` is true only where the same call may
-    succeed later by itself (a server that is away, a disk that was full). Sentences often quote what others said, so the
-    credentials of any URL in them are cut out here.
+    succeed later by itself (a server that is away, a disk that was full). Sentences often quote what others
+    said, so the credentials of any URL in them are cut out here.
     """
 
     exit_code = 1

@@ -117,7 +117,10 @@ def file_system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn what a full, read-only or failing disk raises in `what` into StorageError; every other OSError is a bug of ours."""
+    """Turn what a full, read-only or failing disk raises in `what` into StorageError.
+
+    Every other OSError is a bug of ours.
+    """
     try:
         yield
     except OSError as error:

@@ -19,7 +19,12 @@ from skumatch.summary import Task, View, view
 from skumatch.task_log import ServedLog, TaskLog, WrittenLog, crash, marked
 
 POLL_SECONDS = 0.7
-CONF: dict[str, Any] = {"data_ref": None, "overrides": [], "dry_run": False, "encoder": None}  # what a run without `conf` has
+CONF: dict[str, Any] = {
+    "data_ref": None,
+    "overrides": [],
+    "dry_run": False,
+    "encoder": None,
+}  # what a run without `conf` has
 
 
 def trigger(settings: Settings, conf: dict[str, Any], dag: str = RETRAIN) -> str:
@@ -59,7 +64,9 @@ def active(settings: Settings, conf: dict[str, Any], data: str, dag: str) -> str
         ServiceError: Airflow is away.
     """
     with Airflow(settings) as airflow:
-        answer = airflow.get(f"/dags/{dag}/dagRuns", state=["running", "queued"], order_by="run_after", limit=100)
+        answer = airflow.get(
+            f"/dags/{dag}/dagRuns", state=["running", "queued"], order_by="run_after", limit=100
+        )
         for row in answer["dag_runs"]:
             same = CONF | (row["conf"] or {}) == CONF | conf
             if same and _data_of(airflow, dag, row["dag_run_id"]) in ("", data):
@@ -68,7 +75,10 @@ def active(settings: Settings, conf: dict[str, Any], data: str, dag: str) -> str
 
 
 def data_of(settings: Settings, run: str, dag: str) -> str:
-    """Return the MD5 of the data version that a run's first task has fixed, empty before. Raises ServiceError."""
+    """Return the MD5 of the data version that a run's first task has fixed, empty before.
+
+    Raises ServiceError.
+    """
     with Airflow(settings) as airflow:
         return _data_of(airflow, dag, run)
 
@@ -80,7 +90,9 @@ def _data_of(airflow: Airflow, dag: str, run: str) -> str:
     return str(airflow.get(f"{path}/return_value", deserialize="true")["value"].get("data"))
 
 
-def follow(settings: Settings, run: str, console: Console | None = None, dag: str = RETRAIN) -> dict[str, Any]:
+def follow(
+    settings: Settings, run: str, console: Console | None = None, dag: str = RETRAIN
+) -> dict[str, Any]:
     """Watch a run to its end: a live table on a terminal, else one line for each task that ends.
 
     Args:
@@ -89,10 +101,9 @@ def follow(settings: Settings, run: str, console: Console | None = None, dag: st
         console: where to show it; default: stdout.
         dag: whose run it is.
 
-    Returns:
-        register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with "dag", "run", "tasks"
-        (seconds each task took, by name), "wall" (seconds from trigger to end) and "waited" (of these, for an earlier run
-        to end).
+    Returns: register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with
+        "dag", "run", "tasks" (seconds each task took, by name), "wall" (seconds from trigger to end) and
+        "waited" (of these, for an earlier run to end).
 
     Raises:
         RunFailed: a task failed; with its own sentence and exit code.
@@ -144,7 +155,9 @@ class Watch:
         """Without a scheduler no task ends, and the API would say `running` for ever."""
         for name in processes.ended(self.settings.servers_file):
             log = self.settings.home_dir / "logs" / f"{name}.log"
-            raise ServiceError(f"The {name} ended during the run {self.run}; read its log {log}, then `make up` lets the run go on.")
+            raise ServiceError(
+                f"The {name} ended during the run {self.run}; read its log {log}, then `make up` lets the run go on."
+            )
 
     def _progress(self) -> dict[str, Any]:
         running = [task for task in self.tasks if task.state == "running"]
@@ -157,18 +170,30 @@ class Watch:
         if failed:
             raise self._failure(failed[0])
         if state == "failed":
-            raise RunFailed(f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run, self.dag)}")
+            raise RunFailed(
+                f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run, self.dag)}"
+            )
         times = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
         queued, started, ended = (self.state[name] for name in ("queued_at", "start_date", "end_date"))
-        facts = {"dag": self.dag, "run": self.run, "wall": seconds(queued, ended), "waited": seconds(queued, started), **times}
+        facts = {
+            "dag": self.dag,
+            "run": self.run,
+            "wall": seconds(queued, ended),
+            "waited": seconds(queued, started),
+            **times,
+        }
         if by_name["pull"].state == "skipped":
             return {"skipped": True, "reason": self._last(by_name["pull"], "skip").get("reason", ""), **facts}
-        entry = self.airflow.get(f"{self.path}/taskInstances/register/xcomEntries/return_value", deserialize="true")["value"]
+        entry = self.airflow.get(
+            f"{self.path}/taskInstances/register/xcomEntries/return_value", deserialize="true"
+        )["value"]
         return {**entry, **facts}
 
     def _tasks(self) -> list[Task]:
         rows = patiently(lambda: self.airflow.get(f"{self.path}/taskInstances", limit=100))["task_instances"]
-        tasks = [Task(row["task_id"], row["state"] or "waiting", row["try_number"], took(row)) for row in rows]
+        tasks = [
+            Task(row["task_id"], row["state"] or "waiting", row["try_number"], took(row)) for row in rows
+        ]
         return sorted(tasks, key=lambda task: self.place.get(task.name, len(self.place)))
 
     def _failure(self, task: Task) -> RunFailed:
@@ -176,9 +201,13 @@ class Watch:
         try:
             error, sentence = self._last(task, "error"), crash(log.all())
         except ServiceError as away:
-            return RunFailed(f"{task.name} failed, and its log can't be read ({away}); see {log.place}", StageFailed.exit_code)
+            return RunFailed(
+                f"{task.name} failed, and its log can't be read ({away}); see {log.place}",
+                StageFailed.exit_code,
+            )
         return RunFailed(
-            f"{task.name}: {error.get('sentence', sentence)} (its log: {log.place})", error.get("exit_code", StageFailed.exit_code)
+            f"{task.name}: {error.get('sentence', sentence)} (its log: {log.place})",
+            error.get("exit_code", StageFailed.exit_code),
         )
 
     def _last(self, task: Task, kind: str) -> dict[str, Any]:
@@ -193,11 +222,16 @@ class Watch:
 
     def _served(self, task: Task) -> ServedLog:
         page = f"{run_url(self.settings, self.run, self.dag)}/tasks/{task.name}"
-        return ServedLog(lambda: self.airflow.get(f"{self.path}/taskInstances/{task.name}/logs/{task.attempt}")["content"], page)
+        return ServedLog(
+            lambda: self.airflow.get(f"{self.path}/taskInstances/{task.name}/logs/{task.attempt}")["content"],
+            page,
+        )
 
     def _written(self, task: Task) -> WrittenLog:
         logs = self.settings.home_dir / "airflow" / "logs" / f"dag_id={self.dag}"
-        return WrittenLog(logs / f"run_id={self.run}" / f"task_id={task.name}" / f"attempt={task.attempt}.log")
+        return WrittenLog(
+            logs / f"run_id={self.run}" / f"task_id={task.name}" / f"attempt={task.attempt}.log"
+        )
 
 
 def took(row: dict[str, Any]) -> float:

@@ -13,7 +13,9 @@ SECONDS = 10.0
 
 
 def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
-    """Post an event of the data's asset, where `schedule.on_new_data` wants one; an import never fails for it.
+    """Post an event of the data's asset, where `schedule.on_new_data` wants one.
+
+    An import never fails for it.
 
     Args:
         settings: where Airflow is.
@@ -42,7 +44,10 @@ def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
 
 def _is_up(settings: Settings) -> bool:
     """Whether the servers of `skumatch up` run: another program may have their port."""
-    return any(server.name == "api-server" and server.process() for server in processes.recorded(settings.servers_file))
+    return any(
+        server.name == "api-server" and server.process()
+        for server in processes.recorded(settings.servers_file)
+    )
 
 
 def _later(schedule: ScheduleParams) -> str:

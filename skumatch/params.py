@@ -9,7 +9,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from skumatch.cron import cron_problem
 from skumatch.texts import composed
 
-STAGES = ("validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report")  # of dvc.yaml
+STAGES = (
+    "validate",
+    "split",
+    "frozen",
+    "train",
+    "embed",
+    "evaluate",
+    "bundle",
+    "gate",
+    "report",
+)  # of dvc.yaml
 TASKS = ("pull", *STAGES, "register")  # of Airflow's DAGs
 QUEUES = {"frozen": "gpu", "train": "gpu", "embed": "gpu"}
 TIMEOUT_HOURS = {"frozen": 12, "train": 24, "embed": 12}
@@ -19,7 +29,10 @@ MODEL_NAME_BYTES = 200  # it stands in names of files, and MLflow's column has 2
 
 
 def _read_with_dags(words: str | None = None) -> Any:
-    """Mark a parameter that dags/recipe.py reads, when no run is known; `words` say what its value should be."""
+    """Mark a parameter that dags/recipe.py reads, when no run is known.
+
+    `words` say what its value should be.
+    """
     return Field(json_schema_extra={"read_with_dags": True} | ({"words": words} if words else {}))
 
 
@@ -41,12 +54,16 @@ def _registered_name(name: str) -> str:
     """Refuse what MLflow would refuse after the training, or what the filters and files of skumatch can't hold."""
     wrong = sorted({character for character in name if character in "/:'\"" or not character.isprintable()})
     if wrong:
-        shown = " ".join(character if character.isprintable() else f"U+{ord(character):04X}" for character in wrong)
+        shown = " ".join(
+            character if character.isprintable() else f"U+{ord(character):04X}" for character in wrong
+        )
         raise ValueError(f"a model's name can't hold {shown}; use letters, digits, blanks and . _ -")
     if name != name.strip() or not name or name == "." or name.startswith(".."):
         raise ValueError("a model's name can't be empty or ., begin with .., or begin or end with a blank")
     if name.endswith("-journal"):
-        raise ValueError("names with -journal at their end are for the journals of models; choose another end")
+        raise ValueError(
+            "names with -journal at their end are for the journals of models; choose another end"
+        )
     if len(name.encode()) > MODEL_NAME_BYTES:
         raise ValueError(f"a model's name has at most {MODEL_NAME_BYTES} bytes; shorten it")
     return name
@@ -68,7 +85,10 @@ Schedule = Annotated[str, AfterValidator(_cron_or_never), _read_with_dags(CRON_W
 
 
 class Section(BaseModel):
-    """A part of params.yaml. A value of another kind is never converted, and an empty section is one left out."""
+    """A part of params.yaml.
+
+    A value of another kind is never converted, and an empty section is one left out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -97,7 +117,14 @@ class ValidateParams(Section):
     max_long_side: Positive = 10_000
     max_aspect: Factor = 10.0
     max_slim_share: Share = 0.01
-    formats: Annotated[Words, Field(examples=[["JPEG", "PNG"]])] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+    formats: Annotated[Words, Field(examples=[["JPEG", "PNG"]])] = (
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "BMP",
+        "GIF",
+        "TIFF",
+    )
     modes: Annotated[Words, Field(examples=[["L", "RGB"]])] = (
         *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
         *("I;16", "I;16B", "I;16L", "I;16N"),
@@ -208,13 +235,19 @@ class TrainParams(Section):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.loss.kind == "supcon" and self.sampling.per_sku < 2:
-            raise ValueError("loss.kind supcon compares pictures of one SKU in a batch; set sampling.per_sku to 2 or more")
+            raise ValueError(
+                "loss.kind supcon compares pictures of one SKU in a batch; set sampling.per_sku to 2 or more"
+            )
         if self.patience and not self.epochs:
             raise ValueError("patience is for fine-tuning; raise epochs, or set patience to 0")
         if self.patience and self.fix.epochs:
-            raise ValueError("patience would end the training before the fix; set patience or fix.epochs to 0")
+            raise ValueError(
+                "patience would end the training before the fix; set patience or fix.epochs to 0"
+            )
         if 0 < self.patience < self.validate_every:
-            raise ValueError("patience would end before the next validation; raise it, or lower validate_every")
+            raise ValueError(
+                "patience would end before the next validation; raise it, or lower validate_every"
+            )
         if self.average.wise and not self.epochs + self.fix.epochs:
             raise ValueError("average.wise is for fine-tuning; raise epochs, or set it to []")
         return self
@@ -281,7 +314,9 @@ class RefreshParams(Section):
     min_skus: Annotated[int, Field(ge=10)] = 300
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=1000)] = 10_000
-    accept: Annotated[tuple[Annotated[Text, AfterValidator(composed)], ...], LIST, Field(examples=[["cola", "tea"]])] = ()
+    accept: Annotated[
+        tuple[Annotated[Text, AfterValidator(composed)], ...], LIST, Field(examples=[["cola", "tea"]])
+    ] = ()
 
 
 class ReleaseParams(Section):
@@ -306,9 +341,11 @@ class RuntimeParams(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     execution: Annotated[Literal["subprocess", "docker"], READ_WITH_DAGS] = "subprocess"
     parallel_runs: Annotated[int, Field(ge=1, le=1000), READ_WITH_DAGS] = 1
-    queues: Annotated[dict[str, Queue], _read_with_dags("a section of stages and their queues"), Field(examples=[{"train": "gpu"}])] = (
-        QUEUES
-    )
+    queues: Annotated[
+        dict[str, Queue],
+        _read_with_dags("a section of stages and their queues"),
+        Field(examples=[{"train": "gpu"}]),
+    ] = QUEUES
     timeout_hours: Annotated[
         dict[str, Hours],
         _read_with_dags("a section of stages and their hours, whole numbers, at least 1 and at most 168"),
@@ -342,7 +379,10 @@ def _named(given: Any, defaults: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 class Params(Section):
-    """The whole of params.yaml. A stage depends on the sections dvc.yaml names for it; `runtime` is tracked by none."""
+    """The whole of params.yaml.
+
+    A stage depends on the sections dvc.yaml names for it; `runtime` is tracked by none.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 7
     data: DataParams = DataParams()
@@ -363,11 +403,15 @@ class Params(Section):
     def _fit_together(self) -> Self:
         train = self.train
         if (train.patience or train.average.wise) and not self.split.val_share:
-            raise ValueError("train.patience and train.average.wise need pictures to validate on; raise split.val_share, or turn them off")
+            raise ValueError(
+                "train.patience and train.average.wise need pictures to validate on; raise split.val_share, or turn them off"
+            )
         if train.probe.epochs and train.loss.kind == "supcon" and not self.encoder.dim:
             raise ValueError(
                 "a probe with loss.kind supcon fits a projection, and nothing else; set encoder.dim to its length, or turn it off"
             )
         if train.probe.epochs and not train.epochs + train.fix.epochs and not self.encoder.dim:
-            raise ValueError("a probe alone trains a projection; set encoder.dim to its length, or train.epochs to more than 0")
+            raise ValueError(
+                "a probe alone trains a projection; set encoder.dim to its length, or train.epochs to more than 0"
+            )
         return self

@@ -48,20 +48,33 @@ def ended(record: Path) -> list[str]:
     return [server.name for server in recorded(record) if not server.process()]
 
 
-def spawn(record: Path, name: str, command: list[str], env: dict[str, str], cwd: Path, log: Path, origin: str) -> None:
+def spawn(
+    record: Path, name: str, command: list[str], env: dict[str, str], cwd: Path, log: Path, origin: str
+) -> None:
     """Start `command` as the leader of a new session, output to `log`, and add it to `record`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     created = psutil.Process(process.pid).create_time()
     threading.Thread(target=process.wait, daemon=True).start()  # so that its end leaves no zombie of ours
-    write_json(record, [asdict(one) for one in (*recorded(record), Server(name, process.pid, created, origin))])
+    write_json(
+        record, [asdict(one) for one in (*recorded(record), Server(name, process.pid, created, origin))]
+    )
 
 
 def stop(record: Path) -> None:
-    """Stop every recorded server with its session and descendants: SIGTERM, then SIGKILL after 4 s; forget them."""
+    """Stop every recorded server with its session and descendants: SIGTERM, then SIGKILL after 4 s.
+
+    Forget them.
+    """
     ours = _family(recorded(record))
     for process in ours:
         _send(process, kill=False)

@@ -22,7 +22,10 @@ FROZEN, HUGGING_FACE = "frozen:", "hf:"
 
 
 def find_bundle(reference: str, settings: Settings) -> Path:
-    """The verified folder of the bundle that `reference` names. Raises ReferenceNotFound, BundleError, RegistryUnavailable."""
+    """The verified folder of the bundle that `reference` names.
+
+    Raises ReferenceNotFound, BundleError, RegistryUnavailable.
+    """
     folder = expanded(reference)
     if (folder / MANIFEST).is_file():
         verify_bundle(folder)
@@ -49,8 +52,9 @@ def _why(reference: str) -> str:
 def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
     """The encoder that `reference` names, and the SHA-256 of its weights.
 
-    `frozen:NAME` is NAME untrained: with params.yaml's weights and canvas if it is params.yaml's model, else as published.
-    `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a config.json, is a CLIP folder as Hugging Face keeps it.
+    `frozen:NAME` is NAME untrained: with params.yaml's weights and canvas if it is params.yaml's model, else
+    as published. `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a config.json, is a
+    CLIP folder as Hugging Face keeps it.
     """
     from skumatch.model.encoder import build, load
     from skumatch.model.fetched import fetched_weights
@@ -64,7 +68,9 @@ def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
             digest = str(read_json(folder / "weights.json").get("sha256", "none"))
             return build(params.encoder, fetched_weights(folder)).eval(), digest
     local = expanded(reference.removeprefix(HUGGING_FACE))
-    if reference.startswith(HUGGING_FACE) or ((local / CONFIG).is_file() and not (local / MANIFEST).is_file()):
+    if reference.startswith(HUGGING_FACE) or (
+        (local / CONFIG).is_file() and not (local / MANIFEST).is_file()
+    ):
         return load_clip(local)
     folder = find_bundle(reference, settings) / "encoder"
     return load(folder), str(read_json(folder / "encoder.json")["sha256"])
@@ -86,6 +92,8 @@ def _frozen(params: Params, name: str) -> Params:
     model, _, weights = name.partition("@")
     if weights.endswith(".safetensors"):  # params.yaml's lie in the project, typed ones in the current folder
         weights = str(expanded(weights).absolute())
-    tree = params.encoder.model_dump() | {"model": model, "dim": 0} | ({"weights": weights} if weights else {})
+    tree = (
+        params.encoder.model_dump() | {"model": model, "dim": 0} | ({"weights": weights} if weights else {})
+    )
     spec = EncoderParams.model_validate(tree)
     return params.model_copy(update={"encoder": spec if model == params.encoder.model else published(spec)})

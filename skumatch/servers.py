@@ -47,8 +47,15 @@ def commands(settings: Settings) -> dict[str, list[str]]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Environment of every server: this process's, our settings, and Airflow's; makes the key they sign with, and passwords."""
-    project, home, secret = str(settings.project.resolve()), settings.home_dir, _secret(settings.home_dir / "airflow.secret")
+    """Environment of every server: this process's, our settings, and Airflow's.
+
+    Makes the key they sign with, and passwords.
+    """
+    project, home, secret = (
+        str(settings.project.resolve()),
+        settings.home_dir,
+        _secret(settings.home_dir / "airflow.secret"),
+    )
     ours = {
         "SKUMATCH_PROJECT": project,
         "SKUMATCH_HOME": str(home),
@@ -85,9 +92,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DATABASE__CHECK_MIGRATIONS": "False",  # `_migrate` did
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # seconds until a task that was killed is tried again
+        # Seconds until a task that was killed is tried again.
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds; a task's supervisor may linger this long after it
-        "WORKERS__MAX_FAILED_HEARTBEATS": "120",  # training may take all cores, and is not to be killed for it
+        # Training may take all cores, and is not to be killed for it.
+        "WORKERS__MAX_FAILED_HEARTBEATS": "120",
         "WORKERS__EXECUTION_API_TIMEOUT": "30",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(settings.airflow_port),
@@ -111,11 +120,17 @@ def _lineage(settings: Settings) -> dict[str, str]:
         return {}
     from skumatch.release.openlineage import airflow_transport
 
-    return {"OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(where)), "OPENLINEAGE__NAMESPACE": "skumatch"}
+    return {
+        "OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(where)),
+        "OPENLINEAGE__NAMESPACE": "skumatch",
+    }
 
 
 def _sign_in(settings: Settings) -> dict[str, str]:
-    """Who Airflow takes people for: everybody for its admin, on loopback; or users with passwords, made once and never printed."""
+    """Who Airflow takes people for: everybody for its admin, on loopback.
+
+    Or users with passwords, made once and never printed.
+    """
     if not settings.airflow_users:
         return {"CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
     users = f"{SERVICE_USER}:admin,{settings.airflow_users}"

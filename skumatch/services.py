@@ -24,11 +24,18 @@ from skumatch.progress import Advance, track
 
 START_SECONDS = 180.0
 POLL_SECONDS = 0.25
-POOL = {"name": "gpu", "slots": 1, "description": "One training or embedding at a time.", "include_deferred": False}
+POOL = {
+    "name": "gpu",
+    "slots": 1,
+    "description": "One training or embedding at a time.",
+    "include_deferred": False,
+}
 
 
 def up(settings: Settings) -> bool:
-    """Start the servers and wait until Airflow can run our DAGs; where all of them run already, see that they are well.
+    """Start the servers and wait until Airflow can run our DAGs.
+
+    Where all of them run already, see that they are well.
 
     An MLflow of the user's own (`settings.mlflow`) is left alone.
 
@@ -41,7 +48,9 @@ def up(settings: Settings) -> bool:
         ServiceError: a server ends or is not healthy within 180 s; then nothing is left running.
     """
     if settings.airflow:
-        raise ParameterError(f"Airflow is one of your own, {settings.airflow_url}; `skumatch retrain` uses it, there is nothing to start.")
+        raise ParameterError(
+            f"Airflow is one of your own, {settings.airflow_url}; `skumatch retrain` uses it, there is nothing to start."
+        )
     check_places(settings)
     with _lock(settings):
         commands = servers.commands(settings)
@@ -74,17 +83,23 @@ def running(settings: Settings) -> set[str]:
 def check_port(name: str, port: int) -> None:
     """Raise PortInUse where another program listens on loopback's `port`."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is free
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a port that was closed a moment ago is free
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             variable = f"SKUMATCH_{name.upper()}_PORT"
-            raise PortInUse(f"Port {port}, wanted for {name.capitalize()}, is in use; choose another with {variable}=...") from error
+            raise PortInUse(
+                f"Port {port}, wanted for {name.capitalize()}, is in use; choose another with {variable}=..."
+            ) from error
 
 
 def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance) -> None:
     env, since = servers.environment(settings), time.time()
-    first = {name: commands[name] for name in commands if name == "mlflow"}  # it starts while Airflow's database is made
+    first = {
+        name: commands[name] for name in commands if name == "mlflow"
+    }  # it starts while Airflow's database is made
     _spawn(settings, first, env)
     _migrate(settings, env)
     _spawn(settings, {name: commands[name] for name in commands if name not in first}, env)
@@ -96,7 +111,8 @@ def _ready(settings: Settings, commands: Iterable[str], since: float, advance: A
     with Airflow(settings) as airflow:
         checks: dict[str, Callable[[], bool]] = {
             "mlflow": lambda: _answers(f"{settings.mlflow_url}/health"),
-            # The first call to this part takes seconds, more than a task waits for its answer: so it is made here.
+            # The first call to this part takes seconds, more than a task waits for its answer: so it is made
+            # here.
             "api-server": lambda: _answers(f"{settings.airflow_url}/execution/health"),
             "scheduler": lambda: _beats(airflow, since),
             "dag-processor": lambda: _shows(airflow, since),
@@ -118,12 +134,16 @@ def _check_same(settings: Settings) -> None:
     for server in processes.recorded(settings.servers_file):
         if server.origin != _origin(settings):
             home = settings.home_dir
-            raise ServiceError(f"The servers of {home} run with other settings ({server.origin}); stop them with `make down` first.")
+            raise ServiceError(
+                f"The servers of {home} run with other settings ({server.origin}); stop them with `make down` first."
+            )
 
 
 def _origin(settings: Settings) -> str:
     places = f"Airflow {settings.airflow_url}, MLflow {shown(settings.mlflow_url)}, remote {shown(settings.remote_url)}"
-    return f"project {settings.project}, {places}" + (f", users {settings.airflow_users}" if settings.airflow_users else "")
+    return f"project {settings.project}, {places}" + (
+        f", users {settings.airflow_users}" if settings.airflow_users else ""
+    )
 
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
@@ -139,10 +159,14 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
         for server in processes.recorded(settings.servers_file):
             if not server.process():
                 log = _log(settings, server.name)
-                raise ServiceError(f"The {server.name} ended while starting ({_last_line(log)}); its log is {log}.")
+                raise ServiceError(
+                    f"The {server.name} ended while starting ({_last_line(log)}); its log is {log}."
+                )
         if time.monotonic() > end:
             name, log = checks[0][0], _log(settings, checks[0][0])
-            raise ServiceError(f"The {name} is not healthy after {START_SECONDS:.0f} s ({_last_line(log)}); its log is {log}.")
+            raise ServiceError(
+                f"The {name} is not healthy after {START_SECONDS:.0f} s ({_last_line(log)}); its log is {log}."
+            )
         for check in [check for check in checks if check[1]()]:
             checks.remove(check)
             advance(text=check[0])
@@ -167,7 +191,10 @@ def _beats(airflow: Airflow, since: float) -> bool:
 
 
 def _shows(airflow: Airflow, since: float) -> bool:
-    """Whether the DAGs were read since this start; raises ServiceError with Airflow's words for a file it can't import."""
+    """Whether the DAGs were read since this start.
+
+    Raises ServiceError with Airflow's words for a file it can't import.
+    """
     try:
         dags = airflow.get("/dags", dag_id_pattern="skumatch")["dags"]
         errors = airflow.get("/importErrors")["import_errors"]
@@ -175,7 +202,9 @@ def _shows(airflow: Airflow, since: float) -> bool:
         return False
     for error in errors:
         if _after(error["timestamp"], since):
-            raise ServiceError(f"Airflow can't import {error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}")
+            raise ServiceError(
+                f"Airflow can't import {error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}"
+            )
     read = {dag["dag_id"] for dag in dags if not dag["is_stale"] and _after(dag["last_parsed_time"], since)}
     return {RETRAIN, REFRESH} <= read
 
@@ -186,13 +215,19 @@ def _after(moment: str | None, since: float) -> bool:
 
 def _migrate(settings: Settings, env: dict[str, str]) -> None:
     """Make or upgrade Airflow's database, once a version of Airflow."""
-    mark, now, log = settings.home_dir / "airflow" / "migrated", version("apache-airflow-core"), _log(settings, "migrate")
+    mark, now, log = (
+        settings.home_dir / "airflow" / "migrated",
+        version("apache-airflow-core"),
+        _log(settings, "migrate"),
+    )
     if mark.exists() and mark.read_text("utf-8") == now:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "airflow", "db", "migrate"]
-        code = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code:
         raise ServiceError(f"Airflow's database could not be made ({_last_line(log)}); the log is {log}.")
     write_text(mark, now)
@@ -217,5 +252,9 @@ def _log(settings: Settings, name: str) -> Path:
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()] if log.exists() else []
+    lines = (
+        [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        if log.exists()
+        else []
+    )
     return lines[-1][:300] if lines else "no output"

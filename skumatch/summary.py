@@ -18,7 +18,13 @@ from rich.text import Text
 
 from skumatch.config import Settings
 
-SIGNS = {"success": "[green]✓", "failed": "[red]✗", "upstream_failed": "[dim]-", "skipped": "[yellow]↷", "up_for_retry": "[yellow]↻"}
+SIGNS = {
+    "success": "[green]✓",
+    "failed": "[red]✗",
+    "upstream_failed": "[dim]-",
+    "skipped": "[yellow]↷",
+    "up_for_retry": "[yellow]↻",
+}
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
 DECISIONS = {
     "first": "First champion",
@@ -28,7 +34,8 @@ DECISIONS = {
     "refuse": "Refused",
 }
 NOTICED = 3.0  # seconds; Airflow takes 1 to 2 to start a run
-FIRST = ": not applicable (there is no champion yet"  # what a first run has no use for; other checks that don't apply are shown
+# What a first run has no use for; other checks that don't apply are shown.
+FIRST = ": not applicable (there is no champion yet"
 COLOURS = {"first": "green", "promote": "green", "refresh": "green", "keep": "cyan", "refuse": "yellow"}
 CANDIDATES = {  # key of a summary -> what it is
     "served": "what serves",
@@ -67,19 +74,28 @@ def view(console: Console, run: str) -> Iterator[View]:
             key = (task.name, task.attempt, task.state)
             if task.state in ENDED and key not in told:
                 told.add(key)
-                console.print(f"{task.name:<12} {ENDED[task.state]:<20} {task.seconds:6.1f} s", highlight=False)
+                console.print(
+                    f"{task.name:<12} {ENDED[task.state]:<20} {task.seconds:6.1f} s", highlight=False
+                )
 
     yield show
 
 
-def task_table(run: str, tasks: Sequence[Task], progress: Mapping[str, Any], state: str, spinner: Spinner) -> RenderableType:
+def task_table(
+    run: str, tasks: Sequence[Task], progress: Mapping[str, Any], state: str, spinner: Spinner
+) -> RenderableType:
     title = f"run {run}" + (" · waits for an earlier run to end" if state == "queued" else "")
     table = Table(box=None, pad_edge=False, show_header=False)
     for task in tasks:
         running = task.state == "running"
         sign = spinner if running else Text.from_markup(SIGNS.get(task.state, "[dim]·"))
         took = f"{task.seconds:.1f} s" if task.seconds else ""
-        table.add_row(sign, Text(task.name, style="bold" if running else ""), Text(took, justify="right"), about(task, progress))
+        table.add_row(
+            sign,
+            Text(task.name, style="bold" if running else ""),
+            Text(took, justify="right"),
+            about(task, progress),
+        )
     return Group(Text(title, style="bold"), table)
 
 
@@ -108,11 +124,20 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
     if summary["answers"]:
         parts += [answer_table(summary["answers"]), Text()]
     parts.append(fact_grid(summary))
-    title = "Passed the gate, waits for approval in Airflow (DAG skumatch_release)" if summary.get("waits") else DECISIONS[decision]
+    title = (
+        "Passed the gate, waits for approval in Airflow (DAG skumatch_release)"
+        if summary.get("waits")
+        else DECISIONS[decision]
+    )
     if summary.get("judge_again"):
-        title, decision = "Passed; only the champion's gallery changed, so a refresh judges its encoder again", "keep"
+        title, decision = (
+            "Passed; only the champion's gallery changed, so a refresh judges its encoder again",
+            "keep",
+        )
     title += " (dry run: nothing was registered)" if summary.get("dry_run") else ""
-    return Panel(Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False)
+    return Panel(
+        Group(*parts), title=f"[bold]{title}", border_style=COLOURS[decision], padding=(1, 2), expand=False
+    )
 
 
 def score_table(summary: Mapping[str, Any]) -> Table:
@@ -125,14 +150,27 @@ def score_table(summary: Mapping[str, Any]) -> Table:
             low, high = score["interval"]
             shares = [f"{100 * score[key]:.1f} %" for key in ("top3", "top5")]
             table.add_row(
-                CANDIDATES[name], f"[bold]{100 * score['top1']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %", *shares, f"{score['n']:,}"
+                CANDIDATES[name],
+                f"[bold]{100 * score['top1']:.1f} %",
+                f"{100 * low:.1f} to {100 * high:.1f} %",
+                *shares,
+                f"{score['n']:,}",
             )
     return table
 
 
 def answer_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Each candidate's served answers: shares of all photos that are right, wrong and unknown; of new products' those right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Answers as they are served", title_justify="left", title_style="")
+    """Each candidate's served answers: shares of all photos that are right, wrong and unknown.
+
+    Of new products' those right.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title="Answers as they are served",
+        title_justify="left",
+        title_style="",
+    )
     table.add_column("")
     for name in ("right", "wrong", "unknown", "photos", "of new products: right", "photos"):
         table.add_column(name, justify="right")
@@ -148,7 +186,11 @@ def answer_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
 def overhead(summary: Mapping[str, Any]) -> tuple[float, float]:
     """Seconds that Airflow, DVC and MLflow added to the stages' own: in all, and for each stage of dvc.yaml."""
     stages = stage_names(summary)
-    own = sum(seconds for name, seconds in summary["seconds"].items() if name in stages and name not in summary["cached"])
+    own = sum(
+        seconds
+        for name, seconds in summary["seconds"].items()
+        if name in stages and name not in summary["cached"]
+    )
     total = max(summary["wall"] - summary["waited"] - own, 0.0)
     return total, total / max(len(stages), 1)
 
@@ -160,9 +202,13 @@ def stage_names(summary: Mapping[str, Any]) -> list[str]:
 def fact_grid(summary: Mapping[str, Any]) -> Table:
     total, mean = overhead(summary)
     stages, cached = stage_names(summary), summary["cached"]
-    aliases = ", ".join(f"{name} = {version}" for name, version in sorted((summary.get("aliases") or {}).items()))
+    aliases = ", ".join(
+        f"{name} = {version}" for name, version in sorted((summary.get("aliases") or {}).items())
+    )
     version = f"{summary['version']}" if summary["version"] is not None else "none registered"
-    waited = f"{summary['waited']:.1f} s of waiting for an earlier run, " if summary["waited"] >= NOTICED else ""
+    waited = (
+        f"{summary['waited']:.1f} s of waiting for an earlier run, " if summary["waited"] >= NOTICED else ""
+    )
     products = summary["products"]
     facts = {
         "Version": version + (f" ({aliases})" if aliases else ""),
@@ -181,10 +227,15 @@ def fact_grid(summary: Mapping[str, Any]) -> Table:
 
 
 def links(summary: Mapping[str, Any], settings: Settings) -> str:
-    """Where to look further, one unbroken address a line; a report that another machine made is among the run's artifacts."""
+    """Where to look further, one unbroken address a line.
+
+    A report that another machine made is among the run's artifacts.
+    """
     mlflow, report = summary.get("mlflow_run") or settings.mlflow_shown, str(summary["report"])
     places = {
-        "Report": f"{mlflow}/artifacts/report/report.html" if settings.airflow and summary.get("mlflow_run") else report,
+        "Report": f"{mlflow}/artifacts/report/report.html"
+        if settings.airflow and summary.get("mlflow_run")
+        else report,
         "MLflow": mlflow,
         "Airflow": f"{settings.airflow_url}/dags/{summary.get('dag', 'skumatch_retrain')}/runs/{summary['run']}",
     }

@@ -24,7 +24,10 @@ class TaskLog(Protocol):
         """The fields of the newest progress line; empty before the first."""
 
     def all(self) -> Lines:
-        """Every line; none where the task has written nothing. Raises ServiceError where Airflow can't give them."""
+        """Every line; none where the task has written nothing.
+
+        Raises ServiceError where Airflow can't give them.
+        """
 
 
 class WrittenLog:
@@ -55,7 +58,10 @@ class WrittenLog:
 
 
 class ServedLog:
-    """Of an Airflow elsewhere. It reads the whole log for each call, so that progress is asked for every five seconds only."""
+    """Of an Airflow elsewhere.
+
+    It reads the whole log for each call, so that progress is asked for every five seconds only.
+    """
 
     def __init__(self, ask: Callable[[], list[Any]], place: str) -> None:
         self.ask, self.place, self.asked = ask, place, -ASK_SECONDS

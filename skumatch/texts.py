@@ -1,7 +1,7 @@
 """Texts that people deliver: how they are read, and when two spellings are one name.
 
-UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 with one. Every other encoding is refused: a wrong
-guess would change names without a word.
+UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 with one. Every other encoding is refused:
+a wrong guess would change names without a word.
 """
 
 from __future__ import annotations

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--disable-background-networking")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+)
 SECONDS = 90
 
 
@@ -34,14 +41,18 @@ class Browser:
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         self._id += 1
-        message = {"id": self._id, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
+        message = {"id": self._id, "method": method, "params": params} | (
+            {"sessionId": self._session} if self._session else {}
+        )
         os.write(self._words, json.dumps(message).encode() + b"\0")
         answer = self._until(lambda found: found.get("id") == self._id)
         assert "error" not in answer, answer
         return dict(answer["result"])
 
     def open(self, page: Path, width: int, media: str = "screen") -> None:
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
         self.ask("Emulation.setEmulatedMedia", media=media)
         self.events.clear()
         self.ask("Page.navigate", url=page.as_uri())
@@ -58,7 +69,11 @@ class Browser:
 
     @property
     def requests(self) -> list[str]:
-        return [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
 
     def _until(self, wanted: Any) -> dict[str, Any]:
         end = time.monotonic() + SECONDS
@@ -70,7 +85,9 @@ class Browser:
                     self.events.append(found)
                 if wanted(found):
                     return dict(found)
-            assert time.monotonic() < end and select.select([self._answers], [], [], SECONDS)[0], "Chromium doesn't answer"
+            assert time.monotonic() < end and select.select([self._answers], [], [], SECONDS)[0], (
+                "Chromium doesn't answer"
+            )
             chunk = os.read(self._answers, 1 << 20)
             assert chunk, "Chromium ended"
             self._rest += chunk
@@ -88,7 +105,13 @@ def browsing(profile: Path) -> Iterator[Browser]:
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
     with (profile.parent / "chromium.log").open("w") as log:
         process = subprocess.Popen(
-            command, preexec_fn=connect, pass_fds=(3, 4), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            preexec_fn=connect,
+            pass_fds=(3, 4),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     os.close(there)
     os.close(back)

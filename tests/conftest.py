@@ -27,10 +27,28 @@ from tests.proving import load_profile
 load_profile()
 network.settle()  # the tests' own clients ask their servers directly, too
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT_FILES = ("skumatch", "dags", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc", ".gitignore", "requirements", "pyproject.toml")
+PROJECT_FILES = (
+    "skumatch",
+    "dags",
+    "dvc.yaml",
+    "params.yaml",
+    ".dvcignore",
+    ".dvc",
+    ".gitignore",
+    "requirements",
+    "pyproject.toml",
+)
 Delivery = Callable[..., Path]
-LONG = ("e2e", "audit", "pipeline", "stages")  # folders whose tests take the longest: they come first, so that no process ends alone
-SHARED = {"audit": r"tests/audit/", "world": r"tests/pipeline/test_(claims|cleanup|gc_command)"}  # group -> how its files' paths begin
+LONG = (
+    "e2e",
+    "audit",
+    "pipeline",
+    "stages",
+)  # folders whose tests take the longest: they come first, so that no process ends alone
+SHARED = {
+    "audit": r"tests/audit/",
+    "world": r"tests/pipeline/test_(claims|cleanup|gc_command)",
+}  # group -> how its files' paths begin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,17 +76,25 @@ def draw(path: Path, seed: str, size: tuple[int, int] = (48, 72)) -> Path:
     """A picture of coloured blocks, another one for each seed."""
     colours = random.Random(seed)  # noqa: S311 no secret
     image = Image.new("RGB", (4, 6))
-    image.putdata([(colours.randrange(256), colours.randrange(256), colours.randrange(256)) for _ in range(24)])
+    image.putdata(
+        [(colours.randrange(256), colours.randrange(256), colours.randrange(256)) for _ in range(24)]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     image.resize(size, Image.Resampling.NEAREST).save(path)
     return path
 
 
 def make_shelf(root: Path, skus: int, train: int, test: int) -> Path:
-    """Products that look the same in all pictures but for the light; one query of a product the gallery lacks."""
+    """Products that look the same in all pictures but for the light.
+
+    One query of a product the gallery lacks.
+    """
     for sku in range(skus):
         for number in range(train + test):
-            path = draw(root / "all" / ("train" if number < train else "test") / f"sku {sku}" / f"{number}.png", f"sku {sku}")
+            path = draw(
+                root / "all" / ("train" if number < train else "test") / f"sku {sku}" / f"{number}.png",
+                f"sku {sku}",
+            )
             with Image.open(path) as picture:
                 ImageEnhance.Brightness(picture).enhance(1 - 0.1 * number).save(path)
     draw(root / "all/test/unknown/0.png", "unknown")
@@ -105,12 +131,25 @@ def make_project(folder: Path) -> Path:
 def commit(folder: Path, message: str) -> None:
     """Commit all of `folder`; equal content gives an equal commit, whatever the time."""
     git(folder, "add", "-A")
-    git(folder, "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "-q", "--allow-empty", "-m", message)
+    git(
+        folder,
+        "-c",
+        "user.name=Test",
+        "-c",
+        "user.email=test@example.org",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        message,
+    )
 
 
 def git(folder: Path, *words: str) -> str:
     dates = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
-    return subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True, env=os.environ | dates).stdout
+    return subprocess.run(
+        ["git", "-C", str(folder), *words], check=True, capture_output=True, text=True, env=os.environ | dates
+    ).stdout
 
 
 def free_port() -> int:
@@ -128,12 +167,25 @@ def project(tmp_path: Path) -> Path:
 def serving_mlflow(folder: Path, port: int) -> Iterator[str]:
     """A real MLflow server on loopback with all it keeps in `folder`; yields its address."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", "sqlite:///mlflow.db"]
     command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("a") as log:
-        server = subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+        server = subprocess.Popen(
+            command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
         yield f"http://127.0.0.1:{port}"
@@ -158,6 +210,9 @@ def wait_until(condition: Callable[[], object], seconds: float) -> None:
 
 @pytest.fixture(scope="session")
 def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One MLflow server for the whole session; tests take a registered model of their own (`release.model_name`)."""
+    """One MLflow server for the whole session.
+
+    Tests take a registered model of their own (`release.model_name`).
+    """
     with serving_mlflow(tmp_path_factory.mktemp("mlflow"), free_port()) as url:
         yield url

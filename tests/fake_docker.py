@@ -26,7 +26,12 @@ def run(words: list[str]) -> int:
     folder = options[options.index("-w") + 1]
     assert inside[0] == "python"
     first = subprocess.Popen(
-        [PYTHON, *inside[1:]], env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        [PYTHON, *inside[1:]],
+        env=env,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: first.terminate())
     note = NOTES / f"{options[options.index('--name') + 1]}.json"

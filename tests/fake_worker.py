@@ -1,7 +1,9 @@
-"""Stands in for `python -m skumatch worker ...`; `<home>/fake.json` says how each task behaves: {"train": "error"}.
+"""Stands in for `python -m skumatch worker ...`.
 
-A task is called by its last word. Behaviours: result (default), error, away (an error that may pass, in the first
-try only), crash (SIGKILL, first try only), skip, hang, deaf (hangs, and SIGTERM changes nothing).
+`<home>/fake.json` says how each task behaves: {"train": "error"}.
+
+A task is called by its last word. Behaviours: result (default), error, away (an error that may pass, in the
+first try only), crash (SIGKILL, first try only), skip, hang, deaf (hangs, and SIGTERM changes nothing).
 """
 
 from __future__ import annotations

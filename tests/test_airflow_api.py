@@ -26,7 +26,9 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
                 return httpx.Response(200, json={"access_token": "x"})
             asked.append(request.method)
             failed = len(asked) <= failures
-            return httpx.Response(500 if failed else 200, json={"detail": "database is locked"} if failed else {"well": True})
+            return httpx.Response(
+                500 if failed else 200, json={"detail": "database is locked"} if failed else {"well": True}
+            )
 
         airflow = Airflow(Settings(project=tmp_path))
         airflow._client = httpx.Client(base_url=airflow.url, transport=httpx.MockTransport(answer))
@@ -37,10 +39,14 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
 
 
 @pytest.mark.parametrize("method", ["get", "patch"])
-def test_a_moment_s_failure_is_waited_out(flaky: Callable[[int], tuple[Airflow, list[str]]], method: str) -> None:
+def test_a_moment_s_failure_is_waited_out(
+    flaky: Callable[[int], tuple[Airflow, list[str]]], method: str
+) -> None:
     airflow, asked = flaky(2)
     with airflow:
-        assert patiently(lambda: airflow.get("/dags") if method == "get" else airflow.patch("/dags/x", {})) == {"well": True}
+        assert patiently(
+            lambda: airflow.get("/dags") if method == "get" else airflow.patch("/dags/x", {})
+        ) == {"well": True}
     assert len(asked) == 3
 
 

@@ -96,7 +96,9 @@ SPOILT: tuple[tuple[Callable[[Path], Path], str], ...] = (
 
 
 @pytest.mark.parametrize(("spoil", "what"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])
-def test_a_delivery_that_cannot_be_used(cli: Cli, delivery: Delivery, spoil: Callable[[Path], Path], what: str) -> None:
+def test_a_delivery_that_cannot_be_used(
+    cli: Cli, delivery: Delivery, spoil: Callable[[Path], Path], what: str
+) -> None:
     cli.refuses(DATA, what, "data", "import", spoil(delivery(skus=2, train=1, test=1)))
 
 
@@ -122,7 +124,9 @@ def test_a_zip_damaged_inside_loses_that_image_only(fresh: Cli, delivery: Delive
     assert "7 images of 2 SKUs" in ended.out and "1 set aside" in ended.out
 
 
-def test_an_unreadable_image_is_set_aside_and_named_and_too_many_stop_the_run(fresh: Cli, delivery: Delivery) -> None:
+def test_an_unreadable_image_is_set_aside_and_named_and_too_many_stop_the_run(
+    fresh: Cli, delivery: Delivery
+) -> None:
     root = delivery(skus=3, train=3, test=1)
     broken = root / "all/train/sku 1/0.png"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -135,7 +139,9 @@ def test_an_unreadable_image_is_set_aside_and_named_and_too_many_stop_the_run(fr
     fresh.refuses(IMAGE, "is damaged: its end is missing", "match", broken, "--model", "champion")
 
 
-def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh: Cli, delivery: Delivery) -> None:
+def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(
+    fresh: Cli, delivery: Delivery
+) -> None:
     root = delivery(skus=4, train=2, test=1)
     (root / "all/train/sku 2/1.png").unlink()
     assert fresh("data", "import", root).code == 0
@@ -144,7 +150,9 @@ def test_a_sku_with_one_image_is_legal_and_named_and_too_many_stop_the_run(fresh
     ended = fresh("stage", "validate")
     assert (ended.code, ended.err) == (0, "")
     warnings = json.loads((fresh.project / "out/validate/validation.json").read_text())["warnings"]
-    assert [warning for warning in warnings if "fewer than 2 gallery images" in warning and "sku 2" in warning]
+    assert [
+        warning for warning in warnings if "fewer than 2 gallery images" in warning and "sku 2" in warning
+    ]
 
 
 # Parameters.
@@ -199,7 +207,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own; `fill` leaves it no room."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     yield folder
@@ -219,7 +229,9 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_stops_an_import_and_the_rerun_works(small_disk: Path, delivery: Delivery, tmp_path: Path) -> None:
+def test_a_full_disk_stops_an_import_and_the_rerun_works(
+    small_disk: Path, delivery: Delivery, tmp_path: Path
+) -> None:
     cli, root = Cli.make(small_disk), delivery(skus=2, train=3, test=1)
     assert cli("data", "import", root).code == 0
     draw(root / "all/train/sku 0/new.png", "new")
@@ -229,7 +241,9 @@ def test_a_full_disk_stops_an_import_and_the_rerun_works(small_disk: Path, deliv
     assert "9 images of 2 SKUs" in cli("data", "import", root).out
 
 
-def test_a_full_disk_stops_a_stage_which_leaves_nothing_of_its_out(small_disk: Path, delivery: Delivery) -> None:
+def test_a_full_disk_stops_a_stage_which_leaves_nothing_of_its_out(
+    small_disk: Path, delivery: Delivery
+) -> None:
     cli = Cli.make(small_disk)
     assert cli("data", "import", delivery(skus=4, train=3, test=1)).code == 0
     assert cli("stage", "validate").code == 0
@@ -242,7 +256,9 @@ def test_a_full_disk_stops_a_stage_which_leaves_nothing_of_its_out(small_disk: P
     assert cli("stage", "split").code == 0
 
 
-def test_a_full_remote_is_told_and_the_rerun_stores_the_data(small_disk: Path, fresh: Cli, delivery: Delivery) -> None:
+def test_a_full_remote_is_told_and_the_rerun_stores_the_data(
+    small_disk: Path, fresh: Cli, delivery: Delivery
+) -> None:
     root, remote = delivery(skus=2, train=3, test=1), small_disk / "remote"
     remote.mkdir()
     filler = fill(small_disk)
@@ -269,7 +285,9 @@ def test_a_port_in_use_starts_nothing(fresh: Cli, which: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        ports = {"airflow_port": free_port(), "mlflow_port": free_port()} | {f"{which}_port": other.getsockname()[1]}
+        ports = {"airflow_port": free_port(), "mlflow_port": free_port()} | {
+            f"{which}_port": other.getsockname()[1]
+        }
         fresh.refuses(PORT, f"SKUMATCH_{which.upper()}_PORT", "up", mlflow=None, **ports)
     assert services.running(Settings(project=fresh.project, home=fresh.home)) == set()
 
@@ -298,7 +316,10 @@ def test_airflow_away_is_told_with_what_starts_it(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("train.epochs=3", "'train.epochs' can't be set for a refresh, which trains nothing and would not heed it"),
+        (
+            "train.epochs=3",
+            "'train.epochs' can't be set for a refresh, which trains nothing and would not heed it",
+        ),
         ("train={epochs: 3}", "'train.epochs' can't be set for a refresh"),
         ("encoder.height=224", "'encoder.height' can't be set for a refresh"),
         ("train.epoch=3", "did you mean train.epochs?"),
@@ -312,7 +333,14 @@ def test_what_a_refresh_would_not_heed_is_refused(cli: Cli, override: str, what:
 
 
 def test_what_a_refresh_heeds_is_taken(cli: Cli) -> None:
-    heeded = ("seed=3", "gate.margin=0.01", "embed.batch=8", "evaluate.voters=3", "release.model_name=x", "runtime.threads=1")
+    heeded = (
+        "seed=3",
+        "gate.margin=0.01",
+        "embed.batch=8",
+        "evaluate.voters=3",
+        "release.model_name=x",
+        "runtime.threads=1",
+    )
     words = [word for override in heeded for word in ("--set", override)]
     cli.refuses(SERVICE, "make up", "refresh", *words, airflow_port=free_port())
 
@@ -328,15 +356,23 @@ def test_there_is_no_data_yet(fresh: Cli) -> None:
     fresh.refuses(DATA, "There is no", "data", "import", "all", "--skus", "list.txt")
 
 
-@pytest.mark.parametrize("words", [("models",), ("pull",), ("evaluate", "--data", "DATA"), ("match", "PICTURE")])
-def test_mlflow_away_is_told_with_what_starts_it(cli: Cli, delivery: Delivery, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("models",), ("pull",), ("evaluate", "--data", "DATA"), ("match", "PICTURE")]
+)
+def test_mlflow_away_is_told_with_what_starts_it(
+    cli: Cli, delivery: Delivery, words: tuple[str, ...]
+) -> None:
     cli.refuses(REGISTRY, "doesn't answer; start it", *with_places(words, delivery))
 
 
 @pytest.mark.live
 def test_no_champion_yet(fresh: Cli, delivery: Delivery, mlflow_url: str) -> None:
     change(fresh, "release", model_name="nobody")
-    for words in (("match", "PICTURE"), ("evaluate", "--data", "DATA", "--model", "champion"), ("match", "PICTURE", "--model", "3")):
+    for words in (
+        ("match", "PICTURE"),
+        ("evaluate", "--data", "DATA", "--model", "champion"),
+        ("match", "PICTURE", "--model", "3"),
+    ):
         fresh.refuses(REFERENCE, "The model 'nobody'", *with_places(words, delivery), mlflow=mlflow_url)
     assert "No model is registered yet" in fresh("models", mlflow=mlflow_url).out
 
@@ -357,12 +393,22 @@ def with_places(words: tuple[str, ...], delivery: Delivery) -> list[str]:
         (REFERENCE, "a frozen tower has no gallery", ("match", "PICTURE", "--model", "frozen:smoke")),
         (DATA, "There is no", ("evaluate", "--data", "nowhere", "--model", "frozen:smoke@none")),
         (DATA, "There is no protocol", ("evaluate", "--data", "DATA", "--protocol", "half")),
-        (PARAMETER, "There is no encoder 'no-such-model'", ("evaluate", "--data", "DATA", "--model", "frozen:no-such-model@none")),
-        (WEIGHTS, "encoder.weights", ("evaluate", "--data", "DATA", "--model", "frozen:smoke@/nowhere.safetensors")),
+        (
+            PARAMETER,
+            "There is no encoder 'no-such-model'",
+            ("evaluate", "--data", "DATA", "--model", "frozen:no-such-model@none"),
+        ),
+        (
+            WEIGHTS,
+            "encoder.weights",
+            ("evaluate", "--data", "DATA", "--model", "frozen:smoke@/nowhere.safetensors"),
+        ),
         (PARAMETER, "There is no stage 'polish'", ("stage", "polish")),
     ],
 )
-def test_a_word_that_names_nothing(cli: Cli, delivery: Delivery, code: int, what: str, words: tuple[str, ...]) -> None:
+def test_a_word_that_names_nothing(
+    cli: Cli, delivery: Delivery, code: int, what: str, words: tuple[str, ...]
+) -> None:
     cli.refuses(code, what, *with_places(words, delivery))
 
 

@@ -1,4 +1,7 @@
-"""`skumatch compare`: encoders side by side on one folder; figures, JSON, page and chart tell the same, bad input is one sentence."""
+"""`skumatch compare`: encoders side by side on one folder.
+
+Figures, JSON, page and chart tell the same, bad input is one sentence.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two files of weights of the encoder `smoke`: random ones, and ones that see nothing (all vectors are equal)."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    tensors = {name: tensor.contiguous() for name, tensor in encoders.build(SMOKE, None).tower.state_dict().items()}
+    tensors = {
+        name: tensor.contiguous() for name, tensor in encoders.build(SMOKE, None).tower.state_dict().items()
+    }
     save_file(tensors, folder / "random.safetensors")
     first = next(name for name in tensors if name.endswith("conv_stem.weight"))
     save_file(tensors | {first: torch.zeros_like(tensors[first])}, folder / "blind.safetensors")
@@ -66,31 +71,46 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = transformers.CLIPVisionConfig(projection_dim=16, **tower)
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(folder)
-    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(folder)
     return folder
 
 
-def test_models_are_compared_on_the_same_queries(cli: Cli, shelf: Path, weights: Path, clip: Path, tmp_path: Path) -> None:
+def test_models_are_compared_on_the_same_queries(
+    cli: Cli, shelf: Path, weights: Path, clip: Path, tmp_path: Path
+) -> None:
     found = tmp_path / "found"
     models = f"blind=frozen:smoke@{weights}/blind.safetensors,frozen:smoke@{weights}/random.safetensors,<b>=hf:{clip}"
-    ended = cli("compare", "--models", models, "--data", shelf, "--json", found / "a.json", "--html", found / "a.html")
+    ended = cli(
+        "compare", "--models", models, "--data", shelf, "--json", found / "a.json", "--html", found / "a.html"
+    )
     assert (ended.code, ended.err) == (0, "")
     tree = json.loads((found / "a.json").read_text("utf-8"))
     blind, random, hub = tree["models"]
     assert tree["protocol"] == "full"
     assert [model["label"] for model in tree["models"]] == ["blind", "smoke@random", "<b>"]
-    assert hub["model"] == f"hf:{clip}" and hub["evaluation"]["hashes"]["encoder"] == sha256(clip / "model.safetensors")
+    assert hub["model"] == f"hf:{clip}" and hub["evaluation"]["hashes"]["encoder"] == sha256(
+        clip / "model.safetensors"
+    )
     assert {model["evaluation"]["n"] for model in tree["models"]} == {SKUS * TEST}
     assert len({model["evaluation"]["hashes"]["queries"] for model in tree["models"]}) == 1
-    assert blind["difference"] is None and blind["evaluation"]["top1"] == pytest.approx(1 / SKUS)  # always the smallest id
+    assert blind["difference"] is None and blind["evaluation"]["top1"] == pytest.approx(
+        1 / SKUS
+    )  # always the smallest id
     for model in (random, hub):
         low, high = model["difference"]["interval"]
-        assert model["difference"]["top1"] == pytest.approx(model["evaluation"]["top1"] - blind["evaluation"]["top1"])
+        assert model["difference"]["top1"] == pytest.approx(
+            model["evaluation"]["top1"] - blind["evaluation"]["top1"]
+        )
         assert low <= model["difference"]["top1"] <= high
     for model in tree["models"]:
         share = f"{100 * model['evaluation']['top1']:.1f} %"
         assert share in ended.out and share in (found / "a.html").read_text("utf-8")
-    assert f"{SKUS * TEST} queries of {SKUS} SKUs" in ended.out and "1 without a gallery image left out" in ended.out
+    assert (
+        f"{SKUS * TEST} queries of {SKUS} SKUs" in ended.out
+        and "1 without a gallery image left out" in ended.out
+    )
 
 
 def test_one_model_has_the_figures_of_evaluate(cli: Cli, shelf: Path, weights: Path, tmp_path: Path) -> None:
@@ -99,7 +119,9 @@ def test_one_model_has_the_figures_of_evaluate(cli: Cli, shelf: Path, weights: P
     assert cli("compare", "--models", reference, *words, tmp_path / "compare.json").code == 0
     assert cli("evaluate", "--model", reference, *words, tmp_path / "evaluate.json").code == 0
     compared = json.loads((tmp_path / "compare.json").read_text("utf-8"))
-    assert [model["evaluation"] for model in compared["models"]] == [json.loads((tmp_path / "evaluate.json").read_text("utf-8"))]
+    assert [model["evaluation"] for model in compared["models"]] == [
+        json.loads((tmp_path / "evaluate.json").read_text("utf-8"))
+    ]
 
 
 def test_a_hugging_face_folder_needs_no_prefix(cli: Cli, shelf: Path, clip: Path, tmp_path: Path) -> None:
@@ -126,7 +148,9 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def test_page_and_chart_hold_all_they_need_and_no_markup_of_a_name(cli: Cli, shelf: Path, weights: Path, tmp_path: Path) -> None:
+def test_page_and_chart_hold_all_they_need_and_no_markup_of_a_name(
+    cli: Cli, shelf: Path, weights: Path, tmp_path: Path
+) -> None:
     names = ["<script>alert(1)< script>", "\"'&<img onload>"]
     models = f"{names[0]}=frozen:smoke@{weights}/random.safetensors,{names[1]}=frozen:smoke@none"
     path, chart = tmp_path / "page.html", tmp_path / "chart.svg"
@@ -144,22 +168,63 @@ def test_page_and_chart_hold_all_they_need_and_no_markup_of_a_name(cli: Cli, she
 
 def test_other_protocols_are_asked_of_all(cli: Cli, shelf: Path, weights: Path, tmp_path: Path) -> None:
     models, path = f"frozen:smoke@{weights}/random.safetensors,frozen:smoke@none", tmp_path / "one.json"
-    assert cli("compare", "--models", models, "--data", shelf, "--protocol", "test_loo", "--json", path).code == 0
+    assert (
+        cli("compare", "--models", models, "--data", shelf, "--protocol", "test_loo", "--json", path).code
+        == 0
+    )
     assert json.loads(path.read_text("utf-8"))["protocol"] == "test_loo"
 
 
 def test_a_refusal_is_one_sentence(cli: Cli, shelf: Path) -> None:
-    cli.refuses(PARAMETER, "There is no encoder 'none'", "compare", "--models", "frozen:smoke@none,frozen:none@none", "--data", shelf)
+    cli.refuses(
+        PARAMETER,
+        "There is no encoder 'none'",
+        "compare",
+        "--models",
+        "frozen:smoke@none,frozen:none@none",
+        "--data",
+        shelf,
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "what", "models", "data", "protocol"),
     [
-        (ParameterError, "There is no encoder 'no-such-model'", "frozen:smoke@none,frozen:no-such-model@none", "SHELF", "full"),
-        (WeightsError, "No package has weights for ViT-B-32", "frozen:smoke@none,frozen:ViT-B-32", "SHELF", "full"),
-        (WeightsError, "open_clip knows no weights 'nowhere'", "frozen:smoke@none,frozen:ViT-B-32@nowhere", "SHELF", "full"),
-        (WeightsError, "does not fit the encoder smoke", "frozen:smoke@none,frozen:smoke@CLIP/model.safetensors", "SHELF", "full"),
-        (ReferenceNotFound, "frozen:NAME@CLIP/model.safetensors does", "frozen:smoke@none,CLIP/model.safetensors", "SHELF", "full"),
+        (
+            ParameterError,
+            "There is no encoder 'no-such-model'",
+            "frozen:smoke@none,frozen:no-such-model@none",
+            "SHELF",
+            "full",
+        ),
+        (
+            WeightsError,
+            "No package has weights for ViT-B-32",
+            "frozen:smoke@none,frozen:ViT-B-32",
+            "SHELF",
+            "full",
+        ),
+        (
+            WeightsError,
+            "open_clip knows no weights 'nowhere'",
+            "frozen:smoke@none,frozen:ViT-B-32@nowhere",
+            "SHELF",
+            "full",
+        ),
+        (
+            WeightsError,
+            "does not fit the encoder smoke",
+            "frozen:smoke@none,frozen:smoke@CLIP/model.safetensors",
+            "SHELF",
+            "full",
+        ),
+        (
+            ReferenceNotFound,
+            "frozen:NAME@CLIP/model.safetensors does",
+            "frozen:smoke@none,CLIP/model.safetensors",
+            "SHELF",
+            "full",
+        ),
         (ReferenceNotFound, "it has no bundle.json", "frozen:smoke@none,SHELF", "SHELF", "full"),
         (WeightsError, "There is no /nowhere/config.json", "frozen:smoke@none,hf:/nowhere", "SHELF", "full"),
         (WeightsError, "pytorch_model.bin, a pickle", "frozen:smoke@none,PICKLE", "SHELF", "full"),
@@ -195,12 +260,16 @@ def test_what_cant_be_compared_is_refused(
         compare_folder(Path(placed(data)), named(placed(models)), protocol)
 
 
-def test_a_model_that_is_not_there_is_found_out_before_any_picture_is_embedded(cli: Cli, shelf: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_not_there_is_found_out_before_any_picture_is_embedded(
+    cli: Cli, shelf: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "shelf"
     shutil.copytree(shelf, broken)
     (broken / "all/train/sku 0/0.png").write_bytes(b"no picture")
     cli.refuses(DATA, "sku 0/0.png", "compare", "--models", "frozen:smoke@none", "--data", broken)
-    cli.refuses(WEIGHTS, "There is no", "compare", "--models", "frozen:smoke@none,hf:/nowhere", "--data", broken)
+    cli.refuses(
+        WEIGHTS, "There is no", "compare", "--models", "frozen:smoke@none,hf:/nowhere", "--data", broken
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,7 +277,10 @@ def test_a_model_that_is_not_there_is_found_out_before_any_picture_is_embedded(c
     [
         ("champion,3", {"champion": "champion", "3": "3"}),
         (" a , b=out/bundle/model ", {"a": "a", "b": "out/bundle/model"}),
-        ("frozen:ViT-B-32@laion2b_s34b_b79k", {"ViT-B-32@laion2b_s34b_b79k": "frozen:ViT-B-32@laion2b_s34b_b79k"}),
+        (
+            "frozen:ViT-B-32@laion2b_s34b_b79k",
+            {"ViT-B-32@laion2b_s34b_b79k": "frozen:ViT-B-32@laion2b_s34b_b79k"},
+        ),
         ("frozen:vit@w/dino.safetensors", {"vit@dino": "frozen:vit@w/dino.safetensors"}),
         ("hf:models/fashion-clip/", {"fashion-clip": "hf:models/fashion-clip/"}),
         ("./out/a=b/model", {"model": "./out/a=b/model"}),
@@ -226,5 +298,7 @@ def test_an_empty_name_is_refused(models: str) -> None:
 
 
 def test_two_models_of_one_name_are_refused() -> None:
-    with pytest.raises(ParameterError, match="Two models are named 'model'.*first=out/a/model,second=out/b/model"):
+    with pytest.raises(
+        ParameterError, match="Two models are named 'model'.*first=out/a/model,second=out/b/model"
+    ):
         named("out/a/model,out/b/model")

@@ -21,12 +21,17 @@ FILE = ROOT / "params.yaml"
 
 
 def names(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    found = [names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"] for name, value in tree.items()]
+    found = [
+        names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+        for name, value in tree.items()
+    ]
     return [name for some in found for name in some]
 
 
 def test_params_yaml_lists_every_parameter() -> None:
-    assert sorted(names(yaml.safe_load(FILE.read_text("utf-8")))) == sorted(names(Params().model_dump(mode="json", by_alias=True)))
+    assert sorted(names(yaml.safe_load(FILE.read_text("utf-8")))) == sorted(
+        names(Params().model_dump(mode="json", by_alias=True))
+    )
 
 
 def test_params_yaml_is_the_defaults() -> None:
@@ -34,13 +39,22 @@ def test_params_yaml_is_the_defaults() -> None:
 
 
 def test_every_parameter_has_a_comment_or_a_name_that_says_it() -> None:
-    uncommented = [line for line in FILE.read_text("utf-8").splitlines() if line.startswith("  ") and "#" not in line]
+    uncommented = [
+        line for line in FILE.read_text("utf-8").splitlines() if line.startswith("  ") and "#" not in line
+    ]
     assert len(uncommented) <= 20  # learning rates and batches need none
 
 
 def test_an_override_replaces_one_value_and_leaves_the_rest() -> None:
-    changed = load_params(FILE, ["train.epochs=3", "seed=11", "data.others=[others, rest]", "runtime.device=cpu"])
-    assert (changed.train.epochs, changed.seed, changed.data.others, changed.runtime.device) == (3, 11, ("others", "rest"), "cpu")
+    changed = load_params(
+        FILE, ["train.epochs=3", "seed=11", "data.others=[others, rest]", "runtime.device=cpu"]
+    )
+    assert (changed.train.epochs, changed.seed, changed.data.others, changed.runtime.device) == (
+        3,
+        11,
+        ("others", "rest"),
+        "cpu",
+    )
     assert changed.encoder == load_params(FILE).encoder
 
 
@@ -77,12 +91,18 @@ def test_the_last_of_two_overrides_for_one_name_counts() -> None:
         ("train.epochs=-1", "Parameter train.epochs is -1"),
         ("train.epochs=many", "Parameter train.epochs is 'many'"),
         ("split.val_share=1.0", "Parameter split.val_share is 1.0"),
-        ("encoder.resize=stretch", "Parameter encoder.resize is 'stretch' .set for this run.; write squash, pad or crop"),
+        (
+            "encoder.resize=stretch",
+            "Parameter encoder.resize is 'stretch' .set for this run.; write squash, pad or crop",
+        ),
         ("train={epochs: 3, x: 1}", "There is no parameter 'train.x'"),
         ("train=3", "'train' is a section; set its parameters one by one"),
         ("train={}", "'train' is a section"),
         ("train.loss=null", "'train.loss' is a section"),
-        ("encoder.weights=/weights #2.safetensors", "ends before its #, which begins a comment; write it in quotes"),
+        (
+            "encoder.weights=/weights #2.safetensors",
+            "ends before its #, which begins a comment; write it in quotes",
+        ),
         ("encoder.weights=@x", "is not valid YAML, line 1: .*; correct it, or write a text in quotes"),
         ("encoder.weights=*x", "stands for another value; write that value, or quotes around a text"),
         ("runtime.execution=docker", "'runtime.execution' can't be changed for one run"),
@@ -90,9 +110,15 @@ def test_the_last_of_two_overrides_for_one_name_counts() -> None:
         ("runtime.queues={train: cpu}", "'runtime.queues' can't be changed for one run"),
         ("runtime.parallel_runs=2", "'runtime.parallel_runs' can't be changed for one run"),
         ("release.approval_hours=1", "'release.approval_hours' can't be changed for one run"),
-        ("release={approval: required, approval_hours: 1}", "'release.approval_hours' can't be changed for one run"),
+        (
+            "release={approval: required, approval_hours: 1}",
+            "'release.approval_hours' can't be changed for one run",
+        ),
         ("runtime={device: cpu, queues: {train: cpu}}", "'runtime.queues' can't be changed for one run"),
-        ("runtime.executionx=docker", "There is no parameter 'runtime.executionx'; did you mean runtime.execution?"),
+        (
+            "runtime.executionx=docker",
+            "There is no parameter 'runtime.executionx'; did you mean runtime.execution?",
+        ),
         ("runtime.queuesx={}", "There is no parameter 'runtime.queuesx'"),
     ],
 )
@@ -112,17 +138,35 @@ def test_a_wrong_override_is_refused_in_a_sentence_with_its_name(override: str, 
             ["train.loss.kind=supcon", "train.sampling.per_sku=4", "train.probe.epochs=2"],
             "a probe with loss.kind supcon fits a projection, and nothing else; set encoder.dim",
         ),
-        (["train.patience=3", "train.epochs=0"], "Parameters train: patience is for fine-tuning; raise epochs"),
-        (["train.patience=3", "train.fix.epochs=2"], "Parameters train: patience would end the training before the fix; set"),
-        (["train.patience=2", "train.validate_every=4"], "Parameters train: patience would end before the next validation; raise it"),
-        (["train.average.wise=[0.5]", "train.epochs=0"], "Parameters train: average.wise is for fine-tuning; raise epochs"),
+        (
+            ["train.patience=3", "train.epochs=0"],
+            "Parameters train: patience is for fine-tuning; raise epochs",
+        ),
+        (
+            ["train.patience=3", "train.fix.epochs=2"],
+            "Parameters train: patience would end the training before the fix; set",
+        ),
+        (
+            ["train.patience=2", "train.validate_every=4"],
+            "Parameters train: patience would end before the next validation; raise it",
+        ),
+        (
+            ["train.average.wise=[0.5]", "train.epochs=0"],
+            "Parameters train: average.wise is for fine-tuning; raise epochs",
+        ),
         (
             ["train.patience=3", "split.val_share=0"],
             "^train.patience and train.average.wise need .*raise split.val_share",
         ),
-        (["train.average.wise=[0.5]", "split.val_share=0"], "^train.patience and train.average.wise need pictures"),
+        (
+            ["train.average.wise=[0.5]", "split.val_share=0"],
+            "^train.patience and train.average.wise need pictures",
+        ),
         (["train.probe.epochs=2", "train.epochs=0"], "^a probe alone trains a projection; set encoder.dim"),
-        (["gate.false_promotions_a_year=50"], "Parameters gate: false_promotions_a_year should be less than half of retrains_a_year"),
+        (
+            ["gate.false_promotions_a_year=50"],
+            "Parameters gate: false_promotions_a_year should be less than half of retrains_a_year",
+        ),
     ],
 )
 def test_values_that_dont_fit_together_are_refused_by_their_names(overrides: list[str], words: str) -> None:
@@ -138,7 +182,9 @@ def test_values_that_dont_fit_together_are_refused_by_their_names(overrides: lis
         ("{train: ''}", "runtime.queues.train"),
     ],
 )
-def test_a_queue_of_a_stage_that_does_not_exist_or_without_a_name(tmp_path: Path, queues: str, words: str) -> None:
+def test_a_queue_of_a_stage_that_does_not_exist_or_without_a_name(
+    tmp_path: Path, queues: str, words: str
+) -> None:
     (tmp_path / "params.yaml").write_text(f"runtime: {{queues: {queues}}}")
     with pytest.raises(ParameterError, match=words):
         load_params(tmp_path / "params.yaml")
@@ -150,7 +196,9 @@ def test_a_queue_that_is_left_out_keeps_its_default(tmp_path: Path) -> None:
     assert queues == {"frozen": "gpu", "train": "a100", "embed": "gpu", "split": "default"}
 
 
-@pytest.mark.parametrize("text", ["", "# nothing", "train:", "train:\nruntime: ~\nvalidate: {}", "\ufeffseed: 7"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "train:", "train:\nruntime: ~\nvalidate: {}", "\ufeffseed: 7"]
+)
 def test_what_params_yaml_leaves_empty_has_its_defaults(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text, "utf-8")
     assert load_params(tmp_path / "params.yaml") == Params()
@@ -168,14 +216,28 @@ def test_what_params_yaml_leaves_empty_has_its_defaults(tmp_path: Path, text: st
         (b"train: 3", "'train' is a section, but is 3 .in params.yaml.; write its parameters below it"),
         (b"train: [epochs]", "'train' is a section, but is \\[epochs\\]"),
         (b"trian: {epochs: 3}", "There is no parameter 'trian' .in params.yaml."),
-        (b"train: {epochs: }", "Parameter train.epochs is empty .in params.yaml.; write a whole number, .*, or leave it out"),
-        (b"train: {epochs: 010}", "Parameter train.epochs is 010 .in params.yaml., which some readers of YAML turn into"),
-        (b"data: {others: [1_0]}", "is .1_0. .in params.yaml., which .* such as .others.; quotes make it a text: '1_0'"),
+        (
+            b"train: {epochs: }",
+            "Parameter train.epochs is empty .in params.yaml.; write a whole number, .*, or leave it out",
+        ),
+        (
+            b"train: {epochs: 010}",
+            "Parameter train.epochs is 010 .in params.yaml., which some readers of YAML turn into",
+        ),
+        (
+            b"data: {others: [1_0]}",
+            "is .1_0. .in params.yaml., which .* such as .others.; quotes make it a text: '1_0'",
+        ),
         (b"release: {model_name: 7}", "is 7 .in params.yaml.; write a text; quotes make it a text: '7'"),
-        (b"release: {model_name: 2026-01-01}", "which some readers .* write a text; quotes make it a text: '2026-01-01'"),
+        (
+            b"release: {model_name: 2026-01-01}",
+            "which some readers .* write a text; quotes make it a text: '2026-01-01'",
+        ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(ParameterError, match=words.replace("'", ".")):
         load_params(tmp_path / "params.yaml")
@@ -184,19 +246,28 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, con
 
 
 def test_a_file_that_is_missing() -> None:
-    with pytest.raises(ParameterError, match="There is no .*nowhere.params.yaml; run skumatch in the project's folder"):
+    with pytest.raises(
+        ParameterError, match="There is no .*nowhere.params.yaml; run skumatch in the project's folder"
+    ):
         load_params(Path("nowhere/params.yaml"))
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:b", "a'b", 'a"b', "", " ", " a", "a ", ".", "..", "..a", "a\u200bb", "a-journal", "é" * 101])
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "a:b", "a'b", 'a"b', "", " ", " a", "a ", ".", "..", "..a", "a\u200bb", "a-journal", "é" * 101],
+)
 def test_a_name_that_mlflow_or_its_filters_refuse_is_refused_at_once(name: str) -> None:
-    with pytest.raises(ParameterError, match="^Parameter release.model_name is .* .set for this run.: ") as refused:
+    with pytest.raises(
+        ParameterError, match="^Parameter release.model_name is .* .set for this run.: "
+    ) as refused:
         load_params(FILE, [f"release.model_name={json.dumps(name)}"])
     for character in set(name) & set("/:'\""):
         assert f"can't hold {character};" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["skumatch", "a b", "a.b_c-d", "søren", "模型", "a%20b", "a\\b", "journal", "é" * 100])
+@pytest.mark.parametrize(
+    "name", ["skumatch", "a b", "a.b_c-d", "søren", "模型", "a%20b", "a\\b", "journal", "é" * 100]
+)
 def test_a_name_that_mlflow_takes_is_taken(name: str) -> None:
     _validate_model_name(name)
     assert load_params(FILE, [f"release.model_name={json.dumps(name)}"]).release.model_name == name
@@ -212,14 +283,19 @@ def test_a_byte_order_mark_is_read_over_and_names_are_composed(tmp_path: Path) -
 def test_a_file_that_dvc_could_not_read_is_refused(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes("seed: 1\n# \u00e9t\u00e9\n".encode(encoding))
-    with pytest.raises(ParameterError, match=r"params.yaml (is not UTF-8 \(byte|has a NUL).*; save it as UTF-8"):
+    with pytest.raises(
+        ParameterError, match=r"params.yaml (is not UTF-8 \(byte|has a NUL).*; save it as UTF-8"
+    ):
         load_params(path)
 
 
 def test_people_open_mlflow_where_they_are_told_and_never_see_a_password() -> None:
     worker = Settings(mlflow="http://user:secret@mlflow:5000/")
     assert worker.mlflow_shown == "http://mlflow:5000"
-    assert worker.model_copy(update={"mlflow_page": "https://user:secret@mlflow.example.org/"}).mlflow_shown == "https://mlflow.example.org"
+    assert (
+        worker.model_copy(update={"mlflow_page": "https://user:secret@mlflow.example.org/"}).mlflow_shown
+        == "https://mlflow.example.org"
+    )
 
 
 # The environment. What the DAGs read of it is tested in tests/dags.

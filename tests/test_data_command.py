@@ -30,7 +30,9 @@ def test_a_mojibake_zip_then_the_next_delivery(cli: Cli, tmp_path: Path) -> None
     (tmp_path / "iconic").mkdir()
     (tmp_path / "iconic" / f"{COLA}.png").write_bytes(picture(9))
     renamed = [(name.replace(TEA, NEW), data) for name, data in tea]
-    second = mojibake(tmp_path / "second.zip", [*both_sides(COLA), *renamed, (f"all/train/{COLA}/new.png", picture(77))])
+    second = mojibake(
+        tmp_path / "second.zip", [*both_sides(COLA), *renamed, (f"all/train/{COLA}/new.png", picture(77))]
+    )
     told = cli("data", "import", second, "--catalogue", tmp_path / "iconic")
     assert f"images added: 2 (catalogue/{COLA}/{COLA}.png, train/{COLA}/new.png)" in told.out
     assert f"images relabelled: 2 (test/{NEW}/4.png (was {TEA})" in told.out

@@ -28,7 +28,12 @@ DOCKER = ROOT / "docker"
 BIN = Path(sys.executable).parent
 OURS = {"airflow", "mlflow", "worker"}
 # The images in which a Python script is run.
-RUN_IN = {"healthy": OURS, "make-buckets": {"worker"}, "copy-buckets": {"worker"}, "upgrade-mlflow": {"mlflow"}}
+RUN_IN = {
+    "healthy": OURS,
+    "make-buckets": {"worker"},
+    "copy-buckets": {"worker"},
+    "upgrade-mlflow": {"mlflow"},
+}
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -56,7 +61,15 @@ def test_compose_files_follow_the_schema(name: str) -> None:
 def test_every_script_is_shell_that_parses() -> None:
     for path in (
         DOCKER / name
-        for name in ("entrypoint", "start-airflow", "start-mlflow", "make-secrets", "databases.sh", "dump-databases", "restore-databases")
+        for name in (
+            "entrypoint",
+            "start-airflow",
+            "start-mlflow",
+            "make-secrets",
+            "databases.sh",
+            "dump-databases",
+            "restore-databases",
+        )
     ):
         assert os.access(path, os.X_OK) and run("sh", "-n", path).returncode == 0, path
 
@@ -78,15 +91,21 @@ def test_workers_elsewhere_know_every_server_that_is_opened_to_them_where_it_is_
     opened = {name: service["ports"] for name, service in _read("spread.yaml")["services"].items()}
     for name, [port] in opened.items():
         own = CONTAINER_PORTS[name]
-        assert re.fullmatch(rf"\$\{{BIND:\?[^}}]+\}}:{own}:{own}", port), "no address unless it is told, and the port that workers ask"
+        assert re.fullmatch(rf"\$\{{BIND:\?[^}}]+\}}:{own}:{own}", port), (
+            "no address unless it is told, and the port that workers ask"
+        )
     assert set(opened) == set(CONTAINER_PORTS)
     for name, worker in _read("elsewhere.yaml")["services"].items():
-        assert name in ("worker", "gpu-worker") and {host.split(":")[0] for host in worker["extra_hosts"]} == set(opened)
+        assert name in ("worker", "gpu-worker") and {
+            host.split(":")[0] for host in worker["extra_hosts"]
+        } == set(opened)
 
 
 def test_a_stage_may_wait_for_a_worker_as_long_as_a_training_may_take() -> None:
     environment = COMPOSE["services"]["scheduler"]["environment"]
-    assert int(environment["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) >= 24 * 3600, "Airflow stops a training after that"
+    assert int(environment["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) >= 24 * 3600, (
+        "Airflow stops a training after that"
+    )
 
 
 def test_servers_ask_each_other_without_the_proxy_that_docker_may_give_them() -> None:
@@ -103,7 +122,9 @@ def test_servers_ask_each_other_without_the_proxy_that_docker_may_give_them() ->
 def test_every_service_has_a_health_check_or_ends_by_itself() -> None:
     ends = {name for name, service in COMPOSE["services"].items() if service.get("restart") == "no"}
     assert ends == {"airflow-init", "buckets"}
-    checked = {name for name, service in COMPOSE["services"].items() if "test" in service.get("healthcheck", {})}
+    checked = {
+        name for name, service in COMPOSE["services"].items() if "test" in service.get("healthcheck", {})
+    }
     assert checked | ends == set(COMPOSE["services"])
     for name, service in COMPOSE["services"].items():
         words = " ".join(service.get("healthcheck", {}).get("test", []))
@@ -119,18 +140,27 @@ def test_secrets_are_made_once_each_and_are_all_that_compose_wants(tmp_path: Pat
     random = [text for name, text in made.items() if re.fullmatch("[0-9a-f]{96}", text)]
     assert len(set(random)) == len(random) == 12
     assert made["skumatch_airflow"] == f"http://skumatch:{made['airflow_service']}@api-server:8080"
-    assert made["airflow_db"] in made["airflow_database"] and "@postgres:5432/airflow" in made["airflow_database"]
+    assert (
+        made["airflow_db"] in made["airflow_database"]
+        and "@postgres:5432/airflow" in made["airflow_database"]
+    )
     assert run(DOCKER / "make-secrets", folder).returncode == 0
     assert made == {path.name: path.read_text("utf-8") for path in folder.iterdir()}, "what is there stays"
     for name, service in COMPOSE["services"].items():
-        wanted = {Path(str(value)).name for value in service.get("environment", {}).values() if "/run/secrets/" in str(value)}
+        wanted = {
+            Path(str(value)).name
+            for value in service.get("environment", {}).values()
+            if "/run/secrets/" in str(value)
+        }
         assert wanted <= set(service.get("secrets", [])) <= set(made), name
 
 
 def test_compose_holds_no_secret_itself() -> None:
     for service in COMPOSE["services"].values():
         for name, value in service.get("environment", {}).items():
-            assert not re.search("PASSWORD|SECRET|FERNET|CONN|BROKER|RESULT_BACKEND|ACCESS_KEY", name) or name.endswith("_FILE"), (
+            assert not re.search(
+                "PASSWORD|SECRET|FERNET|CONN|BROKER|RESULT_BACKEND|ACCESS_KEY", name
+            ) or name.endswith("_FILE"), (
                 name,
                 value,
             )
@@ -138,10 +168,19 @@ def test_compose_holds_no_secret_itself() -> None:
 
 def test_the_entrypoint_turns_files_into_variables_and_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cr€t with space\n")
-    env = {"PATH": os.environ["PATH"], "SECRETS": str(tmp_path), "A_KEY_FILE": str(tmp_path / "key"), "SSL_CERT_FILE": "/etc/other"}
+    env = {
+        "PATH": os.environ["PATH"],
+        "SECRETS": str(tmp_path),
+        "A_KEY_FILE": str(tmp_path / "key"),
+        "SSL_CERT_FILE": "/etc/other",
+    }
     done = run(DOCKER / "entrypoint", "env", env=env)
     told = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    assert told["A_KEY"] == "s3cr€t with space" and "A_KEY_FILE" not in told and told["SSL_CERT_FILE"] == "/etc/other"
+    assert (
+        told["A_KEY"] == "s3cr€t with space"
+        and "A_KEY_FILE" not in told
+        and told["SSL_CERT_FILE"] == "/etc/other"
+    )
     done = run(DOCKER / "entrypoint", "env", env=env | {"B_FILE": str(tmp_path / "none")})
     assert done.returncode == 1 and "wanted for B" in done.stderr and "s3cr" not in done.stderr
 
@@ -149,7 +188,12 @@ def test_the_entrypoint_turns_files_into_variables_and_says_what_is_missing(tmp_
 def test_mlflow_answers_by_its_own_names_and_where_a_proxy_shows_it(tmp_path: Path) -> None:
     (tmp_path / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
     (tmp_path / "mlflow").chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MLFLOW_AUTH_DATABASE": "a", "MLFLOW_DATABASE": "b", "ARTIFACTS": "s3://mlflow/"}
+    env = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "MLFLOW_AUTH_DATABASE": "a",
+        "MLFLOW_DATABASE": "b",
+        "ARTIFACTS": "s3://mlflow/",
+    }
     for more, hosts, origins in (
         ({}, "mlflow:5000,localhost:*,127.0.0.1:*", []),
         ({"MLFLOW_URL": ""}, "mlflow:5000,localhost:*,127.0.0.1:*", []),
@@ -165,23 +209,37 @@ def test_mlflow_answers_by_its_own_names_and_where_a_proxy_shows_it(tmp_path: Pa
 
 
 def test_the_airflow_image_has_no_torch_and_the_worker_all(tmp_path: Path) -> None:
-    packages = {name: run(sys.executable, ROOT / "scripts/extras", *words).stdout for name, words in _installed().items()}
+    packages = {
+        name: run(sys.executable, ROOT / "scripts/extras", *words).stdout
+        for name, words in _installed().items()
+    }
     assert "torch" not in packages["airflow"] and "mlflow" not in packages["airflow"]
     assert all(name in packages["worker"] for name in ("torch>=", "dvc-s3", "celery", "faiss-cpu"))
     assert run(sys.executable, ROOT / "scripts/extras", "nothing").returncode
 
 
-@pytest.mark.skipif(not find_spec("boto3") or not find_spec("redis"), reason="needs the images' packages; `make test-deployment` has them")
+@pytest.mark.skipif(
+    not find_spec("boto3") or not find_spec("redis"),
+    reason="needs the images' packages; `make test-deployment` has them",
+)
 def test_python_scripts_import_only_what_their_images_install() -> None:
-    scripts = {path.name: path for path in DOCKER.iterdir() if path.is_file() and "python" in path.read_text("utf-8").split("\n")[0]}
+    scripts = {
+        path.name: path
+        for path in DOCKER.iterdir()
+        if path.is_file() and "python" in path.read_text("utf-8").split("\n")[0]
+    }
     assert set(scripts) == set(RUN_IN)
     for name, images in RUN_IN.items():
         for image in images:
-            lacking = _imported(scripts[name]) - _closure(run(sys.executable, ROOT / "scripts/extras", *_installed()[image]).stdout)
+            lacking = _imported(scripts[name]) - _closure(
+                run(sys.executable, ROOT / "scripts/extras", *_installed()[image]).stdout
+            )
             assert not lacking, f"{name} in the image {image}"
 
 
-@pytest.mark.skipif(not find_spec("boto3"), reason="needs the images' packages; `make test-deployment` has them")
+@pytest.mark.skipif(
+    not find_spec("boto3"), reason="needs the images' packages; `make test-deployment` has them"
+)
 @pytest.mark.parametrize(("code", "goes_on"), [("404", True), ("403", False)])
 def test_a_copy_of_the_buckets_goes_on_where_an_object_is_gone_meanwhile(
     code: str, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +252,9 @@ def test_a_copy_of_the_buckets_goes_on_where_an_object_is_gone_meanwhile(
         Path(path).write_text(key)
 
     def found(key: str) -> SimpleNamespace:
-        return SimpleNamespace(key=key, size=1, Object=lambda: SimpleNamespace(download_file=lambda path: download(key, path)))
+        return SimpleNamespace(
+            key=key, size=1, Object=lambda: SimpleNamespace(download_file=lambda path: download(key, path))
+        )
 
     bucket = SimpleNamespace(objects=SimpleNamespace(all=lambda: [found(key) for key in "abc"]))
     monkeypatch.setattr("boto3.resource", lambda kind: SimpleNamespace(Bucket=lambda name: bucket))
@@ -205,19 +265,30 @@ def test_a_copy_of_the_buckets_goes_on_where_an_object_is_gone_meanwhile(
             runpy.run_path(str(DOCKER / "copy-buckets"))
     finally:
         os.umask(ours)
-    copied = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
-    assert copied == dict.fromkeys(("dvc/a", "dvc/c", "mlflow/a", "mlflow/c") if goes_on else ("dvc/a",), 0o600)
+    copied = {
+        str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
+    assert copied == dict.fromkeys(
+        ("dvc/a", "dvc/c", "mlflow/a", "mlflow/c") if goes_on else ("dvc/a",), 0o600
+    )
 
 
 def test_what_a_backup_holds_is_for_its_owner_only(tmp_path: Path) -> None:
     (tmp_path / "pg_dump").write_text('#!/bin/sh\nwhile [ "$1" != --file ]; do shift; done; echo dump > "$2"')
     (tmp_path / "pg_dump").chmod(0o755)
     (tmp_path / "backup").mkdir()
-    done = run(DOCKER / "dump-databases", tmp_path / "backup", env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, umask=0o022)
-    assert done.returncode == 0, done.stderr
-    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "backup").iterdir()} == dict.fromkeys(
-        ("airflow.dump", "mlflow.dump", "mlflow_auth.dump"), 0o600
+    done = run(
+        DOCKER / "dump-databases",
+        tmp_path / "backup",
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        umask=0o022,
     )
+    assert done.returncode == 0, done.stderr
+    assert {
+        path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "backup").iterdir()
+    } == dict.fromkeys(("airflow.dump", "mlflow.dump", "mlflow_auth.dump"), 0o600)
 
 
 def _imported(script: Path) -> set[str]:
@@ -238,7 +309,9 @@ def _closure(packages: str) -> set[str]:
     todo = [Requirement(line) for line in packages.splitlines()]
     while todo:
         wanted = todo.pop()
-        for extra in {"", *wanted.extras} - {extra for name, extra in seen if name == canonicalize_name(wanted.name)}:
+        for extra in {"", *wanted.extras} - {
+            extra for name, extra in seen if name == canonicalize_name(wanted.name)
+        }:
             seen.add((canonicalize_name(wanted.name), extra))
             further = [Requirement(text) for text in importlib.metadata.requires(wanted.name) or []]
             todo += [one for one in further if one.marker is None or one.marker.evaluate({"extra": extra})]
@@ -248,7 +321,11 @@ def _closure(packages: str) -> set[str]:
 def _installed() -> dict[str, list[str]]:
     """What the Dockerfile asks scripts/extras for, by image."""
     text = (DOCKER / "Dockerfile").read_text("utf-8").replace('"$VARIANT"', "cpu")
-    stages = {part.split(" AS ")[1].split()[0]: part for part in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:] if " AS " in part}
+    stages = {
+        part.split(" AS ")[1].split()[0]: part
+        for part in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
+        if " AS " in part
+    }
     found = {name: re.search(r"scripts/extras (.*?) >", part) for name, part in stages.items()}
     return {name: words[1].split() for name, words in found.items() if words}
 
@@ -259,5 +336,15 @@ def test_docker_reads_the_compose_files(tmp_path: Path) -> None:
         pytest.skip("docker has no compose here")
     for more in ("gpu.yaml", "spread.yaml", "elsewhere.yaml"):
         addresses = os.environ | {"BIND": "10.0.0.1", "SERVERS": "10.0.0.1"}
-        done = run("docker", "compose", "--file", DOCKER / "compose.yaml", "--file", DOCKER / more, "config", "--quiet", env=addresses)
+        done = run(
+            "docker",
+            "compose",
+            "--file",
+            DOCKER / "compose.yaml",
+            "--file",
+            DOCKER / more,
+            "config",
+            "--quiet",
+            env=addresses,
+        )
         assert done.returncode == 0, done.stderr

@@ -37,7 +37,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
 
 
 def test_a_full_disk_is_met_with_a_sentence() -> None:
-    with pytest.raises(StorageError, match=r"in this test: No space left on device \(x\); free some space"), disk_errors("this test"):
+    with (
+        pytest.raises(StorageError, match=r"in this test: No space left on device \(x\); free some space"),
+        disk_errors("this test"),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
 
 

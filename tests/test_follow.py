@@ -32,8 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report"]
 SCORE = {"top1": 0.912, "top3": 0.97, "top5": 0.99, "interval": [0.88, 0.94], "n": 1484}
 ANSWERS = {
-    "served": {"all": {"n": 1484, "right": 0.7012, "wrong": 0.2, "unknown": 0.0988}, "new": {"n": 55, "right": 0.0}},
-    "refreshed": {"all": {"n": 1484, "right": 0.8634, "wrong": 0.1, "unknown": 0.0366}, "new": {"n": 55, "right": 0.8182}},
+    "served": {
+        "all": {"n": 1484, "right": 0.7012, "wrong": 0.2, "unknown": 0.0988},
+        "new": {"n": 55, "right": 0.0},
+    },
+    "refreshed": {
+        "all": {"n": 1484, "right": 0.8634, "wrong": 0.1, "unknown": 0.0366},
+        "new": {"n": 55, "right": 0.8182},
+    },
 }
 SUMMARY: dict[str, Any] = {
     "decision": "promote",
@@ -86,11 +92,16 @@ def test_the_summary_says_who_won_why_and_where_to_look() -> None:
     ):
         assert words in text
     assert "validate, split" in text
-    assert "of it orchestration 21.5 s (2.4 s a stage)" in text  # 36 s, of it 7 stages of 2 s and a start of 0.5 s
+    assert (
+        "of it orchestration 21.5 s (2.4 s a stage)" in text
+    )  # 36 s, of it 7 stages of 2 s and a start of 0.5 s
 
 
 def test_the_summary_shows_guards_that_were_not_asked_but_nothing_of_a_champion_before_there_is_one() -> None:
-    reasons = ["gain: not applicable (there is no champion yet)", "tail: not applicable (products with few gallery images: 12 SKUs)"]
+    reasons = [
+        "gain: not applicable (there is no champion yet)",
+        "tail: not applicable (products with few gallery images: 12 SKUs)",
+    ]
     text = printed(render_summary(SUMMARY | {"reasons": reasons}))
     assert "gain" not in text and "12 SKUs" in text
 
@@ -106,7 +117,11 @@ def test_the_summary_counts_vectors_where_a_stage_embedded() -> None:
 
 
 def test_a_first_model_a_dry_run_and_a_cached_run_say_so() -> None:
-    text = printed(render_summary(SUMMARY | {"refreshed": None, "answers": {}, "version": None, "dry_run": True, "cached": STAGES}))
+    text = printed(
+        render_summary(
+            SUMMARY | {"refreshed": None, "answers": {}, "version": None, "dry_run": True, "cached": STAGES}
+        )
+    )
     for words in ("dry run", "none registered", "cached throughout"):
         assert words in text
     assert "refreshed" not in text and "what serves" not in text
@@ -200,7 +215,9 @@ def test_a_refused_model_shows_its_summary_and_ends_with_a_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r1")
-    monkeypatch.setattr("skumatch.follow.follow", lambda *_, **__: SUMMARY | {"decision": "refuse", "version": None})
+    monkeypatch.setattr(
+        "skumatch.follow.follow", lambda *_, **__: SUMMARY | {"decision": "refuse", "version": None}
+    )
     with pytest.raises(Refused) as refused:
         runs._retrain(Settings(project=ROOT), {})
     said = capsys.readouterr().out
@@ -227,7 +244,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     assert len(family) > 4
     yield settings
     services.down(settings)
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
     assert not [process for process in psutil.process_iter() if str(home) in " ".join(cmdline(process))]
 
 
@@ -255,7 +274,13 @@ def plan(settings: Settings, **behaviour: Any) -> Path:
 
 def events(settings: Settings) -> int:
     with Airflow(settings) as airflow:
-        return len([event for event in airflow.get("/assets/events")["asset_events"] if event["name"] == "skumatch_champion"])
+        return len(
+            [
+                event
+                for event in airflow.get("/assets/events")["asset_events"]
+                if event["name"] == "skumatch_champion"
+            ]
+        )
 
 
 @pytest.mark.live
@@ -315,7 +340,9 @@ def test_a_refresh_is_a_run_of_fewer_tasks(live: Settings) -> None:
 def test_a_new_data_version_starts_a_refresh_by_itself(live: Settings) -> None:
     worked = plan(live, embed="hang")
     (live.home_dir / "hang.json").unlink(missing_ok=True)
-    assert announce(live, ScheduleParams(debounce_minutes=0), "a" * 32) == "Airflow was told; a refresh starts."
+    assert (
+        announce(live, ScheduleParams(debounce_minutes=0), "a" * 32) == "Airflow was told; a refresh starts."
+    )
     with Airflow(live) as airflow:
         path = f"/dags/{REFRESH}/dagRuns"
         wait_until(lambda: airflow.get(path, state=["running"])["dag_runs"], 120)
@@ -352,7 +379,9 @@ def test_nothing_new_skips_the_whole_run(live: Settings) -> None:
 
 @pytest.mark.live
 @pytest.mark.parametrize("conf", [{"overrides": ["train.epochs 3"]}, {"dry_run": "perhaps"}, {"data_ref": 7}])
-def test_a_param_of_another_form_is_refused_before_anything_runs(live: Settings, conf: dict[str, Any]) -> None:
+def test_a_param_of_another_form_is_refused_before_anything_runs(
+    live: Settings, conf: dict[str, Any]
+) -> None:
     with pytest.raises(ParameterError, match=next(iter(conf))):
         trigger(live, conf)
 
@@ -370,7 +399,9 @@ def test_a_scheduler_that_dies_is_told_and_up_lets_the_run_go_on(live: Settings)
     worked, hung = plan(live, split="hang"), live.home_dir / "hang.json"
     run = trigger(live, {})
     wait_until(lambda: hung.exists() and hung.read_text(), 60)
-    next(server for server in processes.recorded(live.servers_file) if server.name == "scheduler").process().kill()  # type: ignore[union-attr]
+    next(
+        server for server in processes.recorded(live.servers_file) if server.name == "scheduler"
+    ).process().kill()  # type: ignore[union-attr]
     with pytest.raises(ServiceError, match=r"The scheduler ended during the run .*scheduler\.log"):
         follow(live, run)
     hung.unlink()
@@ -391,5 +422,7 @@ def test_stopping_the_servers_stops_the_stage_that_runs_and_its_children(live: S
     wait_until(lambda: hung.exists() and hung.read_text(), 60)
     family = [psutil.Process(pid) for pid in json.loads(hung.read_text())]
     services.down(live)
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
     services.down(live)

@@ -1,4 +1,7 @@
-"""`skumatch evaluate` and `skumatch match`: any encoder on any folder, no pipeline; the JSON is a form others rely on."""
+"""`skumatch evaluate` and `skumatch match`: any encoder on any folder, no pipeline.
+
+The JSON is a form others rely on.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Path:
     folder, source = tmp_path_factory.mktemp("bundle") / "model", tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), source)
+    encoders.save(
+        encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), source
+    )
     images = folder_images(shelf, "train")
     vectors = embed(encoders.load(source), images, 8, RuntimeParams(device="cpu", threads=1), "gallery")
     write_bundle(folder, source, Gallery(images.ids, images.skus, vectors), {}, images.ids)
@@ -51,7 +56,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Path:
 
 def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_path: Path) -> None:
     path = tmp_path / "figures" / "one.json"
-    ended = cli("evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", "full", "--json", path)
+    ended = cli(
+        "evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", "full", "--json", path
+    )
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(path.read_text("utf-8"))
     assert {name: type(value).__name__ for name, value in found.items()} == {
@@ -79,24 +86,38 @@ def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_pat
     assert set(found["interval"]) == {"top1", "top3", "top5", "confidence", "method", "clusters"}
     assert all(len(found["interval"][name]) == 2 for name in ("top1", "top3", "top5"))
     assert set(found["hashes"]) == {"gallery", "queries", "encoder"}
-    assert (found["protocol"], found["n"], found["skus"], found["without_partner"]) == ("full", SKUS * TEST, SKUS, 1)
+    assert (found["protocol"], found["n"], found["skus"], found["without_partner"]) == (
+        "full",
+        SKUS * TEST,
+        SKUS,
+        1,
+    )
     assert 0 <= found["top1"] <= found["top3"] <= found["top5"] <= 1
-    assert f"top-1 {100 * found['top1']:.1f} %" in ended.out and "1 without a gallery image left out" in ended.out
+    assert (
+        f"top-1 {100 * found['top1']:.1f} %" in ended.out
+        and "1 without a gallery image left out" in ended.out
+    )
     assert f"R-precision              {100 * found['r_precision']:.1f} %" in ended.out and all(
         one["about"] in ended.out for one in found["slices"]
     )
 
 
 @pytest.mark.parametrize(("protocol", "queries"), [("test_loo", SKUS * TEST), ("k5", 10 * SKUS * TEST)])
-def test_other_protocols_can_be_asked_of_a_folder(cli: Cli, shelf: Path, tmp_path: Path, protocol: str, queries: int) -> None:
+def test_other_protocols_can_be_asked_of_a_folder(
+    cli: Cli, shelf: Path, tmp_path: Path, protocol: str, queries: int
+) -> None:
     path = tmp_path / "one.json"
-    ended = cli("evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", protocol, "--json", path)
+    ended = cli(
+        "evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", protocol, "--json", path
+    )
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(path.read_text("utf-8"))
     assert (found["protocol"], found["n"]) == (protocol, queries)
 
 
-def test_catalogue_pictures_of_a_folder_are_a_gallery_of_their_own(cli: Cli, shelf: Path, tmp_path: Path) -> None:
+def test_catalogue_pictures_of_a_folder_are_a_gallery_of_their_own(
+    cli: Cli, shelf: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "with catalogue"
     shutil.copytree(shelf, folder)
     refused = cli("evaluate", "--data", folder, "--model", "frozen:smoke@none", "--protocol", "catalogue")
@@ -104,19 +125,42 @@ def test_catalogue_pictures_of_a_folder_are_a_gallery_of_their_own(cli: Cli, she
     for sku in range(SKUS - 1):
         draw(folder / f"all/catalogue/sku {sku}/front.png", f"sku {sku}")
     path = tmp_path / "one.json"
-    assert cli("evaluate", "--data", folder, "--model", "frozen:smoke@none", "--protocol", "catalogue", "--json", path).code == 0
+    assert (
+        cli(
+            "evaluate",
+            "--data",
+            folder,
+            "--model",
+            "frozen:smoke@none",
+            "--protocol",
+            "catalogue",
+            "--json",
+            path,
+        ).code
+        == 0
+    )
     found = json.loads(path.read_text("utf-8"))
-    assert (found["protocol"], found["n"], found["without_partner"]) == ("catalogue", (SKUS - 1) * TEST, TEST + 1)
+    assert (found["protocol"], found["n"], found["without_partner"]) == (
+        "catalogue",
+        (SKUS - 1) * TEST,
+        TEST + 1,
+    )
 
 
 def test_an_unknown_protocol_is_refused_with_those_there_are(cli: Cli, shelf: Path) -> None:
     ended = cli("evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", "k10")
-    assert ended.code == 11 and "no protocol 'k10'" in ended.err and "full, k5, test_loo, unseen, catalogue" in ended.err
+    assert (
+        ended.code == 11
+        and "no protocol 'k10'" in ended.err
+        and "full, k5, test_loo, unseen, catalogue" in ended.err
+    )
 
 
 def test_an_evaluation_names_what_was_judged(cli: Cli, shelf: Path, bundle: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert cli("evaluate", "--data", shelf, "--model", bundle, "--json", tmp_path / f"{name}.json").code == 0
+        assert (
+            cli("evaluate", "--data", shelf, "--model", bundle, "--json", tmp_path / f"{name}.json").code == 0
+        )
     first = (tmp_path / "one.json").read_text("utf-8")
     assert first == (tmp_path / "two.json").read_text("utf-8")
     hashes = json.loads(first)["hashes"]
@@ -135,7 +179,9 @@ def test_a_bundles_folder_matches_pictures(cli: Cli, shelf: Path, bundle: Path) 
         assert len({match["sku"] for match in matches}) == len(matches) == 3
         assert set(matches[0]) == {"sku", "similarity", "gallery_id", "unknown"}
         assert matches[0]["similarity"] == pytest.approx(1, abs=1e-4)
-        assert [match["similarity"] for match in matches] == sorted((match["similarity"] for match in matches), reverse=True)
+        assert [match["similarity"] for match in matches] == sorted(
+            (match["similarity"] for match in matches), reverse=True
+        )
     assert bundle_hash(bundle) == before
 
 
@@ -148,7 +194,14 @@ def test_matches_are_shown_as_a_table_for_each_picture(cli: Cli, shelf: Path, bu
 def version(number: int, aliases: tuple[str, ...] = (), **tags: str) -> ModelRef:
     """A version with a bundle's hash of its own, of 2026-11-02 12:00."""
     created = datetime(2026, 11, 2, 12, tzinfo=UTC)
-    return ModelRef(number, f"{number:064x}"[::-1], "run", created, aliases, {TOP1_TAG: "0.9671", DATA_TAG: "d" * 36} | tags)
+    return ModelRef(
+        number,
+        f"{number:064x}"[::-1],
+        "run",
+        created,
+        aliases,
+        {TOP1_TAG: "0.9671", DATA_TAG: "d" * 36} | tags,
+    )
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -75,12 +75,19 @@ def settings(airflow: tuple[type[Stub], str], tmp_path: Path) -> Settings:
 
 
 def test_a_new_version_is_an_event_with_its_md5(airflow: tuple[type[Stub], str], settings: Settings) -> None:
-    assert announce(settings, ScheduleParams(), MD5) == "Airflow was told; a refresh starts once no import came for 5 min."
+    assert (
+        announce(settings, ScheduleParams(), MD5)
+        == "Airflow was told; a refresh starts once no import came for 5 min."
+    )
     assert airflow[0].events == [{"asset_id": 7, "extra": {"data": MD5}}]
-    assert announce(settings, ScheduleParams(debounce_minutes=0), MD5) == "Airflow was told; a refresh starts."
+    assert (
+        announce(settings, ScheduleParams(debounce_minutes=0), MD5) == "Airflow was told; a refresh starts."
+    )
 
 
-def test_no_event_is_posted_where_none_starts_anything(airflow: tuple[type[Stub], str], settings: Settings) -> None:
+def test_no_event_is_posted_where_none_starts_anything(
+    airflow: tuple[type[Stub], str], settings: Settings
+) -> None:
     assert announce(settings, ScheduleParams(on_new_data=False), MD5) == ""
     assert airflow[0].events == []
 
@@ -94,17 +101,23 @@ def test_an_airflow_that_refuses_fails_no_import(airflow: tuple[type[Stub], str]
     assert "the database is locked; the next scheduled" in announce(settings, ScheduleParams(), MD5)
     own.assets = KNOWN[1:]
     sentence = announce(settings, ScheduleParams(refresh="none"), MD5)
-    assert "does not know the data's asset skumatch_data yet" in sentence and sentence.endswith("; `skumatch refresh` starts one.")
+    assert "does not know the data's asset skumatch_data yet" in sentence and sentence.endswith(
+        "; `skumatch refresh` starts one."
+    )
     away = settings.model_copy(update={"airflow": f"http://ann:secret@127.0.0.1:{free_port()}"})
     sentence = announce(away, ScheduleParams(), MD5)
     assert "does not answer" in sentence and "secret" not in sentence and sentence.endswith(LATER)
 
 
-def test_another_program_on_airflows_port_is_told_nothing(airflow: tuple[type[Stub], str], settings: Settings) -> None:
+def test_another_program_on_airflows_port_is_told_nothing(
+    airflow: tuple[type[Stub], str], settings: Settings
+) -> None:
     """Of the embedded Airflow only a server that `skumatch up` started counts."""
     own, address = airflow
     here = settings.model_copy(update={"airflow": None, "airflow_port": int(address.partition(":")[2])})
-    assert announce(here, ScheduleParams(), MD5) == f"Airflow isn't running, so no refresh starts now; {LATER}"
+    assert (
+        announce(here, ScheduleParams(), MD5) == f"Airflow isn't running, so no refresh starts now; {LATER}"
+    )
     assert own.events == []
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     processes.spawn(here.servers_file, "api-server", sleep, {}, here.project, here.home_dir / "log", "test")
@@ -119,11 +132,15 @@ def test_another_program_on_airflows_port_is_told_nothing(airflow: tuple[type[St
 
 def test_the_asset_is_that_of_the_dags() -> None:
     code = "import events; print(events.DATA.name)"
-    out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True
+    ).stdout
     assert out.split() == [new_data.ASSET]
 
 
-def test_an_import_tells_of_each_new_version_once(airflow: tuple[type[Stub], str], tmp_path: Path, delivery: Delivery) -> None:
+def test_an_import_tells_of_each_new_version_once(
+    airflow: tuple[type[Stub], str], tmp_path: Path, delivery: Delivery
+) -> None:
     own, address = airflow
     cli, url = Cli.make(tmp_path), f"http://ann:secret@{address}"
     first = cli("data", "import", delivery(skus=2, train=2, test=1), airflow=url)
@@ -133,7 +150,14 @@ def test_an_import_tells_of_each_new_version_once(airflow: tuple[type[Stub], str
     assert again.code == 0 and "Airflow" not in again.out
     assert [event["extra"] for event in own.events] == [{"data": version}]
     (cli.project / "data.dvc").write_text("<<<<<<< HEAD\n")
-    cli.refuses(11, "restore it with `git checkout -- data.dvc`", "data", "import", delivery(skus=2, train=2, test=1), airflow=url)
+    cli.refuses(
+        11,
+        "restore it with `git checkout -- data.dvc`",
+        "data",
+        "import",
+        delivery(skus=2, train=2, test=1),
+        airflow=url,
+    )
     (cli.project / "data.dvc").unlink()
     away = cli("data", "sample", "--skus", "2", "--train", "2", "--test", "1", airflow_port=free_port())
     assert away.code == 0 and f"Airflow isn't running, so no refresh starts now; {LATER}" in away.out, away

@@ -63,7 +63,10 @@ def _npz(trap: Trap) -> bytes:
 
 def _parquet(trap: Trap) -> bytes:
     """A column of a type that old versions of Arrow unpickle (CVE-2023-47248)."""
-    named = {"ARROW:extension:name": b"arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(trap)}
+    named = {
+        "ARROW:extension:name": b"arrow.py_extension_type",
+        "ARROW:extension:metadata": pickle.dumps(trap),
+    }
     stream = io.BytesIO()
     pq.write_table(pa.table([["a"]], pa.schema([pa.field("id", pa.string(), metadata=named)])), stream)
     return stream.getvalue()
@@ -118,14 +121,25 @@ def test_weights(trap: bytes, mark: Path, tmp_path: Path, suffix: str) -> None:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundle")
-    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), root / "encoder")
+    encoders.save(
+        encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(),
+        root / "encoder",
+    )
     vectors = np.eye(4, encoders.load(root / "encoder").dim, dtype=np.float32)
-    write_bundle(root / "bundle", root / "encoder", Gallery([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors), {}, [])
+    write_bundle(
+        root / "bundle",
+        root / "encoder",
+        Gallery([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors),
+        {},
+        [],
+    )
     return root / "bundle"
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_parts_of_a_bundle_with_right_hashes(trap: bytes, mark: Path, tmp_path: Path, sound: Path, part: str) -> None:
+def test_parts_of_a_bundle_with_right_hashes(
+    trap: bytes, mark: Path, tmp_path: Path, sound: Path, part: str
+) -> None:
     """Whoever wrote the part wrote the hashes as well, and what belongs to what."""
     folder = shutil.copytree(sound, tmp_path / "bundle")
     (folder / part).write_bytes(trap)
@@ -205,7 +219,11 @@ def test_the_package_has_nothing_that_unpickles() -> None:
     found = {}
     for path in [*(ROOT / "skumatch").rglob("*.py"), *(ROOT / "dags").rglob("*.py")]:
         text = path.read_text("utf-8")
-        loads = [line for line in text.splitlines() if re.search(r"(?<![.\w])torch\.load\(", line) and "weights_only=True" not in line]
+        loads = [
+            line
+            for line in text.splitlines()
+            if re.search(r"(?<![.\w])torch\.load\(", line) and "weights_only=True" not in line
+        ]
         if FORBIDDEN.search(text) or loads:
             found[path.name] = FORBIDDEN.findall(text) + loads
     assert found == {}

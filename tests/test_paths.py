@@ -83,7 +83,9 @@ def fault(*_: object, **__: object) -> None:
     "caf\udce9".encode()
 
 
-def test_main_ends_a_text_error_in_one_sentence(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_ends_a_text_error_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli, "app", fault)
     with pytest.raises(SystemExit) as ended:
         cli.main()

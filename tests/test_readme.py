@@ -43,18 +43,26 @@ def commands(text: str) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines()
     ]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines += [code.replace("...", "") for code in re.findall(r"`((?:skumatch|make|python -m benchmarks)\s[^`\n]+)`", prose)]
+    lines += [
+        code.replace("...", "")
+        for code in re.findall(r"`((?:skumatch|make|python -m benchmarks)\s[^`\n]+)`", prose)
+    ]
     parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return [words for words in parts if words]
 
 
 def all_commands(program: str) -> list[list[str]]:
-    found = [words for path in DOCUMENTS for words in commands(path.read_text("utf-8")) if words[0] == program]
+    found = [
+        words for path in DOCUMENTS for words in commands(path.read_text("utf-8")) if words[0] == program
+    ]
     return [list(words) for words in sorted({tuple(words) for words in found})]
 
 
 def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
-    """What a command line makes of the words, without running them; raises for an unknown command, option or value."""
+    """What a command line makes of the words, without running them.
+
+    Raises for an unknown command, option or value.
+    """
     command: Any = typer.main.get_command(program)
     name, *rest = words
     while hasattr(command, "commands"):
@@ -64,24 +72,38 @@ def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
 
 
 def test_the_readme_has_the_two_commands() -> None:
-    assert [words for words in commands(README) if words[0] == "make"][:2] == [["make", "run"], ["make", "test"]]
+    assert [words for words in commands(README) if words[0] == "make"][:2] == [
+        ["make", "run"],
+        ["make", "test"],
+    ]
     assert ["make", "run", "DATA=/path/to/photos"] in commands(README)
 
 
 @pytest.mark.parametrize("words", all_commands("skumatch"), ids=" ".join)
 def test_a_skumatch_command_is_understood(words: list[str]) -> None:
-    if words not in (["skumatch", "evaluate"], ["skumatch", "match"]):  # named in a sentence, without what they need
+    if words not in (
+        ["skumatch", "evaluate"],
+        ["skumatch", "match"],
+    ):  # named in a sentence, without what they need
         overrides = parse(words).get("overrides")
         load_params(ROOT / "params.yaml", overrides or ())
 
 
-@pytest.mark.parametrize("words", [words for words in all_commands("python") if words[1:3] == BENCHMARKS], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [words for words in all_commands("python") if words[1:3] == BENCHMARKS], ids=" ".join
+)
 def test_a_benchmark_is_understood(words: list[str]) -> None:
     load_params(ROOT / "params.yaml", parse(words[2:], benchmarks).get("set_") or ())
 
 
 @pytest.mark.parametrize(
-    "line", ["skumatch teach", "skumatch retrain --sett a=b", "skumatch data inspect more", "skumatch match --model 1"]
+    "line",
+    [
+        "skumatch teach",
+        "skumatch retrain --sett a=b",
+        "skumatch data inspect more",
+        "skumatch match --model 1",
+    ],
 )
 def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
     with pytest.raises((KeyError, UsageError)):
@@ -117,13 +139,18 @@ def test_links_and_pictures_exist(path: Path) -> None:
 
 def anchors(text: str) -> set[str]:
     """Headings as GitHub names them."""
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
 
 
 @each_document
 def test_parameters_exist(path: Path) -> None:
     tree = Params().model_dump(by_alias=True)
-    for section, name in re.findall(rf"(?<![\w./])({SECTIONS})\.([a-z_0-9]+)\b(?![\w./(])", path.read_text("utf-8")):
+    for section, name in re.findall(
+        rf"(?<![\w./])({SECTIONS})\.([a-z_0-9]+)\b(?![\w./(])", path.read_text("utf-8")
+    ):
         assert name in tree[section] or name in FILES, f"{section}.{name}"
 
 
@@ -132,7 +159,9 @@ def test_files_and_variables_that_are_named_exist(path: Path) -> None:
     text = path.read_text("utf-8")
     for name in re.findall(r"`((?:skumatch|dags|docs|tests|scripts|requirements)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), name
-    code = "".join(file.read_text("utf-8") for folder in ("skumatch", "dags") for file in (ROOT / folder).rglob("*.py"))
+    code = "".join(
+        file.read_text("utf-8") for folder in ("skumatch", "dags") for file in (ROOT / folder).rglob("*.py")
+    )
     for name in re.findall(r"SKUMATCH_[A-Z_]+", text):
         assert name in code or name.removeprefix("SKUMATCH_").lower() in Settings.model_fields, name
 
@@ -151,7 +180,9 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
 
 def exit_codes() -> Iterator[tuple[int, str]]:
     for name, kind in vars(errors).items():
-        if isinstance(kind, type) and issubclass(kind, errors.SkumatchError) and kind is not errors.Relayed:  # it has another's code
+        if (
+            isinstance(kind, type) and issubclass(kind, errors.SkumatchError) and kind is not errors.Relayed
+        ):  # it has another's code
             yield (errors.RunFailed("").exit_code if kind is errors.RunFailed else kind.exit_code), name
 
 
@@ -161,10 +192,14 @@ def test_the_documents_list_each_decision() -> None:
         text = record.read_text("utf-8")
         assert f"({record.name})" in listed
         assert [f"# {record.name[:4]}"] == re.findall(r"^# \d{4}", text)
-        assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], record.name
+        assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], (
+            record.name
+        )
 
 
 def test_the_terminals_picture_is_what_the_summary_looks_like_today() -> None:
     images = ROOT / "docs/images"
     draw = runpy.run_path(str(images / "render.py"))["draw"]
-    assert draw(read_json(images / "summary.json")) == (images / "summary.svg").read_text("utf-8"), "run `python docs/images/render.py`"
+    assert draw(read_json(images / "summary.json")) == (images / "summary.svg").read_text("utf-8"), (
+        "run `python docs/images/render.py`"
+    )

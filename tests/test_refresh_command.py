@@ -36,7 +36,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]
                 return httpx.Response(200, json={"access_token": "x"})
             if path == "/api/v2/dags/skumatch_refresh/dagRuns":
                 wanted = request.url.params.get_list("state")
-                listed = [{"dag_run_id": run, "state": state, "conf": conf} for run, state, conf, _ in rows if state in wanted]
+                listed = [
+                    {"dag_run_id": run, "state": state, "conf": conf}
+                    for run, state, conf, _ in rows
+                    if state in wanted
+                ]
                 return httpx.Response(200, json={"dag_runs": listed})
             data = next(data for run, _, _, data in rows if f"/dagRuns/{run}/taskInstances/pull/" in path)
             if path.endswith("/return_value"):
@@ -66,7 +70,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]
         ([("r1", "success", CONF, DATA)], None),
     ],
 )
-def test_a_run_is_joined_that_does_what_is_wanted(serve: Callable[..., Any], tmp_path: Path, rows: Any, joined: str | None) -> None:
+def test_a_run_is_joined_that_does_what_is_wanted(
+    serve: Callable[..., Any], tmp_path: Path, rows: Any, joined: str | None
+) -> None:
     """Of the same data and settings; before its first task has ended it takes the newest data."""
     serve(*rows)
     assert active(Settings(project=tmp_path), {"overrides": []}, DATA, "skumatch_refresh") == joined
@@ -79,19 +85,27 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
     def follow(_: Settings, run: str, dag: str) -> dict[str, Any]:
         done.append(("follow", run, dag))
-        return {"skipped": True, "reason": "Nothing new."} if run == "skips" else SUMMARY | {"run": run, "dag": dag}
+        return (
+            {"skipped": True, "reason": "Nothing new."}
+            if run == "skips"
+            else SUMMARY | {"run": run, "dag": dag}
+        )
 
     (tmp_path / "data.dvc").write_text(f"outs: [{{md5: {DATA}}}]")
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     monkeypatch.setattr(runs, "current_settings", lambda: Settings(project=tmp_path))
     monkeypatch.setattr(runs, "_read_code", lambda _: None)
-    monkeypatch.setattr("skumatch.follow.trigger", lambda _, conf, dag: done.append(("trigger", conf, dag)) or "mine")
+    monkeypatch.setattr(
+        "skumatch.follow.trigger", lambda _, conf, dag: done.append(("trigger", conf, dag)) or "mine"
+    )
     monkeypatch.setattr("skumatch.follow.follow", follow)
     return done
 
 
-def test_a_refresh_is_a_run_of_its_own_dag(started: list[Any], serve: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refresh_is_a_run_of_its_own_dag(
+    started: list[Any], serve: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     serve()
     runs.refresh(overrides=["seed=3"], dry_run=True)
     conf = {"overrides": ["seed=3"], "dry_run": True, "data_ref": None, "encoder": None}
@@ -118,7 +132,10 @@ def test_a_joined_run_that_is_skipped_is_not_what_was_wanted(
 
 
 def test_a_joined_run_that_took_other_data_is_not_what_was_wanted(
-    started: list[Any], serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    started: list[Any],
+    serve: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its first task was reading data.dvc when the last import came."""
     serve(("r1", "running", {}, None))
@@ -128,7 +145,9 @@ def test_a_joined_run_that_took_other_data_is_not_what_was_wanted(
     assert "The refresh r1 took other data; another one starts." in capsys.readouterr().out
 
 
-def test_a_refresh_that_fails_ends_with_its_code(started: list[Any], serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refresh_that_fails_ends_with_its_code(
+    started: list[Any], serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RunFailed("embed: It broke.", 15)
 
@@ -140,7 +159,10 @@ def test_a_refresh_that_fails_ends_with_its_code(started: list[Any], serve: Call
 
 
 def test_ctrl_c_leaves_a_refresh_going(
-    started: list[Any], serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    started: list[Any],
+    serve: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
@@ -166,5 +188,7 @@ def test_what_only_the_training_reads_is_unused() -> None:
 
 def test_a_parameter_of_another_stage_is_used(tmp_path: Path) -> None:
     train = "train: {params: [seed, train, split.val_share]}"
-    (tmp_path / "dvc.yaml").write_text(f"stages: {{{train}, frozen: {{}}, embed: {{params: [seed]}}, report: {{params: [train]}}}}")
+    (tmp_path / "dvc.yaml").write_text(
+        f"stages: {{{train}, frozen: {{}}, embed: {{params: [seed]}}, report: {{params: [train]}}}}"
+    )
     assert unused_in_refresh(tmp_path) == {"train", "split.val_share"}

@@ -33,7 +33,9 @@ def registry(url: str, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     registry, root = Registry(url), tmp_path_factory.mktemp("bundles")
     run = registry.log_run("run", {}, {}, {}, {})
     torch.manual_seed(0)
-    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), root)
+    encoders.save(
+        encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), root
+    )
     vectors = torch.nn.functional.normalize(torch.randn(4, encoders.load(root).dim), dim=1).numpy()
     gallery = Gallery([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors)
     for number, compared in enumerate(("none", "1", "1", None)):
@@ -72,22 +74,48 @@ def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, 
     first = cli("promote", "--why", "it passed the gate")
     assert (first.code, first.err) == (0, "") and "Version 1 is the champion (bundle" in first.out
     assert "in place of version 1" in cli("promote", "2").out and champion(registry) == 2
-    cli.refuses(18, "The champion is now version 2, but version 3 was compared with version 1; retrain", "promote", "3")
+    cli.refuses(
+        18,
+        "The champion is now version 2, but version 3 was compared with version 1; retrain",
+        "promote",
+        "3",
+    )
     cli.refuses(17, "Version 3 never was champion", "rollback", "3")
-    for words, said in ((("promote", "3"), "version 3 was compared with version 1; retrain"), (("promote", "2"), "champion already")):
+    for words, said in (
+        (("promote", "3"), "version 3 was compared with version 1; retrain"),
+        (("promote", "2"), "champion already"),
+    ):
         cli.refuses(18, said, *words, "--dry-run", mlflow=recording.url)
-    cli.refuses(40, "Nothing says which champion version 4 was compared with", "promote", "4", "--dry-run", mlflow=recording.url)
+    cli.refuses(
+        40,
+        "Nothing says which champion version 4 was compared with",
+        "promote",
+        "4",
+        "--dry-run",
+        mlflow=recording.url,
+    )
     dry = cli("rollback", "--dry-run", mlflow=recording.url)
     assert "would be the champion again" in dry.out and champion(registry) == 2
     assert len(recording.asked) > 10 and recording.writes == []
     back = cli("rollback", "--why", "it mistakes [b]cola[/b] for tea", mlflow=recording.url)
     assert recording.writes, "a write would have been seen"
     assert (back.code, back.err) == (0, "") and champion(registry) == 1
-    assert back.out == f"Version 1 is the champion again, in place of version 2 (bundle {registry.resolve('1').bundle[:12]}, verified).\n"
+    assert (
+        back.out
+        == f"Version 1 is the champion again, in place of version 2 (bundle {registry.resolve('1').bundle[:12]}, verified).\n"
+    )
     cli.refuses(17, "Version 1 is the champion already", "rollback", "1")
     told = cli("models", "--history")
-    assert told.code == 0 and "The chain of 5 entries holds" in told.out and "it mistakes [b]cola[/b] for tea" in told.out
-    outcomes = [[word.strip() for word in line.split("│")[1:6]] for line in told.out.splitlines() if line.startswith("│")]
+    assert (
+        told.code == 0
+        and "The chain of 5 entries holds" in told.out
+        and "it mistakes [b]cola[/b] for tea" in told.out
+    )
+    outcomes = [
+        [word.strip() for word in line.split("│")[1:6]]
+        for line in told.out.splitlines()
+        if line.startswith("│")
+    ]
     assert [(row[2], row[3], row[4]) for row in outcomes] == [
         ("promote 2", "stale", "none"),
         ("promote 1", "done", "1"),
@@ -102,7 +130,9 @@ def test_a_gallery_and_a_model_need_their_own_approval(cli: Cli, registry: Regis
     """Approval is asked per kind; a comparison that only a new gallery made old is not told to train."""
     with registry.client() as client:
         for number in (1, 2, 3):
-            client.set_model_version_tag(registry.model_name, str(number), ENCODER_TAG, "a" * 64 if number < 3 else "b" * 64)
+            client.set_model_version_tag(
+                registry.model_name, str(number), ENCODER_TAG, "a" * 64 if number < 3 else "b" * 64
+            )
         client.set_model_version_tag(registry.model_name, "2", RELEASE_TAG, "1")
     assert champion(registry) == 1
     path = cli.project / "params.yaml"
@@ -113,8 +143,16 @@ def test_a_gallery_and_a_model_need_their_own_approval(cli: Cli, registry: Regis
         assert cli("promote", other, "--dry-run").code == 0
     path.write_text(before, "utf-8")
     assert cli("promote", "2").code == 0
-    cli.refuses(18, "gallery changed since version 3 was compared; `skumatch refresh --encoder 3`", "promote", "3", "--dry-run")
-    cli.refuses(18, "gallery changed since version 3 was compared; `skumatch refresh --encoder 3`", "promote", "3")
+    cli.refuses(
+        18,
+        "gallery changed since version 3 was compared; `skumatch refresh --encoder 3`",
+        "promote",
+        "3",
+        "--dry-run",
+    )
+    cli.refuses(
+        18, "gallery changed since version 3 was compared; `skumatch refresh --encoder 3`", "promote", "3"
+    )
     assert champion(registry) == 2
 
 

@@ -29,19 +29,32 @@ from tests.conftest import free_port
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(project=tmp_path, home=tmp_path / "home", airflow_port=free_port(), mlflow_port=free_port())
+    return Settings(
+        project=tmp_path, home=tmp_path / "home", airflow_port=free_port(), mlflow_port=free_port()
+    )
 
 
 def spawn(settings: Settings, name: str, code: str) -> processes.Server:
     record = settings.home_dir / "services.json"
     processes.spawn(
-        record, name, [sys.executable, "-c", code], dict(os.environ), settings.project, settings.home_dir / "logs" / f"{name}.log", "test"
+        record,
+        name,
+        [sys.executable, "-c", code],
+        dict(os.environ),
+        settings.project,
+        settings.home_dir / "logs" / f"{name}.log",
+        "test",
     )
     return processes.recorded(record)[-1]
 
 
-@pytest.mark.parametrize(("field", "variable"), [("airflow_port", "SKUMATCH_AIRFLOW_PORT"), ("mlflow_port", "SKUMATCH_MLFLOW_PORT")])
-def test_a_port_in_use_is_named_with_the_way_out_and_nothing_starts(settings: Settings, field: str, variable: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "variable"),
+    [("airflow_port", "SKUMATCH_AIRFLOW_PORT"), ("mlflow_port", "SKUMATCH_MLFLOW_PORT")],
+)
+def test_a_port_in_use_is_named_with_the_way_out_and_nothing_starts(
+    settings: Settings, field: str, variable: str
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -59,7 +72,9 @@ def test_an_mlflow_of_the_users_own_is_not_started(settings: Settings) -> None:
     assert servers.environment(own)["SKUMATCH_MLFLOW"] == "http://elsewhere:5000"
 
 
-def test_servers_log_in_utf8_whatever_the_terminal_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_log_in_utf8_whatever_the_terminal_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.home_dir.mkdir()
     monkeypatch.setenv("PYTHONIOENCODING", "ascii:replace")
     assert servers.environment(settings)["PYTHONIOENCODING"] == "utf-8"
@@ -96,7 +111,9 @@ def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) ->
     settings.home_dir.mkdir()
     first, second = servers.environment(settings), servers.environment(settings)
     path = settings.home_dir / "airflow.secret"
-    assert first["AIRFLOW__API_AUTH__JWT_SECRET"] == second["AIRFLOW__API_AUTH__JWT_SECRET"] == path.read_text()
+    assert (
+        first["AIRFLOW__API_AUTH__JWT_SECRET"] == second["AIRFLOW__API_AUTH__JWT_SECRET"] == path.read_text()
+    )
     assert len(path.read_text()) >= 64
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -104,9 +121,15 @@ def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) ->
 def test_stop_ends_children_orphans_and_the_deaf(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "STOP_SECONDS", 1.0)
     sleep = "import time; time.sleep(600)"
-    child = f"import subprocess as s, sys; s.Popen([sys.executable, '-c', '{sleep}'], start_new_session=NEW); "
+    child = (
+        f"import subprocess as s, sys; s.Popen([sys.executable, '-c', '{sleep}'], start_new_session=NEW); "
+    )
     spawn(settings, "parent", child.replace("NEW", "True") + sleep)
-    spawn(settings, "deaf", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + sleep)
+    spawn(
+        settings,
+        "deaf",
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + sleep,
+    )
     gone = spawn(settings, "gone", child.replace("NEW", "False"))
     record = settings.home_dir / "services.json"
     family: list[psutil.Process] = []
@@ -117,7 +140,9 @@ def test_stop_ends_children_orphans_and_the_deaf(settings: Settings, monkeypatch
         time.sleep(0.05)
     assert len(family) == 4
     services.down(settings)
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
     assert not record.exists()
     services.down(settings)
 
@@ -127,7 +152,9 @@ def test_stop_spares_a_stranger_with_a_recorded_pid(settings: Settings) -> None:
     try:
         record = settings.home_dir / "services.json"
         record.parent.mkdir()
-        record.write_text(json.dumps([{"name": "mlflow", "pid": stranger.pid, "created": time.time() - 9999, "origin": ""}]))
+        record.write_text(
+            json.dumps([{"name": "mlflow", "pid": stranger.pid, "created": time.time() - 9999, "origin": ""}])
+        )
         assert services.running(settings) == set()
         services.down(settings)
         assert stranger.poll() is None
@@ -141,14 +168,20 @@ def test_a_server_that_ends_while_starting_is_told_with_its_last_words_and_the_r
 ) -> None:
     monkeypatch.setattr(services, "_migrate", lambda *_: None)
     commands = {"mlflow": "import time; time.sleep(600)", "scheduler": "print('no disk left')"}
-    monkeypatch.setattr(servers, "commands", lambda _: {name: [sys.executable, "-c", code] for name, code in commands.items()})
-    with pytest.raises(ServiceError, match=r"scheduler ended while starting \(no disk left\).*scheduler\.log"):
+    monkeypatch.setattr(
+        servers, "commands", lambda _: {name: [sys.executable, "-c", code] for name, code in commands.items()}
+    )
+    with pytest.raises(
+        ServiceError, match=r"scheduler ended while starting \(no disk left\).*scheduler\.log"
+    ):
         services.up(settings)
     assert services.running(settings) == set()
     assert not (settings.home_dir / "services.json").exists()
 
 
-def test_servers_with_other_settings_are_not_stopped_by_a_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_with_other_settings_are_not_stopped_by_a_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(servers, "commands", lambda _: {"mlflow": ["never"]})
     server = spawn(settings, "mlflow", "import time; time.sleep(600)")
     try:

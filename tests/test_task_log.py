@@ -37,13 +37,18 @@ def test_a_task_log_is_read_on_line_by_whole_line(tmp_path: Path) -> None:
 def test_a_crash_is_told_in_the_exceptions_words() -> None:
     lines = [
         {"event": "a"},
-        {"event": "Task failed", "error_detail": [{"exc_value": "The stage ended with signal SIGKILL and no result."}]},
+        {
+            "event": "Task failed",
+            "error_detail": [{"exc_value": "The stage ended with signal SIGKILL and no result."}],
+        },
     ]
     assert crash(lines) == "The stage ended with signal SIGKILL and no result."
     assert "without a word" in crash([])
 
 
-def test_a_served_log_is_asked_for_now_and_then_and_its_absence_only_hides_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_served_log_is_asked_for_now_and_then_and_its_absence_only_hides_the_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = 0
 
     def ask() -> list[object]:
@@ -51,7 +56,10 @@ def test_a_served_log_is_asked_for_now_and_then_and_its_absence_only_hides_the_b
         asked += 1
         if asked == 1:
             raise ServiceError("Airflow answers 404; there is none yet.")
-        return [{"event": f'skumatch-progress {{"done": {asked}}}'}, "a line that Airflow could not read as JSON"]
+        return [
+            {"event": f'skumatch-progress {{"done": {asked}}}'},
+            "a line that Airflow could not read as JSON",
+        ]
 
     monkeypatch.setattr(task_log, "ASK_SECONDS", 60.0)
     log = ServedLog(ask, "the page")

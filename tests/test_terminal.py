@@ -65,7 +65,9 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Terminal]:
         ("gbk", f"x {COLA} … café\n"),
     ],
 )
-def test_what_a_terminal_cannot_show_is_replaced(screen: Callable[[str], Terminal], encoding: str, expected: str) -> None:
+def test_what_a_terminal_cannot_show_is_replaced(
+    screen: Callable[[str], Terminal], encoding: str, expected: str
+) -> None:
     made = screen(encoding)
     print(f"✗ {COLA} … café")
     assert made.shown() == expected
@@ -102,13 +104,21 @@ def test_what_is_started_writes_in_the_terminals_encoding(screen: Callable[[str]
     screen("utf-8")
 
 
-@pytest.mark.parametrize(("files", "mode", "restarts"), [("ascii", None, True), ("ascii", "1", False), ("utf-8", None, False)])
+@pytest.mark.parametrize(
+    ("files", "mode", "restarts"), [("ascii", None, True), ("ascii", "1", False), ("utf-8", None, False)]
+)
 def test_a_python_without_utf8_file_names_starts_once_more(
-    screen: Callable[[str], Terminal], monkeypatch: pytest.MonkeyPatch, files: str, mode: str | None, restarts: bool
+    screen: Callable[[str], Terminal],
+    monkeypatch: pytest.MonkeyPatch,
+    files: str,
+    mode: str | None,
+    restarts: bool,
 ) -> None:
     started: list[Any] = []
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: files)
-    monkeypatch.setattr(os, "execv", lambda path, words: started.append((path, words, os.environ["PYTHONUTF8"])))
+    monkeypatch.setattr(
+        os, "execv", lambda path, words: started.append((path, words, os.environ["PYTHONUTF8"]))
+    )
     monkeypatch.setenv("PYTHONUTF8", mode or "0")
     screen("ascii")
     assert started == ([(sys.executable, [sys.executable, *sys.orig_argv[1:]], "1")] if restarts else [])
@@ -123,7 +133,11 @@ def test_a_reader_that_left_is_no_error_and_a_full_disk_is_one(monkeypatch: pyte
             print("to nobody")
     with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", full)
-        with pytest.raises(StorageError, match="No space left"), disk_errors("this command"), terminal.whole_output():
+        with (
+            pytest.raises(StorageError, match="No space left"),
+            disk_errors("this command"),
+            terminal.whole_output(),
+        ):
             print("to a full disk")
 
 
@@ -131,11 +145,15 @@ def test_closed_streams_get_their_own_descriptors() -> None:
     """Else the next file that is opened would be standard output, and get what is printed."""
     code = "import sys, os; from skumatch import terminal; terminal.prepare(); print('x'); os.write(2, b'%d %d' % "
     code += "(sys.stdin.fileno(), sys.stdout.fileno()))"
-    done = subprocess.run(["sh", "-c", f'exec {sys.executable} -c "{code}" <&- >&-'], capture_output=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", f'exec {sys.executable} -c "{code}" <&- >&-'], capture_output=True, check=True
+    )
     assert done.stderr == b"0 1"
 
 
-def test_commands_work_in_terminals_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_work_in_terminals_that_are_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Names come whole into the data version even where Python takes file names for ASCII."""
     cli = Cli.make(tmp_path)
     for side in ("train", "test"):
@@ -147,7 +165,12 @@ def test_commands_work_in_terminals_that_are_not_utf8(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONIOENCODING", "ascii")
         inspected = cli("data", "inspect")
-        assert inspected.code == 0 and inspected.err == "" and "330ml" in inspected.out and inspected.out.isascii()
+        assert (
+            inspected.code == 0
+            and inspected.err == ""
+            and "330ml" in inspected.out
+            and inspected.out.isascii()
+        )
         refused = cli("data", "import", tmp_path / COLA)
         assert (refused.code, refused.err.count("\n"), refused.err[:2]) == (11, 1, "x "), refused
     assert COLA in cli("data", "inspect").out

@@ -65,7 +65,9 @@ def test_alike_is_the_same_for_every_spelling(name: str) -> None:
     assert {alike(spelling) for spelling in spellings} == {alike(name)}
 
 
-@pytest.mark.parametrize(("first", "second"), [("cola 1", "cola 2"), ("cola1", "cola 1"), ("（a）", "(a)"), ("é", "e")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("cola 1", "cola 2"), ("cola1", "cola 1"), ("（a）", "(a)"), ("é", "e")]
+)
 def test_other_names_are_not_alike(first: str, second: str) -> None:
     assert alike(first) != alike(second)
 
@@ -89,10 +91,16 @@ def test_a_list_without_names_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_what_is_no_file_is_refused_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, words in ((tmp_path, "is a folder"), (tmp_path / "gone", "There is no"), (Path("/dev/zero"), "has over")):
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "gone", "There is no"),
+        (Path("/dev/zero"), "has over"),
+    ):
         with pytest.raises(ParameterError, match=f"{words}.*; give a list"):
             read_text(path, "a list", ParameterError)
-    monkeypatch.setattr(texts.os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(
+        texts.os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
     with pytest.raises(DataError, match=r"can't be read \(Permission denied\)"):
         read_text(tmp_path / "closed", "a list")
 

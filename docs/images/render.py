@@ -29,19 +29,38 @@ HERE = Path(__file__).parent
 HOME = "/home/me/skumatch/.skumatch"  # shown instead of the folder of whoever made the pictures
 CHART, MISTAKES = 1, 6  # places of the page's cards, from 0
 MISTAKES_HEIGHT = 544  # pixels: heading and first row
-CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-sync"]
+CHROMIUM = [
+    "chromium",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-sync",
+]
 
 
 def draw(summary: dict[str, Any]) -> str:
     """The terminal's last words of a run, as SVG without fonts from elsewhere."""
-    console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor", legacy_windows=False)
+    console = Console(
+        record=True,
+        width=112,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+    )
     stages = yaml.safe_load((HERE.parents[1] / "dvc.yaml").read_text("utf-8"))["stages"]
     ran = [name for name in ("pull", *stages, "register") if name in summary["tasks"]]
     tasks = [Task(name, "success", 1, summary["tasks"][name]) for name in ran]
     console.print(task_table(summary["run"], tasks, {}, "success", Spinner("dots")))
     console.print(render_summary(summary))
-    console.print(links(summary, Settings(airflow_port=8080, mlflow_port=5000, mlflow=None)) + "\n", highlight=False)
-    local = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
+    console.print(
+        links(summary, Settings(airflow_port=8080, mlflow_port=5000, mlflow=None)) + "\n", highlight=False
+    )
+    local = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
+        "Fira Code", "DejaVu Sans Mono"
+    )
     svg = console.export_svg(title="make run", code_format=local, unique_id="summary")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
@@ -52,7 +71,9 @@ def fetch(run: str, settings: Settings) -> dict[str, Any]:
 
     text = json.dumps(follow(settings, run, Console(file=io.StringIO())))
     text = text.replace(str(settings.home_dir), HOME)
-    text = text.replace(settings.mlflow_url, "http://127.0.0.1:5000").replace(settings.airflow_url, "http://127.0.0.1:8080")
+    text = text.replace(settings.mlflow_url, "http://127.0.0.1:5000").replace(
+        settings.airflow_url, "http://127.0.0.1:8080"
+    )
     return dict(json.loads(text))
 
 
@@ -62,14 +83,19 @@ def photograph(report: Path) -> None:
     cards = cards_of(page)
     top = cards[MISTAKES][0]
     page.crop((0, 0, page.width, cards[CHART][1] + 16)).quantize(128).save(HERE / "report.png", optimize=True)
-    page.crop((0, top - 16, page.width, top + MISTAKES_HEIGHT)).quantize(256).save(HERE / "mistakes.png", optimize=True)
+    page.crop((0, top - 16, page.width, top + MISTAKES_HEIGHT)).quantize(256).save(
+        HERE / "mistakes.png", optimize=True
+    )
 
 
 def photograph_matches(photos: Path) -> None:
     """matches.png: the head of the page of matches of the sample's test side."""
     with tempfile.TemporaryDirectory() as folder:
         out, page = Path(folder) / "m.parquet", Path(folder) / "m.html"
-        subprocess.run([sys.executable, "-m", "skumatch", "match", str(photos), "--out", str(out), "--html", str(page)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "skumatch", "match", str(photos), "--out", str(out), "--html", str(page)],
+            check=True,
+        )
         shot(page, 1280, 880).quantize(256).save(HERE / "matches.png", optimize=True)
 
 
@@ -77,7 +103,13 @@ def shot(page: Path, width: int, height: int) -> Image.Image:
     """What Chromium shows of a page."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shot.png"
-        words = [*CHROMIUM, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}", f"--screenshot={path}", page.as_uri()]
+        words = [
+            *CHROMIUM,
+            f"--user-data-dir={folder}/profile",
+            f"--window-size={width},{height}",
+            f"--screenshot={path}",
+            page.as_uri(),
+        ]
         subprocess.run(words, check=True, capture_output=True)
         return Image.open(path).convert("RGB")
 

@@ -87,7 +87,10 @@ def _checked(dossier: Dossier, step: Step) -> tuple[Verdict, str]:
 
 
 def _failed(dossier: Dossier, error: Exception) -> tuple[Verdict, str]:
-    """What is absent since its store was away is unchecked, in the store's words; all else that can't be read is broken."""
+    """What is absent since its store was away is unchecked, in the store's words.
+
+    All else that can't be read is broken.
+    """
     if isinstance(error, Unchecked | Broken):
         return "unchecked" if isinstance(error, Unchecked) else "broken", str(error)
     path = _absent(error)

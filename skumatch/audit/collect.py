@@ -1,4 +1,7 @@
-"""A dossier from the stores: MLflow, the DVC remote, git. Everything comes from there anew, nothing from this machine's caches."""
+"""A dossier from the stores: MLflow, the DVC remote, git.
+
+Everything comes from there anew, nothing from this machine's caches.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +58,18 @@ UNREADABLE = (
 )  # it came, but is something else
 
 
-def collect(settings: Settings, registry: Registry, ref: ModelRef, folder: Path, pictures: bool = True, whole: bool = True) -> Dossier:
+def collect(
+    settings: Settings,
+    registry: Registry,
+    ref: ModelRef,
+    folder: Path,
+    pictures: bool = True,
+    whole: bool = True,
+) -> Dossier:
     """Fill the empty `folder` with a version's dossier; what can't be had is named in its facts.
 
-    pictures: the data's shards too, which may be large. whole: all that a verification needs; else what is told of a version.
-    Raises DataError for a folder that isn't empty, RegistryUnavailable.
+    pictures: the data's shards too, which may be large. whole: all that a verification needs; else what is
+    told of a version. Raises DataError for a folder that isn't empty, RegistryUnavailable.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} isn't an empty folder; name a new folder for the dossier (--export).")
@@ -95,13 +105,18 @@ def collect(settings: Settings, registry: Registry, ref: ModelRef, folder: Path,
 def _noting(missing: list[Missing], part: str) -> Iterator[None]:
     """Note what a store can't give, and go on: an audit tells of every link it can look at.
 
-    Broken is what a store gave, or should have: one that answers, but has something else there. Who is away broke nothing.
+    Broken is what a store gave, or should have: one that answers, but has something else there. Who is away
+        broke nothing.
     """
     try:
         yield
     except UNREADABLE as error:
         words = " ".join(str(error).split())
-        words = words if isinstance(error, BundleError | Broken) else f"{part} can't be read ({type(error).__name__}: {words})"
+        words = (
+            words
+            if isinstance(error, BundleError | Broken)
+            else f"{part} can't be read ({type(error).__name__}: {words})"
+        )
         missing.append(Missing(part=part, reason=words, broken=True))
     except (CodeError, StorageError, DataError) as error:
         missing.append(Missing(part=part, reason=str(error), broken=False))
@@ -135,23 +150,31 @@ def _fetch(repository: Repository, erasures: Erasures, *targets: str) -> None:
             raise Erased(erasure.words) from error
         if wrong := [digest for digest in wrong if digest not in erasures.objects]:
             named = f"{', '.join(wrong[:3])}{' and more' if len(wrong) > 3 else ''}"
-            raise Broken(f"the DVC remote answers, but what {', '.join(targets)} names is gone or changed in it: {named}") from error
+            raise Broken(
+                f"the DVC remote answers, but what {', '.join(targets)} names is gone or changed in it: {named}"
+            ) from error
         raise
 
 
 def _run(registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing], advance: Advance) -> Run:
     found = registry.run(ref.run_id) if ref.run_id else None
     if found is None:
-        missing.append(Missing(part=RUN, reason=f"MLflow has no run {ref.run_id or '(none named)'}", broken=True))
+        missing.append(
+            Missing(part=RUN, reason=f"MLflow has no run {ref.run_id or '(none named)'}", broken=True)
+        )
         advance()
         return Run(id=ref.run_id, status="MISSING", started=None, ended=None, params={}, metrics={})
     with _noting(missing, RUN):
         registry.download_artifacts(ref.run_id, folder / RUN)
     advance(text="run")
     info = found.info
-    started, ended = (datetime.fromtimestamp(at / 1000, UTC) if at else None for at in (info.start_time, info.end_time))
+    started, ended = (
+        datetime.fromtimestamp(at / 1000, UTC) if at else None for at in (info.start_time, info.end_time)
+    )
     params, metrics = dict(found.data.params), dict(found.data.metrics)
-    return Run(id=ref.run_id, status=info.status, started=started, ended=ended, params=params, metrics=metrics)
+    return Run(
+        id=ref.run_id, status=info.status, started=started, ended=ended, params=params, metrics=metrics
+    )
 
 
 def _workspace(
@@ -183,7 +206,9 @@ def _workspace(
         with _noting(missing, "changes"):
             chain = DataRecord(private).chain(md5_of((root / "data.dvc").read_text("utf-8")))
             write_json(folder / CHANGES, [change.model_dump(mode="json") for change in chain])
-        pointers = {name: f"inputs/{name}.dvc" for name in inputs.NONE if (root / f"inputs/{name}.dvc").is_file()}
+        pointers = {
+            name: f"inputs/{name}.dvc" for name in inputs.NONE if (root / f"inputs/{name}.dvc").is_file()
+        }
         targets = pointers | {MADE if name == BUNDLE else name: name for name in stages(root)}
         if not whole:  # a refresh has no base weights that facts are told of
             targets = {} if _kind(root) == "refresh" else {"weights": "inputs/weights/weights.json"}

@@ -43,13 +43,19 @@ def audit(settings: Settings, asked: Request) -> dict[str, Any]:
     chosen = [champion, *_older(registry, champion, asked.run)]
     found = {ref.version: _verified(settings, registry, ref, asked.pictures) for ref in chosen}
     judged = [(version, link) for version, chain in found.items() for link in chain]
-    broken = [f"version {version}: {link.name} ({link.reason})" for version, link in judged if link.verdict == "broken"]
+    broken = [
+        f"version {version}: {link.name} ({link.reason})"
+        for version, link in judged
+        if link.verdict == "broken"
+    ]
     if broken:
         raise AuditFailed(f"The chain of lineage is broken: {'; '.join(broken)}.")
     counts = {str(version): counted(chain) for version, chain in found.items()}
     sentence = " ".join(_sentence(version, chain) for version, chain in found.items())
     print(sentence)
-    return {"version": champion.version, "decision": "audited", "sentence": sentence} | {name: _each(counts, name) for name in SAID}
+    return {"version": champion.version, "decision": "audited", "sentence": sentence} | {
+        name: _each(counts, name) for name in SAID
+    }
 
 
 def _each(counts: dict[str, dict[Verdict, int]], name: Verdict) -> dict[str, int]:
@@ -74,5 +80,8 @@ def _verified(settings: Settings, registry: Registry, ref: ModelRef, pictures: b
     with tempfile.TemporaryDirectory(prefix="audit-", dir=settings.home_dir) as folder:
         dossier = collect(settings, registry, ref, Path(folder), pictures)
         chain = links(dossier, verify=True)
-        write_text(settings.home_dir / "reports" / f"lineage-{registry.model_name}-{ref.version}.html", lineage_page(dossier.facts, chain))
+        write_text(
+            settings.home_dir / "reports" / f"lineage-{registry.model_name}-{ref.version}.html",
+            lineage_page(dossier.facts, chain),
+        )
     return chain

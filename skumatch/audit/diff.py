@@ -41,7 +41,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Sku:
-    """One SKU's top-1 on the n queries that both were asked; the gain's interval takes these as independent."""
+    """One SKU's top-1 on the n queries that both were asked.
+
+    The gain's interval takes these as independent.
+    """
 
     name: str
     n: int
@@ -76,9 +79,14 @@ class Diff:
 
 
 def diff(before: Dossier, after: Dossier) -> Diff:
-    """What changed from one dossier to the other. Raises DataError for a dossier that lacks what is compared, or has it damaged."""
+    """What changed from one dossier to the other.
+
+    Raises DataError for a dossier that lacks what is compared, or has it damaged.
+    """
     for one in (before, after):
-        if lacking := [missing.reason for missing in one.facts.missing if missing.part in (RUN, WORKSPACE, "data")]:
+        if lacking := [
+            missing.reason for missing in one.facts.missing if missing.part in (RUN, WORKSPACE, "data")
+        ]:
             raise DataError(f"Version {one.facts.registered.version} can't be compared: {lacking[0]}")
     try:
         return _diff(before, after)
@@ -97,12 +105,19 @@ def _diff(before: Dossier, after: Dossier) -> Diff:
         packages=_changes(*(_packages(one.path(RUN, "constraints.txt")) for one in (before, after))),
         same_encoder=len({one.manifest.parts[WEIGHTS].sha256 for one in (before, after)}) == 1,
         figures=_figures(*(one.evaluation(RUN, one.released) for one in (before, after))),
-        gain=_gain(*(pd.read_parquet(one.path(RUN, f"evaluate/{one.released}-hits.parquet")) for one in (before, after))),
+        gain=_gain(
+            *(
+                pd.read_parquet(one.path(RUN, f"evaluate/{one.released}-hits.parquet"))
+                for one in (before, after)
+            )
+        ),
     )
 
 
 def _rows(dossier: Dossier) -> pd.DataFrame:
-    return pd.read_parquet(dossier.path(WORKSPACE, "data/manifest.parquet"), columns=["sha256", "sku", "side"])
+    return pd.read_parquet(
+        dossier.path(WORKSPACE, "data/manifest.parquet"), columns=["sha256", "sku", "side"]
+    )
 
 
 def _data(before: pd.DataFrame, after: pd.DataFrame) -> Data:
@@ -110,7 +125,11 @@ def _data(before: pd.DataFrame, after: pd.DataFrame) -> Data:
     counts = [frame["sha256"].value_counts() for frame in (before, after)]
     change = counts[1].sub(counts[0], fill_value=0)
     places = before.drop_duplicates().merge(after.drop_duplicates(), how="outer", indicator=True)
-    elsewhere = places[places["_merge"].ne("both") & places["sha256"].isin(counts[0].index) & places["sha256"].isin(counts[1].index)]
+    elsewhere = places[
+        places["_merge"].ne("both")
+        & places["sha256"].isin(counts[0].index)
+        & places["sha256"].isin(counts[1].index)
+    ]
     skus = [set(frame["sku"]) for frame in (before, after)]
     return Data(
         added=int(change.clip(lower=0).sum()),
@@ -124,12 +143,20 @@ def _data(before: pd.DataFrame, after: pd.DataFrame) -> Data:
 def _params(before: Params, after: Params) -> dict[str, tuple[Any, Any]]:
     sides = flat(before), flat(after)
     names = sorted(sides[0].keys() | sides[1].keys())
-    return {name: (sides[0].get(name), sides[1].get(name)) for name in names if sides[0].get(name) != sides[1].get(name)}
+    return {
+        name: (sides[0].get(name), sides[1].get(name))
+        for name in names
+        if sides[0].get(name) != sides[1].get(name)
+    }
 
 
 def _code(dossier: Dossier) -> dict[str, str]:
     members = inputs.members(dossier.path(WORKSPACE, inputs.ARCHIVE))
-    return {name: data.decode("utf-8", "replace") for name, data in members.items() if not name.startswith(inputs.OWN)}
+    return {
+        name: data.decode("utf-8", "replace")
+        for name, data in members.items()
+        if not name.startswith(inputs.OWN)
+    }
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
@@ -178,12 +205,22 @@ def _gain(before: pd.DataFrame, after: pd.DataFrame) -> Gain | None:
         return None
     both["change"] = both["hit_after"].astype(float) - both["hit_before"].astype(float)
     moved = [_sku(str(name), rows) for name, rows in both.groupby("sku") if rows["change"].any()]
-    return Gain(_interval(both, "sku"), len(both), tuple(sorted(moved, key=lambda sku: -sku.gain.value * sku.n)))
+    return Gain(
+        _interval(both, "sku"), len(both), tuple(sorted(moved, key=lambda sku: -sku.gain.value * sku.n))
+    )
 
 
 def _sku(name: str, rows: pd.DataFrame) -> Sku:
-    return Sku(name, len(rows), float(rows["hit_before"].mean()), float(rows["hit_after"].mean()), _interval(rows, "query"))
+    return Sku(
+        name,
+        len(rows),
+        float(rows["hit_before"].mean()),
+        float(rows["hit_after"].mean()),
+        _interval(rows, "query"),
+    )
 
 
 def _interval(rows: pd.DataFrame, clusters: str) -> Interval:
-    return statistics.change_interval(rows["change"].to_numpy(), rows[clusters].to_numpy(str), CONFIDENCE, seed=0)
+    return statistics.change_interval(
+        rows["change"].to_numpy(), rows[clusters].to_numpy(str), CONFIDENCE, seed=0
+    )

@@ -142,7 +142,8 @@ class Missing(_Record):
 class Facts(_Record):
     """dossier.json: what isn't a file of its own.
 
-    journal: all entries of the model's journal, oldest first. heads: version -> the last entry (NUMBER:HASH) when it was promoted.
+    journal: all entries of the model's journal, oldest first. heads: version -> the last entry (NUMBER:HASH)
+        when it was promoted.
     """
 
     schema_: Literal["skumatch-dossier-1"] = Field(default="skumatch-dossier-1", alias="schema")
@@ -173,7 +174,9 @@ class Dossier:
         try:
             return Facts.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
-            raise DataError(f"{path} can't be read as a dossier's facts; export the audit again (`skumatch audit --export`).") from error
+            raise DataError(
+                f"{path} can't be read as a dossier's facts; export the audit again (`skumatch audit --export`)."
+            ) from error
 
     @cached_property
     def record(self) -> Lineage:
@@ -206,11 +209,17 @@ class Dossier:
         return self.read(Decision, "decision", RUN, "gate/decision.json")
 
     def evaluation(self, place: str, who: str) -> Evaluation:
-        """The evaluation of the candidate `who`, `challenger` or `refreshed`, below RUN or WORKSPACE/out. Raises DataError."""
+        """The evaluation of the candidate `who`, `challenger` or `refreshed`, below RUN or WORKSPACE/out.
+
+        Raises DataError.
+        """
         return self.read(Evaluation, "evaluation", place, f"evaluate/{self.file_of(who)}.json")
 
     def file_of(self, candidate: str) -> str:
-        """What files and figures of a candidate are called; before gallery releases the refreshed one was `champion`."""
+        """What files and figures of a candidate are called.
+
+        Before gallery releases the refreshed one was `champion`.
+        """
         older = self.record.schema_ == "skumatch-lineage-1"
         return "champion" if older and candidate == REFRESHED else candidate
 

@@ -17,8 +17,8 @@ Labels = Callable[[int], Collection[str]]
 class Naming:
     """A time without a gap in which what served had the product in its gallery.
 
-    until: None if it still serves. versions: the champions of that time, in order. reason: empty, or why nobody
-    knows whether the version could name the product.
+    until: None if it still serves. versions: the champions of that time, in order. reason: empty, or why
+    nobody knows whether the version could name the product.
     """
 
     since: datetime
@@ -48,7 +48,9 @@ def namings(services: Sequence[Service], sku: str, labels: Labels) -> list[Namin
         reason = answer if isinstance(answer, str) else ""
         naming = Naming(service.since, service.until, (service.version,), reason)
         if times and times[-1].until == naming.since and not times[-1].reason and not reason:
-            times[-1] = replace(times[-1], until=naming.until, versions=(*times[-1].versions, service.version))
+            times[-1] = replace(
+                times[-1], until=naming.until, versions=(*times[-1].versions, service.version)
+            )
         else:
             times.append(naming)
     return times
@@ -60,7 +62,10 @@ def in_words(times: Sequence[Naming]) -> list[str]:
     unknown = [time for time in times if time.reason]
     never = "could not be named by what served" if unknown else "could never be named by what served"
     first = f"Nameable by what served: {'; '.join(spells)} (UTC)." if spells else f"It {never}."
-    return [first, *(f"Not known {_span(time)}, of version {time.versions[0]}: {time.reason}" for time in unknown)]
+    return [
+        first,
+        *(f"Not known {_span(time)}, of version {time.versions[0]}: {time.reason}" for time in unknown),
+    ]
 
 
 def _names(labels: Labels, version: int, wanted: str) -> bool | str:

@@ -1,4 +1,7 @@
-"""The lineage page: a version's chain as a picture, then each link with its hash, its facts and its verdict. One static file."""
+"""The lineage page: a version's chain as a picture, then each link with its hash, its facts and its verdict.
+
+One static file.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ class Node:
 
 
 def lineage_page(facts: Facts, links: list[Link]) -> str:
-    """One HTML file with everything in it: no script, nothing from elsewhere; every text of the dossier escaped."""
+    """One HTML file with everything in it: no script, nothing from elsewhere.
+
+    Every text of the dossier escaped.
+    """
     nodes = {link.name: _node(link) for link in links}
     counts = counted(links)
     return _environment().get_template("lineage.html.jinja").render(
@@ -70,7 +76,8 @@ def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]
     broken = [link for link in links if link.verdict == "broken"]
     tiles = [(str(len(links)), "links from the promotion to the pictures")]
     tiles += [
-        (str(count), {"holds": "hold", "broken": "broken", "unchecked": "can't be checked here"}[name]) for name, count in counts.items()
+        (str(count), {"holds": "hold", "broken": "broken", "unchecked": "can't be checked here"}[name])
+        for name, count in counts.items()
     ]
     if broken:
         names = ", ".join(link.title.lower() for link in broken)
@@ -83,7 +90,13 @@ def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]
         }
     if not any(counts.values()):
         said = "Told as it was recorded; nothing was hashed or computed again."
-        return {"tone": "calm", "sign": "·", "headline": "The chain as recorded", "reason": said, "tiles": tiles[:1]}
+        return {
+            "tone": "calm",
+            "sign": "·",
+            "headline": "The chain as recorded",
+            "reason": said,
+            "tiles": tiles[:1],
+        }
     if not counts["holds"] and sum(counts.values()) < len(links):
         said = "Told as it was recorded; nothing was hashed or computed again, and this can't be read: "
         said += ", ".join(link.title.lower() for link in links if link.verdict)
@@ -116,4 +129,6 @@ def _path(start: Node, end: Node) -> str:
 @cache
 def _environment() -> Environment:
     loader = ChoiceLoader([PackageLoader("skumatch.audit"), PackageLoader("skumatch.report")])
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )

@@ -67,7 +67,9 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for path in (*dossier.workspace.iterdir(), *(dossier.workspace / "out").iterdir()):
-            if path.name not in ("out", "log", name) or (path.parent == dossier.workspace and path.name == name):
+            if path.name not in ("out", "log", name) or (
+                path.parent == dossier.workspace and path.name == name
+            ):
                 target = root / path.relative_to(dossier.workspace)
                 target.parent.mkdir(exist_ok=True)
                 target.symlink_to(path.resolve())
@@ -79,11 +81,17 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
 
 
 def params(dossier: Dossier) -> Params:
-    """The run's parameters. Raises Unchecked where this version of skumatch can't read them; whether they were changed, their hash says."""
+    """The run's parameters.
+
+    Raises Unchecked where this version of skumatch can't read them; whether they were changed, their hash
+    says.
+    """
     try:
         return dossier.params
     except ParameterError as error:
-        raise Unchecked(f"the run's parameters can't be read here ({error}); audit with the run's version of skumatch") from error
+        raise Unchecked(
+            f"the run's parameters can't be read here ({error}); audit with the run's version of skumatch"
+        ) from error
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -97,7 +105,11 @@ def _other_code(dossier: Dossier, name: str) -> list[str]:
     rooms = [dep for dep in _deps(dossier, name) if dep.startswith("skumatch/")]
     files = [path for room in rooms for path in _sources(dossier.workspace / room)]
     names = sorted(path.relative_to(dossier.workspace).as_posix() for path in files)
-    return [one for one in names if not (HERE / one).is_file() or (HERE / one).read_bytes() != (dossier.workspace / one).read_bytes()]
+    return [
+        one
+        for one in names
+        if not (HERE / one).is_file() or (HERE / one).read_bytes() != (dossier.workspace / one).read_bytes()
+    ]
 
 
 def _deps(dossier: Dossier, name: str) -> list[str]:
@@ -105,7 +117,9 @@ def _deps(dossier: Dossier, name: str) -> list[str]:
         tree = yaml.safe_load((dossier.workspace / "dvc.yaml").read_text("utf-8"))
         return [str(dep) for dep in tree["stages"][name]["deps"]]
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise Broken(f"the run's dvc.yaml has no stage {name} that can be read ({type(error).__name__})") from error
+        raise Broken(
+            f"the run's dvc.yaml has no stage {name} that can be read ({type(error).__name__})"
+        ) from error
 
 
 def _sources(path: Path) -> list[Path]:
@@ -113,12 +127,18 @@ def _sources(path: Path) -> list[Path]:
 
 
 def answers(dossier: Dossier) -> None:
-    """Sum up the served answers again. Raises Broken where answers.json doesn't follow from them, Unchecked where other code is here."""
+    """Sum up the served answers again.
+
+    Raises Broken where answers.json doesn't follow from them, Unchecked where other code is here.
+    """
     table = pq.read_table(dossier.there(WORKSPACE, "out/evaluate/answers.parquet")).to_pandas()
     recorded = read_json(dossier.there(WORKSPACE, "out/evaluate/answers.json"))
     recipe = params(dossier)
     shares = served_shares(table, recipe.evaluate, recipe.seed)
-    again = {who: {part: share.model_dump(mode="json") for part, share in parts.items()} for who, parts in shares.items()}
+    again = {
+        who: {part: share.model_dump(mode="json") for part, share in parts.items()}
+        for who, parts in shares.items()
+    }
     if again == recorded:
         return
     if other := _other_code(dossier, "evaluate"):
@@ -140,7 +160,9 @@ def figures(dossier: Dossier, candidate: str) -> None:
         raise
     except Exception as error:  # tables of any shape fail in any way
         if other:
-            raise Unchecked(f"the figures of the {who} can't be counted here ({type(error).__name__}), {_where(other)}") from error
+            raise Unchecked(
+                f"the figures of the {who} can't be counted here ({type(error).__name__}), {_where(other)}"
+            ) from error
         raise Broken(f"the figures of the {who} can't be counted again ({_words(error)})") from error
     if wrong and other:
         raise Unchecked(f"{wrong}, {_where(other)}")
@@ -164,7 +186,9 @@ def _miscounted(dossier: Dossier, candidate: str) -> str:
     few = {sku for sku, count in images.items() if count <= params(dossier).evaluate.tail_images}
     for name, skus in {"full": set(images), "tail": few}.items():
         if _hits(ranking, skus) != _told(told_hits, name):
-            return f"the hits of the {who} that the gate goes by (slice {name}) aren't those of its ranked lists"
+            return (
+                f"the hits of the {who} that the gate goes by (slice {name}) aren't those of its ranked lists"
+            )
     return ""
 
 
@@ -177,16 +201,24 @@ def _hits(ranking: Ranking, skus: set[str]) -> Hits:
 def _told(hits: pd.DataFrame, name: str) -> Hits:
     """The same as the table of hits has it, in the slice of that name."""
     rows = hits[hits["slice"].eq(name)]
-    return {str(query): (str(sku), bool(hit)) for query, sku, hit in zip(rows["query"], rows["sku"], rows["hit"], strict=True)}
+    return {
+        str(query): (str(sku), bool(hit))
+        for query, sku, hit in zip(rows["query"], rows["sku"], rows["hit"], strict=True)
+    }
 
 
 def changed(dossier: Dossier, paths: dict[str, str]) -> list[str]:
     """Of the workspace's files and folders (path -> `md5:hash`) those that are there and have another hash."""
-    return sorted(path for path, digest in paths.items() if hash_of(dossier.workspace / path) not in (None, digest))
+    return sorted(
+        path for path, digest in paths.items() if hash_of(dossier.workspace / path) not in (None, digest)
+    )
 
 
 def hash_of(path: Path) -> str | None:
-    """A file's or folder's hash as DVC names it; None if it is missing. A folder's is that of the list of its files' hashes."""
+    """A file's or folder's hash as DVC names it; None if it is missing.
+
+    A folder's is that of the list of its files' hashes.
+    """
     if path.is_file():
         return f"md5:{md5(path)}"
     if not path.is_dir():

@@ -75,12 +75,14 @@ class Reproduction(BaseModel):
 def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool) -> Reproduction:
     """Make a version again, with its own code, and compare. Nothing is written to the remote or to MLflow.
 
-    force: run every stage, training from its start; else stages whose result the remote knows are fetched. Raises a stage's own
-    error, DataError for a version that names no input set or rests on an erased picture.
+    force: run every stage, training from its start; else stages whose result the remote knows are fetched.
+    Raises a stage's own error, DataError for a version that names no input set or rests on an erased picture.
     """
     archive = ref.tags.get(INPUTS_TAG)
     if not archive:
-        raise DataError(f"Version {ref.version} names no input set (its tag {INPUTS_TAG}), so it can't be made again.")
+        raise DataError(
+            f"Version {ref.version} names no input set (its tag {INPUTS_TAG}), so it can't be made again."
+        )
     if erasure := ErasureRecord(settings).read().of_version(registry.model_name, ref.version):
         why = f"it rests on a picture that was {erasure.words}"
         raise DataError(f"Version {ref.version} can't be made again: {why}.")
@@ -122,7 +124,9 @@ def _same_machine(tags: Mapping[str, str], root: Path) -> bool:
     """Whether training and embedding were recorded on one machine without a GPU, and every stage that ran now did so on such a one."""
     told = {machine for name, machine in tags.items() if name.startswith(MACHINE_TAG)}
     files = (root / SECONDS.format(stage=name) for name in stages(root))
-    found = {read_json(path)["machine"] for path in files if path.is_file()}  # a stage that was fetched ran nowhere
+    found = {
+        read_json(path)["machine"] for path in files if path.is_file()
+    }  # a stage that was fetched ran nowhere
     return len(told) == 1 and found <= told and all(machine.endswith(" cores") for machine in told)
 
 
@@ -130,8 +134,8 @@ def _same_machine(tags: Mapping[str, str], root: Path) -> bool:
 def _stage_environment(settings: Settings, force: bool) -> Iterator[None]:
     """What stages are told while this lasts.
 
-    Vectors are computed again, not read from the remote, nor kept there. Where training is to start anew it must not
-    find the checkpoints of the run; those of this one are gone at the end.
+    Vectors are computed again, not read from the remote, nor kept there. Where training is to start anew it
+    must not find the checkpoints of the run; those of this one are gone at the end.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="again-", dir=settings.home_dir) as folder:
@@ -150,5 +154,10 @@ def _constraints(folder: Path) -> str:
 
 
 def as_json(found: Reproduction) -> str:
-    facts = {"equal": found.equal, "holds": found.holds, "within_tolerance": found.within, "tolerance": TOLERANCE}
+    facts = {
+        "equal": found.equal,
+        "holds": found.holds,
+        "within_tolerance": found.within,
+        "tolerance": TOLERANCE,
+    }
     return json.dumps(found.model_dump(mode="json") | facts, indent=2) + "\n"

@@ -14,13 +14,23 @@ from skumatch.audit.reproduce import Reproduction
 from skumatch.audit.served import Service
 from skumatch.audit.uses import Use
 
-SIGNS = {"holds": ("✓", "green"), "broken": ("✗", "bold red"), "unchecked": ("?", "yellow"), None: ("·", "dim")}
+SIGNS = {
+    "holds": ("✓", "green"),
+    "broken": ("✗", "bold red"),
+    "unchecked": ("?", "yellow"),
+    None: ("·", "dim"),
+}
 
 
 def chain_table(facts: Facts, chain: list[Link]) -> RenderableType:
     """A row a link: its verdict and hash, what is told of it, and why it holds or doesn't."""
     registered = facts.registered
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{registered.model}, version {registered.version}", show_lines=False)
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{registered.model}, version {registered.version}",
+        show_lines=False,
+    )
     grid.add_column("", width=1)
     grid.add_column("link", style="bold", no_wrap=True)
     grid.add_column("hash", style="dim", no_wrap=True)
@@ -34,7 +44,12 @@ def chain_table(facts: Facts, chain: list[Link]) -> RenderableType:
 def _said(link: Link) -> RenderableType:
     lines = [Text.assemble((f"{name}: ", "dim"), value) for name, value in link.said.items()]
     if link.verdict:
-        lines.append(Text(link.reason, style={"holds": "green", "broken": "bold red", "unchecked": "yellow"}[link.verdict]))
+        lines.append(
+            Text(
+                link.reason,
+                style={"holds": "green", "broken": "bold red", "unchecked": "yellow"}[link.verdict],
+            )
+        )
     return Group(*lines) if lines else Text("")
 
 
@@ -58,14 +73,31 @@ def reproduction_table(found: Reproduction, version: int) -> RenderableType:
     for out in found.outs:
         sign, style = SIGNS["holds" if out.equal else "broken"]
         grid.add_row(
-            Text(sign, style=style), out.stage, out.path, *(digest.removeprefix("md5:")[:12] for digest in (out.recorded, out.found))
+            Text(sign, style=style),
+            out.stage,
+            out.path,
+            *(digest.removeprefix("md5:")[:12] for digest in (out.recorded, out.found)),
         )
     tops = f"top-1 was {100 * found.recorded:.2f} %, is {100 * found.found:.2f} %"
-    words = f"Bit-equal throughout; {tops}." if found.equal else f"{sum(not out.equal for out in found.outs)} outs differ; {tops}."
-    notes = (
-        [] if found.environment else [Text("The environment's lock here isn't the run's (requirements/constraints.txt).", style="yellow")]
+    words = (
+        f"Bit-equal throughout; {tops}."
+        if found.equal
+        else f"{sum(not out.equal for out in found.outs)} outs differ; {tops}."
     )
-    return Group(grid, Text(words, style="bold green" if found.equal else "bold yellow" if found.holds else "bold red"), *notes)
+    notes = (
+        []
+        if found.environment
+        else [
+            Text(
+                "The environment's lock here isn't the run's (requirements/constraints.txt).", style="yellow"
+            )
+        ]
+    )
+    return Group(
+        grid,
+        Text(words, style="bold green" if found.equal else "bold yellow" if found.holds else "bold red"),
+        *notes,
+    )
 
 
 def services_table(day: str, found: list[Service]) -> RenderableType:
@@ -75,19 +107,35 @@ def services_table(day: str, found: list[Service]) -> RenderableType:
         grid.add_column(name)
     for one in found:
         since, until = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (one.since, one.until))
-        grid.add_row(Text(str(one.version or "none"), style="bold"), since, until or "now", Text(one.who), Text(one.why))
+        grid.add_row(
+            Text(str(one.version or "none"), style="bold"),
+            since,
+            until or "now",
+            Text(one.who),
+            Text(one.why),
+        )
     return grid
 
 
 def uses_table(what: str, found: list[Use]) -> RenderableType:
     """A row a version: as what it was given the pictures that were looked for."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"Models that were given {what}"))
-    for name in ("version", "aliases", "trained on", "validated on", "in the gallery only", "asked as query", "pictures"):
+    for name in (
+        "version",
+        "aliases",
+        "trained on",
+        "validated on",
+        "in the gallery only",
+        "asked as query",
+        "pictures",
+    ):
         grid.add_column(name, justify="left" if name in ("aliases", "pictures") else "right")
     for use in found:
         ref = use.ref
         if use.rows is None:
-            grid.add_row(str(ref.version), ", ".join(ref.aliases), "?", "?", "?", "?", Text(use.reason, style="yellow"))
+            grid.add_row(
+                str(ref.version), ", ".join(ref.aliases), "?", "?", "?", "?", Text(use.reason, style="yellow")
+            )
             continue
         counts = [int(use.rows["role"].eq(role).sum()) for role in ("train", "val", "gallery", "query")]
         shown = [Text(str(count), style="bold" if count else "dim") for count in counts]
@@ -98,19 +146,33 @@ def uses_table(what: str, found: list[Use]) -> RenderableType:
 
 def diff_table(found: Diff, before: str, after: str) -> RenderableType:
     """What changed, a section a kind."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"From version {before} to version {after}", show_header=False)
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"From version {before} to version {after}",
+        show_header=False,
+    )
     grid.add_column("", style="bold", no_wrap=True)
     grid.add_column("")
     grid.add_row("encoder", Text("the same" if found.same_encoder else "another"))
     data = found.data
-    pictures = f"{data.added:,} pictures more, {data.removed:,} fewer, {data.moved:,} with another SKU or side"
+    pictures = (
+        f"{data.added:,} pictures more, {data.removed:,} fewer, {data.moved:,} with another SKU or side"
+    )
     skus = [f"+ {name}" for name in data.new_skus] + [f"- {name}" for name in data.gone_skus]
     grid.add_row("data", Text("\n".join([pictures, *skus]) if data.changed else "the same"))
     params = [f"{name}: {old} -> {new}" for name, (old, new) in found.params.items()]
-    for name, lines in (("parameters", params), ("code", list(found.code)), ("environment", list(found.packages))):
+    for name, lines in (
+        ("parameters", params),
+        ("code", list(found.code)),
+        ("environment", list(found.packages)),
+    ):
         grid.add_row(name, Text("\n".join(lines) or "the same"))
     figures = [f"{name} {100 * old:.1f} % -> {100 * new:.1f} %" for name, (old, new) in found.figures.items()]
-    grid.add_row("figures", Text("\n".join([*figures, *(_gains(found.gain) if found.gain else ["no query was asked of both"])])))
+    grid.add_row(
+        "figures",
+        Text("\n".join([*figures, *(_gains(found.gain) if found.gain else ["no query was asked of both"])])),
+    )
     return grid
 
 
@@ -123,4 +185,9 @@ def _gains(gain: Gain) -> list[str]:
         for sku in gain.skus
     ]
     few = 10
-    return [head, *rows[:few], *([f"  ... {len(rows) - 2 * few} more (--json has all)"] if len(rows) > 2 * few else []), *rows[few:][-few:]]
+    return [
+        head,
+        *rows[:few],
+        *([f"  ... {len(rows) - 2 * few} more (--json has all)"] if len(rows) > 2 * few else []),
+        *rows[few:][-few:],
+    ]

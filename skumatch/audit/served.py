@@ -12,7 +12,10 @@ from skumatch.release.journal import Entry
 
 @dataclass(frozen=True)
 class Service:
-    """A champion and the time it served; until None: it still does. version None: nobody served. who, why: of its promotion."""
+    """A champion and the time it served.
+
+    Until None: it still does. version None: nobody served. who, why: of its promotion.
+    """
 
     version: int | None
     since: datetime | None
@@ -23,17 +26,28 @@ class Service:
 
 def services(entries: Sequence[Entry]) -> list[Service]:
     """Every time a version served, in order; before the first promotion nobody did."""
-    changes = [(entry.after.at, entry.after.champion, entry.asked) for entry in entries if entry.after and entry.changed]
+    changes = [
+        (entry.after.at, entry.after.champion, entry.asked)
+        for entry in entries
+        if entry.after and entry.changed
+    ]
     starts = [at for at, _, _ in changes]
     first = Service(None, None, starts[0] if starts else None)
-    return [first] + [Service(version, at, until, asked.who, asked.why) for (at, version, asked), until in zip_longest(changes, starts[1:])]
+    return [first] + [
+        Service(version, at, until, asked.who, asked.why)
+        for (at, version, asked), until in zip_longest(changes, starts[1:])
+    ]
 
 
 def on(entries: Sequence[Entry], day: date) -> list[Service]:
     """Who served at some time of that day (UTC), in order."""
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
-    return [one for one in services(entries) if (one.since is None or one.since < end) and (one.until is None or one.until > begin)]
+    return [
+        one
+        for one in services(entries)
+        if (one.since is None or one.since < end) and (one.until is None or one.until > begin)
+    ]
 
 
 def aliases(
@@ -44,8 +58,8 @@ def aliases(
 ) -> list[tuple[datetime, str]]:
     """How a version's aliases went: when, and what happened in words, in order.
 
-    The next version of its kind to be registered takes `proposed_as` from it: of that the journal tells nothing.
-    Each move of the champion gives and takes `champion` and `previous`.
+    The next version of its kind to be registered takes `proposed_as` from it: of that the journal tells
+    nothing. Each move of the champion gives and takes `champion` and `previous`.
 
     Args:
         entries: the journal.

@@ -48,7 +48,10 @@ def origin(dossier: Dossier) -> Told:
     found = dossier.json(RUN, ORIGIN)
     provenance.opened(found)
     names = provenance.signers(found)
-    said = {"statement": "in-toto v1, SLSA provenance v1", "signed": ", ".join(name[:12] for name in names) or "no"}
+    said = {
+        "statement": "in-toto v1, SLSA provenance v1",
+        "signed": ", ".join(name[:12] for name in names) or "no",
+    }
     return sha256(dossier.path(RUN, ORIGIN)), said
 
 
@@ -69,7 +72,9 @@ def decision(dossier: Dossier) -> Told:
     decided = dossier.decision
     said = {"verdict": decided.verdict, "in words": decided.sentence}
     if products := decided.products:
-        said["products"] = f"{products.new:,} new, {products.retired:,} retired, {len(products.held):,} held back"
+        said["products"] = (
+            f"{products.new:,} new, {products.retired:,} retired, {len(products.held):,} held back"
+        )
     if gain := decided.gain:
         least = f"at least {100 * gain.lower:+.1f} at {100 * gain.confidence:.1f} %"
         said["gain"] = f"{100 * gain.estimate:+.1f} points, {least}"
@@ -82,7 +87,11 @@ def decision(dossier: Dossier) -> Told:
 def evaluation(dossier: Dossier) -> Told:
     results = dossier.record.results
     hashes = {CHALLENGER: results.challenger, REFRESHED: results.champion}
-    said = {dossier.file_of(who): _figures(dossier.evaluation(RUN, who)) for who, digest in hashes.items() if digest}
+    said = {
+        dossier.file_of(who): _figures(dossier.evaluation(RUN, who))
+        for who, digest in hashes.items()
+        if digest
+    }
     return hashes[dossier.released], said
 
 
@@ -96,14 +105,26 @@ def _figures(evaluation: Evaluation) -> str:
 def champion(dossier: Dossier) -> Told:
     inputs = dossier.record.inputs
     said = {"version": str(inputs.champion_version) if inputs.champion_version else "none: the first model"}
-    return inputs.champion, said | ({"its encoder's first release": f"bundle {inputs.released[:12]}"} if inputs.released else {})
+    return inputs.champion, said | (
+        {"its encoder's first release": f"bundle {inputs.released[:12]}"} if inputs.released else {}
+    )
 
 
 def stages(dossier: Dossier) -> Told:
     run, record = dossier.facts.run, dossier.record
-    took = {name.removeprefix("seconds."): value for name, value in run.metrics.items() if name.startswith("seconds.")}
+    took = {
+        name.removeprefix("seconds."): value
+        for name, value in run.metrics.items()
+        if name.startswith("seconds.")
+    }
     ran = ", ".join(f"{name} {took[name]:.0f} s" if name in took else f"{name} cached" for name in STAGES)
-    said = {"DAG run": record.run, "MLflow run": run.id, "from": _when(run.started), "to": _when(run.ended), "stages": ran}
+    said = {
+        "DAG run": record.run,
+        "MLflow run": run.id,
+        "from": _when(run.started),
+        "to": _when(run.ended),
+        "stages": ran,
+    }
     more = {"training": _learning(run.metrics), "machines": _machines(dossier)}
     return None, said | {name: words for name, words in more.items() if words}
 
@@ -116,11 +137,17 @@ def _learning(metrics: dict[str, float]) -> str:
 
 def _machines(dossier: Dossier) -> str:
     tags = dossier.facts.registered.tags
-    return "; ".join(f"{name.removeprefix(MACHINE_TAG)}: {tags[name]}" for name in sorted(tags) if name.startswith(MACHINE_TAG))
+    return "; ".join(
+        f"{name.removeprefix(MACHINE_TAG)}: {tags[name]}"
+        for name in sorted(tags)
+        if name.startswith(MACHINE_TAG)
+    )
 
 
 def input_set(dossier: Dossier) -> Told:
-    return dossier.record.inputs.archive.removeprefix("md5:"), {"rebuild": f"skumatch reproduce {dossier.facts.registered.version}"}
+    return dossier.record.inputs.archive.removeprefix("md5:"), {
+        "rebuild": f"skumatch reproduce {dossier.facts.registered.version}"
+    }
 
 
 def parameters(dossier: Dossier) -> Told:
@@ -132,7 +159,11 @@ def parameters(dossier: Dossier) -> Told:
 
 def environment(dossier: Dossier) -> Told:
     lines = dossier.path(RUN, "constraints.txt").read_text("utf-8").splitlines()
-    named = [line for line in lines if line.split("==")[0] in ("torch", "open-clip-torch", "timm", "numpy", "faiss-cpu")]
+    named = [
+        line
+        for line in lines
+        if line.split("==")[0] in ("torch", "open-clip-torch", "timm", "numpy", "faiss-cpu")
+    ]
     return dossier.record.inputs.environment, {"among them": ", ".join(named)}
 
 
@@ -171,7 +202,9 @@ def validation(dossier: Dossier) -> Told:
 
 
 def manifest(dossier: Dossier) -> Told:
-    table = pq.read_table(dossier.path(WORKSPACE, "data/manifest.parquet"), columns=["sku", "side"]).to_pandas()
+    table = pq.read_table(
+        dossier.path(WORKSPACE, "data/manifest.parquet"), columns=["sku", "side"]
+    ).to_pandas()
     sides = ", ".join(f"{count:,} {side}" for side, count in table["side"].value_counts().items())
     return None, {"pictures": sides, "SKUs": f"{table['sku'].nunique():,}"}
 
@@ -184,7 +217,10 @@ def data(dossier: Dossier) -> Told:
 
 
 def _changes(dossier: Dossier) -> dict[str, str]:
-    """The newest changes that led to the data version, by their time; none for a version of before there was a record."""
+    """The newest changes that led to the data version, by their time.
+
+    None for a version of before there was a record.
+    """
     path = dossier.path(CHANGES)
     changes = [DataChange.model_validate(entry) for entry in read_json(path)] if path.is_file() else []
     lines: dict[str, str] = {}

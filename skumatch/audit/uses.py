@@ -43,7 +43,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Use:
-    """A version's pictures that were looked for: rows (id, sku, sha256, pixels, role); None where its record can't be read, and why."""
+    """A version's pictures that were looked for: rows (id, sku, sha256, pixels, role).
+
+    None where its record can't be read, and why.
+    """
 
     ref: ModelRef
     rows: pd.DataFrame | None
@@ -51,7 +54,10 @@ class Use:
 
 
 def picture(name: str) -> Wanted:
-    """A picture by its file, or by (the first digits of) its hash. Raises ParameterError for neither, ImageError for no picture."""
+    """A picture by its file, or by (the first digits of) its hash.
+
+    Raises ParameterError for neither, ImageError for no picture.
+    """
     path = expanded(name)
     if _is_file(path):
         data = path.read_bytes()
@@ -59,7 +65,9 @@ def picture(name: str) -> Wanted:
     digest = name.lower()
     if len(digest) < SHORTEST or set(digest) - set("0123456789abcdef"):
         shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
-        raise ParameterError(f"'{shown}' (--image) is no file and no hash; give a picture, or {SHORTEST} or more digits of its SHA-256.")
+        raise ParameterError(
+            f"'{shown}' (--image) is no file and no hash; give a picture, or {SHORTEST} or more digits of its SHA-256."
+        )
     return Wanted(hashes=(digest,))
 
 
@@ -95,7 +103,9 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
         except SkumatchError as error:
             yield Use(ref, None, str(error))
         except UNREADABLE as error:
-            yield Use(ref, None, f"{SPLIT} in MLflow, or the manifest, can't be read ({type(error).__name__}).")
+            yield Use(
+                ref, None, f"{SPLIT} in MLflow, or the manifest, can't be read ({type(error).__name__})."
+            )
 
 
 def _manifest(settings: Settings, data: str) -> pd.DataFrame:

@@ -34,22 +34,48 @@ class ShowByDefault(TyperGroup):
         return args if known else ["show", *args]
 
 
-app = typer.Typer(cls=ShowByDefault, add_completion=False, help="Where a model came from, and whether that holds.")
+app = typer.Typer(
+    cls=ShowByDefault, add_completion=False, help="Where a model came from, and whether that holds."
+)
 console = Console()
 
 
 @app.command()
 def show(
     version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
-    verify: Annotated[bool, typer.Option("--verify", help="Hash everything again, compute what is cheap again, judge every link.")] = False,
-    export: Annotated[Path | None, typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline.")] = None,
-    dossier: Annotated[Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")] = None,
-    key: Annotated[Path | None, typer.Option(help="The public key (PEM) that the provenance must be signed with.")] = None,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large.")] = True,
-    page: Annotated[Path | None, typer.Option(help="Write the lineage page, one HTML file, to this path.")] = None,
-    image: Annotated[str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")] = None,
-    sku: Annotated[str | None, typer.Option(help="Which models were given pictures of this SKU, and when it could be named.")] = None,
-    at: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Which model was in production on that day.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Hash everything again, compute what is cheap again, judge every link."
+        ),
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline."),
+    ] = None,
+    dossier: Annotated[
+        Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The public key (PEM) that the provenance must be signed with.")
+    ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large."),
+    ] = True,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the lineage page, one HTML file, to this path.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")
+    ] = None,
+    sku: Annotated[
+        str | None,
+        typer.Option(help="Which models were given pictures of this SKU, and when it could be named."),
+    ] = None,
+    at: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Which model was in production on that day.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the chain to this file, too.")] = None,
 ) -> None:
     """The whole chain of a model, from its promotion back to the pictures; or the answer to one question."""
@@ -69,24 +95,35 @@ def show(
     if dossier and export:
         raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
     with ExitStack() as stack:
-        found = Dossier(dossier) if dossier else _collected(stack, version, export, pictures, whole=verify or export is not None)
+        found = (
+            Dossier(dossier)
+            if dossier
+            else _collected(stack, version, export, pictures, whole=verify or export is not None)
+        )
         chain = links(replace(found, key=key), verify)
         console.print(chain_table(found.facts, chain))
         if page:
             write_text(page, lineage_page(found.facts, chain))
         if output:
-            tree = {"facts": found.facts.model_dump(mode="json", by_alias=True), "links": [link.model_dump(mode="json") for link in chain]}
+            tree = {
+                "facts": found.facts.model_dump(mode="json", by_alias=True),
+                "links": [link.model_dump(mode="json") for link in chain],
+            }
             write_text(output, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
     broken = [link for link in chain if link.verdict == "broken"]
     if broken:
-        raise AuditFailed(f"The chain is broken at {', '.join(link.name for link in broken)}: {broken[0].reason}.")
+        raise AuditFailed(
+            f"The chain is broken at {', '.join(link.name for link in broken)}: {broken[0].reason}."
+        )
 
 
 @app.command()
 def diff(
     before: Annotated[str, typer.Argument(help="A version or an alias.")],
     after: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
-    output: Annotated[Path | None, typer.Option("--json", help="Write the differences to this file, too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the differences to this file, too.")
+    ] = None,
 ) -> None:
     """What changed between two versions: data, parameters, code, environment, figures, and which SKUs gained or lost."""
     from skumatch.audit.diff import diff as between
@@ -108,7 +145,9 @@ def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
     settings, registry = _registry()
     found = list(uses(settings, registry, wanted))
     console.print(uses_table(f"the picture {image}" if image is not None else f"pictures of {sku}", found))
-    tree: dict[str, Any] = {str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in found}
+    tree: dict[str, Any] = {
+        str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in found
+    }
     if all(use.rows is not None and use.rows.empty for use in found):
         console.print("No version was given any.", style="dim")
     breaches: list[str] = []
@@ -132,7 +171,9 @@ def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str
     from skumatch.release.labels import nameable
 
     heads, entries = promotion.heads(registry), promotion.history(registry)
-    times = namings(services(entries), sku, lambda version: nameable(registry, registry.resolve(str(version))))
+    times = namings(
+        services(entries), sku, lambda version: nameable(registry, registry.resolve(str(version)))
+    )
     for sentence in in_words(times):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     return [asdict(time) for time in times], [*breaks(entries), *unheaded(entries, heads)]
@@ -155,8 +196,13 @@ def _served(day: date, output: Path | None) -> None:
 
 def reproduce(
     version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
-    force: Annotated[bool, typer.Option("--force", help="Run every stage, training from its start, although results are known.")] = False,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the comparison to this file, too.")] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Run every stage, training from its start, although results are known."),
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the comparison to this file, too.")
+    ] = None,
 ) -> None:
     """Make a version again from its input set, and hold every stage's outs against what was recorded."""
     from skumatch.audit.reproduce import TOLERANCE, as_json
@@ -170,7 +216,9 @@ def reproduce(
     if output:
         write_text(output, as_json(found))
     if not found.within:
-        raise AuditFailed(f"Version {ref.version} comes out otherwise: top-1 differs by more than {100 * TOLERANCE:.1f} points.")
+        raise AuditFailed(
+            f"Version {ref.version} comes out otherwise: top-1 differs by more than {100 * TOLERANCE:.1f} points."
+        )
     if not found.holds:
         differing = ", ".join(out.path for out in found.outs if not out.equal)
         where = "on the same processor, with as many cores and the same packages"
@@ -183,7 +231,9 @@ def _collected(stack: ExitStack, version: str, export: Path | None, pictures: bo
     settings, registry = _registry()
     ref = registry.resolve(version)
     settings.home_dir.mkdir(parents=True, exist_ok=True)
-    folder = export or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="audit-", dir=settings.home_dir)))
+    folder = export or Path(
+        stack.enter_context(tempfile.TemporaryDirectory(prefix="audit-", dir=settings.home_dir))
+    )
     return collect(settings, registry, ref, folder, pictures, whole)
 
 

@@ -19,7 +19,9 @@ from skumatch.files import write_text
 from skumatch.follow import follow, trigger
 
 BOUND = 1.3  # two workers against one, each with a core of its own
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure what the running installation gets through.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Measure what the running installation gets through."
+)
 console = Console()
 
 
@@ -48,9 +50,15 @@ def bench() -> None:
 @app.command()
 def workers(
     runs: Annotated[int, typer.Option(min=1, help="Retrains that are started together.")] = 4,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A parameter of theirs, as section.name=value.")] = None,
-    against: Annotated[Path | None, typer.Option(help="An earlier --json, say with one worker, to compare with.")] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of theirs, as section.name=value.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier --json, say with one worker, to compare with.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
 ) -> None:
     """Start retrains together and wait for them all; dry runs, so that nothing is registered."""
     settings = current_settings()
@@ -60,7 +68,9 @@ def workers(
     console.print(f"{throughput.words}.", highlight=False)
     if before:
         ratio = throughput.an_hour / before.an_hour
-        words = f"Before: {before.words}. Ratio: {ratio:.2f} x; two workers on two cores should reach {BOUND} x."
+        words = (
+            f"Before: {before.words}. Ratio: {ratio:.2f} x; two workers on two cores should reach {BOUND} x."
+        )
         console.print(words, highlight=False)
     if output:
         write_text(output, throughput.model_dump_json() + "\n")

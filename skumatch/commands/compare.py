@@ -24,7 +24,12 @@ NO_NAME = ("/", ".", "~", "frozen:", "hf:")  # begins a reference: what holds an
 
 
 def compare(
-    models: Annotated[str, typer.Option(help="References with commas between them, each with a name if you like: CLIP=hf:clip,champion.")],
+    models: Annotated[
+        str,
+        typer.Option(
+            help="References with commas between them, each with a name if you like: CLIP=hf:clip,champion."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
     protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "full",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
@@ -56,9 +61,13 @@ def named(models: str) -> dict[str, str]:
         if not equals or name.startswith(NO_NAME):
             name, reference = label(item.strip()), item.strip()
         if not name or not reference:
-            raise ParameterError(f"--models is '{models}', with an empty place in it; give references with commas between them.")
+            raise ParameterError(
+                f"--models is '{models}', with an empty place in it; give references with commas between them."
+            )
         if name in found:
-            raise ParameterError(f"Two models are named '{name}'; name them apart: --models first={found[name]},second={reference}.")
+            raise ParameterError(
+                f"Two models are named '{name}'; name them apart: --models first={found[name]},second={reference}."
+            )
         found[name] = reference
     return found
 
@@ -70,7 +79,10 @@ def label(reference: str) -> str:
 
 
 def compare_folder(data: Path, references: dict[str, str], protocol: str) -> Comparison:
-    """Embed and score a folder in RP2K's layout with each encoder. All are found before the first one embeds."""
+    """Embed and score a folder in RP2K's layout with each encoder.
+
+    All are found before the first one embeds.
+    """
     from skumatch.compare.comparison import Entrant, compare
     from skumatch.compare.folder import list_folder, questions
     from skumatch.reference import find_encoder
@@ -78,7 +90,9 @@ def compare_folder(data: Path, references: dict[str, str], protocol: str) -> Com
     settings = current_settings()
     params = params_or_defaults(settings)
     folder = list_folder(data, protocol, params)
-    entrants = [Entrant(reference, name, *find_encoder(reference, settings)) for name, reference in references.items()]
+    entrants = [
+        Entrant(reference, name, *find_encoder(reference, settings)) for name, reference in references.items()
+    ]
     if not (settings.project / PARAMS).is_file():
         sentence = f"There is no {settings.project / PARAMS}, so the default parameters are used."
         console.print(sentence, highlight=False, soft_wrap=True)

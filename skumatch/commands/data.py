@@ -32,9 +32,14 @@ for command in (add, retire, relabel, rename, remove, erase, undo, log):
     app.command()(command)
 console = Console()
 
-Delivery = Annotated[Path, typer.Argument(help="A folder or zip in RP2K's layout; the whole data set, not only what is new.")]
+Delivery = Annotated[
+    Path, typer.Argument(help="A folder or zip in RP2K's layout; the whole data set, not only what is new.")
+]
 SkuFile = Annotated[Path | None, typer.Option("--skus", help="A text file: only these SKUs, one a line.")]
-Catalogue = Annotated[Path | None, typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>: a second gallery.")]
+Catalogue = Annotated[
+    Path | None,
+    typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>: a second gallery."),
+]
 Skus = Annotated[int, typer.Option(help="Products to render.")]
 Train = Annotated[int, typer.Option(help="Gallery photos a product.")]
 Test = Annotated[int, typer.Option(help="Query photos a product.")]
@@ -107,7 +112,12 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
         settle(settings)
         erased = DataRecord(settings).erased()
         found = import_data(path, settings.project / "data", names, least, catalogue, erased)
-        begin_import(settings, before, Reason(user(), source=str(path)), f"{found.images:,} images of {found.skus:,} SKUs")
+        begin_import(
+            settings,
+            before,
+            Reason(user(), source=str(path)),
+            f"{found.images:,} images of {found.skus:,} SKUs",
+        )
         after = _store(settings)
         settle(settings)
     version = md5_of(after)
@@ -117,7 +127,10 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
 
 
 def _announce(store: Callable[[], str]) -> None:
-    """Make a data version with `store`; where it is another than before, tell Airflow, and the terminal what comes of it."""
+    """Make a data version with `store`.
+
+    Where it is another than before, tell Airflow, and the terminal what comes of it.
+    """
     from skumatch.new_data import announce
 
     settings = current_settings()
@@ -139,7 +152,10 @@ def _pointer_here(settings: Settings) -> str:
 
 
 def _store(settings: Settings) -> str:
-    """Put data/ under DVC and return its pointer; a clean-up that deletes would take old objects that the version shares."""
+    """Put data/ under DVC and return its pointer.
+
+    A clean-up that deletes would take old objects that the version shares.
+    """
     with at_work(settings, f"import-{uuid.uuid4().hex[:12]}", "import") as rest_on:
         pointer = Repository(settings.project, settings).add("data")
         rest_on("", pointer)

@@ -33,10 +33,18 @@ from skumatch.texts import read_bytes, read_names
 console = Console()
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the record.")]
 SkuFile = Annotated[Path | None, typer.Option("--file", help="A text file of SKUs, one a line.")]
-Skus = Annotated[list[str] | None, typer.Argument(help="Products, in any spelling that is theirs but for case and blanks.")]
-Delivery = Annotated[Path, typer.Argument(help="A folder or zip of new pictures: all/<side>/<sku>/<image>, or <sku>/<image>.")]
-Side = Annotated[str, typer.Option(help="Where pictures in <sku>/<image> go: train (to match against) or test (to ask).")]
-Catalogue = Annotated[Path | None, typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>.")]
+Skus = Annotated[
+    list[str] | None, typer.Argument(help="Products, in any spelling that is theirs but for case and blanks.")
+]
+Delivery = Annotated[
+    Path, typer.Argument(help="A folder or zip of new pictures: all/<side>/<sku>/<image>, or <sku>/<image>.")
+]
+Side = Annotated[
+    str, typer.Option(help="Where pictures in <sku>/<image> go: train (to match against) or test (to ask).")
+]
+Catalogue = Annotated[
+    Path | None, typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>.")
+]
 
 
 def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, why: Why = "") -> None:
@@ -65,7 +73,9 @@ def retire(
     skus: Skus = None,
     file: SkuFile = None,
     until: Annotated[str, typer.Option(help="The last day of sale, as 2026-11-30.")] = "",
-    back: Annotated[bool, typer.Option("--back", help="The other way: retired products are sold again.")] = False,
+    back: Annotated[
+        bool, typer.Option("--back", help="The other way: retired products are sold again.")
+    ] = False,
     why: Why = "",
 ) -> None:
     """Retire products: what serves after the next refresh never names them, and their photos stand for unknown products."""
@@ -93,7 +103,9 @@ def relabel(
 def rename(
     old: Annotated[str, typer.Argument(help="A product.")],
     new: Annotated[str, typer.Argument(help="Its new name.")],
-    merge: Annotated[bool, typer.Option("--merge", help="Join it to the product that has this name already.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join it to the product that has this name already.")
+    ] = False,
     why: Why = "",
 ) -> None:
     """Give a product another name; it stays in or out of training as it was."""
@@ -101,17 +113,27 @@ def rename(
 
 
 def remove(
-    images: Annotated[list[str] | None, typer.Argument(help="Pictures: ids or SHA-256 of manifest rows.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Pictures: ids or SHA-256 of manifest rows.")
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A text file of pictures, one a line.")] = None,
-    sku: Annotated[list[str] | None, typer.Option("--sku", help="With --before: products with new packaging.")] = None,
-    before: Annotated[str, typer.Option(help="With --sku: gallery pictures that were there on this day, as 2026-11-30.")] = "",
+    sku: Annotated[
+        list[str] | None, typer.Option("--sku", help="With --before: products with new packaging.")
+    ] = None,
+    before: Annotated[
+        str, typer.Option(help="With --sku: gallery pictures that were there on this day, as 2026-11-30.")
+    ] = "",
     why: Why = "",
 ) -> None:
     """Take pictures out of the data, by name, or the old ones of a product; earlier versions keep them."""
     if bool(sku) != bool(before) or sum(map(bool, (images, file, sku))) != 1:
-        raise ParameterError("Name pictures, or a file that lists them with --file, or a product with --sku and --before.")
+        raise ParameterError(
+            "Name pictures, or a file that lists them with --file, or a product with --sku and --before."
+        )
     if sku:
-        known = data_versions.pictures_on(current_settings(), date.fromisoformat(day(before, "The day of --before")))
+        known = data_versions.pictures_on(
+            current_settings(), date.fromisoformat(day(before, "The day of --before"))
+        )
         names = dict.fromkeys(sku, "the command")
         _change(
             "remove",
@@ -156,7 +178,9 @@ def log() -> None:
             Text(change.why),
         )
     if not table.row_count:
-        console.print("No change that led to this data version is on record; `skumatch data import` and the like record theirs.")
+        console.print(
+            "No change that led to this data version is on record; `skumatch data import` and the like record theirs."
+        )
         return
     console.print(table)
 

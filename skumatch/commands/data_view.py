@@ -74,7 +74,14 @@ def _counts(counts: Counter[str]) -> str:
 def side_table(manifest: pd.DataFrame) -> Table:
     """Images and SKUs on each side, the largest SKU, and the sizes of the pictures."""
     table = Table(title="Data version")
-    for name in ("side", "images", "SKUs", "a SKU (min / median / max)", "largest SKU", "median short side, px"):
+    for name in (
+        "side",
+        "images",
+        "SKUs",
+        "a SKU (min / median / max)",
+        "largest SKU",
+        "median short side, px",
+    ):
         table.add_column(name, justify="left" if name in ("side", "largest SKU") else "right")
     for side in (*SIDES, CATALOGUE):
         rows = manifest[manifest["side"].eq(side)]
@@ -82,7 +89,9 @@ def side_table(manifest: pd.DataFrame) -> Table:
             counts = rows.groupby("sku").size()
             short = rows[["width", "height"]].min(axis=1).median()
             spread = f"{counts.min()} / {counts.median():.0f} / {counts.max()}"
-            table.add_row(side, f"{len(rows):,}", f"{counts.size:,}", spread, Text(str(counts.idxmax())), f"{short:.0f}")
+            table.add_row(
+                side, f"{len(rows):,}", f"{counts.size:,}", spread, Text(str(counts.idxmax())), f"{short:.0f}"
+            )
     return table
 
 

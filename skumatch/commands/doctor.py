@@ -15,8 +15,15 @@ from skumatch.files import write_json
 console = Console()
 
 
-def doctor(output: Annotated[Path | None, typer.Option("--json", help="Write the findings to this file, too.")] = None) -> None:
-    """Check this installation: packages, project, disk, GPU, remote, MLflow, Airflow, workers; say what to mend."""
+def doctor(
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the findings to this file, too.")
+    ] = None,
+) -> None:
+    """Check this installation: packages, project, disk, GPU, remote, MLflow, Airflow, workers.
+
+    Say what to mend.
+    """
     from skumatch.doctor.checks import CHECKS
     from skumatch.doctor.finding import Place, examine
     from skumatch.doctor.screen import findings_table

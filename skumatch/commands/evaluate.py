@@ -14,7 +14,9 @@ from skumatch.files import write_json
 
 console = Console()
 
-Reference = Annotated[str, typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME.")]
+Reference = Annotated[
+    str, typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME.")
+]
 
 
 def evaluate(

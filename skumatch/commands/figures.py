@@ -11,7 +11,12 @@ from rich.text import Text
 
 from skumatch.retrieval.figures import Evaluation
 
-DEPTHS = {"map_r": "mAP@R", "r_precision": "R-precision", "mrr": "MRR", "macro_top1": "top-1, every SKU alike"}
+DEPTHS = {
+    "map_r": "mAP@R",
+    "r_precision": "R-precision",
+    "mrr": "MRR",
+    "macro_top1": "top-1, every SKU alike",
+}
 SCORERS = {"prototype": "top-1 by prototype", "knn": "top-1 by k-NN vote"}
 
 
@@ -21,7 +26,11 @@ def headline(evaluation: Evaluation) -> str:
     figures = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     figures += f", top-3 {100 * evaluation.top3:.1f} %, top-5 {100 * evaluation.top5:.1f} %"
     what = f"protocol {evaluation.protocol}, {evaluation.n:,} queries of {evaluation.skus:,} SKUs"
-    left_out = f", {evaluation.without_partner} without a gallery image left out" if evaluation.without_partner else ""
+    left_out = (
+        f", {evaluation.without_partner} without a gallery image left out"
+        if evaluation.without_partner
+        else ""
+    )
     return f"{figures}, {what}{left_out}"
 
 
@@ -58,6 +67,14 @@ def _slices(evaluation: Evaluation) -> Table:
     for one in evaluation.slices:
         bounds = f"{100 * one.interval[0]:.1f} to {100 * one.interval[1]:.1f}"
         shown = Text(one.family if one.family != family else "")
-        table.add_row(shown, Text(one.name), f"{100 * one.top1:.1f} %", bounds, f"{one.n:,}", f"{one.skus:,}", Text(one.about, style="dim"))
+        table.add_row(
+            shown,
+            Text(one.name),
+            f"{100 * one.top1:.1f} %",
+            bounds,
+            f"{one.n:,}",
+            f"{one.skus:,}",
+            Text(one.about, style="dim"),
+        )
         family = one.family
     return table

@@ -32,11 +32,22 @@ TITLES = {
 }
 
 Age = Annotated[int, typer.Option("--age", min=1, help="Keep everything that is younger than so many days.")]
-KeepRuns = Annotated[int, typer.Option("--keep-runs", min=1, help="Keep what MLflow's runs of so many last days rest on.")]
-Delete = Annotated[bool, typer.Option("--delete", help="Really delete; otherwise what would be deleted is shown.")]
-Erase = Annotated[bool, typer.Option("--erase", help="Instead: files with pictures that `data erase` erased.")]
-AcceptLoss = Annotated[bool, typer.Option("--accept-loss", help="With --erase: versions may lose parts for good.")]
-Output = Annotated[Path | None, typer.Option("--json", help="Write the names of what is (or would be) deleted to this file, too.")]
+KeepRuns = Annotated[
+    int, typer.Option("--keep-runs", min=1, help="Keep what MLflow's runs of so many last days rest on.")
+]
+Delete = Annotated[
+    bool, typer.Option("--delete", help="Really delete; otherwise what would be deleted is shown.")
+]
+Erase = Annotated[
+    bool, typer.Option("--erase", help="Instead: files with pictures that `data erase` erased.")
+]
+AcceptLoss = Annotated[
+    bool, typer.Option("--accept-loss", help="With --erase: versions may lose parts for good.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the names of what is (or would be) deleted to this file, too."),
+]
 
 
 def gc(
@@ -69,9 +80,19 @@ def gc(
         with track("gc", sum(len(items) for items in found.values()), "files") as advance:
             found = delete_shown(settings, limits, shown, advance)
     console.print(_table(found, delete))
-    console.print(_said(found, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True)
+    console.print(
+        _said(found, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True
+    )
     if output:
-        write_json(output, {"deleted": delete, "age": age, "keep_runs": keep_runs, "kinds": [_as_json(*one) for one in found.items()]})
+        write_json(
+            output,
+            {
+                "deleted": delete,
+                "age": age,
+                "keep_runs": keep_runs,
+                "kinds": [_as_json(*one) for one in found.items()],
+            },
+        )
 
 
 def _table(found: dict[str, list[Any]], deleted: bool) -> Table:
@@ -101,4 +122,9 @@ def size_of(items: list[Any]) -> str:
 
 
 def _as_json(kind: str, items: list[Any]) -> dict[str, Any]:
-    return {"kind": kind, "count": len(items), "bytes": sum(item.size for item in items), "names": [item.name for item in items]}
+    return {
+        "kind": kind,
+        "count": len(items),
+        "bytes": sum(item.size for item in items),
+        "names": [item.name for item in items],
+    }

@@ -1,4 +1,7 @@
-"""`skumatch match`: which product each picture shows; a few in the terminal, any number into a table and a page."""
+"""`skumatch match`: which product each picture shows.
+
+A few in the terminal, any number into a table and a page.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,20 @@ PICTURES_HELP = "Pictures of single products; or folders or tables of them, with
 
 def match(
     images: Annotated[list[Path], typer.Argument(help=PICTURES_HELP)],
-    model: Annotated[str, typer.Option("--model", help="champion, challenger, a version or a bundle's folder.")] = "champion",
+    model: Annotated[
+        str, typer.Option("--model", help="champion, challenger, a version or a bundle's folder.")
+    ] = "champion",
     top_k: Annotated[int, typer.Option(min=1)] = 5,
     skus: Annotated[Path | None, typer.Option(help=SKUS_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of ranked matches for each picture.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write a row a picture to this Parquet file; a stopped call goes on.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page that shows the pictures by product, beside --out.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: a list of ranked matches for each picture.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a row a picture to this Parquet file; a stopped call goes on.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page that shows the pictures by product, beside --out.")
+    ] = None,
 ) -> None:
     """Say which SKU each picture shows."""
     from skumatch.matching.shop_lists import read_list
@@ -46,7 +57,11 @@ def match(
 
     large = next((path for path in images if path.is_dir() or is_table(path)), None)
     if out is None and (large or html):
-        raise ParameterError(f"{large} may hold many pictures; {MANY}." if large else f"--html shows a table's pictures; {MANY}.")
+        raise ParameterError(
+            f"{large} may hold many pictures; {MANY}."
+            if large
+            else f"--html shows a table's pictures; {MANY}."
+        )
     if out is not None and as_json:
         raise ParameterError("--json prints what --out writes; give one of them.")
     shop = read_list(skus) if skus else None
@@ -136,7 +151,11 @@ def _tell(plan: Plan, html: Path | None) -> None:
     table = Table(title=Text(f"{len(plan.images):,} pictures"), show_header=False)
     table.add_row("matched", f"{sum(skus.values()):,}", f"{len(skus):,} products")
     table.add_row("unknown", f"{unknown:,}", plan.unknown_words)
-    table.add_row("not readable", f"{sum(problems.values()):,}", ", ".join(f"{reason} {n:,}" for reason, n in problems.most_common()))
+    table.add_row(
+        "not readable",
+        f"{sum(problems.values()):,}",
+        ", ".join(f"{reason} {n:,}" for reason, n in problems.most_common()),
+    )
     table.columns[1].justify = "right"
     console.print(table)
     for path in filter(None, (plan.out, html)):

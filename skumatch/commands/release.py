@@ -20,12 +20,16 @@ from skumatch.release.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, Mode
 console = Console()
 
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the journal.")]
-History = Annotated[bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")]
+History = Annotated[
+    bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 
 
 def models(
-    history: Annotated[bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")
+    ] = False,
 ) -> None:
     """List the registered versions and their aliases, or the journal of promotions."""
     from skumatch.release import promotion
@@ -36,18 +40,24 @@ def models(
         _show_history(promotion.history(registry), heads)
         return
     versions = registry.versions()
-    console.print(versions_table(versions) if versions else "No model is registered yet; `skumatch run` makes the first.")
+    console.print(
+        versions_table(versions)
+        if versions
+        else "No model is registered yet; `skumatch run` makes the first."
+    )
     for ref in versions:
         if ERASED_TAG in ref.tags:
             held = f"its gallery held a picture that was {ref.tags[ERASED_TAG]}"
-            console.print(f"Version {ref.version} can't serve: {held}.", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"Version {ref.version} can't serve: {held}.", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def versions_table(versions: Sequence[ModelRef]) -> Table:
     """A row a version; at 80 columns aliases and times take several lines.
 
-    A gallery release names the model release of its encoder: `gallery of 1`. The encoder is the start of its weights'
-    SHA-256, `-` in versions that were registered without it.
+    A gallery release names the model release of its encoder: `gallery of 1`. The encoder is the start of its
+    weights' SHA-256, `-` in versions that were registered without it.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title="Registered models")
     for name in ("version", "kind", "encoder", "aliases", "top-1", "bundle", "data", "created"):
@@ -69,7 +79,9 @@ def versions_table(versions: Sequence[ModelRef]) -> Table:
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "challenger", why: Why = "by hand", dry_run: DryRun = False
+    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "challenger",
+    why: Why = "by hand",
+    dry_run: DryRun = False,
 ) -> None:
     """Make a version that passed the gate the champion, if the champion still is the one it was compared with."""
     from skumatch.pipeline import releases
@@ -80,7 +92,9 @@ def promote(
     wanted = registry.resolve(version)
     name = "approval_refresh" if RELEASE_TAG in wanted.tags else "approval"
     if getattr(release, name) == "required":
-        raise Refused(f"Promotion needs a person's approval (release.{name}); give it at {settings.airflow_url}/dags/skumatch_release.")
+        raise Refused(
+            f"Promotion needs a person's approval (release.{name}); give it at {settings.airflow_url}/dags/skumatch_release."
+        )
     try:
         expected = promotion.proposed(registry, wanted) if dry_run else promotion.compared_with(wanted)
         releases.verified(settings, registry, wanted)
@@ -90,12 +104,20 @@ def promote(
         if not promotion.gallery_moved(registry, wanted.version, promotion.compared_with(wanted)):
             raise
         cure = f"`skumatch refresh --encoder {wanted.version}` judges its encoder on the newest data"
-        raise StaleChampion(f"Only the champion's gallery changed since version {wanted.version} was compared; {cure}.") from error
-    _say(wanted, "would be" if dry_run else "is", "" if expected is None else f", in place of version {expected}")
+        raise StaleChampion(
+            f"Only the champion's gallery changed since version {wanted.version} was compared; {cure}."
+        ) from error
+    _say(
+        wanted,
+        "would be" if dry_run else "is",
+        "" if expected is None else f", in place of version {expected}",
+    )
 
 
 def rollback(
-    version: Annotated[int | None, typer.Argument(help="A version that served before; default: the last one.")] = None,
+    version: Annotated[
+        int | None, typer.Argument(help="A version that served before; default: the last one.")
+    ] = None,
     why: Why = "by hand",
     dry_run: DryRun = False,
 ) -> None:
@@ -107,7 +129,9 @@ def rollback(
     registry = _registry(settings)
     target, now = releases.rollback_plan(settings, registry, version)
     if now == target.version:
-        raise ReferenceNotFound(f"Version {target.version} is the champion already; `skumatch models --history` lists what was before.")
+        raise ReferenceNotFound(
+            f"Version {target.version} is the champion already; `skumatch models --history` lists what was before."
+        )
     if not dry_run:
         promotion.rollback(registry, target.version, now, user(), why)
     _say(target, "would be" if dry_run else "is", " again" + (f", in place of version {now}" if now else ""))
@@ -120,7 +144,11 @@ def _registry(settings: Settings) -> Registry:
 
 
 def _say(ref: ModelRef, how: str, more: str) -> None:
-    console.print(f"Version {ref.version} {how} the champion{more} (bundle {ref.bundle[:12]}, verified).", highlight=False, soft_wrap=True)
+    console.print(
+        f"Version {ref.version} {how} the champion{more} (bundle {ref.bundle[:12]}, verified).",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
@@ -132,13 +160,27 @@ def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
         table.add_column(name, justify="right" if name == "entry" else "left")
     for entry in entries:
         when = f"{entry.before.at:%Y-%m-%d %H:%M}" if entry.before else "waiting"
-        outcome, champion = (entry.after.outcome, str(entry.after.champion or "none")) if entry.after else ("open", "")
+        outcome, champion = (
+            (entry.after.outcome, str(entry.after.champion or "none")) if entry.after else ("open", "")
+        )
         moved = Text(champion, style="bold green" if entry.changed else "")
         asked = entry.asked
-        table.add_row(str(entry.number), when, f"{asked.action} {asked.version}", outcome, moved, Text(asked.who), Text(asked.why))
+        table.add_row(
+            str(entry.number),
+            when,
+            f"{asked.action} {asked.version}",
+            outcome,
+            moved,
+            Text(asked.who),
+            Text(asked.why),
+        )
     console.print(table)
     broken = [*breaks(entries), *unheaded(entries, heads)]
     for sentence in broken:
         console.print(f"[bold red]✗[/] {sentence}")
     if not broken:
-        console.print(f"The chain of {len(entries):,} entries holds; its last hash is {entries[-1].hash}.", highlight=False, soft_wrap=True)
+        console.print(
+            f"The chain of {len(entries):,} entries holds; its last hash is {entries[-1].hash}.",
+            highlight=False,
+            soft_wrap=True,
+        )

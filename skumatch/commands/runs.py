@@ -25,12 +25,22 @@ if TYPE_CHECKING:
 console = Console()
 
 Data = Annotated[
-    str | None, typer.Option(help="A folder or zip in RP2K's layout, or `sample`; default: the data that is here, else the sample.")
+    str | None,
+    typer.Option(
+        help="A folder or zip in RP2K's layout, or `sample`; default: the data that is here, else the sample."
+    ),
 ]
-Catalogue = Annotated[Path | None, typer.Option(help="With --data: a folder of catalogue pictures, <sku>.<ext>: a second gallery.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter for this run: section.name=value.")]
+Catalogue = Annotated[
+    Path | None,
+    typer.Option(help="With --data: a folder of catalogue pictures, <sku>.<ext>: a second gallery."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a parameter for this run: section.name=value.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything, register nothing.")]
-DataRef = Annotated[str | None, typer.Option("--data-ref", help="Git ref of data.dvc; default: the working tree's.")]
+DataRef = Annotated[
+    str | None, typer.Option("--data-ref", help="Git ref of data.dvc; default: the working tree's.")
+]
 
 
 def run(
@@ -64,7 +74,10 @@ def _ready_settings(overrides: Sequence[str]) -> Settings:
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM, as from make or a service manager, ends what is done as Ctrl-C does; a second one doesn't cut that end short."""
+    """SIGTERM, as from make or a service manager, ends what is done as Ctrl-C does.
+
+    A second one doesn't cut that end short.
+    """
 
     def interrupt(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -104,7 +117,10 @@ def refresh(
     dry_run: DryRun = False,
     data_ref: DataRef = None,
     encoder: Annotated[
-        int | None, typer.Option(min=1, help="A version whose encoder is judged again on today's data, beside the gallery.")
+        int | None,
+        typer.Option(
+            min=1, help="A version whose encoder is judged again on today's data, beside the gallery."
+        ),
     ] = None,
 ) -> None:
     """Put the champion's encoder on today's data and release the gallery if it is fit; nothing is trained."""
@@ -121,7 +137,9 @@ def refresh(
 
 def _check_data(settings: Settings, data_ref: str | None) -> None:
     if data_ref is None and not (settings.project / "data.dvc").is_file():
-        raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
+        raise DataError(
+            "There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`."
+        )
 
 
 def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
@@ -134,7 +152,11 @@ def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
     run = active(settings, conf, data, REFRESH)
     if run is None:
         return False
-    console.print(f"The refresh {run} of the same data is under way; this command follows it.", highlight=False, soft_wrap=True)
+    console.print(
+        f"The refresh {run} of the same data is under way; this command follows it.",
+        highlight=False,
+        soft_wrap=True,
+    )
     summary = _followed(settings, run, REFRESH)
     lacking = ""
     if summary.get("skipped"):  # who starts a refresh by hand wants one, whether or not something is new
@@ -198,7 +220,9 @@ def _show(settings: Settings, summary: dict[str, Any]) -> None:
         return
     console.print(links(summary, settings), markup=False, soft_wrap=True, highlight=False)
     if summary["decision"] == "refuse":
-        raise Refused("The gate refused the model, so nothing was registered; the reasons stand above and in the report.")
+        raise Refused(
+            "The gate refused the model, so nothing was registered; the reasons stand above and in the report."
+        )
 
 
 def _read_code(settings: Settings) -> Code:
@@ -220,7 +244,8 @@ def up() -> None:
     check_signing_key(settings.signing_key_file)
     services.up(settings)
     console.print(
-        f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}\nStop them with `skumatch down`.", highlight=False
+        f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}\nStop them with `skumatch down`.",
+        highlight=False,
     )
 
 
@@ -235,14 +260,24 @@ def down() -> None:
 
 
 def pull(
-    refresh: Annotated[bool, typer.Option("--refresh", help="For a refresh: no training, the champion's encoder on today's data.")] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="For a refresh: no training, the champion's encoder on today's data."),
+    ] = False,
 ) -> None:
     """Lay a run's inputs into inputs/, so that `dvc repro` runs here without Airflow.
 
     These are the champion, base weights, the last version's profile and what git knows of the code.
     """
     from skumatch.pipeline import inputs
-    from skumatch.pipeline.pull import check_champion, fetch_base_weights, fetch_baseline, fetch_bundle, fetch_released, open_registry
+    from skumatch.pipeline.pull import (
+        check_champion,
+        fetch_base_weights,
+        fetch_baseline,
+        fetch_bundle,
+        fetch_released,
+        open_registry,
+    )
 
     settings = current_settings()
     check_signing_key(settings.signing_key_file)

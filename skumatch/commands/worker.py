@@ -1,4 +1,7 @@
-"""`skumatch worker`: what Airflow's tasks start. JSON in on stdin, marker lines out, the last of them the result."""
+"""`skumatch worker`: what Airflow's tasks start.
+
+JSON in on stdin, marker lines out, the last of them the result.
+"""
 
 from __future__ import annotations
 

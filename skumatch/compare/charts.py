@@ -8,7 +8,9 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
-NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that no XML may hold
+NO_XML = re.compile(
+    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # characters that no XML may hold
 COLOURS = 6  # in STYLE; from the seventh bar of a group on they come again
 WIDE = 560  # from this width on a bar stands beside its label, not under it
 STYLE = """
@@ -49,13 +51,18 @@ class Layout(NamedTuple):
 
 
 def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> str:
-    """Horizontal bars with whiskers for their intervals, a titled group after another; an SVG `width` pixels wide.
+    """Horizontal bars with whiskers for their intervals, a titled group after another.
 
-    Bars at the same place in their groups have the same colour, so every group lists the same series. `about` is what a screen
-    reader says. Shares outside 0..1 are drawn at the edge.
+    An SVG `width` pixels wide.
+
+    Bars at the same place in their groups have the same colour, so every group lists the same series. `about`
+    is what a screen reader says. Shares outside 0..1 are drawn at the edge.
     """
     layout = Layout(206, width - 150, 0, 27, 29) if width >= WIDE else Layout(0, width, 20, 47, width // 14)
-    svg = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "bars", "role": "img", "aria-label": _clean(about)})
+    svg = ElementTree.Element(
+        "svg",
+        {"xmlns": "http://www.w3.org/2000/svg", "class": "bars", "role": "img", "aria-label": _clean(about)},
+    )
     ElementTree.SubElement(svg, "style").text = STYLE
     top = 0.0
     for title, series in groups.items():
@@ -65,7 +72,14 @@ def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> s
         top += 28 + len(series) * layout.pitch + 16
     for share in TICKS:
         anchor = {0.0: "start", 1.0: "end"}.get(share, "middle")
-        _text(svg, layout.at(share), top + 2, f"{100 * share:.0f}\u202f%" if share in (0, 1) else f"{100 * share:.0f}", "tick", anchor)
+        _text(
+            svg,
+            layout.at(share),
+            top + 2,
+            f"{100 * share:.0f}\u202f%" if share in (0, 1) else f"{100 * share:.0f}",
+            "tick",
+            anchor,
+        )
     height = round(top + 10)
     svg.attrib |= {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
     return ElementTree.tostring(svg, encoding="unicode")
@@ -90,14 +104,24 @@ def _meter(row: ElementTree.Element, top: float, bar: Bar, colour: int, layout: 
         ElementTree.SubElement(row, "rect", {"class": name} | _numbers(box))
     for share in TICKS[1:-1]:
         x = layout.at(share)
-        ElementTree.SubElement(row, "line", {"class": "grid"} | _numbers({"x1": x, "x2": x, "y1": top, "y2": top + 18}))
-    ElementTree.SubElement(row, "line", {"class": "halo"} | _numbers({"x1": low, "x2": high, "y1": middle, "y2": middle}))
+        ElementTree.SubElement(
+            row, "line", {"class": "grid"} | _numbers({"x1": x, "x2": x, "y1": top, "y2": top + 18})
+        )
+    ElementTree.SubElement(
+        row, "line", {"class": "halo"} | _numbers({"x1": low, "x2": high, "y1": middle, "y2": middle})
+    )
     caps = " ".join(f"M{x:.1f} {middle - 5:.1f}V{middle + 5:.1f}" for x in (low, high))
-    ElementTree.SubElement(row, "path", {"class": "whisker", "d": f"M{low:.1f} {middle:.1f}H{high:.1f} {caps}"})
+    ElementTree.SubElement(
+        row, "path", {"class": "whisker", "d": f"M{low:.1f} {middle:.1f}H{high:.1f} {caps}"}
+    )
 
 
-def _text(parent: ElementTree.Element, x: float, y: float, text: str, name: str = "", anchor: str = "start") -> ElementTree.Element:
-    element = ElementTree.SubElement(parent, "text", _numbers({"x": x, "y": y}) | {"class": name, "text-anchor": anchor})
+def _text(
+    parent: ElementTree.Element, x: float, y: float, text: str, name: str = "", anchor: str = "start"
+) -> ElementTree.Element:
+    element = ElementTree.SubElement(
+        parent, "text", _numbers({"x": x, "y": y}) | {"class": name, "text-anchor": anchor}
+    )
     element.text = _clean(text)
     return element
 
@@ -112,4 +136,8 @@ def _clean(text: str) -> str:
 
 def _short(label: str, letters: int) -> str:
     """Cut in the middle: both ends of a name tell it from others."""
-    return label if len(label) <= letters else f"{label[: letters // 2]}…{label[-(letters - letters // 2 - 1) :]}"
+    return (
+        label
+        if len(label) <= letters
+        else f"{label[: letters // 2]}…{label[-(letters - letters // 2 - 1) :]}"
+    )

@@ -30,7 +30,10 @@ class Entrant(NamedTuple):
 
 
 class Difference(BaseModel):
-    """A model's top-1 less the first model's on the same queries, and its two-sided interval; shares, from -1 to 1."""
+    """A model's top-1 less the first model's on the same queries, and its two-sided interval.
+
+    Shares, from -1 to 1.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +70,8 @@ class Comparison(BaseModel):
 def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Comparison:
     """Embed the pictures once with each encoder, score them, and pair each with the first.
 
-    Raises DataError if a picture can't be decoded or no query can be answered, WeightsError for an encoder that answers no numbers.
+    Raises DataError if a picture can't be decoded or no query can be answered, WeightsError for an encoder
+    that answers no numbers.
     """
     answers = [_answer(asked, entrant, params) for entrant in entrants]
     hits = [answer.hits() for answer in answers]
@@ -75,7 +79,9 @@ def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Co
     for entrant, answer, own in zip(entrants, answers, hits, strict=True):
         difference = None if own is hits[0] else _difference(own, hits[0], params)
         figures = answer.evaluate(params.evaluate, params.seed, entrant.weights)
-        models.append(Compared(model=entrant.reference, label=entrant.label, evaluation=figures, difference=difference))
+        models.append(
+            Compared(model=entrant.reference, label=entrant.label, evaluation=figures, difference=difference)
+        )
     return Comparison(protocol=asked.protocol, models=tuple(models))
 
 
@@ -83,7 +89,15 @@ def _answer(asked: Questions, entrant: Entrant, params: Params) -> Asked:
     vectors = embed(entrant.encoder, asked.images, params.embed.batch, params.runtime, entrant.label)
     entrant.encoder.to("cpu")  # a GPU holds one at a time
     device = str(prepare(params.runtime))
-    return ask(asked.protocol, asked.lists, asked.rows, vectors, params.search.backend, device, params.evaluate.voters)
+    return ask(
+        asked.protocol,
+        asked.lists,
+        asked.rows,
+        vectors,
+        params.search.backend,
+        device,
+        params.evaluate.voters,
+    )
 
 
 def _difference(hits: pd.DataFrame, base: pd.DataFrame, params: Params) -> Difference:

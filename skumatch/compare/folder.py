@@ -44,16 +44,26 @@ class Questions:
 
 
 def list_folder(path: Path, protocol: str, params: Params) -> Folder:
-    """Find the pictures that `protocol` may need. Raises DataError for an unknown protocol, or a folder of another layout."""
+    """Find the pictures that `protocol` may need.
+
+    Raises DataError for an unknown protocol, or a folder of another layout.
+    """
     known = get_args(Protocol)
     if protocol not in known:
         raise DataError(f"There is no protocol '{protocol}'; there are {', '.join(known)}.")
     sides = ("train", "test", "catalogue") if protocol == "catalogue" else ("train", "test")
-    return Folder(path, cast(Protocol, protocol), {side: folder_images(path, side, params.data.others) for side in sides})
+    return Folder(
+        path,
+        cast(Protocol, protocol),
+        {side: folder_images(path, side, params.data.others) for side in sides},
+    )
 
 
 def questions(folder: Folder, params: Params) -> Questions:
-    """Hash the pictures and draw the protocol's lists; pictures in no list are left out. Raises DataError if it has no lists."""
+    """Hash the pictures and draw the protocol's lists; pictures in no list are left out.
+
+    Raises DataError if it has no lists.
+    """
     rows, images = _rows(folder.sides, params)
     lists = protocols(rows).get(folder.protocol)
     if lists is None:
@@ -62,13 +72,20 @@ def questions(folder: Folder, params: Params) -> Questions:
         )
     needed = rows["id"].isin(lists["id"])
     rows, images = rows[needed].reset_index(drop=True), images.take(needed.to_numpy().nonzero()[0].tolist())
-    return Questions(folder.protocol, with_photos(rows, images) if folder.protocol == "full" else rows, images, lists)
+    return Questions(
+        folder.protocol, with_photos(rows, images) if folder.protocol == "full" else rows, images, lists
+    )
 
 
 def _rows(sides: Mapping[str, Images], params: Params) -> tuple[pd.DataFrame, Images]:
-    columns = ([value for side in sides.values() for value in getattr(side, name)] for name in ("ids", "skus", "names", "extents"))
+    columns = (
+        [value for side in sides.values() for value in getattr(side, name)]
+        for name in ("ids", "skus", "names", "extents")
+    )
     images = Images(*columns)
     roles = [ROLES[name] for name, side in sides.items() for _ in range(len(side))]
     unseen = [is_unseen(sku, params.split) for sku in images.skus]
     digests = [hashlib.sha256(images.read_bytes(i)).hexdigest() for i in range(len(images))]
-    return pd.DataFrame({"id": images.ids, "sku": images.skus, "role": roles, "unseen": unseen, "sha256": digests}), images
+    return pd.DataFrame(
+        {"id": images.ids, "sku": images.skus, "role": roles, "unseen": unseen, "sha256": digests}
+    ), images

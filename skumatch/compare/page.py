@@ -19,7 +19,11 @@ def page(comparison: Comparison) -> str:
     charts = {name: Markup(draw(comparison, width)) for name, width in (("wide", WIDE), ("narrow", NARROW))}  # noqa: S704 - escaped there
     best = max(comparison.models, key=_top1)
     rival, lead = _lead(comparison, best)
-    return _environment().get_template("compare.html.jinja").render(comparison=comparison, best=best, rival=rival, lead=lead, charts=charts)
+    return (
+        _environment()
+        .get_template("compare.html.jinja")
+        .render(comparison=comparison, best=best, rival=rival, lead=lead, charts=charts)
+    )
 
 
 def _top1(model: Compared) -> float:
@@ -27,7 +31,10 @@ def _top1(model: Compared) -> float:
 
 
 def _lead(comparison: Comparison, best: Compared) -> tuple[str, Difference | None]:
-    """The best model's lead on the first one; on the next best where it is the first itself, none where it is alone."""
+    """The best model's lead on the first one.
+
+    On the next best where it is the first itself, none where it is alone.
+    """
     first, *others = comparison.models
     if best is not first:
         return first.label, best.difference
@@ -43,7 +50,11 @@ def draw(comparison: Comparison, width: int = WIDE) -> str:
     """Top-1, top-3 and top-5 of every model with their intervals, as SVG."""
     groups = {
         f"Top {k}": [
-            Bar(model.label, getattr(model.evaluation, f"top{k}"), getattr(model.evaluation.interval, f"top{k}"))
+            Bar(
+                model.label,
+                getattr(model.evaluation, f"top{k}"),
+                getattr(model.evaluation.interval, f"top{k}"),
+            )
             for model in comparison.models
         ]
         for k in (1, 3, 5)
@@ -54,7 +65,11 @@ def draw(comparison: Comparison, width: int = WIDE) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("skumatch.compare"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("skumatch.compare"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     names = ("share", "spread", "points", "span", "asked")
     environment.filters |= {"count": "{:,}".format} | {name: getattr(wording, name) for name in names}

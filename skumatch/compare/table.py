@@ -27,13 +27,21 @@ def table(comparison: Comparison) -> RenderableType:
         if i:
             grid.add_row()
         shares = [_share(model, k) for k in (1, 3, 5)]
-        grid.add_row(Text(model.label, style="bold"), *shares, *([_difference(model)] if len(comparison.models) > 1 else []))
+        grid.add_row(
+            Text(model.label, style="bold"),
+            *shares,
+            *([_difference(model)] if len(comparison.models) > 1 else []),
+        )
     return Group(grid, Text(asked(comparison), style="dim"))
 
 
 def _share(model: Compared, k: int) -> RenderableType:
     value, bounds = getattr(model.evaluation, f"top{k}"), getattr(model.evaluation.interval, f"top{k}")
-    return Group(Text(share(value), style="bold"), Bar(1, 0, value, width=BAR, color="cyan"), Text(spread(bounds), style="dim"))
+    return Group(
+        Text(share(value), style="bold"),
+        Bar(1, 0, value, width=BAR, color="cyan"),
+        Text(spread(bounds), style="dim"),
+    )
 
 
 def _difference(model: Compared) -> RenderableType:
@@ -41,4 +49,6 @@ def _difference(model: Compared) -> RenderableType:
     if found is None:
         return Text("-", style="dim")
     verdict = Text(found.verdict, style=VERDICTS[found.verdict])
-    return Group(Text(f"{points(found.top1)} points", style="bold"), verdict, Text(span(found.interval), style="dim"))
+    return Group(
+        Text(f"{points(found.top1)} points", style="bold"), verdict, Text(span(found.interval), style="dim")
+    )

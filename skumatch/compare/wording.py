@@ -26,5 +26,7 @@ def asked(comparison: Comparison) -> str:
     """What was asked of all models, in one sentence."""
     first = comparison.models[0].evaluation
     what = f"Protocol {comparison.protocol}: {first.n:,} queries of {first.skus:,} SKUs, the same for all"
-    left_out = f"; {first.without_partner:,} without a gallery image left out" if first.without_partner else ""
+    left_out = (
+        f"; {first.without_partner:,} without a gallery image left out" if first.without_partner else ""
+    )
     return f"{what}{left_out}. Intervals: {100 * first.interval.confidence:g} %, {first.interval.method}."

@@ -50,8 +50,12 @@ def bring_back(version: Version, skus: Mapping[str, str], since: str = "") -> Ve
     products = version.products
     for sku in known_skus(version, skus):
         if sku not in retired(version.products):
-            raise DataError(f"'{visible(sku)}' isn't retired, so it can't be brought back; `skumatch data inspect` lists what is.")
-        products = with_product(products, sku, state=SOLD, since=table.day(since, "The day of --since"), until="")
+            raise DataError(
+                f"'{visible(sku)}' isn't retired, so it can't be brought back; `skumatch data inspect` lists what is."
+            )
+        products = with_product(
+            products, sku, state=SOLD, since=table.day(since, "The day of --since"), until=""
+        )
     return version.with_rows(version.manifest, products)
 
 
@@ -87,7 +91,9 @@ def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
     for sku in sorted(set(moved["sku"]) - version.skus):
         sources = rows.loc[moved.index[moved["sku"].eq(sku)], "sku"].unique()
         state = RETIRED if set(sources) <= retired(version.products) else SOLD
-        products = with_product(products, sku, state=state, drawn_as=_first_drawn([*sources], version.products))
+        products = with_product(
+            products, sku, state=state, drawn_as=_first_drawn([*sources], version.products)
+        )
     return version.with_rows(beside(rows.drop(moved.index), moved), products)
 
 
@@ -110,7 +116,9 @@ def rename(version: Version, old: str, new: str, merge: bool = False) -> Version
     rows, products = version.manifest, version.products
     of_old = rows["sku"].eq(old)
     of_state = products[products["sku"].eq(new if new in version.skus else old)]
-    products = pd.concat([products[~products["sku"].isin([old, new])], of_state.assign(sku=new)], ignore_index=True)
+    products = pd.concat(
+        [products[~products["sku"].isin([old, new])], of_state.assign(sku=new)], ignore_index=True
+    )
     drawn_as = _first_drawn([old, new] if new in version.skus else [old], version.products)
     products = with_product(products, new, drawn_as=drawn_as)
     groups = dict(version.summary["groups"])
@@ -124,8 +132,12 @@ def _set_aside_as(version: Version, old: str, new: str) -> Version:
     """The version with the pictures of `old` that were set aside under the name `new`."""
     ids = [entry["id"] for entry in version.summary["quarantined"]]
     split = {name: name.split("/", 2) for name in ids}
-    renamed = {name: f"{side}/{new if sku == old else sku}/{rest}" for name, (side, sku, rest) in split.items()}
-    entries = {renamed[entry["id"]]: entry | {"id": renamed[entry["id"]]} for entry in version.summary["quarantined"]}
+    renamed = {
+        name: f"{side}/{new if sku == old else sku}/{rest}" for name, (side, sku, rest) in split.items()
+    }
+    entries = {
+        renamed[entry["id"]]: entry | {"id": renamed[entry["id"]]} for entry in version.summary["quarantined"]
+    }
     pictures = {renamed.get(name, name): data for name, data in version.pictures.items()}
     quarantined = [entries[name] for name in sorted(entries)]
     return replace(version, summary=version.summary | {"quarantined": quarantined}, pictures=pictures)
@@ -141,7 +153,9 @@ def remove(version: Version, ids: Collection[str]) -> Version:
     gallery = version.manifest[version.manifest["side"].eq("train")]
     bare = set(gallery.loc[gallery["id"].isin(ids), "sku"]) - set(rows.loc[rows["side"].eq("train"), "sku"])
     for sku in sorted(bare - retired(version.products)):
-        raise DataError(f"Then '{visible(sku)}' would have no gallery picture left; retire it, or keep one. Nothing was changed.")
+        raise DataError(
+            f"Then '{visible(sku)}' would have no gallery picture left; retire it, or keep one. Nothing was changed."
+        )
     return version.with_rows(rows)
 
 
@@ -172,7 +186,9 @@ def ids_of(version: Version, images: Mapping[str, str]) -> list[str]:
     for image, where in images.items():
         if image not in ids and image.lower() not in by_hash:
             known = "give ids or SHA-256 of manifest rows"
-            raise DataError(f"There is no picture '{visible(image)}' in the data, which {where} names; {known}.")
+            raise DataError(
+                f"There is no picture '{visible(image)}' in the data, which {where} names; {known}."
+            )
         chosen += [image] if image in ids else by_hash[image.lower()]
     return list(dict.fromkeys(chosen))
 
@@ -279,7 +295,9 @@ def _check_sold(version: Version, skus: Collection[str], where: str) -> None:
     """Raise DataError for pictures that would go to a retired product."""
     for sku in sorted(retired(version.products) & set(skus)):
         back = "`skumatch data retire --back` brings it back"
-        raise DataError(f"'{visible(sku)}' is retired, and {where} has pictures of it; leave them out, or {back}.")
+        raise DataError(
+            f"'{visible(sku)}' is retired, and {where} has pictures of it; leave them out, or {back}."
+        )
 
 
 def _first_drawn(skus: list[str], products: pd.DataFrame) -> str:

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE, KEPT = 64, 8
-CUTS = (0.0, 0.025, 0.05)  # share of the side cut off at each edge: a crop of one picture looks like a window of another
+CUTS = (
+    0.0,
+    0.025,
+    0.05,
+)  # share of the side cut off at each edge: a crop of one picture looks like a window of another
 
 
 class Fingerprint(NamedTuple):

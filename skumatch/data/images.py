@@ -65,7 +65,10 @@ T = TypeVar("T")
 
 
 class Quiet:
-    """Silences Pillow, which warns of broken EXIF blocks that don't touch the pixels. Python's own way is not safe for threads."""
+    """Silences Pillow, which warns of broken EXIF blocks that don't touch the pixels.
+
+    Python's own way is not safe for threads.
+    """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
@@ -89,7 +92,9 @@ QUIET = Quiet()
 
 
 def decode(data: bytes) -> Image.Image:
-    """Return the picture as RGB, upright by its EXIF orientation, transparency laid on white; the first frame of a moving one.
+    """Return the picture as RGB, upright by its EXIF orientation, transparency laid on white.
+
+    The first frame of a moving one.
 
     Raises ImageError with one of REASONS.
     """
@@ -98,7 +103,10 @@ def decode(data: bytes) -> Image.Image:
 
 
 def decode_pixels(data: bytes) -> Pixels:
-    """The same picture as an array, uint8 [height, width, 3], as encoders get it; plain JPEGs in a third of the time. Raises alike."""
+    """The same picture as an array, uint8 [height, width, 3], as encoders get it.
+
+    Plain JPEGs in a third of the time. Raises alike.
+    """
     size = plain_size(data)  # of larger ones `opened` reads the header: there the time for it is nothing
     pixels = _jpeg_pixels(data, *size) if size and size.width * size.height <= LARGE else None
     if pixels is not None:
@@ -109,13 +117,23 @@ def decode_pixels(data: bytes) -> Pixels:
 
 
 def _is_upright_jpeg(image: Image.Image) -> bool:
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    return (
+        image.format == "JPEG"
+        and image.mode in ("RGB", "L")
+        and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    )
 
 
 def _jpeg_pixels(data: bytes, width: int, height: int) -> Pixels | None:
-    """By the library that Pillow uses, without its detours; None where anything is wrong: Pillow says what, or sees more than this."""
+    """By the library that Pillow uses, without its detours.
+
+    None where anything is wrong: Pillow says what, or sees more than this.
+    """
     try:
-        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):  # it found another header than the one that was checked
+        if simplejpeg.decode_jpeg_header(data)[:2] != (
+            height,
+            width,
+        ):  # it found another header than the one that was checked
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except ValueError:
@@ -128,7 +146,9 @@ def glimpse(data: bytes) -> Image.Image | None:
     for attempt in (data, data + JPEG_END) if data.startswith(JPEG_START) else (data,):
         try:
             return decode(attempt)
-        except ImageError:  # why it was set aside is known; here it matters only whether there is anything to see
+        except (
+            ImageError
+        ):  # why it was set aside is known; here it matters only whether there is anything to see
             continue
     return None
 
@@ -157,7 +177,9 @@ def opened(data: bytes) -> Iterator[Image.Image]:
             with _ALONE if image.width * image.height > LARGE else nullcontext():
                 yield image
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise ImageError("too-large", "The picture claims too many pixels to be a shelf crop; deliver it again.") from error
+        raise ImageError(
+            "too-large", "The picture claims too many pixels to be a shelf crop; deliver it again."
+        ) from error
     except BROKEN as error:
         if "-bit layers" in str(error):  # as Pillow says of a JPEG
             cure = "deliver it with 8 bits a channel"
@@ -198,7 +220,10 @@ def _cut(data: bytes) -> bool:
     if data.startswith(b"GIF8"):
         return not data.rstrip(b"\0").endswith(b";")
     claims = {b"RI": (4, 8), b"BM": (2, 0)}.get(data[:2])
-    return claims is not None and len(data) < int.from_bytes(data[claims[0] : claims[0] + 4], "little") + claims[1]
+    return (
+        claims is not None
+        and len(data) < int.from_bytes(data[claims[0] : claims[0] + 4], "little") + claims[1]
+    )
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -226,7 +251,10 @@ def _depth(image: Image.Image) -> int:
 
 def _require_photo(image: Image.Image) -> None:
     if image.mode in ("I", "F", "LAB", "HSV"):
-        raise ImageError("unsupported", f"The picture has pixels of the kind {image.mode}; deliver it with 8 bits a channel.")
+        raise ImageError(
+            "unsupported",
+            f"The picture has pixels of the kind {image.mode}; deliver it with 8 bits a channel.",
+        )
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -235,20 +263,28 @@ def pixel_hash(image: Image.Image) -> str:
     rows = max(1, LARGE // image.width)
     for top in range(0, image.height, rows):  # a large picture in strips: no second copy of it
         bottom = min(top + rows, image.height)
-        digest.update((image if rows >= image.height else image.crop((0, top, image.width, bottom))).tobytes())
+        digest.update(
+            (image if rows >= image.height else image.crop((0, top, image.width, bottom))).tobytes()
+        )
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where an image's original bytes lie: `length` bytes from `offset` of `path`; whole file if `length` is None."""
+    """Where an image's original bytes lie: `length` bytes from `offset` of `path`.
+
+    Whole file if `length` is None.
+    """
 
     path: str
     offset: int = 0
     length: int | None = None
 
     def stamp(self) -> tuple[int, int]:
-        """Size and time of the last change of the file (ns): whether it may be another one by now. Raises as `read`."""
+        """Size and time of the last change of the file (ns): whether it may be another one by now.
+
+        Raises as `read`.
+        """
         try:
             status = os.stat(self.path)  # noqa: PTH116 - Path doubles the cost, for hundreds of thousands of files
         except OSError as error:

@@ -6,7 +6,10 @@ import struct
 from typing import NamedTuple
 
 SCAN, FRAMES = 0xDA, (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-TABLES, JFIF = frozenset({0xC4, 0xDB, 0xDD, 0xFE}), (0xE0, 16)  # and comments; other blocks, EXIF first of all, Pillow reads
+TABLES, JFIF = (
+    frozenset({0xC4, 0xDB, 0xDD, 0xFE}),
+    (0xE0, 16),
+)  # and comments; other blocks, EXIF first of all, Pillow reads
 
 
 class Size(NamedTuple):
@@ -17,7 +20,10 @@ class Size(NamedTuple):
 
 
 def plain_size(data: bytes) -> Size | None:
-    """The size of a JPEG in grey or colour, of 8 bits, without EXIF or other blocks of programs; None for anything else."""
+    """The size of a JPEG in grey or colour, of 8 bits, without EXIF or other blocks of programs.
+
+    None for anything else.
+    """
     found, at = None, 2
     while data.startswith(b"\xff\xd8") and at + 10 <= len(data):
         mark, marker, length = struct.unpack_from(">BBH", data, at)

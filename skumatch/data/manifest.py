@@ -39,7 +39,9 @@ COLUMNS = SCHEMA.names
 
 def write_parquet(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
     """Write `frame` whole or not at all, the same bytes for the same rows."""
-    write_table(path, pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None))
+    write_table(
+        path, pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    )
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -54,14 +56,18 @@ def write_manifest(root: Path, frame: pd.DataFrame) -> None:
 def columns_of(frame: pd.DataFrame, names: list[str]) -> pa.Table:
     """Some columns of a manifest as an Arrow table."""
     schema = pa.schema([SCHEMA.field(name) for name in names])
-    return pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False).replace_schema_metadata(None)
+    return pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False).replace_schema_metadata(
+        None
+    )
 
 
 def read_manifest(root: Path) -> pd.DataFrame:
     """Read `root`/manifest.parquet. Raises DataError if it is missing, damaged, or has other columns."""
     path = root / "manifest.parquet"
     if not path.is_file():
-        raise DataError(f"There is no {path}; import data first with `skumatch data import PATH` or `skumatch data sample`.")
+        raise DataError(
+            f"There is no {path}; import data first with `skumatch data import PATH` or `skumatch data sample`."
+        )
     return read_whole(path, COLUMNS)
 
 
@@ -70,7 +76,9 @@ def read_whole(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
-        raise DataError(f"{path} is damaged; fetch it again with `dvc pull data.dvc`, or import the data again.") from error
+        raise DataError(
+            f"{path} is damaged; fetch it again with `dvc pull data.dvc`, or import the data again."
+        ) from error
     if table.schema.names != columns:
         raise DataError(f"{path} has other columns than this version writes; import the data again.")
     frame: pd.DataFrame = table.to_pandas()
@@ -80,12 +88,18 @@ def read_whole(path: Path, columns: list[str]) -> pd.DataFrame:
 def images(root: Path, frame: pd.DataFrame) -> Images:
     """The pictures of the manifest's rows `frame`, read from the shards below `root`."""
     shards = root / "shards"
-    extents = [Extent(str(shards / s), int(o), int(n)) for s, o, n in zip(frame["shard"], frame["offset"], frame["length"], strict=True)]
+    extents = [
+        Extent(str(shards / s), int(o), int(n))
+        for s, o, n in zip(frame["shard"], frame["offset"], frame["length"], strict=True)
+    ]
     ids, skus, names, hashes = (frame[name].tolist() for name in ("id", "sku", "name", "sha256"))
     return Images(ids, skus, names, extents, hashes)
 
 
 def content_hash(hashes: Iterable[str], skus: Iterable[str]) -> str:
-    """SHA-256 over labelled images, given the SHA-256 of each one's bytes and its SKU; whatever their order and names."""
+    """SHA-256 over labelled images, given the SHA-256 of each one's bytes and its SKU.
+
+    Whatever their order and names.
+    """
     lines = sorted(f"{digest} {sku}\n" for digest, sku in zip(hashes, skus, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

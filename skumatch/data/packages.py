@@ -1,6 +1,7 @@
 """Made-up packages for the rendered sample.
 
-Brands differ in shape, colours, pattern and logo; flavours of one brand only in an accent colour and small print.
+Brands differ in shape, colours, pattern and logo; flavours of one brand only in an accent colour and small
+print.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ FINE = 2  # faces and crops are drawn this much larger, then averaged down
 @dataclass(frozen=True)
 class Shape:
     aspect: float  # height / width
-    outline: tuple[tuple[float, float], ...]  # (distance from the top, half width), shares of height and of half the width
+    outline: tuple[
+        tuple[float, float], ...
+    ]  # (distance from the top, half width), shares of height and of half the width
     cap: float  # share of the height above the printed part
     curve: float  # 0 flat, 1 a cylinder
     gloss: float
@@ -50,13 +53,23 @@ class Sku:
 
 SHAPES = {
     "carton": Shape(2.3, ((0, 0.86), (0.06, 0.86), (0.14, 1), (1, 1)), 0.13, 0.0, 0.3),
-    "bottle": Shape(3.0, ((0, 0.36), (0.09, 0.36), (0.1, 0.3), (0.14, 0.32), (0.32, 1), (0.96, 1), (1, 0.88)), 0.1, 1.0, 0.8),
+    "bottle": Shape(
+        3.0,
+        ((0, 0.36), (0.09, 0.36), (0.1, 0.3), (0.14, 0.32), (0.32, 1), (0.96, 1), (1, 0.88)),
+        0.1,
+        1.0,
+        0.8,
+    ),
     "can": Shape(1.85, ((0, 0.82), (0.02, 0.84), (0.07, 1), (0.94, 1), (1, 0.84)), 0.045, 1.0, 1.0),
-    "pouch": Shape(1.42, ((0, 0.97), (0.07, 1), (0.3, 0.95), (0.7, 0.95), (0.93, 1), (1, 0.97)), 0.055, 0.35, 0.9, 0.13),
+    "pouch": Shape(
+        1.42, ((0, 0.97), (0.07, 1), (0.3, 0.95), (0.7, 0.95), (0.93, 1), (1, 0.97)), 0.055, 0.35, 0.9, 0.13
+    ),
     "box": Shape(1.55, ((0, 1), (1, 1)), 0.0, 0.0, 0.15),
     "jar": Shape(1.6, ((0, 0.84), (0.15, 0.84), (0.16, 0.8), (0.25, 1), (0.95, 1), (1, 0.9)), 0.15, 1.0, 0.6),
 }
-PATTERNS: dict[str, Callable[[Array, Array], Array]] = {  # u: -1..1 across, v: from 0 down in the same unit; where the second colour is
+PATTERNS: dict[
+    str, Callable[[Array, Array], Array]
+] = {  # u: -1..1 across, v: from 0 down in the same unit; where the second colour is
     "hills": lambda u, v: v + 0.22 * np.sin(3.1 * u + 0.6) + 0.1 * np.sin(7 * u) > 2.95,
     "rays": lambda u, v: np.sin(16 * np.arctan2(v - 1.6, u)) > 0,
     "waves": lambda u, v: np.sin(9 * v + 1.6 * np.sin(2.6 * u)) > 0.35,
@@ -99,19 +112,35 @@ def catalogue(skus: int) -> list[Sku]:
     """The first `skus` products, brand by brand; past the end come new editions of all."""
     flavours = [(brand, *flavour) for brand in BRANDS for flavour in brand.flavours]
     chosen = [(*flavours[i % len(flavours)], i // len(flavours)) for i in range(skus)]
-    return [Sku(name if not n else f"{name} Edition {n + 1}", brand, text, accent, n) for brand, name, text, accent, n in chosen]
+    return [
+        Sku(name if not n else f"{name} Edition {n + 1}", brand, text, accent, n)
+        for brand, name, text, accent, n in chosen
+    ]
 
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, `size` pixels; it has ASCII letters only, so packages print nothing else."""
     built_in = ImageFont.load_default(size=size)
-    assert isinstance(built_in, ImageFont.FreeTypeFont), "Pillow without FreeType draws no text of a chosen size"
+    assert isinstance(built_in, ImageFont.FreeTypeFont), (
+        "Pillow without FreeType draws no text of a chosen size"
+    )
     return built_in
 
 
-def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, width: float, height: float, fill: str, bold: float = 0) -> None:
-    """Centre `text` at `at`, as large as `width` and `height` (pixels) allow; `bold` is a share of the size."""
+def _write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    width: float,
+    height: float,
+    fill: str,
+    bold: float = 0,
+) -> None:
+    """Centre `text` at `at`, as large as `width` and `height` (pixels) allow.
+
+    `bold` is a share of the size.
+    """
     size = int(min(height, 100 * width / font(100).getlength(text)))
     draw.text(at, text, fill, font(size), anchor="mm", stroke_width=round(bold * size), stroke_fill=fill)
 
@@ -127,7 +156,9 @@ def design(sku: Sku) -> Image.Image:
     face = Image.new("RGB", (width, height), ink)
     face.paste(ground, mask=Image.fromarray(print_area))
     if sku.brand.shape == "carton":
-        ImageDraw.Draw(face).circle((width / 2, 0.55 * shape.cap * height), 0.14 * width, second, ground, 6)  # screw cap
+        ImageDraw.Draw(face).circle(
+            (width / 2, 0.55 * shape.cap * height), 0.14 * width, second, ground, 6
+        )  # screw cap
     face.paste(second, mask=Image.fromarray(marks & print_area))
     _print(face, sku)
     if sku.edition:
@@ -151,7 +182,10 @@ def _print(face: Image.Image, sku: Sku) -> None:
     """Logo, claim, a band and fruits in the accent colour with the flavour's name, and small print."""
     draw, (w, h), top = ImageDraw.Draw(face), face.size, SHAPES[sku.brand.shape].cap
     ground, _, ink = sku.brand.colours
-    x, at = w / 2, [h * (top + (1 - top) * share / 100) for share in range(101)]  # pixels at each hundredth of the printed part
+    x, at = (
+        w / 2,
+        [h * (top + (1 - top) * share / 100) for share in range(101)],
+    )  # pixels at each hundredth of the printed part
     draw.rounded_rectangle((0.1 * w, at[26], 0.9 * w, at[42]), 0.05 * h, ink)
     _write(draw, (x, at[34]), sku.brand.logo, 0.7 * w, 0.13 * h, ground, 0.03)
     _write(draw, (x, at[46]), sku.brand.claim, 0.5 * w, 0.04 * h, ink)
@@ -160,5 +194,7 @@ def _print(face: Image.Image, sku: Sku) -> None:
     _write(draw, (x, at[60]), sku.printed, 0.64 * w, 0.07 * h, "#222222" if bright else "white", 0.02)
     for dx, dy in ((-0.043, 78), (0.043, 79), (0, 75)):
         draw.circle((x + dx * h, at[dy]), 0.037 * h, sku.accent, ground, 2)
-    for row, text in enumerate((f"{sku.brand.logo} {sku.printed}", f"No. {sku.edition + 1}, best before: see top")):
+    for row, text in enumerate(
+        (f"{sku.brand.logo} {sku.printed}", f"No. {sku.edition + 1}, best before: see top")
+    ):
         _write(draw, (x, at[88 + 4 * row]), text, 0.6 * w, 0.028 * h, ink)

@@ -7,8 +7,8 @@ Columns:
 - state: `sold`, or `retired`: no longer in the shops. A product that has nothing but a catalogue picture is
   catalogue-only; that follows from the manifest and is no state of its own.
 - since, until: days (YYYY-MM-DD) from which and to which it was sold; empty where nobody said.
-- drawn_as: the name by which it is drawn for what is never trained on; empty where that is its own. A product that
-  was renamed keeps the draw of its first name.
+- drawn_as: the name by which it is drawn for what is never trained on; empty where that is its own. A product
+  that was renamed keeps the draw of its first name.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def draw_names(products: pd.DataFrame) -> dict[str, str]:
 def with_product(products: pd.DataFrame, sku: str, **values: str) -> pd.DataFrame:
     """The table with these values of one product; a new row starts as `sold`."""
     rows = products[products["sku"].eq(sku)]
-    before = rows.iloc[0].to_dict() if len(rows) else {"sku": sku, "state": SOLD, "since": "", "until": "", "drawn_as": ""}
+    before = (
+        rows.iloc[0].to_dict()
+        if len(rows)
+        else {"sku": sku, "state": SOLD, "since": "", "until": "", "drawn_as": ""}
+    )
     changed = pd.DataFrame([before | values], columns=COLUMNS)
     return telling(pd.concat([products[products["sku"].ne(sku)], changed], ignore_index=True))
 
@@ -111,7 +115,9 @@ def products_of_csv(data: bytes, where: str) -> pd.DataFrame:
     rows["state"] = rows["state"].str.lower()
     for sku, state in zip(rows["sku"], rows["state"], strict=True):
         if state not in ("", SOLD, RETIRED):
-            raise DataError(f"{where} gives '{visible(sku)}' the state '{visible(state)}'; write {SOLD} or {RETIRED}.")
+            raise DataError(
+                f"{where} gives '{visible(sku)}' the state '{visible(state)}'; write {SOLD} or {RETIRED}."
+            )
     for name in ("since", "until"):
         dated = zip(rows["sku"], rows[name], strict=True)
         days = [day(text, f"{where}: {name} of '{visible(sku)}'") for sku, text in dated]

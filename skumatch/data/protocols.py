@@ -1,8 +1,10 @@
-"""Protocols: which pictures are asked, and which they are matched against. A figure means nothing without its protocol's name.
+"""Protocols: which pictures are asked, and which they are matched against.
 
-full: all queries against the whole gallery. k5: at most five of each SKU on either side, in ten draws. test_loo: the test side
-against itself, each query itself left out. unseen: queries and gallery of the SKUs never trained on. catalogue: all queries against
-catalogue pictures. Catch-all classes are in none.
+A figure means nothing without its protocol's name.
+
+full: all queries against the whole gallery. k5: at most five of each SKU on either side, in ten draws.
+test_loo: the test side against itself, each query itself left out. unseen: queries and gallery of the SKUs
+never trained on. catalogue: all queries against catalogue pictures. Catch-all classes are in none.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import pyarrow as pa
 
 from skumatch.data.split import GALLERY_ROLES, share
 
-SCHEMA = pa.schema([("draw", pa.int64()), ("id", pa.string()), ("part", pa.string())])  # part: gallery, query or both
+SCHEMA = pa.schema(
+    [("draw", pa.int64()), ("id", pa.string()), ("part", pa.string())]
+)  # part: gallery, query or both
 DRAWS, AT_MOST = 10, 5
 PROTOCOLS = ("full", "k5", "test_loo", "unseen", "catalogue")
 
@@ -36,8 +40,15 @@ def protocols(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "unseen": _one(rows, gallery & rows["unseen"], query & rows["unseen"]),
         "catalogue": _one(rows, catalogue, query),
     }
-    whole = {name: frame for name, frame in made.items() if {"gallery", "query"} <= set(frame["part"]) or set(frame["part"]) == {"both"}}
-    return {name: frame[SCHEMA.names].sort_values(SCHEMA.names, ignore_index=True) for name, frame in whole.items()}
+    whole = {
+        name: frame
+        for name, frame in made.items()
+        if {"gallery", "query"} <= set(frame["part"]) or set(frame["part"]) == {"both"}
+    }
+    return {
+        name: frame[SCHEMA.names].sort_values(SCHEMA.names, ignore_index=True)
+        for name, frame in whole.items()
+    }
 
 
 def _one(rows: pd.DataFrame, gallery: pd.Series[bool], query: pd.Series[bool]) -> pd.DataFrame:
@@ -45,7 +56,12 @@ def _one(rows: pd.DataFrame, gallery: pd.Series[bool], query: pd.Series[bool]) -
 
 
 def _few(gallery: pd.DataFrame, query: pd.DataFrame, draw: int) -> pd.DataFrame:
-    return pd.concat([_sampled(side, draw).assign(draw=draw, part=part) for part, side in (("gallery", gallery), ("query", query))])
+    return pd.concat(
+        [
+            _sampled(side, draw).assign(draw=draw, part=part)
+            for part, side in (("gallery", gallery), ("query", query))
+        ]
+    )
 
 
 def _sampled(side: pd.DataFrame, draw: int) -> pd.DataFrame:

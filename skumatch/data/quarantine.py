@@ -11,7 +11,9 @@ from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.files import read_json
 
 QUARANTINE = "quarantine.json"
-A_REASON = 8  # pictures kept of each reason: their bytes are not in the data version, so later there is nothing to make them of
+# Pictures kept of each reason: their bytes are not in the data version, so later there is nothing to make
+# them of.
+A_REASON = 8
 
 
 class Pictured:
@@ -28,7 +30,10 @@ class Pictured:
 
 
 def read_pictures(root: Path) -> dict[str, str]:
-    """Id -> data URI, of the data version at `root`; none for one that was imported before pictures were kept."""
+    """Id -> data URI, of the data version at `root`.
+
+    None for one that was imported before pictures were kept.
+    """
     path = root / QUARANTINE
     found: dict[str, str] = read_json(path) if path.is_file() else {}
     return found

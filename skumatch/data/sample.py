@@ -24,13 +24,22 @@ def photograph(face: Image.Image, others: list[Image.Image], rng: np.random.Gene
     """A crop of a shelf photo, RGB, 140-320 pixels high, showing `face` between its two neighbours `others`."""
     scene = _shelf(face, others, rng)
     w, h = face.size
-    margin = rng.uniform(-0.03, (0.12, 0.06, 0.12, 0.06)) * (w, h, w, h)  # how tightly the detector cropped: left, top, right, bottom
+    margin = rng.uniform(-0.03, (0.12, 0.06, 0.12, 0.06)) * (
+        w,
+        h,
+        w,
+        h,
+    )  # how tightly the detector cropped: left, top, right, bottom
     centre = np.array([scene.width / 2, FLOOR - h / 2])
     box = np.array([[-w / 2 - margin[0], -h / 2 - margin[1]], [w / 2 + margin[2], h / 2 + margin[3]]])
-    corners = np.array([[box[i, 0], box[j, 1]] for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))])  # as Pillow's QUAD wants them
+    corners = np.array(
+        [[box[i, 0], box[j, 1]] for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))]
+    )  # as Pillow's QUAD wants them
     angle = np.radians(rng.normal(0, 3))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    corners = corners @ turn * (1 + rng.uniform(-0.06, 0.06, (4, 1))) + centre  # unequal scaling of the corners: perspective
+    corners = (
+        corners @ turn * (1 + rng.uniform(-0.06, 0.06, (4, 1))) + centre
+    )  # unequal scaling of the corners: perspective
     tall = rng.uniform(140, 320)
     size = (round(tall * (box[1, 0] - box[0, 0]) / (box[1, 1] - box[0, 1])), round(tall))
     fine = (FINE * size[0], FINE * size[1])
@@ -43,7 +52,9 @@ def _shelf(face: Image.Image, others: list[Image.Image], rng: np.random.Generato
     scene = Image.new("RGB", (face.width + HEIGHT // 2, FLOOR + 110), "#2a2723")
     middle, rail = scene.width / 2, ImageDraw.Draw(scene)
     rail.rectangle((0, FLOOR - 6, scene.width, FLOOR + 10), "#8d8a84")
-    rail.rectangle((0, FLOOR + 10, scene.width, scene.height), ("#d9d7d2", "#b33a32", "#f2c230")[rng.integers(3)])
+    rail.rectangle(
+        (0, FLOOR + 10, scene.width, scene.height), ("#d9d7d2", "#b33a32", "#f2c230")[rng.integers(3)]
+    )
     tag = middle + rng.uniform(-150, 60)
     rail.rectangle((tag, FLOOR + 16, tag + 120, FLOOR + 70), "#fdfdf8")
     rail.text((tag + 60, FLOOR + 44), f"{rng.uniform(0.5, 9):.2f}", "#222222", font(36), anchor="mm")
@@ -52,8 +63,13 @@ def _shelf(face: Image.Image, others: list[Image.Image], rng: np.random.Generato
     for item, at in ((others[0], left - gaps[0] - others[0].width), (others[1], right + gaps[1])):
         scene.paste(item, (round(at), FLOOR - item.height), item)
     shadow = Image.new("L", (scene.width // 4, scene.height // 4))
-    shadow.paste(150, (round(left + 10) // 4, (FLOOR - face.height + 10) // 4), face.getchannel("A").reduce(4))
-    scene.paste("black", mask=shadow.filter(ImageFilter.GaussianBlur(2.5)).resize(scene.size, Image.Resampling.BILINEAR))
+    shadow.paste(
+        150, (round(left + 10) // 4, (FLOOR - face.height + 10) // 4), face.getchannel("A").reduce(4)
+    )
+    scene.paste(
+        "black",
+        mask=shadow.filter(ImageFilter.GaussianBlur(2.5)).resize(scene.size, Image.Resampling.BILINEAR),
+    )
     scene.paste(face, (round(left), FLOOR - face.height), face)
     return scene
 
@@ -62,8 +78,12 @@ def _expose(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Shelf light, shadow of the shelf above, glare, colour cast, blur and grain."""
     u, v = np.meshgrid(np.linspace(-1, 1, crop.width), np.linspace(0, 1, crop.height))
     light = rng.uniform(0.85, 1.3) * (1 + rng.normal(0, 0.12) * u - rng.uniform(0, 0.3) * v)
-    light *= 1 - rng.uniform(0, 0.55) / (1 + np.exp((v - rng.uniform(0, 0.35) - rng.normal(0, 0.05) * u) / 0.03))
-    glare = rng.uniform(0, 70) * np.exp(-(((u + rng.normal(0, 0.6) + rng.normal(0, 0.5) * v) / rng.uniform(0.1, 0.4)) ** 2))
+    light *= 1 - rng.uniform(0, 0.55) / (
+        1 + np.exp((v - rng.uniform(0, 0.35) - rng.normal(0, 0.05) * u) / 0.03)
+    )
+    glare = rng.uniform(0, 70) * np.exp(
+        -(((u + rng.normal(0, 0.6) + rng.normal(0, 0.5) * v) / rng.uniform(0.1, 0.4)) ** 2)
+    )
     cast = np.exp(rng.normal(0, 0.04, 3))
     grain = rng.normal(0, rng.uniform(2, 7), (crop.height, crop.width, 3))
     soft = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.08 * crop.height**0.5)))
@@ -72,25 +92,39 @@ def _expose(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def render_sample(folder: Path, skus: int = 24, train: int = 10, test: int = 5, seed: int = 7) -> None:
-    """Write `train` and `test` photos of each of `skus` products to `folder`/all/<side>/<sku>/; equal arguments, equal bytes.
+    """Write `train` and `test` photos of each of `skus` products to `folder`/all/<side>/<sku>/.
 
-    A photo depends on the seed, its SKU, side and number only, so a smaller sample is a part of a larger one. A complete
-    sample of the same parameters is left alone; nothing is left of an interrupted one.
-    Raises ParameterError for a count below 1, DataError where `folder` holds anything else, StorageError for a full disk.
+    Equal arguments, equal bytes.
+
+    A photo depends on the seed, its SKU, side and number only, so a smaller sample is a part of a larger one.
+    A complete sample of the same parameters is left alone; nothing is left of an interrupted one. Raises
+    ParameterError for a count below 1, DataError where `folder` holds anything else, StorageError for a full
+    disk.
     """
     if min(skus, train, test) < 1:
-        raise ParameterError(f"A sample needs at least 1 SKU, train and test image, not {skus}, {train} and {test}; raise the counts.")
+        raise ParameterError(
+            f"A sample needs at least 1 SKU, train and test image, not {skus}, {train} and {test}; raise the counts."
+        )
     about = {"format": FORMAT, "skus": skus, "train": train, "test": test, "seed": seed}
     counts = dict(zip(SIDES, (train, test), strict=True))
-    shots = [(sku, side, number) for sku in catalogue(skus) for side in SIDES for number in range(counts[side])]
+    shots = [
+        (sku, side, number) for sku in catalogue(skus) for side in SIDES for number in range(counts[side])
+    ]
     if _rendered(folder, about, len(shots)):
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside, track("sample", len(shots)) as advance:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as aside,
+            track("sample", len(shots)) as advance,
+        ):
             whole = Path(aside) / folder.name
             for sku, side, number in shots:
-                _shoot(whole / "all" / side / sku.name / f"{number:04d}.jpg", sku, f"{seed}/{side}/{number}/{sku.name}")
+                _shoot(
+                    whole / "all" / side / sku.name / f"{number:04d}.jpg",
+                    sku,
+                    f"{seed}/{side}/{number}/{sku.name}",
+                )
                 advance(text=sku.name)
             write_json(whole / MARKER, about)
             whole.replace(folder)
@@ -111,13 +145,20 @@ def _shoot(path: Path, sku: Sku, key: str) -> None:
 
 
 def _rendered(folder: Path, about: dict[str, object], images: int) -> bool:
-    """Whether `folder` is this sample already; False where nothing is yet. Raises DataError for anything else."""
+    """Whether `folder` is this sample already; False where nothing is yet.
+
+    Raises DataError for anything else.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         found = read_json(folder / MARKER)
     except (OSError, ValueError):
-        raise DataError(f"{folder} exists and is no rendered sample; remove it or give another folder.") from None
+        raise DataError(
+            f"{folder} exists and is no rendered sample; remove it or give another folder."
+        ) from None
     if found != about or sum(1 for _ in folder.glob("all/*/*/*.jpg")) != images:
-        raise DataError(f"{folder} holds a sample of other parameters or an incomplete one; remove it or give another folder.")
+        raise DataError(
+            f"{folder} holds a sample of other parameters or an incomplete one; remove it or give another folder."
+        )
     return True

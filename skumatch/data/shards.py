@@ -35,7 +35,10 @@ def suffix(container: str) -> str:
 
 
 class ShardWriter:
-    """Appends images to new shards in `folder`; a shard gets its name, a hash of its members', when it is full."""
+    """Appends images to new shards in `folder`.
+
+    A shard gets its name, a hash of its members', when it is full.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,15 +49,22 @@ class ShardWriter:
         folder.mkdir(parents=True)
 
     def add(self, name: str, data: bytes) -> Spot:
-        """Append `data` as the member `name`; return the shard's number among the new ones and the offset of the data."""
+        """Append `data` as the member `name`.
+
+        Return the shard's number among the new ones and the offset of the data.
+        """
         if self._file and self._size + tarfile.BLOCKSIZE + len(data) > SHARD_BYTES:
             self.close()
         if self._file is None:
             self._file = (self.folder / OPEN).open("wb")
-        info = tarfile.TarInfo(name)  # time, owner and mode stay at their constants: equal bytes for equal images
+        info = tarfile.TarInfo(
+            name
+        )  # time, owner and mode stay at their constants: equal bytes for equal images
         info.size = len(data)
         spot = Spot(len(self.names), self._size + tarfile.BLOCKSIZE)
-        self._size += self._file.write(b"".join((info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE))))
+        self._size += self._file.write(
+            b"".join((info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE)))
+        )
         self._members.append(name)
         return spot
 
@@ -99,7 +109,9 @@ class Known:
         return Spot(int(self.shard[at]), int(self.offset[at]))
 
     def read(self, folder: Path, at: int) -> bytes:
-        return Extent(str(folder / self.shards[self.shard[at]]), int(self.offset[at]), int(self.length[at])).read()
+        return Extent(
+            str(folder / self.shards[self.shard[at]]), int(self.offset[at]), int(self.length[at])
+        ).read()
 
     def broken(self) -> set[int]:
         """The numbers of the shards that hold something unwanted."""
@@ -109,18 +121,24 @@ class Known:
 class Store:
     """The images of the version that is there, and new ones: each one's bytes are kept once.
 
-    A shard of the old version is kept, byte for byte, if every image in it is wanted again; otherwise its wanted images move
-    into new shards, so that what was removed is gone.
+    A shard of the old version is kept, byte for byte, if every image in it is wanted again; otherwise its
+    wanted images move into new shards, so that what was removed is gone.
     """
 
     def __init__(self, root: Path, manifest: pa.Table, folder: Path) -> None:
-        """`manifest`: the columns of STORED of the version at `root`, no rows if there is none; new shards go to `folder`."""
+        """`manifest`: the columns of STORED of the version at `root`, no rows if there is none.
+
+        New shards go to `folder`.
+        """
         self.shards, self.writer = root / "shards", ShardWriter(folder)
         self.known = Known(manifest)
         self._new: dict[bytes, Spot] = {}
 
     def put(self, sha256: str, container: str, data: bytes) -> Spot:
-        """Keep `data`; return where. New shards are numbered after the old ones; `settle` may still move images of old ones."""
+        """Keep `data`; return where.
+
+        New shards are numbered after the old ones; `settle` may still move images of old ones.
+        """
         key = bytes.fromhex(sha256)
         at = None if key in self._new else self.known.find(sha256)
         if at is not None and (self.known.wanted[at] or self._intact(at, data)):
@@ -129,14 +147,20 @@ class Store:
         return self.add(sha256, container, data)
 
     def add(self, sha256: str, container: str, data: bytes) -> Spot:
-        """Keep `data`, which the old version doesn't hold; return where. New shards are numbered after the old ones."""
+        """Keep `data`, which the old version doesn't hold; return where.
+
+        New shards are numbered after the old ones.
+        """
         key = bytes.fromhex(sha256)
         if key not in self._new:
             self._new[key] = self._write(f"{sha256}.{suffix(container)}", data)
         return self._new[key]
 
     def keep(self, digests: Iterable[str]) -> list[str]:
-        """Want those images of the old version, and no others; return the shards whose bytes `settle` will read."""
+        """Want those images of the old version, and no others.
+
+        Return the shards whose bytes `settle` will read.
+        """
         self.known.wanted = np.isin(self.known.digests, np.array(sorted(digests), "S64"))
         return [self.known.shards[number] for number in sorted(self.known.broken())]
 
@@ -149,7 +173,9 @@ class Store:
         return path.is_file() and self.known.read(self.shards, at) == data
 
     def settle(self, absent: bool = False) -> tuple[dict[Spot, Spot], list[str]]:
-        """End the new shards and take over the kept ones; return moved images, and the shards' names by number.
+        """End the new shards and take over the kept ones.
+
+        Return moved images, and the shards' names by number.
 
         Args:
             absent: whether kept shards may be missing here, as where a version was fetched in part.
@@ -170,9 +196,14 @@ class Store:
         """
         moved, names = self.settle(absent=True)
         numbers = {name: number for number, name in enumerate(self.known.shards)}
-        spots = [Spot(numbers[shard] if shard in numbers else int(shard), offset) for shard, offset in zip(*_places(rows), strict=True)]
+        spots = [
+            Spot(numbers[shard] if shard in numbers else int(shard), offset)
+            for shard, offset in zip(*_places(rows), strict=True)
+        ]
         final = [moved.get(spot, spot) for spot in spots]
-        return rows.assign(shard=[names[spot.shard] for spot in final], offset=[spot.offset for spot in final])
+        return rows.assign(
+            shard=[names[spot.shard] for spot in final], offset=[spot.offset for spot in final]
+        )
 
     def _rescue(self, broken: set[int]) -> Iterator[tuple[Spot, Spot]]:
         known = self.known

@@ -20,7 +20,15 @@ from skumatch.data.products import draw_names, retired
 from skumatch.errors import DataError
 from skumatch.params import DataParams, SplitParams
 
-SCHEMA = pa.schema([("id", pa.string()), ("sku", pa.string()), ("role", pa.string()), ("unseen", pa.bool_()), ("group", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("sku", pa.string()),
+        ("role", pa.string()),
+        ("unseen", pa.bool_()),
+        ("group", pa.string()),
+    ]
+)
 GALLERY_ROLES = ("train", "val", "gallery")
 MIN_FOR_VAL = 3
 
@@ -35,7 +43,13 @@ def is_unseen(sku: str, params: SplitParams) -> bool:
     return share(f"unseen:{sku}") < params.unseen_share
 
 
-def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: int, products: pd.DataFrame | None = None) -> pd.DataFrame:
+def split(
+    manifest: pd.DataFrame,
+    params: SplitParams,
+    data: DataParams,
+    seed: int,
+    products: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Give each picture its role.
 
     A fixed `unseen_share` of SKUs (by the name alone that each is drawn by) is never trained on, nor are
@@ -64,7 +78,9 @@ def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: i
     kept_out = frame["group"].isin(frame.loc[frame["unseen"], "group"])
     trainable = frame["side"].eq("train") & ~other & ~kept_out & ~gone
     catalogue = frame["side"].eq("catalogue")
-    serves = catalogue & ~frame["sku"].isin(frame.loc[frame["side"].eq("train"), "sku"]) & data.serve_catalogue
+    serves = (
+        catalogue & ~frame["sku"].isin(frame.loc[frame["side"].eq("train"), "sku"]) & data.serve_catalogue
+    )
     in_val = trainable & frame["group"].isin(_validation(frame[trainable], params.val_share, seed))
     frame["role"] = np.select(
         [other, gone & catalogue, gone, frame["side"].eq("test"), serves, catalogue, kept_out, in_val],
@@ -73,7 +89,9 @@ def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: i
     )
     trained = frame.loc[frame["role"].eq("train"), "sku"].nunique()
     if trained < 2:
-        raise DataError(f"Only {trained} SKU would be left to train on; deliver more SKUs or lower split.unseen_share.")
+        raise DataError(
+            f"Only {trained} SKU would be left to train on; deliver more SKUs or lower split.unseen_share."
+        )
     roles: pd.DataFrame = frame[SCHEMA.names]
     return roles
 
@@ -81,10 +99,14 @@ def split(manifest: pd.DataFrame, params: SplitParams, data: DataParams, seed: i
 def _validation(frame: pd.DataFrame, val_share: float, seed: int) -> set[str]:
     """Groups drawn for validation: none of a SKU with fewer than three, and of no SKU all."""
     owned = frame[["sku", "group"]].drop_duplicates()
-    owned = owned.assign(draw=owned["group"].map({group: share(f"val:{seed}:{group}") for group in owned["group"].unique()}))
+    owned = owned.assign(
+        draw=owned["group"].map({group: share(f"val:{seed}:{group}") for group in owned["group"].unique()})
+    )
     by_sku = owned.groupby("sku")
     barred = (
-        owned["draw"].ge(val_share) | by_sku["group"].transform("size").lt(MIN_FOR_VAL) | owned["draw"].eq(by_sku["draw"].transform("max"))
+        owned["draw"].ge(val_share)
+        | by_sku["group"].transform("size").lt(MIN_FOR_VAL)
+        | owned["draw"].eq(by_sku["draw"].transform("max"))
     )
     return set(owned["group"]) - set(owned.loc[barred, "group"])
 
@@ -92,7 +114,10 @@ def _validation(frame: pd.DataFrame, val_share: float, seed: int) -> set[str]:
 def counts(roles: pd.DataFrame) -> dict[str, Any]:
     """Images and SKUs of each role, the unseen SKUs, and how many queries have a duplicate in the gallery or among what is trained on."""
     query, group = roles["role"].eq("query"), roles["group"]
-    shown = {role: group.isin(group[roles["role"].isin(which)]) for role, which in (("gallery", GALLERY_ROLES), ("train", ("train",)))}
+    shown = {
+        role: group.isin(group[roles["role"].isin(which)])
+        for role, which in (("gallery", GALLERY_ROLES), ("train", ("train",)))
+    }
     return {
         "images": {role: int(n) for role, n in roles["role"].value_counts().items()},
         "skus": {role: int(n) for role, n in roles.groupby("role")["sku"].nunique().items()},

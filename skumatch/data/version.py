@@ -30,7 +30,8 @@ OLDER: dict[str, Any] = {"junk": {}, "quarantined": [], "groups": {}}  # what an
 class Version:
     """A data version but for its shards.
 
-    manifest: its rows, in order of id. products: as in products.py. summary: import.json. pictures: quarantine.json.
+    manifest: its rows, in order of id. products: as in products.py. summary: import.json. pictures:
+        quarantine.json.
     """
 
     manifest: pd.DataFrame
@@ -43,19 +44,27 @@ class Version:
         return set(self.manifest["sku"])
 
     def with_rows(self, rows: pd.DataFrame, products: pd.DataFrame | None = None) -> Version:
-        """The version with other rows, and other products if they are given; products without a picture are dropped."""
+        """The version with other rows, and other products if they are given.
+
+        Products without a picture are dropped.
+        """
         rows = rows.sort_values("id", ignore_index=True)
         known = of_skus(self.products if products is None else products, rows["sku"])
         return replace(self, manifest=rows, products=known)
 
 
 def read_version(root: Path) -> Version:
-    """Read the data version at `root` without its shards. Raises DataError for one that is missing or damaged."""
+    """Read the data version at `root` without its shards.
+
+    Raises DataError for one that is missing or damaged.
+    """
     manifest = read_manifest(root)
     try:
         summary = read_json(root / SUMMARY)
     except (OSError, ValueError) as error:
-        raise DataError(f"{root / SUMMARY} is missing or damaged; fetch it again with `dvc pull data.dvc`.") from error
+        raise DataError(
+            f"{root / SUMMARY} is missing or damaged; fetch it again with `dvc pull data.dvc`."
+        ) from error
     return Version(manifest, read_products(root), OLDER | summary, read_pictures(root))
 
 
@@ -85,7 +94,9 @@ def content_hash(version: Version) -> str:
     """SHA-256 of the version's rows, but for the places of bytes, and of its products."""
     columns = [name for name in COLUMNS if name not in PLACE]
     parts = version.manifest[columns].sort_values("id"), table.telling(version.products)
-    return hashlib.sha256(canonical_json([frame.to_dict("split", index=False) for frame in parts]).encode()).hexdigest()
+    return hashlib.sha256(
+        canonical_json([frame.to_dict("split", index=False) for frame in parts]).encode()
+    ).hexdigest()
 
 
 def require_usable(version: Version, others: Collection[str]) -> None:

@@ -16,7 +16,12 @@ CHECKS = (
     Check("disk", hardware.disk, "See whether its disk is mounted and answers."),
     Check("GPU", hardware.gpu, "Install PyTorch again; see what `nvidia-smi` says.", seconds=LONGER),
     Check("proxy", servers.proxy, "Correct the proxy variables."),
-    Check("DVC remote", storage.remote, "See whether its host is up and reachable (SKUMATCH_REMOTE).", seconds=LONGER),
+    Check(
+        "DVC remote",
+        storage.remote,
+        "See whether its host is up and reachable (SKUMATCH_REMOTE).",
+        seconds=LONGER,
+    ),
     Check("data", storage.data, "See what `dvc status --cloud` says.", after="DVC remote", seconds=LONGER),
     Check("MLflow", servers.mlflow, f"{START} (SKUMATCH_MLFLOW).", seconds=LONGER),
     Check("artifacts", servers.artifacts, "See MLflow's log.", after="MLflow", seconds=LONGER),

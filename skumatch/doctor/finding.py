@@ -61,8 +61,9 @@ class Place:
 class Check:
     """One part of an installation.
 
-    ask: returns what is there if all is well, or raises Problem or one of our errors. cure: what to do where an error doesn't
-    say. after: the part without which this one can't be looked at. seconds: how long it is waited for.
+    ask: returns what is there if all is well, or raises Problem or one of our errors. cure: what to do where
+    an error doesn't say. after: the part without which this one can't be looked at. seconds: how long it is
+    waited for.
     """
 
     name: str
@@ -90,7 +91,9 @@ def _in_time(check: Check, place: Place) -> Finding:
         try:
             return pool.apply_async(_asked, (check, place)).get(check.seconds)
         except NoAnswer:
-            return Finding(name=check.name, verdict="failed", found=f"no answer in {check.seconds:.0f} s", fix=check.cure)
+            return Finding(
+                name=check.name, verdict="failed", found=f"no answer in {check.seconds:.0f} s", fix=check.cure
+            )
 
 
 def _asked(check: Check, place: Place) -> Finding:

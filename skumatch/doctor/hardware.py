@@ -15,7 +15,8 @@ from skumatch.doctor.storage import pointed
 GIB = 2**30
 LEAST_GIB = 5.0
 LEAST_FILES = 10_000
-COPIES = 2.0  # of the data that a machine keeps: its cache, and a run's workspace that is linked to it, with results
+# Of the data that a machine keeps: its cache, and a run's workspace that is linked to it, with results.
+COPIES = 2.0
 DRIVER = Path("/proc/driver/nvidia/version")
 WITH_CUDA = "Install a CUDA build of PyTorch (EXTRA=gpu, or the image VARIANT=gpu)"
 
@@ -30,7 +31,9 @@ def disk(place: Place) -> str:
     if free < needed:
         raise Problem(f"{free:.1f} GiB free in {home}; a run wants {needed:.1f}", fix, "warning")
     if system.f_files and system.f_favail < LEAST_FILES:  # some file systems count none
-        raise Problem(f"room for {system.f_favail:,} more files in {home}; a run wants {LEAST_FILES:,}", fix, "warning")
+        raise Problem(
+            f"room for {system.f_favail:,} more files in {home}; a run wants {LEAST_FILES:,}", fix, "warning"
+        )
     return f"{free:,.0f} GiB free in {home}"
 
 
@@ -41,7 +44,9 @@ def gpu(place: Place) -> str:
         return "not wanted (runtime.device is cpu)"
     import torch  # takes seconds
 
-    with warnings.catch_warnings(record=True) as said:  # why there is none, for example a driver that is too old
+    with warnings.catch_warnings(
+        record=True
+    ) as said:  # why there is none, for example a driver that is too old
         warnings.simplefilter("always")
         there = torch.cuda.is_available()
     why = " ".join(str(said[0].message).split())[:200] if said else ""
@@ -49,7 +54,10 @@ def gpu(place: Place) -> str:
 
 
 def _usable(torch: Any) -> str:
-    """The cards and their driver; raises Problem for one that this PyTorch has no code for, or that can't add."""
+    """The cards and their driver.
+
+    Raises Problem for one that this PyTorch has no code for, or that can't add.
+    """
     arches = torch.cuda.get_arch_list()
     for number in range(torch.cuda.device_count()):
         capability, name = torch.cuda.get_device_capability(number), torch.cuda.get_device_name(number)
@@ -60,7 +68,8 @@ def _usable(torch: Any) -> str:
             torch.ones(2, device=f"cuda:{number}").sum().item()
         except RuntimeError as error:
             raise Problem(
-                f"{name} can't compute ({str(error).splitlines()[0]})", "See what `nvidia-smi` says; free or reset it."
+                f"{name} can't compute ({str(error).splitlines()[0]})",
+                "See what `nvidia-smi` says; free or reset it.",
             ) from error
     cards = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     return f"{cards}, {torch.cuda.mem_get_info()[1] / GIB:.0f} GiB, CUDA {torch.version.cuda}, driver {_driver() or 'unknown'}"
@@ -68,7 +77,9 @@ def _usable(torch: Any) -> str:
 
 def runs_on(capability: tuple[int, int], arches: list[str]) -> bool:
     """Whether code for `arches` (sm_80: machine code, compute_90: translated when it starts) runs on a card of that capability."""
-    for kind, major, minor in (found.groups() for arch in arches if (found := re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", arch))):
+    for kind, major, minor in (
+        found.groups() for arch in arches if (found := re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", arch))
+    ):
         compiled = int(major), int(minor)
         if compiled <= capability and (kind == "compute" or compiled[0] == capability[0]):
             return True
@@ -79,11 +90,17 @@ def _missing(built: str | None, wanted: str, why: str) -> str:
     """That there is no GPU, where nobody expects one; raises Problem otherwise."""
     driver, pytorch = _driver(), f"PyTorch, built for {f'CUDA {built}' if built else 'the CPU only'},"
     reason = f" ({why})" if why else ""
-    fix = f"{WITH_CUDA}." if built is None else "Install or update NVIDIA's driver, or give the container its GPU (docker/gpu.yaml)."
+    fix = (
+        f"{WITH_CUDA}."
+        if built is None
+        else "Install or update NVIDIA's driver, or give the container its GPU (docker/gpu.yaml)."
+    )
     if wanted == "cuda":
         raise Problem(f"runtime.device is cuda, and {pytorch} finds no GPU{reason}", fix)
     if driver:
-        raise Problem(f"there is NVIDIA's driver {driver}, but {pytorch} finds no GPU{reason}", fix, "warning")
+        raise Problem(
+            f"there is NVIDIA's driver {driver}, but {pytorch} finds no GPU{reason}", fix, "warning"
+        )
     return "none; the work is the CPU's"
 
 

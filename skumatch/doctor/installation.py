@@ -31,10 +31,16 @@ def packages(place: Place) -> str:
     _check_needs(place.settings.project)
     pins = [Requirement(line) for line in lock.read_text("utf-8").splitlines() if "==" in line]
     installed = [(pin, there) for pin in pins if _applies(pin) and (there := _version(pin.name))]
-    other = [f"{pin.name} {there} ({LOCK}: {str(pin.specifier)[2:]})" for pin, there in installed if not _is(pin, there)]
+    other = [
+        f"{pin.name} {there} ({LOCK}: {str(pin.specifier)[2:]})"
+        for pin, there in installed
+        if not _is(pin, there)
+    ]
     if other:
         more = f" and {len(other) - FEW} more" if len(other) > FEW else ""
-        raise Problem(f"{', '.join(other[:FEW])}{more}", f"Install with -c {LOCK}, or build the image again.", "warning")
+        raise Problem(
+            f"{', '.join(other[:FEW])}{more}", f"Install with -c {LOCK}, or build the image again.", "warning"
+        )
     return f"skumatch {skumatch.__version__}, Python {platform.python_version()}, {len(installed)} packages as {LOCK} has them"
 
 
@@ -49,7 +55,10 @@ def _check_needs(project: Path) -> None:
         raise Problem(found, "Install the project, or build the image again.", "warning")
     needs = [Requirement(line) for line in wanted["dependencies"]]
     if lacking := [need.name for need in needs if _applies(need) and _version(need.name) is None]:
-        raise Problem(f"not installed: {', '.join(lacking[:FEW])}", f"Install the project: pip install -c {LOCK} -e '.[cpu,airflow]'")
+        raise Problem(
+            f"not installed: {', '.join(lacking[:FEW])}",
+            f"Install the project: pip install -c {LOCK} -e '.[cpu,airflow]'",
+        )
 
 
 def _applies(requirement: Requirement) -> bool:
@@ -107,9 +116,17 @@ def signing_key(place: Place) -> str:
 def secrets(place: Place) -> str:
     """Whether files with passwords and keys are for their owner only."""
     settings = place.settings
-    ours = [settings.passwords_file, settings.home_dir / "airflow.secret", settings.project / "docker/secrets"]
+    ours = [
+        settings.passwords_file,
+        settings.home_dir / "airflow.secret",
+        settings.project / "docker/secrets",
+    ]
     known = [*ours, settings.project / ".dvc/config.local", settings.signing_key_file]
     there = [path for path in known if path and path.exists()]
     if opened := [path for path in there if path.stat().st_mode & 0o077]:
-        raise Problem(f"others can read {', '.join(map(str, opened))}", f"Close it: chmod go= {' '.join(map(str, opened))}", "warning")
+        raise Problem(
+            f"others can read {', '.join(map(str, opened))}",
+            f"Close it: chmod go= {' '.join(map(str, opened))}",
+            "warning",
+        )
     return f"{len(there)} for their owner only" if there else "none here"

@@ -35,7 +35,9 @@ def workers(place: Place) -> str:
     asked = _celery().control.inspect(timeout=SECONDS).active_queues() or {}
     served = {str(queue["name"]) for queues in asked.values() for queue in queues}
     if not asked:
-        raise Problem("no worker answers", f"Start one: airflow celery worker --queues {','.join(sorted(wanted))}")
+        raise Problem(
+            "no worker answers", f"Start one: airflow celery worker --queues {','.join(sorted(wanted))}"
+        )
     if lacking := sorted(wanted - served):
         fix = f"Start one: airflow celery worker --queues {','.join(lacking)}; or change runtime.queues."
         raise Problem(f"no worker serves the queue {', '.join(lacking)}", fix)
@@ -45,10 +47,22 @@ def workers(place: Place) -> str:
 def _celery() -> Any:
     """An app of the broker that the environment names; raises Problem where none can be asked."""
     if not (url := os.environ.get(BROKER)):
-        raise Problem("no broker is known here", f"`skumatch up` needs none; with workers, ask where {BROKER} is set.", "skipped")
-    lacking = [name for name in ("celery", "redis") if not find_spec(name) and (name == "celery" or url.startswith(name))]
+        raise Problem(
+            "no broker is known here",
+            f"`skumatch up` needs none; with workers, ask where {BROKER} is set.",
+            "skipped",
+        )
+    lacking = [
+        name
+        for name in ("celery", "redis")
+        if not find_spec(name) and (name == "celery" or url.startswith(name))
+    ]
     if lacking:  # without its client kombu's transport for Redis fails with no word of it
-        raise Problem(f"{lacking[0]} is not installed here", "Ask on a worker, or pip install 'skumatch[deployment]'.", "skipped")
+        raise Problem(
+            f"{lacking[0]} is not installed here",
+            "Ask on a worker, or pip install 'skumatch[deployment]'.",
+            "skipped",
+        )
     from celery import Celery
 
     return Celery(broker=url, broker_connection_retry_on_startup=False, broker_connection_timeout=SECONDS)

@@ -11,7 +11,12 @@ from rich.text import Text
 
 from skumatch.doctor.finding import Finding
 
-SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "bold red"), "skipped": ("–", "dim")}
+SIGNS = {
+    "ok": ("✓", "green"),
+    "warning": ("!", "yellow"),
+    "failed": ("✗", "bold red"),
+    "skipped": ("–", "dim"),
+}
 WORDS = {"ok": "well", "warning": "to look at", "failed": "failed", "skipped": "not asked"}
 
 
@@ -30,10 +35,15 @@ def findings_table(found: Sequence[Finding]) -> RenderableType:
 def _said(finding: Finding) -> RenderableType:
     if finding.verdict == "skipped":
         return Text(": ".join(filter(None, (finding.found, finding.fix))), style="dim")
-    return Group(Text(finding.found), Text(finding.fix, style="yellow")) if finding.fix else Text(finding.found)
+    return (
+        Group(Text(finding.found), Text(finding.fix, style="yellow")) if finding.fix else Text(finding.found)
+    )
 
 
 def _sum(found: Sequence[Finding]) -> Text:
     counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in SIGNS}
     style = "bold red" if counts["failed"] else "bold yellow" if counts["warning"] else "bold green"
-    return Text(f"{len(found)} parts: {', '.join(f'{count} {WORDS[name]}' for name, count in counts.items() if count)}.", style=style)
+    return Text(
+        f"{len(found)} parts: {', '.join(f'{count} {WORDS[name]}' for name, count in counts.items() if count)}.",
+        style=style,
+    )

@@ -32,7 +32,10 @@ def proxy(_: Place) -> str:
 
 
 def airflow(place: Place) -> str:
-    """Whether Airflow answers, lets us in, and its parts have been heard of lately; and is of the version that is installed here."""
+    """Whether Airflow answers, lets us in, and its parts have been heard of lately.
+
+    And is of the version that is installed here.
+    """
     with Airflow(place.settings, SECONDS) as api:
         there, health = str(api.get("/version")["version"]), api.get("/monitor/health")
     ill = [name for name in (*NEEDED, "triggerer") if not _well(name, health.get(name) or {})]
@@ -70,17 +73,25 @@ def dags(place: Place) -> str:
     """Whether Airflow could read our DAGs, lets them run, has the pool they wait in, and has the stages and queues that are here."""
     with Airflow(place.settings, SECONDS) as api:
         errors = api.get("/importErrors")["import_errors"]
-        found = {dag["dag_id"]: dag["is_paused"] for dag in api.get("/dags", dag_id_pattern="skumatch")["dags"]}
+        found = {
+            dag["dag_id"]: dag["is_paused"] for dag in api.get("/dags", dag_id_pattern="skumatch")["dags"]
+        }
         pools = {pool["name"] for pool in api.get("/pools")["pools"]}
         rows = api.get(f"/dags/{RETRAIN}/tasks")["tasks"] if RETRAIN in found else []
         tasks = {task["task_id"]: task for task in rows}
     if errors:
         last = errors[0]["stack_trace"].strip().splitlines()[-1]
-        raise Problem(f"Airflow can't import {errors[0]['filename']}: {last}", "Mend the file, or the packages that its DAG processor has.")
+        raise Problem(
+            f"Airflow can't import {errors[0]['filename']}: {last}",
+            "Mend the file, or the packages that its DAG processor has.",
+        )
     if absent := [dag for dag in (RETRAIN, REFRESH) if dag not in found]:
         raise Problem(f"Airflow has no DAG {absent[0]}", "Check its DAG folder: it is the project's dags/.")
     if waits := sorted({str(task["pool"]) for task in tasks.values()} - pools):
-        raise Problem(f"Airflow has no pool {waits[0]}, so tasks would wait for ever", f"Make it: airflow pools set {waits[0]} 1 gpu")
+        raise Problem(
+            f"Airflow has no pool {waits[0]}, so tasks would wait for ever",
+            f"Make it: airflow pools set {waits[0]} 1 gpu",
+        )
     if paused := [dag for dag in (RETRAIN, REFRESH) if found[dag]]:
         raise Problem(f"the DAG {paused[0]} is paused", "Unpause it in Airflow, or no run starts.", "warning")
     _check_same_pipeline(place, tasks)
@@ -91,10 +102,18 @@ def _check_same_pipeline(place: Place, tasks: dict[str, Any]) -> None:
     """Raises Problem where Airflow's DAG is of another dvc.yaml or params.yaml than those here."""
     fix = "Bring Airflow's machine and this one to the same commit."
     if other := sorted({"pull", *STAGES, "register"} ^ set(tasks)):
-        raise Problem(f"Airflow's {RETRAIN} is of another checkout: only one of them has the task {other[0]}", fix, "warning")
+        raise Problem(
+            f"Airflow's {RETRAIN} is of another checkout: only one of them has the task {other[0]}",
+            fix,
+            "warning",
+        )
     for stage, queue in place.params.runtime.queues.items():
         if tasks[stage]["queue"] != queue:
-            raise Problem(f"{stage} goes to the queue {tasks[stage]['queue']} in Airflow, to {queue} by params.yaml here", fix, "warning")
+            raise Problem(
+                f"{stage} goes to the queue {tasks[stage]['queue']} in Airflow, to {queue} by params.yaml here",
+                fix,
+                "warning",
+            )
 
 
 def mlflow(place: Place) -> str:
@@ -117,13 +136,19 @@ def champion(place: Place) -> str:
     if ref is None:
         return f"{registry.model_name} has none yet"
     if manifest_hash(registry, ref) != ref.bundle:
-        raise Problem(f"the bundle of version {ref.version} is not what was registered", "See `skumatch audit --verify`; roll back.")
+        raise Problem(
+            f"the bundle of version {ref.version} is not what was registered",
+            "See `skumatch audit --verify`; roll back.",
+        )
     return f"{registry.model_name}, version {ref.version}, bundle {ref.bundle[:12]}"
 
 
 def clocks(place: Place) -> str:
     """Whether this machine and the servers have the same time, by which runs and heartbeats are ordered."""
-    pages = {"MLflow": f"{place.settings.mlflow_url}/health", "Airflow": f"{place.settings.airflow_url}/api/v2/version"}
+    pages = {
+        "MLflow": f"{place.settings.mlflow_url}/health",
+        "Airflow": f"{place.settings.airflow_url}/api/v2/version",
+    }
     apart = {name: seconds for name, url in pages.items() if (seconds := _drift(url)) is not None}
     if not apart:
         raise Problem("no server tells its time", "Start them, or compare the clocks by hand.", "skipped")
@@ -149,4 +174,8 @@ def _same(package: str, there: str) -> None:
     except PackageNotFoundError:
         return
     if here != there:
-        raise Problem(f"{package} is {here} here, {there} there", "Build all images and environments from one checkout.", "warning")
+        raise Problem(
+            f"{package} is {here} here, {there} there",
+            "Build all images and environments from one checkout.",
+            "warning",
+        )

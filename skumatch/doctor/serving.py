@@ -24,7 +24,11 @@ def products(place: Place) -> str:
         return f"{registry.model_name} has no champion yet"
     folder = place.settings.project / "data"
     if not (folder / "manifest.parquet").is_file():
-        raise Problem("data/ is not checked out here, so its products are not known", "Run `dvc pull data.dvc`.", "skipped")
+        raise Problem(
+            "data/ is not checked out here, so its products are not known",
+            "Run `dvc pull data.dvc`.",
+            "skipped",
+        )
     manifest = read_manifest(folder)
     gallery = manifest[manifest["side"].eq("train") & ~manifest["sku"].isin(place.params.data.others)]
     today, served = set(gallery["sku"]), nameable(registry, champion)

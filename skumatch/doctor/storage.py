@@ -16,7 +16,15 @@ from skumatch.doctor.finding import Place, Problem, refusals
 from skumatch.files import file_system
 from skumatch.pipeline.repository import Repository
 
-BUCKETS = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "az://", "oss://")  # no folders: making one would make the bucket
+BUCKETS = (
+    "s3://",
+    "s3a://",
+    "gs://",
+    "gcs://",
+    "abfs://",
+    "az://",
+    "oss://",
+)  # no folders: making one would make the bucket
 
 
 def remote(place: Place) -> str:
@@ -28,9 +36,14 @@ def remote(place: Place) -> str:
         back = _round_trip(fs, root, text)
     except refusals() as error:
         said = f"{shown(url)} can't be written and read ({type(error).__name__}: {shown(' '.join(str(error).split()))[:200]})"
-        raise Problem(said, "Check the address (SKUMATCH_REMOTE), its rights, and the credentials in the environment.") from error
+        raise Problem(
+            said, "Check the address (SKUMATCH_REMOTE), its rights, and the credentials in the environment."
+        ) from error
     if back != text:
-        raise Problem(f"{shown(url)} gave back something else than was written", "Check the store: nothing in it can be trusted.")
+        raise Problem(
+            f"{shown(url)} gave back something else than was written",
+            "Check the store: nothing in it can be trusted.",
+        )
     return f"{shown(url)}, written, read and removed in {time.monotonic() - began:.1f} s"
 
 
@@ -54,7 +67,11 @@ def _round_trip(fs: Any, root: str, text: str) -> str:
 
 def _absent(fs: Any, root: str) -> list[Path]:
     """The folders of a disk that are not there yet, the innermost first."""
-    return [path for path in (Path(root), *Path(root).parents) if not path.exists()] if isinstance(fs, LocalFileSystem) else []
+    return (
+        [path for path in (Path(root), *Path(root).parents) if not path.exists()]
+        if isinstance(fs, LocalFileSystem)
+        else []
+    )
 
 
 def data(place: Place) -> str:
@@ -65,10 +82,16 @@ def data(place: Place) -> str:
         raise Problem("there is no data yet (data.dvc)", fix, "warning")
     md5 = str(there["md5"])
     with tempfile.TemporaryDirectory() as folder:  # a DVC of its own, so that the project's stays as it is
-        aside = place.settings.model_copy(update={"home": Path(folder) / "home", "remote": place.settings.remote_url})
+        aside = place.settings.model_copy(
+            update={"home": Path(folder) / "home", "remote": place.settings.remote_url}
+        )
         gone = Repository(Path(folder), aside).lacking(md5)
     if gone:
-        what = f"{len(gone)} files of data version {md5[:12]}" if md5 not in gone else f"the data version {md5[:12]}"
+        what = (
+            f"{len(gone)} files of data version {md5[:12]}"
+            if md5 not in gone
+            else f"the data version {md5[:12]}"
+        )
         raise Problem(f"the remote lacks {what}", "Push it from where it was imported: `dvc push data.dvc`.")
     return f"version {md5[:12]} is in the remote ({there.get('size', 0) / 2**20:,.0f} MiB)"
 

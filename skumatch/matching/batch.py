@@ -85,7 +85,9 @@ class Plan(NamedTuple):
 
 @contextmanager
 def matching(out: Path) -> Iterator[Path]:
-    """Yield the folder of the table's parts, for one process at a time; it stays where parts are left to go on from.
+    """Yield the folder of the table's parts, for one process at a time.
+
+    It stays where parts are left to go on from.
 
     Raises StorageError if another process writes the same table.
     """
@@ -99,7 +101,9 @@ def matching(out: Path) -> Iterator[Path]:
                 if not _parts(parts):
                     shutil.rmtree(parts, ignore_errors=True)
     except Timeout as error:
-        raise StorageError(f"Another skumatch is writing {out}; wait for it, or give another --out.") from error
+        raise StorageError(
+            f"Another skumatch is writing {out}; wait for it, or give another --out."
+        ) from error
 
 
 def match_all(plan: Plan, parts: Path, batch: int, runtime: RuntimeParams) -> tuple[int, int]:
@@ -122,7 +126,10 @@ def match_all(plan: Plan, parts: Path, batch: int, runtime: RuntimeParams) -> tu
 def counts(out: Path) -> tuple[int, Counter[str], Counter[str]]:
     """Of a table: pictures of an unknown product, pictures by SKU, and by the reason why they can't be read."""
     table = pq.read_table(out, columns=["sku", "unknown", "problem"])
-    skus, problems = (Counter(value for value in table[name].to_pylist() if value is not None) for name in ("sku", "problem"))
+    skus, problems = (
+        Counter(value for value in table[name].to_pylist() if value is not None)
+        for name in ("sku", "problem")
+    )
     return sum(map(bool, table["unknown"].to_pylist())), skus, problems
 
 
@@ -184,7 +191,11 @@ def _matched(row: list[Match]) -> dict[str, Any]:
     best = row[0]
     skus, similarities, gallery_ids, _ = zip(*row, strict=True)
     lists = {"skus": skus, "similarities": similarities, "gallery_ids": gallery_ids}
-    return lists | {"sku": None if best.unknown else best.sku, "unknown": best.unknown, "similarity": best.similarity}
+    return lists | {
+        "sku": None if best.unknown else best.sku,
+        "unknown": best.unknown,
+        "similarity": best.similarity,
+    }
 
 
 def _parts(parts: Path) -> list[Path]:
@@ -206,13 +217,18 @@ def check_out(out: Path) -> None:
 
 
 def _key(out: Path) -> str | None:
-    """The key of a table that is whole; None if there is none. Raises DataError for a file that is none of ours."""
+    """The key of a table that is whole; None if there is none.
+
+    Raises DataError for a file that is none of ours.
+    """
     if not out.exists():
         return None
     try:
         return str((pq.read_schema(out).metadata or {})[KEY], "utf-8")
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise DataError(f"{out} is there and no table of matches; give another --out, or remove it.") from error
+        raise DataError(
+            f"{out} is there and no table of matches; give another --out, or remove it."
+        ) from error
 
 
 def _join(parts: Path, plan: Plan, key: str) -> None:

@@ -67,7 +67,8 @@ class Given(Extent):
 def place(folder: Path, text: str | None) -> Given:
     """Where a table's `path` leads: from `folder`, `~` being a home.
 
-    Where there is no such file, the name is tried without blanks around it, in composed and in decomposed Unicode.
+    Where there is no such file, the name is tried without blanks around it, in composed and in decomposed
+    Unicode.
     """
     if text is None or not text.strip():
         return Given("", problem=NO_PICTURE)

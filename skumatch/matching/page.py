@@ -43,9 +43,17 @@ class Group(NamedTuple):
 
 
 def page(plan: Plan, gallery: Callable[[str], Image.Image | None]) -> str:
-    """HTML of the plan's table; `gallery` gives a picture of a SKU, where there is one. Everything in it, every text escaped."""
+    """HTML of the plan's table; `gallery` gives a picture of a SKU, where there is one.
+
+    Everything in it, every text escaped.
+    """
     images = plan.images
-    rows = pq.read_table(plan.out, columns=COLUMNS).to_pandas().assign(at=range(len(images))).sort_values(["similarity", "id"])
+    rows = (
+        pq.read_table(plan.out, columns=COLUMNS)
+        .to_pandas()
+        .assign(at=range(len(images)))
+        .sort_values(["similarity", "id"])
+    )
     known, unknown = rows[rows["sku"].notna()], rows[rows["unknown"].eq(True)]
     sizes = known["sku"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
     facts = {
@@ -54,14 +62,23 @@ def page(plan: Plan, gallery: Callable[[str], Image.Image | None]) -> str:
         "skus": len(sizes),
         "unknown": _group(None, unknown[::-1], images, STRANGERS, gallery),
         "problems": rows["problem"].value_counts().to_dict(),
-        "groups": [_group(str(sku), known[known["sku"].eq(sku)], images, EACH, gallery) for sku in sizes.index[:GROUPS]],
+        "groups": [
+            _group(str(sku), known[known["sku"].eq(sku)], images, EACH, gallery)
+            for sku in sizes.index[:GROUPS]
+        ],
         "unknown_words": plan.unknown_words,
         "bundle": plan.bundle.hash,
     }
     return _environment().get_template("matches.html.jinja").render(facts)
 
 
-def _group(sku: str | None, rows: pd.DataFrame, images: Images, limit: int, gallery: Callable[[str], Image.Image | None]) -> Group:
+def _group(
+    sku: str | None,
+    rows: pd.DataFrame,
+    images: Images,
+    limit: int,
+    gallery: Callable[[str], Image.Image | None],
+) -> Group:
     shots = [_shot(row, images) for _, row in rows.head(limit).iterrows()]
     product = None if sku is None else gallery(sku)
     return Group(sku, shots, len(rows), thumbnail(product, SIDE) if product else None)
@@ -74,7 +91,11 @@ def _shot(row: Any, images: Images) -> Shot:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("skumatch.matching"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("skumatch.matching"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"count": "{:,}".format}
     return environment

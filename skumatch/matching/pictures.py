@@ -73,8 +73,12 @@ def _listed(path: Path) -> Listing:
     return Listing(path, [str(path).encode("utf-8", "backslashreplace").decode()], [Given(str(path))])
 
 
-def gallery_pictures(data: Path, ids: Sequence[str], skus: Sequence[str]) -> Callable[[str], Image.Image | None]:
-    """SKU -> the first of its gallery images `ids` that the data version in `data` has for that SKU too; None where it has none.
+def gallery_pictures(
+    data: Path, ids: Sequence[str], skus: Sequence[str]
+) -> Callable[[str], Image.Image | None]:
+    """SKU -> the first of its gallery images `ids` that the data version in `data` has for that SKU too.
+
+    None where it has none.
 
     Raises DataError if there is no data version.
     """

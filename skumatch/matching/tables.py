@@ -68,12 +68,11 @@ def begins(path: Path, *starts: bytes) -> bool:
 def list_table(path: Path) -> Listing:
     """Read the names of a table's pictures, and where they lie; no picture is read.
 
-    A row without bytes or path stays, with that as its problem. Without a column `id` a row is called as its path,
-    or by its number from 0 on.
+    A row without bytes or path stays, with that as its problem. Without a column `id` a row is called as its
+    path, or by its number from 0 on.
 
-    Raises:
-        DataError: for a table that can't be read, has no rows, lacks a column or has one of another type, or has a
-            row with an empty `id`.
+    Raises: DataError: for a table that can't be read, has no rows, lacks a column or has one of another type,
+        or has a row with an empty `id`.
     """
     rows, images = _csv(path) if path.suffix.lower() == CSV and not begins(path, START) else _parquet(path)
     numbers = [str(number) for number in range(len(rows))]

@@ -25,7 +25,10 @@ Neighbour = Callable[[float], Pixels]  # a number 0..1 -> another picture of the
 
 
 class Drawn(NamedTuple):
-    """Numbers 0..1 of one view. All are drawn, whatever is turned on: so turning one option on leaves the others as they were."""
+    """Numbers 0..1 of one view.
+
+    All are drawn, whatever is turned on: so turning one option on leaves the others as they were.
+    """
 
     crop: list[float]
     light: list[float]
@@ -46,9 +49,15 @@ class Drawn(NamedTuple):
 
 
 def augmented(
-    picture: Picture, preprocess: Preprocess, params: AugmentParams, draws: torch.Generator, neighbour: Neighbour | None = None
+    picture: Picture,
+    preprocess: Preprocess,
+    params: AugmentParams,
+    draws: torch.Generator,
+    neighbour: Neighbour | None = None,
 ) -> Tensor:
-    """RGB picture -> uint8 [3, preprocess.height, preprocess.width], changed as `draws` say; an option at 0 costs nothing.
+    """RGB picture -> uint8 [3, preprocess.height, preprocess.width], changed as `draws` say.
+
+    An option at 0 costs nothing.
 
     neighbour: needed where `params.occlude` is on.
     """
@@ -65,12 +74,18 @@ def augmented(
     return _cut_out(view, params.cutout, preprocess, drawn.cutout) if params.cutout else view
 
 
-def _framed(picture: Picture, preprocess: Preprocess, params: AugmentParams, drawn: Drawn, neighbour: Neighbour | None) -> Tensor:
+def _framed(
+    picture: Picture, preprocess: Preprocess, params: AugmentParams, drawn: Drawn, neighbour: Neighbour | None
+) -> Tensor:
     """The part of the picture that is shown, on the canvas, resampled once."""
     pixels = planes(picture)
     rows, columns = pixels.shape[1:]
     box = crop_box(rows, columns, params, drawn.crop, drawn.ratio[0])
-    corners = moved_corners(box, params, drawn.perspective, drawn.rotate[0]) if params.rotate or params.perspective else None
+    corners = (
+        moved_corners(box, params, drawn.perspective, drawn.rotate[0])
+        if params.rotate or params.perspective
+        else None
+    )
 
     def resample(height: int, width: int) -> Tensor:
         if corners is None:
@@ -100,9 +115,15 @@ def _lit(view: Tensor, strength: float, numbers: list[float]) -> Tensor:
     """Brightness and contrast within 1 +- strength, each channel within 1 +- strength / 4."""
     light, contrast, *tint = (1 + strength * (2 * value - 1) for value in numbers)
     pixels, gain = view.numpy(), light * (1 + (np.array(tint, np.float32) - 1) / 4)
-    centre = int(np.add.reduce(pixels.reshape(-1), dtype=np.uint32)) / pixels.size  # whole numbers: a mean of floats depends on the threads
-    levels = (np.arange(256, dtype=np.float32) - np.float32(centre)) * np.float32(contrast) + np.float32(centre)
-    table = (levels * gain[:, None]).round().clip(0, 255).astype(np.uint8)  # one look-up a pixel instead of a calculation
+    centre = (
+        int(np.add.reduce(pixels.reshape(-1), dtype=np.uint32)) / pixels.size
+    )  # whole numbers: a mean of floats depends on the threads
+    levels = (np.arange(256, dtype=np.float32) - np.float32(centre)) * np.float32(contrast) + np.float32(
+        centre
+    )
+    table = (
+        (levels * gain[:, None]).round().clip(0, 255).astype(np.uint8)
+    )  # one look-up a pixel instead of a calculation
     lit = b"".join(plane.tobytes().translate(row.tobytes()) for plane, row in zip(pixels, table, strict=True))
     return torch.frombuffer(bytearray(lit), dtype=torch.uint8).view(view.shape)
 

@@ -26,7 +26,10 @@ class Average:
 
     @torch.no_grad()
     def update(self, encoder: Encoder, step: int) -> None:
-        """Take in the weights after `step` earlier updates; at first a short memory, so that the start is soon forgotten."""
+        """Take in the weights after `step` earlier updates.
+
+        At first a short memory, so that the start is soon forgotten.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         own, new = self.encoder.state_dict(), encoder.state_dict()
         parts = [name for name, tensor in own.items() if tensor.is_floating_point()]
@@ -44,14 +47,21 @@ def snapshot(encoder: Encoder) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def between(before: State, after: State, share: float) -> dict[str, Tensor]:
-    """The weights at this share of the way from `before` to `after`, statistics of batch normalisation alike; 1 is `after` to the bit."""
+    """The weights at this share of the way from `before` to `after`, statistics of batch normalisation alike.
+
+    1 is `after` to the bit.
+    """
     return {
-        name: torch.lerp(before[name].to(tensor), tensor, share) if tensor.is_floating_point() else tensor.clone()
+        name: torch.lerp(before[name].to(tensor), tensor, share)
+        if tensor.is_floating_point()
+        else tensor.clone()
         for name, tensor in after.items()
     }
 
 
-def wise(encoder: Encoder, before: State, shares: Iterable[float], score: Callable[[Encoder], float]) -> tuple[float, float]:
+def wise(
+    encoder: Encoder, before: State, shares: Iterable[float], score: Callable[[Encoder], float]
+) -> tuple[float, float]:
     """Leave the encoder at the best of `shares` of the way from `before` to its weights (WiSE-FT, Wortsman et al., arXiv 2109.01903).
 
     1, the weights as they are, is always among them; of equal scores the larger share wins. Returns share and score.

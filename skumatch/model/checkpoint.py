@@ -55,11 +55,21 @@ class Checkpoints:
         return time.monotonic() - self.saved >= max(self.seconds, self.took / COST)
 
     def save(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Commit one checkpoint, then drop all but the newest two. Raises Fenced if another attempt took over."""
+        """Commit one checkpoint, then drop all but the newest two.
+
+        Raises Fenced if another attempt took over.
+        """
         began = time.monotonic()
-        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        data = safetensors.torch.save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        )
         name = f"{step:08d}-{self.attempt:04d}"
-        facts = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "attempt": self.attempt, "meta": meta}
+        facts = {
+            "step": step,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "attempt": self.attempt,
+            "meta": meta,
+        }
         facts |= {"facts_sha256": _hash(facts)}
         with self._storage():
             self._check_owner()
@@ -71,13 +81,19 @@ class Checkpoints:
         self.took = self.saved - began
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose bytes still have their hash, None if there is none; damaged ones are reported and removed."""
+        """The newest checkpoint whose bytes still have their hash, None if there is none.
+
+        Damaged ones are reported and removed.
+        """
         with self._storage():
             for name in self._committed():
                 checkpoint = self._read(name)
                 if checkpoint is not None:
                     return checkpoint
-                print(f"The checkpoint {self.shown}/{name} is damaged; going back to the one before.", file=sys.stderr)
+                print(
+                    f"The checkpoint {self.shown}/{name} is damaged; going back to the one before.",
+                    file=sys.stderr,
+                )
                 self._remove([f"{name}.json", f"{name}.safetensors"])
         return None
 
@@ -111,9 +127,18 @@ class Checkpoints:
         return [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.folder, detail=False)]
 
     def _prune(self) -> None:
-        """Remove older generations and what killed attempts left half-written; JSONs first, as they are the commit."""
-        kept = {f"{name}{suffix}" for name in self._committed()[:GENERATIONS] for suffix in (".json", ".safetensors")}
-        self._remove(sorted(name for name in self._names() if name not in kept and not name.startswith("owner.json")))
+        """Remove older generations and what killed attempts left half-written.
+
+        JSONs first, as they are the commit.
+        """
+        kept = {
+            f"{name}{suffix}"
+            for name in self._committed()[:GENERATIONS]
+            for suffix in (".json", ".safetensors")
+        }
+        self._remove(
+            sorted(name for name in self._names() if name not in kept and not name.startswith("owner.json"))
+        )
 
     def _remove(self, names: list[str]) -> None:
         for name in names:

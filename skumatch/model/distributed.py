@@ -1,4 +1,7 @@
-"""One loop for one process and for several: what they have to tell each other. Without torchrun nothing of this costs anything."""
+"""One loop for one process and for several: what they have to tell each other.
+
+Without torchrun nothing of this costs anything.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ ERROR = "skumatch-error"
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train or embed together: this one's number `rank` of `size`. The first one writes and shows for all."""
+    """The processes that train or embed together: this one's number `rank` of `size`.
+
+    The first one writes and shows for all.
+    """
 
     rank: int = 0
     size: int = 1
@@ -85,21 +91,29 @@ class World:
         if self.size == 1:
             return model
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)  # share_norms keeps them equal
+        return DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False
+        )  # share_norms keeps them equal
 
     def share_norms(self, model: nn.Module, device: torch.device) -> None:
-        """Let batch normalisation see the images of all processes. Before the optimiser and `tower.shaped`."""
+        """Let batch normalisation see the images of all processes.
+
+        Before the optimiser and `tower.shaped`.
+        """
         if self.size > 1:
             share_statistics(model, device)
 
     def gathered(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and labels of all processes, in the order of ranks, for a loss that compares them.
 
-        Every process then has the whole loss, and its own part of the gradients; times `size`, as `parallel` averages them.
+        Every process then has the whole loss, and its own part of the gradients; times `size`, as `parallel`
+        averages them.
         """
         if self.size == 1:
             return embeddings, labels
-        parts, names = ([torch.empty_like(tensor) for _ in range(self.size)] for tensor in (embeddings, labels))
+        parts, names = (
+            [torch.empty_like(tensor) for _ in range(self.size)] for tensor in (embeddings, labels)
+        )
         dist.all_gather(parts, embeddings.detach().contiguous())
         dist.all_gather(names, labels.contiguous())
         parts[self.rank] = _steeper(embeddings, self.size)
@@ -119,7 +133,9 @@ class World:
             if len(rows):
                 dist.send(torch.from_numpy(rows), 0)
             return rows
-        found = torch.from_numpy(np.concatenate([rows, np.empty((parts[-1].stop - len(rows), rows.shape[1]), np.float32)]))
+        found = torch.from_numpy(
+            np.concatenate([rows, np.empty((parts[-1].stop - len(rows), rows.shape[1]), np.float32)])
+        )
         for rank, part in enumerate(parts):
             if rank and part:
                 dist.recv(found[part.start : part.stop], rank)
@@ -140,8 +156,8 @@ def _steeper(tensor: Tensor, factor: int) -> Tensor:
 def joined(runtime: RuntimeParams) -> Iterator[World]:
     """The world that torchrun started this process in, or one of its own without torchrun.
 
-    gloo on a CPU, nccl on GPUs, one a process. A process's error ends all with its sentence: raises Relayed in the others.
-    Raises ParameterError for more processes than GPUs.
+    gloo on a CPU, nccl on GPUs, one a process. A process's error ends all with its sentence: raises Relayed
+    in the others. Raises ParameterError for more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -151,14 +167,19 @@ def joined(runtime: RuntimeParams) -> Iterator[World]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE
+    )
     with _one_for_all(store, rank), disk_errors(f"process {rank}"):
         yield World(rank, size)
     dist.destroy_process_group()
 
 
 def check_gpus(runtime: RuntimeParams, processes: int) -> bool:
-    """Whether the work is on GPUs, one for each of this machine's `processes`. Raises ParameterError where they are fewer."""
+    """Whether the work is on GPUs, one for each of this machine's `processes`.
+
+    Raises ParameterError where they are fewer.
+    """
     if runtime.device == "cpu" or not torch.cuda.is_available():
         return False
     there = torch.cuda.device_count()
@@ -171,7 +192,10 @@ def check_gpus(runtime: RuntimeParams, processes: int) -> bool:
 
 @contextmanager
 def _one_for_all(store: Any, rank: int) -> Iterator[None]:
-    """Leave the first error's sentence in the store that all share; where the others are gone, raise what they left."""
+    """Leave the first error's sentence in the store that all share.
+
+    Where the others are gone, raise what they left.
+    """
     try:
         yield
     except Exception as error:
@@ -183,5 +207,9 @@ def _one_for_all(store: Any, rank: int) -> Iterator[None]:
 
 
 def _sentence(error: Exception, rank: int) -> str:
-    known = error if isinstance(error, SkumatchError) else StageFailed(f"Process {rank} failed ({error}); read its traceback.")
+    known = (
+        error
+        if isinstance(error, SkumatchError)
+        else StageFailed(f"Process {rank} failed ({error}); read its traceback.")
+    )
     return json.dumps({"rank": rank, "error": known.as_dict()})

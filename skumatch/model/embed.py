@@ -58,17 +58,23 @@ class Pixels(NamedTuple):
     bad: dict[int, Unreadable | StorageError]
 
 
-def embed(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, label: str = "embed") -> NDArray[np.float32]:
-    """One L2-normalised row an image, in their order: float32 [n, encoder.dim]. `label` names the step in progress.
+def embed(
+    encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, label: str = "embed"
+) -> NDArray[np.float32]:
+    """One L2-normalised row an image, in their order: float32 [n, encoder.dim].
 
-    Raises DataError for an image that can't be decoded, StorageError for one that can't be read, and WeightsError if the
-    encoder's answer is no number.
+    `label` names the step in progress.
+
+    Raises DataError for an image that can't be decoded, StorageError for one that can't be read, and
+    WeightsError if the encoder's answer is no number.
     """
     with track(label, len(images)) as advance:
         return vectors_of(encoder, images, batch, runtime, advance)
 
 
-def vectors_of(encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, advance: Advance = silent) -> NDArray[np.float32]:
+def vectors_of(
+    encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, advance: Advance = silent
+) -> NDArray[np.float32]:
     """As `embed`; `advance` is told how many images are done."""
     rows = np.empty((len(images), encoder.dim), np.float32)
     for found in stream(encoder, images, batch, runtime):
@@ -84,9 +90,12 @@ def stream(
     runtime: RuntimeParams,
     full: bool = False,
 ) -> Iterator[Batch]:
-    """Yield `images` in their order, `batch` at a time. Raises as `embed`, but for images that can't be decoded.
+    """Yield `images` in their order, `batch` at a time.
 
-    full: fill up the last forward pass to `batch` pictures, so that a vector's bits don't depend on their number.
+    Raises as `embed`, but for images that can't be decoded.
+
+    full: fill up the last forward pass to `batch` pictures, so that a vector's bits don't depend on their
+        number.
     """
     device, done = prepare(runtime), 0
     encoder = encoder.to(device).eval()
@@ -116,7 +125,9 @@ def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) 
     if count < size:
         pixels = torch.cat([pixels, pixels.new_zeros(size - count, *pixels.shape[1:])])
     with torch.inference_mode(), autocast(device):
-        vectors = functional.normalize(encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1)
+        vectors = functional.normalize(
+            encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1
+        )
     found: NDArray[np.float32] = vectors[:count].cpu().numpy()
     return found
 
@@ -124,11 +135,16 @@ def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) 
 def _check_finite(vectors: NDArray[np.float32], rows: list[int], images: Images) -> None:
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
-        raise WeightsError(f"The encoder's vector of {images.ids[rows[int(bad[0])]]} is no number; train it again.")
+        raise WeightsError(
+            f"The encoder's vector of {images.ids[rows[int(bad[0])]]} is no number; train it again."
+        )
 
 
 class _Pictures(Dataset[Prepared]):
-    """Preprocessed pictures. An error is handed over as a value: a worker process would turn it into a traceback."""
+    """Preprocessed pictures.
+
+    An error is handed over as a value: a worker process would turn it into a traceback.
+    """
 
     def __init__(self, images: Images, preprocess: Preprocess) -> None:
         self.images, self.preprocess = images, preprocess

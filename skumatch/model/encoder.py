@@ -25,7 +25,11 @@ CANVAS = "canvas"  # in the metadata of our safetensors files
 PROJECTION = "projection."  # how its tensors' names begin
 OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
 Resize = Literal["squash", "pad", "crop"]
-RESIZE: dict[str, Resize] = {"squash": "squash", "longest": "pad", "shortest": "crop"}  # as open_clip calls them
+RESIZE: dict[str, Resize] = {
+    "squash": "squash",
+    "longest": "pad",
+    "shortest": "crop",
+}  # as open_clip calls them
 # open_clip builds both towers; this one is dropped
 TINY_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
 
@@ -58,14 +62,18 @@ class Encoder(nn.Module):
         return functional.normalize(self.projection(features) if self.projection else features, dim=-1)
 
     def views(self, share: float) -> Preprocess:
-        """Preprocess for training views of this share of the canvas, in steps of 8 pixels; all of it where the tower takes no other size.
+        """Preprocess for training views of this share of the canvas, in steps of 8 pixels.
 
-        Random crops enlarge what they show, so smaller views match the scale of whole pictures on the canvas (Touvron et
-        al., arXiv 1906.06423), and cost less.
+        All of it where the tower takes no other size.
+
+        Random crops enlarge what they show, so smaller views match the scale of whole pictures on the canvas
+        (Touvron et al., arXiv 1906.06423), and cost less.
         """
         if self.fixed_canvas:
             return self.preprocess
-        return self.preprocess.at(*(max(32, round(share * side / 8) * 8) for side in (self.spec.height, self.spec.width)))
+        return self.preprocess.at(
+            *(max(32, round(share * side / 8) * 8) for side in (self.spec.height, self.spec.width))
+        )
 
     @property
     def fixed_canvas(self) -> bool:
@@ -103,7 +111,11 @@ def save(encoder: Encoder, folder: Path) -> None:
     with replacing(path) as aside:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(encoder).items()}
         save_file(tensors, aside, metadata={CANVAS: f"{encoder.spec.height}x{encoder.spec.width}"})
-    facts = {"spec": encoder.spec.model_dump(mode="json"), "preprocess": encoder.preprocess.model_dump(mode="json"), "dim": encoder.dim}
+    facts = {
+        "spec": encoder.spec.model_dump(mode="json"),
+        "preprocess": encoder.preprocess.model_dump(mode="json"),
+        "dim": encoder.dim,
+    }
     write_json(folder / "encoder.json", {"format": FORMAT, "sha256": sha256(path), **facts})
 
 
@@ -114,22 +126,31 @@ def load(folder: Path) -> Encoder:
     """
     facts, path = _facts(folder), folder / "encoder.safetensors"
     if not path.is_file() or sha256(path) != facts["sha256"]:
-        raise WeightsError(f"{path} is missing or was changed since it was written; restore it or run the training again.")
+        raise WeightsError(
+            f"{path} is missing or was changed since it was written; restore it or run the training again."
+        )
     try:
         encoder = _empty(EncoderParams.model_validate(facts["spec"]))
         encoder.preprocess = Preprocess.model_validate(facts["preprocess"])
     except ValidationError as error:
-        raise WeightsError(f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version.") from error
+        raise WeightsError(
+            f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version."
+        ) from error
     _set_canvas(encoder)
     tensors = read_tensors(path)
     if encoder.projection and not _of_projection(tensors):
-        raise WeightsError(f"{path} has no projection, which its encoder.json names (dim); restore it or run the training again.")
+        raise WeightsError(
+            f"{path} has no projection, which its encoder.json names (dim); restore it or run the training again."
+        )
     _fill(encoder, tensors, path, (encoder.spec.height, encoder.spec.width))
     return encoder.eval()
 
 
 def canvas_of(path: Path) -> tuple[int, int] | None:
-    """Height and width in pixels that a safetensors file of ours was made on; None for files of others, which don't say."""
+    """Height and width in pixels that a safetensors file of ours was made on.
+
+    None for files of others, which don't say.
+    """
     with safe_open(path, framework="pt") as file:
         told = (file.metadata() or {}).get(CANVAS, "")
     height, _, width = told.partition("x")
@@ -137,7 +158,11 @@ def canvas_of(path: Path) -> tuple[int, int] | None:
 
 
 def _of_projection(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(PROJECTION): tensor for name, tensor in tensors.items() if name.startswith(PROJECTION)}
+    return {
+        name.removeprefix(PROJECTION): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(PROJECTION)
+    }
 
 
 def _tensors(encoder: Encoder) -> dict[str, Tensor]:
@@ -149,13 +174,17 @@ def _tensors(encoder: Encoder) -> dict[str, Tensor]:
 def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "encoder.json"
     if not path.is_file():
-        raise WeightsError(f"There is no encoder in {folder}; name a folder that holds encoder.json and encoder.safetensors.")
+        raise WeightsError(
+            f"There is no encoder in {folder}; name a folder that holds encoder.json and encoder.safetensors."
+        )
     try:
         facts: dict[str, Any] = dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path} can't be read; restore it or run the training again.") from error
     if facts.get("format") != FORMAT:
-        raise WeightsError(f"{path} has format {facts.get('format')}, this version reads {FORMAT}; load it with the version that wrote it.")
+        raise WeightsError(
+            f"{path} has format {facts.get('format')}, this version reads {FORMAT}; load it with the version that wrote it."
+        )
     return facts
 
 
@@ -164,14 +193,18 @@ def _empty(spec: EncoderParams) -> Encoder:
     config = _config(spec.model)
     if isinstance(config["vision_cfg"].get("layers"), list):
         what = f"{spec.model} is one of open_clip's own ResNets, which see squares of one size only"
-        raise ParameterError(f"{what}; use a ViT, a model that open_clip has from timm, or one of {', '.join(OWN_MODELS)} (encoder.model).")
+        raise ParameterError(
+            f"{what}; use a ViT, a model that open_clip has from timm, or one of {', '.join(OWN_MODELS)} (encoder.model)."
+        )
     vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
     if "timm_model_name" not in vision:
         vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized by _set_canvas
     if spec.dim > config["embed_dim"]:
         what = f"encoder.dim is {spec.dim}, but {spec.model} says {config['embed_dim']} numbers of a picture"
         raise ParameterError(f"{what}; set it to at most as many, or to 0 for all of them.")
-    tower = open_clip.CLIP(config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False)).visual
+    tower = open_clip.CLIP(
+        config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False)
+    ).visual
     return Encoder(tower, _preprocess(spec, tower), config["embed_dim"], spec)
 
 
@@ -184,17 +217,26 @@ def _config(model: str) -> dict[str, Any]:
 
 
 def _preprocess(spec: EncoderParams, tower: Any) -> Preprocess:
-    """The spec's canvas; mean, std and interpolation are timm's for our own models (but bicubic), the tag's for open_clip's."""
+    """The spec's canvas.
+
+    Mean, std and interpolation are timm's for our own models (but bicubic), the tag's for open_clip's.
+    """
     own = spec.model in OWN_MODELS
     facts = tower.trunk.default_cfg if own else _tag(spec)
-    mean, std = facts.get("mean") or open_clip.OPENAI_DATASET_MEAN, facts.get("std") or open_clip.OPENAI_DATASET_STD
+    mean, std = (
+        facts.get("mean") or open_clip.OPENAI_DATASET_MEAN,
+        facts.get("std") or open_clip.OPENAI_DATASET_STD,
+    )
     interpolation = "bilinear" if not own and facts.get("interpolation") == "bilinear" else "bicubic"
     canvas = {"height": spec.height, "width": spec.width, "resize": spec.resize}
     return Preprocess(**canvas, mean=mean, std=std, interpolation=interpolation)
 
 
 def _tag(spec: EncoderParams) -> dict[str, Any]:
-    """What open_clip knows of a tag's weights (of the model's first tag if they come from a file); nothing for our own models."""
+    """What open_clip knows of a tag's weights (of the model's first tag if they come from a file).
+
+    Nothing for our own models.
+    """
     tags = open_clip.list_pretrained_tags_by_model(spec.model)
     tag = spec.weights if spec.weights in tags else next(iter(tags), "")
     facts: dict[str, Any] = open_clip.get_pretrained_cfg(spec.model, tag)
@@ -213,12 +255,19 @@ def _set_canvas(encoder: Encoder) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors, floating ones as float32. Raises WeightsError for a file that can't be read."""
+    """A safetensors file's tensors, floating ones as float32.
+
+    Raises WeightsError for a file that can't be read.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} can't be read as a safetensors file ({error}); convert the weights or fetch them again.") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        raise WeightsError(
+            f"{path} can't be read as a safetensors file ({error}); convert the weights or fetch them again."
+        ) from error
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
 
 
 def _fill(encoder: Encoder, tensors: dict[str, Tensor], path: Path, canvas: tuple[int, int] | None) -> None:
@@ -226,7 +275,10 @@ def _fill(encoder: Encoder, tensors: dict[str, Tensor], path: Path, canvas: tupl
 
     canvas: what they were made on, where that is known.
     """
-    misfit, remedy = f"{path} does not fit the encoder {encoder.spec.model}", "set encoder.weights to weights of this model"
+    misfit, remedy = (
+        f"{path} does not fit the encoder {encoder.spec.model}",
+        "set encoder.weights to weights of this model",
+    )
     if encoder.projection and (own := _of_projection(tensors)):  # base weights know none
         fill(encoder.projection, own, misfit, f"{remedy} and encoder.dim")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PROJECTION)}
@@ -237,9 +289,16 @@ def _fill(encoder: Encoder, tensors: dict[str, Tensor], path: Path, canvas: tupl
 
 
 def fill(tower: nn.Module, state: dict[str, Tensor], what: str, remedy: str) -> None:
-    """Load all of a tower's tensors. Raises WeightsError, which begins with `what`, unless names and sizes are the tower's own."""
-    sizes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, tower.state_dict()))
+    """Load all of a tower's tensors.
+
+    Raises WeightsError, which begins with `what`, unless names and sizes are the tower's own.
+    """
+    sizes, expected = (
+        {name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, tower.state_dict())
+    )
     wrong = sorted(name for name in sizes.keys() | expected.keys() if sizes.get(name) != expected.get(name))
     if wrong:
-        raise WeightsError(f"{what}: {len(wrong)} tensors are missing, unknown or of another size, first {wrong[0]}; {remedy}.")
+        raise WeightsError(
+            f"{what}: {len(wrong)} tensors are missing, unknown or of another size, first {wrong[0]}; {remedy}."
+        )
     tower.load_state_dict(state)

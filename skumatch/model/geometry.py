@@ -15,7 +15,9 @@ from torch.nn import functional
 from skumatch.model.preprocess import Preprocess
 from skumatch.params import AugmentParams
 
-Corners = NDArray[np.float64]  # [4, 2]: x and y of top left, top right, bottom right, bottom left, in pixels from the picture's corner
+Corners = NDArray[
+    np.float64
+]  # [4, 2]: x and y of top left, top right, bottom right, bottom left, in pixels from the picture's corner
 FINEST = 2.0  # pixels of a picture for one of the view, of which bilinear sampling still sees all
 
 
@@ -29,7 +31,9 @@ class Box(NamedTuple):
 
     def corners(self) -> Corners:
         right, bottom = self.left + self.width, self.top + self.height
-        return np.array([(self.left, self.top), (right, self.top), (right, bottom), (self.left, bottom)], np.float64)
+        return np.array(
+            [(self.left, self.top), (right, self.top), (right, bottom), (self.left, bottom)], np.float64
+        )
 
 
 def crop_box(rows: int, columns: int, params: AugmentParams, place: Sequence[float], shape: float) -> Box:
@@ -39,7 +43,9 @@ def crop_box(rows: int, columns: int, params: AugmentParams, place: Sequence[flo
     """
     size, across, down = place
     share = params.min_crop + (1 - params.min_crop) * size
-    stretch = (1 + params.ratio) ** (shape - 0.5)  # of the width, and its inverse of the height: the area stays
+    stretch = (1 + params.ratio) ** (
+        shape - 0.5
+    )  # of the width, and its inverse of the height: the area stays
     width = max(1, min(columns, round(columns * share * stretch)))
     height = max(1, min(rows, round(rows * share / stretch)))
     return Box(round((columns - width) * across), round((rows - height) * down), width, height)
@@ -59,7 +65,9 @@ def moved_corners(box: Box, params: AugmentParams, moves: Sequence[float], turn:
 
 
 def warped(pixels: Tensor, corners: Corners, height: int, width: int, preprocess: Preprocess) -> Tensor:
-    """What lies between `corners` of uint8 [3, rows, columns], as uint8 [3, height, width]; the mean colour where there is no picture.
+    """What lies between `corners` of uint8 [3, rows, columns], as uint8 [3, height, width].
+
+    The mean colour where there is no picture.
 
     A much larger part is first made smaller, so that no pixel is left out.
     """
@@ -82,7 +90,10 @@ def _grid(quad: Corners, height: int, width: int) -> Tensor:
     Heckbert, Fundamentals of Texture Mapping and Image Warping (1989), 2.2.3.
     """
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = (2 * quad - 1).tolist()
-    sums, sides = np.array([x0 - x1 + x2 - x3, y0 - y1 + y2 - y3]), np.array([[x1 - x2, x3 - x2], [y1 - y2, y3 - y2]])
+    sums, sides = (
+        np.array([x0 - x1 + x2 - x3, y0 - y1 + y2 - y3]),
+        np.array([[x1 - x2, x3 - x2], [y1 - y2, y3 - y2]]),
+    )
     g, h = np.linalg.solve(sides, sums).tolist()
     across, down = (((torch.arange(side) + 0.5) / side) for side in (width, height))
     across, down = across[None], down[:, None]

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from skumatch.errors import WeightsError
 from skumatch.files import sha256
 from skumatch.model.encoder import TINY_TEXT, Encoder, fill, read_tensors
-from skumatch.model.hf_forms import CONFIG, TENSORS, VIEW, Config, Index, Tower, View, checked, missing, read_object
+from skumatch.model.hf_forms import (
+    CONFIG,
+    TENSORS,
+    VIEW,
+    Config,
+    Index,
+    Tower,
+    View,
+    checked,
+    missing,
+    read_object,
+)
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import EncoderParams
@@ -39,12 +50,17 @@ NAMES = {
 
 
 def load_clip(folder: Path) -> tuple[Encoder, str]:
-    """The image encoder of a CLIP folder, in evaluation mode, and the SHA-256 of its weights. Only safetensors are read.
+    """The image encoder of a CLIP folder, in evaluation mode, and the SHA-256 of its weights.
 
-    Raises WeightsError for a folder that lacks a file, holds another kind of model, or tensors that don't fit its config.json.
+    Only safetensors are read.
+
+    Raises WeightsError for a folder that lacks a file, holds another kind of model, or tensors that don't fit
+    its config.json.
     """
     tower, files = _tower(folder), _tensor_files(folder)
-    preprocess = _preprocess(checked(View, read_object(folder / VIEW), folder / VIEW), tower.image_size, folder / VIEW)
+    preprocess = _preprocess(
+        checked(View, read_object(folder / VIEW), folder / VIEW), tower.image_size, folder / VIEW
+    )
     visual = _visual(tower)
     state = _converted({name: tensor for path in files for name, tensor in read_tensors(path).items()})
     fill(visual, state, f"The weights in {folder} do not fit its {CONFIG}", "fetch both again from one place")
@@ -58,7 +74,9 @@ def _tower(folder: Path) -> Tower:
     tree = read_object(path)
     config = checked(Config, tree, path)
     if config.model_type == "clip":
-        tree = (config.vision_config_dict or config.vision_config or {}) | {"projection_dim": config.projection_dim}
+        tree = (config.vision_config_dict or config.vision_config or {}) | {
+            "projection_dim": config.projection_dim
+        }
     tower = checked(Tower, tree, path)
     if tower.hidden_size % tower.num_attention_heads or tower.image_size < tower.patch_size:
         raise WeightsError(f"{path} describes no CLIP tower: its sizes don't divide; fetch it again.")
@@ -70,18 +88,25 @@ def _visual(tower: Tower) -> nn.Module:
         "layers": tower.num_hidden_layers,
         "width": tower.hidden_size,
         "head_width": tower.hidden_size // tower.num_attention_heads,
-        "mlp_ratio": (tower.intermediate_size + 0.5) / tower.hidden_size,  # open_clip cuts the product down to a whole number
+        "mlp_ratio": (tower.intermediate_size + 0.5)
+        / tower.hidden_size,  # open_clip cuts the product down to a whole number
         "patch_size": tower.patch_size,
         "image_size": tower.image_size,
         "norm_kwargs": {"eps": tower.layer_norm_eps},
     }
-    visual: nn.Module = open_clip.CLIP(tower.projection_dim, vision, TINY_TEXT, quick_gelu=tower.hidden_act == "quick_gelu").visual
+    visual: nn.Module = open_clip.CLIP(
+        tower.projection_dim, vision, TINY_TEXT, quick_gelu=tower.hidden_act == "quick_gelu"
+    ).visual
     return visual
 
 
 def _converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The image side's tensors by open_clip's names; query, key and value of a layer become one."""
-    state = {_renamed(name): tensor for name, tensor in tensors.items() if not name.startswith(TEXT) and not name.endswith(".position_ids")}
+    state = {
+        _renamed(name): tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(TEXT) and not name.endswith(".position_ids")
+    }
     for name in [name for name in state if ".q_proj." in name]:
         parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
         if all(part in state for part in parts):
@@ -98,12 +123,18 @@ def _renamed(name: str) -> str:
 def _preprocess(view: View, side: int, path: Path) -> Preprocess:
     """What the processor does, if it ends in pictures of `side` x `side` pixels; else raises WeightsError."""
     size = {"shortest_edge": view.size} if isinstance(view.size, int) else view.size
-    crop = {"height": view.crop_size, "width": view.crop_size} if isinstance(view.crop_size, int) else view.crop_size
+    crop = (
+        {"height": view.crop_size, "width": view.crop_size}
+        if isinstance(view.crop_size, int)
+        else view.crop_size
+    )
     square, short = {"height": side, "width": side}, size.get("shortest_edge", 0)
     cropped = size.keys() == {"shortest_edge"} and view.do_center_crop and crop == square and short >= side
     squashed = size == square and (crop == square or not view.do_center_crop)
     if not cropped and not squashed:
-        raise WeightsError(f"{path} does not make pictures of {side} x {side} pixels, which the model sees; fetch the folder again.")
+        raise WeightsError(
+            f"{path} does not make pictures of {side} x {side} pixels, which the model sees; fetch the folder again."
+        )
     return Preprocess(
         height=side,
         width=side,

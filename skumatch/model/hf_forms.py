@@ -18,7 +18,10 @@ Read = TypeVar("Read", bound=BaseModel)
 
 
 class Config(BaseModel):
-    """config.json of a whole CLIP, or of its image side alone. `vision_config_dict` is an older form, and goes before the newer."""
+    """config.json of a whole CLIP, or of its image side alone.
+
+    `vision_config_dict` is an older form, and goes before the newer.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -46,7 +49,10 @@ class Tower(BaseModel):
 
 
 class View(BaseModel):
-    """preprocessor_config.json; what it leaves out is as CLIPImageProcessor has it. resample: Pillow's 2 bilinear, 3 bicubic."""
+    """preprocessor_config.json.
+
+    What it leaves out is as CLIPImageProcessor has it. resample: Pillow's 2 bilinear, 3 bicubic.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -81,15 +87,22 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def missing(path: Path) -> WeightsError:
-    return WeightsError(f"There is no {path}; fetch {CONFIG}, {VIEW} and {TENSORS} of the model into that folder.")
+    return WeightsError(
+        f"There is no {path}; fetch {CONFIG}, {VIEW} and {TENSORS} of the model into that folder."
+    )
 
 
 def checked(kind: type[Read], tree: dict[str, Any], path: Path) -> Read:
-    """`tree`, of the file at `path`, as a `kind`; what is required and not there is shown as None. Raises WeightsError."""
+    """`tree`, of the file at `path`, as a `kind`; what is required and not there is shown as None.
+
+    Raises WeightsError.
+    """
     required = [name for name, field in kind.model_fields.items() if field.is_required()]
     try:
         return kind.model_validate(dict.fromkeys(required) | tree)
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{path} says {first['loc'][0]} is {first['input']!r}"
-        raise WeightsError(f"{what}, which this version can't convert ({first['msg'].lower()}); give another CLIP folder.") from error
+        raise WeightsError(
+            f"{what}, which this version can't convert ({first['msg'].lower()}); give another CLIP folder."
+        ) from error

@@ -9,10 +9,15 @@ from torch import nn
 from skumatch.errors import ParameterError
 from skumatch.model.torchvision_ops import open_clip
 
-group_parameters = open_clip.timm_model.timm.models.group_parameters  # timm as open_clip has it: not without torchvision_ops
+group_parameters = (
+    open_clip.timm_model.timm.models.group_parameters
+)  # timm as open_clip has it: not without torchvision_ops
 TRUNK = "trunk."  # how the names of timm's models begin in open_clip's towers
 # in the form of timm's group_matcher; what no pattern names is the top
-OWN_VIT = {"stem": r"^conv1|class_embedding|positional_embedding|ln_pre", "blocks": r"^transformer\.resblocks\.(\d+)"}
+OWN_VIT = {
+    "stem": r"^conv1|class_embedding|positional_embedding|ln_pre",
+    "blocks": r"^transformer\.resblocks\.(\d+)",
+}
 
 
 def layers(tower: nn.Module) -> dict[str, int]:

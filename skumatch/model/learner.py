@@ -13,13 +13,21 @@ from skumatch.model.runtime import autocast
 
 
 class Learner(nn.Module):
-    """`forward(pixels uint8 [B, 3, H, W], labels int64 [B]) -> loss []`, on the pixels' device; bf16 there where it is a GPU.
+    """`forward(pixels uint8 [B, 3, H, W], labels int64 [B]) -> loss []`, on the pixels' device.
 
-    forward: the encoder's own, or a compiled one. pairs: the loss compares pictures with each other, so it needs those of all processes.
+    Bf16 there where it is a GPU.
+
+    forward: the encoder's own, or a compiled one. pairs: the loss compares pictures with each other, so it
+        needs those of all processes.
     """
 
     def __init__(
-        self, encoder: Encoder, head: Head, world: World, pairs: bool = False, forward: Callable[[Tensor], Tensor] | None = None
+        self,
+        encoder: Encoder,
+        head: Head,
+        world: World,
+        pairs: bool = False,
+        forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head

@@ -33,9 +33,15 @@ def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iter
     """
     tower = encoder.tower
     if not encoder.fixed_canvas:
-        raise ParameterError("train.tower.lora_rank is for ViTs, and this encoder is convolutional; set it to 0, or use a ViT.")
+        raise ParameterError(
+            "train.tower.lora_rank is for ViTs, and this encoder is convolutional; set it to 0, or use a ViT."
+        )
     needed = [(parameter, parameter.requires_grad) for parameter in tower.parameters()]
-    attentions = {name: module for name, module in tower.named_modules() if type(module) is nn.MultiheadAttention and BLOCK.search(name)}
+    attentions = {
+        name: module
+        for name, module in tower.named_modules()
+        if type(module) is nn.MultiheadAttention and BLOCK.search(name)
+    }
     for name, module in attentions.items():
         tower.set_submodule(name, Attention(module))
     try:
@@ -50,11 +56,21 @@ def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iter
 
 
 def _adapt(tower: Any, rank: int, frozen: Set[int]) -> None:
-    past = {f"{name}.qkv" for name, module in tower.named_modules() if getattr(module, "q_bias", None) is not None}  # uses its weight alone
-    linear = {name: module for name, module in tower.named_modules() if BLOCK.search(name) and isinstance(module, nn.Linear)}
-    targets = [name for name, module in linear.items() if id(module.weight) not in frozen and name not in past]
+    past = {
+        f"{name}.qkv" for name, module in tower.named_modules() if getattr(module, "q_bias", None) is not None
+    }  # uses its weight alone
+    linear = {
+        name: module
+        for name, module in tower.named_modules()
+        if BLOCK.search(name) and isinstance(module, nn.Linear)
+    }
+    targets = [
+        name for name, module in linear.items() if id(module.weight) not in frozen and name not in past
+    ]
     if not targets:
-        raise ParameterError("train.tower.freeze leaves no block that train.tower.lora_rank could change; lower one of them.")
+        raise ParameterError(
+            "train.tower.freeze leaves no block that train.tower.lora_rank could change; lower one of them."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator("lora", rank).initial_seed())
         LoraModel(tower, {NAME: LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)}, NAME)
@@ -84,7 +100,9 @@ class Attention(nn.Module):
         self.in_proj.weight, self.in_proj.bias = plain.in_proj_weight, plain.in_proj_bias
         self.out_proj = plain.out_proj
 
-    def forward(self, query: Tensor, *_: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None) -> tuple[Tensor, None]:
+    def forward(
+        self, query: Tensor, *_: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """[B, tokens, width] -> the same, and no weights."""
         assert not need_weights
         queries, keys, values = self.in_proj(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

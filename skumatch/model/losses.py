@@ -14,20 +14,25 @@ from skumatch.params import LossParams
 def build_loss(classes: int, dim: int, params: LossParams) -> nn.Module:
     """The loss of embeddings [B, dim] and labels [B].
 
-    arcface: Deng et al., arXiv 1801.07698. subcentre: Deng et al., ECCV 2020, `centres` directions a class, the nearest
-    counts. cosface: Wang et al., arXiv 1801.09414. supcon: Khosla et al., arXiv 2004.11362, which knows no classes' weights.
+    arcface: Deng et al., arXiv 1801.07698. subcentre: Deng et al., ECCV 2020, `centres` directions a class,
+    the nearest counts. cosface: Wang et al., arXiv 1801.09414. supcon: Khosla et al., arXiv 2004.11362, which
+    knows no classes' weights.
     """
     if params.kind == "supcon":
         return cast(nn.Module, SupConLoss(temperature=params.temperature))
     loss = _of_classes(classes, dim, params)
-    # directions of length 1: the library's own start is sqrt(dim) long, so a step of the optimiser would hardly turn them
+    # directions of length 1: the library's own start is sqrt(dim) long, so a step of the optimiser would
+    # hardly turn them
     nn.init.normal_(loss.W, std=dim**-0.5)
     loss.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=params.label_smoothing)
     return cast(nn.Module, loss)
 
 
 def set_margin(loss: nn.Module, margin: float) -> None:
-    """Use this margin from now on: radians (arcface, subcentre) or cosine (cosface). A loss of pairs has none."""
+    """Use this margin from now on: radians (arcface, subcentre) or cosine (cosface).
+
+    A loss of pairs has none.
+    """
     if hasattr(loss, "margin"):
         cast(ArcFaceLoss, loss).margin = margin  # the library takes degrees at first, but keeps radians
 

@@ -19,15 +19,21 @@ TOWER = "tower."
 
 
 def adamw(encoder: Encoder, head: nn.Module, params: OptimizerParams) -> AdamW:
-    """AdamW over the weights that need gradients; the rate of each group is set by `set_rates`. Raises ParameterError as `groups` does."""
+    """AdamW over the weights that need gradients; the rate of each group is set by `set_rates`.
+
+    Raises ParameterError as `groups` does.
+    """
     return AdamW(groups(encoder, head, params), weight_decay=params.weight_decay)
 
 
 def groups(encoder: Encoder, head: nn.Module, params: OptimizerParams) -> list[dict[str, Any]]:
-    """Groups `{"params": ..., "highest": rate}`: the encoder's with the highest rate first, the head's last; none is empty.
+    """Groups `{"params": ..., "highest": rate}`: the encoder's with the highest rate first, the head's last.
 
-    With `params.layer_decay` below 1 the rate of a layer is that share of the rate of the layer after it (as in Bao et al.,
-    arXiv 2106.08254); a projection counts as the top. Raises ParameterError for a tower that doesn't tell layers apart.
+    None is empty.
+
+    With `params.layer_decay` below 1 the rate of a layer is that share of the rate of the layer after it (as
+    in Bao et al., arXiv 2106.08254); a projection counts as the top. Raises ParameterError for a tower that
+    doesn't tell layers apart.
     """
     found: dict[float, list[nn.Parameter]] = defaultdict(list)
     shares = _shares(encoder, params.layer_decay) if params.layer_decay < 1 else {}
@@ -53,11 +59,15 @@ def set_rates(optimizer: Optimizer, share: float) -> None:
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> float:
-    """Scale all gradients by one factor, so that their norm together is at most `largest`; returns the norm that it was.
+    """Scale all gradients by one factor, so that their norm together is at most `largest`.
+
+    Returns the norm that it was.
 
     Raises TrainingDiverged, before it touches the weights, for a norm that is no number.
     """
     norm = nn.utils.clip_grad_norm_(parameters, largest).item()
     if not math.isfinite(norm):
-        raise TrainingDiverged(f"The gradients' norm became {norm}; lower train.optimizer.lr_tower and lr_head, then run again.")
+        raise TrainingDiverged(
+            f"The gradients' norm became {norm}; lower train.optimizer.lr_tower and lr_head, then run again."
+        )
     return norm

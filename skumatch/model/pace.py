@@ -15,7 +15,8 @@ T = TypeVar("T")
 class Pace:
     """Time since the start, and the share of the steps' time that was spent waiting for pictures.
 
-    size: images a step. steps: in all; first: done before. live: a file that gets a JSON line an epoch, as it ends.
+    size: images a step. steps: in all; first: done before. live: a file that gets a JSON line an epoch, as it
+        ends.
     """
 
     def __init__(self, size: int, steps: int, first: int, live: Path | None = None) -> None:
@@ -48,7 +49,11 @@ class Pace:
         rate = (step - self.first) * self.size / took
         left = (self.steps - step) * self.size / rate
         waiting = self.waiting / (took - self.aside)
-        return {"images_per_second": round(rate, 2), "waiting_share": round(waiting, 4), "seconds_left": round(left, 1)}
+        return {
+            "images_per_second": round(rate, 2),
+            "waiting_share": round(waiting, 4),
+            "seconds_left": round(left, 1),
+        }
 
     def said(self, loss: float, step: int, history: list[dict[str, float]]) -> str:
         """The progress line's text."""
@@ -60,9 +65,14 @@ class Pace:
         return f"loss {loss:.3f}{top1}, {rate:.0f} images/s, {waiting:.0f} % waiting for pictures{left}"
 
     def tell(self, step: int, epoch: dict[str, Any]) -> None:
-        """Add what is known of the epoch that has just ended to the live file; its pace, if a step was done since the start."""
+        """Add what is known of the epoch that has just ended to the live file.
+
+        Its pace, if a step was done since the start.
+        """
         if self.live is not None:
-            pace = self.figures(step) if step > self.first else {}  # none where a resume judges what was left unjudged
+            pace = (
+                self.figures(step) if step > self.first else {}
+            )  # none where a resume judges what was left unjudged
             self.live.parent.mkdir(parents=True, exist_ok=True)
             with self.live.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({**epoch, "step": step, **pace}, sort_keys=True) + "\n")

@@ -17,9 +17,12 @@ NAMES = ("positional_embedding", "trunk.pos_embed")  # in open_clip's own ViTs, 
 
 
 def patch(tower: nn.Module) -> Grid | None:
-    """Rows and columns of a vision transformer's patches, in pixels of the canvas; None for a convolutional tower.
+    """Rows and columns of a vision transformer's patches, in pixels of the canvas.
 
-    What timm calls the patch size of a hybrid counts what its convolutions leave of the canvas, so it is not asked.
+    None for a convolutional tower.
+
+    What timm calls the patch size of a hybrid counts what its convolutions leave of the canvas, so it is not
+    asked.
     """
     trunk = getattr(tower, "trunk", tower)
     embed = getattr(trunk, "patch_embed", trunk)
@@ -28,7 +31,10 @@ def patch(tower: nn.Module) -> Grid | None:
 
 
 def table(tower: nn.Module) -> str | None:
-    """The name of the tower's position table; None where it has none, or one that is not of rows and columns."""
+    """The name of the tower's position table.
+
+    None where it has none, or one that is not of rows and columns.
+    """
     own = tower.state_dict()
     return next((name for name in NAMES if name in own), None) if patch(tower) else None
 
@@ -46,8 +52,14 @@ def resized(tower: nn.Module, state: dict[str, Tensor], canvas: Grid | None, pat
     count = found.shape[-2] - before
     source = (canvas[0] // side[0], canvas[1] // side[1]) if canvas else (math.isqrt(max(count, 0)),) * 2
     if source[0] * source[1] != count or count < 1:
-        what = f"of a canvas of {canvas[0]} x {canvas[1]}" if canvas else "of a square canvas, and it names no other"
-        raise WeightsError(f"{path} has {count} positions, which are not those {what}; set encoder.weights to weights of this model.")
+        what = (
+            f"of a canvas of {canvas[0]} x {canvas[1]}"
+            if canvas
+            else "of a square canvas, and it names no other"
+        )
+        raise WeightsError(
+            f"{path} has {count} positions, which are not those {what}; set encoder.weights to weights of this model."
+        )
     return state if source == grid else state | {name: _resampled(found, before, source, grid)}
 
 
@@ -60,7 +72,9 @@ def _grid(tower: Any) -> Grid:
 def _before(tower: Any) -> int:
     """Entries of the table before those of patches: class token and registers."""
     trunk = getattr(tower, "trunk", None)
-    return 1 if trunk is None else 0 if getattr(trunk, "no_embed_class", False) else int(trunk.num_prefix_tokens)
+    return (
+        1 if trunk is None else 0 if getattr(trunk, "no_embed_class", False) else int(trunk.num_prefix_tokens)
+    )
 
 
 def _resampled(found: Tensor, before: int, source: Grid, grid: Grid) -> Tensor:
@@ -68,4 +82,6 @@ def _resampled(found: Tensor, before: int, source: Grid, grid: Grid) -> Tensor:
     lead, patches = found[..., :before, :], found[..., before:, :]
     planes = patches.reshape(1, *source, -1).permute(0, 3, 1, 2)
     planes = functional.interpolate(planes, size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([lead, planes.flatten(2).transpose(1, 2).reshape(*patches.shape[:-2], grid[0] * grid[1], -1)], dim=-2)
+    return torch.cat(
+        [lead, planes.flatten(2).transpose(1, 2).reshape(*patches.shape[:-2], grid[0] * grid[1], -1)], dim=-2
+    )

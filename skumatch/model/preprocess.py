@@ -45,21 +45,34 @@ class Preprocess(BaseModel):
     short_side: int | None = None
 
     def __call__(self, picture: Picture) -> Tensor:
-        """RGB picture -> uint8 tensor [3, height, width]; antialiased, within one level of Pillow's when shrinking."""
+        """RGB picture -> uint8 tensor [3, height, width].
+
+        Antialiased, within one level of Pillow's when shrinking.
+        """
         pixels = planes(picture)
         rows, columns = pixels.shape[1:]
         return self.placed(rows, columns, lambda height, width: self.resized(pixels, height, width))
 
     def placed(self, rows: int, columns: int, resample: Resample) -> Tensor:
-        """Lay a picture of `rows` x `columns` on the canvas; `resample` brings it to the size that it takes there."""
+        """Lay a picture of `rows` x `columns` on the canvas.
+
+        `resample` brings it to the size that it takes there.
+        """
         if self.resize == "squash":
             return resample(self.height, self.width)
-        return self._padded(rows, columns, resample) if self.resize == "pad" else self._cropped(rows, columns, resample)
+        return (
+            self._padded(rows, columns, resample)
+            if self.resize == "pad"
+            else self._cropped(rows, columns, resample)
+        )
 
     def _padded(self, rows: int, columns: int, resample: Resample) -> Tensor:
         """Keep the aspect; centre the picture on a canvas of the mean colour, which is zero after `normalise`."""
         scale = min(self.height / rows, self.width / columns)
-        height, width = (max(1, min(side, round(length * scale))) for side, length in ((self.height, rows), (self.width, columns)))
+        height, width = (
+            max(1, min(side, round(length * scale)))
+            for side, length in ((self.height, rows), (self.width, columns))
+        )
         canvas = self.fill().expand(3, self.height, self.width).clone()
         top, left = (self.height - height) // 2, (self.width - width) // 2
         canvas[:, top : top + height, left : left + width] = resample(height, width)
@@ -78,8 +91,12 @@ class Preprocess(BaseModel):
 
     def normalise(self, batch: Tensor) -> Tensor:
         """uint8 [..., 3, H, W] -> float32 of the same shape with the encoder's mean and std, on the batch's device."""
-        mean, std = (batch.new_tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (self.mean, self.std))
-        return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)  # in place: a third of the time
+        mean, std = (
+            batch.new_tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (self.mean, self.std)
+        )
+        return (
+            batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        )  # in place: a third of the time
 
     def at(self, height: int, width: int) -> Preprocess:
         """The same on another canvas."""
@@ -88,4 +105,6 @@ class Preprocess(BaseModel):
     def resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
         """uint8 [3, rows, columns] -> uint8 [3, height, width], antialiased."""
         size = (height, width)
-        return functional.interpolate(pixels[None], size, mode=self.interpolation, antialias=True, align_corners=False)[0].contiguous()
+        return functional.interpolate(
+            pixels[None], size, mode=self.interpolation, antialias=True, align_corners=False
+        )[0].contiguous()

@@ -17,7 +17,9 @@ from skumatch.model.schedule import one_cycle
 from skumatch.params import LossParams, ProbeParams
 
 SHRINKAGE = 0.1  # of the scatter within SKUs towards the same in all directions
-WEIGHT = 0.25  # power of a direction's scatter between SKUs, relative to that within them, that it weighs with
+WEIGHT = (
+    0.25  # power of a direction's scatter between SKUs, relative to that within them, that it weighs with
+)
 LEAST = 1e-9  # of that scatter: n SKUs differ in n - 1 directions, and any more only add noise
 WARMUP = 0.1  # share of the head's steps
 PART = 65_536  # pictures that are projected, or whose products are summed, at once
@@ -28,10 +30,20 @@ def tower_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
     encoder.eval()
     device = next(encoder.parameters()).device
     with torch.no_grad(), autocast(device):
-        return torch.cat([encoder.features(encoder.preprocess.normalise(pixels.to(device))).cpu() for pixels in batches])
+        return torch.cat(
+            [encoder.features(encoder.preprocess.normalise(pixels.to(device))).cpu() for pixels in batches]
+        )
 
 
-def probe(encoder: Encoder, features: Tensor, labels: Tensor, classes: int, params: ProbeParams, loss: LossParams, seed: int) -> Head:
+def probe(
+    encoder: Encoder,
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    params: ProbeParams,
+    loss: LossParams,
+    seed: int,
+) -> Head:
     """Fit the encoder's projection in place, where it has one, then train and return a head for it: the start of fine-tuning.
 
     features: [views, n, width] of `tower_features`, the pictures as they are served first, then augmented ones. labels: [n].
@@ -42,7 +54,9 @@ def probe(encoder: Encoder, features: Tensor, labels: Tensor, classes: int, para
     encoder.eval()
     device = next(encoder.parameters()).device
     with torch.no_grad():
-        embeddings = torch.cat([encoder.projected(part.to(device)).cpu() for part in torch.split(everything, PART)])
+        embeddings = torch.cat(
+            [encoder.projected(part.to(device)).cpu() for part in torch.split(everything, PART)]
+        )
     return _trained(embeddings, repeated, classes, params, loss, seed)
 
 
@@ -83,7 +97,9 @@ def _scatter(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
     return mean, (products - between) / count, products / count - mean.outer(mean)
 
 
-def _trained(embeddings: Tensor, labels: Tensor, classes: int, params: ProbeParams, loss: LossParams, seed: int) -> Head:
+def _trained(
+    embeddings: Tensor, labels: Tensor, classes: int, params: ProbeParams, loss: LossParams, seed: int
+) -> Head:
     """A head for embeddings [n, dim] that stay as they are."""
     torch.manual_seed(generator(seed, "probe").initial_seed())
     head = Head(classes, embeddings.shape[1], loss)

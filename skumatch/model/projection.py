@@ -14,9 +14,10 @@ from skumatch.model.chance import generator
 class Projection(nn.Module):
     """Linear without bias, then a BN neck: batch normalisation without shift (Luo et al., arXiv 1903.07071).
 
-    The neck centres the vectors, so that their directions spread over the whole sphere. Untrained the map is a random
-    rotation, the same for everyone, cut to `dim` numbers: it keeps angles as well as so many numbers can (all of them
-    where `dim` is the tower's own length or more). In evaluation a vector doesn't depend on those beside it.
+    The neck centres the vectors, so that their directions spread over the whole sphere. Untrained the map is
+    a random rotation, the same for everyone, cut to `dim` numbers: it keeps angles as well as so many numbers
+    can (all of them where `dim` is the tower's own length or more). In evaluation a vector doesn't depend on
+    those beside it.
     """
 
     def __init__(self, width: int, dim: int) -> None:
@@ -27,7 +28,10 @@ class Projection(nn.Module):
         self.neck.register_parameter("bias", None)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, width] of any type -> float32 [B, dim], not yet of length 1. The features' own length doesn't count."""
+        """[B, width] of any type -> float32 [B, dim], not yet of length 1.
+
+        The features' own length doesn't count.
+        """
         with torch.autocast(features.device.type, enabled=False):
             projected: Tensor = self.neck(self.linear(levelled(features)))
         return projected

@@ -43,7 +43,14 @@ class Run:
         world: World,
         start: Mapping[str, Tensor],
     ) -> None:
-        self.encoder, self.head, self.schedule, self.params, self.device, self.world = encoder, head, schedule, params, device, world
+        self.encoder, self.head, self.schedule, self.params, self.device, self.world = (
+            encoder,
+            head,
+            schedule,
+            params,
+            device,
+            world,
+        )
         forward = compiled(encoder) if params.tower.compile else None
         self.learner = Learner(encoder, head, world, params.loss.kind == "supcon", forward).to(device)
         self.parallel = world.parallel(self.learner, device)
@@ -78,10 +85,12 @@ class Run:
     def advance(self, pixels: Tensor, labels: Tensor, stop: bool = False) -> tuple[float, bool]:
         """One step; returns the mean loss of all processes, and whether any of them is to `stop`.
 
-        Raises TrainingDiverged before a loss or gradients that are no numbers touch the weights, and once the loss has risen far
-        above what it had come to, before that is saved.
+        Raises TrainingDiverged before a loss or gradients that are no numbers touch the weights, and once the
+        loss has risen far above what it had come to, before that is saved.
         """
-        seed = generator(self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else []))
+        seed = generator(
+            self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else [])
+        )
         torch.manual_seed(seed.initial_seed())  # dropout, the same after a resume
         self.head.ramp(self.step / self.schedule.steps_per_epoch)
         if self.epoch >= self.params.epochs:
@@ -97,26 +106,41 @@ class Run:
         self.optimizer.step()
         if self.average:
             self.average.update(self.encoder, self.step)
-        grown = self.step >= self.params.loss.margin_epochs * self.schedule.steps_per_epoch  # while the margin grows so does the loss
+        grown = (
+            self.step >= self.params.loss.margin_epochs * self.schedule.steps_per_epoch
+        )  # while the margin grows so does the loss
         if grown and self.trend.diverged(value):
-            raise self._lost(f"has come to {self.trend.lowest:.2f} and risen to {self.trend.recent:.2f} again")
+            raise self._lost(
+                f"has come to {self.trend.lowest:.2f} and risen to {self.trend.recent:.2f} again"
+            )
         self._count(value)
         return value, stop
 
     def _lost(self, how: str) -> TrainingDiverged:
         advice = "lower train.optimizer.lr_tower and lr_head, then run again"
-        return TrainingDiverged(f"The training loss {how} at step {self.step + 1} of {self.schedule.steps}; {advice}.")
+        return TrainingDiverged(
+            f"The training loss {how} at step {self.step + 1} of {self.schedule.steps}; {advice}."
+        )
 
     def _count(self, loss: float) -> None:
         self.step += 1
         self.loss_sum += loss
         if self.between_epochs:
             lr = self.optimizer.param_groups[0]["lr"]
-            self.history.append({"epoch": self.epoch, "loss": round(self.loss_sum / self.schedule.steps_per_epoch, 6), "lr": lr})
+            self.history.append(
+                {
+                    "epoch": self.epoch,
+                    "loss": round(self.loss_sum / self.schedule.steps_per_epoch, 6),
+                    "lr": lr,
+                }
+            )
             self.loss_sum = 0.0
 
     def judge(self, top1: float) -> None:
-        """Note the validation top-1 of the epoch that has just ended; keep the weights of the best one if that is asked for."""
+        """Note the validation top-1 of the epoch that has just ended.
+
+        Keep the weights of the best one if that is asked for.
+        """
         before = max((line["top1"] for line in self.history if "top1" in line), default=-1.0)
         self.history[-1]["top1"] = round(top1, 6)
         if self.params.patience and self.history[-1]["top1"] > before:
@@ -135,20 +159,35 @@ class Run:
 
     def save(self, checkpoints: Checkpoints | None) -> None:
         if checkpoints is not None:
-            tensors = {f"{MODEL}{name}": tensor for name, tensor in self.learner.state_dict().items()} | self._moments()
+            tensors = {
+                f"{MODEL}{name}": tensor for name, tensor in self.learner.state_dict().items()
+            } | self._moments()
             average = self.average.encoder.state_dict() if self.average else {}
-            start = {name: tensor for name, tensor in self.start.items() if name.startswith(PROJECTION)}  # a probe's; the rest is known
+            start = {
+                name: tensor for name, tensor in self.start.items() if name.startswith(PROJECTION)
+            }  # a probe's; the rest is known
             for prefix, state in ((BEST, self.best), (AVERAGE, average), (START, start)):
                 tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
-            facts = {"loss_sum": self.loss_sum, "history": self.history, "best_epoch": self.best_epoch, "trend": self.trend.model_dump()}
+            facts = {
+                "loss_sum": self.loss_sum,
+                "history": self.history,
+                "best_epoch": self.best_epoch,
+                "trend": self.trend.model_dump(),
+            }
             checkpoints.save(self.step, tensors, facts)
 
     def _moments(self) -> dict[str, Tensor]:
         states = ((name, self.optimizer.state[parameter]) for name, parameter in self._trained())
-        return {f"{OPTIMIZER}{name}/{kind}": tensor for name, state in states for kind, tensor in state.items()}
+        return {
+            f"{OPTIMIZER}{name}/{kind}": tensor for name, state in states for kind, tensor in state.items()
+        }
 
     def _trained(self) -> list[tuple[str, Tensor]]:
-        return [(name, parameter) for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
+        return [
+            (name, parameter)
+            for name, parameter in self.learner.named_parameters()
+            if parameter.requires_grad
+        ]
 
     def resume(self, checkpoint: Checkpoint) -> None:
         self.learner.load_state_dict(_under(MODEL, checkpoint.tensors))
@@ -159,10 +198,17 @@ class Run:
         for name, parameter in self._trained():
             for kind in MOMENTS:
                 saved = checkpoint.tensors[f"{OPTIMIZER}{name}/{kind}"]
-                like = torch.zeros_like(parameter.detach())  # the parameter's memory layout too, as if the state had never left
+                like = torch.zeros_like(
+                    parameter.detach()
+                )  # the parameter's memory layout too, as if the state had never left
                 self.optimizer.state[parameter][kind] = saved if kind == "step" else like.copy_(saved)
         meta: dict[str, Any] = checkpoint.meta
-        self.step, self.loss_sum, self.history, self.best_epoch = checkpoint.step, meta["loss_sum"], meta["history"], meta["best_epoch"]
+        self.step, self.loss_sum, self.history, self.best_epoch = (
+            checkpoint.step,
+            meta["loss_sum"],
+            meta["history"],
+            meta["best_epoch"],
+        )
         self.trend = Trend.model_validate(meta["trend"])
 
 

@@ -12,9 +12,12 @@ Whole = NDArray[np.int64]
 
 
 def balanced(labels: Sequence[int], power: float, draws: torch.Generator) -> Whole:
-    """As many images as there are labels, in random order; SKUs with n images are drawn n ** power times as often as those with one.
+    """As many images as there are labels, in random order.
 
-    A SKU's images come round in turn, so no two of them differ by more than one in how often. labels: int [images].
+    SKUs with n images are drawn n ** power times as often as those with one.
+
+    A SKU's images come round in turn, so no two of them differ by more than one in how often. labels: int
+    [images].
     """
     members = _Members(labels, draws)
     quotas = whole_parts(_expected(members.counts, power, len(labels), len(labels)), draws)
@@ -23,7 +26,9 @@ def balanced(labels: Sequence[int], power: float, draws: torch.Generator) -> Who
     return order[_shuffle(len(order), draws)]
 
 
-def grouped(labels: Sequence[int], power: float, steps: int, skus: int, per_sku: int, draws: torch.Generator) -> Whole:
+def grouped(
+    labels: Sequence[int], power: float, steps: int, skus: int, per_sku: int, draws: torch.Generator
+) -> Whole:
     """int [steps * skus * per_sku]: batches of `skus` different SKUs, each with `per_sku` images in a row (P-K, Hermans, arXiv 1703.07737).
 
     SKUs are drawn by `power` as in `balanced`, but never twice in a batch. Images repeat in a batch only where a SKU has too few.
@@ -32,7 +37,9 @@ def grouped(labels: Sequence[int], power: float, steps: int, skus: int, per_sku:
     members = _Members(labels, draws)
     quotas = whole_parts(_expected(members.counts, power, steps * skus, steps), draws)
     by_chance = _shuffle(len(quotas), draws)
-    dealt = np.repeat(by_chance, quotas[by_chance]).reshape(skus, steps).T  # a SKU's run is no longer than the batches it is dealt to
+    dealt = (
+        np.repeat(by_chance, quotas[by_chance]).reshape(skus, steps).T
+    )  # a SKU's run is no longer than the batches it is dealt to
     groups = dealt[_shuffle(steps, draws)].reshape(-1)
     turns = occurrences(groups)[:, None] * per_sku + np.arange(per_sku)
     return members.at(np.repeat(groups, per_sku), turns.reshape(-1))
@@ -64,7 +71,10 @@ def whole_parts(expected: NDArray[np.float64], draws: torch.Generator) -> Whole:
 
 
 def _expected(counts: Whole, power: float, total: int, most: int) -> NDArray[np.float64]:
-    """`total` shared out in proportion to counts ** power, but at most `most` each; what is over goes to the others."""
+    """`total` shared out in proportion to counts ** power, but at most `most` each.
+
+    What is over goes to the others.
+    """
     weights = counts.astype(np.float64) ** power
     full = np.zeros(len(counts), bool)
     while True:

@@ -30,10 +30,12 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs of batches over `images` pictures, from step `start` on; a remainder smaller than a batch waits for the next epoch.
+    """Epochs of batches over `images` pictures, from step `start` on.
 
-    labels: each picture's SKU, needed where `sampling` isn't the default. Of `world` processes, number `rank` takes its part of
-    each batch: the parts together, in the order of ranks, are the batches of one process.
+    A remainder smaller than a batch waits for the next epoch.
+
+    labels: each picture's SKU, needed where `sampling` isn't the default. Of `world` processes, number `rank`
+    takes its part of each batch: the parts together, in the order of ranks, are the batches of one process.
     Raises ParameterError for a batch that can't be shared by processes or filled with groups of a SKU.
     """
 
@@ -49,7 +51,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         power, per_sku = self.sampling.power, self.sampling.per_sku
-        assert 0 <= self.rank < self.world and (len(self.labels) == self.images or (power == 1 and not per_sku))
+        assert 0 <= self.rank < self.world and (
+            len(self.labels) == self.images or (power == 1 and not per_sku)
+        )
         if self.size % self.world:
             raise ParameterError(
                 f"{self.world} processes can't share {self.size} images a step; set train.batch to a multiple of {self.world}."
@@ -84,7 +88,11 @@ class Schedule:
 
     def order(self, epoch: int) -> list[int]:
         """The epoch's images: each once, or as `sampling` draws them."""
-        draws, power, per_sku = generator(self.seed, "order", epoch), self.sampling.power, self.sampling.per_sku
+        draws, power, per_sku = (
+            generator(self.seed, "order", epoch),
+            self.sampling.power,
+            self.sampling.per_sku,
+        )
         if per_sku:
             order = grouped(self.labels, power, self.steps_per_epoch, self.batch // per_sku, per_sku, draws)
         elif power < 1:
@@ -105,7 +113,9 @@ class Schedule:
         own = self.size // self.world
         for epoch in range(self.start // self.steps_per_epoch, self.epochs):
             order = self.order(epoch)
-            keys = [Key(epoch, *pair) for pair in zip(order, occurrences(np.array(order)).tolist(), strict=True)]
+            keys = [
+                Key(epoch, *pair) for pair in zip(order, occurrences(np.array(order)).tolist(), strict=True)
+            ]
             for step in range(max(0, self.start - epoch * self.steps_per_epoch), self.steps_per_epoch):
                 first = step * self.size + self.rank * own
                 yield keys[first : first + own]

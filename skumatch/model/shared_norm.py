@@ -16,10 +16,12 @@ timm = open_clip.timm_model.timm  # not without torchvision_ops
 
 
 def share_statistics(model: nn.Module, device: torch.device) -> None:
-    """Make batch normalisation use the images of all processes, which have equally many; the names of tensors stay.
+    """Make batch normalisation use the images of all processes, which have equally many.
 
-    On GPUs torch's SyncBatchNorm takes its place. There is none for CPUs, so there its pass in training is replaced by
-    the same in plain torch: means and variances are gathered, and their gradients summed.
+    The names of tensors stay.
+
+    On GPUs torch's SyncBatchNorm takes its place. There is none for CPUs, so there its pass in training is
+    replaced by the same in plain torch: means and variances are gathered, and their gradients summed.
     """
     if device.type == "cuda":
         timm.layers.convert_sync_batchnorm(model)

@@ -1,8 +1,9 @@
 """The only way open_clip is imported: makes it work beside a CPU-only torch.
 
-The registry's torchvision is compiled against the CUDA torch. Beside the CPU build its compiled part can't be loaded, and
-`import torchvision` dies ("operator torchvision::nms does not exist"). Only its transforms are needed here, so the two
-missing operators are declared, without a body, before the first import. With a matching pair nothing is declared.
+The registry's torchvision is compiled against the CUDA torch. Beside the CPU build its compiled part can't be
+loaded, and `import torchvision` dies ("operator torchvision::nms does not exist"). Only its transforms are
+needed here, so the two missing operators are declared, without a body, before the first import. With a
+matching pair nothing is declared.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ COMPILERS = ("cc", "gcc", "g++", "clang")
 
 @contextmanager
 def shaped(encoder: Encoder, params: TowerParams) -> Iterator[None]:
-    """Within this the encoder trains as `params` say; afterwards it is plain again, adapters merged into its weights.
+    """Within this the encoder trains as `params` say.
+
+    Afterwards it is plain again, adapters merged into its weights.
 
     Make the optimiser within it. Tensors' names differ inside only with `params.lora_rank`.
     Raises ParameterError for what the tower can't do.
@@ -47,7 +49,8 @@ def shaped(encoder: Encoder, params: TowerParams) -> Iterator[None]:
 def freeze(tower: nn.Module, share: float, undo: ExitStack) -> set[int]:
     """Fix the first `share` of the tower's layers, at least one, and return their parameters' ids.
 
-    They get no gradients and stay in evaluation mode whatever `train()` says: statistics of batch normalisation stay too.
+    They get no gradients and stay in evaluation mode whatever `train()` says: statistics of batch
+    normalisation stay too.
     """
     of = layers(tower)
     last = max(of.values())
@@ -75,9 +78,13 @@ def _leave_patches_out(tower: nn.Module, share: float, undo: ExitStack) -> None:
     trunk: Any = getattr(tower, "trunk", tower)
     name = "patch_dropout" if trunk is tower else "patch_drop"
     if not hasattr(trunk, name):
-        raise ParameterError("This encoder has no patches that could be left out; set train.tower.patch_dropout to 0, or use a ViT.")
+        raise ParameterError(
+            "This encoder has no patches that could be left out; set train.tower.patch_dropout to 0, or use a ViT."
+        )
     before = getattr(trunk, name)
-    kind = timm.layers.PatchDropoutWithIndices if before is None else timm.layers.PatchDropout  # None: timm's towers with rotary positions
+    kind = (
+        timm.layers.PatchDropoutWithIndices if before is None else timm.layers.PatchDropout
+    )  # None: timm's towers with rotary positions
     setattr(trunk, name, kind(share, num_prefix_tokens=getattr(trunk, "num_prefix_tokens", 1)))
     undo.callback(setattr, trunk, name, before)
 
@@ -95,17 +102,23 @@ def _recompute(tower: nn.Module, undo: ExitStack) -> None:
     try:
         trunk.set_grad_checkpointing(True)
     except (AssertionError, AttributeError, NotImplementedError) as error:
-        raise ParameterError("This encoder can't compute activations twice; set train.tower.checkpointing to false.") from error
+        raise ParameterError(
+            "This encoder can't compute activations twice; set train.tower.checkpointing to false."
+        ) from error
     undo.callback(trunk.set_grad_checkpointing, False)
     for module in tower.modules():
         if isinstance(module, _BatchNorm):
             undo.callback(setattr, module, "momentum", module.momentum)
-            undo.callback(module.register_forward_pre_hook(partial(_count_once, momentum=module.momentum)).remove)
+            undo.callback(
+                module.register_forward_pre_hook(partial(_count_once, momentum=module.momentum)).remove
+            )
 
 
 def _count_once(module: Any, _: tuple[Tensor, ...], momentum: float | None) -> None:
     """A batch that is computed again for the gradients is no second one to the statistics of batch normalisation."""
-    again = module.training and torch._C._current_graph_task_id() != -1  # in a backward pass, as torch.utils.checkpoint tells it
+    again = (
+        module.training and torch._C._current_graph_task_id() != -1
+    )  # in a backward pass, as torch.utils.checkpoint tells it
     module.momentum = 0.0 if again else momentum
     if again:
         module.num_batches_tracked -= 1
@@ -117,6 +130,8 @@ def compiled(encoder: Encoder, backend: str = "inductor") -> Callable[[Tensor], 
     Raises ParameterError where `backend` needs a C compiler and there is none.
     """
     if backend == "inductor" and not any(map(shutil.which, (os.environ.get("CXX", "cc"), *COMPILERS))):
-        raise ParameterError("train.tower.compile needs a C++ compiler and there is none; install g++, or set it to false.")
+        raise ParameterError(
+            "train.tower.compile needs a C++ compiler and there is none; install g++, or set it to false."
+        )
     forward: Callable[[Tensor], Tensor] = torch.compile(encoder.forward, backend=backend, dynamic=False)
     return forward

@@ -1,4 +1,7 @@
-"""Training: a probe, fine-tuning, a fix at the size served; made exact. A run that is killed and resumed ends with the same bits."""
+"""Training: a probe, fine-tuning, a fix at the size served; made exact.
+
+A run that is killed and resumed ends with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -52,27 +55,45 @@ def train(
 ) -> Encoder:
     """Return the encoder fine-tuned to tell `classes` apart, on the CPU, in evaluation mode.
 
-    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save when one is due, at SIGTERM (then
-    exit 143) and at the end. history: JSON lines, one an epoch. judge: the validation top-1 of an encoder, asked each
-    `params.validate_every` epochs and after the last; with `params.patience` the weights it found best are returned, with
-    `params.average.wise` the best ones on the way from the weights before. world: the processes that train together, each with
-    the same arguments; the first one alone reads and writes. live: a file told of each epoch as it ends, with its speed. The
-    result is a pure function of the arguments (but `live`), on a CPU with a given number of threads to the bit.
-    Raises ParameterError, TrainingDiverged, Fenced, StorageError, and what `build` raises.
+    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save when one is
+    due, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. judge: the validation
+    top-1 of an encoder, asked each `params.validate_every` epochs and after the last; with `params.patience`
+    the weights it found best are returned, with `params.average.wise` the best ones on the way from the
+    weights before. world: the processes that train together, each with the same arguments; the first one
+    alone reads and writes. live: a file told of each epoch as it ends, with its speed. The result is a pure
+    function of the arguments (but `live`), on a CPU with a given number of threads to the bit. Raises
+    ParameterError, TrainingDiverged, Fenced, StorageError, and what `build` raises.
     """
     _check(params, judge)
     device, first = prepare(runtime), world.first
     torch.manual_seed(seed)
     encoder = build(spec, weights)
     labels, epochs = images.labels(classes), params.epochs + params.fix.epochs
-    schedule = Schedule(len(images), params.batch, epochs, seed, labels=labels, sampling=params.sampling, rank=world.rank, world=world.size)
+    schedule = Schedule(
+        len(images),
+        params.batch,
+        epochs,
+        seed,
+        labels=labels,
+        sampling=params.sampling,
+        rank=world.rank,
+        world=world.size,
+    )
     checkpoints = checkpoints if first else None
     saved = world.checkpoint(checkpoints.latest() if checkpoints else None)
     head = Head(len(classes), encoder.dim, params.loss)
     if params.probe.epochs and saved is None:
         with shaped(encoder, params.tower):
             adamw(encoder, head, params.optimizer)  # what the tower can't do is said before the work
-        head = _probed(encoder.to(device), images, labels, len(classes), params, seed, workers(runtime, device, augmented=True))
+        head = _probed(
+            encoder.to(device),
+            images,
+            labels,
+            len(classes),
+            params,
+            seed,
+            workers(runtime, device, augmented=True),
+        )
     if schedule.steps == 0:
         return encoder.cpu().eval()
     world.share_norms(encoder, device)
@@ -81,11 +102,22 @@ def train(
         run = Run(encoder, head, schedule, params, device, world, start)
         if saved:
             run.resume(saved)
-        views = Views(images, labels, encoder.views(params.augment.view), params.augment, seed, (params.epochs, encoder.preprocess))
-        _loop(run, views, checkpoints, workers(runtime, device, augmented=True), judge, live if first else None)
+        views = Views(
+            images,
+            labels,
+            encoder.views(params.augment.view),
+            params.augment,
+            seed,
+            (params.epochs, encoder.preprocess),
+        )
+        _loop(
+            run, views, checkpoints, workers(runtime, device, augmented=True), judge, live if first else None
+        )
         run.keep()
     if judge and params.average.wise:
-        share, top1 = wise(encoder, run.start, params.average.wise, lambda encoder: world.told(lambda: judge(encoder)))
+        share, top1 = wise(
+            encoder, run.start, params.average.wise, lambda encoder: world.told(lambda: judge(encoder))
+        )
         run.history[-1] |= {"wise": share, "wise_top1": round(top1, 6)}
     if first:
         _write_history(run.history, history)
@@ -95,23 +127,50 @@ def train(
 def _check(params: TrainParams, judge: Judge | None) -> None:
     for name, wanted in (("train.patience", params.patience), ("train.average.wise", params.average.wise)):
         if wanted and judge is None:
-            raise ParameterError(f"{name} needs pictures to validate on; raise split.val_share, or turn it off.")
+            raise ParameterError(
+                f"{name} needs pictures to validate on; raise split.val_share, or turn it off."
+            )
 
 
-def _probed(encoder: Encoder, images: Images, labels: list[int], classes: int, params: TrainParams, seed: int, workers: int) -> Head:
+def _probed(
+    encoder: Encoder,
+    images: Images,
+    labels: list[int],
+    classes: int,
+    params: TrainParams,
+    seed: int,
+    workers: int,
+) -> Head:
     several = params.probe.views
     with track("probe", several * len(images)) as advance:
         features = tower_features(encoder, seen(images, encoder.preprocess, params, seed, workers, advance))
-    return probe(encoder, features.reshape(several, len(images), -1), torch.tensor(labels), classes, params.probe, params.loss, seed)
+    return probe(
+        encoder,
+        features.reshape(several, len(images), -1),
+        torch.tensor(labels),
+        classes,
+        params.probe,
+        params.loss,
+        seed,
+    )
 
 
-def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int, judge: Judge | None, live: Path | None) -> None:
+def _loop(
+    run: Run,
+    views: Views,
+    checkpoints: Checkpoints | None,
+    workers: int,
+    judge: Judge | None,
+    live: Path | None,
+) -> None:
     schedule, saved = run.schedule, run.step
     pace = Pace(schedule.size, schedule.steps, run.step, live)
     shown = track("train", schedule.steps * schedule.size) if run.world.first else nullcontext(silent)
     with _stop_at_sigterm() as asked, shown as advance:
         advance(run.step * schedule.size)
-        if judge and run.unjudged and not _end_epoch(run, judge, pace, asked):  # SIGTERM came while it was judged, and again
+        if (
+            judge and run.unjudged and not _end_epoch(run, judge, pace, asked)
+        ):  # SIGTERM came while it was judged, and again
             raise SystemExit(128 + signal.SIGTERM)
         if run.given_up:  # and resumed after its last checkpoint
             return
@@ -133,7 +192,10 @@ def _loop(run: Run, views: Views, checkpoints: Checkpoints | None, workers: int,
 
 
 def _end_epoch(run: Run, judge: Judge | None, pace: Pace, asked: _Asked) -> bool:
-    """Judge the epoch and tell of it; False where SIGTERM came meanwhile, and the epoch is to be judged after a resume."""
+    """Judge the epoch and tell of it.
+
+    False where SIGTERM came meanwhile, and the epoch is to be judged after a resume.
+    """
     if judge and run.unjudged:
         try:
             with pace.paused(), asked.interrupting():

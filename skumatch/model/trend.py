@@ -9,7 +9,10 @@ TIMES, MORE = 3.0, 1.0  # a loss of three times the lowest, and one more, is no 
 
 
 class Trend(BaseModel):
-    """recent: moving average of the losses; lowest: the lowest it has been. Both None before the first step."""
+    """recent: moving average of the losses; lowest: the lowest it has been.
+
+    Both None before the first step.
+    """
 
     recent: float | None = None
     lowest: float | None = None

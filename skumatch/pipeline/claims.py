@@ -86,7 +86,9 @@ class Board:
         try:
             return Claim.model_validate_json(self.fs.cat_file(f"{self.folder}/{name}"))
         except ValidationError as error:
-            raise CleaningRefused(f"{self.shown}/{FOLDER}/{name} is no claim of a run; see what it is, and remove it.") from error
+            raise CleaningRefused(
+                f"{self.shown}/{FOLDER}/{name} is no claim of a run; see what it is, and remove it."
+            ) from error
 
     def write(self, claim: Claim) -> None:
         with self._storage():
@@ -111,7 +113,9 @@ class Board:
             except FileNotFoundError:
                 return None
             except ValidationError as error:
-                raise StorageError(f"{self.shown}/{CLEANING} can't be read; remove it, then run again.") from error
+                raise StorageError(
+                    f"{self.shown}/{CLEANING} can't be read; remove it, then run again."
+                ) from error
         return None if found.gone or time.time() - found.at > EXPIRY_SECONDS else found
 
     def write_cleaning(self, name: str) -> None:
@@ -133,8 +137,12 @@ class Board:
 
 
 @contextmanager
-def at_work(settings: Settings, run: str, task: str, inputs: str = "", lock: str = "") -> Iterator[Callable[[str, str], None]]:
-    """Claim what a run rests on while one of its tasks works, and after; yields what to call with the new inputs and lock.
+def at_work(
+    settings: Settings, run: str, task: str, inputs: str = "", lock: str = ""
+) -> Iterator[Callable[[str, str], None]]:
+    """Claim what a run rests on while one of its tasks works, and after.
+
+    Yields what to call with the new inputs and lock.
 
     Waits for a clean-up that is deleting. Raises StorageError if that takes longer than 40 minutes.
     """
@@ -167,23 +175,32 @@ def _wait(board: Board) -> None:
     start = time.monotonic()
     while board.cleaning() is not None:
         if time.monotonic() - start > PATIENCE_SECONDS:
-            raise StorageError(f"A clean-up of {board.shown} has been deleting for 40 minutes; wait for its end, then run again.")
+            raise StorageError(
+                f"A clean-up of {board.shown} has been deleting for 40 minutes; wait for its end, then run again."
+            )
         time.sleep(POLL_SECONDS)
 
 
 @contextmanager
 def cleaning(settings: Settings) -> Iterator[Callable[[], None]]:
-    """The turn in which a clean-up may delete; yields what to call before each step. Raises CleaningRefused while others work."""
+    """The turn in which a clean-up may delete; yields what to call before each step.
+
+    Raises CleaningRefused while others work.
+    """
     board, name, heard = Board(settings.remote_url), uuid.uuid4().hex, time.time()
     if other := board.cleaning():
-        raise CleaningRefused(f"Another clean-up of {board.shown} is at work (on {other.host}); wait for its end.")
+        raise CleaningRefused(
+            f"Another clean-up of {board.shown} is at work (on {other.host}); wait for its end."
+        )
 
     def still() -> None:
         nonlocal heard
         found = board.cleaning()
         if time.time() - heard > EXPIRY_SECONDS / 2 or found is None or found.name != name:
             why = "was held up for minutes, or another one came in between, so runs may have started"
-            raise CleaningRefused(f"This clean-up of {board.shown} {why}; see that no other is at work and type it again.")
+            raise CleaningRefused(
+                f"This clean-up of {board.shown} {why}; see that no other is at work and type it again."
+            )
         board.write_cleaning(name)
         heard = time.time()
 
@@ -199,7 +216,9 @@ def cleaning(settings: Settings) -> Iterator[Callable[[], None]]:
 
 def _busy(board: Board, claim: Claim) -> CleaningRefused:
     killed = f"if it was killed, remove {board.shown}/{FOLDER}/{claim.run}.json"
-    return CleaningRefused(f"Run {claim.run} is at work ({claim.task}, on {claim.host}); wait for its end, or {killed}, then clean up.")
+    return CleaningRefused(
+        f"Run {claim.run} is at work ({claim.task}, on {claim.host}); wait for its end, or {killed}, then clean up."
+    )
 
 
 def here() -> str:

@@ -66,15 +66,23 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
     cache, remote = Store(str(own_place(settings, "cache"))), Store(settings.remote_url)
     if settings.remote is None:
         own_place(settings, "remote")
-    # In this order: what comes into being meanwhile isn't among the files, and what is needed is known at its latest.
+    # In this order: what comes into being meanwhile isn't among the files, and what is needed is known at its
+    # latest.
     in_cache, in_remote = cache.files(), remote.files()
-    claims, records = Board(settings.remote_url).claims(), holdings(Tracking(settings.mlflow_url), limits.runs_since)
+    claims, records = (
+        Board(settings.remote_url).claims(),
+        holdings(Tracking(settings.mlflow_url), limits.runs_since),
+    )
     check_place(settings, in_cache, in_remote, records)
     young = stored(in_cache, limits.since) | stored(in_remote, limits.since)
     needed = closure(*_roots(settings, limits, claims, records, young), Objects((cache, remote)))
     left = leftovers.leftovers(settings.home_dir, limits.now)
     return [
-        Pile("workspaces", tuple(sorted(Item(0, str(folder), size) for folder, size in left.items())), _remove_folders),
+        Pile(
+            "workspaces",
+            tuple(sorted(Item(0, str(folder), size) for folder, size in left.items())),
+            _remove_folders,
+        ),
         Pile("cache", _unneeded(cache, in_cache, needed), cache.remove),
         Pile("remote", _unneeded(remote, in_remote, needed), remote.remove),
         Pile("checkpoints", tuple(idle_checkpoints(in_remote, limits.since)), remote.remove),
@@ -88,7 +96,10 @@ def _roots(
 ) -> tuple[set[str], set[str]]:
     """Objects that are needed, and input sets, which need more."""
     counted = [claim for claim in claims.values() if counts(claim, limits.since, limits.now)]
-    held = [*records, *(Holding(f"The claim of run {claim.run}", claim.inputs, claim.lock) for claim in counted)]
+    held = [
+        *records,
+        *(Holding(f"The claim of run {claim.run}", claim.inputs, claim.lock) for claim in counted),
+    ]
     in_locks = {digest for one in held for digest in named(one.lock, f"{one.who}: its lock")}
     return young | in_history(settings.project) | in_locks, {one.inputs for one in held} - {""}
 
@@ -101,11 +112,15 @@ def _unneeded(store: Store, files: dict[str, File], needed: set[str]) -> tuple[I
 def own_place(settings: Settings, name: str) -> Path:
     place = settings.home_dir / name
     if place.is_symlink():
-        raise CleaningRefused(f"{place} is a link, and a clean-up follows none; set SKUMATCH_HOME or SKUMATCH_REMOTE to where things are.")
+        raise CleaningRefused(
+            f"{place} is a link, and a clean-up follows none; set SKUMATCH_HOME or SKUMATCH_REMOTE to where things are."
+        )
     return place
 
 
-def check_place(settings: Settings, in_cache: dict[str, File], in_remote: dict[str, File], records: list[Holding]) -> None:
+def check_place(
+    settings: Settings, in_cache: dict[str, File], in_remote: dict[str, File], records: list[Holding]
+) -> None:
     """An MLflow that never heard of this remote (another server, an empty one) says of everything that nobody needs it."""
     known = any(path_of(holding.inputs) in in_remote for holding in records)
     if not known and any(name.startswith("files/") for name in (*in_cache, *in_remote)):
@@ -120,7 +135,9 @@ def _remove_folders(names: list[str]) -> None:
     leftovers.remove(Path(name) for name in names)
 
 
-def delete(settings: Settings, limits: Limits, shown: list[Pile], advance: Advance = silent) -> dict[str, list[Item]]:
+def delete(
+    settings: Settings, limits: Limits, shown: list[Pile], advance: Advance = silent
+) -> dict[str, list[Item]]:
     """Delete what was shown, each kind after another look at what is needed; returns what is gone, by kind.
 
     Raises CleaningRefused while a run is at work, and whatever `piles` raises: then what is left stays.
@@ -129,7 +146,9 @@ def delete(settings: Settings, limits: Limits, shown: list[Pile], advance: Advan
     with cleaning(settings) as still:
         for pile in shown:
             still()
-            fresh = next(one for one in piles(settings, limits) if one.kind == pile.kind) if pile.items else pile
+            fresh = (
+                next(one for one in piles(settings, limits) if one.kind == pile.kind) if pile.items else pile
+            )
             gone[pile.kind] = []
             for step in steps(set(pile.items) & set(fresh.items)):
                 still()

@@ -1,4 +1,6 @@
-"""The record of data versions: who changed the data, when, why and how; in the remote, and no stage depends on it.
+"""The record of data versions: who changed the data, when, why and how.
+
+In the remote, and no stage depends on it.
 
 Each change is a JSON file `records/<version>/<time>-<hash>.json`, where `version` is the MD5 of the data
 version that came of it. A version that came about twice has two. A clean-up never deletes records.
@@ -68,7 +70,10 @@ class DataRecord:
             put_whole(self.fs, f"{folder}/{name}", data)
 
     def changes(self, version: str) -> list[DataChange]:
-        """The changes that led to a version, newest first; empty where it was made before there was a record."""
+        """The changes that led to a version, newest first.
+
+        Empty where it was made before there was a record.
+        """
         return self._read(f"{self.root}/{_key(version)}")[::-1]
 
     def origin(self, version: str, until: datetime | None = None) -> DataChange | None:
@@ -124,7 +129,9 @@ class DataRecord:
         except ValidationError as error:
             where = folder.removeprefix(self.root).strip("/")[:12]
             version = f" version {where}" if where else ""
-            raise StorageError(f"A record of data{version} in {self.shown} is damaged; restore it.") from error
+            raise StorageError(
+                f"A record of data{version} in {self.shown} is damaged; restore it."
+            ) from error
 
     def _storage(self) -> AbstractContextManager[None]:
         return store_refusals(f"The record of data in {self.shown}", "check the remote, then run again")

@@ -89,7 +89,9 @@ def change(
     others: Iterable[str],
     erased: Collection[str] = (),
 ) -> Changed:
-    """Make the next data version with `make`, store it, and record the change; nothing where it changes nothing.
+    """Make the next data version with `make`, store it, and record the change.
+
+    Nothing where it changes nothing.
 
     Args:
         settings: this machine's places.
@@ -129,8 +131,13 @@ def change(
         return replace(_compared(made.old, made.new), before=md5_of(pointer), after=md5_of(after))
 
 
-def _unchanged(settings: Settings, action: Action, pointer: str, reason: Reason, erased: Collection[str]) -> Changed:
-    """What came of a change of nothing; where only older versions have erased pictures, the erasure is recorded."""
+def _unchanged(
+    settings: Settings, action: Action, pointer: str, reason: Reason, erased: Collection[str]
+) -> Changed:
+    """What came of a change of nothing.
+
+    Where only older versions have erased pictures, the erasure is recorded.
+    """
     unchanged = Changed(md5_of(pointer), md5_of(pointer), Changes(), [], [])
     if erased:
         words = f"{_number(sorted(erased), 'picture')} of older versions"
@@ -197,7 +204,9 @@ def pictures_on(settings: Settings, day: date) -> set[str]:
     last = next((change for change in chain if change.when.astimezone(UTC).date() <= day), None)
     if last is None:
         since = f"it begins on {chain[-1].when:%Y-%m-%d}" if chain else "it is empty"
-        raise DataError(f"The record of data doesn't reach back to {day}: {since}; name the pictures with --file instead.")
+        raise DataError(
+            f"The record of data doesn't reach back to {day}: {since}; name the pictures with --file instead."
+        )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_text(root / "data.dvc", pointer_of(last.after, "data"))
@@ -250,7 +259,11 @@ def _turn(settings: Settings) -> Iterator[tuple[Repository, str, Callable[[str, 
 def _lay_out(repository: Repository, root: Path) -> None:
     """Put the tables of the version that data.dvc names into data/, and take away shards that it doesn't have."""
     listing = repository.listing("data")
-    wrong = [name for name in TABLES if name in listing and (not (root / name).is_file() or md5(root / name) != listing[name])]
+    wrong = [
+        name
+        for name in TABLES
+        if name in listing and (not (root / name).is_file() or md5(root / name) != listing[name])
+    ]
     repository.fetch_files([f"data/{name}" for name in wrong])
     for path in _files(root):
         if path.removeprefix("data/") not in listing:

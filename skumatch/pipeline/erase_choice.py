@@ -78,7 +78,9 @@ def choose(settings: Settings, images: Collection[str], skus: Collection[str]) -
         raise DataError(f"No data version has the picture {image}; the manifest tells what there is.")
     pictures = set(rows.loc[rows["pixels"].isin(rows.loc[rows["sha256"].isin(named), "pixels"]), "sha256"])
     left = _not_yet_erased(settings, pictures, set(today["sha256"]))
-    whole = [version for version in versions if path_of(version.md5) in contents.files[1]]  # others are steps of DVC
+    whole = [
+        version for version in versions if path_of(version.md5) in contents.files[1]
+    ]  # others are steps of DVC
     holding = [version for version in whole if len(version.having(left))]
     return Chosen(
         pictures=frozenset(left),

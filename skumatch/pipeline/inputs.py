@@ -26,7 +26,12 @@ READ = (".py", ".json", ".jinja")  # what programs read; of other kinds, ignored
 FEW = 3  # names of changed files that a sentence has
 ARCHIVE = "inputs.tar"
 OWN = ("inputs/", "params.yaml", "data.dvc")  # of an input set, what isn't code
-NONE = {"champion": {"champion": None}, "released": {"released": None}, "trained": {"trained": None}, "weights": {}}
+NONE = {
+    "champion": {"champion": None},
+    "released": {"released": None},
+    "trained": {"trained": None},
+    "weights": {},
+}
 
 
 class Trouble(NamedTuple):
@@ -170,7 +175,9 @@ def data_pointer(project: Path, ref: str | None) -> str:
     if not ref:
         path = project / "data.dvc"
         if not path.is_file():
-            raise DataError("There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`.")
+            raise DataError(
+                "There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`."
+            )
         return read_text(path, "the data.dvc that `skumatch data import` wrote", marks=UTF8)
     try:
         committed = checkout(project).object("blob", f"{ref}:./data.dvc")
@@ -184,7 +191,10 @@ def data_pointer(project: Path, ref: str | None) -> str:
 
 
 def write_params(source: Path, target: Path, overrides: Iterable[str]) -> Params:
-    """Write every parameter of `source`, with overrides applied, to `target`. Raises what `load_params` raises."""
+    """Write every parameter of `source`, with overrides applied, to `target`.
+
+    Raises what `load_params` raises.
+    """
     params = load_params(source, overrides)
     write_text(target, dump_yaml(params.model_dump(mode="json", by_alias=True)))
     return params
@@ -195,10 +205,10 @@ class Fetched:
     """What a run starts from besides parameters and data.
 
     kind: `retrain` or `refresh`. champion: its bundle; None: there is none. released: the bundle of the
-    champion's encoder as it was first released, before any refresh; None: the champion itself is that. trained: a
-    bundle whose encoder is judged once more, on today's data; None: it is trained by this run, or there is none.
-    weights: the base weights; None: none are needed. baseline: the profile of the last data version that passed;
-    None: there was none.
+    champion's encoder as it was first released, before any refresh; None: the champion itself is that.
+    trained: a bundle whose encoder is judged once more, on today's data; None: it is trained by this run, or
+    there is none. weights: the base weights; None: none are needed. baseline: the profile of the last data
+    version that passed; None: there was none.
     """
 
     code: Code
@@ -224,7 +234,9 @@ def place_inputs(folder: Path, fetched: Fetched) -> None:
     write_json(folder / "inputs" / "code.json", fetched.code.facts())
 
 
-def build(folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], fetched: Fetched) -> str:
+def build(
+    folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], fetched: Fetched
+) -> str:
     """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5."""
     place_inputs(folder, fetched)
     write_params(project / "params.yaml", folder / "params.yaml", overrides)

@@ -13,11 +13,16 @@ import psutil
 from skumatch.files import disk_errors
 
 HOURS = 48  # a long task is in its folder, which counts too
-PRIVATE = re.compile(r"([a-z]+-|tmp)[a-z0-9_]{8}")  # as tempfile names them for worker, pull, audit and reproduce
+PRIVATE = re.compile(
+    r"([a-z]+-|tmp)[a-z0-9_]{8}"
+)  # as tempfile names them for worker, pull, audit and reproduce
 
 
 def leftovers(home: Path, now: float) -> dict[Path, int]:
-    """Folder -> bytes, of those in which nothing changed for two days and no process is; links are neither taken nor followed."""
+    """Folder -> bytes, of those in which nothing changed for two days and no process is.
+
+    Links are neither taken nor followed.
+    """
     busy = _working_folders()
     found = {}
     for folder in _private(home):

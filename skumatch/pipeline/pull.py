@@ -34,10 +34,10 @@ PROFILE = "validate/profile.json"  # as register logs it
 class Request(BaseModel):
     """What a run is asked for.
 
-    kind: `retrain` trains a new encoder; `refresh` puts the champion's on today's data. encoder: of a refresh, the
-    version whose encoder is judged again beside it. data_ref: a git ref of data.dvc, None for the working
-    tree's. scheduled: a schedule or an event started it, so judge an encoder that waits for it, and skip the
-    run if nothing is new.
+    kind: `retrain` trains a new encoder; `refresh` puts the champion's on today's data. encoder: of a
+    refresh, the version whose encoder is judged again beside it. data_ref: a git ref of data.dvc, None for
+    the working tree's. scheduled: a schedule or an event started it, so judge an encoder that waits for it,
+    and skip the run if nothing is new.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,7 +101,10 @@ def pull(settings: Settings, request: Request) -> Message:
             trained=fetch_bundle(settings, registry, trained),
         )
         for judged in (*champions_before(registry, request.kind, champion, md5_of(data)), champion):
-            bundle, released = fetch_bundle(settings, registry, judged), fetch_released(settings, registry, judged)
+            bundle, released = (
+                fetch_bundle(settings, registry, judged),
+                fetch_released(settings, registry, judged),
+            )
             profile = fetch_baseline(settings, params, data, judged)
             whole = replace(fetched, champion=bundle, released=released, baseline=profile)
             set_hash = inputs.build(Path(folder), project, settings, data, request.overrides, whole)
@@ -125,7 +128,9 @@ def pull(settings: Settings, request: Request) -> Message:
     )
 
 
-def champions_before(registry: Registry, kind: Kind, champion: ModelRef | None, data: str) -> tuple[ModelRef, ...]:
+def champions_before(
+    registry: Registry, kind: Kind, champion: ModelRef | None, data: str
+) -> tuple[ModelRef, ...]:
     """The champion that today's was compared with, where it is a gallery of the same data; none otherwise.
 
     A refresh that follows its own release would read another champion than the run before it, though nothing
@@ -146,7 +151,9 @@ def _take_encoder(registry: Registry, request: Request) -> waiting.Taken | None:
     return waiting.take(registry, "judgement", request.run) if request.kind == "refresh" else None
 
 
-def _check_new(tracking: Tracking, registry: Registry, kind: Kind, data: str, champion: ModelRef | None) -> None:
+def _check_new(
+    tracking: Tracking, registry: Registry, kind: Kind, data: str, champion: ModelRef | None
+) -> None:
     """Raise NothingNew where a run that nobody asked for by hand has nothing to do.
 
     A retrain also judges the refreshed gallery, so a refresh has nothing to add to the last run of either
@@ -160,22 +167,30 @@ def _check_new(tracking: Tracking, registry: Registry, kind: Kind, data: str, ch
     if kind == "refresh" and champion is None:
         raise NothingNew("There is no champion yet whose gallery could be refreshed.")
     if kind == "refresh" and data in withdrawn(registry):
-        raise NothingNew("A person rolled back from the gallery of this data; `skumatch refresh` brings it back.")
+        raise NothingNew(
+            "A person rolled back from the gallery of this data; `skumatch refresh` brings it back."
+        )
     last = tracking.last_finished("retrain" if kind == "retrain" else None, plain=True)
     if last and last.tags.get(DATA_TAG) == data and (kind == "retrain" or _judged(last.tags, champion)):
-        raise NothingNew("The data is the same as in the last finished run; nothing to do until a new version is committed.")
+        raise NothingNew(
+            "The data is the same as in the last finished run; nothing to do until a new version is committed."
+        )
 
 
 def _judged(tags: Mapping[str, str], champion: ModelRef | None) -> bool:
     """Whether the run with these tags made the champion, or judged its gallery and proposed no challenger instead."""
     version = str(champion.version) if champion else "none"
-    return tags.get(VERSION_TAG) == version or (tags.get(COMPARED_TAG) == version and tags.get(VERDICT_TAG) != "promote")
+    return tags.get(VERSION_TAG) == version or (
+        tags.get(COMPARED_TAG) == version and tags.get(VERDICT_TAG) != "promote"
+    )
 
 
 def check_champion(kind: Kind, champion: ModelRef | None) -> None:
     """Raises ReferenceNotFound for a refresh where no champion is."""
     if kind == "refresh" and champion is None:
-        raise ReferenceNotFound("There is no champion whose gallery could be refreshed; `skumatch retrain` makes the first.")
+        raise ReferenceNotFound(
+            "There is no champion whose gallery could be refreshed; `skumatch retrain` makes the first."
+        )
 
 
 def fetch_bundle(settings: Settings, registry: Registry, ref: ModelRef | None) -> Path | None:
@@ -184,18 +199,24 @@ def fetch_bundle(settings: Settings, registry: Registry, ref: ModelRef | None) -
 
 
 def fetch_released(settings: Settings, registry: Registry, champion: ModelRef | None) -> Path | None:
-    """The bundle in which the champion's encoder was first released; None if it is the champion itself, or gone.
+    """The bundle in which the champion's encoder was first released.
+
+    None if it is the champion itself, or gone.
 
     If it is gone, a refresh is held against what serves alone, and a line says so.
     """
     try:
         return fetch_bundle(settings, registry, model_release(registry, champion))
     except (ReferenceNotFound, BundleError) as error:
-        print(f"The model release of the champion's encoder can't be fetched, so it is compared with what serves alone: {error}")
+        print(
+            f"The model release of the champion's encoder can't be fetched, so it is compared with what serves alone: {error}"
+        )
         return None
 
 
-def fetch_baseline(settings: Settings, params: Params, data: str, champion: ModelRef | None) -> dict[str, Any] | None:
+def fetch_baseline(
+    settings: Settings, params: Params, data: str, champion: ModelRef | None
+) -> dict[str, Any] | None:
     """The profile of the data version that drift is measured against: that of what serves.
 
     So many small changes of the data can't pass what one large change would not. Where what serves is of the
@@ -214,13 +235,18 @@ def fetch_baseline(settings: Settings, params: Params, data: str, champion: Mode
         try:
             return dict(json.loads(tracking.artifact(champion.run_id, PROFILE)))
         except ServiceError as error:
-            print(f"The profile of version {champion.version} can't be read, so drift is measured against the last run's: {error}")
+            print(
+                f"The profile of version {champion.version} can't be read, so drift is measured against the last run's: {error}"
+            )
     profile = tracking.earlier_version(md5_of(data), params.release.model_name, PROFILE)
     return None if profile is None else dict(json.loads(profile))
 
 
 def fetch_base_weights(settings: Settings, params: Params) -> Path:
-    """The folder of the encoder's base weights in this machine's cache; a local file is looked at each time."""
+    """The folder of the encoder's base weights in this machine's cache.
+
+    A local file is looked at each time.
+    """
     spec, local = params.encoder, settings.project / expanded(params.encoder.weights)
     if spec.weights.endswith(".safetensors"):
         spec = spec.model_copy(update={"weights": str(local)})

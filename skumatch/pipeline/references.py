@@ -20,7 +20,9 @@ from skumatch.texts import visible
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 POINTERS = ("data.dvc", "dvc.lock")
-ANYWHERE = tuple(f":(top,glob)**/{name}" for name in POINTERS)  # the project's folder may have had another name before
+ANYWHERE = tuple(
+    f":(top,glob)**/{name}" for name in POINTERS
+)  # the project's folder may have had another name before
 
 
 def named(text: str, where: str) -> set[str]:
@@ -28,7 +30,9 @@ def named(text: str, where: str) -> set[str]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise CleaningRefused(f"{where} can't be read, so what it names isn't known; mend or remove it, then clean up.") from error
+        raise CleaningRefused(
+            f"{where} can't be read, so what it names isn't known; mend or remove it, then clean up."
+        ) from error
     return set(_hashes(tree))
 
 
@@ -95,13 +99,18 @@ class Objects:
         self.stores, self._known = tuple(stores), dict[str, bytes]()
 
     def read(self, digests: Iterable[str]) -> Mapping[str, bytes]:
-        """Those that are there, whole. Raises CleaningRefused for one of which every copy is damaged: what it refers to is unknown."""
+        """Those that are there, whole.
+
+        Raises CleaningRefused for one of which every copy is damaged: what it refers to is unknown.
+        """
         wanted = set(digests)
         damaged: set[str] = set()
         for store in self.stores:
             paths = {path_of(digest): digest for digest in wanted - self._known.keys()}
             found = {paths[path]: data for path, data in store.read(paths).items()}
-            whole = {digest: data for digest, data in found.items() if _md5(data) == digest.removesuffix(".dir")}
+            whole = {
+                digest: data for digest, data in found.items() if _md5(data) == digest.removesuffix(".dir")
+            }
             damaged |= found.keys() - whole.keys()
             self._known |= whole
         if lost := sorted(damaged - self._known.keys()):

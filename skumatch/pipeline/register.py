@@ -23,15 +23,38 @@ from skumatch.release import bom, lineage, provenance, waiting
 from skumatch.release.bundle import MANIFEST, bundle_hash
 from skumatch.release.gate import Decision
 from skumatch.release.promotion import gallery_moved, history, promote, withdrawn
-from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ENCODER_TAG, REFRESHED, RELEASE_TAG, TOP1_TAG, TRAINED_TAG, Registry
-from skumatch.release.tracking import DATA_TAG, INPUTS_TAG, KIND_TAG, MACHINE_TAG, PLAIN_TAG, RUN_TAG, VERDICT_TAG, VERSION_TAG, Tracking
+from skumatch.release.registry import (
+    CHALLENGER,
+    COMPARED_TAG,
+    ENCODER_TAG,
+    REFRESHED,
+    RELEASE_TAG,
+    TOP1_TAG,
+    TRAINED_TAG,
+    Registry,
+)
+from skumatch.release.tracking import (
+    DATA_TAG,
+    INPUTS_TAG,
+    KIND_TAG,
+    MACHINE_TAG,
+    PLAIN_TAG,
+    RUN_TAG,
+    VERDICT_TAG,
+    VERSION_TAG,
+    Tracking,
+)
 from skumatch.report.page import DATA_DOCS
 from skumatch.retrieval.answers import Share
 from skumatch.retrieval.evaluate import Evaluation
 
 ORIGIN = "log/origin"
 SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # whose files MLflow shows
-COMPARISON = (COMPARED_TAG, "skumatch.compared_bundle", "skumatch.decision")  # of the newest run that judged a version
+COMPARISON = (
+    COMPARED_TAG,
+    "skumatch.compared_bundle",
+    "skumatch.decision",
+)  # of the newest run that judged a version
 FIGURES = ("top1", "top3", "top5", "macro_top1")
 
 
@@ -64,7 +87,9 @@ class Outcome(BaseModel):
     @property
     def released(self) -> Evaluation:
         """The figures of what the decision is about: the refreshed gallery's after `refresh`, else the challenger's."""
-        evaluation = self.refreshed if self.decision.verdict == "refresh" else self.challenger or self.refreshed
+        evaluation = (
+            self.refreshed if self.decision.verdict == "refresh" else self.challenger or self.refreshed
+        )
         assert evaluation, "a run scores a challenger or a champion"
         return evaluation
 
@@ -81,8 +106,8 @@ def _evaluation(root: Path, candidate: str) -> Evaluation | None:
 def register(settings: Settings, message: Message) -> dict[str, Any]:
     """Record the run in MLflow; register and promote its bundle if the gate let it pass; return the summary.
 
-    A dry run writes nothing to MLflow. A model that was refused or not better stays a run and is never registered.
-    Raises StaleChampion if the champion is no longer the one that was evaluated.
+    A dry run writes nothing to MLflow. A model that was refused or not better stays a run and is never
+    registered. Raises StaleChampion if the champion is no longer the one that was evaluated.
     """
     claim = at_work(settings, run_name(message.run), "register", message.inputs, message.lock)
     with claim, workspace(settings, message, "register") as repository:
@@ -95,28 +120,42 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
         outcome = Outcome.read(repository.folder)
         params = load_params(repository.folder / "params.yaml")
         summary = summarise(message, outcome) | {"report": keep_report(settings, message, repository.folder)}
-        return summary if message.dry_run else summary | _record(settings, message, params, outcome, repository)
+        return (
+            summary if message.dry_run else summary | _record(settings, message, params, outcome, repository)
+        )
 
 
-def _record(settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository) -> dict[str, Any]:
-    root, tracking, registry = repository.folder, Tracking(settings.mlflow_url), open_registry(settings, params)
+def _record(
+    settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository
+) -> dict[str, Any]:
+    root, tracking, registry = (
+        repository.folder,
+        Tracking(settings.mlflow_url),
+        open_registry(settings, params),
+    )
     record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)
     write_origin(root, record, settings, params)
-    tags = tags_of(message, outcome, read_json(root / "inputs/code.json")) | {"skumatch.lineage": lineage.record_hash(record)}
+    tags = tags_of(message, outcome, read_json(root / "inputs/code.json")) | {
+        "skumatch.lineage": lineage.record_hash(record)
+    }
     if outcome.gallery_release:
         champion = registry.resolve(str(message.champion))
         tags[RELEASE_TAG] = champion.tags.get(RELEASE_TAG, str(champion.version))
     elif message.encoder:
         trained = registry.resolve(str(message.encoder))
         tags[TRAINED_TAG] = trained.tags.get(TRAINED_TAG, str(trained.version))
-    mlflow_run = tracking.log_run(message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING")
+    mlflow_run = tracking.log_run(
+        message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING"
+    )
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
     page, version, answer = tracking.run_page(mlflow_run, settings.mlflow_shown), None, dict[str, Any]()
     if outcome.decision.promotable:
         said = f"{outcome.decision.sentence}\n\nReport and figures: [run {message.run}]({page}), artifact `report/report.html`."
         folder = root / ("out/bundle/refreshed" if outcome.gallery_release else "out/bundle/model")
-        version = registry.register(folder, mlflow_run, tags, said, root / "skumatch", root / "out/report/card.md")
+        version = registry.register(
+            folder, mlflow_run, tags, said, root / "skumatch", root / "out/report/card.md"
+        )
         registry.set_tags(version, {name: tags[name] for name in COMPARISON})
         registry.set_alias(REFRESHED if outcome.gallery_release else CHALLENGER, version)
         answer = _release(registry, message, params, outcome, version)
@@ -127,13 +166,14 @@ def _record(settings: Settings, message: Message, params: Params, outcome: Outco
     return {"version": version, "aliases": aliases, "waits": False, "mlflow_run": page} | answer
 
 
-def _release(registry: Registry, message: Message, params: Params, outcome: Outcome, version: int) -> dict[str, Any]:
+def _release(
+    registry: Registry, message: Message, params: Params, outcome: Outcome, version: int
+) -> dict[str, Any]:
     """Make the version the champion, unless a person has to approve it.
 
-    Returns:
-        `waits` where a person has to; `judge_again` and `approved_by` where the champion's gallery changed meanwhile,
-        so that the encoder has to be judged again on the newest data; another decision where a newer gallery stays,
-        or a person rolled back from this one.
+    Returns: `waits` where a person has to; `judge_again` and `approved_by` where the champion's gallery
+        changed meanwhile, so that the encoder has to be judged again on the newest data; another decision
+        where a newer gallery stays, or a person rolled back from this one.
 
     Raises:
         StaleChampion: if the champion has another encoder than the one that was compared with.
@@ -141,16 +181,24 @@ def _release(registry: Registry, message: Message, params: Params, outcome: Outc
     if outcome.gallery_release and _serves_already(registry, message, version):
         return _kept(f"today's is the one that serves, version {version}") | {"version": None}
     if outcome.gallery_release and message.by_itself and outcome.data in withdrawn(registry):
-        return _kept("a person rolled back from the gallery of this data, so `skumatch refresh` alone brings it back")
+        return _kept(
+            "a person rolled back from the gallery of this data, so `skumatch refresh` alone brings it back"
+        )
     approved_by = _approval(registry, message, outcome)
     if not approved_by and approval_of(params, outcome) == "required":
         waiting.wait(registry, version, "approval")
         return {"waits": True}
     try:
-        promote(registry, version, message.champion, approved_by or _by_run(message), outcome.decision.sentence)
+        promote(
+            registry, version, message.champion, approved_by or _by_run(message), outcome.decision.sentence
+        )
     except StaleChampion:
         now = registry.champion()
-        if outcome.gallery_release and now and registry.encoder(now.version) == registry.encoder(message.champion):
+        if (
+            outcome.gallery_release
+            and now
+            and registry.encoder(now.version) == registry.encoder(message.champion)
+        ):
             return _kept(f"a newer gallery, version {now.version}, was released meanwhile, and stays")
         if not gallery_moved(registry, version, message.champion):
             registry.log_run(message.run, {}, {}, {VERSION_TAG: str(version)}, {}, "FAILED")
@@ -165,7 +213,9 @@ def _serves_already(registry: Registry, message: Message, version: int) -> bool:
     champion = registry.champion()
     if champion is None or champion.version != version:
         return False
-    return all((entry.asked.version, entry.asked.who) != (version, _by_run(message)) for entry in history(registry))
+    return all(
+        (entry.asked.version, entry.asked.who) != (version, _by_run(message)) for entry in history(registry)
+    )
 
 
 def _by_run(message: Message) -> str:
@@ -195,19 +245,32 @@ def approval_of(params: Params, outcome: Outcome) -> str:
     return params.release.approval_refresh if outcome.gallery_release else params.release.approval
 
 
-def _tell_lineage(settings: Settings, record: dict[str, Any], outcome: Outcome, params: Params, version: int | None) -> None:
+def _tell_lineage(
+    settings: Settings, record: dict[str, Any], outcome: Outcome, params: Params, version: int | None
+) -> None:
     if settings.openlineage_target:
         from skumatch.release import openlineage  # its import takes a moment, and most runs tell nobody
 
         digest, model = lineage.record_hash(record), params.release.model_name
-        told = lineage.Lineage.model_validate(record), digest, outcome.decision.sentence, model, version, datetime.now(UTC)
+        told = (
+            lineage.Lineage.model_validate(record),
+            digest,
+            outcome.decision.sentence,
+            model,
+            version,
+            datetime.now(UTC),
+        )
         openlineage.emit(openlineage.event(*told), settings.openlineage_target)
 
 
 def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[str, str]:
     """What MLflow's lists show of the run and of its version: what was found, from what, and which run compared it with which champion."""
     decision = outcome.decision
-    machines = {f"{MACHINE_TAG}{stage}": message.machines[stage] for stage in ("train", "embed") if stage in message.machines}
+    machines = {
+        f"{MACHINE_TAG}{stage}": message.machines[stage]
+        for stage in ("train", "embed")
+        if stage in message.machines
+    }
     return machines | {
         RUN_TAG: message.run,
         KIND_TAG: message.kind,
@@ -262,9 +325,15 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
 def write_origin(root: Path, record: dict[str, Any], settings: Settings, params: Params) -> None:
     """Lay beside the run's results what others read of its origin: provenance (signed where there is a key), bill of materials."""
     ended = datetime.now(UTC)
-    folder = "refreshed" if record["results"]["verdict"] == "refresh" or record["results"]["challenger"] is None else "model"
+    folder = (
+        "refreshed"
+        if record["results"]["verdict"] == "refresh" or record["results"]["challenger"] is None
+        else "model"
+    )
     manifest = read_json(root / "out/bundle" / folder / MANIFEST)
-    parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {MANIFEST: record["results"]["bundle"]}
+    parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {
+        MANIFEST: record["results"]["bundle"]
+    }
     told = provenance.statement(record, parts, ended)
     write_json(root / ORIGIN / "provenance.dsse.json", provenance.envelope(told, settings.signing_key_file))
     constraints = (root / "requirements/constraints.txt").read_text("utf-8")
@@ -274,9 +343,16 @@ def write_origin(root: Path, record: dict[str, Any], settings: Settings, params:
 
 def artifacts(root: Path) -> dict[str, Path]:
     """Path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report, origin."""
-    found = {Path(name).name: root / name for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")}
+    found = {
+        Path(name).name: root / name
+        for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")
+    }
     for stage in SHOWN:
-        found |= {f"{stage}/{path.name}": path for path in sorted((root / "out" / stage).iterdir()) if path.is_file()}
+        found |= {
+            f"{stage}/{path.name}": path
+            for path in sorted((root / "out" / stage).iterdir())
+            if path.is_file()
+        }
     return found | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).glob("*"))}
 
 
@@ -285,19 +361,27 @@ def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float |
 
     `seconds.STAGE` is a stage's own time; `vectors.computed.NAME` and `vectors.known.NAME` count vectors.
     """
-    found: dict[str, float | list[float]] = {f"seconds.{stage}": seconds for stage, seconds in message.seconds.items()}
+    found: dict[str, float | list[float]] = {
+        f"seconds.{stage}": seconds for stage, seconds in message.seconds.items()
+    }
     for who, evaluation in (("challenger", outcome.challenger), ("refreshed", outcome.refreshed)):
         if evaluation:
             found |= {f"{who}.{name}": getattr(evaluation, name) for name in FIGURES}
     for who, parts in outcome.answers.items():
         for part, share in parts.items():
-            found |= {f"answers.{who}.{part}.{name}": getattr(share, name) for name in ("right", "wrong", "unknown")}
+            found |= {
+                f"answers.{who}.{part}.{name}": getattr(share, name) for name in ("right", "wrong", "unknown")
+            }
     history = root / "out/train/history.jsonl"
-    epochs = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    epochs = (
+        [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    )
     found |= {f"train.{name}": value for name, value in message.pace.items()}
     for encoder, counts in message.vectors.items():
         found |= {f"vectors.{kind}.{encoder}": float(count) for kind, count in counts.items()}
-    return found | {f"train.{name}": [float(epoch.get(name, math.nan)) for epoch in epochs] for name in ("loss", "top1")}
+    return found | {
+        f"train.{name}": [float(epoch.get(name, math.nan)) for epoch in epochs] for name in ("loss", "top1")
+    }
 
 
 def flat(params: Params) -> dict[str, Any]:
@@ -315,10 +399,17 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def keep_report(settings: Settings, message: Message, root: Path) -> str:
-    """Copy the run's report and, below a folder of the run's, its data docs to this machine's reports; return the report's path."""
+    """Copy the run's report and, below a folder of the run's, its data docs to this machine's reports.
+
+    Return the report's path.
+    """
     folder = reports(settings, message.run)
     docs = folder / "validate" / "docs.html"
-    page = (root / "out/report/report.html").read_text("utf-8").replace(f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"')
+    page = (
+        (root / "out/report/report.html")
+        .read_text("utf-8")
+        .replace(f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"')
+    )
     write_text(docs, (root / "out/validate/docs.html").read_text("utf-8"))
     write_text(folder.with_name(f"{folder.name}.html"), page)
     return str(folder.with_name(f"{folder.name}.html"))
@@ -327,7 +418,9 @@ def keep_report(settings: Settings, message: Message, root: Path) -> str:
 def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
     """What a person wants to know at the end of a run."""
     figures = {
-        who: {"top1": e.top1, "top3": e.top3, "top5": e.top5, "interval": list(e.interval.top1), "n": e.n} if e else None
+        who: {"top1": e.top1, "top3": e.top3, "top5": e.top5, "interval": list(e.interval.top1), "n": e.n}
+        if e
+        else None
         for who, e in (("challenger", outcome.challenger), ("refreshed", outcome.refreshed))
     }
     decision = outcome.decision
@@ -335,8 +428,13 @@ def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
         "kind": message.kind,
         "decision": decision.verdict,
         "sentence": decision.sentence,
-        "reasons": [f"{check.name}: {check.word} ({check.detail})" for check in (*decision.checks, *decision.refresh)],
-        "answers": {who: {part: share.model_dump() for part, share in parts.items()} for who, parts in outcome.answers.items()},
+        "reasons": [
+            f"{check.name}: {check.word} ({check.detail})" for check in (*decision.checks, *decision.refresh)
+        ],
+        "answers": {
+            who: {part: share.model_dump() for part, share in parts.items()}
+            for who, parts in outcome.answers.items()
+        },
         "products": decision.products.model_dump() if decision.products else None,
         "unfit": decision.unfit,
         "version": None,

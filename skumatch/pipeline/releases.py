@@ -90,14 +90,21 @@ def _proposal(settings: Settings, registry: Registry, ref: ModelRef) -> Proposal
         expected = promotion.proposed(registry, ref)
     place = settings.mlflow_shown
     page = Tracking(settings.mlflow_url).run_page(ref.run_id, place) if ref.run_id else place
-    return Proposal(version=ref.version, expected=expected, bundle=ref.bundle, sentence=ref.tags.get("skumatch.decision", ""), page=page)
+    return Proposal(
+        version=ref.version,
+        expected=expected,
+        bundle=ref.bundle,
+        sentence=ref.tags.get("skumatch.decision", ""),
+        page=page,
+    )
 
 
 def promote(settings: Settings, approved: Approved) -> dict[str, Any]:
     """Make the approved version the champion, once its bytes were verified.
 
-    If only the champion's gallery changed since the comparison, the version's encoder is to be judged again on the
-    newest data, and the approval stands for what comes of it: the answer names the version as `judge_again`.
+    If only the champion's gallery changed since the comparison, the version's encoder is to be judged again
+    on the newest data, and the approval stands for what comes of it: the answer names the version as
+    `judge_again`.
     """
     params, proposal = load_params(settings.project / "params.yaml"), approved.proposal
     registry = _registry(settings, params)
@@ -109,7 +116,12 @@ def promote(settings: Settings, approved: Approved) -> dict[str, Any]:
         if not promotion.gallery_moved(registry, ref.version, proposal.expected):
             raise
         waiting.wait(registry, ref.version, "judgement", approved.who)
-        return {"version": ref.version, "decision": "keep", "judge_again": ref.version, "approved_by": approved.who}
+        return {
+            "version": ref.version,
+            "decision": "keep",
+            "judge_again": ref.version,
+            "approved_by": approved.who,
+        }
     return {"version": ref.version, "decision": _verdict(ref, proposal), "who": approved.who}
 
 
@@ -130,7 +142,9 @@ def rollback(settings: Settings, back: Back) -> dict[str, Any]:
 def rollback_plan(settings: Settings, registry: Registry, version: int | None) -> tuple[ModelRef, int | None]:
     """The earlier champion that a rollback leads to (`version`, or the one before this), verified, and the champion now."""
     now = registry.champion()
-    return verified(settings, registry, promotion.rollback_target(registry, version)), now.version if now else None
+    return verified(
+        settings, registry, promotion.rollback_target(registry, version)
+    ), now.version if now else None
 
 
 def verified(settings: Settings, registry: Registry, ref: ModelRef) -> ModelRef:

@@ -24,7 +24,10 @@ Answer = TypeVar("Answer")
 
 
 class Repository:
-    """A configured folder, which is the current one while DVC works: it resolves targets against that. Its failures are our errors."""
+    """A configured folder, which is the current one while DVC works: it resolves targets against that.
+
+    Its failures are our errors.
+    """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         from dvc.repo import Repo
@@ -136,14 +139,16 @@ class Repository:
             self._repo.reproduce(stage, single_item=True, pull=True, force=force)
         except ReproductionError as error:
             if isinstance(error.__cause__, StageCmdFailedError):
-                raise StageFailed(f"Stage {stage} ended without a word of its own; its log has the last lines.") from error
+                raise StageFailed(
+                    f"Stage {stage} ended without a word of its own; its log has the last lines."
+                ) from error
             raise error.__cause__ or error from error
 
     def _fetch_changed_inputs(self, name: str) -> None:
         """Check out the absent inputs that differ from the lock's, or that nothing is known of.
 
-        A single-item run of DVC sees no upstream stages and takes an absent input for an unchanged one; this way it sees
-        what changed, and what is unchanged still need not be fetched.
+        A single-item run of DVC sees no upstream stages and takes an absent input for an unchanged one; this
+        way it sees what changed, and what is unchanged still need not be fetched.
         """
         known = {out.fs_path: out.hash_info for stage in self._repo.index.stages for out in stage.outs}
         absent = [dep for dep in self._repo.stage.load_one(name=name).deps if not dep.exists]
@@ -164,17 +169,34 @@ class Repository:
             return sorted(listed - set(store.list_oids_exists(sorted(listed))))
 
     def amiss(self, *targets: str) -> list[str]:
-        """MD5s of what `targets` name that the remote doesn't have, or has with other bytes; what is in the cache was hashed on its way.
+        """MD5s of what `targets` name that the remote doesn't have, or has with other bytes.
 
-        Raises StorageError where the remote is away, refuses, or holds nothing at all, as a disk that isn't mounted does.
+        What is in the cache was hashed on its way.
+
+        Raises StorageError where the remote is away, refuses, or holds nothing at all, as a disk that isn't
+        mounted does.
         """
         with _translated("look for", ", ".join(targets)), chdir(self.folder):
             store, cache = self._repo.cloud.get_remote_odb(REMOTE), self._repo.cache.local
             if not store.fs.exists(store.path):
-                raise StorageError(f"Could not look for {', '.join(targets)}: the DVC remote holds nothing; check its address.")
+                raise StorageError(
+                    f"Could not look for {', '.join(targets)}: the DVC remote holds nothing; check its address."
+                )
             found = [self._repo.stage.collect_granular(target) for target in targets]
-            outs = [(one.filter_info, out) for stages in found for one in stages for out in one.stage.outs if out.hash_info]
-            return sorted({md5 for only, out in outs for md5 in _unsound(store, cache, str(out.hash_info.value), out.fs_path, only)})
+            outs = [
+                (one.filter_info, out)
+                for stages in found
+                for one in stages
+                for out in one.stage.outs
+                if out.hash_info
+            ]
+            return sorted(
+                {
+                    md5
+                    for only, out in outs
+                    for md5 in _unsound(store, cache, str(out.hash_info.value), out.fs_path, only)
+                }
+            )
 
     @property
     def lock(self) -> str:
@@ -226,7 +248,9 @@ class _Failures(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         cause = record.exc_info[1] if record.exc_info else None
         if record.levelno >= logging.ERROR:
-            self.reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause or record.getMessage())
+            self.reason = (cause.strerror if isinstance(cause, OSError) else None) or str(
+                cause or record.getMessage()
+            )
 
 
 FAILURES = _Failures()
@@ -273,18 +297,28 @@ def _translated(what: str, target: object) -> Iterator[None]:
         yield
     except (FileTransferError, CheckoutError) as error:
         why = _words(error, FAILURES.reason)
-        raise StorageError(f"Could not {what} {target} ({why}); check the DVC remote and the disk, then run again.") from error
+        raise StorageError(
+            f"Could not {what} {target} ({why}); check the DVC remote and the disk, then run again."
+        ) from error
     except LockError as error:
         held = f"another process has held DVC's lock for {LOCK_SECONDS:.0f} s"
         raise StorageError(f"Could not {what} {target}: {held}; wait for its end, then run again.") from error
     except (ObjectDBError, ObjectFormatError) as error:
-        raise StorageError(f"Could not {what} {target}: {_words(error)}; check the DVC remote, then run again.") from error
+        raise StorageError(
+            f"Could not {what} {target}: {_words(error)}; check the DVC remote, then run again."
+        ) from error
     except DvcException as error:
         if full := disk_refused(error):
-            raise StorageError(f"Could not {what} {target}: {full.strerror}; check the disk, then run again.") from error
+            raise StorageError(
+                f"Could not {what} {target}: {full.strerror}; check the disk, then run again."
+            ) from error
         raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
     except sqlite3.DatabaseError as error:  # DVC keeps notes of files in SQLite
-        raise StorageError(f"Could not {what} {target}: DVC's notes: {error}; check the disk, then run again.") from error
+        raise StorageError(
+            f"Could not {what} {target}: DVC's notes: {error}; check the disk, then run again."
+        ) from error
     except store_errors() as error:
         why = getattr(error, "strerror", None) or shown(str(error))
-        raise StorageError(f"Could not {what} {target}: {why}; check the disk or the remote, then run again.") from error
+        raise StorageError(
+            f"Could not {what} {target}: {why}; check the disk or the remote, then run again."
+        ) from error

@@ -1,7 +1,10 @@
-"""What a clean-up takes: of each kind a pile, in the order in which it may be deleted; and the deletion of what was shown.
+"""What a clean-up takes: of each kind a pile, in the order in which it may be deleted.
 
-Everything here that decides is pure. A result (an entry of DVC's run cache) goes before the folders it names, a folder (.dir) before its
-members: DVC takes a folder that is there for whole, so whoever is stopped in between leaves nothing that claims more than there is.
+And the deletion of what was shown.
+
+Everything here that decides is pure. A result (an entry of DVC's run cache) goes before the folders it names,
+a folder (.dir) before its members: DVC takes a folder that is there for whole, so whoever is stopped in
+between leaves nothing that claims more than there is.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from skumatch.pipeline.stores import GONE, File
 STORED = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)")
 RESULT = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")
 REMOVED = re.compile(rf"{GONE}/[0-9a-f]{{32}}/[0-9a-f]{{64}}")
-CHECKPOINT = re.compile(r"(checkpoints/[0-9a-f]{64})/(?:owner\.json|\d{8,}-\d{4,}\.(?:json|safetensors))(?:\.[0-9a-f]{32}\.part)?")
+CHECKPOINT = re.compile(
+    r"(checkpoints/[0-9a-f]{64})/(?:owner\.json|\d{8,}-\d{4,}\.(?:json|safetensors))(?:\.[0-9a-f]{32}\.part)?"
+)
 VECTORS = re.compile(
     r"(?P<part>vectors/[0-9a-f]{64}/(?:used-(?P<digest>[0-9a-f]{32})|[0-9a-f]{64}))\.(?:json|safetensors)"
     r"(?P<half>\.[0-9a-f]{32}\.part)?"
@@ -55,7 +60,10 @@ def outs_of(result: bytes) -> set[str] | None:
 
 
 def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[str]) -> list[Item]:
-    """Of a store's files: results of which an out isn't kept, then objects that aren't kept; no other file is touched."""
+    """Of a store's files: results of which an out isn't kept, then objects that aren't kept.
+
+    No other file is touched.
+    """
     found = [Item(0, name, files[name].size) for name in files if REMOVED.fullmatch(name)]
     for name, data in results.items():
         outs = outs_of(data)
@@ -69,7 +77,10 @@ def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[
 
 
 def idle_checkpoints(files: Mapping[str, File], since: float) -> list[Item]:
-    """The checkpoints of trainings that saved none since then; a folder that holds anything else is left alone."""
+    """The checkpoints of trainings that saved none since then.
+
+    A folder that holds anything else is left alone.
+    """
     folders = _folders_of(files, "checkpoints")
     items: list[Item] = []
     for group in folders:
@@ -112,7 +123,9 @@ def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: floa
             left = [name for name, match in matches.items() if match["half"] or match["part"] not in indexed]
         else:
             left = list(matches)
-        items += [Item(_vectors_rank(name), name, group[name].size) for name in left if group[name].touched < since]
+        items += [
+            Item(_vectors_rank(name), name, group[name].size) for name in left if group[name].touched < since
+        ]
     return sorted(items)
 
 
@@ -126,7 +139,9 @@ def _checkpoint_rank(name: str) -> int:
     return 2 if "/owner.json" in name else 0 if name.endswith(".json") else 1
 
 
-def old_claims(files: Mapping[str, File], claims: Mapping[str, Claim], since: float, now: float) -> list[Item]:
+def old_claims(
+    files: Mapping[str, File], claims: Mapping[str, Claim], since: float, now: float
+) -> list[Item]:
     """Claims of runs that have done nothing since then, and what was left of writing one."""
     names = [name for name, file in files.items() if HALF_WRITTEN.fullmatch(name) and file.touched < since]
     names += [f"claims/{name}" for name, claim in claims.items() if not counts(claim, since, now)]

@@ -40,13 +40,18 @@ class Store:
         self.shown, self.local = shown(url), isinstance(self.fs, LocalFileSystem)
 
     def files(self) -> dict[str, File]:
-        """Path -> file of those folders that are ours, links left out and not followed; empty where there are none."""
+        """Path -> file of those folders that are ours, links left out and not followed.
+
+        Empty where there are none.
+        """
         found: dict[str, Any] = {}
         with self._storage():
             self.fs.invalidate_cache()
             for folder in FOLDERS:
                 found |= self._below(folder)
-        plain = {name[len(self.root) + 1 :]: info for name, info in found.items() if info["type"] == "file"}  # so no link
+        plain = {
+            name[len(self.root) + 1 :]: info for name, info in found.items() if info["type"] == "file"
+        }  # so no link
         return {name: File(int(info["size"] or 0), _touched(info)) for name, info in plain.items()}
 
     def _below(self, folder: str) -> dict[str, Any]:
@@ -61,7 +66,11 @@ class Store:
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
         """The content of those that are there, by name."""
         listed = sorted(names)
-        return {name: data for name, data in zip(listed, self._each(self._content, listed), strict=True) if data is not None}
+        return {
+            name: data
+            for name, data in zip(listed, self._each(self._content, listed), strict=True)
+            if data is not None
+        }
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; those that are gone already are fine."""
@@ -101,6 +110,11 @@ class Store:
 
 
 def _touched(info: dict[str, Any]) -> float:
-    """The latest of what the file system tells; a file that it tells no time of counts as new, so it is kept."""
+    """The latest of what the file system tells.
+
+    A file that it tells no time of counts as new, so it is kept.
+    """
     found = [info[name] for name in TIMES if info.get(name) is not None]
-    return max((one.timestamp() if isinstance(one, datetime) else float(one) for one in found), default=time.time())
+    return max(
+        (one.timestamp() if isinstance(one, datetime) else float(one) for one in found), default=time.time()
+    )

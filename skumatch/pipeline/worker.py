@@ -103,9 +103,8 @@ def run_stages(settings: Settings, message: Message, stages: Sequence[str]) -> M
         message: what the task before handed on.
         stages: names of dvc.yaml, at least one. Claim and workspace are called by the last.
 
-    Raises:
-        SkumatchError: a stage's own error, after which no further stage is begun; StageFailed if it ended without one;
-            StorageError if the remote or disk refuses.
+    Raises: SkumatchError: a stage's own error, after which no further stage is begun; StageFailed if it ended
+        without one; StorageError if the remote or disk refuses.
     """
     claim = at_work(settings, run_name(message.run), stages[-1], message.inputs, message.lock)
     with claim as rest_on, workspace(settings, message, stages[-1]) as repository:
@@ -161,16 +160,24 @@ def _loosely(vectors: dict[str, dict[str, int]]) -> str:
 
 
 def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:
-    """The error the stage process left in its workspace, as it was raised there; `pages` is where its pages are now."""
+    """The error the stage process left in its workspace, as it was raised there.
+
+    `pages` is where its pages are now.
+    """
     path = folder / ERROR
     if not path.is_file():
         return None
     fields = read_json(path)
-    return Relayed(**fields | {"sentence": fields["sentence"].replace(str(folder / PAGES), str(pages or folder / PAGES))})
+    return Relayed(
+        **fields | {"sentence": fields["sentence"].replace(str(folder / PAGES), str(pages or folder / PAGES))}
+    )
 
 
 def keep_pages(settings: Settings, message: Message, stage: str, folder: Path) -> Path | None:
-    """Copy the pages that a failed stage left for a person to this machine's reports; return where, None if there are none."""
+    """Copy the pages that a failed stage left for a person to this machine's reports.
+
+    Return where, None if there are none.
+    """
     made, kept = folder / PAGES, reports(settings, message.run) / stage
     if not made.is_dir():
         return None

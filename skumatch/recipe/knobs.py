@@ -46,7 +46,10 @@ class Knob:
 
     @property
     def example(self) -> str:
-        """A list or mapping as YAML, a list without blanks so that a shell takes it as one word; else empty."""
+        """A list or mapping as YAML, a list without blanks so that a shell takes it as one word.
+
+        Else empty.
+        """
         if self.schema.get("type") not in ("array", "object"):
             return ""
         example = (self.schema.get("examples") or [self.schema["default"]])[0]
@@ -88,7 +91,9 @@ def knobs() -> dict[str, Knob]:
     return {name: Knob(name, leaf) for name, leaf in _leaves(schema["properties"], schema["$defs"], "")}
 
 
-def _leaves(properties: dict[str, Any], sections: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _leaves(
+    properties: dict[str, Any], sections: dict[str, Any], prefix: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, schema in properties.items():
         if "$ref" in schema:
             section = sections[schema["$ref"].rpartition("/")[2]]
@@ -98,7 +103,10 @@ def _leaves(properties: dict[str, Any], sections: dict[str, Any], prefix: str) -
 
 
 def knob_of(path: Sequence[str | int]) -> Knob | None:
-    """Return the parameter that a place in params.yaml belongs to, such as an entry of its list; None without one."""
+    """Return the parameter that a place in params.yaml belongs to, such as an entry of its list.
+
+    None without one.
+    """
     names = (".".join(map(str, path[:length])) for length in range(1, len(path) + 1))
     return next((knobs()[name] for name in names if name in knobs()), None)
 

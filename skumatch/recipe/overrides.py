@@ -16,9 +16,8 @@ OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"  # dags/retrain.py has it 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return `tree` with the value of each override in its place, whether or not something stands there.
 
-    Args:
-        tree: the sections of params.yaml; changed in place.
-        overrides: each `section.name=value`; of two for one name the last counts, and a section sets what it holds.
+    Args: tree: the sections of params.yaml; changed in place. overrides: each `section.name=value`; of two
+        for one name the last counts, and a section sets what it holds.
 
     Raises:
         ParameterError: an override has another form, or names no parameter.
@@ -40,7 +39,9 @@ def refuse_read_with_dags(overrides: Iterable[str]) -> None:
     for name, _ in assignments(overrides):
         knob = knob_of(name.split("."))
         if knob and knob.read_with_dags:
-            raise ParameterError(f"'{name}' can't be changed for one run: Airflow reads it with its DAGs; set it in params.yaml.")
+            raise ParameterError(
+                f"'{name}' can't be changed for one run: Airflow reads it with its DAGs; set it in params.yaml."
+            )
 
 
 def assignments(overrides: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -50,7 +51,9 @@ def assignments(overrides: Iterable[str]) -> Iterator[tuple[str, Any]]:
         place = f"The value of '{override}'"
         value = read_yaml(text, place)
         if has_comment(text):
-            raise ParameterError(f"{place} ends before its #, which begins a comment; write it in quotes: {name}='...'.")
+            raise ParameterError(
+                f"{place} ends before its #, which begins a comment; write it in quotes: {name}='...'."
+            )
         yield from _leaves(name, value)
 
 
@@ -68,10 +71,14 @@ def split(override: str) -> tuple[str, str]:
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if is_section(name):
         if not isinstance(value, dict) or not value:
-            raise ParameterError(f"'{name}' is a section; set its parameters one by one, as {name}.NAME=value.")
+            raise ParameterError(
+                f"'{name}' is a section; set its parameters one by one, as {name}.NAME=value."
+            )
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)
     elif is_name(name):
         yield name, value
     else:
-        raise ParameterError(f"There is no parameter '{name}';{nearest(name)} params.yaml lists every one with a comment.")
+        raise ParameterError(
+            f"There is no parameter '{name}';{nearest(name)} params.yaml lists every one with a comment."
+        )

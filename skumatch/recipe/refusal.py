@@ -32,7 +32,9 @@ class Refusal:
         knob = knob_of(first["loc"])
         if first["type"] == "extra_forbidden":
             return f"There is no parameter '{name}' ({self._place(name)});{nearest(name)} remove it or correct its name."
-        if first["type"] == "value_error" and not (knob and knob.is_text):  # of several values: there is none to show
+        if first["type"] == "value_error" and not (
+            knob and knob.is_text
+        ):  # of several values: there is none to show
             return f"{f'Parameters {name}: ' if name else ''}{first['ctx']['error']} ({self._place(name)})."
         if knob is None:
             return f"'{name}' is a section, but is {self._shown(name)} ({self._place(name)}); write its parameters below it."
@@ -44,7 +46,9 @@ class Refusal:
 
     def _why(self, name: str) -> str:
         value = self._value(name)
-        ambiguous = any(isinstance(part, Ambiguous) for part in (value if isinstance(value, list) else [value]))
+        ambiguous = any(
+            isinstance(part, Ambiguous) for part in (value if isinstance(value, list) else [value])
+        )
         return ", which some readers of YAML turn into something else" if ambiguous else ""
 
     def _how(self, name: str, knob: Knob) -> str:

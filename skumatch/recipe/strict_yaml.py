@@ -72,7 +72,9 @@ class _Loader(yaml.SafeLoader):
                 problem = f"{shortened(name) or 'nothing'} is no parameter's name; correct it"
                 raise _Refused(problem=problem, problem_mark=key.start_mark)
             if key.value in names:
-                raise _Refused(problem=f"{key.value} stands twice in one section; keep one", problem_mark=key.start_mark)
+                raise _Refused(
+                    problem=f"{key.value} stands twice in one section; keep one", problem_mark=key.start_mark
+                )
             names.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -95,8 +97,8 @@ def read_yaml(text: str, place: str) -> Any:
         text: the document.
         place: where it stands, for the sentence of a refusal.
 
-    Raises:
-        ParameterError: the text is not valid YAML, repeats a name, or has tags, aliases or control characters.
+    Raises: ParameterError: the text is not valid YAML, repeats a name, or has tags, aliases or control
+        characters.
     """
     if "\ufeff" in text.removeprefix("\ufeff"):
         raise ParameterError(f"{place} holds a byte order mark inside its text; leave it out.")
@@ -106,9 +108,13 @@ def read_yaml(text: str, place: str) -> Any:
         raise ParameterError(f"{place}{_line(error)}: {error.problem}.") from error
     except yaml.YAMLError as error:
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error).splitlines()[0]
-        raise ParameterError(f"{place} is not valid YAML{_line(error)}: {problem}; correct it, or write a text in quotes.") from error
+        raise ParameterError(
+            f"{place} is not valid YAML{_line(error)}: {problem}; correct it, or write a text in quotes."
+        ) from error
     except RecursionError as error:
-        raise ParameterError(f"{place} is nested too deeply to be read; write sections and values only.") from error
+        raise ParameterError(
+            f"{place} is nested too deeply to be read; write sections and values only."
+        ) from error
 
 
 def _line(error: yaml.YAMLError) -> str:
@@ -117,7 +123,10 @@ def _line(error: yaml.YAMLError) -> str:
 
 
 def written(text: str, path: Sequence[str]) -> str:
-    """Return how the part of a document at `path` is written: the text itself on one line, shortened; empty if absent."""
+    """Return how the part of a document at `path` is written: the text itself on one line, shortened.
+
+    Empty if absent.
+    """
     node = yaml.compose(text, _Loader)
     for name in path:
         parts = node.value if isinstance(node, yaml.MappingNode) else []

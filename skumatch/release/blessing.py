@@ -72,7 +72,9 @@ def bless(folder: Path, rows: pd.DataFrame, pictures: Images, limit_ms: int) -> 
     Raises:
         LatencyExceeded: if a blessed bundle needs more than the limit.
     """
-    single = np.flatnonzero(~rows["pixels"].duplicated(keep=False))  # a copy under another SKU would be as near
+    single = np.flatnonzero(
+        ~rows["pixels"].duplicated(keep=False)
+    )  # a copy under another SKU would be as near
     chosen = [int(single[i * len(single) // QUERIES]) for i in range(QUERIES)] if len(single) else []
     with tempfile.TemporaryDirectory() as place:
         paths = [Path(place) / str(number) for number in range(len(chosen))]

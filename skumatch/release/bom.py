@@ -13,7 +13,10 @@ from skumatch.release.lineage import Lineage
 
 
 def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
-    """CycloneDX 1.6 as JSON; the same for the same run. constraints: the environment's lock; ended: when the run was registered."""
+    """CycloneDX 1.6 as JSON.
+
+    The same for the same run. constraints: the environment's lock; ended: when the run was registered.
+    """
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
@@ -33,12 +36,25 @@ def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
     )  # fmt: skip
     md5 = [HashType(alg=HashAlgorithm.MD5, content=inputs.data.removeprefix("md5:").removesuffix(".dir"))]
     parts = [
-        Component(name="data", version=inputs.data.removeprefix("md5:"), type=ComponentType.DATA, bom_ref="data", hashes=md5),
-        Component(name=inputs.weights, type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="weights", hashes=sha256(inputs.weights_sha256)),
+        Component(
+            name="data",
+            version=inputs.data.removeprefix("md5:"),
+            type=ComponentType.DATA,
+            bom_ref="data",
+            hashes=md5,
+        ),
+        Component(
+            name=inputs.weights,
+            type=ComponentType.MACHINE_LEARNING_MODEL,
+            bom_ref="weights",
+            hashes=sha256(inputs.weights_sha256),
+        ),
     ]
     for name, version in packages(constraints):
         purl = PackageURL("pypi", name=name, version=version)
-        parts.append(Component(name=name, version=version, type=ComponentType.LIBRARY, bom_ref=str(purl), purl=purl))
+        parts.append(
+            Component(name=name, version=version, type=ComponentType.LIBRARY, bom_ref=str(purl), purl=purl)
+        )
     made.components.update(parts)
     made.register_dependency(made.metadata.component, parts)
     return str(JsonV1Dot6(made).output_as_string(indent=2)) + "\n"

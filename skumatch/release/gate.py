@@ -1,8 +1,11 @@
-"""The gate: may this model, or this gallery, be released? Pure functions of figures and policy, which say no by default.
+"""The gate: may this model, or this gallery, be released?
 
-A challenger, a new encoder, has to beat the champion's encoder on today's gallery. Rules and guards are asked in
-order; the first that fails decides, and only if none fails is the model promoted. Where there is no challenger or it
-isn't promoted, the refreshed gallery is released if it is fit to serve. All checks are recorded.
+Pure functions of figures and policy, which say no by default.
+
+A challenger, a new encoder, has to beat the champion's encoder on today's gallery. Rules and guards are asked
+in order; the first that fails decides, and only if none fails is the model promoted. Where there is no
+challenger or it isn't promoted, the refreshed gallery is released if it is fit to serve. All checks are
+recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +27,20 @@ from skumatch.release.rules import FULL, REFRESH_RULES, RULES, Case, Facts, Slic
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
 
-__all__ = ["CHECKS", "Check", "Decision", "Described", "Facts", "Gain", "Guard", "Products", "Refreshed", "Verdict", "decide", "settle"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Decision",
+    "Described",
+    "Facts",
+    "Gain",
+    "Guard",
+    "Products",
+    "Refreshed",
+    "Verdict",
+    "decide",
+    "settle",
+]
 CHECKS: Final = (*(name for name, _, _ in RULES), *GUARDS)
 OPENING = {
     "first": "Accepted as the first champion",
@@ -61,8 +77,8 @@ class Check(_Record):
 class Gain(_Record):
     """Top-1 of challenger minus champion on the same queries; lower bound at one-sided `confidence`.
 
-    smallest_detectable: the true gain this comparison would show with 80 % power; None where no SKU differs. p: one-sided, that the
-    true gain is the margin at most.
+    smallest_detectable: the true gain this comparison would show with 80 % power; None where no SKU differs.
+    p: one-sided, that the true gain is the margin at most.
     """
 
     estimate: float
@@ -86,8 +102,8 @@ class Described(_Record):
 class Products(_Record):
     """How today's gallery differs from the one that serves, in products.
 
-    new, retired: how many are in today's only, and in the served one only. held: new ones that are not released,
-    and why: by the challenger's answers if it is promoted, else by those of the refreshed gallery.
+    new, retired: how many are in today's only, and in the served one only. held: new ones that are not
+    released, and why: by the challenger's answers if it is promoted, else by those of the refreshed gallery.
     """
 
     new: int
@@ -106,8 +122,8 @@ class Decision(_Record):
     """The verdict, in words and with its reasons.
 
     checks, gain, guards, described: of the challenger; empty where there is none. hashes: the inputs that the
-    verdict was made from. model: the verdict on the challenger alone, None without one. refresh, fitness, products:
-    of the refreshed gallery; None where there is no champion.
+    verdict was made from. model: the verdict on the challenger alone, None without one. refresh, fitness,
+    products: of the refreshed gallery; None where there is no champion.
     """
 
     verdict: Verdict
@@ -143,8 +159,8 @@ class Decision(_Record):
 class Refreshed:
     """What is known of the refreshed gallery.
 
-    evaluation: its figures under the protocol `full`. facts: of its bundle. changed: whether it differs from the
-    gallery that serves in pictures, products, vectors or thresholds.
+    evaluation: its figures under the protocol `full`. facts: of its bundle. changed: whether it differs from
+    the gallery that serves in pictures, products, vectors or thresholds.
     """
 
     evaluation: Evaluation
@@ -155,7 +171,10 @@ class Refreshed:
 
 
 def settle(
-    model: Decision | None, refreshed: Refreshed | None, policy: GateParams, held_by_challenger: dict[str, str] | None = None
+    model: Decision | None,
+    refreshed: Refreshed | None,
+    policy: GateParams,
+    held_by_challenger: dict[str, str] | None = None,
 ) -> Decision:
     """Decide what is released: the challenger, the refreshed gallery, or nothing.
 
@@ -217,12 +236,19 @@ def _without_challenger(refreshed: Refreshed, policy: GateParams) -> Decision:
 def _refresh_checks(refreshed: Refreshed, policy: GateParams) -> tuple[Check, ...]:
     case = Case(refreshed.evaluation, None, None, refreshed.facts, policy, candidate="refreshed gallery")
     same = "today's gallery is the one that serves, so there is nothing to change"
-    changed = Check(name=CHANGED, status="passed", detail=refreshed.products.sentence) if refreshed.changed else None
+    changed = (
+        Check(name=CHANGED, status="passed", detail=refreshed.products.sentence)
+        if refreshed.changed
+        else None
+    )
     outcomes = [(name, *rule(case)) for name, _, rule in REFRESH_RULES]
     return (
         changed or Check(name=CHANGED, status="failed", detail=same),
         *(Check(name=name, status=status, detail=detail) for name, status, detail in outcomes),
-        *(Check(name=check.name, status=check.status, detail=check.detail) for check in refreshed.fitness.checks),
+        *(
+            Check(name=check.name, status=check.status, detail=check.detail)
+            for check in refreshed.fitness.checks
+        ),
     )
 
 
@@ -238,18 +264,28 @@ def _held_words(products: Products) -> str:
 
 
 def decide(
-    challenger: Evaluation, champion: Evaluation | None, slices: Slices | None, facts: Facts, policy: GateParams, seed: int
+    challenger: Evaluation,
+    champion: Evaluation | None,
+    slices: Slices | None,
+    facts: Facts,
+    policy: GateParams,
+    seed: int,
 ) -> Decision:
     """Compare a challenger with the champion (None = there is none yet), both scored on the same queries.
 
-    `slices` holds their hits query by query: `full`, needed wherever there is a champion, and the guards' slices by name. Never raises
-    for bad figures: it refuses.
+    `slices` holds their hits query by query: `full`, needed wherever there is a champion, and the guards'
+    slices by name. Never raises for bad figures: it refuses.
     """
     case = Case(challenger, champion, slices, facts, policy)
     measured: tuple[Guard, ...] = ()
     if slices and rules.pairs(case)[0] == "passed":
-        case, measured = replace(case, difference=_difference(slices[FULL], policy, seed)), guards.measure(slices, policy, seed)
-    outcomes = [(name, *rule(case)) for name, _, rule in RULES] + [(name, *outcome) for name, outcome in guards.outcomes(case, measured)]
+        case, measured = (
+            replace(case, difference=_difference(slices[FULL], policy, seed)),
+            guards.measure(slices, policy, seed),
+        )
+    outcomes = [(name, *rule(case)) for name, _, rule in RULES] + [
+        (name, *outcome) for name, outcome in guards.outcomes(case, measured)
+    ]
     checks = tuple(Check(name=name, status=status, detail=detail) for name, status, detail in outcomes)
     verdict, reason = _verdict(case, checks)
     return Decision(
@@ -265,7 +301,13 @@ def decide(
 
 def _difference(hits: PairedHits, policy: GateParams, seed: int) -> statistics.Difference:
     return statistics.paired_difference(
-        hits.challenger, hits.champion, hits.skus, policy.confidence, seed, policy.resamples, above=policy.margin
+        hits.challenger,
+        hits.champion,
+        hits.skus,
+        policy.confidence,
+        seed,
+        policy.resamples,
+        above=policy.margin,
     )
 
 
@@ -283,7 +325,11 @@ def _gain(case: Case) -> Gain | None:
     if found is None or not math.isfinite(found.lower):
         return None
     return Gain(
-        estimate=found.estimate, lower=found.lower, confidence=found.confidence, smallest_detectable=found.smallest_detectable, p=found.p
+        estimate=found.estimate,
+        lower=found.lower,
+        confidence=found.confidence,
+        smallest_detectable=found.smallest_detectable,
+        p=found.p,
     )
 
 
@@ -307,7 +353,12 @@ def _hashes(case: Case) -> dict[str, str | None]:
 
 
 def _texts(name: str, hits: PairedHits) -> list[str]:
-    return [name, *map(str, hits.skus), str(np.asarray(hits.challenger).tolist()), str(np.asarray(hits.champion).tolist())]
+    return [
+        name,
+        *map(str, hits.skus),
+        str(np.asarray(hits.challenger).tolist()),
+        str(np.asarray(hits.champion).tolist()),
+    ]
 
 
 def _digest(*texts: str) -> str:

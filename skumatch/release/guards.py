@@ -52,10 +52,16 @@ class Guard(BaseModel):
 
 def measure(slices: Slices, policy: GateParams, seed: int) -> tuple[Guard, ...]:
     """The guards that have queries, in order. Those of enough SKUs are corrected for how many these are."""
-    asked = {name: slices[FULL if name == MACRO else name] for name in GUARDS if (FULL if name == MACRO else name) in slices}
+    asked = {
+        name: slices[FULL if name == MACRO else name]
+        for name in GUARDS
+        if (FULL if name == MACRO else name) in slices
+    }
     found = [_measured(name, hits, policy, seed) for name, hits in asked.items() if len(hits.skus)]
     judged = [guard for guard in found if guard.skus >= policy.guard_min_skus]
-    adjusted = dict(zip((guard.name for guard in judged), statistics.holm([guard.p for guard in judged]), strict=True))
+    adjusted = dict(
+        zip((guard.name for guard in judged), statistics.holm([guard.p for guard in judged]), strict=True)
+    )
     return tuple(guard.model_copy(update={"adjusted": adjusted.get(guard.name)}) for guard in found)
 
 
@@ -63,10 +69,16 @@ def _measured(name: str, hits: PairedHits, policy: GateParams, seed: int) -> Gua
     margin = getattr(policy.guard_margins, name)
     ours, theirs, skus = hits.challenger.astype(np.float64), hits.champion.astype(np.float64), hits.skus
     if name == MACRO:
-        ours, theirs, skus = statistics.by_cluster(ours, skus), statistics.by_cluster(theirs, skus), np.unique(skus)
+        ours, theirs, skus = (
+            statistics.by_cluster(ours, skus),
+            statistics.by_cluster(theirs, skus),
+            np.unique(skus),
+        )
 
     def compare(better: Floats, base: Floats, above: float) -> statistics.Difference:
-        return statistics.paired_difference(better, base, skus, policy.guard_confidence, seed, policy.resamples, above)
+        return statistics.paired_difference(
+            better, base, skus, policy.guard_confidence, seed, policy.resamples, above
+        )
 
     kept = compare(ours, theirs, -margin)
     return Guard(
@@ -88,7 +100,10 @@ def outcomes(case: Case, guards: Sequence[Guard]) -> list[tuple[str, Outcome]]:
     if case.first or case.difference is None:
         return [(name, NO_CHAMPION if case.first else UNMEASURED) for name in GUARDS]
     found = {guard.name: judge(guard, case.policy) for guard in guards}
-    return [(name, found.get(name, ("not applicable", f"{WORDS[name]}: there are no such queries"))) for name in GUARDS]
+    return [
+        (name, found.get(name, ("not applicable", f"{WORDS[name]}: there are no such queries")))
+        for name in GUARDS
+    ]
 
 
 def judge(guard: Guard, policy: GateParams) -> Outcome:
@@ -97,8 +112,15 @@ def judge(guard: Guard, policy: GateParams) -> Outcome:
     margin, alpha = points(-guard.margin), 1 - policy.guard_confidence
     if guard.adjusted is None:
         few = f"{guard.skus} SKUs, of at least {policy.guard_min_skus} to judge by"
-        if guard.p_worse is not None and guard.p_worse <= alpha and guard.changed >= statistics.clusters_needed(policy.guard_confidence):
-            return "failed", f"{told}, and even {few} show that it is worse by more than {points(guard.margin)[1:]}"
+        if (
+            guard.p_worse is not None
+            and guard.p_worse <= alpha
+            and guard.changed >= statistics.clusters_needed(policy.guard_confidence)
+        ):
+            return (
+                "failed",
+                f"{told}, and even {few} show that it is worse by more than {points(guard.margin)[1:]}",
+            )
         return "not applicable", f"{told}, on {few}"
     words = f"p {_p(guard.adjusted)} of {_p(alpha)} that it is {margin} or worse, {guard.n} queries of {guard.skus} SKUs"
     if guard.adjusted <= alpha:

@@ -11,14 +11,27 @@ from typing import Any
 
 from skumatch.errors import CleaningRefused
 from skumatch.release.journal import SOURCE, Journal, journal_name
-from skumatch.release.tracking import EXPERIMENT, INPUTS_TAG, LOCK_NAME, MODEL_PARAM, PLAIN_TAG, RUN_TAG, VERSION_TAG, Tracking, or_none
+from skumatch.release.tracking import (
+    EXPERIMENT,
+    INPUTS_TAG,
+    LOCK_NAME,
+    MODEL_PARAM,
+    PLAIN_TAG,
+    RUN_TAG,
+    VERSION_TAG,
+    Tracking,
+    or_none,
+)
 
 PAGE = 1000
 
 
 @dataclass(frozen=True)
 class Holding:
-    """Whose it is, in words; MD5 of its input set; the text of its dvc.lock (empty: a run that has none yet)."""
+    """Whose it is, in words.
+
+    MD5 of its input set; the text of its dvc.lock (empty: a run that has none yet).
+    """
 
     who: str
     inputs: str
@@ -32,10 +45,14 @@ def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
     or finished run's lock is gone, so that nobody knows what it rests on.
     """
     with tracking.client() as client:
-        versions = list(pages(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token)))
+        versions = list(
+            pages(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token))
+        )
         runs = list(_runs(client))
         told, start = _in_journals(client, versions), since.timestamp() * 1000
-        kept = [run for run in runs if run.info.start_time >= start or _registered_as(run) in told] + list(_next_start(runs))
+        kept = [run for run in runs if run.info.start_time >= start or _registered_as(run) in told] + list(
+            _next_start(runs)
+        )
         found = [_of_run(client, run) for run in {run.info.run_id: run for run in kept}.values()]
         return found + [_of_version(client, version) for version in versions if INPUTS_TAG in version.tags]
 
@@ -66,12 +83,20 @@ def _registered_as(run: Any) -> tuple[str, str]:
 def _in_journals(client: Any, versions: list[Any]) -> set[tuple[str, str]]:
     """Model and version of all that a journal tells of, versions that were removed since among them."""
     suffix = journal_name("")
-    models = {version.name.removesuffix(suffix) for version in versions if version.name.endswith(suffix) and version.source == SOURCE}
+    models = {
+        version.name.removesuffix(suffix)
+        for version in versions
+        if version.name.endswith(suffix) and version.source == SOURCE
+    }
     told: set[tuple[str, str]] = set()
     for model in models:
         for entry in Journal(client, model, lambda: None).entries():
             champions = {part.champion for part in (entry.before, entry.after) if part}
-            told |= {(model, str(one)) for one in champions | {entry.asked.version, entry.asked.expected} if one is not None}
+            told |= {
+                (model, str(one))
+                for one in champions | {entry.asked.version, entry.asked.expected}
+                if one is not None
+            }
     return told
 
 
@@ -106,4 +131,6 @@ def _lock(client: Any, run_id: str) -> str:
 
 def _unknown(who: str, run_id: str) -> CleaningRefused:
     lacks = f"the MLflow run {run_id or '(none named)'} has no {LOCK_NAME} for it"
-    return CleaningRefused(f"{who} rests on what nobody knows: {lacks}; restore that run or remove what names it, then clean up.")
+    return CleaningRefused(
+        f"{who} rests on what nobody knows: {lacks}; restore that run or remove what names it, then clean up."
+    )

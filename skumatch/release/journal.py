@@ -1,9 +1,10 @@
 """The promotion journal: append-only, one entry after the other, each chained to the one before by hash.
 
-An entry is a version of the registered model `MODEL-journal`, so that it lies where the models do and every machine sees the same
-one. MLflow can't compare and set, but it gives each new version a number of its own, so the journal is the lock as well: whoever
-takes a number waits until all before it are closed (a ticket lock; Mellor-Crummey and Scott 1991). An entry says what was asked,
-what was found before, and what was there after; whoever died in between is closed by the next one.
+An entry is a version of the registered model `MODEL-journal`, so that it lies where the models do and every
+machine sees the same one. MLflow can't compare and set, but it gives each new version a number of its own, so
+the journal is the lock as well: whoever takes a number waits until all before it are closed (a ticket lock;
+Mellor-Crummey and Scott 1991). An entry says what was asked, what was found before, and what was there after;
+whoever died in between is closed by the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from skumatch.release.tracking import or_none, unless_existing
 
 SOURCE = "skumatch:///journal"
 ASKED, BEFORE, AFTER = "skumatch.asked", "skumatch.before", "skumatch.after"
-HEAD = "skumatch.journal"  # a tag of the model's versions: the last entry that was closed when the version was promoted, NUMBER:HASH
+# A tag of the model's versions: the last entry that was closed when the version was promoted, NUMBER:HASH.
+HEAD = "skumatch.journal"
 EXPIRY_SECONDS = 30.0  # an entry in which nothing moved for so long has lost its promoter
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.2
@@ -54,7 +56,10 @@ class Before(_Record):
 
 
 class After(_Record):
-    """champion: the version found when the entry was closed; `abandoned`: by the next, since its promoter was gone."""
+    """champion: the version found when the entry was closed.
+
+    `abandoned`: by the next, since its promoter was gone.
+    """
 
     outcome: Outcome
     champion: int | None
@@ -72,7 +77,9 @@ class Entry(_Record):
     @property
     def changed(self) -> bool:
         """Whether this entry moved the champion."""
-        return self.before is not None and self.after is not None and self.before.champion != self.after.champion
+        return (
+            self.before is not None and self.after is not None and self.before.champion != self.after.champion
+        )
 
     @property
     def hash(self) -> str:
@@ -81,16 +88,24 @@ class Entry(_Record):
 
 
 class Turn:
-    """The time in which one entry alone may move the champion. `outcome` is what will be written at its end."""
+    """The time in which one entry alone may move the champion.
+
+    `outcome` is what will be written at its end.
+    """
 
     def __init__(self, journal: Journal, entry: Entry) -> None:
         self.entry, self._journal = entry, journal
         self.outcome: Outcome = "failed"
 
     def confirm(self) -> None:
-        """Call right before the write. Raises ServiceError if another one has given this entry up meanwhile."""
+        """Call right before the write.
+
+        Raises ServiceError if another one has given this entry up meanwhile.
+        """
         if self._journal.read(self.entry.number).after is not None:
-            raise ServiceError(f"Entry {self.entry.number} of the journal took so long that another one closed it; try again.")
+            raise ServiceError(
+                f"Entry {self.entry.number} of the journal took so long that another one closed it; try again."
+            )
 
 
 class Journal:
@@ -108,15 +123,22 @@ class Journal:
         """One entry. Raises ServiceError if it is gone."""
         entry = self._at(number)
         if entry is None:
-            raise ServiceError(f"Entry {number} of {self.name} was removed in MLflow; `skumatch models --history` shows the break.")
+            raise ServiceError(
+                f"Entry {number} of {self.name} was removed in MLflow; `skumatch models --history` shows the break."
+            )
         return entry
 
     @contextmanager
     def turn(self, asked: Asked) -> Iterator[Turn]:
-        """Take a number, wait for it, and write what was before and after. Raises ServiceError if the wait takes minutes."""
+        """Take a number, wait for it, and write what was before and after.
+
+        Raises ServiceError if the wait takes minutes.
+        """
         unless_existing(self.client.create_registered_model, self.name)
         text = asked.model_dump_json()
-        made = self.client.create_model_version(self.name, SOURCE, tags={ASKED: text}, description=asked.why, await_creation_for=0)
+        made = self.client.create_model_version(
+            self.name, SOURCE, tags={ASKED: text}, description=asked.why, await_creation_for=0
+        )
         entry = self._begin(int(made.version))
         turn = Turn(self, entry)
         try:
@@ -140,7 +162,9 @@ class Journal:
             if now - since > EXPIRY_SECONDS:
                 self._close(first if first.before else self._begin(first.number), "abandoned")
             elif now - start > PATIENCE_SECONDS:
-                raise ServiceError(f"Entry {first.number} of {self.name} has been open for minutes; see who promotes, then try again.")
+                raise ServiceError(
+                    f"Entry {first.number} of {self.name} has been open for minutes; see who promotes, then try again."
+                )
             time.sleep(POLL_SECONDS * min(number - first.number, FAR))
             seen, first = first, self._next_open(first.number, number)
             if first != seen:
@@ -155,7 +179,9 @@ class Journal:
 
     def _next_open(self, lowest: int, number: int) -> Entry | None:
         """The same, where all below `lowest` are known to be closed."""
-        return next((entry for one in range(lowest, number) if (entry := self._at(one)) and entry.after is None), None)
+        return next(
+            (entry for one in range(lowest, number) if (entry := self._at(one)) and entry.after is None), None
+        )
 
     def _below(self, number: int) -> Entry | None:
         """The entry before `number`, passing over removed ones."""
@@ -184,7 +210,11 @@ def breaks(entries: Sequence[Entry]) -> list[str]:
         if entry.number != place:
             return [*found, f"Entry {place} is missing."]
         if entry.before is None or entry.after is None:
-            return found if entry is entries[-1] else [*found, f"Entry {place} was never closed, but others follow it."]
+            return (
+                found
+                if entry is entries[-1]
+                else [*found, f"Entry {place} was never closed, but others follow it."]
+            )
         if entry.before.previous != last:
             found.append(f"Entry {place} doesn't follow from the one before it: one of the two was changed.")
         found += _moved(entries[place - 2], entry.before.champion) if place > 1 else []
@@ -193,11 +223,16 @@ def breaks(entries: Sequence[Entry]) -> list[str]:
 
 
 def _moved(entry: Entry, found: int | None) -> list[str]:
-    """Whether the champion is another than the one that `entry` ended with; whose promoter failed or was gone may have moved it later."""
+    """Whether the champion is another than the one that `entry` ended with.
+
+    Whose promoter failed or was gone may have moved it later.
+    """
     if entry.after is None or entry.after.outcome in ("failed", "abandoned") or entry.after.champion == found:
         return []
     left, now = (f"version {one}" if one else "none" for one in (entry.after.champion, found))
-    return [f"After entry {entry.number} the champion was {left}, before the next it was {now}: it was moved outside the journal."]
+    return [
+        f"After entry {entry.number} the champion was {left}, before the next it was {now}: it was moved outside the journal."
+    ]
 
 
 def unheaded(entries: Sequence[Entry], heads: Mapping[int, str]) -> list[str]:
@@ -236,12 +271,16 @@ def predecessors(entries: Sequence[Entry]) -> list[int]:
 
 
 def _entry(found: Any) -> Entry:
-    parts = {name: found.tags.get(tag) for name, tag in (("asked", ASKED), ("before", BEFORE), ("after", AFTER))}
+    parts = {
+        name: found.tags.get(tag) for name, tag in (("asked", ASKED), ("before", BEFORE), ("after", AFTER))
+    }
     try:
         read = {name: json.loads(text) for name, text in parts.items() if text is not None}
         return Entry.model_validate({"number": int(found.version)} | read)
     except (ValueError, ValidationError) as error:
-        raise ServiceError(f"Version {found.version} of {found.name} is no entry of a journal; leave that model to skumatch.") from error
+        raise ServiceError(
+            f"Version {found.version} of {found.name} is no entry of a journal; leave that model to skumatch."
+        ) from error
 
 
 def _now() -> datetime:

@@ -29,7 +29,9 @@ def nameable(registry: Registry, ref: ModelRef) -> frozenset[str]:
         registered = _sha256(manifest) == ref.bundle
         if not registered or _sha256(labels) != read_manifest(manifest.parent).parts[LABELS].sha256:
             where = f"the bundle of version {ref.version} on {registry.shown}"
-            raise BundleError(f"The labels in {where} are not what was registered; see `skumatch audit {ref.version} --verify`.")
+            raise BundleError(
+                f"The labels in {where} are not what was registered; see `skumatch audit {ref.version} --verify`."
+            )
         return frozenset(read_object(labels).get("gallery_images", ()))
 
 
@@ -48,7 +50,9 @@ def fetch_file(registry: Registry, ref: ModelRef, name: str, folder: Path) -> Pa
             return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=registry.url))
         except (MlflowException, OSError) as error:
             what = f"MLflow at {registry.shown} can't give the bundle of version {ref.version}"
-            raise ServiceError(f"{what}; see its log, and whether its disk or bucket still has it.") from error
+            raise ServiceError(
+                f"{what}; see its log, and whether its disk or bucket still has it."
+            ) from error
 
 
 def _sha256(path: Path) -> str:

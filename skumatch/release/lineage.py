@@ -63,10 +63,12 @@ class Stage(_Record):
 
 
 class Results(_Record):
-    """Hashes of the evaluations' and the decision's files and of the bundle. The registered version is in MLflow.
+    """Hashes of the evaluations' and the decision's files and of the bundle.
 
-    challenger: None in a refresh. champion: of its encoder on today's gallery. answers: of what each candidate answers
-    as it serves.
+    The registered version is in MLflow.
+
+    challenger: None in a refresh. champion: of its encoder on today's gallery. answers: of what each
+    candidate answers as it serves.
     """
 
     challenger: str | None = MaybeHash
@@ -80,7 +82,9 @@ class Results(_Record):
 class Lineage(_Record):
     """The whole record. Schema 1, before gallery releases, is still read."""
 
-    schema_: Literal["skumatch-lineage-1", "skumatch-lineage-2"] = Field(default="skumatch-lineage-2", alias="schema")
+    schema_: Literal["skumatch-lineage-1", "skumatch-lineage-2"] = Field(
+        default="skumatch-lineage-2", alias="schema"
+    )
     run: str = Field(min_length=1)
     code: Code
     inputs: Inputs
@@ -89,7 +93,10 @@ class Lineage(_Record):
 
 
 def lineage(run: str, code: Code, inputs: Inputs, lock: str, results: Results) -> dict[str, Any]:
-    """The run's record, ready for write_json; `lock` is the text of its dvc.lock. Raises DataError for an unreadable lock."""
+    """The run's record, ready for write_json; `lock` is the text of its dvc.lock.
+
+    Raises DataError for an unreadable lock.
+    """
     record = Lineage(run=run, code=code, inputs=inputs, stages=stages_of(lock), results=results)
     return record.model_dump(mode="json", by_alias=True)
 
@@ -105,7 +112,9 @@ def stages_of(lock: str) -> dict[str, Stage]:
         tree = yaml.safe_load(lock)
         stages = {str(name): _stage(entry) for name, entry in sorted(tree["stages"].items())}
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"The run's dvc.lock can't be read ({type(error).__name__}); run the workflow again.") from error
+        raise DataError(
+            f"The run's dvc.lock can't be read ({type(error).__name__}); run the workflow again."
+        ) from error
     if not stages:
         raise DataError("The run's dvc.lock has no stages; run the workflow again.")
     return stages
@@ -121,4 +130,8 @@ def _stage(entry: dict[str, Any]) -> Stage:
 
 
 def _hashes(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
-    return {entry["path"]: f"{algorithm}:{entry[algorithm]}" for entry in entries for algorithm in [entry.get("hash", "md5")]}
+    return {
+        entry["path"]: f"{algorithm}:{entry[algorithm]}"
+        for entry in entries
+        for algorithm in [entry.get("hash", "md5")]
+    }

@@ -1,4 +1,7 @@
-"""A bundle as an MLflow model that matches by itself: the bundle, the package's code and the exact packages; no pickle."""
+"""A bundle as an MLflow model that matches by itself: the bundle, the package's code and the exact packages.
+
+No pickle.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +43,19 @@ def uploaded(client: Any, run_id: str, digest: str) -> str | None:
     """The model that an interrupted call had uploaded in full."""
     experiment = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment], filter_string=f"tags.`{BUNDLE_TAG}` = '{digest}'")
-    return next((str(model.model_id) for model in found if model.source_run_id == run_id and model.status.value == "READY"), None)
+    return next(
+        (
+            str(model.model_id)
+            for model in found
+            if model.source_run_id == run_id and model.status.value == "READY"
+        ),
+        None,
+    )
 
 
-def upload(client: Any, run_id: str, folder: Path, digest: str, package: Path, card: Path | None = None) -> str:
+def upload(
+    client: Any, run_id: str, folder: Path, digest: str, package: Path, card: Path | None = None
+) -> str:
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, "bundle", run_id, tags={BUNDLE_TAG: digest})
     with tempfile.TemporaryDirectory() as staged:
@@ -56,14 +68,19 @@ def upload(client: Any, run_id: str, folder: Path, digest: str, package: Path, c
 
 
 def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: str, package: Path) -> Path:
-    """Lay out the MLflow model: the bundle, the package's code and the exact packages; nothing inferred, nothing pickled."""
+    """Lay out the MLflow model: the bundle, the package's code and the exact packages.
+
+    Nothing inferred, nothing pickled.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # MLflow warns of its own type hints when imported
         import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    shutil.copytree(folder, staged / "bundle")  # MLflow records the paths it is given: let them be none of this machine's homes
+    shutil.copytree(
+        folder, staged / "bundle"
+    )  # MLflow records the paths it is given: let them be none of this machine's homes
     code = _carried(package, staged)
     shutil.copyfile(package / "release" / "pyfunc.py", staged / "pyfunc.py")
     lists = [
@@ -79,13 +96,17 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
         params=ParamSchema([top_k, skus]),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it wants an input example, would run it, and learn nothing
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # it wants an input example, would run it, and learn nothing
         mlflow.pyfunc.save_model(
             path=str(staged / "model"),
             python_model=str(staged / "pyfunc.py"),
             artifacts={"bundle": str(staged / "bundle")},
             code_paths=[str(code)],
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in MODEL_PACKAGES],
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in MODEL_PACKAGES
+            ],
             signature=signature,
             model_config={"bundle": digest},
             mlflow_model=Model(run_id=run_id, model_id=model_id),

@@ -51,7 +51,9 @@ class Decision(RunFacet):
     record: str
 
 
-def event(record: Lineage, digest: str, sentence: str, model: str, version: int | None, ended: datetime) -> RunEvent:
+def event(
+    record: Lineage, digest: str, sentence: str, model: str, version: int | None, ended: datetime
+) -> RunEvent:
     """The COMPLETE event of a run, whose job is named as the DAG of the run's kind is.
 
     Args:
@@ -63,7 +65,9 @@ def event(record: Lineage, digest: str, sentence: str, model: str, version: int 
         ended: when the run was registered.
     """
     data = InputDataset(NAMESPACE, "data", facets={"skumatch_data": DataVersion(record.inputs.data)})
-    outs = OutputDataset(NAMESPACE, model, facets={"skumatch_model": ModelVersion(record.results.bundle, version)})
+    outs = OutputDataset(
+        NAMESPACE, model, facets={"skumatch_model": ModelVersion(record.results.bundle, version)}
+    )
     decision = Decision(record.results.verdict, sentence, digest)
     return RunEvent(
         eventTime=ended.isoformat(), eventType=RunState.COMPLETE, producer=PRODUCER,
@@ -74,11 +78,17 @@ def event(record: Lineage, digest: str, sentence: str, model: str, version: int 
 
 
 def emit(made: RunEvent, where: str) -> None:
-    """Send an event to an HTTP endpoint or append it to a file. One that can't be sent is told, and stops nothing."""
+    """Send an event to an HTTP endpoint or append it to a file.
+
+    One that can't be sent is told, and stops nothing.
+    """
     try:
         OpenLineageClient(transport=transport(where)).emit(made)
     except Exception as error:  # noqa: BLE001 - whatever a transport raises: a listener that is away is no reason to fail a run
-        print(f"The OpenLineage event could not be sent to {shown(where)} ({shown(str(error))[:200]}); the run goes on.", file=sys.stderr)
+        print(
+            f"The OpenLineage event could not be sent to {shown(where)} ({shown(str(error))[:200]}); the run goes on.",
+            file=sys.stderr,
+        )
 
 
 def transport(where: str) -> Transport:

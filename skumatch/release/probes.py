@@ -1,4 +1,7 @@
-"""Small questions to an MLflow server that tell whether a run could be recorded there. What they write they delete."""
+"""Small questions to an MLflow server that tell whether a run could be recorded there.
+
+What they write they delete.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,34 @@ REFUSED = (401, 403)
 
 
 def server_version(tracking: Tracking) -> str:
-    """The MLflow version of the server. Raises ServiceError where it doesn't let us in, or is something else."""
+    """The MLflow version of the server.
+
+    Raises ServiceError where it doesn't let us in, or is something else.
+    """
     with tracking.client():
-        from mlflow.tracking._tracking_service.utils import get_default_host_creds  # with the user and password of the environment
+        from mlflow.tracking._tracking_service.utils import (
+            get_default_host_creds,
+        )  # with the user and password of the environment
         from mlflow.utils.rest_utils import http_request
 
         answer = http_request(get_default_host_creds(tracking.url), "/version", "GET")
     if answer.status_code in REFUSED:
-        raise ServiceError(f"MLflow at {tracking.shown} doesn't let us in; check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
+        raise ServiceError(
+            f"MLflow at {tracking.shown} doesn't let us in; check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
     try:
         return str(Version(answer.text))
     except InvalidVersion as error:
-        raise ServiceError(f"What answers at {tracking.shown} is not MLflow; choose another port or address (SKUMATCH_MLFLOW).") from error
+        raise ServiceError(
+            f"What answers at {tracking.shown} is not MLflow; choose another port or address (SKUMATCH_MLFLOW)."
+        ) from error
 
 
 def try_artifacts(tracking: Tracking) -> str:
-    """Write a small artifact where those of runs go, read it back, delete it, and return that place. Raises ServiceError."""
+    """Write a small artifact where those of runs go, read it back, delete it, and return that place.
+
+    Raises ServiceError.
+    """
     text = uuid.uuid4().hex
     with tracking.client() as client, tempfile.TemporaryDirectory() as folder:
         from mlflow.exceptions import MlflowException
@@ -54,7 +69,9 @@ def try_artifacts(tracking: Tracking) -> str:
             what = f"MLflow at {tracking.shown} can't write, give back or delete artifacts in {place}"
             raise ServiceError(f"{what}; see its log, its disk or bucket, and our rights there.") from error
     if back != text:
-        raise ServiceError(f"MLflow at {tracking.shown} gave back another artifact than was written; check its disk or bucket.")
+        raise ServiceError(
+            f"MLflow at {tracking.shown} gave back another artifact than was written; check its disk or bucket."
+        )
     return place
 
 

@@ -18,12 +18,17 @@ def compared_with(ref: ModelRef) -> int | None:
     """The champion that a version was compared with; None: there was none. Raises Refused if nothing says."""
     compared = ref.tags.get(COMPARED_TAG)
     if compared is None:
-        raise Refused(f"Nothing says which champion version {ref.version} was compared with; retrain to compare again.")
+        raise Refused(
+            f"Nothing says which champion version {ref.version} was compared with; retrain to compare again."
+        )
     return None if compared == "none" else int(compared)
 
 
 def proposed(registry: Registry, ref: ModelRef) -> int | None:
-    """As compared_with, looked at without a word in the journal. Raises StaleChampion if the champion is another by now."""
+    """As compared_with, looked at without a word in the journal.
+
+    Raises StaleChampion if the champion is another by now.
+    """
     expected, now = compared_with(ref), registry.champion()
     current = now.version if now else None
     if current != expected:
@@ -74,7 +79,10 @@ def promote(registry: Registry, version: int, expected: int | None, who: str, wh
 
 
 def rollback(registry: Registry, version: int, expected: int | None, who: str, why: str) -> ModelRef:
-    """Make an earlier champion the champion again, if the champion still is `expected`. Raises StaleChampion, ReferenceNotFound."""
+    """Make an earlier champion the champion again, if the champion still is `expected`.
+
+    Raises StaleChampion, ReferenceNotFound.
+    """
     return _move(registry, Asked(action="rollback", version=version, expected=expected, who=who, why=why))
 
 
@@ -88,12 +96,16 @@ def rollback_target(registry: Registry, version: int | None = None) -> ModelRef:
         if version is not None:
             served = {entry.after.champion for entry in entries if entry.after}
             if version not in served:
-                raise ReferenceNotFound(f"Version {version} never was champion; promote it with `skumatch promote {version}` if it passed.")
+                raise ReferenceNotFound(
+                    f"Version {version} never was champion; promote it with `skumatch promote {version}` if it passed."
+                )
             return registry.version(client, str(version))
         there = {ref.version for ref in registry.versions()}
         found = next((one for one in _candidates(entries, now) if one in there), None)
         if found is None:
-            raise ReferenceNotFound("No earlier champion is left to roll back to; `skumatch models --history` lists what was.")
+            raise ReferenceNotFound(
+                "No earlier champion is left to roll back to; `skumatch models --history` lists what was."
+            )
         return registry.version(client, str(found))
 
 
@@ -104,13 +116,18 @@ def history(registry: Registry) -> list[Entry]:
 
 
 def heads(registry: Registry) -> dict[int, str]:
-    """Version -> the journal's head when it was promoted, where that was recorded. To be read before the entries: the journal grows."""
+    """Version -> the journal's head when it was promoted, where that was recorded.
+
+    To be read before the entries: the journal grows.
+    """
     return {ref.version: ref.tags[HEAD] for ref in registry.versions() if HEAD in ref.tags}
 
 
 def _candidates(entries: list[Entry], now: int | None) -> list[int]:
     """With the champion deleted in MLflow the last one named by the journal is gone, so its predecessors are next."""
-    last = next((entry.after.champion for entry in reversed(entries) if entry.after and entry.after.champion), None)
+    last = next(
+        (entry.after.champion for entry in reversed(entries) if entry.after and entry.after.champion), None
+    )
     return predecessors(entries) if now is not None or last is None else [last, *predecessors(entries)]
 
 
@@ -163,7 +180,10 @@ def _turn(registry: Registry, client: Any, asked: Asked) -> Iterator[Turn]:
 
 
 def _record_head(registry: Registry, client: Any, entry: Entry) -> None:
-    """The champion names it, or the version asked for where there is none. A head recorded later stays: promoters may overtake here."""
+    """The champion names it, or the version asked for where there is none.
+
+    A head recorded later stays: promoters may overtake here.
+    """
     version = str((entry.after and entry.after.champion) or entry.asked.version)
     found = or_none(client.get_model_version, registry.model_name, version)
     if found and entry.after and number_of(found.tags.get(HEAD, "")) < entry.number:
@@ -177,7 +197,9 @@ def stale(version: int, expected: int | None, current: int | None, action: str =
     now = "There is no champion now" if current is None else f"The champion is now version {current}"
     then = "none" if expected is None else f"version {expected}"
     if action == "rollback":
-        return StaleChampion(f"{now}, but the rollback to version {version} was asked against {then}; look at it and ask again.")
+        return StaleChampion(
+            f"{now}, but the rollback to version {version} was asked against {then}; look at it and ask again."
+        )
     return StaleChampion(f"{now}, but version {version} was compared with {then}; retrain to compare again.")
 
 

@@ -27,12 +27,21 @@ BUILD, BUILDER = "urn:skumatch:retrain:1", "urn:skumatch:register:1"
 
 
 def statement(record: Mapping[str, Any], parts: Mapping[str, str], ended: datetime) -> dict[str, Any]:
-    """What a run made of what. record: its lineage record; parts: the bundle's files and their SHA-256; ended: when it was registered."""
+    """What a run made of what. record: its lineage record.
+
+    Parts: the bundle's files and their SHA-256; ended: when it was registered.
+    """
     run = Lineage.model_validate(record)
-    results = {"decision.json": run.results.decision, "challenger.json": run.results.challenger, "lineage.json": record_hash(dict(record))}
+    results = {
+        "decision.json": run.results.decision,
+        "challenger.json": run.results.challenger,
+        "lineage.json": record_hash(dict(record)),
+    }
     return {
         "_type": STATEMENT,
-        "subject": [{"name": f"bundle/{name}", "digest": {"sha256": digest}} for name, digest in sorted(parts.items())],
+        "subject": [
+            {"name": f"bundle/{name}", "digest": {"sha256": digest}} for name, digest in sorted(parts.items())
+        ],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
@@ -44,7 +53,9 @@ def statement(record: Mapping[str, Any], parts: Mapping[str, str], ended: dateti
             "runDetails": {
                 "builder": {"id": BUILDER},
                 "metadata": {"invocationId": run.run, "finishedOn": f"{ended:%Y-%m-%dT%H:%M:%SZ}"},
-                "byproducts": [{"name": name, "digest": {"sha256": digest}} for name, digest in results.items()],
+                "byproducts": [
+                    {"name": name, "digest": {"sha256": digest}} for name, digest in results.items()
+                ],
             },
         },
     }
@@ -100,14 +111,19 @@ def signers(found: Mapping[str, Any]) -> list[str]:
 
 
 def signed_by(found: Mapping[str, Any], key: Path) -> bool:
-    """Whether the envelope carries a signature of this public key (PEM). Raises ParameterError for a file that holds none."""
+    """Whether the envelope carries a signature of this public key (PEM).
+
+    Raises ParameterError for a file that holds none.
+    """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError
     from securesystemslib.signer import Signature  # type: ignore[attr-defined]
 
     inside, public = Envelope.from_dict(json.loads(json.dumps(found))), _public(key)
     for one in inside.signatures.values():  # whatever id they claim: it is the signature that counts
-        named = Envelope(inside.payload, inside.payload_type, {public.keyid: Signature(public.keyid, one.signature)})
+        named = Envelope(
+            inside.payload, inside.payload_type, {public.keyid: Signature(public.keyid, one.signature)}
+        )
         try:
             named.verify([public], 1)
         except VerificationError:
@@ -161,4 +177,6 @@ def _public(path: Path) -> Any:
     try:
         return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise ParameterError(f"{path} (--key) holds no public key in PEM; write it with `openssl pkey -in key.pem -pubout`.") from error
+        raise ParameterError(
+            f"{path} (--key) holds no public key in PEM; write it with `openssl pkey -in key.pem -pubout`."
+        ) from error

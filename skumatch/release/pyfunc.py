@@ -75,9 +75,13 @@ def _log_once(sentence: str) -> None:
 
 def _picture(row: int, value: bytes | str) -> Pixels:
     try:
-        return decode_pixels(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
+        return decode_pixels(
+            base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
+        )
     except binascii.Error as error:
-        raise ImageError("unreadable", f"Row {row}: `image` is no base64; send the file's bytes in base64.") from error
+        raise ImageError(
+            "unreadable", f"Row {row}: `image` is no base64; send the file's bytes in base64."
+        ) from error
     except ImageError as error:
         raise ImageError(error.reason, f"Row {row}: {error}") from error
 

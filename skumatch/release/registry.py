@@ -33,7 +33,10 @@ RESERVED_ALIAS = re.compile(r"latest|v?\d+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ModelRef:
-    """One version of the registered model; `bundle` is its bundle's hash, `run_id` the MLflow run that made it."""
+    """One version of the registered model.
+
+    `bundle` is its bundle's hash, `run_id` the MLflow run that made it.
+    """
 
     version: int
     bundle: str
@@ -52,7 +55,9 @@ class ModelRef:
 
 
 def model_release(registry: Registry, ref: ModelRef | None) -> ModelRef | None:
-    """The version that brought the encoder of a gallery release; None for a model release, and where there is no version.
+    """The version that brought the encoder of a gallery release.
+
+    None for a model release, and where there is no version.
 
     Raises ReferenceNotFound if it was deleted.
     """
@@ -63,7 +68,8 @@ def model_release(registry: Registry, ref: ModelRef | None) -> ModelRef | None:
 class Registry(Tracking):
     """One registered model on one MLflow server; runs are logged through it too (Tracking).
 
-    `locks` is a folder shared by all who fetch bundles on this machine (default: the system's temporary folder).
+    `locks` is a folder shared by all who fetch bundles on this machine (default: the system's temporary
+    folder).
     """
 
     def __init__(self, url: str, model_name: str = "skumatch", locks: Path | None = None) -> None:
@@ -107,7 +113,9 @@ class Registry(Tracking):
 
             uri = client.get_model_version_download_uri(self.model_name, str(version))
             with tempfile.TemporaryDirectory() as folder:
-                file = download_artifacts(artifact_uri=f"{uri}/artifacts/bundle/{MANIFEST}", dst_path=folder, tracking_uri=self.url)
+                file = download_artifacts(
+                    artifact_uri=f"{uri}/artifacts/bundle/{MANIFEST}", dst_path=folder, tracking_uri=self.url
+                )
                 return read_manifest(Path(file).parent).parts[WEIGHTS].sha256
 
     def download_bundle(self, ref: ModelRef, folder: Path) -> Path:
@@ -118,7 +126,9 @@ class Registry(Tracking):
         """
         if ERASED_TAG in ref.tags:
             what = f"Version {ref.version} of '{self.model_name}' can't serve or be rolled back to"
-            raise BundleError(f"{what}: its gallery held a picture that was {ref.tags[ERASED_TAG]}; name another one.")
+            raise BundleError(
+                f"{what}: its gallery held a picture that was {ref.tags[ERASED_TAG]}; name another one."
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self._lock_path):  # two runs of one machine may want the same champion
@@ -129,10 +139,15 @@ class Registry(Tracking):
             with self.client() as client:
                 from mlflow.artifacts import download_artifacts, list_artifacts
 
-                uri = client.get_model_version_download_uri(self.model_name, str(ref.version)) + "/artifacts/bundle"
+                uri = (
+                    client.get_model_version_download_uri(self.model_name, str(ref.version))
+                    + "/artifacts/bundle"
+                )
                 if not list_artifacts(artifact_uri=uri, tracking_uri=self.url):
                     what = f"MLflow at {self.shown} has no files of version {ref.version} of '{self.model_name}' any more"
-                    raise BundleError(f"{what}; restore its artifacts from a backup, or promote another version.")
+                    raise BundleError(
+                        f"{what}; restore its artifacts from a backup, or promote another version."
+                    )
                 found = Path(download_artifacts(artifact_uri=uri, dst_path=aside, tracking_uri=self.url))
             verify_bundle(found, ref.bundle)
             if folder.exists():
@@ -141,19 +156,30 @@ class Registry(Tracking):
         return folder
 
     def register(
-        self, folder: Path, run_id: str, tags: Mapping[str, str], description: str, package: Path | None = None, card: Path | None = None
+        self,
+        folder: Path,
+        run_id: str,
+        tags: Mapping[str, str],
+        description: str,
+        package: Path | None = None,
+        card: Path | None = None,
     ) -> int:
-        """Make the bundle in `folder` a version, as an MLflow model that matches by itself; return the version.
+        """Make the bundle in `folder` a version, as an MLflow model that matches by itself.
 
-        A bundle that already is a version stays that version and nothing is written. `run_id` is the MLflow run that
-        log_run returned, `package` the skumatch that the model carries (default: the one that runs here), `card` its model card.
-        Raises BundleError for an incomplete bundle. A call that was cut off goes on where it stopped.
+        Return the version.
+
+        A bundle that already is a version stays that version and nothing is written. `run_id` is the MLflow
+        run that log_run returned, `package` the skumatch that the model carries (default: the one that runs
+        here), `card` its model card. Raises BundleError for an incomplete bundle. A call that was cut off
+        goes on where it stopped.
         """
         verify_bundle(folder)
         digest = bundle_hash(folder)
         with self.client() as client:
             if not self._of_bundle(client, digest):
-                model_id = uploaded(client, run_id, digest) or upload(client, run_id, folder, digest, package or HERE, card)
+                model_id = uploaded(client, run_id, digest) or upload(
+                    client, run_id, folder, digest, package or HERE, card
+                )
                 self._make_model(client)
                 client.create_model_version(
                     self.model_name, f"models:/{model_id}", run_id, tags=clean_tags(tags) | {BUNDLE_TAG: digest}, description=description,
@@ -175,10 +201,13 @@ class Registry(Tracking):
             client.update_registered_model(self.model_name, about(journal_name(self.model_name), self.shown))
 
     def _settled(self, client: Any, digest: str) -> int:
-        """The one version of a bundle: the first; others, made at the same time by machines that didn't see each other, are deleted.
+        """The one version of a bundle: the first.
 
-        MLflow hands out numbers one by one, so whoever looks after making a version sees all that were made before, and all agree on
-        the first. What a killed call left is deleted by the next; what an alias names stays.
+        Others, made at the same time by machines that didn't see each other, are deleted.
+
+        MLflow hands out numbers one by one, so whoever looks after making a version sees all that were made
+        before, and all agree on the first. What a killed call left is deleted by the next; what an alias
+        names stays.
         """
         first, *others = self._of_bundle(client, digest)
         named = self.aliases(client).values() if others else ()
@@ -188,10 +217,15 @@ class Registry(Tracking):
         return first
 
     def _of_bundle(self, client: Any, digest: str) -> list[int]:
-        return sorted(int(version.version) for version in self._search(client, f" and tags.`{BUNDLE_TAG}` = '{digest}'"))
+        return sorted(
+            int(version.version) for version in self._search(client, f" and tags.`{BUNDLE_TAG}` = '{digest}'")
+        )
 
     def set_alias(self, alias: str, version: int) -> None:
-        """Point an alias at a version. The champion is moved by promotion.py only. Raises ParameterError, ReferenceNotFound."""
+        """Point an alias at a version.
+
+        The champion is moved by promotion.py only. Raises ParameterError, ReferenceNotFound.
+        """
         assert alias != CHAMPION, "a promotion compares before it sets the champion"
         if RESERVED_ALIAS.fullmatch(alias):
             raise ParameterError(f"MLflow keeps the alias '{alias}' for itself; take another name.")
@@ -211,7 +245,9 @@ class Registry(Tracking):
         return _model_ref(found, self.aliases(client))
 
     def _not_found(self, what: str) -> ReferenceNotFound:
-        return ReferenceNotFound(f"The model '{self.model_name}' on {self.shown} has no {what}; `skumatch models` lists what there is.")
+        return ReferenceNotFound(
+            f"The model '{self.model_name}' on {self.shown} has no {what}; `skumatch models` lists what there is."
+        )
 
     def _search(self, client: Any, more: str) -> list[Any]:
         return list(client.search_model_versions(f"name = '{self.model_name}'{more}", max_results=10_000))
@@ -221,9 +257,13 @@ def _holds(folder: Path, digest: str) -> bool:
     """Whether `folder` holds that bundle, whole. Raises BundleError if what it holds is no bundle of ours."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
-    strangers = {path.name for path in folder.iterdir()} - {Path(name).parts[0] for name in (MANIFEST, *PARTS)}
+    strangers = {path.name for path in folder.iterdir()} - {
+        Path(name).parts[0] for name in (MANIFEST, *PARTS)
+    }
     if strangers:
-        raise BundleError(f"{folder} holds other files ({min(strangers)}); give an empty folder for the bundle.")
+        raise BundleError(
+            f"{folder} holds other files ({min(strangers)}); give an empty folder for the bundle."
+        )
     try:
         verify_bundle(folder, digest)
     except BundleError:

@@ -46,8 +46,8 @@ class Facts(BaseModel):
 class Case:
     """All that the rules look at.
 
-    challenger: the figures of the candidate, which may be a refreshed gallery; `candidate` is its name in sentences.
-    difference: the gain in top-1, once pairs were found to be sound.
+    challenger: the figures of the candidate, which may be a refreshed gallery; `candidate` is its name in
+    sentences. difference: the gain in top-1, once pairs were found to be sound.
     """
 
     challenger: Evaluation
@@ -91,9 +91,15 @@ def champion(case: Case) -> Outcome:
     if case.first:
         return NO_CHAMPION
     if case.champion is None:
-        return "failed", "the champion could not be read and scored, so nothing can be compared; repair or withdraw it and run again"
+        return (
+            "failed",
+            "the champion could not be read and scored, so nothing can be compared; repair or withdraw it and run again",
+        )
     if not case.facts.champion_bundle:
-        return "failed", "the champion has no bundle hash, so it can't be told which model was compared; run the gate again"
+        return (
+            "failed",
+            "the champion has no bundle hash, so it can't be told which model was compared; run the gate again",
+        )
     return _sound(case.champion, "champion")
 
 
@@ -113,14 +119,28 @@ def pairs(case: Case) -> Outcome:
         return NO_CHAMPION
     slices, ours, theirs = case.slices or {}, case.challenger, case.champion
     if theirs is None or FULL not in slices:
-        return "failed", "the hits of both models, query by query, are missing, so they can't be compared; run the evaluate stage again"
+        return (
+            "failed",
+            "the hits of both models, query by query, are missing, so they can't be compared; run the evaluate stage again",
+        )
     for name in ("gallery", "queries"):
         if ours.hashes.get(name) != theirs.hashes.get(name):
-            return "failed", f"challenger and champion were scored on other {name}, so they can't be compared; run the evaluate stage again"
-    same = (ours.protocol, ours.n, ours.without_partner, ours.skus) == (theirs.protocol, theirs.n, theirs.without_partner, theirs.skus)
+            return (
+                "failed",
+                f"challenger and champion were scored on other {name}, so they can't be compared; run the evaluate stage again",
+            )
+    same = (ours.protocol, ours.n, ours.without_partner, ours.skus) == (
+        theirs.protocol,
+        theirs.n,
+        theirs.without_partner,
+        theirs.skus,
+    )
     whole = all(_whole(hits) for hits in slices.values())
     if not same or not whole or (len(slices[FULL].skus), len(set(slices[FULL].skus))) != (ours.n, ours.skus):
-        return "failed", "challenger and champion were not scored on the same queries; run the evaluate stage again"
+        return (
+            "failed",
+            "challenger and champion were not scored on the same queries; run the evaluate stage again",
+        )
     if not _follow(ours, theirs, slices):
         return "failed", "the figures don't follow from the hits query by query; run the evaluate stage again"
     return "passed", f"both were asked the same {ours.n} queries under the protocol '{ours.protocol}'"
@@ -129,7 +149,9 @@ def pairs(case: Case) -> Outcome:
 def _whole(hits: PairedHits) -> bool:
     """A SKU and two hits, each true or false, for every query."""
     lengths = {len(hits.skus), len(hits.challenger), len(hits.champion)}
-    return len(lengths) == 1 and all(np.isin(found, (0, 1)).all() for found in (hits.challenger, hits.champion))
+    return len(lengths) == 1 and all(
+        np.isin(found, (0, 1)).all() for found in (hits.challenger, hits.champion)
+    )
 
 
 def _follow(ours: Evaluation, theirs: Evaluation, slices: Slices) -> bool:
@@ -151,14 +173,22 @@ def _mean(hits: np.ndarray) -> float:
 
 def size(case: Case) -> Outcome:
     found, limit = case.facts.bundle_mb, case.policy.max_bundle_mb
-    return ("passed" if 0 < found <= limit else "failed"), f"the bundle has {found:.1f} MB, of at most {limit}"
+    return (
+        "passed" if 0 < found <= limit else "failed"
+    ), f"the bundle has {found:.1f} MB, of at most {limit}"
 
 
 def blessing(case: Case) -> Outcome:
     if case.facts.blessed is None:
-        return "failed", "the bundle was not loaded and queried, so nobody knows that it works; run the bundle stage again"
+        return (
+            "failed",
+            "the bundle was not loaded and queried, so nobody knows that it works; run the bundle stage again",
+        )
     if not case.facts.blessed:
-        return "failed", "the bundle could not be loaded and queried in a clean process; see the bundle stage's log"
+        return (
+            "failed",
+            "the bundle could not be loaded and queried in a clean process; see the bundle stage's log",
+        )
     return "passed", "the bundle was loaded and answered queries"
 
 
@@ -175,7 +205,9 @@ def floor(case: Case) -> Outcome:
     top1, least = case.challenger.top1, case.policy.floor_top1
     passed = top1 >= least
     where = f"{'at or above' if passed else 'below'} the floor of {percent(least)}"
-    return ("passed" if passed else "failed"), f"the {case.candidate}'s top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
+    return (
+        "passed" if passed else "failed"
+    ), f"the {case.candidate}'s top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
 
 
 def gain(case: Case) -> Outcome:
@@ -186,14 +218,24 @@ def gain(case: Case) -> Outcome:
     difference, margin = case.difference, case.policy.margin
     told = f"top-1 {percent(case.challenger.top1)} against {percent(case.champion.top1)}"
     if difference.changed == 0:
-        return "failed", f"both models find as many products of every SKU ({told}), and a tie keeps the champion"
+        return (
+            "failed",
+            f"both models find as many products of every SKU ({told}), and a tie keeps the champion",
+        )
     if not math.isfinite(difference.lower):
         return "failed", f"queries of one SKU alone can't show a gain ({told})"
     if difference.estimate <= 0:
         return "failed", f"the challenger is no better ({told}, {points(difference.estimate)})"
-    found, lower, confidence = points(difference.estimate), points(difference.lower), percent(difference.confidence)
+    found, lower, confidence = (
+        points(difference.estimate),
+        points(difference.lower),
+        percent(difference.confidence),
+    )
     if difference.lower > margin:
-        return "passed", f"a gain of {found} ({told}), at least {lower} with {confidence} confidence, above the required {points(margin)}"
+        return (
+            "passed",
+            f"a gain of {found} ({told}), at least {lower} with {confidence} confidence, above the required {points(margin)}",
+        )
     words = f"its lower bound at {confidence} confidence is {lower} and must be above {points(margin)}"
     return "failed", f"a gain of {found} ({told}) is not sure enough: {words}"
 

@@ -66,7 +66,10 @@ class RefusedRun:
 
 
 class Tracking:
-    """One MLflow server. Every method raises RegistryUnavailable if it is away, ServiceError if it refuses."""
+    """One MLflow server.
+
+    Every method raises RegistryUnavailable if it is away, ServiceError if it refuses.
+    """
 
     def __init__(self, url: str) -> None:
         if not url.startswith(("http://", "https://")):
@@ -85,14 +88,20 @@ class Tracking:
         artifacts: Mapping[str, Path],
         status: Literal["RUNNING", "FINISHED", "FAILED"] = "FINISHED",
     ) -> str:
-        """Record a run in the experiment `skumatch` and return its MLflow id; `artifacts` maps a path in the run to a file.
+        """Record a run in the experiment `skumatch` and return its MLflow id.
+
+        `artifacts` maps a path in the run to a file.
 
         A second call for the same `run` adds to the same MLflow run. A list as metric is one value an epoch.
         """
         with self.client() as client, tempfile.TemporaryDirectory() as staged:
             found = client.get_run(_run_id(client, run))
             mlflow_id = str(found.info.run_id)
-            _log_metrics(client, mlflow_id, {name: value for name, value in metrics.items() if name not in found.data.metrics})
+            _log_metrics(
+                client,
+                mlflow_id,
+                {name: value for name, value in metrics.items() if name not in found.data.metrics},
+            )
             _log_texts(client, mlflow_id, params, clean_tags(tags))
             for name, path in artifacts.items():
                 (Path(staged) / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +114,9 @@ class Tracking:
     def log_data(self, mlflow_id: str, version: str, uri: str) -> None:
         """Name a data version, kept at `uri`, as what the run was trained and tested on: MLflow lists it as the run's datasets."""
         with self.client() as client:
-            client.log_inputs(mlflow_id, [_dataset(version, shown(uri), context) for context in ("training", "test")])
+            client.log_inputs(
+                mlflow_id, [_dataset(version, shown(uri), context) for context in ("training", "test")]
+            )
 
     def last_finished(self, kind: str | None = None, plain: bool = False) -> FinishedRun | None:
         """The newest run that ended well, with the lock that the next run starts from.
@@ -114,14 +125,27 @@ class Tracking:
             kind: only runs of this kind; None for any. A run that names no kind is a retrain.
             plain: only runs as the schedule would start them, without overrides and from committed code.
         """
-        wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (f" and tags.`{PLAIN_TAG}` = 'true'" if plain else "")
+        wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (
+            f" and tags.`{PLAIN_TAG}` = 'true'" if plain else ""
+        )
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
-            run = next((run for run in _newest(client, wanted) if kind in (None, run.data.tags.get(KIND_TAG, "retrain"))), None)
+            run = next(
+                (
+                    run
+                    for run in _newest(client, wanted)
+                    if kind in (None, run.data.tags.get(KIND_TAG, "retrain"))
+                ),
+                None,
+            )
             if run is None:
                 return None
             run_id = str(run.info.run_id)
             held = any(item.path == LOCK_NAME for item in client.list_artifacts(run_id))
-            lock = Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8") if held else None
+            lock = (
+                Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8")
+                if held
+                else None
+            )
             tags = {name: value for name, value in run.data.tags.items() if name.startswith("skumatch.")}
             return FinishedRun(run_id, tags, lock)
 
@@ -145,11 +169,17 @@ class Tracking:
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             order = ["attributes.end_time DESC"]
-            found = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT) if experiment else []
+            found = (
+                client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT)
+                if experiment
+                else []
+            )
             for run in found:
                 held = client.list_artifacts(run.info.run_id, artifact.rpartition("/")[0])
                 if any(item.path == artifact for item in held):
-                    return Path(client.download_artifacts(run.info.run_id, artifact, folder)).read_text("utf-8")
+                    return Path(client.download_artifacts(run.info.run_id, artifact, folder)).read_text(
+                        "utf-8"
+                    )
             return None
 
     def run(self, mlflow_id: str) -> Any:
@@ -191,7 +221,9 @@ class Tracking:
             reason = shown(str(error).splitlines()[0])[:200]
             if error.error_code in AWAY:
                 raise self._away(f" as it should ({reason})") from error
-            raise ServiceError(f"MLflow at {self.shown} refused a request ({reason}); see its log.") from error
+            raise ServiceError(
+                f"MLflow at {self.shown} refused a request ({reason}); see its log."
+            ) from error
 
     def _probe(self) -> None:
         try:
@@ -210,7 +242,10 @@ class Tracking:
 
 
 def upload_files(log: Callable[[str, str | None], None], folder: Path) -> None:
-    """Hand each file below `folder` to `log`, with its folder's path there, several at a time. Raises what the first failure raises."""
+    """Hand each file below `folder` to `log`, with its folder's path there, several at a time.
+
+    Raises what the first failure raises.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor(UPLOADS) as pool:
         sent = [pool.submit(log, str(path), _below(path.parent, folder)) for path in files]
@@ -228,7 +263,9 @@ def _below(path: Path, folder: Path) -> str | None:
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags with credentials cut out of URLs. Keys must start with `skumatch.` or be MLflow's own."""
-    assert all(name.startswith(("skumatch.", "mlflow.")) for name in tags), "tags of ours carry the prefix skumatch."
+    assert all(name.startswith(("skumatch.", "mlflow.")) for name in tags), (
+        "tags of ours carry the prefix skumatch."
+    )
     return {name: shown(str(value)) for name, value in tags.items()}
 
 
@@ -256,11 +293,16 @@ def or_none(call: Callable[..., Any], *names: str) -> Any:
 
 
 def _newest(client: Any, wanted: str) -> Iterator[Any]:
-    """The experiment's runs that fit the filter `wanted`, the one that ended last first; a page is fetched when it is needed."""
+    """The experiment's runs that fit the filter `wanted`, the one that ended last first.
+
+    A page is fetched when it is needed.
+    """
     experiment, token = client.get_experiment_by_name(EXPERIMENT), None
     while experiment:
         order = ["attributes.end_time DESC"]
-        page = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT, page_token=token)
+        page = client.search_runs(
+            [experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT, page_token=token
+        )
         yield from page
         token = page.token
         if not token:
@@ -274,14 +316,25 @@ def _run_id(client: Any, run: str) -> str:
         unless_existing(client.create_experiment, EXPERIMENT)
         experiment = client.get_experiment_by_name(EXPERIMENT)
     found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
-    return str((found[0] if found else client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)).info.run_id)
+    return str(
+        (
+            found[0]
+            if found
+            else client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)
+        ).info.run_id
+    )
 
 
 def _dataset(version: str, uri: str, context: str) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     # A run takes one input of a name and digest, so the name tells the contexts apart.
-    named = Dataset(f"skumatch data version ({context})", version, urlsplit(uri).scheme or "local", json.dumps({"uri": uri}))
+    named = Dataset(
+        f"skumatch data version ({context})",
+        version,
+        urlsplit(uri).scheme or "local",
+        json.dumps({"uri": uri}),
+    )
     return DatasetInput(named, [InputTag("mlflow.data.context", context)])
 
 
@@ -289,8 +342,16 @@ def _log_metrics(client: Any, mlflow_id: str, metrics: Mapping[str, Series]) -> 
     from mlflow.entities import Metric
 
     now = time.time_ns() // 1_000_000
-    series = {name: [value] if isinstance(value, int | float) else list(value) for name, value in sorted(metrics.items())}
-    points = [Metric(name, value, now, step) for name in series for step, value in enumerate(series[name]) if math.isfinite(value)]
+    series = {
+        name: [value] if isinstance(value, int | float) else list(value)
+        for name, value in sorted(metrics.items())
+    }
+    points = [
+        Metric(name, value, now, step)
+        for name in series
+        for step, value in enumerate(series[name])
+        if math.isfinite(value)
+    ]
     for start in range(0, len(points), 500):  # the server takes at most 1,000 a call
         client.log_batch(mlflow_id, metrics=points[start : start + 500])
 

@@ -29,10 +29,13 @@ class Pair(NamedTuple):
     other: Confused
 
 
-def confused_pairs(ranking: Ranking, first_of: Mapping[str, str], picture: Picture, limit: int = 8) -> Some[Pair]:
+def confused_pairs(
+    ranking: Ranking, first_of: Mapping[str, str], picture: Picture, limit: int = 8
+) -> Some[Pair]:
     """The pairs with the most wrong first answers, both directions together.
 
-    `first_of` has a gallery image of each SKU; queries of other SKUs are no mistakes. `picture` opens an image by its id.
+    `first_of` has a gallery image of each SKU; queries of other SKUs are no mistakes. `picture` opens an
+    image by its id.
     """
     taken = Counter((ranking.query_skus[i], ranking.skus[i, 0]) for i in wrong(ranking, first_of))
     both: Counter[tuple[str, str]] = Counter()
@@ -42,7 +45,12 @@ def confused_pairs(ranking: Ranking, first_of: Mapping[str, str], picture: Pictu
     queries, matched = Counter(ranking.query_skus), _matched(ranking)
 
     def side(sku: str, other: str) -> Confused:
-        return Confused(sku, thumbnail(picture(_typical(matched.get(sku), first_of[sku]))), taken[sku, other], queries[sku])
+        return Confused(
+            sku,
+            thumbnail(picture(_typical(matched.get(sku), first_of[sku]))),
+            taken[sku, other],
+            queries[sku],
+        )
 
     turned = [(two, one) if taken[two, one] > taken[one, two] else (one, two) for one, two in order[:limit]]
     return Some([Pair(side(one, other), side(other, one)) for one, other in turned], len(order))

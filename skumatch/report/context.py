@@ -1,4 +1,7 @@
-"""All that the report of a run shows, as plain records; what is shown of it, and how, is the view's and the templates'."""
+"""All that the report of a run shows, as plain records.
+
+What is shown of it, and how, is the view's and the templates'.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,9 @@ class Aside:
 class DataFacts:
     """images: all that were delivered and kept; gallery, queries: images to match against and to judge by.
 
-    set_aside: quarantined images; aside_by_reason: how many for each reason. duplicates: what the search for duplicates found, by its
-    name. expectations: how many were met, of how many. changes: None where there is no earlier version to compare with.
+    set_aside: quarantined images; aside_by_reason: how many for each reason. duplicates: what the search for
+    duplicates found, by its name. expectations: how many were met, of how many. changes: None where there is
+    no earlier version to compare with.
     """
 
     images: int
@@ -66,11 +70,12 @@ class TrainingFacts:
 class ReportContext:
     """All that the report shows.
 
-    challenger: figures of the candidate that the page is about; of the refreshed gallery where that is released or
-    there is no challenger. champion: of what it is compared with, the champion's encoder on today's gallery; else
-    None. hashes: name -> hash of every input and result, shown in the footer. frozen: figures of the encoder
-    before its training. protocols: figures under protocols other than `full`, of challenger and champion. training:
-    None unless this run trained the candidate. gallery: None where there is no champion.
+    challenger: figures of the candidate that the page is about; of the refreshed gallery where that is
+    released or there is no challenger. champion: of what it is compared with, the champion's encoder on
+    today's gallery; else None. hashes: name -> hash of every input and result, shown in the footer. frozen:
+    figures of the encoder before its training. protocols: figures under protocols other than `full`, of
+    challenger and champion. training: None unless this run trained the candidate. gallery: None where there
+    is no champion.
     """
 
     decision: Decision

@@ -14,7 +14,10 @@ STEPS = (1, 2, 2.5, 5, 10)
 
 
 class Axis(NamedTuple):
-    """What is measured, from where to where; `share` writes 0.25 as 25 %, `whole` has ticks at whole numbers only."""
+    """What is measured, from where to where.
+
+    `share` writes 0.25 as 25 %, `whole` has ticks at whole numbers only.
+    """
 
     label: str
     low: float
@@ -47,18 +50,31 @@ class Box(NamedTuple):
 
     def at(self, point: Point) -> Point:
         across, up = (_along(value, axis) for value, axis in zip(point, (self.x, self.y), strict=True))
-        return LEFT + across * (self.width - LEFT - RIGHT), self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
+        return LEFT + across * (self.width - LEFT - RIGHT), self.height - BOTTOM - up * (
+            self.height - TOP - BOTTOM
+        )
 
 
-def curves(lines: Sequence[Line], x: Axis, y: Axis, about: str, size: tuple[int, int] = (440, 230), here: float | None = None) -> str:
-    """Lines over two axes with ticks, the first line in the first colour; `here` marks one place of the x axis.
+def curves(
+    lines: Sequence[Line],
+    x: Axis,
+    y: Axis,
+    about: str,
+    size: tuple[int, int] = (440, 230),
+    here: float | None = None,
+) -> str:
+    """Lines over two axes with ticks, the first line in the first colour.
+
+    `here` marks one place of the x axis.
 
     `about` is what a screen reader says. Empty where no line has two points.
     """
     if not any(len(line.points) > 1 for line in lines):
         return ""
     box = Box(x, y, *size)
-    svg = ElementTree.Element("svg", {"class": "curves", "viewBox": f"0 0 {size[0]} {size[1]}", "role": "img", "aria-label": about})
+    svg = ElementTree.Element(
+        "svg", {"class": "curves", "viewBox": f"0 0 {size[0]} {size[1]}", "role": "img", "aria-label": about}
+    )
     _axes(svg, box)
     if here is not None:
         _rule(svg, "here", box.at((here, y.low)), box.at((here, y.high)))
@@ -74,7 +90,9 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * nice for nice in STEPS if power * nice >= raw * (1 - 1e-9))
-    return [round(step * i, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [
+        round(step * i, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def ceiling(value: float) -> float:
@@ -82,7 +100,9 @@ def ceiling(value: float) -> float:
     if value < 1e-12:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(power * nice for nice in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * nice >= value * (1 - 1e-9))
+    return next(
+        power * nice for nice in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * nice >= value * (1 - 1e-9)
+    )
 
 
 def _along(value: float, axis: Axis) -> float:
@@ -111,8 +131,12 @@ def _line(svg: ElementTree.Element, box: Box, line: Line, number: int) -> None:
 
 def _rule(svg: ElementTree.Element, name: str, start: Point, end: Point) -> None:
     ends = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
-    ElementTree.SubElement(svg, "line", {"class": name} | {key: f"{value:.1f}" for key, value in ends.items()})
+    ElementTree.SubElement(
+        svg, "line", {"class": name} | {key: f"{value:.1f}" for key, value in ends.items()}
+    )
 
 
 def _text(svg: ElementTree.Element, place: Point, text: str, name: str) -> None:
-    ElementTree.SubElement(svg, "text", {"class": name, "x": f"{place[0]:.1f}", "y": f"{place[1]:.1f}"}).text = text
+    ElementTree.SubElement(
+        svg, "text", {"class": name, "x": f"{place[0]:.1f}", "y": f"{place[1]:.1f}"}
+    ).text = text

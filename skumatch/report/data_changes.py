@@ -15,7 +15,10 @@ LISTED = 12
 
 
 class Count(NamedTuple):
-    """Images of something in the last version and in this one; of a SKU perhaps with a picture (a data URI)."""
+    """Images of something in the last version and in this one.
+
+    Of a SKU perhaps with a picture (a data URI).
+    """
 
     name: str
     before: int
@@ -26,7 +29,8 @@ class Count(NamedTuple):
 class Changes(NamedTuple):
     """sides: all images, gallery side, query side. new, gone, changed: SKUs, the largest change first.
 
-    size_shift, aspect_shift: by which factor a typical picture is larger or smaller, wider or narrower; 1 is no change.
+    size_shift, aspect_shift: by which factor a typical picture is larger or smaller, wider or narrower; 1 is
+        no change.
     """
 
     sides: tuple[Count, ...]
@@ -41,8 +45,13 @@ class Changes(NamedTuple):
         return bool(self.new.total or self.gone.total or self.changed.total)
 
 
-def changes_of(now: Profile, before: Profile | None, first_of: Mapping[str, str], picture: Picture) -> Changes | None:
-    """None where there are no two versions of the same data. `first_of` has a gallery image of SKUs, `picture` opens an image by its id."""
+def changes_of(
+    now: Profile, before: Profile | None, first_of: Mapping[str, str], picture: Picture
+) -> Changes | None:
+    """None where there are no two versions of the same data.
+
+    `first_of` has a gallery image of SKUs, `picture` opens an image by its id.
+    """
     frames = drift_frames(now, before)
     if not frames:
         return None
@@ -50,7 +59,10 @@ def changes_of(now: Profile, before: Profile | None, first_of: Mapping[str, str]
     kept = skus[skus["before"].gt(0) & skus["now"].gt(0)]
     new = _largest(skus[skus["before"].eq(0)], "now", LISTED)
     shown = [
-        count._replace(picture=thumbnail(picture(first_of[count.name]), SMALL)) if count.name in first_of else count for count in new.shown
+        count._replace(picture=thumbnail(picture(first_of[count.name]), SMALL))
+        if count.name in first_of
+        else count
+        for count in new.shown
     ]
     return Changes(
         sides=tuple(_counts(sides.rename(columns={"side": "sku"}))),
@@ -67,4 +79,7 @@ def _largest(rows: pd.DataFrame, by: str, limit: int) -> Some[Count]:
 
 
 def _counts(rows: pd.DataFrame) -> list[Count]:
-    return [Count(*row) for row in zip(rows["sku"].tolist(), rows["before"].tolist(), rows["now"].tolist(), strict=True)]
+    return [
+        Count(*row)
+        for row in zip(rows["sku"].tolist(), rows["before"].tolist(), rows["now"].tolist(), strict=True)
+    ]

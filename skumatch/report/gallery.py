@@ -98,7 +98,9 @@ def gallery_changes(
         new=Some([product(name) for name in new[:LISTED]], len(new)),
         retired=Some([Product(name, None) for name in retired[:LISTED]], len(retired)),
         held=Some([product(name, held[name]) for name in sorted(held)[:LISTED]], len(held)),
-        losses=Some([Lost(product(loss.old), product(loss.new), loss.photos) for loss in losses[:LISTED]], len(losses)),
+        losses=Some(
+            [Lost(product(loss.old), product(loss.new), loss.photos) for loss in losses[:LISTED]], len(losses)
+        ),
         thinned=Some([Thinned(product(loss.sku), loss) for loss in thinned[:LISTED]], len(thinned)),
         answers=answers,
         thresholds=decision.fitness.thresholds_note,

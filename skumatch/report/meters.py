@@ -19,7 +19,9 @@ class Mark(NamedTuple):
 
     @property
     def words(self) -> str:
-        return f"{self.who} {100 * self.value:.1f} % ({100 * self.bounds[0]:.1f} to {100 * self.bounds[1]:.1f})"
+        return (
+            f"{self.who} {100 * self.value:.1f} % ({100 * self.bounds[0]:.1f} to {100 * self.bounds[1]:.1f})"
+        )
 
 
 def meter(mark: Mark) -> str:
@@ -56,7 +58,10 @@ def lowest(marks: Sequence[Mark]) -> float:
 
 def _svg(kind: str, who: str, height: float, about: str) -> ElementTree.Element:
     classes = f"{kind} {who}".strip()
-    return ElementTree.Element("svg", {"class": classes, "width": "100%", "height": f"{height:g}", "role": "img", "aria-label": about})
+    return ElementTree.Element(
+        "svg",
+        {"class": classes, "width": "100%", "height": f"{height:g}", "role": "img", "aria-label": about},
+    )
 
 
 def _percent(share: float, low: float) -> str:

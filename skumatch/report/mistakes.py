@@ -62,9 +62,18 @@ class WeakSku(NamedTuple):
     taken_for: str | None
 
 
-def weak_skus(ranking: Ranking, per_sku: pd.DataFrame, champion_per_sku: pd.DataFrame | None, limit: int = 12) -> Some[WeakSku]:
-    """The SKUs with the lowest top-1 below 1, the ones with more queries first. `per_sku` has columns sku, n, top1."""
-    before = {} if champion_per_sku is None else dict(zip(champion_per_sku["sku"], champion_per_sku["top1"], strict=True))
+def weak_skus(
+    ranking: Ranking, per_sku: pd.DataFrame, champion_per_sku: pd.DataFrame | None, limit: int = 12
+) -> Some[WeakSku]:
+    """The SKUs with the lowest top-1 below 1, the ones with more queries first.
+
+    `per_sku` has columns sku, n, top1.
+    """
+    before = (
+        {}
+        if champion_per_sku is None
+        else dict(zip(champion_per_sku["sku"], champion_per_sku["top1"], strict=True))
+    )
     taken: dict[str, Counter[str]] = {}
     for sku, first in zip(ranking.query_skus, ranking.skus[:, 0], strict=True):
         if sku != first:
@@ -72,12 +81,19 @@ def weak_skus(ranking: Ranking, per_sku: pd.DataFrame, champion_per_sku: pd.Data
     weak = per_sku[per_sku["top1"] < 1].sort_values(["top1", "n", "sku"], ascending=[True, False, True])
     rows = weak.head(limit)
     listed = zip(rows["sku"].tolist(), rows["n"].tolist(), rows["top1"].tolist(), strict=True)
-    return Some([WeakSku(sku, n, top1, before.get(sku), _most(taken.get(sku, Counter()))) for sku, n, top1 in listed], len(weak))
+    return Some(
+        [WeakSku(sku, n, top1, before.get(sku), _most(taken.get(sku, Counter()))) for sku, n, top1 in listed],
+        len(weak),
+    )
 
 
 def wrong(ranking: Ranking, skus: Mapping[str, object]) -> list[int]:
     """The queries whose nearest SKU is another one, among those of `skus`, which have a gallery picture."""
-    return [i for i in range(len(ranking)) if ranking.query_skus[i] in skus and ranking.skus[i, 0] != ranking.query_skus[i]]
+    return [
+        i
+        for i in range(len(ranking))
+        if ranking.query_skus[i] in skus and ranking.skus[i, 0] != ranking.query_skus[i]
+    ]
 
 
 def first_pictures(gallery_ids: Sequence[str], gallery_skus: Sequence[str]) -> dict[str, str]:
@@ -88,12 +104,17 @@ def first_pictures(gallery_ids: Sequence[str], gallery_skus: Sequence[str]) -> d
     return first_of
 
 
-def find_mistakes(ranking: Ranking, first_of: Mapping[str, str], picture: Picture, limit: int = 18) -> Some[Mistake]:
+def find_mistakes(
+    ranking: Ranking, first_of: Mapping[str, str], picture: Picture, limit: int = 18
+) -> Some[Mistake]:
     """Up to `limit` mistakes, of as many SKUs as possible, the most confident ones of each first.
 
-    `first_of` has a gallery image of each SKU; queries of other SKUs are no mistakes. `picture` opens an image by its id.
+    `first_of` has a gallery image of each SKU; queries of other SKUs are no mistakes. `picture` opens an
+    image by its id.
     """
-    found = sorted(wrong(ranking, first_of), key=lambda i: (-ranking.similarities[i, 0], ranking.query_ids[i]))
+    found = sorted(
+        wrong(ranking, first_of), key=lambda i: (-ranking.similarities[i, 0], ranking.query_ids[i])
+    )
     turns: Counter[str] = Counter()
     order: list[tuple[int, int, int]] = []  # turn of its SKU, confidence's rank, query
     for i in found:
@@ -107,14 +128,23 @@ def _mistake(ranking: Ranking, i: int, first_of: Mapping[str, str], picture: Pic
     place = listed.index(sku) if sku in listed else None
     shots = [
         Shot(name, thumbnail(picture(image_id), SMALL), float(similarity))
-        for name, image_id, similarity in zip(listed, ranking.gallery_ids[i], ranking.similarities[i], strict=True)
+        for name, image_id, similarity in zip(
+            listed, ranking.gallery_ids[i], ranking.similarities[i], strict=True
+        )
         if name  # a list that is too short ends in empty names
     ]
     if place is None:
         right = Shot(sku, thumbnail(picture(first_of[sku])))
     else:
-        right = Shot(sku, thumbnail(picture(ranking.gallery_ids[i, place])), float(ranking.similarities[i, place]))
-    return Mistake(Shot(sku, thumbnail(picture(ranking.query_ids[i]))), right, tuple(shots), None if place is None else place + 1)
+        right = Shot(
+            sku, thumbnail(picture(ranking.gallery_ids[i, place])), float(ranking.similarities[i, place])
+        )
+    return Mistake(
+        Shot(sku, thumbnail(picture(ranking.query_ids[i]))),
+        right,
+        tuple(shots),
+        None if place is None else place + 1,
+    )
 
 
 def _most(counts: Counter[str]) -> str | None:

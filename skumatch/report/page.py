@@ -15,12 +15,18 @@ DATA_DOCS = "../validate/docs.html"  # from the report's place among the stages'
 
 
 def render_report(context: ReportContext) -> str:
-    """One HTML file with everything in it: no script, no link, no font from elsewhere; every text of the data escaped."""
+    """One HTML file with everything in it: no script, no link, no font from elsewhere.
+
+    Every text of the data escaped.
+    """
     return _rendered("report.html.jinja", context)
 
 
 def model_card(context: ReportContext) -> str:
-    """What the model is, how good, on what, and what it is not for; Markdown, with the facts that Hugging Face reads at its head."""
+    """What the model is, how good, on what, and what it is not for.
+
+    Markdown, with the facts that Hugging Face reads at its head.
+    """
     return f"---\n{_metadata(context).to_yaml()}\n---\n\n{_rendered('card.md.jinja', context)}"
 
 
@@ -53,7 +59,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"percent": percent, "points": points, "count": "{:,}".format, "cell": cell, "sentence": sentence, "spread": spread}
+    made.filters |= {
+        "percent": percent,
+        "points": points,
+        "count": "{:,}".format,
+        "cell": cell,
+        "sentence": sentence,
+        "spread": spread,
+    }
     return made
 
 

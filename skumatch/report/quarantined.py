@@ -17,10 +17,15 @@ def by_reason(entries: Sequence[Mapping[str, str]]) -> dict[str, int]:
     return {reason: len(ids) for reason, ids in quarantine.set_aside(entries).items()}
 
 
-def set_aside(entries: Sequence[Mapping[str, str]], pictures: Mapping[str, str], limit: int = MOST) -> Some[Aside]:
+def set_aside(
+    entries: Sequence[Mapping[str, str]], pictures: Mapping[str, str], limit: int = MOST
+) -> Some[Aside]:
     """Up to `limit` of the import's `quarantined` entries, those with a picture first, the reasons taking turns."""
     by_id = {entry["id"]: entry for entry in entries}
-    queues = [sorted(ids, key=lambda name: (name not in pictures, name)) for ids in quarantine.set_aside(entries).values()]
+    queues = [
+        sorted(ids, key=lambda name: (name not in pictures, name))
+        for ids in quarantine.set_aside(entries).values()
+    ]
     turns = [image_id for image_id in chain.from_iterable(zip_longest(*queues)) if image_id is not None]
     return Some([_aside(by_id[image_id], pictures.get(image_id)) for image_id in turns[:limit]], len(entries))
 

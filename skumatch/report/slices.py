@@ -54,13 +54,19 @@ class Family(NamedTuple):
 
 
 def families(models: Sequence[tuple[str, Evaluation]]) -> dict[str, Any] | None:
-    """All slices of the first model beside those of the others, and where their common axis begins; None where there are no slices."""
+    """All slices of the first model beside those of the others, and where their common axis begins.
+
+    None where there are no slices.
+    """
     ours = models[0][1].slices
     found = [(slice_, _marks(slice_, models)) for slice_ in ours]
     if not found:
         return None
     low = lowest([mark for _, marks in found for mark in marks])
-    return {"low": low, "families": [_family(name, found, low) for name in dict.fromkeys(slice_.family for slice_ in ours)]}
+    return {
+        "low": low,
+        "families": [_family(name, found, low) for name in dict.fromkeys(slice_.family for slice_ in ours)],
+    }
 
 
 def _family(name: str, found: Sequence[tuple[Slice, list[Mark]]], low: float) -> Family:
@@ -73,11 +79,23 @@ def _family(name: str, found: Sequence[tuple[Slice, list[Mark]]], low: float) ->
 def _line(slice_: Slice, marks: Sequence[Mark], low: float) -> Line:
     name = NAMES.get(slice_.family, {}).get(slice_.name, slice_.name)
     chart = Markup(dots(marks, low))  # noqa: S704 - escaped there
-    return Line(name, slice_.about, slice_.n, slice_.skus, tuple((mark.who, mark.value, mark.bounds) for mark in marks), chart)
+    return Line(
+        name,
+        slice_.about,
+        slice_.n,
+        slice_.skus,
+        tuple((mark.who, mark.value, mark.bounds) for mark in marks),
+        chart,
+    )
 
 
 def _marks(slice_: Slice, models: Sequence[tuple[str, Evaluation]]) -> list[Mark]:
     """The same slice of each model that has it."""
     key = (slice_.family, slice_.name)
-    same = [(tone, other) for tone, figures in models for other in figures.slices if (other.family, other.name) == key]
+    same = [
+        (tone, other)
+        for tone, figures in models
+        for other in figures.slices
+        if (other.family, other.name) == key
+    ]
     return [Mark(tone, other.top1, other.interval) for tone, other in same]

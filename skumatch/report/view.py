@@ -13,7 +13,13 @@ from skumatch.report.meters import Mark, meter
 from skumatch.report.slices import families
 from skumatch.retrieval.figures import Bounds, Evaluation
 
-TONES = {"first": ("good", "✓"), "promote": ("good", "✓"), "refresh": ("good", "✓"), "keep": ("calm", "="), "refuse": ("bad", "✕")}
+TONES = {
+    "first": ("good", "✓"),
+    "promote": ("good", "✓"),
+    "refresh": ("good", "✓"),
+    "keep": ("calm", "="),
+    "refuse": ("bad", "✕"),
+}
 NEXT = {
     "first": "There was no champion before. This model may become the first one.",
     "promote": "This model may take the champion's place.",
@@ -61,14 +67,21 @@ PROTOCOLS = {
 }
 NO_DUPLICATES = "All photos, their own duplicates taken out of the gallery"
 MEASURES = {  # field of an evaluation: name, what it is
-    "macro_top1": ("Top 1, every product alike", "the mean over products, so that rarely asked ones count as much"),
+    "macro_top1": (
+        "Top 1, every product alike",
+        "the mean over products, so that rarely asked ones count as much",
+    ),
     "image_top1": ("Top 1 by images", "the nearest picture is of the right product"),
     "image_top5": ("Top 5 by images", "one of the five nearest pictures is"),
     "map_r": ("mAP@R", "how high all pictures of the right product come, as far down as there are any"),
     "r_precision": ("R-precision", "of the R nearest pictures, the share of the right product, which has R"),
     "mrr": ("MRR", "one over the place of the first right picture, the mean"),
 }
-SCORERS = {"nearest": "the nearest picture", "prototype": "the nearest product's mean picture", "knn": "a vote of the nearest pictures"}
+SCORERS = {
+    "nearest": "the nearest picture",
+    "prototype": "the nearest product's mean picture",
+    "knn": "a vote of the nearest pictures",
+}
 
 
 class Bar(NamedTuple):
@@ -133,7 +146,10 @@ def view(context: ReportContext) -> dict[str, Any]:
 
 
 def models(context: ReportContext) -> list[Model]:
-    """Challenger, champion and the encoder before its training, as far as they are there; or the refreshed gallery."""
+    """Challenger, champion and the encoder before its training, as far as they are there.
+
+    Or the refreshed gallery.
+    """
     if context.training is None and context.champion is None:
         return [Model("Refreshed gallery", "challenger", context.challenger)]
     named = (("Challenger", "challenger", context.challenger), ("Champion", "champion", context.champion))
@@ -161,10 +177,20 @@ def _protocols(context: ReportContext) -> Iterator[Row]:
     count = 2 if context.champion else 1
     for pair in ((context.challenger, context.champion), *context.protocols):
         ours, both = pair[0], pair[:count]
-        yield Row(ours.protocol, PROTOCOLS[ours.protocol], ours.n, tuple((e.top1, e.interval.top1) if e else None for e in both))
+        yield Row(
+            ours.protocol,
+            PROTOCOLS[ours.protocol],
+            ours.n,
+            tuple((e.top1, e.interval.top1) if e else None for e in both),
+        )
         free = [e.near_duplicate_free if e else None for e in both]
         if free[0]:
-            yield Row(ours.protocol, NO_DUPLICATES, free[0].n, tuple((f.top1, f.interval) if f else None for f in free))
+            yield Row(
+                ours.protocol,
+                NO_DUPLICATES,
+                free[0].n,
+                tuple((f.top1, f.interval) if f else None for f in free),
+            )
 
 
 def _measures(shown: Sequence[Model]) -> Iterator[Row]:
@@ -177,7 +203,11 @@ def _measures(shown: Sequence[Model]) -> Iterator[Row]:
 def _training(context: ReportContext) -> dict[str, Markup]:
     """Curves over the epochs; none in a refresh."""
     training = context.training
-    return {"loss": _epochs("Mean loss", training.losses), "rate": _epochs("Learning rate", training.rates)} if training else {}
+    return (
+        {"loss": _epochs("Mean loss", training.losses), "rate": _epochs("Learning rate", training.rates)}
+        if training
+        else {}
+    )
 
 
 def _epochs(name: str, values: Sequence[float]) -> Markup:
@@ -193,12 +223,19 @@ def _unknown(evaluation: Evaluation) -> dict[str, Any] | None:
         return None
     lines = [
         Line("Wrong among the answers", [(point.coverage, point.risk) for point in reversed(found.curve)]),
-        Line("Unknown products answered", [(point.coverage, point.unknown) for point in reversed(found.curve)]),
+        Line(
+            "Unknown products answered", [(point.coverage, point.unknown) for point in reversed(found.curve)]
+        ),
     ]
     high = ceiling(max((value for line in lines for _, value in line.points), default=0))
-    x, y = Axis("Share of known products' photos that are answered", 0, 1, True), Axis("Share", 0, min(1.0, high), True)
+    x, y = (
+        Axis("Share of known products' photos that are answered", 0, 1, True),
+        Axis("Share", 0, min(1.0, high), True),
+    )
     here = 1 - found.called.share if found.called else None
-    chart = Markup(curves(lines, x, y, "Wrong answers and answered unknown products by coverage", (440, 240), here))  # noqa: S704 - escaped there
+    chart = Markup(  # noqa: S704 - curves escapes
+        curves(lines, x, y, "Wrong answers and answered unknown products by coverage", (440, 240), here)
+    )
     return {"figures": found, "chart": chart, "lines": [line.name for line in lines], "here": here}
 
 

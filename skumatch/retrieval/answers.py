@@ -19,7 +19,9 @@ from skumatch.retrieval.metrics import Flags, Places
 from skumatch.retrieval.search import Backend, Index, Vectors, nearest_products
 from skumatch.retrieval.thresholds import Thresholds, scores_of
 
-SAME_COSINE = 0.9999  # from here on a query counts as a gallery's own picture; batches change a cosine by 1e-6
+SAME_COSINE = (
+    0.9999  # from here on a query counts as a gallery's own picture; batches change a cosine by 1e-6
+)
 CANDIDATES = ("served", "released", "refreshed", "challenger")
 OLD, NEW, RETIRED, OTHER = "old", "new", "retired", "other"
 PHOTO, GALLERY = "photo", "gallery"
@@ -151,7 +153,10 @@ def _status(sku: str, served: Collection[str], today: Collection[str]) -> str:
 
 
 class Share(BaseModel):
-    """Answers to n photos of some products: shares that are right, wrong, and called unknown; `interval` is of right."""
+    """Answers to n photos of some products: shares that are right, wrong, and called unknown.
+
+    `interval` is of right.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -166,8 +171,8 @@ class Share(BaseModel):
 def shares(table: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, dict[str, Share]]:
     """Sum up what each candidate answers to the test photos of today's products.
 
-    A right answer names the product and doesn't call the photo unknown. A candidate whose gallery lacks a product
-    can't answer its photos right.
+    A right answer names the product and doesn't call the photo unknown. A candidate whose gallery lacks a
+    product can't answer its photos right.
 
     Args:
         table: as `ask` made it.
@@ -178,7 +183,10 @@ def shares(table: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, 
     photos = table[table["asked_as"].eq(PHOTO) & table["status"].isin([OLD, NEW])]
     parts = {"all": photos, OLD: photos[photos["status"].eq(OLD)], NEW: photos[photos["status"].eq(NEW)]}
     present = [name for name in CANDIDATES if photos[name].notna().any()]
-    return {name: {part: _share(rows, name, params, seed) for part, rows in parts.items() if len(rows)} for name in present}
+    return {
+        name: {part: _share(rows, name, params, seed) for part, rows in parts.items() if len(rows)}
+        for name in present
+    }
 
 
 def _share(rows: pd.DataFrame, name: str, params: EvaluateParams, seed: int) -> Share:

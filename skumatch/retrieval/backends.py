@@ -1,4 +1,7 @@
-"""Who proposes the nearest neighbours in float32: faiss or torch, on a CPU or a GPU. Nothing of n x n is ever held."""
+"""Who proposes the nearest neighbours in float32: faiss or torch, on a CPU or a GPU.
+
+Nothing of n x n is ever held.
+"""
 
 from __future__ import annotations
 

@@ -18,9 +18,12 @@ UNSEEN, VALIDATION = "SKUs never trained on", "validation pictures of trained SK
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """What was embedded: rows (id, sku, role, group, trained; a plain index) in the order of `vectors`, and how to search.
+    """What was embedded: rows (id, sku, role, group, trained.
 
-    trained: whether a model to be compared was trained on the picture. Role `other` is a picture of a catch-all class.
+    A plain index) in the order of `vectors`, and how to search.
+
+    trained: whether a model to be compared was trained on the picture. Role `other` is a picture of a
+        catch-all class.
     """
 
     items: pd.DataFrame
@@ -38,15 +41,24 @@ class Embedded:
         return sorted(set(gallery.loc[gallery["trained"], "sku"]))
 
     def rank(self, queries: pd.DataFrame) -> Ranking:
-        """Lists of some of the items in the gallery, their own duplicate groups passed over; in order of id."""
+        """Lists of some of the items in the gallery, their own duplicate groups passed over.
+
+        In order of id.
+        """
         gallery = self.gallery
         groups = gallery["group"].tolist(), queries["group"].tolist()
-        sides = [(self.vectors[rows.index.to_numpy()], rows["id"].tolist(), rows["sku"].tolist()) for rows in (gallery, queries)]
+        sides = [
+            (self.vectors[rows.index.to_numpy()], rows["id"].tolist(), rows["sku"].tolist())
+            for rows in (gallery, queries)
+        ]
         return rank(*sides[0], *sides[1], self.backend, groups, self.device)
 
 
 def scores(ranking: Ranking, without_own: bool = False) -> Scores:
-    """Similarity and margin of each query; `without_own`, as if no image of its own SKU were in the gallery."""
+    """Similarity and margin of each query.
+
+    `without_own`, as if no image of its own SKU were in the gallery.
+    """
     listed = ranking.similarities.astype(np.float64)
     if without_own:
         listed = np.where(ranking.skus == ranking.query_skus[:, None], NO_COSINE, listed)
@@ -68,7 +80,10 @@ def fit_thresholds(embedded: Embedded, target: float) -> Thresholds:
         if fitted:
             return fitted
     needed = f"{LEAST_SKUS} SKUs with {ceil(LEAST_LOST / target)} pictures"
-    return Thresholds(target=target, fitted_on=f"nothing, as neither SKUs never trained on nor validation pictures make {needed}")
+    return Thresholds(
+        target=target,
+        fitted_on=f"nothing, as neither SKUs never trained on nor validation pictures make {needed}",
+    )
 
 
 def _fitted(name: str, embedded: Embedded, rows: pd.DataFrame, target: float) -> Thresholds | None:
@@ -83,5 +98,9 @@ def _fitted(name: str, embedded: Embedded, rows: pd.DataFrame, target: float) ->
         return None
     known, unknown = scores(ranking).only(scored), scores(ranking, without_own=True).only(scored)
     similarity, margin = fit(known, unknown, target)
-    found = Thresholds(similarity=similarity, margin=margin, target=target, fitted_on=name, pictures=pictures, skus=skus)
-    return found.model_copy(update={"called": float(found.unknown(known).mean()), "found": float(found.unknown(unknown).mean())})
+    found = Thresholds(
+        similarity=similarity, margin=margin, target=target, fitted_on=name, pictures=pictures, skus=skus
+    )
+    return found.model_copy(
+        update={"called": float(found.unknown(known).mean()), "found": float(found.unknown(unknown).mean())}
+    )

@@ -40,16 +40,21 @@ def evaluate(
     facts: pd.DataFrame | None = None,
     scorers: Mapping[str, Flags] | None = None,
 ) -> Evaluation:
-    """Score ranked lists. `gallery_skus` are the gallery's SKUs: queries of other SKUs are counted apart and never hits.
+    """Score ranked lists.
 
-    `facts` has a row a query: sku, gallery_images, and what slices are made by; its column `group` names duplicates. `scorers` are
-    the hits [n] of other ways to answer. Raises DataError if no query is left to score.
+    `gallery_skus` are the gallery's SKUs: queries of other SKUs are counted apart and never hits.
+
+    `facts` has a row a query: sku, gallery_images, and what slices are made by; its column `group` names
+    duplicates. `scorers` are the hits [n] of other ways to answer. Raises DataError if no query is left to
+    score.
     """
     scored = metrics.with_partner(ranking.query_skus, gallery_skus)
     skus, n = ranking.query_skus[scored], int(scored.sum())
     if n == 0:
         total = len(ranking)
-        raise DataError(f"None of the {total} queries is of a SKU in the gallery, so no figure can be made; name SKUs alike on both sides.")
+        raise DataError(
+            f"None of the {total} queries is of a SKU in the gallery, so no figure can be made; name SKUs alike on both sides."
+        )
     among_skus, among_images = (places[scored] for places in _places(ranking))
     hits = {f"top{k}": metrics.hits_at(among_skus, k) for k in (1, 3, 5)}
     image_hits = {f"image_top{k}": metrics.hits_at(among_images, k) for k in (1, 3, 5)}
@@ -64,8 +69,13 @@ def evaluate(
         interval=_intervals(hits, clusters, params, seed),
         hashes=dict(hashes or {}),
         slices=slices_of(told, hits["top1"], clusters, params, seed) if "gallery_images" in told else (),
-        scorers={name: float(np.mean(flags[scored])) for name, flags in _scorers(ranking, scorers or {}).items()},
-        **{name: float(np.mean(values)) for name, values in (hits | image_hits | _depth(ranking, scored)).items()},
+        scorers={
+            name: float(np.mean(flags[scored])) for name, flags in _scorers(ranking, scorers or {}).items()
+        },
+        **{
+            name: float(np.mean(values))
+            for name, values in (hits | image_hits | _depth(ranking, scored)).items()
+        },
     )
 
 
@@ -81,7 +91,11 @@ def _scorers(ranking: Ranking, others: Mapping[str, Flags]) -> dict[str, Flags]:
     """Hits [n] of each way to answer; none without the whole lists."""
     if ranking.depth is None:
         return {}
-    return {"nearest": ranking.skus[:, 0] == ranking.query_skus, "knn": ranking.depth.voted == ranking.query_skus, **others}
+    return {
+        "nearest": ranking.skus[:, 0] == ranking.query_skus,
+        "knn": ranking.depth.voted == ranking.query_skus,
+        **others,
+    }
 
 
 def _depth(ranking: Ranking, scored: Flags) -> dict[str, Floats]:
@@ -102,4 +116,7 @@ def per_sku(ranking: Ranking, gallery_skus: Collection[str]) -> pd.DataFrame:
     scored = metrics.with_partner(ranking.query_skus, gallery_skus)
     places, skus = _places(ranking)[0][scored], ranking.query_skus[scored]
     names, _, counts = metrics.mean_by(places, skus)
-    return pd.DataFrame({"sku": names, "n": counts} | {f"top{k}": metrics.mean_by(metrics.hits_at(places, k), skus)[1] for k in (1, 3, 5)})
+    return pd.DataFrame(
+        {"sku": names, "n": counts}
+        | {f"top{k}": metrics.mean_by(metrics.hits_at(places, k), skus)[1] for k in (1, 3, 5)}
+    )

@@ -22,7 +22,10 @@ class _Record(BaseModel):
 
 
 class Intervals(_Record):
-    """Two-sided intervals of the headline figures. clusters: what was resampled; None where that is not told."""
+    """Two-sided intervals of the headline figures. clusters: what was resampled.
+
+    None where that is not told.
+    """
 
     top1: Bounds
     top3: Bounds
@@ -56,12 +59,13 @@ class Slice(_Record):
 class Evaluation(_Record):
     """How well one encoder finds the right SKU. Shares are of scored queries, from 0 to 1.
 
-    topK: the right SKU is among the K nearest distinct SKUs. image_topK: among the SKUs of the K nearest images.
-    n: queries scored. without_partner: queries whose SKU has no gallery image, left out of every figure. skus: SKUs among
-    scored queries. macro_top1: mean over SKUs of their top-1. hashes: what was evaluated, by name. near_duplicate_free: top-1
-    with duplicates of the query left out of the gallery; None where duplicates were not looked for. map_r, r_precision, mrr: means
-    over queries, of the whole list of images. scorers: top-1 by the name of how neighbours become an answer. unknown: how
-    pictures of unknown products are told; None where nothing stood for them.
+    topK: the right SKU is among the K nearest distinct SKUs. image_topK: among the SKUs of the K nearest
+    images. n: queries scored. without_partner: queries whose SKU has no gallery image, left out of every
+    figure. skus: SKUs among scored queries. macro_top1: mean over SKUs of their top-1. hashes: what was
+    evaluated, by name. near_duplicate_free: top-1 with duplicates of the query left out of the gallery; None
+    where duplicates were not looked for. map_r, r_precision, mrr: means over queries, of the whole list of
+    images. scorers: top-1 by the name of how neighbours become an answer. unknown: how pictures of unknown
+    products are told; None where nothing stood for them.
     """
 
     protocol: Protocol

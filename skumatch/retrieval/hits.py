@@ -1,7 +1,8 @@
 """The hits of one encoder query by query, in named slices: what the gate compares two encoders by.
 
-full: all scored queries. tail: those of SKUs with few gallery images. unseen: queries of the protocol `unseen`. near_duplicate_free:
-queries that pass over their own duplicates. k5: queries of the protocol `k5`, named DRAW/ID.
+full: all scored queries. tail: those of SKUs with few gallery images. unseen: queries of the protocol
+`unseen`. near_duplicate_free: queries that pass over their own duplicates. k5: queries of the protocol `k5`,
+named DRAW/ID.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from skumatch.errors import DataError
 from skumatch.retrieval.figures import PairedHits
 from skumatch.retrieval.metrics import Flags, Labels
 
-HITS_SCHEMA = pa.schema([("slice", pa.string()), ("query", pa.string()), ("sku", pa.string()), ("hit", pa.bool_())])
+HITS_SCHEMA = pa.schema(
+    [("slice", pa.string()), ("query", pa.string()), ("sku", pa.string()), ("hit", pa.bool_())]
+)
 KEY = ["slice", "query"]
 
 
 def hits_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One table of the slices' rows (query, sku, hit), with their names; sorted by slice and query. A slice without rows is left out."""
+    """One table of the slices' rows (query, sku, hit), with their names; sorted by slice and query.
+
+    A slice without rows is left out.
+    """
     named = [rows.assign(slice=name) for name, rows in slices.items()]
     table: pd.DataFrame = pd.concat(named)[HITS_SCHEMA.names].sort_values(KEY, ignore_index=True)
     assert not table.duplicated(KEY).any(), "a query is twice in a slice"
@@ -31,11 +37,14 @@ def hits_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def pair(challenger: pd.DataFrame, champion: pd.DataFrame) -> dict[str, PairedHits]:
     """Hits of both on the same queries, by slice; a slice that both lack is absent.
 
-    Raises DataError if they were not asked the same queries of the same SKUs, or a table is none that `hits_table` made.
+    Raises DataError if they were not asked the same queries of the same SKUs, or a table is none that
+    `hits_table` made.
     """
     for table in (challenger, champion):
         if list(table.columns) != HITS_SCHEMA.names or table.duplicated(KEY).any():
-            raise DataError("The tables of hits are none that this version writes; run the evaluate stage again.")
+            raise DataError(
+                "The tables of hits are none that this version writes; run the evaluate stage again."
+            )
     ours, theirs = (_by_slice(table) for table in (challenger, champion))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs or not _same_queries(ours[name], theirs[name]):

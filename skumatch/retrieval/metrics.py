@@ -17,8 +17,8 @@ Floats = NDArray[np.float64]
 def right_place(ranked: Labels, wanted: Labels, positions: Places | None = None) -> Places:
     """Place of each query's own SKU, counted from 1; 0 if it is not listed.
 
-    ranked [n, w] SKUs, best first; wanted [n]. With `positions` [n, w] the place is taken from there instead of the
-    column, so the same list also gives the place among all images.
+    ranked [n, w] SKUs, best first; wanted [n]. With `positions` [n, w] the place is taken from there instead
+    of the column, so the same list also gives the place among all images.
     """
     right = ranked == wanted[:, None]
     places = np.arange(1, ranked.shape[1] + 1)[None, :] if positions is None else positions
@@ -40,9 +40,10 @@ def with_partner(wanted: Labels, gallery_skus: Collection[str]) -> Flags:
 def precisions(right: Flags, places: Places, total: Places) -> tuple[Floats, Floats]:
     """Average precision and precision of the first R = `total` [n] images; 0 where R is 0.
 
-    right [n, w]: whether an image of the list is of the query's SKU; places [n, w]: where it stands, from 1. Lists hold R images at least.
-    Average precision at R as Musgrave et al. 2020, "A Metric Learning Reality Check", section 3.2: mean over the first R places of the
-    precision up to there where the image is right, 0 where it is not.
+    right [n, w]: whether an image of the list is of the query's SKU; places [n, w]: where it stands, from 1.
+    Lists hold R images at least. Average precision at R as Musgrave et al. 2020, "A Metric Learning Reality
+    Check", section 3.2: mean over the first R places of the precision up to there where the image is right, 0
+    where it is not.
     """
     counted = right & (places <= total[:, None])
     upto = np.cumsum(counted, axis=1) / np.maximum(places, 1)
@@ -58,7 +59,10 @@ def first_place(right: Flags, places: Places) -> Places:
 
 
 def vote(codes: Places, weights: Floats) -> Places:
-    """The code of largest sum of weights in each row [n, v], nearest first; equal sums go to the one nearest. Code -1 has no vote."""
+    """The code of largest sum of weights in each row [n, v], nearest first; equal sums go to the one nearest.
+
+    Code -1 has no vote.
+    """
     same = codes[:, :, None] == codes[:, None, :]
     sums = np.where(codes >= 0, (same * weights[:, None, :]).sum(axis=2), -1)
     found: Places = codes[np.arange(len(codes)), sums.argmax(axis=1)]

@@ -32,7 +32,10 @@ class Rate(_Record):
 
 
 class Kind(_Record):
-    """Unknown pictures of one origin. found: the share of them that is called unknown; None without thresholds."""
+    """Unknown pictures of one origin. found: the share of them that is called unknown.
+
+    None without thresholds.
+    """
 
     name: str
     n: Count
@@ -51,10 +54,13 @@ class Point(_Record):
 
 
 class OpenSet(_Record):
-    """Known against unknown pictures by their similarity. Shares from 0 to 1; docs/evaluation.md defines each.
+    """Known against unknown pictures by their similarity.
 
-    margin_auroc: by the margin instead. called, called_unseen, found: the share called unknown by `thresholds` of all known pictures,
-    of those whose SKU was never trained on, and of unknown ones; None without thresholds, or without such pictures.
+    Shares from 0 to 1; docs/evaluation.md defines each.
+
+    margin_auroc: by the margin instead. called, called_unseen, found: the share called unknown by
+    `thresholds` of all known pictures, of those whose SKU was never trained on, and of unknown ones; None
+    without thresholds, or without such pictures.
     """
 
     thresholds: Thresholds
@@ -76,7 +82,9 @@ class OpenSet(_Record):
 def beaten(scores: Floats, others: Floats) -> Floats:
     """The share of `others` [m] below each of `scores` [n]; an equal one counts half."""
     ordered = np.sort(others)
-    shares: Floats = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / (2 * len(ordered))
+    shares: Floats = (
+        np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    ) / (2 * len(ordered))
     return shares
 
 
@@ -88,8 +96,8 @@ def auroc(known: Floats, unknown: Floats) -> float:
 def oscr(known: Floats, right: Flags, unknown: Floats) -> float:
     """The share of pairs in which the known picture scores higher and its best match is right.
 
-    The area under the curve of right answers over unknown pictures answered (Dhamija et al. 2018, "Reducing Network
-    Agnostophobia", section 3), its points joined by straight lines.
+    The area under the curve of right answers over unknown pictures answered (Dhamija et al. 2018, "Reducing
+    Network Agnostophobia", section 3), its points joined by straight lines.
     """
     return float((beaten(known, unknown) * right).mean())
 
@@ -105,7 +113,9 @@ def influence(known: Floats, right: Flags, unknown: Floats) -> Floats:
     ours, area = beaten(known, unknown) * right, oscr(known, right, unknown)
     theirs = right.mean() * (1 - beaten(unknown, known[right])) if right.any() else np.zeros(len(unknown))
     size = len(known) + len(unknown)
-    return np.concatenate([area + (ours - area) * size / len(known), area + (theirs - area) * size / len(unknown)])
+    return np.concatenate(
+        [area + (ours - area) * size / len(known), area + (theirs - area) * size / len(unknown)]
+    )
 
 
 def curve(known: Floats, right: Flags, unknown: Floats) -> tuple[Point, ...]:

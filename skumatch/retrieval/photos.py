@@ -20,7 +20,10 @@ DIGITS = 3  # kept, so that a figure is one text on every machine
 
 
 def with_photos(rows: pd.DataFrame, images: Images) -> pd.DataFrame:
-    """`rows` (id, role, ...) with the columns of `measure`, for queries only; `images` stand in their order. Raises as `measure` does."""
+    """`rows` (id, role, ...) with the columns of `measure`, for queries only; `images` stand in their order.
+
+    Raises as `measure` does.
+    """
     queries = np.flatnonzero(rows["role"].eq("query"))
     measured = measure(images.take(queries.tolist())).set_index(rows.index[queries])
     found: pd.DataFrame = rows.drop(columns=PHOTO, errors="ignore").join(measured)
@@ -55,7 +58,9 @@ def at_one_size(picture: Image.Image) -> Floats:
 
 
 def blur(grey: Floats) -> float:
-    """Variance of the Laplacian (four neighbours less four times the pixel) of all pixels but the border's; small where it is blurred.
+    """Variance of the Laplacian (four neighbours less four times the pixel) of all pixels but the border's.
+
+    Small where it is blurred.
 
     Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy: a comparative study".
     """

@@ -44,16 +44,31 @@ class Asked:
         return bool(self.partners & set(self.ranking.query_skus))
 
     def evaluate(self, params: EvaluateParams, seed: int, encoder: str) -> Evaluation:
-        """Figures of the encoder with that hash; slices under `full` only. Raises DataError if no query can be answered."""
+        """Figures of the encoder with that hash; slices under `full` only.
+
+        Raises DataError if no query can be answered.
+        """
         facts = self.facts if self.protocol == "full" else self.facts.drop(columns="gallery_images")
         hashes = {"encoder": encoder} | self.hashes
-        return evaluate(self.ranking, self.partners, self.protocol, params, seed, hashes, facts, {"prototype": self.prototype})
+        return evaluate(
+            self.ranking,
+            self.partners,
+            self.protocol,
+            params,
+            seed,
+            hashes,
+            facts,
+            {"prototype": self.prototype},
+        )
 
     def hits(self) -> pd.DataFrame:
         """query, sku, hit (top-1) of each scored query; a query of several draws is named DRAW/ID."""
         scored = metrics.with_partner(self.ranking.query_skus, self.partners)
         several = self.facts["draw"].nunique() > 1
-        names = [f"{draw}/{name}" if several else name for draw, name in zip(self.facts["draw"], self.ranking.query_ids, strict=True)]
+        names = [
+            f"{draw}/{name}" if several else name
+            for draw, name in zip(self.facts["draw"], self.ranking.query_ids, strict=True)
+        ]
         return _hits(names, self.ranking, self.ranking.skus[:, 0] == self.ranking.query_skus)[scored]
 
 
@@ -72,25 +87,45 @@ def ask(
 ) -> Asked:
     """Rank each query of a protocol's `lists` (draw, id, part) in its gallery.
 
-    `items` (id, sku, sha256, and any facts of queries) stand in the order of `vectors`; what they lack is left out. In part `both` a
-    picture never finds itself. `device` is torch's, `voters` the images that vote. Raises DataError for an empty gallery.
+    `items` (id, sku, sha256, and any facts of queries) stand in the order of `vectors`; what they lack is
+    left out. In part `both` a picture never finds itself. `device` is torch's, `voters` the images that vote.
+    Raises DataError for an empty gallery.
     """
-    rows = lists.merge(items.assign(row=np.arange(len(items))), on="id", validate="many_to_one").sort_values(["draw", "id"])
+    rows = lists.merge(items.assign(row=np.arange(len(items))), on="id", validate="many_to_one").sort_values(
+        ["draw", "id"]
+    )
     sides = {side: rows[rows["part"].isin([side, "both"])] for side in ("gallery", "query")}
-    draws = [{side: frame[frame["draw"].eq(draw)] for side, frame in sides.items()} for draw in sorted(set(rows["draw"]))]
+    draws = [
+        {side: frame[frame["draw"].eq(draw)] for side, frame in sides.items()}
+        for draw in sorted(set(rows["draw"]))
+    ]
     answers = [_answer(draw, vectors, backend, device, voters) for draw in draws]
     least = 2 if rows["part"].eq("both").any() else 1
     images = Counter(sides["gallery"]["sku"])
     partners = frozenset(sku for sku, count in images.items() if count >= least)
     hashes = {
-        name: content_hash(sides[side]["sha256"], sides[side]["sku"]) for name, side in (("gallery", "gallery"), ("queries", "query"))
+        name: content_hash(sides[side]["sha256"], sides[side]["sku"])
+        for name, side in (("gallery", "gallery"), ("queries", "query"))
     }
-    facts = sides["query"].drop(columns=["part", "row"]).assign(gallery_images=sides["query"]["sku"].map(images).fillna(0).astype(int))
+    facts = (
+        sides["query"]
+        .drop(columns=["part", "row"])
+        .assign(gallery_images=sides["query"]["sku"].map(images).fillna(0).astype(int))
+    )
     ranking = pooled([ranking for ranking, _ in answers])
-    return Asked(protocol, ranking, partners, hashes, facts.reset_index(drop=True), np.concatenate([hits for _, hits in answers]))
+    return Asked(
+        protocol,
+        ranking,
+        partners,
+        hashes,
+        facts.reset_index(drop=True),
+        np.concatenate([hits for _, hits in answers]),
+    )
 
 
-def _answer(sides: dict[str, pd.DataFrame], vectors: Vectors, backend: Backend, device: str, voters: int) -> tuple[Ranking, Flags]:
+def _answer(
+    sides: dict[str, pd.DataFrame], vectors: Vectors, backend: Backend, device: str, voters: int
+) -> tuple[Ranking, Flags]:
     gallery, query = _side(sides["gallery"], vectors), _side(sides["query"], vectors)
     both = sides["gallery"]["part"].eq("both").any()
     ranking = rank(*gallery, *query, backend, (gallery[1], query[1]) if both else None, device, voters)
@@ -121,14 +156,18 @@ def hits_without_duplicates(
     return _hits(asked.ranking.query_ids, asked.ranking, hits)[_has_other(query, gallery)]
 
 
-def without_duplicates(hits: pd.DataFrame, asked: Asked, params: EvaluateParams, seed: int) -> NearDuplicateFree | None:
+def without_duplicates(
+    hits: pd.DataFrame, asked: Asked, params: EvaluateParams, seed: int
+) -> NearDuplicateFree | None:
     """The figure of `hits_without_duplicates`. None if no query has a partner left."""
     if hits.empty:
         return None
     groups = asked.facts["group"].to_numpy(dtype=object)[hits.index]
     clusters = clusters_of(hits["sku"].to_numpy(dtype=object), groups)
     top1, bounds = interval(hits["hit"].to_numpy(dtype=np.bool_), clusters, params, seed)
-    return NearDuplicateFree(top1=top1, interval=bounds, n=len(hits), without_partner=len(asked.ranking) - len(hits))
+    return NearDuplicateFree(
+        top1=top1, interval=bounds, n=len(hits), without_partner=len(asked.ranking) - len(hits)
+    )
 
 
 def _has_other(query: pd.DataFrame, gallery: pd.DataFrame) -> Flags:

@@ -16,7 +16,8 @@ from skumatch.retrieval.ranking import Depth, Ranking
 from skumatch.retrieval.search import BLOCK, Backend, Index, Vectors, dot, pieces
 
 TOP = 5  # distinct SKUs listed for a query
-FIRST_K = 32  # images looked at first; more only where they hold fewer than TOP SKUs, or there are more of the query's SKU
+# Images looked at first; more only where they hold fewer than TOP SKUs, or there are more of the query's SKU.
+FIRST_K = 32
 VOTERS = 10
 GROWTH = 4  # how much longer a list gets that was too short
 Ignored = tuple[Sequence[str], Sequence[str]]
@@ -34,14 +35,19 @@ def rank(
     device: str = "cpu",
     voters: int = VOTERS,
 ) -> Ranking:
-    """Rank the distinct SKUs nearest to each query, a SKU by its best image; exact, and the same for any order of rows.
+    """Rank the distinct SKUs nearest to each query, a SKU by its best image.
 
-    gallery [n, d] and queries [m, d] are L2-normalised. Equal similarities go to the smaller gallery id. Ids are unique and
-    no image is on both sides. `ignored` names gallery images and queries: images of the query's own name are no candidates for it,
-    and an image may then be on both sides; a list that gets too short ends in empty names. `voters` images vote, by their
-    similarity. Raises DataError for an empty gallery or vectors that are no numbers.
+    Exact, and the same for any order of rows.
+
+    gallery [n, d] and queries [m, d] are L2-normalised. Equal similarities go to the smaller gallery id. Ids
+    are unique and no image is on both sides. `ignored` names gallery images and queries: images of the
+    query's own name are no candidates for it, and an image may then be on both sides; a list that gets too
+    short ends in empty names. `voters` images vote, by their similarity. Raises DataError for an empty
+    gallery or vectors that are no numbers.
     """
-    assert len(gallery) == len(gallery_ids) == len(gallery_skus) and len(queries) == len(query_ids) == len(query_skus)
+    assert len(gallery) == len(gallery_ids) == len(gallery_skus) and len(queries) == len(query_ids) == len(
+        query_skus
+    )
     sides = [gallery_ids, query_ids] if ignored else [[*gallery_ids, *query_ids]]
     assert all(len(set(ids)) == len(ids) for ids in sides), "an id occurs twice"
     if not gallery_ids:
@@ -49,7 +55,9 @@ def rank(
     names = ignored or (gallery_ids, query_ids)
     gallery, (ids, skus, mine) = _by_id(gallery, gallery_ids, gallery_skus, names[0])
     queries, (wanted_ids, wanted, theirs) = _by_id(queries, query_ids, query_skus, names[1])
-    lists = _Lists(Index(gallery, backend, device), queries, _numbered(skus, wanted), _numbered(mine, theirs), voters)
+    lists = _Lists(
+        Index(gallery, backend, device), queries, _numbered(skus, wanted), _numbered(mine, theirs), voters
+    )
     lists.fill()
     listed, found = (np.where(lists.rows < 0, "", labels[lists.rows]) for labels in (skus, ids))
     labels = np.append(np.unique(np.concatenate([skus, wanted])), "")
@@ -84,18 +92,32 @@ def _grouped(numbers: Places) -> Callable[[int], Places]:
 
 
 class _Lists:
-    """Queries' lists of images in the gallery: `skus` and `own` number gallery and queries; images of a query's own number are passed over.
+    """Queries' lists of images in the gallery: `skus` and `own` number gallery and queries.
 
-    Filled in, all [n] or [n, w]: the best image of each of the w nearest SKUs (row -1 where there is none), and the arrays of Depth.
+    Images of a query's own number are passed over.
+
+    Filled in, all [n] or [n, w]: the best image of each of the w nearest SKUs (row -1 where there is none),
+    and the arrays of Depth.
     """
 
-    def __init__(self, index: Index, queries: Vectors, skus: tuple[Places, Places], own: tuple[Places, Places], voters: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        queries: Vectors,
+        skus: tuple[Places, Places],
+        own: tuple[Places, Places],
+        voters: int,
+    ) -> None:
         self.index, self.queries, self.skus, self.own, self.voters = index, queries, skus, own, voters
         scale = int(max(side.max(initial=0) for side in own)) + 1
         both = _numbered(*(sku * scale + name for sku, name in zip(skus, own, strict=True)))
         self.right, self.passed = _alike(*skus) - _alike(*both), _alike(*own)
         count, shape = len(queries), (len(queries), min(TOP, len(np.unique(skus[0]))))
-        self.similarities, self.rows, self.positions = np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(shape, np.int64)
+        self.similarities, self.rows, self.positions = (
+            np.empty(shape, np.float32),
+            np.empty(shape, np.int64),
+            np.empty(shape, np.int64),
+        )
         self.average_precision, self.r_precision = np.empty(count), np.empty(count)
         self.first, self.voted = np.empty(count, np.int64), np.empty(count, np.int64)
 
@@ -125,15 +147,21 @@ class _Lists:
         self._take_depth(*listed)
         return part[~enough]
 
-    def _take_skus(self, part: Places, rows: Places, _: Places, places: Places, columns: Places, full: Flags) -> None:
+    def _take_skus(
+        self, part: Places, rows: Places, _: Places, places: Places, columns: Places, full: Flags
+    ) -> None:
         best = np.take_along_axis(rows, columns, axis=1)
         self.similarities[part] = np.where(full, self.index.score(self.queries[part], best), -1)
         self.rows[part] = np.where(full, best, -1)
-        self.positions[part] = np.where(full, np.take_along_axis(places, columns, axis=1), len(self.index) + 1)
+        self.positions[part] = np.where(
+            full, np.take_along_axis(places, columns, axis=1), len(self.index) + 1
+        )
 
     def _take_depth(self, part: Places, rows: Places, codes: Places, places: Places) -> None:
         right = codes == self.skus[1][part][:, None]
-        self.average_precision[part], self.r_precision[part] = metrics.precisions(right, places, self.right[part])
+        self.average_precision[part], self.r_precision[part] = metrics.precisions(
+            right, places, self.right[part]
+        )
         self.first[part] = metrics.first_place(right, places)
         voters = np.argsort(codes < 0, axis=1, kind="stable")[:, : self.voters]
         similarities = self.index.score(self.queries[part], np.take_along_axis(rows, voters, axis=1))
@@ -146,8 +174,13 @@ class _Lists:
         of_sku, of_own = _grouped(self.skus[0]), _grouped(self.own[0])
         best = [self._best(query, of_sku(self.skus[1][query])) for query in far.tolist()]
         similarities = np.array([similarity for similarity, _ in best], np.float32)
-        ahead = self.index.before(self.queries[far], similarities, np.array([row for _, row in best], np.int64))
-        passed = [self._ahead(of_own(self.own[1][query]), query, *pair) for query, pair in zip(far.tolist(), best, strict=True)]
+        ahead = self.index.before(
+            self.queries[far], similarities, np.array([row for _, row in best], np.int64)
+        )
+        passed = [
+            self._ahead(of_own(self.own[1][query]), query, *pair)
+            for query, pair in zip(far.tolist(), best, strict=True)
+        ]
         self.first[far] = ahead - np.array(passed, np.int64) + 1
 
     def _best(self, query: int, rows: Places) -> tuple[np.float32, int]:
@@ -163,7 +196,10 @@ class _Lists:
 
 
 def _first_of_each(codes: Places, width: int) -> tuple[Places, Flags]:
-    """Columns where the first `width` distinct codes of each row first occur, and which of them exist; code -1 counts for nothing."""
+    """Columns where the first `width` distinct codes of each row first occur, and which of them exist.
+
+    Code -1 counts for nothing.
+    """
     order = np.argsort(codes, axis=1, kind="stable")
     inline = np.take_along_axis(codes, order, axis=1)
     fresh = np.ones(codes.shape, np.bool_)

@@ -32,8 +32,9 @@ RANKING_SCHEMA = pa.schema(
 class Depth:
     """What the whole list of images says, query by query: arrays [n].
 
-    right: R, the images of the query's SKU that can be found. first: place of the first of them, from 1; 0 if there is none.
-    average_precision, r_precision: of the first R images. voted: the SKU that the nearest images vote for.
+    right: R, the images of the query's SKU that can be found. first: place of the first of them, from 1; 0 if
+    there is none. average_precision, r_precision: of the first R images. voted: the SKU that the nearest
+    images vote for.
     """
 
     right: Places
@@ -79,18 +80,29 @@ class Ranking:
     def from_frame(cls, frame: pd.DataFrame) -> Ranking:
         """Read back what `to_frame` made. Raises DataError for other columns or lists that are not whole."""
         if list(frame.columns) != RANKING_SCHEMA.names:
-            raise DataError("The ranked lists have other columns than this version writes; run the evaluate stage again.")
+            raise DataError(
+                "The ranked lists have other columns than this version writes; run the evaluate stage again."
+            )
         width = max(1, int(frame["rank"].max())) if len(frame) else 1
-        text = {name: frame[name].to_numpy(dtype=object) for name in ("query_id", "query_sku", "sku", "gallery_id")}
+        text = {
+            name: frame[name].to_numpy(dtype=object)
+            for name in ("query_id", "query_sku", "sku", "gallery_id")
+        }
         ids = text["query_id"][::width]
         ranks = np.tile(np.arange(1, width + 1), len(ids))
-        whole = np.array_equal(np.repeat(ids, width), text["query_id"]) and np.array_equal(ranks, frame["rank"])
+        whole = np.array_equal(np.repeat(ids, width), text["query_id"]) and np.array_equal(
+            ranks, frame["rank"]
+        )
         if not whole or len(set(ids)) != len(ids):
-            raise DataError("The ranked lists have rows missing or out of order; run the evaluate stage again.")
+            raise DataError(
+                "The ranked lists have rows missing or out of order; run the evaluate stage again."
+            )
         lists = {name: text[name].reshape(-1, width) for name in ("sku", "gallery_id")}
         similarities = frame["similarity"].to_numpy(dtype=np.float32).reshape(-1, width)
         positions = frame["position"].to_numpy(dtype=np.int64).reshape(-1, width)
-        return cls(ids, text["query_sku"][::width], lists["sku"], similarities, lists["gallery_id"], positions)
+        return cls(
+            ids, text["query_sku"][::width], lists["sku"], similarities, lists["gallery_id"], positions
+        )
 
 
 def pooled(rankings: Sequence[Ranking]) -> Ranking:
@@ -103,5 +115,9 @@ def pooled(rankings: Sequence[Ranking]) -> Ranking:
 
     lists = {field.name: column(rankings, field.name) for field in fields(Ranking) if field.name != "depth"}
     depths = [ranking.depth for ranking in rankings if ranking.depth]
-    depth = {field.name: column(depths, field.name) for field in fields(Depth)} if len(depths) == len(rankings) else None
+    depth = (
+        {field.name: column(depths, field.name) for field in fields(Depth)}
+        if len(depths) == len(rankings)
+        else None
+    )
     return Ranking(**lists, depth=Depth(**depth) if depth else None)

@@ -1,4 +1,7 @@
-"""Another way from neighbours to an answer than the nearest image: a SKU's prototype. (The vote is taken where lists are made.)"""
+"""Another way from neighbours to an answer than the nearest image: a SKU's prototype.
+
+(The vote is taken where lists are made.)
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,24 @@ def prototype_hits(gallery: Side, queries: Side, backend: Backend = "faiss", dev
     similarities, nearest = Index(_unit(sums), backend, device).nearest(queries[0], 2)
     hits: Flags = nearest[:, 0] == own
     inside = np.flatnonzero(np.isin(np.array(queries[1], dtype=object), np.array(gallery[1], dtype=object)))
-    hits[inside] = _left_out(queries[0][inside], own[inside], sums, counts, similarities[inside], nearest[inside])
+    hits[inside] = _left_out(
+        queries[0][inside], own[inside], sums, counts, similarities[inside], nearest[inside]
+    )
     return hits
 
 
-def _left_out(queries: Vectors, own: Places, sums: Floats, counts: Places, similarities: Vectors, nearest: Places) -> Flags:
+def _left_out(
+    queries: Vectors, own: Places, sums: Floats, counts: Places, similarities: Vectors, nearest: Places
+) -> Flags:
     """Hits of queries that are part of their SKU's sum: the prototype of the others against the nearest other SKU's."""
     mine = dot(_unit(sums[own] - queries), queries)
     if nearest.shape[1] < 2:  # there is no other SKU
         return counts[own] > 1
     column = (nearest[:, 0] == own).astype(np.int64)[:, None]
-    theirs, rival = np.take_along_axis(similarities, column, axis=1)[:, 0], np.take_along_axis(nearest, column, axis=1)[:, 0]
+    theirs, rival = (
+        np.take_along_axis(similarities, column, axis=1)[:, 0],
+        np.take_along_axis(nearest, column, axis=1)[:, 0],
+    )
     found: Flags = (counts[own] > 1) & ((mine > theirs) | ((mine == theirs) & (own < rival)))
     return found
 

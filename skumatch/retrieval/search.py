@@ -1,8 +1,8 @@
 """Exact nearest neighbours by inner product, with the same answer from every backend.
 
-A backend (faiss, torch) only proposes candidates in float32. Their similarities are then computed again, each as one
-dot product in float64, so identical vectors tie exactly and ties go to the lower gallery index. Candidates are added
-until float32's rounding can't hide a better one.
+A backend (faiss, torch) only proposes candidates in float32. Their similarities are then computed again, each
+as one dot product in float64, so identical vectors tie exactly and ties go to the lower gallery index.
+Candidates are added until float32's rounding can't hide a better one.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ __all__ = ["Backend", "Index", "Indices", "Nearest", "Vectors", "nearest_product
 Nearest = list[tuple[int, float]]  # gallery row and cosine of each product, best first
 
 SPARE = 16  # candidates proposed beyond k in the first round
-ROUNDING = 1e-5  # bound of float32's error in an inner product of unit vectors, with room for any order of summation
+ROUNDING = (
+    1e-5  # bound of float32's error in an inner product of unit vectors, with room for any order of summation
+)
 BLOCK, CELLS = 2048, 2**21  # queries and neighbours listed at a time: 16 MiB of indices
 TILE = 256, 32768  # queries x gallery images counted at a time
 FIRST_ROWS = 32  # looked at first for the nearest products; more only where they hold too few of them
 RESCORE_BYTES = 2**18  # of one side, in float64: stays in a core's cache
 
 
-def top_k(gallery: Vectors, queries: Vectors, k: int, backend: Backend = "faiss", device: str = "cpu") -> tuple[Vectors, Indices]:
+def top_k(
+    gallery: Vectors, queries: Vectors, k: int, backend: Backend = "faiss", device: str = "cpu"
+) -> tuple[Vectors, Indices]:
     """The k gallery rows of largest inner product with each query, best first; ties go to the lower index.
 
-    gallery [n, d], queries [m, d]; returns similarities float32 [m, min(k, n)] and indices int64 of the same shape.
-    `device` is torch's. Raises DataError for an empty gallery or vectors that are no numbers, ParameterError if the
-    backend is not installed.
+    gallery [n, d], queries [m, d]; returns similarities float32 [m, min(k, n)] and indices int64 of the same
+    shape. `device` is torch's. Raises DataError for an empty gallery or vectors that are no numbers,
+    ParameterError if the backend is not installed.
     """
     return Index(gallery, backend, device).nearest(queries, k)
 
@@ -43,7 +47,9 @@ class Index:
     def __init__(self, gallery: Vectors, backend: Backend = "faiss", device: str = "cpu") -> None:
         assert gallery.ndim == 2
         if len(gallery) == 0:
-            raise DataError("The gallery is empty, so nothing can be found in it; add images of the SKUs to match.")
+            raise DataError(
+                "The gallery is empty, so nothing can be found in it; add images of the SKUs to match."
+            )
         self.gallery, lengths = _checked(gallery, "gallery")
         self.longest = float(lengths.max())
         self._propose, self.threads = proposer(self.gallery, backend, device)
@@ -54,7 +60,8 @@ class Index:
     def nearest(self, queries: Vectors, k: int, scored: bool = True) -> tuple[Vectors, Indices]:
         """Similarities and indices [m, min(k, n)] of the k best rows, as `top_k`.
 
-        With `scored` false the order is as exact, but similarities that it didn't need stay the backend's, rounded as it does.
+        With `scored` false the order is as exact, but similarities that it didn't need stay the backend's,
+        rounded as it does.
         """
         assert k >= 1 and queries.ndim == 2 and queries.shape[1] == self.gallery.shape[1]
         queries, lengths = _checked(queries, "query set")
@@ -65,8 +72,11 @@ class Index:
             part, proposed = work.pop()
             proposed = min(proposed, len(self))
             rough, candidates = self._propose(queries[part], proposed)
-            keys, order = self._order(queries[part], rough, candidates, _unsure(rough, k, slack[part, None], scored))
-            # whatever was not proposed is at most the worst proposal plus rounding: settled if the k-th best is above that
+            keys, order = self._order(
+                queries[part], rough, candidates, _unsure(rough, k, slack[part, None], scored)
+            )
+            # whatever was not proposed is at most the worst proposal plus rounding: settled if the k-th best
+            # is above that
             settled = (proposed == len(self)) | (keys[:, k - 1] > rough[:, -1] + 2 * slack[part])
             similarities[part[settled]], indices[part[settled]] = keys[settled, :k], order[settled, :k]
             work += pieces(part[~settled], proposed * 4)
@@ -74,7 +84,9 @@ class Index:
 
     def score(self, queries: Vectors, rows: Indices) -> Vectors:
         """Exact similarities [m, w] of queries [m, d] and gallery rows [m, w]."""
-        return self._exact(queries, np.repeat(np.arange(len(queries)), rows.shape[1]), rows.ravel()).reshape(rows.shape)
+        return self._exact(queries, np.repeat(np.arange(len(queries)), rows.shape[1]), rows.ravel()).reshape(
+            rows.shape
+        )
 
     def before(self, queries: Vectors, similarities: Vectors, rows: Indices) -> Indices:
         """How many rows stand before row `rows` [m] of the given similarity in the whole list of each query [m, d]."""
@@ -95,7 +107,9 @@ class Index:
         counts: Indices = sure.sum(axis=1) + np.bincount(asked[ahead], minlength=len(queries))
         return counts
 
-    def _order(self, queries: Vectors, rough: Vectors, candidates: Indices, unsure: NDArray[np.bool_]) -> tuple[Vectors, Indices]:
+    def _order(
+        self, queries: Vectors, rough: Vectors, candidates: Indices, unsure: NDArray[np.bool_]
+    ) -> tuple[Vectors, Indices]:
         """Candidates' similarities, the unsure ones computed again, and indices, sorted by (-similarity, index)."""
         keys, (asked, columns) = rough.copy(), np.nonzero(unsure)
         keys[asked, columns] = self._exact(queries, asked, candidates[asked, columns])
@@ -157,7 +171,9 @@ def _checked(vectors: Vectors, name: str) -> tuple[Vectors, NDArray[np.float64]]
     lengths = np.sqrt(np.vecdot(vectors, vectors), dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(lengths))
     if bad.size:
-        raise DataError(f"The {name} holds vectors that are no numbers (first: row {bad[0]}); embed the images again.")
+        raise DataError(
+            f"The {name} holds vectors that are no numbers (first: row {bad[0]}); embed the images again."
+        )
     return vectors, lengths
 
 

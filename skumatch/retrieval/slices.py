@@ -23,29 +23,42 @@ MEASURED: dict[str, tuple[Callable[[pd.DataFrame], pd.Series[float]], str]] = { 
 TOLD = {  # names and descriptions of the queries that are so, and of the others
     "unseen": (("unseen", "products never trained on"), ("seen", "all other products")),
     "new": (("new", "products new in this data version"), ("known", "all other products")),
-    "catalogue_only": (("catalogue", "products served from their catalogue picture alone"), ("shelf", "all other products")),
+    "catalogue_only": (
+        ("catalogue", "products served from their catalogue picture alone"),
+        ("shelf", "all other products"),
+    ),
 }
 Part = tuple[str, str, Flags]  # name, about, which queries
 
 
 def thirds(values: NDArray[np.generic]) -> Places:
-    """0, 1 or 2 for the low, middle and high third of `values` [n]; equal values go together, where the middle of them lies."""
+    """0, 1 or 2 for the low, middle and high third of `values` [n].
+
+    Equal values go together, where the middle of them lies.
+    """
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     doubled_middle = 2 * np.cumsum(counts) - counts
     third: Places = (3 * doubled_middle // (2 * len(values)))[inverse].astype(np.int64)
     return third
 
 
-def slices_of(facts: pd.DataFrame, hits: Flags, clusters: Places, params: EvaluateParams, seed: int) -> tuple[Slice, ...]:
-    """All slices that `facts` tells apart, families in a fixed order; those that don't tell queries apart are left out.
+def slices_of(
+    facts: pd.DataFrame, hits: Flags, clusters: Places, params: EvaluateParams, seed: int
+) -> tuple[Slice, ...]:
+    """All slices that `facts` tells apart, families in a fixed order.
 
-    `facts` has a row a scored query: sku, gallery_images, and any of width, height, blur, brightness, unseen, new, product_group.
+    Those that don't tell queries apart are left out.
+
+    `facts` has a row a scored query: sku, gallery_images, and any of width, height, blur, brightness, unseen,
+    new, product_group.
     """
 
     def one(family: str, name: str, about: str, chosen: Flags) -> Slice:
         top1, bounds = interval(hits[chosen], clusters[chosen], params, seed)
         skus = int(facts["sku"][chosen].nunique())
-        return Slice(family=family, name=name, about=about, n=int(chosen.sum()), skus=skus, top1=top1, interval=bounds)
+        return Slice(
+            family=family, name=name, about=about, n=int(chosen.sum()), skus=skus, top1=top1, interval=bounds
+        )
 
     found = []
     for family, parts in _families(facts):
@@ -71,7 +84,10 @@ def _families(facts: pd.DataFrame) -> Iterator[tuple[str, Iterator[Part]]]:
             yield family, ((*name, chosen) for name, chosen in zip(names, (so, ~so), strict=True))
     if "product_group" in facts:
         groups = facts["product_group"]
-        yield "group", ((name, "", groups.eq(name).to_numpy(dtype=np.bool_)) for name in sorted(set(groups.dropna())))
+        yield (
+            "group",
+            ((name, "", groups.eq(name).to_numpy(dtype=np.bool_)) for name in sorted(set(groups.dropna()))),
+        )
 
 
 def _by_gallery(facts: pd.DataFrame) -> Iterator[Part]:

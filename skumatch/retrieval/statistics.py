@@ -45,9 +45,10 @@ class Interval:
 class Difference:
     """A paired mean difference over queries.
 
-    lower: one-sided bound. changed: SKUs whose sum differs. smallest_detectable: the true difference that would be seen
-    with 80 % power; None where nothing differs, so nothing can be said of its spread. p: one-sided, how often chance alone would
-    show as much if the true difference were only what was asked for; clusters: how many SKUs all this rests on.
+    lower: one-sided bound. changed: SKUs whose sum differs. smallest_detectable: the true difference that
+    would be seen with 80 % power; None where nothing differs, so nothing can be said of its spread. p:
+    one-sided, how often chance alone would show as much if the true difference were only what was asked for;
+    clusters: how many SKUs all this rests on.
     """
 
     estimate: float
@@ -152,9 +153,10 @@ def paired_difference(
 ) -> Difference:
     """Mean of `better` - `base` over the same queries [n], with its lower bound at one-sided `confidence`.
 
-    Its p is of the hypothesis that the true difference is `above` at most: with -0.01 a small one shows that `better` is
-    non-inferior to `base` within one point. p and the bound agree (p is below 1 - confidence where the bound lies over `above`), but for
-    a handful of SKUs, whose widened quantile lies beyond all resamples: there p is the more careful of the two.
+    Its p is of the hypothesis that the true difference is `above` at most: with -0.01 a small one shows that
+    `better` is non-inferior to `base` within one point. p and the bound agree (p is below 1 - confidence
+    where the bound lies over `above`), but for a handful of SKUs, whose widened quantile lies beyond all
+    resamples: there p is the more careful of the two.
     """
     sums, sizes = _places(better.astype(np.float64) - base.astype(np.float64), clusters)
     means, count = _resampled_means(sums, sizes, seed, resamples), len(sizes)
@@ -184,10 +186,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(better: NDArray[Any], base: NDArray[Any]) -> McNemar:
-    """McNemar's exact test of hits [n]. Queries of a SKU err together, so its p is far too small: a description, never a reason."""
+    """McNemar's exact test of hits [n].
+
+    Queries of a SKU err together, so its p is far too small: a description, never a reason.
+    """
     ours, theirs = better.astype(np.bool_), base.astype(np.bool_)
     up, down = int(np.count_nonzero(ours & ~theirs)), int(np.count_nonzero(theirs & ~ours))
-    return McNemar(up, down, min(1.0, 2 * float(special.bdtr(min(up, down), up + down, 0.5))))  # at a half both tails are alike
+    return McNemar(
+        up, down, min(1.0, 2 * float(special.bdtr(min(up, down), up + down, 0.5)))
+    )  # at a half both tails are alike
 
 
 def clusters_needed(confidence: float) -> int:
@@ -276,7 +283,10 @@ def _chunks(resamples: int, width: int) -> Iterator[slice]:
 
 
 def _quantile(means: NDArray[np.float64], tail: float, count: int) -> float:
-    """Lower quantile of `means`, at a tail narrowed for `count` clusters; -inf where one cluster tells nothing."""
+    """Lower quantile of `means`, at a tail narrowed for `count` clusters.
+
+    -inf where one cluster tells nothing.
+    """
     if count < 2:
         return -math.inf
     narrowed = special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1)))
@@ -284,7 +294,10 @@ def _quantile(means: NDArray[np.float64], tail: float, count: int) -> float:
 
 
 def _p_value(means: NDArray[np.float64], above: float, count: int) -> float:
-    """The tail at which `_quantile` reaches `above`; 1 where one cluster tells nothing. Never 0: the sample itself is one resample."""
+    """The tail at which `_quantile` reaches `above`; 1 where one cluster tells nothing.
+
+    Never 0: the sample itself is one resample.
+    """
     if count < 2:
         return 1.0
     share = (np.count_nonzero(means <= above) + 1) / (len(means) + 1)

@@ -28,8 +28,9 @@ class Scores(NamedTuple):
 class Thresholds(BaseModel):
     """thresholds.json: a picture below either is called unknown; None is no threshold.
 
-    target: the share of known products' pictures that may be called so. fitted_on: which pictures stood for them, or why none did;
-    pictures, skus: how many. called: the share of them below the thresholds. found: the same if their own SKU was not in the gallery.
+    target: the share of known products' pictures that may be called so. fitted_on: which pictures stood for
+    them, or why none did; pictures, skus: how many. called: the share of them below the thresholds. found:
+    the same if their own SKU was not in the gallery.
     """
 
     model_config = ConfigDict(frozen=True)

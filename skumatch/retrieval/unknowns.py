@@ -33,7 +33,9 @@ class Pictures:
         return len(self.skus)
 
 
-def open_set(embedded: Embedded, asked: Asked, thresholds: Thresholds, params: EvaluateParams, seed: int) -> OpenSet | None:
+def open_set(
+    embedded: Embedded, asked: Asked, thresholds: Thresholds, params: EvaluateParams, seed: int
+) -> OpenSet | None:
     """Figures on the queries of the protocol `full`. None if no picture can stand for an unknown product."""
     ranking, groups = asked.ranking, asked.facts["group"].to_numpy(dtype=object)
     scored = metrics.with_partner(ranking.query_skus, asked.partners)
@@ -47,7 +49,9 @@ def open_set(embedded: Embedded, asked: Asked, thresholds: Thresholds, params: E
 
 
 def _unknown(embedded: Embedded, asked: Asked, scored: Flags) -> Iterator[tuple[str, Pictures]]:
-    """Queries of SKUs never trained on, asked of the gallery without their SKU; those without one in it; others.
+    """Queries of SKUs never trained on, asked of the gallery without their SKU.
+
+    Those without one in it; others.
 
     Others are pictures of catch-all classes and of retired products.
     """
@@ -78,7 +82,9 @@ class _Test:
 
     def figures(self) -> OpenSet:
         unknown = [pictures.scores for pictures in self.kinds.values()]
-        strange, margins = (np.concatenate([getattr(part, name) for part in unknown]) for name in Scores._fields)
+        strange, margins = (
+            np.concatenate([getattr(part, name) for part in unknown]) for name in Scores._fields
+        )
         ours, all_right = self.known.scores, np.ones(len(self.known), np.bool_)
         known, right = ours.similarity, self.right
         return OpenSet(
@@ -100,7 +106,12 @@ class _Test:
 
     def _kind(self, name: str, pictures: Pictures) -> Kind:
         found = float(self.thresholds.unknown(pictures.scores).mean()) if self.thresholds.fitted else None
-        return Kind(name=name, n=len(pictures), auroc=openset.auroc(self.known.scores.similarity, pictures.scores.similarity), found=found)
+        return Kind(
+            name=name,
+            n=len(pictures),
+            auroc=openset.auroc(self.known.scores.similarity, pictures.scores.similarity),
+            found=found,
+        )
 
     def _only(self, chosen: Flags) -> Pictures:
         known = self.known

@@ -1,7 +1,7 @@
 """bundle: what may be released, loaded and queried once in a clean process before anyone relies on it.
 
-The challenger's bundle lies in out/bundle/model, the refreshed one (the champion's encoder with today's gallery) in
-out/bundle/refreshed.
+The challenger's bundle lies in out/bundle/model, the refreshed one (the champion's encoder with today's
+gallery) in out/bundle/refreshed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def _without(gallery: pd.DataFrame, held: dict[str, str]) -> pd.DataFrame:
     return gallery[~gallery["sku"].isin(list(held))]
 
 
-def _bundle(root: Path, params: Params, candidate: str, gallery: pd.DataFrame, encoder: Path, trained: Iterable[str]) -> dict[str, Any]:
+def _bundle(
+    root: Path, params: Params, candidate: str, gallery: pd.DataFrame, encoder: Path, trained: Iterable[str]
+) -> dict[str, Any]:
     """Write a candidate's bundle and try it; return its hash, its size and how it fared.
 
     Args:
@@ -61,5 +63,10 @@ def _bundle(root: Path, params: Params, candidate: str, gallery: pd.DataFrame, e
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     rows, pictures = select(root, *GALLERY_ROLES)
     served = rows.index[rows["sku"].isin(gallery["sku"])]
-    blessing = bless(folder, rows.loc[served].reset_index(drop=True), pictures.take(served.tolist()), params.gate.max_p95_ms)
+    blessing = bless(
+        folder,
+        rows.loc[served].reset_index(drop=True),
+        pictures.take(served.tolist()),
+        params.gate.max_p95_ms,
+    )
     return {"bundle": digest, "megabytes": round(size, 3), **blessing._asdict()}

@@ -27,7 +27,9 @@ from skumatch.stages.selection import select, without_queries
 from skumatch.stages.vectors import stage_vectors
 
 COLUMNS = {
-    **dict.fromkeys(("id", "sku", "role", "group", "product_group", "sha256"), pa.string()),  # group: of duplicates
+    **dict.fromkeys(
+        ("id", "sku", "role", "group", "product_group", "sha256"), pa.string()
+    ),  # group: of duplicates
     **dict.fromkeys(("unseen", "trained_challenger", "trained_champion", "catalogue_only"), pa.bool_()),
     **dict.fromkeys(("width", "height"), pa.int32()),  # these and the next two of queries only
     **dict.fromkeys(("blur", "brightness"), pa.float64()),
@@ -46,23 +48,31 @@ def _run(root: Path, params: Params, world: World) -> None:
     folders = {"challenger": root / "out/train/encoder", "champion": root / "inputs/champion/encoder"}
     present = [name for name, folder in folders.items() if folder.is_dir()]
     if not present:
-        raise DataError("Neither a trained encoder nor a champion is here, so nothing can be embedded; run the train stage again.")
+        raise DataError(
+            "Neither a trained encoder nor a champion is here, so nothing can be embedded; run the train stage again."
+        )
     embeddings = {present[0]: _embed(root, folders[present[0]], pictures, params, present[0], world)}
     for name in present[1:]:
         same = same_encoder(folders[present[0]], folders[name])
-        embeddings[name] = embeddings[present[0]] if same else _embed(root, folders[name], pictures, params, name, world)
+        embeddings[name] = (
+            embeddings[present[0]] if same else _embed(root, folders[name], pictures, params, name, world)
+        )
     if world.first:
         out = root / "out/embed"
         write_parquet(out / "items.parquet", _items(root, rows, pictures), SCHEMA)
         for name, found in embeddings.items():
             _write(out / f"{name}.safetensors", found)
-        encoders = {name: weights_hash(folder) if name in embeddings else None for name, folder in folders.items()}
+        encoders = {
+            name: weights_hash(folder) if name in embeddings else None for name, folder in folders.items()
+        }
         write_json(out / "embed.json", {"encoders": encoders})
 
 
 def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
     """What is known of each picture that is embedded, in that order."""
-    groups = read_json(root / "data/import.json").get("groups", {})  # none in a version imported before groups were kept
+    groups = read_json(root / "data/import.json").get(
+        "groups", {}
+    )  # none in a version imported before groups were kept
     role = rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery")
     shelf = rows.loc[role.eq("gallery") & rows["side"].ne("catalogue"), "sku"]
     catalogue_only = rows["sku"].isin(rows.loc[role.eq("gallery"), "sku"]) & ~rows["sku"].isin(shelf)
@@ -74,17 +84,26 @@ def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
 
 def _with_trained(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """`rows` with trained_challenger and trained_champion: whether the model was trained on these pixels."""
-    files = {"challenger": root / "out/train/training.parquet", "champion": root / "inputs/champion/training.parquet"}
-    learnt = {who: pq.read_table(path)["id"].to_pylist() if path.is_file() else [] for who, path in files.items()}
+    files = {
+        "challenger": root / "out/train/training.parquet",
+        "champion": root / "inputs/champion/training.parquet",
+    }
+    learnt = {
+        who: pq.read_table(path)["id"].to_pylist() if path.is_file() else [] for who, path in files.items()
+    }
     return rows.assign(**{f"trained_{who}": rows["pixels"].isin(pixels) for who, pixels in learnt.items()})
 
 
-def _without_trained_queries(rows: pd.DataFrame, pictures: Images, world: World) -> tuple[pd.DataFrame, Images]:
+def _without_trained_queries(
+    rows: pd.DataFrame, pictures: Images, world: World
+) -> tuple[pd.DataFrame, Images]:
     """Drop queries, for all candidates, whose pixels an encoder was trained on."""
     trained = set(rows.loc[rows["trained_challenger"] | rows["trained_champion"], "pixels"])
     kept = without_queries(rows, pictures, trained)
     if len(kept[0]) < len(rows) and world.first:
-        print(f"{len(rows) - len(kept[0])} queries were dropped for all candidates: an encoder was trained on these pixels.")
+        print(
+            f"{len(rows) - len(kept[0])} queries were dropped for all candidates: an encoder was trained on these pixels."
+        )
     return kept
 
 
@@ -106,7 +125,9 @@ def _loaded(folder: Path) -> Encoder:
         return load(folder)
     except ParameterError as error:  # no parameter of this run is at fault
         model = read_json(folder / "encoder.json")["spec"]["model"]
-        facts = f"{folder / 'encoder.json'} names the model '{str(model)[:40]}', which this skumatch doesn't have"
+        facts = (
+            f"{folder / 'encoder.json'} names the model '{str(model)[:40]}', which this skumatch doesn't have"
+        )
         raise WeightsError(f"{facts}; load it with the version that wrote it.") from error
 
 
@@ -122,4 +143,6 @@ def weights_hash(folder: Path) -> str:
 
 def same_encoder(first: Path, second: Path) -> bool:
     """Whether two encoder folders hold the same weights, preprocessing and settings."""
-    return sha256(first / "encoder.json") == sha256(second / "encoder.json") and weights_hash(first) == weights_hash(second)
+    return sha256(first / "encoder.json") == sha256(second / "encoder.json") and weights_hash(
+        first
+    ) == weights_hash(second)

@@ -40,7 +40,10 @@ from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import open_set
 
 GUARDED = ("unseen", "k5")  # protocols whose hits the gate compares, besides `full` and its slices
-VECTORS = {"challenger": "challenger", "refreshed": "champion"}  # candidate -> whose vectors, as the stage embed names them
+VECTORS = {
+    "challenger": "challenger",
+    "refreshed": "champion",
+}  # candidate -> whose vectors, as the stage embed names them
 Hits = dict[str, pd.DataFrame]
 
 
@@ -59,9 +62,19 @@ class Scored:
     def ask(self, protocol: Protocol) -> Asked:
         lists = pq.read_table(self.root / f"out/split/protocols/{protocol}.parquet").to_pandas()
         lists = lists[~lists["id"].isin(self.items.loc[self.items["role"].eq(answers.HELD), "id"])]
-        return ask(protocol, lists, self.items, self.vectors, self.params.search.backend, self.device, self.params.evaluate.voters)
+        return ask(
+            protocol,
+            lists,
+            self.items,
+            self.vectors,
+            self.params.search.backend,
+            self.device,
+            self.params.evaluate.voters,
+        )
 
-    def write(self, asked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None) -> None:
+    def write(
+        self, asked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None
+    ) -> None:
         evaluation = asked.evaluate(self.params.evaluate, self.params.seed, self.encoder)
         name = self.model if asked.protocol == "full" else f"{self.model}-{asked.protocol}"
         whole = evaluation.model_copy(update={"near_duplicate_free": free, "unknown": unknown})
@@ -70,11 +83,16 @@ class Scored:
     def embedded(self, *models: str) -> Embedded:
         """The items and their vectors; `trained` is what any of `models` was trained on."""
         trained = self.items[[f"trained_{VECTORS[model]}" for model in models]].any(axis=1)
-        return Embedded(self.items.assign(trained=trained), self.vectors, self.params.search.backend, self.device)
+        return Embedded(
+            self.items.assign(trained=trained), self.vectors, self.params.search.backend, self.device
+        )
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """The thresholds for unknown products, fitted on today's gallery; they depend on this encoder alone."""
+        """The thresholds for unknown products, fitted on today's gallery.
+
+        They depend on this encoder alone.
+        """
         return fit_thresholds(self.embedded(self.model), self.params.evaluate.unknown_rate)
 
     @property
@@ -82,7 +100,14 @@ class Scored:
         """Today's gallery as it would serve."""
         rows = self.items[self.items["role"].eq("gallery")]
         vectors = self.vectors[rows.index.to_numpy()]
-        return Gallery(rows["sku"].tolist(), vectors, self.thresholds, self.params.search.backend, self.device, self.vectors)
+        return Gallery(
+            rows["sku"].tolist(),
+            vectors,
+            self.thresholds,
+            self.params.search.backend,
+            self.device,
+            self.vectors,
+        )
 
     def without(self, held: dict[str, str]) -> Scored:
         """The same, if the products `held` had no gallery picture."""
@@ -98,9 +123,15 @@ class Scored:
 def run(root: Path, params: Params) -> None:
     items, device = _items(root), str(prepare(params.runtime))
     encoders = read_json(root / "out/embed/embed.json")["encoders"]
-    vectors = {who: load_file(root / f"out/embed/{who}.safetensors")["embeddings"] for who, encoder in encoders.items() if encoder}
+    vectors = {
+        who: load_file(root / f"out/embed/{who}.safetensors")["embeddings"]
+        for who, encoder in encoders.items()
+        if encoder
+    }
     scored = {
-        model: Scored(root, params, items, vectors[who], model, encoders[who], device) for model, who in VECTORS.items() if who in vectors
+        model: Scored(root, params, items, vectors[who], model, encoders[who], device)
+        for model, who in VECTORS.items()
+        if who in vectors
     }
     held = _answers_as_served(root, params, scored) if "refreshed" in scored else {}
     write_json(root / "out/evaluate/held.json", held)
@@ -110,10 +141,17 @@ def run(root: Path, params: Params) -> None:
 
 
 def _items(root: Path) -> pd.DataFrame:
-    """What was embedded; with `new`, whether an item's SKU is new in this data version, where there was one before."""
+    """What was embedded.
+
+    With `new`, whether an item's SKU is new in this data version, where there was one before.
+    """
     items: pd.DataFrame = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     before = read_baseline(root / "inputs/baseline.json")
-    return items if before is None or before.rendered else items.assign(new=~items["sku"].isin(list(before.skus)))
+    return (
+        items
+        if before is None or before.rendered
+        else items.assign(new=~items["sku"].isin(list(before.skus)))
+    )
 
 
 def _answers_as_served(root: Path, params: Params, scored: dict[str, Scored]) -> dict[str, dict[str, str]]:
@@ -131,7 +169,10 @@ def _answers_as_served(root: Path, params: Params, scored: dict[str, Scored]) ->
         table = answers.beside(table, tables["challenger"], "challenger")
     write_parquet(root / "out/evaluate/answers.parquet", table, answers.SCHEMA)
     shares = answers.shares(table, params.evaluate, params.seed)
-    tree = {name: {part: share.model_dump(mode="json") for part, share in parts.items()} for name, parts in shares.items()}
+    tree = {
+        name: {part: share.model_dump(mode="json") for part, share in parts.items()}
+        for name, parts in shares.items()
+    }
     write_json(root / "out/evaluate/answers.json", tree)
     return held
 
@@ -156,9 +197,16 @@ def _released_galleries(root: Path, refreshed: Scored) -> dict[str, Gallery]:
     """The galleries that the champion's encoder serves with and was first released with, as far as they are there."""
     backend, vectors, galleries = refreshed.params.search.backend, refreshed.vectors, {}
     for name, folder in (("served", root / "inputs/champion"), ("released", root / "inputs/released")):
-        if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(root / "inputs/champion" / ENCODER):
-            rows, thresholds = read_gallery(folder / GALLERY, vectors.shape[1]), read_thresholds(folder / THRESHOLDS)
-            galleries[name] = Gallery(rows.skus, rows.embeddings, thresholds, backend, refreshed.device, vectors)
+        if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(
+            root / "inputs/champion" / ENCODER
+        ):
+            rows, thresholds = (
+                read_gallery(folder / GALLERY, vectors.shape[1]),
+                read_thresholds(folder / THRESHOLDS),
+            )
+            galleries[name] = Gallery(
+                rows.skus, rows.embeddings, thresholds, backend, refreshed.device, vectors
+            )
     return galleries
 
 
@@ -175,7 +223,9 @@ def _full(scored: Scored, released: Scored) -> Hits:
     unknown = _unknown(released, asked if released is scored else released.ask("full"))
     scored.write(asked, without_duplicates(free, asked, params.evaluate, params.seed), unknown)
     write_parquet(scored.path(f"{scored.model}.parquet"), asked.ranking.to_frame(), RANKING_SCHEMA)
-    write_json(scored.path(f"{scored.model}-skus.json"), per_sku(asked.ranking, asked.partners).to_dict("records"))
+    write_json(
+        scored.path(f"{scored.model}-skus.json"), per_sku(asked.ranking, asked.partners).to_dict("records")
+    )
     hits = asked.hits()
     few = asked.facts["gallery_images"].le(params.evaluate.tail_images)
     return {"full": hits, "tail": hits[few[hits.index]], "near_duplicate_free": free}
@@ -188,7 +238,10 @@ def _unknown(scored: Scored, asked: Asked) -> OpenSet | None:
 
 
 def _others(scored: Scored) -> Hits:
-    """Figures under every other protocol that has queries and a gallery here; returns the hits of those that the gate guards."""
+    """Figures under every other protocol that has queries and a gallery here.
+
+    Returns the hits of those that the gate guards.
+    """
     hits = {}
     for protocol in get_args(Protocol):
         if protocol == "full" or not (scored.root / f"out/split/protocols/{protocol}.parquet").is_file():

@@ -34,8 +34,14 @@ def run(root: Path, params: Params) -> None:
     if bundles["challenger"]:
         challenger = Evaluation.model_validate(read_json(evaluations / "challenger.json"))
         slices = _paired(evaluations) if champion else None
-        model = decide(challenger, champion, slices, _facts(root, bundles["challenger"]), params.gate, params.seed)
-    refreshed = _refreshed(root, params, champion, bundles["refreshed"]) if champion and bundles["refreshed"] else None
+        model = decide(
+            challenger, champion, slices, _facts(root, bundles["challenger"]), params.gate, params.seed
+        )
+    refreshed = (
+        _refreshed(root, params, champion, bundles["refreshed"])
+        if champion and bundles["refreshed"]
+        else None
+    )
     held = read_json(evaluations / "held.json")
     decision = settle(model, refreshed, params.gate, held.get("challenger", {}))
     write_json(root / "out/gate/decision.json", decision.model_dump(mode="json"))
@@ -46,7 +52,10 @@ def _evaluation(path: Path) -> Evaluation | None:
 
 
 def _paired(evaluations: Path) -> Slices | None:
-    """Hits of both encoders; None if they were not asked the same, which the gate refuses in its own words."""
+    """Hits of both encoders.
+
+    None if they were not asked the same, which the gate refuses in its own words.
+    """
     try:
         return pair(*(_hits(evaluations / f"{who}-hits.parquet") for who in ("challenger", "refreshed")))
     except DataError as error:
@@ -82,7 +91,9 @@ def _refreshed(root: Path, params: Params, evaluation: Evaluation, bundle: dict[
     before, after = (read_thresholds(folder / THRESHOLDS) for folder in folders)
     held = read_json(root / "out/evaluate/held.json")["refreshed"]
     retired = set(served.skus) - set(today.skus)
-    same = (served.ids, served.skus) == (today.ids, today.skus) and np.allclose(served.embeddings, today.embeddings, atol=SAME)
+    same = (served.ids, served.skus) == (today.ids, today.skus) and np.allclose(
+        served.embeddings, today.embeddings, atol=SAME
+    )
     answers = pq.read_table(root / "out/evaluate/answers.parquet").to_pandas()
     note = f"thresholds fitted on {after.fitted_on or 'nothing'}; what serves: on {before.fitted_on or 'nothing'}"
     return Refreshed(
@@ -90,11 +101,16 @@ def _refreshed(root: Path, params: Params, evaluation: Evaluation, bundle: dict[
         facts=_facts(root, bundle),
         changed=not same or not _alike(before, after),
         fitness=judge(answers, params.refresh, note, params.seed, retired),
-        products=Products(new=len(set(today.skus) - set(served.skus)) + len(held), retired=len(retired), held=held),
+        products=Products(
+            new=len(set(today.skus) - set(served.skus)) + len(held), retired=len(retired), held=held
+        ),
     )
 
 
 def _alike(first: Thresholds, second: Thresholds) -> bool:
     """Whether two pairs of thresholds call the same pictures unknown, but for rounding."""
     pairs = ((first.similarity, second.similarity), (first.margin, second.margin))
-    return all(one == other or (one is not None and other is not None and abs(one - other) <= SAME) for one, other in pairs)
+    return all(
+        one == other or (one is not None and other is not None and abs(one - other) <= SAME)
+        for one, other in pairs
+    )

@@ -31,7 +31,15 @@ from skumatch.retrieval.figures import Evaluation, Protocol
 from skumatch.retrieval.ranking import Ranking
 from skumatch.stages.selection import select
 
-SETTINGS = ("epochs", "batch", "optimizer.lr_tower", "optimizer.lr_head", "loss.kind", "loss.margin", "loss.scale")
+SETTINGS = (
+    "epochs",
+    "batch",
+    "optimizer.lr_tower",
+    "optimizer.lr_head",
+    "loss.kind",
+    "loss.margin",
+    "loss.scale",
+)
 
 
 def run(root: Path, params: Params) -> None:
@@ -67,7 +75,9 @@ def context_of(root: Path, params: Params) -> ReportContext:
         hashes=evaluations[main].hashes | decision.hashes,
         model_name=params.release.model_name,
         protocols=_protocols(evaluated, main, rival),
-        gallery=gallery_changes(decision, _served(root), _answers(root), first_of, picture, _thinned(root, gallery)),
+        gallery=gallery_changes(
+            decision, _served(root), _answers(root), first_of, picture, _thinned(root, gallery)
+        ),
     )
 
 
@@ -86,7 +96,10 @@ def _thinned(root: Path, gallery: pd.DataFrame) -> list[PictureLoss]:
     gone = served.assign(gone=~served["id"].isin(gallery["id"])).groupby("sku")["gone"].agg(["sum", "size"])
     photos = pq.read_table(answers).to_pandas()
     photos = photos[photos["asked_as"].eq(PHOTO)]
-    right = {name: photos[name].eq(photos["sku"]) & ~photos[f"{name}_unknown"].eq(True) for name in ("served", "refreshed")}
+    right = {
+        name: photos[name].eq(photos["sku"]) & ~photos[f"{name}_unknown"].eq(True)
+        for name in ("served", "refreshed")
+    }
     counts = photos.assign(**right).groupby("sku").agg({"query": "size", "served": "sum", "refreshed": "sum"})
     counts = counts.reindex(gone.index, fill_value=0).astype(int)
     losses = []
@@ -105,7 +118,10 @@ def _served(root: Path) -> set[str]:
 def _answers(root: Path) -> dict[str, dict[str, Share]]:
     path = root / "out/evaluate/answers.json"
     tree = read_json(path) if path.is_file() else {}
-    return {who: {part: Share.model_validate(share) for part, share in parts.items()} for who, parts in tree.items()}
+    return {
+        who: {part: Share.model_validate(share) for part, share in parts.items()}
+        for who, parts in tree.items()
+    }
 
 
 def _evaluation(path: Path) -> Evaluation:
@@ -114,7 +130,9 @@ def _evaluation(path: Path) -> Evaluation:
 
 def _protocols(evaluated: Path, main: str, rival: str) -> list[tuple[Evaluation, Evaluation | None]]:
     """Figures under the protocols other than `full` that were asked."""
-    paths = [(evaluated / f"{main}-{name}.json", evaluated / f"{rival}-{name}.json") for name in get_args(Protocol)]
+    paths = [
+        (evaluated / f"{main}-{name}.json", evaluated / f"{rival}-{name}.json") for name in get_args(Protocol)
+    ]
     read = [[_evaluation(path) if path.is_file() else None for path in pair] for pair in paths]
     return [(ours, theirs) for ours, theirs in read if ours]
 
@@ -133,7 +151,10 @@ def _changes(root: Path, first_of: Mapping[str, str], picture: Callable[[str], I
 
 
 def _data(root: Path, items: pd.DataFrame, changes: Changes | None) -> DataFacts:
-    validation, split = read_json(root / "out/validate/validation.json"), read_json(root / "out/split/split.json")
+    validation, split = (
+        read_json(root / "out/validate/validation.json"),
+        read_json(root / "out/split/split.json"),
+    )
     roles, asked = items["role"].value_counts(), validation["expectations"]
     return DataFacts(
         images=sum(split["images"].values()),
@@ -162,9 +183,14 @@ def _duplicates(split: dict[str, Any]) -> dict[str, str]:
 
 def _training(root: Path, params: Params) -> TrainingFacts:
     facts, history = read_json(root / "out/train/training.json"), root / "out/train/history.jsonl"
-    lines = [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    lines = (
+        [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
+    )
     settings = {name.rpartition(".")[2]: str(attrgetter(name)(params.train)) for name in SETTINGS}
-    canvas = {"canvas": f"{params.encoder.height} x {params.encoder.width} px, {params.encoder.resize}", "seed": str(params.seed)}
+    canvas = {
+        "canvas": f"{params.encoder.height} x {params.encoder.width} px, {params.encoder.resize}",
+        "seed": str(params.seed),
+    }
     return TrainingFacts(
         encoder=params.encoder.model,
         weights=facts["weights"]["name"],

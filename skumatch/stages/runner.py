@@ -27,7 +27,10 @@ LIVE = "log/live.jsonl"  # what a stage says of itself while it works: lines of 
 VECTORS = "log/vectors.json"  # how many vectors of each encoder a stage computed, and how many were known
 PAGES = "log/pages"  # what a stage that failed has to show a person
 TOGETHER = ("train", "embed")  # what `runtime.nproc` processes can share
-TRAINING = ("frozen", "train")  # what a refresh doesn't do: it keeps the champion's encoder, or judges a trained one again
+TRAINING = (
+    "frozen",
+    "train",
+)  # what a refresh doesn't do: it keeps the champion's encoder, or judges a trained one again
 PR_SET_PDEATHSIG = 1
 
 
@@ -45,7 +48,10 @@ def run(stage: str, root: Path) -> None:
     except SkumatchError as error:
         write_json(root / ERROR, error.as_dict())
         raise
-    write_json(root / SECONDS.format(stage=stage), {"seconds": round(time.monotonic() - started, 3), "machine": machine()})
+    write_json(
+        root / SECONDS.format(stage=stage),
+        {"seconds": round(time.monotonic() - started, 3), "machine": machine()},
+    )
 
 
 def _run(stage: str, root: Path) -> None:
@@ -60,7 +66,10 @@ def _run(stage: str, root: Path) -> None:
 
 
 def _hand_on(root: Path, out: Path) -> None:
-    """Lay out, in place of what a training would make, the trained encoder that is judged again; or that there is none."""
+    """Lay out, in place of what a training would make, the trained encoder that is judged again.
+
+    Or that there is none.
+    """
     trained = root / "inputs/trained"
     if out.name == "train" and (trained / "encoder").is_dir():
         shutil.copytree(trained / "encoder", out / "encoder")
@@ -70,7 +79,10 @@ def _hand_on(root: Path, out: Path) -> None:
 
 
 def kind_of(root: Path) -> str:
-    """The run's kind: `retrain` or `refresh`. Without inputs/run.json, as when a stage is run by hand, a retrain."""
+    """The run's kind: `retrain` or `refresh`.
+
+    Without inputs/run.json, as when a stage is run by hand, a retrain.
+    """
     path = root / "inputs/run.json"
     return str(read_json(path)["kind"]) if path.is_file() else "retrain"
 

@@ -21,7 +21,9 @@ def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
     return rows, images(root / "data", rows)
 
 
-def without_queries(rows: pd.DataFrame, pictures: Images, pixels: Collection[str]) -> tuple[pd.DataFrame, Images]:
+def without_queries(
+    rows: pd.DataFrame, pictures: Images, pixels: Collection[str]
+) -> tuple[pd.DataFrame, Images]:
     """What `select` found, less the queries whose pixels are among `pixels`."""
     kept = np.flatnonzero(~(rows["role"].eq("query") & rows["pixels"].isin(pixels)))
     return rows.iloc[kept].reset_index(drop=True), pictures.take(kept.tolist())

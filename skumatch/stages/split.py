@@ -1,4 +1,7 @@
-"""split: duplicates; who trains, who calibrates, who is in the gallery, who asks; the protocols' lists of pictures."""
+"""split: duplicates.
+
+Who trains, who calibrates, who is in the gallery, who asks; the protocols' lists of pictures.
+"""
 
 from __future__ import annotations
 
@@ -23,4 +26,7 @@ def run(root: Path, params: Params) -> None:
     made = protocols.protocols(rows)
     for name, frame in made.items():
         write_parquet(out / f"protocols/{name}.parquet", frame, protocols.SCHEMA)
-    write_json(out / "split.json", counts(roles) | {"duplicates": census.facts, "protocols": protocols.describe(rows, made)})
+    write_json(
+        out / "split.json",
+        counts(roles) | {"duplicates": census.facts, "protocols": protocols.describe(rows, made)},
+    )

@@ -1,4 +1,7 @@
-"""One stage in several processes of one machine: started by torchrun, ended with the stage; the first error is the stage's."""
+"""One stage in several processes of one machine: started by torchrun, ended with the stage.
+
+The first error is the stage's.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,28 @@ PR_SET_PDEATHSIG = 1
 
 
 def together(stage: str, root: Path, runtime: RuntimeParams) -> None:
-    """Run `stage` of the workspace `root` in `runtime.nproc` processes; on SIGTERM they end as one would, and then this one (143).
+    """Run `stage` of the workspace `root` in `runtime.nproc` processes.
 
-    Raises what a process of them raised, ParameterError for fewer GPUs than processes, StageFailed where one ended without a word.
+    On SIGTERM they end as one would, and then this one (143).
+
+    Raises what a process of them raised, ParameterError for fewer GPUs than processes, StageFailed where one
+    ended without a word.
     """
     _model("distributed").check_gpus(runtime, runtime.nproc)
-    words = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={runtime.nproc}"]
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        f"--nproc-per-node={runtime.nproc}",
+    ]
     words += [f"--shutdown-timeout={END_SECONDS}", "-m", __name__, stage, str(root)]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, which it would warn of; `prepare` sets torch's threads
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # torchrun's own default, which it would warn of; `prepare` sets torch's threads
     before = _end_with(os.getpid()) if sys.platform == "linux" else None
-    # In a session of its own: of the SIGTERMs that a group gets, a second one would cut short the end that the first one asked for.
+    # In a session of its own: of the SIGTERMs that a group gets, a second one would cut short the end that
+    # the first one asked for.
     with subprocess.Popen([sys.executable, *words], start_new_session=True, preexec_fn=before) as launcher:
         code = _ended(launcher)
     error = root / ERROR
@@ -55,7 +70,10 @@ def _model(name: str) -> Any:
 
 
 def _ended(launcher: subprocess.Popen[bytes]) -> int:
-    """Its exit code, once it has ended with all it started; STOPPED after a SIGTERM, which is passed on once."""
+    """Its exit code, once it has ended with all it started.
+
+    STOPPED after a SIGTERM, which is passed on once.
+    """
     asked = False
 
     def pass_on(*_: object) -> None:

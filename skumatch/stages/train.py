@@ -22,7 +22,13 @@ from skumatch.stages.runner import LIVE
 from skumatch.stages.selection import select
 
 PIXELS = pa.schema([("id", pa.string())])  # hashes of the pixels that were trained on
-CODE = ("skumatch/stages/train.py", "skumatch/stages/selection.py", "skumatch/data", "skumatch/model", "requirements/constraints.txt")
+CODE = (
+    "skumatch/stages/train.py",
+    "skumatch/stages/selection.py",
+    "skumatch/data",
+    "skumatch/model",
+    "requirements/constraints.txt",
+)
 
 
 def run(root: Path, params: Params) -> None:
@@ -41,17 +47,25 @@ def _train(root: Path, params: Params, world: World) -> None:
         params=params.train,
         seed=params.seed,
         weights=fetched_weights(root / "inputs/weights"),
-        checkpoints=Checkpoints(Settings().remote_url, key, params.runtime.checkpoint_seconds) if world.first else None,
+        checkpoints=Checkpoints(Settings().remote_url, key, params.runtime.checkpoint_seconds)
+        if world.first
+        else None,
         runtime=params.runtime,
         history=out / "history.jsonl",
-        judge=Validation(pictures, kept, params.embed.batch, params.runtime, params.seed) if len(kept) else None,
+        judge=Validation(pictures, kept, params.embed.batch, params.runtime, params.seed)
+        if len(kept)
+        else None,
         world=world,
         live=root / LIVE,
     )
     if world.first:
         save(encoder, out / "encoder")
         write_parquet(out / "training.parquet", pd.DataFrame({"id": sorted(set(rows["pixels"]))}), PIXELS)
-        facts = {"images": len(rows), "skus": int(rows["sku"].nunique()), "weights": read_json(root / "inputs/weights/weights.json")}
+        facts = {
+            "images": len(rows),
+            "skus": int(rows["sku"].nunique()),
+            "weights": read_json(root / "inputs/weights/weights.json"),
+        }
         write_json(out / "training.json", facts)
 
 
@@ -66,5 +80,9 @@ def inputs_hash(root: Path, params: Params) -> str:
 
 
 def _code(root: Path) -> list[str]:
-    found = [p for name in CODE for p in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])]
-    return sorted(p.relative_to(root).as_posix() for p in found if p.is_file() and "__pycache__" not in p.parts)
+    found = [
+        p for name in CODE for p in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])
+    ]
+    return sorted(
+        p.relative_to(root).as_posix() for p in found if p.is_file() and "__pycache__" not in p.parts
+    )

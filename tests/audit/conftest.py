@@ -70,7 +70,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Home:
     root = tmp_path_factory.mktemp("audit")
     home = Home(project_of(root, MODEL), root / "home", root / "remote", mlflow_url)
     delivery = shapes(root / "delivery")
-    (delivery / "all/train/sku 9/3.png").unlink()  # data of its own: MLflow keeps a data version's first address for all
+    (
+        delivery / "all/train/sku 9/3.png"
+    ).unlink()  # data of its own: MLflow keeps a data version's first address for all
     catalogue = unusual(delivery)
     imported = home.command("data", "import", str(delivery), "--catalogue", str(catalogue))
     assert imported.returncode == 0, imported.stderr
@@ -87,14 +89,18 @@ def home(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Home:
 
 
 def settings_of(home: Home, **changes: Any) -> Settings:
-    return Settings(project=home.project, home=home.home, remote=str(home.remote), mlflow=home.mlflow, **changes)
+    return Settings(
+        project=home.project, home=home.home, remote=str(home.remote), mlflow=home.mlflow, **changes
+    )
 
 
 @pytest.fixture(scope="session")
 def collected(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Dossier:
     """The champion's dossier, as it should be; not to be changed."""
     registry = Registry(home.mlflow, MODEL)
-    return collect(settings_of(home), registry, registry.resolve("champion"), tmp_path_factory.mktemp("dossier"))
+    return collect(
+        settings_of(home), registry, registry.resolve("champion"), tmp_path_factory.mktemp("dossier")
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""A version made again from a second clone that has nothing but the remote and the registry; and the audit that the schedule asks for."""
+"""A version made again from a second clone that has nothing but the remote and the registry.
+
+And the audit that the schedule asks for.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +30,40 @@ def elsewhere(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_every_bit_comes_out_again(elsewhere: Home, tmp_path: Path, force: list[str]) -> None:
-    before = sorted(path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file())
+    before = sorted(
+        path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file()
+    )
     made = elsewhere.command("reproduce", "2", *force, "--json", str(tmp_path / "again.json"))
     assert made.returncode == 0, made.stderr
     found = json.loads((tmp_path / "again.json").read_text())
-    assert found["equal"] and found["environment"] and len(found["outs"]) == 9 and found["recorded"] == found["found"]
-    after = sorted(path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file())
+    assert (
+        found["equal"]
+        and found["environment"]
+        and len(found["outs"]) == 9
+        and found["recorded"] == found["found"]
+    )
+    after = sorted(
+        path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file()
+    )
     assert before == after, "nothing is written to the remote"
     assert not list((elsewhere.home / "workspaces").rglob("again-*"))
 
 
 def test_other_bits_are_told_and_within_half_a_point_they_are_no_failure() -> None:
     outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
-    near, far = (Reproduction(outs=outs, recorded=0.9, found=top1, environment=True) for top1 in (0.897, 0.89))
+    near, far = (
+        Reproduction(outs=outs, recorded=0.9, found=top1, environment=True) for top1 in (0.897, 0.89)
+    )
     assert not near.equal and near.within and not far.within
 
 
 def test_other_bits_on_the_same_machine_are_a_failure() -> None:
     outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
     for environment, machine, holds in ((True, True, False), (True, False, True), (False, True, True)):
-        assert Reproduction(outs=outs, recorded=0.9, found=0.9, environment=environment, machine=machine).holds is holds
+        assert (
+            Reproduction(outs=outs, recorded=0.9, found=0.9, environment=environment, machine=machine).holds
+            is holds
+        )
     same = (outs[0].model_copy(update={"found": "md5:1"}),)
     assert Reproduction(outs=same, recorded=0.9, found=0.9, environment=True, machine=True).holds
 
@@ -72,8 +89,12 @@ def test_a_version_that_comes_out_otherwise_on_the_same_machine_ends_in_an_error
     outs = (Out(stage="train", path="out/train", recorded="md5:1", found="md5:2"),)
     other = Reproduction(outs=outs, recorded=0.9, found=0.9, environment=True, machine=True)
     monkeypatch.setattr("skumatch.audit.reproduce.reproduce", lambda *_: other)
-    monkeypatch.setattr(command, "_registry", lambda: (settings_of(elsewhere), Registry(elsewhere.mlflow, MODEL)))
-    with pytest.raises(AuditFailed, match=r"comes out otherwise on the same processor, .* same packages: out/train\."):
+    monkeypatch.setattr(
+        command, "_registry", lambda: (settings_of(elsewhere), Registry(elsewhere.mlflow, MODEL))
+    )
+    with pytest.raises(
+        AuditFailed, match=r"comes out otherwise on the same processor, .* same packages: out/train\."
+    ):
         command.reproduce("2", output=tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text())["holds"] is False
 

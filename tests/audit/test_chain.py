@@ -72,12 +72,24 @@ def other_index(root: Path) -> None:
 SET = {"inputs", "stages"}  # what else holds an input set's files against the record
 # The eight inputs of promise 25: how each is changed, and what else rests on it.
 CHANGES: dict[str, tuple[Change, set[str]]] = {
-    "commit": (lambda root: edit(root / "workspace/inputs/code.json", lambda tree: tree.update(commit="0" * 40)), SET | {"decision"}),
-    "tree": (lambda root: edit(root / "workspace/inputs/code.json", lambda tree: tree.update(dirty=True)), SET | {"decision"}),
-    "data": (lambda root: flip(next((root / "workspace/data/shards").iterdir())), {"stages", "validation", "split"}),
+    "commit": (
+        lambda root: edit(root / "workspace/inputs/code.json", lambda tree: tree.update(commit="0" * 40)),
+        SET | {"decision"},
+    ),
+    "tree": (
+        lambda root: edit(root / "workspace/inputs/code.json", lambda tree: tree.update(dirty=True)),
+        SET | {"decision"},
+    ),
+    "data": (
+        lambda root: flip(next((root / "workspace/data/shards").iterdir())),
+        {"stages", "validation", "split"},
+    ),
     "manifest": (relabel, {"stages", "validation", "split"}),
     "parameters": (lambda root: append(root / "workspace/params.yaml", "\n# more\n"), {"inputs"}),
-    "environment": (lambda root: append(root / "workspace/requirements/constraints.txt", "left-pad==1.0\n"), SET | {"code", "tree"}),
+    "environment": (
+        lambda root: append(root / "workspace/requirements/constraints.txt", "left-pad==1.0\n"),
+        SET | {"code", "tree"},
+    ),
     "weights": (lambda root: flip(root / "workspace/inputs/weights/weights.safetensors"), {"stages"}),
     "index": (other_index, {"bundle", "provenance"}),
 }
@@ -128,12 +140,16 @@ def test_an_input_that_was_changed_alone_is_named(dossier: Dossier, name: str) -
         ("parameters", lambda tree: tree["run"]["params"].pop("seed")),
     ],
 )
-def test_what_the_registry_says_otherwise_is_named(dossier: Dossier, name: str, change: Callable[[Any], None]) -> None:
+def test_what_the_registry_says_otherwise_is_named(
+    dossier: Dossier, name: str, change: Callable[[Any], None]
+) -> None:
     edit(dossier.path("dossier.json"), change)
     assert reason(dossier, name)
 
 
-def test_a_decision_that_does_not_follow_is_named_even_where_every_hash_was_made_to_fit(dossier: Dossier) -> None:
+def test_a_decision_that_does_not_follow_is_named_even_where_every_hash_was_made_to_fit(
+    dossier: Dossier,
+) -> None:
     """Someone rewrites decision, record, tag and lock: the gate still decides otherwise."""
     for path in (dossier.path("workspace/out/gate/decision.json"), dossier.path("run/gate/decision.json")):
         edit(path, lambda tree: tree["gain"].update(estimate=tree["gain"]["estimate"] - 0.25))
@@ -141,7 +157,9 @@ def test_a_decision_that_does_not_follow_is_named_even_where_every_hash_was_made
     edit(dossier.path("run/lineage.json"), lambda tree: tree["results"].update(decision=digest))
     edit(
         dossier.path("dossier.json"),
-        lambda tree: tree["registered"]["tags"].update({"skumatch.lineage": sha256(dossier.path("run/lineage.json"))}),
+        lambda tree: tree["registered"]["tags"].update(
+            {"skumatch.lineage": sha256(dossier.path("run/lineage.json"))}
+        ),
     )
     reasons = {link.name: link.reason for link in links(dossier, verify=True) if link.verdict == "broken"}
     assert "decision.json comes out otherwise when it is computed again" in reasons["decision"]
@@ -155,7 +173,9 @@ def test_figures_that_do_not_follow_from_the_ranked_lists_are_named(dossier: Dos
         edit(path, lambda tree: tree.update(top1=told / 2))
     digest = sha256(dossier.path("run/evaluate/challenger.json"))
     edit(dossier.path("run/lineage.json"), lambda tree: tree["results"].update(challenger=digest))
-    assert reason(dossier, "evaluation").startswith(f"top1 of the challenger is {told / 2}, from its ranked lists it is {told}")
+    assert reason(dossier, "evaluation").startswith(
+        f"top1 of the challenger is {told / 2}, from its ranked lists it is {told}"
+    )
 
 
 def test_a_stage_that_read_another_out_than_was_made_is_named(dossier: Dossier) -> None:
@@ -177,13 +197,19 @@ def test_a_part_that_is_gone_never_ends_the_audit(dossier: Dossier, part: str) -
 def test_without_pictures_what_needs_them_cant_be_checked_and_the_rest_holds(dossier: Dossier) -> None:
     (dossier.path("workspace/data/shards")).rename(dossier.path("shards"))
     found = verdicts(dossier)
-    assert {name for name, verdict in found.items() if verdict == "unchecked"} == {"split", "validation", "data"}
+    assert {name for name, verdict in found.items() if verdict == "unchecked"} == {
+        "split",
+        "validation",
+        "data",
+    }
     assert set(found.values()) == {"holds", "unchecked"}
 
 
 def test_nothing_is_judged_unless_asked_but_all_is_told(collected: Dossier) -> None:
     found = {link.name: link for link in links(collected, verify=False)}
-    assert {link.verdict for link in found.values()} == {None} and all(link.said or link.hash for link in found.values())
+    assert {link.verdict for link in found.values()} == {None} and all(
+        link.said or link.hash for link in found.values()
+    )
     assert "not readable" not in {name for link in found.values() for name in link.said}
     assert "train: " in found["stages"].said["machines"] and " cores" in found["stages"].said["machines"]
     assert found["stages"].said["training"].startswith("last epoch: loss ")
@@ -194,7 +220,12 @@ def test_the_page_shows_every_link_and_escapes_what_others_wrote(dossier: Dossie
     nasty = "<script>alert(1)</script>"
     edit(dossier.path("dossier.json"), lambda tree: tree["registered"].update(model=nasty))
     page = lineage_page(dossier.facts, links(dossier, verify=True))
-    assert nasty not in page and "&lt;script&gt;" in page and "<script" not in page and "http://www.w3" not in page
+    assert (
+        nasty not in page
+        and "&lt;script&gt;" in page
+        and "<script" not in page
+        and "http://www.w3" not in page
+    )
     assert all(f'id="{step.name}"' in page and f'href="#{step.name}"' in page for step in STEPS)
     assert page.count('class="node holds"') == len(STEPS)
 
@@ -219,7 +250,10 @@ def test_a_dossier_reads_as_json_only_where_it_is_one(tmp_path: Path) -> None:
 
 
 def test_parameters_that_this_version_cant_read_leave_unchecked_what_needs_them(dossier: Dossier) -> None:
-    """A knob that has gone since is no tampering; that the file was changed here is told by the links that hash it."""
+    """A knob that has gone since is no tampering.
+
+    That the file was changed here is told by the links that hash it.
+    """
     path = dossier.path("workspace/params.yaml")
     path.write_text(path.read_text("utf-8") + "retired: {knob: 1}\n", "utf-8")
     found = {link.name: link for link in links(dossier, verify=True)}

@@ -54,7 +54,10 @@ def test_many_changes_are_counted_and_those_of_one_minute_told_together(tmp_path
     write_json(tmp_path / "data.changes.json", [change(number) for number in range(9, 0, -1)])
     assert data_link(tmp_path)["earlier"] == "4 more changes"
     write_json(tmp_path / "data.changes.json", [change(1, who="bob"), change(1)])
-    assert data_link(tmp_path)["2026-11-02 08:00 UTC"] == "add by bob, 2 pictures added; add by ann, 2 pictures added"
+    assert (
+        data_link(tmp_path)["2026-11-02 08:00 UTC"]
+        == "add by bob, 2 pictures added; add by ann, 2 pictures added"
+    )
 
 
 def test_a_version_without_a_record_says_nothing_of_changes(tmp_path: Path) -> None:

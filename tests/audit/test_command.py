@@ -27,7 +27,12 @@ def audit(monkeypatch: pytest.MonkeyPatch, machine: Home, /, *words: str | Path,
 @pytest.fixture
 def offline(home: Home, tmp_path: Path) -> dict[str, str]:
     """Places of a machine that reaches nothing."""
-    return {"mlflow": NOWHERE, "remote": str(tmp_path / "nothing"), "home": str(tmp_path / "home"), "project": str(home.project)}
+    return {
+        "mlflow": NOWHERE,
+        "remote": str(tmp_path / "nothing"),
+        "home": str(tmp_path / "home"),
+        "project": str(home.project),
+    }
 
 
 def test_what_is_exported_is_audited_without_any_server(
@@ -54,7 +59,10 @@ def test_an_audit_that_only_tells_ends_in_an_error_where_it_cannot_read(
     files = ("--page", tmp_path / "chain.html", "--json", tmp_path / "chain.json")
     done = audit(monkeypatch, home, "--from", folder, *files, **offline)
     assert isinstance(done.exception, AuditFailed) and "broken at validation" in str(done.exception)
-    assert "20 links: 1 broken, 19 not looked at" in done.stdout and " hold" not in done.stdout.rpartition("links: ")[2]
+    assert (
+        "20 links: 1 broken, 19 not looked at" in done.stdout
+        and " hold" not in done.stdout.rpartition("links: ")[2]
+    )
     assert "The chain is broken" in (tmp_path / "chain.html").read_text()
     chain = json.loads((tmp_path / "chain.json").read_text())["links"]
     assert {link["name"]: link["verdict"] for link in chain if link["verdict"]} == {"validation": "broken"}
@@ -65,10 +73,23 @@ def test_a_dossier_without_pictures_is_small_and_says_what_it_leaves_unchecked(
 ) -> None:
     assert audit(monkeypatch, home, "2", "--no-pictures", "--export", tmp_path / "dossier").exit_code == 0
     assert not (tmp_path / "dossier/workspace/data/shards").exists()
-    done = audit(monkeypatch, home, "--from", tmp_path / "dossier", "--verify", "--json", tmp_path / "chain.json", **offline)
+    done = audit(
+        monkeypatch,
+        home,
+        "--from",
+        tmp_path / "dossier",
+        "--verify",
+        "--json",
+        tmp_path / "chain.json",
+        **offline,
+    )
     assert done.exit_code == 0, done.output
     chain = {link["name"]: link for link in json.loads((tmp_path / "chain.json").read_text())["links"]}
-    assert {name for name, link in chain.items() if link["verdict"] == "unchecked"} == {"split", "validation", "data"}
+    assert {name for name, link in chain.items() if link["verdict"] == "unchecked"} == {
+        "split",
+        "validation",
+        "data",
+    }
     assert "pictures" in chain["data"]["reason"]
 
 
@@ -79,7 +100,11 @@ def test_a_key_that_signed_nothing_ends_the_audit_in_an_error(
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     key = tmp_path / "key.pub"
-    key.write_bytes(Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    key.write_bytes(
+        Ed25519PrivateKey.generate()
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     done = audit(monkeypatch, home, "--from", collected.folder, "--verify", "--key", key)
     assert isinstance(done.exception, AuditFailed) and "provenance: it is unsigned" in str(done.exception)
     (tmp_path / "none.pub").write_text("no key")
@@ -96,8 +121,12 @@ def test_words_that_contradict_and_folders_that_are_none_are_refused(
     assert isinstance(none.exception, DataError) and str(tmp_path) in str(none.exception)
 
 
-def test_what_changed_between_two_versions_is_a_table_and_a_file(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changed_between_two_versions_is_a_table_and_a_file(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = audit(monkeypatch, home, "diff", "1", "2", "--json", tmp_path / "diff.json")
     assert done.exit_code == 0, done.output
     assert "encoder.resize" in done.stdout and "pad" in done.stdout
-    assert any("encoder.resize" in str(value) for value in json.loads((tmp_path / "diff.json").read_text()).values())
+    assert any(
+        "encoder.resize" in str(value) for value in json.loads((tmp_path / "diff.json").read_text()).values()
+    )

@@ -1,4 +1,7 @@
-"""What was damaged or forged is broken; only what a store that is away did not give can't be checked. No damage ends in a traceback."""
+"""What was damaged or forged is broken; only what a store that is away did not give can't be checked.
+
+No damage ends in a traceback.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,10 @@ def remote(home: Home, tmp_path: Path) -> Path:
 
 
 def collected_from(home: Home, remote: Path, tmp_path: Path, **how: Any) -> Dossier:
-    registry, settings = Registry(home.mlflow, MODEL), settings_of(home).model_copy(update={"remote": str(remote)})
+    registry, settings = (
+        Registry(home.mlflow, MODEL),
+        settings_of(home).model_copy(update={"remote": str(remote)}),
+    )
     return collect(settings, registry, registry.resolve("champion"), tmp_path / "dossier", **how)
 
 
@@ -78,12 +84,17 @@ def change(path: Path) -> None:
 def test_a_remote_that_answers_without_an_object_or_with_other_bytes_is_broken(
     home: Home, collected: Dossier, remote: Path, tmp_path: Path
 ) -> None:
-    """Gone: one of an out's files. Other bytes: the weights' listing, a picture's shard. All else still holds."""
+    """Gone: one of an out's files.
+
+    Other bytes: the weights' listing, a picture's shard. All else still holds.
+    """
     report = json.loads(object_of(remote, out_of(collected, "report")).read_text("utf-8"))
     object_of(remote, report[0]["md5"]).unlink()
     listed = json.loads(collected.path("data.dir.json").read_text("utf-8"))
     change(object_of(remote, next(one["md5"] for one in listed if one["relpath"].startswith("shards/"))))
-    weights = yaml.safe_load(collected.path("workspace/inputs/weights.dvc").read_text("utf-8"))["outs"][0]["md5"]
+    weights = yaml.safe_load(collected.path("workspace/inputs/weights.dvc").read_text("utf-8"))["outs"][0][
+        "md5"
+    ]
     change(object_of(remote, weights))
     dossier = collected_from(home, remote, tmp_path)
     found = {link.name: link for link in links(dossier, verify=True)}
@@ -91,12 +102,20 @@ def test_a_remote_that_answers_without_an_object_or_with_other_bytes_is_broken(
     assert {one.part for one in dossier.facts.missing if one.broken} >= {"report", "data"} and all(
         one.broken for one in dossier.facts.missing
     )
-    assert {"stages", "data", "weights"} <= broken <= {"stages", "data", "weights", "split", "validation", "manifest"}
+    assert (
+        {"stages", "data", "weights"}
+        <= broken
+        <= {"stages", "data", "weights", "split", "validation", "manifest"}
+    )
     assert "the DVC remote answers, but what data.dvc names is gone or changed in it" in found["data"].reason
-    assert {found[name].verdict for name in ("journal", "decision", "evaluation", "bundle", "inputs")} == {"holds"}
+    assert {found[name].verdict for name in ("journal", "decision", "evaluation", "bundle", "inputs")} == {
+        "holds"
+    }
 
 
-def test_an_input_set_that_the_remote_changed_breaks_what_rests_on_it(home: Home, collected: Dossier, remote: Path, tmp_path: Path) -> None:
+def test_an_input_set_that_the_remote_changed_breaks_what_rests_on_it(
+    home: Home, collected: Dossier, remote: Path, tmp_path: Path
+) -> None:
     change(object_of(remote, collected.record.inputs.archive.removeprefix("md5:")))
     dossier = collected_from(home, remote, tmp_path, whole=False)
     (missing,) = (one for one in dossier.facts.missing if one.part != "git")
@@ -122,9 +141,15 @@ def test_objects_that_are_amiss_are_told_from_a_remote_that_is_away(tmp_path: Pa
     (tmp_path / "taker/things.dvc").write_text(maker.add("things"))
     assert taker.amiss("things.dvc") == []
     listing = next((tmp_path / "remote").rglob("*.dir"))
-    one, two = (object_of(tmp_path / "remote", entry["md5"]) for entry in json.loads(listing.read_text("utf-8")))
+    one, two = (
+        object_of(tmp_path / "remote", entry["md5"]) for entry in json.loads(listing.read_text("utf-8"))
+    )
     one.unlink()
-    assert [len(at("taker").amiss(*names)) for names in (["things.dvc"], ["things/one"], ["things/two"])] == [1, 1, 0]
+    assert [len(at("taker").amiss(*names)) for names in (["things.dvc"], ["things/one"], ["things/two"])] == [
+        1,
+        1,
+        0,
+    ]
     change(two)
     assert len(at("taker").amiss("things.dvc")) == 2
     change(listing)
@@ -139,10 +164,14 @@ def test_a_store_that_was_away_excuses_only_what_it_did_not_give(dossier: Dossie
     flip(dossier.path("workspace/inputs/weights/weights.safetensors"))
     flip(dossier.path("bundle/gallery.parquet"))
     dossier.path("run/lineage.json").write_text("{}")
-    assert {judged(dossier, name).verdict for name in ("weights", "bundle", "version", "provenance")} == {"broken"}
+    assert {judged(dossier, name).verdict for name in ("weights", "bundle", "version", "provenance")} == {
+        "broken"
+    }
 
 
-def test_an_absent_part_is_unchecked_only_where_it_is_the_one_that_a_store_did_not_give(dossier: Dossier) -> None:
+def test_an_absent_part_is_unchecked_only_where_it_is_the_one_that_a_store_did_not_give(
+    dossier: Dossier,
+) -> None:
     shutil.rmtree(dossier.path("workspace/out/train"))
     assert judged(dossier, "stages").reason == "workspace/out/train is missing"
     note(dossier, "train")
@@ -156,7 +185,9 @@ def test_an_absent_part_is_unchecked_only_where_it_is_the_one_that_a_store_did_n
     assert judged(dossier, "evaluation").verdict == "broken"
 
 
-def test_where_a_key_is_given_a_statement_that_is_not_there_is_broken_whoever_was_away(dossier: Dossier, tmp_path: Path) -> None:
+def test_where_a_key_is_given_a_statement_that_is_not_there_is_broken_whoever_was_away(
+    dossier: Dossier, tmp_path: Path
+) -> None:
     note(dossier, RUN)
     dossier.path(RUN, ORIGIN).unlink()
     assert judged(dossier, "provenance").verdict == "unchecked"
@@ -181,7 +212,9 @@ def last(tree: dict[str, Any]) -> dict[str, Any]:
         lambda tree: (tree["journal"].clear(), tree["registered"].update(champion=None)),
     ],
 )
-def test_the_journal_s_last_entry_is_held_by_the_version_it_promoted(dossier: Dossier, forge: Callable[[Any], None]) -> None:
+def test_the_journal_s_last_entry_is_held_by_the_version_it_promoted(
+    dossier: Dossier, forge: Callable[[Any], None]
+) -> None:
     assert judged(dossier, "journal").verdict == "holds"
     edit(dossier.path("dossier.json"), forge)
     link = judged(dossier, "journal")
@@ -209,20 +242,27 @@ def forged_json(path: Path) -> None:
         ("frozen/frozen.json", "stages", forged_json),
     ],
 )
-def test_what_mlflow_shows_of_a_stage_must_be_what_it_wrote(dossier: Dossier, name: str, link: str, forge: Change) -> None:
+def test_what_mlflow_shows_of_a_stage_must_be_what_it_wrote(
+    dossier: Dossier, name: str, link: str, forge: Change
+) -> None:
     path = dossier.path(RUN, name)
     path = path if path.exists() else next(path.parent.glob("*.json"))
     forge(path)
     for one in {link, "stages"}:
         found = judged(dossier, one)
-        assert found.verdict == "broken" and found.reason == f"run/{path.relative_to(dossier.path(RUN))} isn't what the stage wrote"
+        assert (
+            found.verdict == "broken"
+            and found.reason == f"run/{path.relative_to(dossier.path(RUN))} isn't what the stage wrote"
+        )
 
 
 def test_the_bundle_is_the_one_that_the_run_made_and_the_gate_let_pass(dossier: Dossier) -> None:
     path = dossier.path("run/gate/decision.json")
     kept = path.read_text("utf-8")
     edit(path, lambda tree: tree["hashes"].update(challenger_bundle="0" * 64))
-    assert judged(dossier, "bundle").reason.startswith("the gate decided on bundle 000000000000, registered is")
+    assert judged(dossier, "bundle").reason.startswith(
+        "the gate decided on bundle 000000000000, registered is"
+    )
     path.write_text(kept, "utf-8")
     edit(dossier.path("workspace/out/bundle/model/bundle.json"), lambda tree: tree.update(format="other"))
     assert judged(dossier, "bundle").reason.startswith("the run made bundle")
@@ -266,7 +306,9 @@ def payload(told: Any) -> str:
         ("git/commit", "garbage", "commit"),
     ],
 )
-def test_whatever_was_damaged_breaks_its_link_and_ends_nothing(dossier: Dossier, name: str, text: str, link: str) -> None:
+def test_whatever_was_damaged_breaks_its_link_and_ends_nothing(
+    dossier: Dossier, name: str, text: str, link: str
+) -> None:
     dossier.path(name).write_text(text)
     found = judged(dossier, link)
     assert found.verdict == "broken" and found.reason and "\n" not in found.reason
@@ -303,7 +345,10 @@ PARTS = (
     ("manifest", "workspace/data/manifest.parquet"),
     ("data", "data.dir.json"),
 )
-NOT_WHOLE = ("profile.json", "code.json")  # of which the first is no record, and each value of the other is a link's own
+NOT_WHOLE = (
+    "profile.json",
+    "code.json",
+)  # of which the first is no record, and each value of the other is a link's own
 RECORDS = [pair for pair in PARTS if pair[1].endswith(".json") and not pair[1].endswith(NOT_WHOLE)]
 TEXTS = (b"", b"garbage", b"[]", b"{}", b"null", b'"text"', b"[[1, 2]]", b"- 1\n- 2\n")
 SHAPES = (None, *TEXTS, b"\xff\xfe", b"[" * 100_000, b"9" * 5000)
@@ -327,7 +372,11 @@ def test_every_link_has_a_part_that_is_damaged_here(name: str) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -362,7 +411,9 @@ def test_a_part_with_another_value_anywhere_never_holds(collected: Dossier, name
         changed()
 
 
-@pytest.mark.parametrize(("key", "name"), [("commit", "commit"), ("dirty", "tree"), ("folder", "tree"), ("sha256", "code")])
+@pytest.mark.parametrize(
+    ("key", "name"), [("commit", "commit"), ("dirty", "tree"), ("folder", "tree"), ("sha256", "code")]
+)
 def test_a_fact_of_the_code_that_is_another_one_never_holds(dossier: Dossier, key: str, name: str) -> None:
     for value in (None, 0, "no", "0" * 40, [], {}, 1.5, True):
         edit(dossier.path("workspace/inputs/code.json"), lambda tree, value=value: tree.update({key: value}))
@@ -446,7 +497,9 @@ def test_a_record_of_another_shape_is_one_sentence(dossier: Dossier) -> None:
         _ = dossier.record
 
 
-def test_versions_whose_remote_is_away_or_whose_parts_are_damaged_are_not_compared(dossier: Dossier, collected: Dossier) -> None:
+def test_versions_whose_remote_is_away_or_whose_parts_are_damaged_are_not_compared(
+    dossier: Dossier, collected: Dossier
+) -> None:
     dossier.path("workspace/inputs.tar").write_text("garbage")
     with pytest.raises(DataError, match=r"A part of version 2 or 2 is missing or can't be read") as failed:
         diff(collected, dossier)

@@ -16,7 +16,10 @@ def served(*champions: int | None) -> list[Service]:
     """Each champion serves two days, from 2026-11-02 12:00 on; the last one still does."""
     moments = [datetime(2026, 11, 2 + 2 * number, 12, tzinfo=UTC) for number in range(len(champions))]
     times = zip(champions, moments, [*moments[1:], None], strict=True)
-    return [Service(None, None, moments[0]), *(Service(version, since, until) for version, since, until in times)]
+    return [
+        Service(None, None, moments[0]),
+        *(Service(version, since, until) for version, since, until in times),
+    ]
 
 
 def labels(version: int) -> Collection[str]:
@@ -50,7 +53,9 @@ def labels(version: int) -> Collection[str]:
         ]),
     ],
 )  # fmt: skip
-def test_a_product_is_nameable_from_when_to_when(champions: tuple[int | None, ...], sentences: list[str]) -> None:
+def test_a_product_is_nameable_from_when_to_when(
+    champions: tuple[int | None, ...], sentences: list[str]
+) -> None:
     assert in_words(namings(served(*champions), "cafe\u0301  cola", labels)) == sentences
 
 

@@ -27,8 +27,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A private and its public key, made as docs/audit.md says."""
     folder = tmp_path_factory.mktemp("keys")
     private, public = folder / "key.pem", folder / "key.pub"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True
+    )
+    subprocess.run(
+        ["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, capture_output=True
+    )
     return private, public
 
 
@@ -49,26 +53,46 @@ def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> Non
     told = provenance.opened(collected.json("run", ORIGIN))
     parts = {one["name"]: one["digest"]["sha256"] for one in told["subject"]}
     assert parts["bundle/bundle.json"] == collected.facts.registered.bundle and len(parts) == 7
-    found = {one["name"].split(":")[0]: one["digest"] for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]}
-    assert found.keys() == {"code", "data", "inputs.tar", "params.yaml", "constraints.txt", "weights", "champion"}
+    found = {
+        one["name"].split(":")[0]: one["digest"]
+        for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
+    assert found.keys() == {
+        "code",
+        "data",
+        "inputs.tar",
+        "params.yaml",
+        "constraints.txt",
+        "weights",
+        "champion",
+    }
     assert found["code"]["gitCommit"] == collected.record.code.commit
-    assert (told["_type"], told["predicateType"]) == ("https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1")
+    assert (told["_type"], told["predicateType"]) == (
+        "https://in-toto.io/Statement/v1",
+        "https://slsa.dev/provenance/v1",
+    )
 
 
-def test_unsigned_is_allowed_and_said_but_not_where_a_key_is_asked_for(dossier: Dossier, keys: tuple[Path, Path]) -> None:
+def test_unsigned_is_allowed_and_said_but_not_where_a_key_is_asked_for(
+    dossier: Dossier, keys: tuple[Path, Path]
+) -> None:
     link = judged(dossier)
     assert (link.verdict, link.said["signed"]) == ("holds", "no") and "unsigned" in link.reason
     link = judged(Dossier(dossier.folder, keys[1]))
     assert (link.verdict, link.reason) == ("broken", "it is unsigned")
 
 
-def test_a_signature_holds_for_its_key_alone(dossier: Dossier, keys: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_signature_holds_for_its_key_alone(
+    dossier: Dossier, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
     signed(dossier, keys[0])
     assert judged(Dossier(dossier.folder, keys[1])).verdict == "holds"
     link = judged(dossier)
     assert link.verdict == "unchecked" and "--key" in link.reason
     other = tmp_path / "other.pem"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", other], check=True, capture_output=True
+    )
     signed(dossier, other)
     link = judged(Dossier(dossier.folder, keys[1]))
     assert (link.verdict, link.reason) == ("broken", "it isn't signed with key.pub")
@@ -140,7 +164,9 @@ def test_a_key_that_can_sign_is_named_by_its_id(tmp_path: Path, kind: str) -> No
     assert provenance.check_signing_key(None) == ""
 
 
-@pytest.mark.parametrize("text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+@pytest.mark.parametrize(
+    "text", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
 def test_a_file_that_is_no_key_is_told_by_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key.pem"
     path.write_text(text)
@@ -150,7 +176,9 @@ def test_a_file_that_is_no_key_is_told_by_its_name(tmp_path: Path, text: str) ->
         provenance.signed_by(provenance.envelope({}, None), path)
 
 
-def test_the_bill_of_materials_is_cyclonedx_and_names_model_data_weights_and_packages(collected: Dossier) -> None:
+def test_the_bill_of_materials_is_cyclonedx_and_names_model_data_weights_and_packages(
+    collected: Dossier,
+) -> None:
     text = collected.path("run/origin/bom.cdx.json").read_text("utf-8")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     tree = json.loads(text)

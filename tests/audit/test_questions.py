@@ -27,7 +27,10 @@ def entry(number: int, day: int, before: int | None, after: int | None, hour: in
     at = datetime(2026, 11, day, hour, tzinfo=UTC)
     asked = Asked(action="promote", version=after or 1, expected=before, who="ann", why=f"entry {number}")
     return Entry(
-        number=number, asked=asked, before=Before(previous="", champion=before, at=at), after=After(outcome="done", champion=after, at=at)
+        number=number,
+        asked=asked,
+        before=Before(previous="", champion=before, at=at),
+        after=After(outcome="done", champion=after, at=at),
     )
 
 
@@ -40,7 +43,9 @@ def test_each_champion_has_its_time_and_an_entry_that_moved_nothing_makes_none()
     assert all(one.until == following.since for one, following in pairwise(found)) and found[-1].until is None
 
 
-@pytest.mark.parametrize(("day", "versions"), [(1, [None]), (2, [None, 1]), (3, [1]), (4, [1]), (5, [1, 2, 1]), (6, [1])])
+@pytest.mark.parametrize(
+    ("day", "versions"), [(1, [None]), (2, [None, 1]), (3, [1]), (4, [1]), (5, [1, 2, 1]), (6, [1])]
+)
 def test_who_served_on_a_day(day: int, versions: list[int | None]) -> None:
     assert [one.version for one in on(JOURNAL, date(2026, 11, day))] == versions
 
@@ -48,14 +53,24 @@ def test_who_served_on_a_day(day: int, versions: list[int | None]) -> None:
 @pytest.mark.parametrize(
     ("version", "told"),
     [
-        (1, ["registered", "became champion (ann: entry 1)", "became previous, replaced by version 2", "became champion (ann: entry 4)"]),
+        (
+            1,
+            [
+                "registered",
+                "became champion (ann: entry 1)",
+                "became previous, replaced by version 2",
+                "became champion (ann: entry 4)",
+            ],
+        ),
         (2, ["registered", "became champion (ann: entry 3)", "became previous, replaced by version 1"]),
         (3, ["registered"]),
     ],
 )
 def test_a_version_s_aliases_have_a_history(version: int, told: list[str]) -> None:
     found = aliases(JOURNAL, version, datetime(2026, 11, 1, tzinfo=UTC))
-    assert len(found) == len(told) and all(words.startswith(start) for (_, words), start in zip(found, told, strict=True))
+    assert len(found) == len(told) and all(
+        words.startswith(start) for (_, words), start in zip(found, told, strict=True)
+    )
     assert [at for at, _ in found] == sorted(at for at, _ in found)
 
 
@@ -77,7 +92,10 @@ def test_a_picture_and_a_sku_are_found_in_every_version_that_was_given_them(home
         assert all(use.rows is not None and use.rows["id"].tolist() == ["train/sku 3/1.png"] for use in found)
     for use in uses(settings, registry, Wanted(sku="SKU\u00a03")):  # as `alike` spells it
         assert use.rows is not None
-        assert use.rows["role"].value_counts().to_dict() in ({"train": 3, "val": 1, "query": 2}, {"train": 4, "query": 2})
+        assert use.rows["role"].value_counts().to_dict() in (
+            {"train": 3, "val": 1, "query": 2},
+            {"train": 4, "query": 2},
+        )
     assert all(use.rows is not None and use.rows.empty for use in uses(settings, registry, Wanted(sku="sku")))
 
 
@@ -88,25 +106,37 @@ def test_what_is_no_picture_and_no_hash_is_refused(name: str) -> None:
 
 
 def test_a_version_whose_remote_is_gone_says_so(home: Home, tmp_path: Path) -> None:
-    settings = settings_of(home).model_copy(update={"remote": str(tmp_path / "elsewhere"), "home": tmp_path / "home"})
+    settings = settings_of(home).model_copy(
+        update={"remote": str(tmp_path / "elsewhere"), "home": tmp_path / "home"}
+    )
     found = list(uses(settings, Registry(home.mlflow, MODEL), Wanted(sku="sku 3")))
-    assert [use.rows for use in found] == [None, None] and all("Could not fetch" in use.reason for use in found)
+    assert [use.rows for use in found] == [None, None] and all(
+        "Could not fetch" in use.reason for use in found
+    )
 
 
 def test_what_changed_between_two_versions(home: Home, tmp_path: Path) -> None:
     registry, settings = Registry(home.mlflow, MODEL), settings_of(home)
-    first, second = (collect(settings, registry, registry.resolve(name), tmp_path / name, whole=False) for name in ("1", "2"))
+    first, second = (
+        collect(settings, registry, registry.resolve(name), tmp_path / name, whole=False)
+        for name in ("1", "2")
+    )
     found = diff(first, second)
     assert found.params == {"encoder.resize": ("squash", "pad")}
     assert not found.data.changed and found.code == found.packages == ()
     assert found.figures["top1"][0] < found.figures["top1"][1] == 1.0
     assert found.gain is not None and found.gain.interval.low > 0 and found.gain.n == 20
-    assert all(sku.after == 1.0 > sku.before and sku.gain.low <= sku.gain.value <= sku.gain.high for sku in found.gain.skus)
+    assert all(
+        sku.after == 1.0 > sku.before and sku.gain.low <= sku.gain.value <= sku.gain.high
+        for sku in found.gain.skus
+    )
     assert not diff(first, first).params and diff(first, first).gain.skus == ()  # type: ignore[union-attr]
 
 
 BEFORE = pd.DataFrame({"sha256": ["1", "2", "3", "4"], "sku": ["a", "a", "b", "c"], "side": ["train"] * 4})
-AFTER = pd.DataFrame({"sha256": ["1", "2", "2", "3", "5"], "sku": ["a", "a", "a", "a", "d"], "side": ["train"] * 5})
+AFTER = pd.DataFrame(
+    {"sha256": ["1", "2", "2", "3", "5"], "sku": ["a", "a", "a", "a", "d"], "side": ["train"] * 5}
+)
 
 
 def test_data_and_code_changes_are_counted() -> None:
@@ -119,23 +149,38 @@ def test_data_and_code_changes_are_counted() -> None:
 
 def test_the_command_answers_one_question_at_a_time(home: Home, tmp_path: Path) -> None:
     asked = home.command("audit", "--sku", "sku 1", "--json", str(tmp_path / "uses.json"))
-    assert asked.returncode == 0 and set(json.loads((tmp_path / "uses.json").read_text())) == {"1", "2", "served"}
-    assert "Nameable by what served: from " in asked.stdout and "until now, by versions 1 and 2" in asked.stdout
+    assert asked.returncode == 0 and set(json.loads((tmp_path / "uses.json").read_text())) == {
+        "1",
+        "2",
+        "served",
+    }
+    assert (
+        "Nameable by what served: from " in asked.stdout and "until now, by versions 1 and 2" in asked.stdout
+    )
     both = home.command("audit", "--sku", "sku 1", "--at", "2026-11-01")
     assert both.returncode == ParameterError.exit_code and "ask one at a time" in both.stderr
 
 
-def test_a_remote_that_is_away_breaks_nothing_but_leaves_what_needs_it_unchecked(home: Home, tmp_path: Path) -> None:
-    registry, settings = Registry(home.mlflow, MODEL), settings_of(home).model_copy(update={"remote": str(tmp_path / "away")})
+def test_a_remote_that_is_away_breaks_nothing_but_leaves_what_needs_it_unchecked(
+    home: Home, tmp_path: Path
+) -> None:
+    registry, settings = (
+        Registry(home.mlflow, MODEL),
+        settings_of(home).model_copy(update={"remote": str(tmp_path / "away")}),
+    )
     dossier = collect(settings, registry, registry.resolve("champion"), tmp_path / "dossier")
     found = {link.name: link for link in links(dossier, verify=True)}
     assert {name: link.reason for name, link in found.items() if link.verdict == "broken"} == {}
     assert found["journal"].verdict == found["version"].verdict == found["provenance"].verdict == "holds"
-    assert found["bundle"].verdict == "unchecked", "its bytes are right, but whether the run made them is in the remote"
+    assert found["bundle"].verdict == "unchecked", (
+        "its bytes are right, but whether the run made them is in the remote"
+    )
     assert "Could not fetch" in found["data"].reason and "check the DVC remote" in found["stages"].reason
 
 
-def test_a_bundle_whose_bytes_the_registry_changed_is_broken_in_the_store_s_words(home: Home, tmp_path: Path) -> None:
+def test_a_bundle_whose_bytes_the_registry_changed_is_broken_in_the_store_s_words(
+    home: Home, tmp_path: Path
+) -> None:
     registry = Registry(home.mlflow, MODEL)
     other = replace(registry.resolve("champion"), bundle="0" * 64)
     dossier = collect(settings_of(home), registry, other, tmp_path / "dossier", whole=False)
@@ -146,7 +191,9 @@ def test_a_bundle_whose_bytes_the_registry_changed_is_broken_in_the_store_s_word
 
 def test_what_is_told_needs_no_stage_s_outs(home: Home, tmp_path: Path) -> None:
     registry = Registry(home.mlflow, MODEL)
-    little = collect(settings_of(home), registry, registry.resolve("champion"), tmp_path / "little", whole=False)
+    little = collect(
+        settings_of(home), registry, registry.resolve("champion"), tmp_path / "little", whole=False
+    )
     assert not little.path("workspace/out").exists() and not little.path("workspace/data/shards").exists()
     assert "not readable" not in {name for link in links(little, verify=False) for name in link.said}
 
@@ -156,12 +203,17 @@ def test_a_journal_that_was_changed_answers_but_ends_in_an_error(home: Home) -> 
     assert fine.returncode == 0 and "none" in fine.stdout
     with Registry(home.mlflow, MODEL).client() as client:
         asked = client.get_model_version(f"{MODEL}-journal", "1").tags["skumatch.asked"]
-        client.set_model_version_tag(f"{MODEL}-journal", "1", "skumatch.asked", asked.replace("audit-first", "someone"))
+        client.set_model_version_tag(
+            f"{MODEL}-journal", "1", "skumatch.asked", asked.replace("audit-first", "someone")
+        )
         try:
             changed = home.command("audit", "--at", "2026-01-01")
         finally:
             client.set_model_version_tag(f"{MODEL}-journal", "1", "skumatch.asked", asked)
-    assert changed.returncode == AuditFailed.exit_code and "Entry 2 doesn't follow from the one before it" in changed.stderr
+    assert (
+        changed.returncode == AuditFailed.exit_code
+        and "Entry 2 doesn't follow from the one before it" in changed.stderr
+    )
 
 
 def test_a_folder_that_is_in_use_is_no_place_for_a_dossier(home: Home, tmp_path: Path) -> None:

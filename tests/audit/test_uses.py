@@ -34,7 +34,9 @@ def test_only_a_version_whose_run_trained_was_trained_on_pictures(
     split = BytesIO()
     pd.DataFrame({"id": ids, "role": ROLES}).to_parquet(split)
     manifest = pd.DataFrame({"id": ids, "sku": "tea", "sha256": "0", "pixels": "0"})
-    monkeypatch.setattr(Registry, "versions", lambda _: [ModelRef(2, "b" * 64, "run", datetime.now(UTC), (), tags)])
+    monkeypatch.setattr(
+        Registry, "versions", lambda _: [ModelRef(2, "b" * 64, "run", datetime.now(UTC), (), tags)]
+    )
     monkeypatch.setattr(Registry, "artifact", lambda *_: split.getvalue())
     monkeypatch.setattr(uses, "_manifest", lambda *_: manifest)
     [use] = uses.uses(Settings(), Registry("http://127.0.0.1:9"), uses.Wanted(sku="Tea"))

@@ -33,14 +33,18 @@ def test_the_made_archive_is_mojibake_and_imports_with_its_names_and_counts(tmp_
         assert not any("清风" in name for name in archive.namelist())
     import_data(tmp_path / "made.zip", tmp_path / "data")
     manifest = read_manifest(tmp_path / "data")
-    assert len(manifest) == 100 and set(manifest["sku"]) == {unicodedata.normalize("NFC", sku) for sku in skus}
+    assert len(manifest) == 100 and set(manifest["sku"]) == {
+        unicodedata.normalize("NFC", sku) for sku in skus
+    }
     assert manifest["sha256"].nunique() == 100
     assert manifest["length"].sum() == written
 
 
 def test_a_plan_has_a_long_tail_both_sides_and_goes_on_where_it_is_told() -> None:
     crops = plan(2000, names(100))
-    counts = sorted((sum(crop.path.split("/")[2] == sku for crop in crops) for sku in names(100)), reverse=True)
+    counts = sorted(
+        (sum(crop.path.split("/")[2] == sku for crop in crops) for sku in names(100)), reverse=True
+    )
     assert len(crops) == 2000 and counts[0] > 10 * counts[50] > 0
     assert {crop.path.split("/")[1] for crop in crops} == {"train", "test"}
     assert not {crop.seed for crop in crops} & {crop.seed for crop in plan(20, names(5), first=2000)}
@@ -74,7 +78,8 @@ def test_a_cost_is_that_of_a_process_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measured", "better", "holds"), [(2.9, "less", True), (3.1, "less", False), (5.1, "more", True), (4.9, "more", False)]
+    ("measured", "better", "holds"),
+    [(2.9, "less", True), (3.1, "less", False), (5.1, "more", True), (4.9, "more", False)],
 )
 def test_a_bound_holds_or_not(measured: float, better: str, holds: bool) -> None:
     assert Row("x", measured, 3 if better == "less" else 5, "x", better=better).holds == holds
@@ -105,17 +110,23 @@ def test_the_bench_of_input_prints_and_writes_every_figure(tmp_path: Path) -> No
     for name in ("a.jpg", "b.JPEG", "deep/c.jpg"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         rendered(1)[0].save(tmp_path / "photos" / name, "JPEG")
-    done = cli("input", "--images", "2", "--workers", "2", "--data", str(tmp_path / "photos"), "--json", str(target))
+    done = cli(
+        "input", "--images", "2", "--workers", "2", "--data", str(tmp_path / "photos"), "--json", str(target)
+    )
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
-    assert len(figures) == 5 and all(row["measured"] > 0 and row["name"].endswith(", photos") for row in figures)
+    assert len(figures) == 5 and all(
+        row["measured"] > 0 and row["name"].endswith(", photos") for row in figures
+    )
     assert "open_clip" in done.out and "2 workers" in done.out
     (tmp_path / "none").mkdir()
     done = cli("input", "--data", str(tmp_path / "none"))
     assert done.code == 11 and "no JPEG" in done.err
 
 
-def test_rendered_input_has_rp2ks_sizes_and_one_of_each_is_their_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendered_input_has_rp2ks_sizes_and_one_of_each_is_their_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[int, int]] = []
 
     def fake(_: object, paths: list[str], workers: int, params: Params) -> Cost:

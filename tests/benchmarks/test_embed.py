@@ -33,14 +33,20 @@ def test_each_round_has_every_way_and_the_ceiling(monkeypatch: pytest.MonkeyPatc
         return pixels
 
     seconds = race({"float32": lambda pixels: pixels, "slow": slow}, torch.zeros(4, 3, 8, 8), 1000, rounds=3)
-    assert seconds.keys() == {"float32", "slow", "products"} and all(len(each) == 3 for each in seconds.values())
+    assert seconds.keys() == {"float32", "slow", "products"} and all(
+        len(each) == 3 for each in seconds.values()
+    )
     assert min(seconds["slow"]) >= 0.05
 
 
 def test_speeds_are_ratios_to_float32_and_to_the_products() -> None:
     seconds = {"float32": (2.0, 4.0, 3.0), "bfloat16": (1.0, 1.0, 1.0), "products": (1.0, 1.0, 1.0)}
     quick, ceiling = _speeds(seconds, batch=6)
-    assert (quick.measured, quick.bound, quick.holds) == (3.0, 2.0, True) and quick.parts == "6 images/s; float32 2"
+    assert (quick.measured, quick.bound, quick.holds) == (
+        3.0,
+        2.0,
+        True,
+    ) and quick.parts == "6 images/s; float32 2"
     assert ceiling.measured == pytest.approx(100 / 3)
 
 
@@ -62,9 +68,13 @@ def test_answers_that_differ_are_counted() -> None:
     photos = Photos(gallery, queries, ["a", "b"])
 
     def other(vectors: Tensor) -> Tensor:
-        return torch.where(vectors.sum(dim=1, keepdim=True) > 1.15, vectors.flip(1), vectors)  # the last two queries
+        return torch.where(
+            vectors.sum(dim=1, keepdim=True) > 1.15, vectors.flip(1), vectors
+        )  # the last two queries
 
-    rows = list(_agreements({"float32": lambda x: x, "same": lambda x: 2 * x, "other": other}, photos, 4, CPU))
+    rows = list(
+        _agreements({"float32": lambda x: x, "same": lambda x: 2 * x, "other": other}, photos, 4, CPU)
+    )
     assert [row.measured for row in rows] == [100, 50]
 
 
@@ -76,7 +86,13 @@ def test_all_of_it_on_a_folder(encoder: Encoder, tmp_path: Path, monkeypatch: py
             folder = tmp_path / "all" / side / sku
             folder.mkdir(parents=True)
             for number in range(2):
-                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+                    folder / f"{number}.png"
+                )
     rows = {row.name: row for row in bench_embed(encoder, tmp_path, ("others",), images=4, batch=2)}
-    assert rows.keys() == {"bfloat16 / float32", "share of the GEMM ceiling, float32", "same top-1 as float32, bfloat16"}
+    assert rows.keys() == {
+        "bfloat16 / float32",
+        "share of the GEMM ceiling, float32",
+        "same top-1 as float32, bfloat16",
+    }
     assert rows["same top-1 as float32, bfloat16"].measured >= 50

@@ -9,7 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gate import MILD, RP2K, SMALL, STRONG, UNED, Clustering, Found, Scene, Shape, World, simulate, year
+from benchmarks.gate import (
+    MILD,
+    RP2K,
+    SMALL,
+    STRONG,
+    UNED,
+    Clustering,
+    Found,
+    Scene,
+    Shape,
+    World,
+    simulate,
+    year,
+)
 from tests.cli import Cli
 from tests.proving import PROVING, count
 
@@ -26,7 +39,9 @@ def chance(share: float) -> float:
 
 @pytest.mark.parametrize("shape", [LARGE, SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("clustering", [MILD, STRONG], ids=["mild", "strong"])
-def test_chance_promotes_a_model_as_good_no_more_often_than_promised(shape: Shape, clustering: Clustering) -> None:
+def test_chance_promotes_a_model_as_good_no_more_often_than_promised(
+    shape: Shape, clustering: Clustering
+) -> None:
     found = simulate(Scene(shape, clustering, 0.0, 0.035), PAIRS, 1, seed=0)
     assert found.shown <= (0.035 if PROVING else NOMINAL + chance(NOMINAL))
     assert found.by_policy <= found.shown
@@ -63,7 +78,9 @@ def test_slices_are_harder_where_they_should_be_and_each_draw_takes_five_of_a_sk
     slices = world.slices(world.ease(rng), 0.0, rng)
     top1 = {name: float(hits.champion.mean()) for name, hits in slices.items()}
     assert top1["k5"] < top1["near_duplicate_free"] < top1["full"] == pytest.approx(0.96, abs=0.02)
-    assert np.bincount(slices["k5"].skus.astype(int)).max() == 50 and set(slices["k5"].skus) == set(slices["full"].skus)
+    assert np.bincount(slices["k5"].skus.astype(int)).max() == 50 and set(slices["k5"].skus) == set(
+        slices["full"].skus
+    )
 
 
 def test_equal_models_promote_no_more_in_a_year_than_the_year_allows() -> None:
@@ -71,7 +88,10 @@ def test_equal_models_promote_no_more_in_a_year_than_the_year_allows() -> None:
     assert np.mean(promotions) <= 52 * 0.025 + 3 * np.sqrt(52 * 0.025 / len(promotions))
 
 
-@pytest.mark.parametrize(("gain", "shown", "holds"), [(0.0, 0.03, True), (0.0, 0.04, False), (0.005, 0.81, True), (0.005, 0.7, False)])
+@pytest.mark.parametrize(
+    ("gain", "shown", "holds"),
+    [(0.0, 0.03, True), (0.0, 0.04, False), (0.005, 0.81, True), (0.005, 0.7, False)],
+)
 def test_a_promise_holds_or_not(gain: float, shown: float, holds: bool) -> None:
     scene = Scene(TINY, MILD, gain, 0.8 if gain else 0.035)
     found = Found(scene, 100, 0.02, 1.5, shown, shown, shown, 10, 0.1, None)
@@ -80,8 +100,13 @@ def test_a_promise_holds_or_not(gain: float, shown: float, holds: bool) -> None:
 
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
-    done = cli("gate", "--pairs", "20", "--guarded", "2", "--years", "1", "--only", "models", "--json", str(target))
+    done = cli(
+        "gate", "--pairs", "20", "--guarded", "2", "--years", "1", "--only", "models", "--json", str(target)
+    )
     assert done.code == 0, done.err
     figures = json.loads(target.read_text("utf-8"))
-    assert all(scene["pairs"] == 20 and 0 <= scene["shown"] <= 1 for scene in figures["scenes"]) and len(figures["years"]) == 2
+    assert (
+        all(scene["pairs"] == 20 and 0 <= scene["shown"] <= 1 for scene in figures["scenes"])
+        and len(figures["years"]) == 2
+    )
     assert "McNemar" in done.out and "promotions a year" in done.out

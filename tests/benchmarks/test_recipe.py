@@ -59,7 +59,9 @@ def contest(folder: Path, params: Params) -> Contest:
 
 @pytest.mark.parametrize("loop", PEERS)
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_each_peer_trains_the_tower_and_sees_what_the_budget_allows(contest: Contest, loop: str, contiguous: bool) -> None:
+def test_each_peer_trains_the_tower_and_sees_what_the_budget_allows(
+    contest: Contest, loop: str, contiguous: bool
+) -> None:
     trial = Trial(contest.gallery, contest.params.encoder, None, epochs=2, seed=3, contiguous=contiguous)
     encoder, before = trial.encoder(), trial.encoder().state_dict()
     seen = list(PEERS[loop](encoder, trial))
@@ -72,11 +74,17 @@ def test_each_peer_trains_the_tower_and_sees_what_the_budget_allows(contest: Con
 def test_peers_squash_to_a_square_but_a_vit_keeps_its_canvas() -> None:
     tall = {"weights": "none", "height": 320, "width": 160, "resize": "pad", "dim": 64}
     plain = [plain_spec(EncoderParams(model=model, **tall)) for model in ("efficientnet-lite0", "ViT-B-16")]  # type: ignore[arg-type]
-    assert [(spec.height, spec.width, spec.resize, spec.dim) for spec in plain] == [(256, 256, "squash", 0), (320, 160, "squash", 0)]
+    assert [(spec.height, spec.width, spec.resize, spec.dim) for spec in plain] == [
+        (256, 256, "squash", 0),
+        (320, 160, "squash", 0),
+    ]
 
 
 def test_the_memory_format_changes_the_speed_alone(contest: Contest) -> None:
-    trials = [Trial(contest.gallery, contest.params.encoder, None, 1, 3, contiguous=contiguous) for contiguous in (True, False)]
+    trials = [
+        Trial(contest.gallery, contest.params.encoder, None, 1, 3, contiguous=contiguous)
+        for contiguous in (True, False)
+    ]
     found = []
     for trial in trials:
         encoder = trial.encoder()
@@ -85,7 +93,9 @@ def test_the_memory_format_changes_the_speed_alone(contest: Contest) -> None:
     assert torch.allclose(found[0], found[1], atol=1e-4)
 
 
-def test_outcomes_are_kept_and_taken_up_again(contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_are_kept_and_taken_up_again(
+    contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loops, seeds = ["frozen", "plain", "ours", "ours without cut-out"], [3, 4]
     found = list(bench_recipe(contest, loops, seeds, tmp_path))
     assert [(one.loop, one.seed) for one in found] == [(loop, seed) for loop in loops for seed in seeds]
@@ -99,13 +109,17 @@ def test_outcomes_are_kept_and_taken_up_again(contest: Contest, tmp_path: Path, 
     monkeypatch.undo()
     assert next(iter(bench_recipe(longer, ["plain"], [3], tmp_path))).images == 3 * len(contest.gallery)
     monkeypatch.setattr(recipe, "_run", None)
-    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, "another contest's outcomes lie beside these"
+    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, (
+        "another contest's outcomes lie beside these"
+    )
 
 
 def test_what_was_asked_differently_is_trained_anew(contest: Contest) -> None:
     other = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"batch": 16})})
     assert replace(contest, params=other).key("ours", 3) != contest.key("ours", 3)
-    assert replace(contest, params=other).key("plain", 3) == contest.key("plain", 3), "our parameters aren't a peer's"
+    assert replace(contest, params=other).key("plain", 3) == contest.key("plain", 3), (
+        "our parameters aren't a peer's"
+    )
     assert contest.key("plain", 3) != contest.key("plain", 4) != contest.key("softmax", 4)
 
 
@@ -133,9 +147,18 @@ def test_folds_are_summed_up_as_one(folder: Path, params: Params) -> None:
     outcomes = []
     for number, contest in enumerate(contests(Asked(folder, None, 1, unseen=2), None, params)):
         hits = {"frozen": (False,) * len(contest.queries), "ours": (number == 1,) * len(contest.queries)}
-        outcomes.append((contest, [Found(key="k", loop=loop, seed=1, images=8, seconds=1, hits=hits[loop]) for loop in hits]))
+        outcomes.append(
+            (
+                contest,
+                [Found(key="k", loop=loop, seed=1, images=8, seconds=1, hits=hits[loop]) for loop in hits],
+            )
+        )
     frozen, ours = summary(outcomes)
-    assert (frozen.top1.value, ours.top1.value, ours.seeds) == (0, 0.5, {1: 0.5}) and ours.gain is not None and ours.gain.value == 0.5
+    assert (
+        (frozen.top1.value, ours.top1.value, ours.seeds) == (0, 0.5, {1: 0.5})
+        and ours.gain is not None
+        and ours.gain.value == 0.5
+    )
     screen = Console(file=io.StringIO(), width=120)
     screen.print(recipe_table([contest for contest, _ in outcomes], [frozen, ours]))
     assert "protocol unseen, 2 folds" in screen.file.getvalue()  # type: ignore[attr-defined]
@@ -148,7 +171,9 @@ def test_pictures_alike_are_in_one_fold() -> None:
     found = looks(bursts.astype(np.float32), skus, 3, seed=0).reshape(6, 5)
     assert all(len(set(burst)) == 1 for burst in found)
     assert sorted(found[:3, 0]) == sorted(found[3:, 0]) == [0, 1, 2]
-    assert looks(bursts[:1].astype(np.float32), ["a"], 3, seed=0).tolist() in ([0], [1], [2]), "one picture is in one fold"
+    assert looks(bursts[:1].astype(np.float32), ["a"], 3, seed=0).tolist() in ([0], [1], [2]), (
+        "one picture is in one fold"
+    )
 
 
 def test_one_kind_of_folds_at_a_time(folder: Path, params: Params) -> None:
@@ -180,7 +205,9 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "ingredient"), [("without", name) for name in WITHOUT] + [("with", name) for name in WITH])
+@pytest.mark.parametrize(
+    ("verb", "ingredient"), [("without", name) for name in WITHOUT] + [("with", name) for name in WITH]
+)
 def test_an_ingredient_is_turned_off_or_on_alone(contest: Contest, verb: str, ingredient: str) -> None:
     params = load_params(ROOT / "params.yaml", EVERYTHING if verb == "without" else [])
     whole = replace(contest, params=params, epochs=6)
@@ -199,17 +226,27 @@ def test_the_probe_alone_is_a_loop(contest: Contest, tmp_path: Path) -> None:
     assert probed.images == contest.params.train.probe.views * len(contest.learnt) and frozen.images == 0
     assert recipe._trained(variant(contest, "probe"), "probe", 3).projection is not None
     chosen = variant(contest, "probe").params
-    assert (chosen.train.epochs, chosen.train.fix.epochs) == (0, 0) and chosen.encoder.dim and chosen.train.probe.epochs
+    assert (
+        (chosen.train.epochs, chosen.train.fix.epochs) == (0, 0)
+        and chosen.encoder.dim
+        and chosen.train.probe.epochs
+    )
 
 
-def test_what_would_be_ours_again_or_no_training_is_refused_before_any(contest: Contest, tmp_path: Path) -> None:
+def test_what_would_be_ours_again_or_no_training_is_refused_before_any(
+    contest: Contest, tmp_path: Path
+) -> None:
     with pytest.raises(ParameterError, match="moving average. .--loops. is .ours. as the parameters are"):
         list(bench_recipe(contest, ["plain", "ours without moving average"], [3], tmp_path))
     assert not list(tmp_path.iterdir())
-    fixed = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"fix": FixParams(epochs=2)})})
+    fixed = contest.params.model_copy(
+        update={"train": contest.params.train.model_copy(update={"fix": FixParams(epochs=2)})}
+    )
     with pytest.raises(ParameterError, match=r"train\.fix\.epochs are the last"):
         variant(replace(contest, params=fixed), "ours")
-    patient = contest.params.model_copy(update={"train": contest.params.train.model_copy(update={"patience": 3})})
+    patient = contest.params.model_copy(
+        update={"train": contest.params.train.model_copy(update={"patience": 3})}
+    )
     with pytest.raises(ParameterError, match=r"none is left to validate on; set train\.patience=0"):
         variant(replace(contest, params=patient), "ours")
 
@@ -226,28 +263,58 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     found = [Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits) for loop, seed, hits in (
         ("frozen", 1, base), ("plain", 1, base), ("plain", 2, ours), ("ours", 1, ours), ("ours", 2, ours))]  # fmt: skip
     frozen, plain, best = summary([(contest, found)])
-    assert plain.gain is None and plain.seeds == {1: 0.5, 2: 1.0} and plain.top1.value == 0.75 and plain.seconds == 120
-    assert best.gain is not None and best.gain.value == 0.25 and frozen.gain is not None and frozen.gain.value == -0.25
+    assert (
+        plain.gain is None
+        and plain.seeds == {1: 0.5, 2: 1.0}
+        and plain.top1.value == 0.75
+        and plain.seconds == 120
+    )
+    assert (
+        best.gain is not None
+        and best.gain.value == 0.25
+        and frozen.gain is not None
+        and frozen.gain.value == -0.25
+    )
     skus = np.array(contest.queries.skus)
-    assert best.gain == change_interval(np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0)
+    assert best.gain == change_interval(
+        np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0
+    )
     mean = best.top1.value - plain.top1.value
-    assert [line.gain and line.gain.value for line in summary([(contest, found)], "ours")] == [-0.5, -mean, None]
+    assert [line.gain and line.gain.value for line in summary([(contest, found)], "ours")] == [
+        -0.5,
+        -mean,
+        None,
+    ]
     screen = Console(file=io.StringIO(), width=120)
     screen.print(recipe_table([contest], [frozen, plain, best]))
     said = screen.file.getvalue()  # type: ignore[attr-defined]
-    assert "50.0  100.0" in said and "+25.0" in said and "up to 48 pictures trained on" in said and "12 queries of 4 SKUs" in said
+    assert (
+        "50.0  100.0" in said
+        and "+25.0" in said
+        and "up to 48 pictures trained on" in said
+        and "12 queries of 4 SKUs" in said
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_our_loop_is_timed_beside_the_plain_one(contest: Contest, workers: int) -> None:
-    params = contest.params.model_copy(update={"runtime": RuntimeParams(device="cpu", threads=1, workers=workers)})
+    params = contest.params.model_copy(
+        update={"runtime": RuntimeParams(device="cpu", threads=1, workers=workers)}
+    )
     speed, waiting = bench_train(contest.gallery, params, None, steps=1, rounds=2)
-    assert speed.name == "training, ours / the plain loop" and speed.measured > 0 and "the plain loop" in speed.parts
+    assert (
+        speed.name == "training, ours / the plain loop"
+        and speed.measured > 0
+        and "the plain loop" in speed.parts
+    )
     assert 0 <= waiting.measured < 100
 
 
 def test_a_steps_operations_are_three_passes_less_what_is_frozen(contest: Contest) -> None:
-    """Forward, backward to inputs and to weights; about that, since convolutions by channel are counted otherwise backwards."""
+    """Forward, backward to inputs and to weights.
+
+    About that, since convolutions by channel are counted otherwise backwards.
+    """
     passes = {share: _passes(contest, share) for share in (0.0, 0.3, 0.6)}
     assert 2 < passes[0.0] < 3.5 and 1 < passes[0.6] < passes[0.3] < passes[0.0]
 
@@ -255,11 +322,17 @@ def test_a_steps_operations_are_three_passes_less_what_is_frozen(contest: Contes
 def _passes(contest: Contest, share: float) -> float:
     """Operations of a training step, in forward passes, with this share of the layers frozen."""
     train = contest.params.train.model_copy(update={"tower": TowerParams(freeze=share)})
-    params = contest.params.model_copy(update={"train": train, "runtime": RuntimeParams(device="cpu", threads=1, workers=0)})
+    params = contest.params.model_copy(
+        update={"train": train, "runtime": RuntimeParams(device="cpu", threads=1, workers=0)}
+    )
     with ExitStack() as stack:
         ours = Ours(contest.gallery, params, None, stack)
-        forward = flops(ours.run.encoder, torch.zeros(2, 3, ours.views.preprocess.height, ours.views.preprocess.width))
+        forward = flops(
+            ours.run.encoder, torch.zeros(2, 3, ours.views.preprocess.height, ours.views.preprocess.width)
+        )
         kept = {name: tensor.clone() for name, tensor in ours.run.learner.state_dict().items()}
         found = ours.operations() / forward
-        assert all(tensor.equal(kept[name]) for name, tensor in ours.run.learner.state_dict().items()), "nothing is learnt by counting"
+        assert all(tensor.equal(kept[name]) for name, tensor in ours.run.learner.state_dict().items()), (
+            "nothing is learnt by counting"
+        )
         return found

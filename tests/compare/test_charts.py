@@ -25,7 +25,9 @@ def rows(svg: str) -> list[ElementTree.Element]:
 
 def extent(row: ElementTree.Element, name: str) -> tuple[float, float]:
     """Left and right end of a row's rectangle."""
-    box = next(element for element in row.findall(f"{SVG}rect") if re.fullmatch(name, element.attrib["class"]))
+    box = next(
+        element for element in row.findall(f"{SVG}rect") if re.fullmatch(name, element.attrib["class"])
+    )
     left = float(box.attrib["x"])
     return left, left + float(box.attrib["width"])
 
@@ -37,19 +39,25 @@ def test_a_bar_is_as_long_as_its_share_and_its_line_spans_the_interval(width: in
         left, right = extent(row, "track")
         assert extent(row, r"c\d") == pytest.approx((left, left + value * (right - left)), abs=0.11)
         start, end = re.findall(r"M([\d.]+) [\d.]+H([\d.]+)", row.findall(f"{SVG}path")[0].attrib["d"])[0]
-        assert [float(start), float(end)] == pytest.approx([left + s * (right - left) for s in (low, high)], abs=0.11)
+        assert [float(start), float(end)] == pytest.approx(
+            [left + s * (right - left) for s in (low, high)], abs=0.11
+        )
         assert 0 <= left < right <= width
 
 
 def test_a_series_keeps_its_colour_in_every_group() -> None:
     group = [Bar(name, 0.5, (0.4, 0.6)) for name in ("a", "b", "c")]
     drawn = bars({"Top 1": group, "Top 3": group}, "about")
-    colours = [rect.attrib["class"] for rect in parsed(drawn).iter(f"{SVG}rect") if rect.attrib["class"] != "track"]
+    colours = [
+        rect.attrib["class"] for rect in parsed(drawn).iter(f"{SVG}rect") if rect.attrib["class"] != "track"
+    ]
     assert colours == ["c0", "c1", "c2"] * 2
 
 
 @given(label=st.text(), value=share, low=share, high=share, width=st.sampled_from([330, 960]))
-def test_any_name_stays_text_and_any_share_stays_inside(label: str, value: float, low: float, high: float, width: int) -> None:
+def test_any_name_stays_text_and_any_share_stays_inside(
+    label: str, value: float, low: float, high: float, width: int
+) -> None:
     drawn = bars({label: [Bar(label, value, (low, high))]}, label, width)
     root = parsed(drawn)
     assert {element.tag.removeprefix(SVG) for element in root.iter()} == {

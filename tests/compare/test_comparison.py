@@ -30,7 +30,9 @@ class Eye(nn.Module):
 
     def __init__(self, rows: int) -> None:
         super().__init__()
-        self.preprocess = Preprocess(height=12, width=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        self.preprocess = Preprocess(
+            height=12, width=8, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+        )
         self.dim, self.rows, self.shown = 4, rows, 0
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -92,17 +94,27 @@ def test_a_difference_is_told_in_words(interval: tuple[float, float], word: str)
 
 def model(label: str, top1: float, difference: float | None) -> Compared:
     bounds = (max(0.0, top1 - 0.1), min(1.0, top1 + 0.1))
-    shares: dict[str, Any] = dict.fromkeys(("top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "macro_top1"), top1)
+    shares: dict[str, Any] = dict.fromkeys(
+        ("top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "macro_top1"), top1
+    )
     interval = Intervals(top1=bounds, top3=bounds, top5=bounds, confidence=0.95)
     hashes = {"encoder": label[0] * 64, "gallery": "a" * 64, "queries": "b" * 64}
-    figures = Evaluation(protocol="full", n=1234, without_partner=5, skus=31, interval=interval, hashes=hashes, **shares)
-    found = None if difference is None else Difference(top1=difference, interval=(difference - 0.05, difference + 0.05))
+    figures = Evaluation(
+        protocol="full", n=1234, without_partner=5, skus=31, interval=interval, hashes=hashes, **shares
+    )
+    found = (
+        None
+        if difference is None
+        else Difference(top1=difference, interval=(difference - 0.05, difference + 0.05))
+    )
     return Compared(model=f"/home/me/{label}", label=label, evaluation=figures, difference=found)
 
 
 def test_the_page_tells_the_best_models_lead() -> None:
     behind = Comparison(protocol="full", models=(model("old", 0.5, None), model("new", 0.8, 0.3)))
-    ahead = Comparison(protocol="full", models=(model("old", 0.8, None), model("other", 0.4, -0.4), model("new", 0.5, -0.3)))
+    ahead = Comparison(
+        protocol="full", models=(model("old", 0.8, None), model("other", 0.4, -0.4), model("new", 0.5, -0.3))
+    )
     assert "<b>+30.0<i> points</i></b><span>against <bdi>old</bdi>, +25.0 to +35.0: better" in page(behind)
     assert "<b>+30.0<i> points</i></b><span>against <bdi>new</bdi>, +25.0 to +35.0: better" in page(ahead)
     assert "/home/me" not in page(behind)
@@ -112,11 +124,22 @@ def test_the_page_tells_the_best_models_lead() -> None:
 
 @pytest.mark.parametrize("width", [70, 80, 120])
 def test_the_table_holds_every_figure_at_any_width(width: int) -> None:
-    found = Comparison(protocol="full", models=(model("a model of a long name", 0.5, None), model("new", 0.875, 0.375)))
+    found = Comparison(
+        protocol="full", models=(model("a model of a long name", 0.5, None), model("new", 0.875, 0.375))
+    )
     console = Console(width=width, record=True)
     console.print(table(found))
     said = console.export_text()
     words = " ".join(said.split())
-    for text in ("50.0 %", "87.5 %", "+37.5", "+32.5", "better", "1,234 queries", "31 SKUs", "5 without a gallery image"):
+    for text in (
+        "50.0 %",
+        "87.5 %",
+        "+37.5",
+        "+32.5",
+        "better",
+        "1,234 queries",
+        "31 SKUs",
+        "5 without a gallery image",
+    ):
         assert text in words, text
     assert np.max([len(line) for line in said.splitlines()]) <= width

@@ -64,4 +64,6 @@ def hanging(home: Path) -> list[psutil.Process]:
 
 def hanging_still(home: Path) -> list[psutil.Process]:
     """Of these, those that have not ended."""
-    return [psutil.Process(pid) for pid in json.loads((home / "hang.json").read_text()) if psutil.pid_exists(pid)]
+    return [
+        psutil.Process(pid) for pid in json.loads((home / "hang.json").read_text()) if psutil.pid_exists(pid)
+    ]

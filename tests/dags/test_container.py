@@ -18,7 +18,12 @@ import pytest
 from tests.conftest import ROOT, wait_until
 from tests.dags.conftest import DAGS, hanging, hanging_still, plan
 
-TI = SimpleNamespace(run_id="manual__2026-11-23T03:00:00+00:00", task_id="train", try_number=2, xcom_pull=lambda task_ids: {"run": "r1"})
+TI = SimpleNamespace(
+    run_id="manual__2026-11-23T03:00:00+00:00",
+    task_id="train",
+    try_number=2,
+    xcom_pull=lambda task_ids: {"run": "r1"},
+)
 NAME = "skumatch-manual__2026-11-23T03-00-00-00-00-train-2"
 
 
@@ -30,8 +35,17 @@ def docker(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     notes.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_docker.py"} "$@"\n')
     program.chmod(0o755)
-    ours = {"PATH": f"{program.parent}:{os.environ['PATH']}", "FAKE_DOCKER": notes, "SKUMATCH_IMAGE": "registry/skumatch:1"}
-    secrets = {"AWS_SECRET_ACCESS_KEY": "hush", "MLFLOW_TRACKING_PASSWORD": "hush", "OPENLINEAGE_API_KEY": "hush", "OTHER_TOKEN": "hush"}
+    ours = {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "FAKE_DOCKER": notes,
+        "SKUMATCH_IMAGE": "registry/skumatch:1",
+    }
+    secrets = {
+        "AWS_SECRET_ACCESS_KEY": "hush",
+        "MLFLOW_TRACKING_PASSWORD": "hush",
+        "OPENLINEAGE_API_KEY": "hush",
+        "OTHER_TOKEN": "hush",
+    }
     for name, value in {**ours, **secrets}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setitem(stage.RUNTIME, "execution", "docker")
@@ -55,10 +69,29 @@ def killed(docker: Path) -> list[str]:
 def test_a_stage_works_in_a_container_of_the_image(stage: ModuleType, docker: Path, tmp_path: Path) -> None:
     assert run(stage)["seconds"] == {"train": 0.1}
     words = asked(docker)["words"]
-    assert words[:10] == ["docker", "run", "--rm", "--init", "-i", "--name", NAME, "--network", "host", "--user"]
+    assert words[:10] == [
+        "docker",
+        "run",
+        "--rm",
+        "--init",
+        "-i",
+        "--name",
+        NAME,
+        "--network",
+        "host",
+        "--user",
+    ]
     assert words[words.index("--mount") + 1] == f"type=bind,source={tmp_path},target={tmp_path}"
     assert words[words.index("-w") + 1] == str(tmp_path)
-    assert words[words.index("registry/skumatch:1") :] == ["registry/skumatch:1", "python", "-m", "skumatch", "worker", "stage", "train"]
+    assert words[words.index("registry/skumatch:1") :] == [
+        "registry/skumatch:1",
+        "python",
+        "-m",
+        "skumatch",
+        "worker",
+        "stage",
+        "train",
+    ]
     assert killed(docker) == []
 
 
@@ -69,7 +102,11 @@ def test_secrets_reach_the_stage_and_no_list_of_processes(stage: ModuleType, doc
     secrets = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OPENLINEAGE_API_KEY"}
     assert {name for name, value in note["env"].items() if value == "hush"} == secrets
     assert {"SKUMATCH_HOME", "SKUMATCH_EVENTS"} <= set(note["env"])
-    assert not [name for name in note["env"] if name.startswith("AIRFLOW__") or name in ("OTHER_TOKEN", "PATH", "FAKE_DOCKER")]
+    assert not [
+        name
+        for name in note["env"]
+        if name.startswith("AIRFLOW__") or name in ("OTHER_TOKEN", "PATH", "FAKE_DOCKER")
+    ]
 
 
 @pytest.mark.parametrize("name", [None, NAME], ids=["subprocess", "container"])
@@ -224,7 +261,12 @@ def test_an_error_in_the_container_is_the_tasks(stage: ModuleType, docker: Path,
 
 @pytest.mark.parametrize(("behaviour", "asked_to"), [("hang", []), ("deaf", [NAME])])
 def test_stopping_a_task_ends_the_container(
-    stage: ModuleType, docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, asked_to: list[str]
+    stage: ModuleType,
+    docker: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: str,
+    asked_to: list[str],
 ) -> None:
     import launch
 
@@ -246,7 +288,9 @@ def test_a_container_does_not_outlive_its_client(stage: ModuleType, docker: Path
 
     def lose() -> None:
         hanging(tmp_path)
-        (client,) = (one for one in psutil.Process().children() if "fake_docker.py" in " ".join(one.cmdline()))
+        (client,) = (
+            one for one in psutil.Process().children() if "fake_docker.py" in " ".join(one.cmdline())
+        )
         client.send_signal(signal.SIGKILL)
         wait_until(lambda: killed(docker), 60)
 
@@ -263,5 +307,12 @@ def test_a_way_to_start_stages_that_does_not_exist_is_a_broken_dag(tmp_path: Pat
     (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: a}}")
     (tmp_path / "params.yaml").write_text("runtime: {execution: podman}")
     env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
-    ended = subprocess.run([sys.executable, "-c", "import recipe"], cwd=DAGS, env=env, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import recipe"],
+        cwd=DAGS,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "runtime.execution is 'podman' in params.yaml; make it subprocess or docker." in ended.stderr

@@ -41,11 +41,15 @@ def test_a_refresh_does_every_stage_in_fewer_tasks(retrain: ModuleType) -> None:
 
 
 def test_a_refresh_does_a_new_stage_too(tmp_path: Path) -> None:
-    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: a}, train: {cmd: b}, c: {cmd: c}, frozen: {cmd: d}, e: {cmd: e}}")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {a: {cmd: a}, train: {cmd: b}, c: {cmd: c}, frozen: {cmd: d}, e: {cmd: e}}"
+    )
     (tmp_path / "params.yaml").write_text("")
     code = "import retrain, json; print(json.dumps([t.words for t in retrain.make_refresh_dag().topological_sort()]))"
     env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
-    out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True
+    ).stdout
     assert json.loads(out.splitlines()[-1]) == [
         ["pull"],
         ["stage", "a"],
@@ -57,7 +61,11 @@ def test_a_refresh_does_a_new_stage_too(tmp_path: Path) -> None:
 
 def test_a_refresh_is_retried_and_queued_as_a_retrain_is(retrain: ModuleType) -> None:
     dag, other = retrain.make_refresh_dag(), retrain.make_dag()
-    assert (dag.max_active_runs, dag.catchup, dag.is_paused_upon_creation) == (1, False, other.is_paused_upon_creation)
+    assert (dag.max_active_runs, dag.catchup, dag.is_paused_upon_creation) == (
+        1,
+        False,
+        other.is_paused_upon_creation,
+    )
     for task in dag.tasks:
         same = other.get_task(task.task_id)
         names = ("queue", "pool", "execution_timeout", "retries", "on_failure_callback", "outlets", "limit")
@@ -93,38 +101,62 @@ def test_airflows_form_refuses_what_a_refresh_would_not_heed(retrain: ModuleType
     ],
 )
 def test_each_start_is_turned_off_by_one_line(
-    retrain: ModuleType, monkeypatch: pytest.MonkeyPatch, refresh: str, on_new_data: bool, cron: str | None, by_event: bool
+    retrain: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    refresh: str,
+    on_new_data: bool,
+    cron: str | None,
+    by_event: bool,
 ) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.assets import AssetOrTimeSchedule
 
-    monkeypatch.setattr(retrain, "SCHEDULE", {"refresh": refresh, "on_new_data": on_new_data, "retrain": "none", "debounce_minutes": 5})
-    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(retrain.make_refresh_dag())).timetable
+    monkeypatch.setattr(
+        retrain,
+        "SCHEDULE",
+        {"refresh": refresh, "on_new_data": on_new_data, "retrain": "none", "debounce_minutes": 5},
+    )
+    timetable = DagSerialization.deserialize_dag(
+        DagSerialization.serialize_dag(retrain.make_refresh_dag())
+    ).timetable
     by_time = timetable.timetable if isinstance(timetable, AssetOrTimeSchedule) else None
     assert getattr(by_time, "_expression", None) == cron
     condition = timetable.asset_condition
     names = [asset.name for _, asset in condition.iter_assets()]
-    assert sorted(names) == ["skumatch_data"] * by_event + ["skumatch_trained"], "a trained encoder is always judged again"
-    assert not DagSerialization.deserialize_dag(DagSerialization.serialize_dag(retrain.make_dag())).timetable.can_be_scheduled
+    assert sorted(names) == ["skumatch_data"] * by_event + ["skumatch_trained"], (
+        "a trained encoder is always judged again"
+    )
+    assert not DagSerialization.deserialize_dag(
+        DagSerialization.serialize_dag(retrain.make_dag())
+    ).timetable.can_be_scheduled
 
 
 def test_a_refresh_is_looked_for_every_hour(retrain: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import TimeRestriction
 
-    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(retrain.make_refresh_dag())).timetable
+    timetable = DagSerialization.deserialize_dag(
+        DagSerialization.serialize_dag(retrain.make_refresh_dag())
+    ).timetable
     monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: pendulum.parse("2026-11-23T03:30:01"))
-    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False))
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False)
+    )
     assert info is not None and info.run_after == pendulum.parse("2026-11-23T04:30")
 
 
 def asking(run_type: str, encoder: int | None = None, events: Any = None, **more: Any) -> Any:
     """A context of Airflow's; `events` are those that started the run, by asset."""
-    run, params = SimpleNamespace(run_id="r1", run_type=run_type), PARAMS | {"overrides": ["seed=3"], "encoder": encoder}
+    run, params = (
+        SimpleNamespace(run_id="r1", run_type=run_type),
+        PARAMS | {"overrides": ["seed=3"], "encoder": encoder},
+    )
     return {"dag_run": run, "params": params, "triggering_asset_events": events or {}, **more}
 
 
-@pytest.mark.parametrize(("run_type", "scheduled"), [("scheduled", True), ("asset_triggered", True), ("manual", False)])
+@pytest.mark.parametrize(
+    ("run_type", "scheduled"), [("scheduled", True), ("asset_triggered", True), ("manual", False)]
+)
 def test_the_first_task_is_told_the_kind_and_who_started_it(
     retrain: ModuleType, monkeypatch: pytest.MonkeyPatch, run_type: str, scheduled: bool
 ) -> None:
@@ -234,7 +266,9 @@ def test_imports_without_an_end_are_waited_for_an_hour(slept: list[float]) -> No
     assert sum(slept) == 3600
 
 
-def test_without_a_debounce_a_refresh_begins_at_once(slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_debounce_a_refresh_begins_at_once(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import new_data
 
     monkeypatch.setitem(new_data.SCHEDULE, "debounce_minutes", 0)

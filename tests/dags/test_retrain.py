@@ -52,16 +52,21 @@ def test_tasks_are_the_stages_of_dvc_yaml_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "first"), [("2026-11-23T03:00:01", "2026-11-30"), ("2026-11-23T19:00", "2026-11-30"), ("2026-11-25", "2026-11-30")]
+    ("now", "first"),
+    [("2026-11-23T03:00:01", "2026-11-30"), ("2026-11-23T19:00", "2026-11-30"), ("2026-11-25", "2026-11-30")],
 )
-def test_a_new_installation_waits_for_the_next_monday(monkeypatch: pytest.MonkeyPatch, now: str, first: str) -> None:
+def test_a_new_installation_waits_for_the_next_monday(
+    monkeypatch: pytest.MonkeyPatch, now: str, first: str
+) -> None:
     import retrain
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import TimeRestriction
 
     timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(retrain.make_dag())).timetable
     monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: pendulum.parse(now))
-    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False))
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False)
+    )
     assert info is not None
     assert info.run_after == pendulum.parse(f"{first}T03:00")
 
@@ -71,7 +76,9 @@ def test_a_new_stage_becomes_a_task_in_its_place(tmp_path: Path) -> None:
     assert [task[0] for task in found] == ["pull", "first", "train", "last", "register"]
 
 
-def read_by_airflow(project: Path, stages: str = "{split: {cmd: a}, train: {cmd: b}}", runtime: str = "{}") -> list[list[str]]:
+def read_by_airflow(
+    project: Path, stages: str = "{split: {cmd: a}, train: {cmd: b}}", runtime: str = "{}"
+) -> list[list[str]]:
     """Name, queue and pool of each task of a project with these stages and this `runtime`, in order."""
     (project / "dvc.yaml").write_text(f"stages: {stages}")
     (project / "params.yaml").write_text(f"runtime: {runtime}")
@@ -116,7 +123,17 @@ def test_only_training_and_embedding_wait_for_the_gpu_and_nothing_runs_for_ever(
 
 @pytest.mark.parametrize(
     "overrides",
-    [["train.epochs 3"], ["=3"], ["seed="], ["seed= "], ["seed =3"], ["Seed=3"], ["seed=1\nseed=2"], "train.epochs=3", [3]],
+    [
+        ["train.epochs 3"],
+        ["=3"],
+        ["seed="],
+        ["seed= "],
+        ["seed =3"],
+        ["Seed=3"],
+        ["seed=1\nseed=2"],
+        "train.epochs=3",
+        [3],
+    ],
 )
 def test_overrides_of_another_form_are_refused(overrides: Any) -> None:
     import retrain
@@ -136,7 +153,9 @@ def test_parsing_the_dag_imports_nothing_heavy(name: str) -> None:
     assert not tops & set(HEAVY)
 
 
-def test_a_result_is_the_message_and_stays_out_of_the_log(stage: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_result_is_the_message_and_stays_out_of_the_log(
+    stage: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
     message = run(stage, "stage", "split", run="r1", seconds={"validate": 1.0})
     assert message["run"] == "r1"
     assert message["seconds"] == {"validate": 1.0, "split": 0.1}
@@ -155,7 +174,9 @@ def test_a_result_is_the_message_and_stays_out_of_the_log(stage: ModuleType, cap
         ("skip", "AirflowSkipException", "The data is the last run's"),
     ],
 )
-def test_each_end_is_told_to_airflow_in_its_own_way(stage: ModuleType, tmp_path: Path, behaviour: str, error: str, words: str) -> None:
+def test_each_end_is_told_to_airflow_in_its_own_way(
+    stage: ModuleType, tmp_path: Path, behaviour: str, error: str, words: str
+) -> None:
     plan(tmp_path, train=behaviour)
     with pytest.raises(Exception, match=words) as caught:
         run(stage, "stage", "train", run="r1")
@@ -189,8 +210,13 @@ def test_killing_a_task_ends_the_stage_and_its_children(stage: ModuleType, tmp_p
     assert not psutil.wait_procs(family, timeout=60)[1]
 
 
-def test_a_limit_that_strikes_names_its_parameter(stage: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Airflow's own words are `Timeout, PID: 8613`. The task is tried again, as after a crash, so not for ever."""
+def test_a_limit_that_strikes_names_its_parameter(
+    stage: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow's own words are `Timeout, PID: 8613`.
+
+    The task is tried again, as after a crash, so not for ever.
+    """
     from airflow.sdk.execution_time.timeout import timeout
 
     plan(tmp_path, embed="hang")
@@ -201,10 +227,17 @@ def test_a_limit_that_strikes_names_its_parameter(stage: ModuleType, tmp_path: P
     assert type(caught.value) is stage.AirflowException, "which is retried"
     assert not psutil.wait_procs(hanging_still(tmp_path), timeout=60)[1]
     sentence = str(caught.value)
-    assert sentence.startswith("embed was stopped at its limit of 12 hours; raise runtime.timeout_hours.embed in params.yaml. ")
+    assert sentence.startswith(
+        "embed was stopped at its limit of 12 hours; raise runtime.timeout_hours.embed in params.yaml. "
+    )
     assert "are kept, and the next try goes on from them." in sentence
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("skumatch-error ")]
-    assert json.loads(line.partition(" ")[2]) == {"sentence": sentence, "exit_code": 32, "kind": "StageFailed", "retry": True}
+    assert json.loads(line.partition(" ")[2]) == {
+        "sentence": sentence,
+        "exit_code": 32,
+        "kind": "StageFailed",
+        "retry": True,
+    }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
@@ -248,7 +281,9 @@ def test_a_blank_hook_is_none(monkeypatch: pytest.MonkeyPatch, blank: str) -> No
     Notice("failed").notify(context("train", exception=RuntimeError("It broke.")))
 
 
-def test_a_failure_is_logged_and_handed_to_the_hook(told: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_and_handed_to_the_hook(
+    told: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     from events import Notice
 
     Notice("failed").notify(context("train", exception=RuntimeError("It broke.")))
@@ -285,12 +320,16 @@ def test_a_run_that_failed_is_told_to_have_changed_nothing(told: list[Any], dag:
         ({"decision": "promote", "unfit": True}, "promoted"),
     ],
 )
-def test_people_are_told_of_what_changed_or_was_refused(told: list[Any], result: dict[str, Any], event: str | None) -> None:
+def test_people_are_told_of_what_changed_or_was_refused(
+    told: list[Any], result: dict[str, Any], event: str | None
+) -> None:
     from events import Notice
 
     Notice("ended").notify(context("register", result | {"sentence": "So it is."}))
     assert [facts["event"] for facts in told] == ([event] if event else [])
-    Notice("approval").notify(context("approve", task=SimpleNamespace(subject="Make version 3 the champion?")))
+    Notice("approval").notify(
+        context("approve", task=SimpleNamespace(subject="Make version 3 the champion?"))
+    )
     assert told[-1]["event"] == "approval" and "version 3" in told[-1]["sentence"]
 
 
@@ -312,7 +351,9 @@ def test_people_are_told_of_what_changed_or_was_refused(told: list[Any], result:
         ({"encoder": 4, "others_wait_for": ""}, None),
     ],
 )
-def test_other_dags_are_told_when_the_champion_changed_or_a_challenger_waits(result: dict[str, Any], asset: str | None) -> None:
+def test_other_dags_are_told_when_the_champion_changed_or_a_challenger_waits(
+    result: dict[str, Any], asset: str | None
+) -> None:
     from events import AGAIN, CHANGED, PASSED, tell
 
     class Events(dict[Any, Any]):
@@ -334,12 +375,16 @@ def test_an_encoder_that_is_to_be_judged_again_is_told_with_who_approved_it() ->
     assert told == [("skumatch_trained", {"version": 5, "approved_by": "ann"})]
 
 
-def test_a_task_with_events_tells_them(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_with_events_tells_them(
+    stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[dict[str, Any]] = []
     monkeypatch.setattr(stage, "tell", lambda context, result: heard.append(result))
     message = {"run": "r1", "seconds": {}, "cached": [], "dry_run": False}
     for events in (True, False):
-        stage.StageOperator(task_id="register", words=["register"], after="report", events=events).execute(context("register", message))
+        stage.StageOperator(task_id="register", words=["register"], after="report", events=events).execute(
+            context("register", message)
+        )
     assert [result["decision"] for result in heard] == ["first"]
 
 
@@ -347,7 +392,11 @@ def test_who_approved_and_what_was_asked_reach_the_promotion() -> None:
     import release
 
     proposal = {"version": 3, "expected": 2}
-    answer = {"responded_by_user": {"id": "7", "name": "ann"}, "params_input": {"why": "fine"}, "chosen_options": ["Approve"]}
+    answer = {
+        "responded_by_user": {"id": "7", "name": "ann"},
+        "params_input": {"why": "fine"},
+        "chosen_options": ["Approve"],
+    }
     ti = SimpleNamespace(xcom_pull=lambda task_ids: {"propose": proposal, "approve": answer}[task_ids])
     assert release.answered({"ti": ti}) == {"proposal": proposal, "who": "ann", "why": "fine"}  # type: ignore[typeddict-item]
     answer["responded_by_user"] = None  # type: ignore[assignment]
@@ -376,7 +425,9 @@ def test_the_audit_is_asked_for_every_day_from_the_next_morning_on(monkeypatch: 
     dag = audit.dag
     timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
     monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: pendulum.parse("2026-11-25T05:00:01"))
-    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False))
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(None, None, catchup=False)
+    )
     assert info is not None and info.run_after == pendulum.parse("2026-11-26T05:00")
     (task,) = dag.tasks
     asked = task.message({"dag_run": SimpleNamespace(run_id="r"), "params": {"pictures": False}})

@@ -12,7 +12,12 @@ from typing import Any
 from PIL import Image
 
 SIZE = (64, 48)
-QUARTERS = {(16, 12): (220, 30, 30), (48, 12): (30, 200, 40), (16, 36): (40, 60, 220), (48, 36): (230, 220, 50)}
+QUARTERS = {
+    (16, 12): (220, 30, 30),
+    (48, 12): (30, 200, 40),
+    (16, 36): (40, 60, 220),
+    (48, 36): (230, 220, 50),
+}
 RIGHT = "right"  # upright and with the colours of QUARTERS
 Case = tuple[str, bytes, str]  # file name, bytes, RIGHT or a reason
 
@@ -42,7 +47,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(size: tuple[int, int], depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
     """A PNG from its parts, whatever they say."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + b"".join(extra)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def bomb(side: int) -> bytes:
@@ -56,14 +67,26 @@ def bomb(side: int) -> bytes:
 
 def sixteen_bit_rows() -> bytes:
     return b"".join(
-        b"\0" + b"".join(struct.pack(">HHH", *(257 * value for value in reference().getpixel((x, y)))) for x in range(SIZE[0]))  # type: ignore[union-attr]
+        b"\0"
+        + b"".join(
+            struct.pack(">HHH", *(257 * value for value in reference().getpixel((x, y))))
+            for x in range(SIZE[0])
+        )  # type: ignore[union-attr]
         for y in range(SIZE[1])
     )
 
 
 def turned(orientation: int) -> bytes:
     """A JPEG whose pixels lie as a camera with this EXIF orientation wrote them."""
-    undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
+    undo = {
+        2: "FLIP_LEFT_RIGHT",
+        3: "ROTATE_180",
+        4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE",
+        6: "ROTATE_90",
+        7: "TRANSVERSE",
+        8: "ROTATE_270",
+    }
     image = reference()
     if orientation in undo:
         image = image.transpose(Image.Transpose[undo[orientation]])
@@ -207,7 +230,11 @@ def good() -> Iterator[Case]:
     exif = Image.Exif()
     exif[0x0112] = 77
     yield "exif-absurd.jpg", saved(reference(), "JPEG", quality=95, exif=exif), RIGHT
-    yield "exif-broken.jpg", saved(reference(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40), RIGHT
+    yield (
+        "exif-broken.jpg",
+        saved(reference(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40),
+        RIGHT,
+    )
     yield "cmyk.jpg", saved(reference("CMYK"), "JPEG", quality=95), RIGHT
     yield "cmyk.tif", saved(reference("CMYK"), "TIFF"), RIGHT
     yield "progressive.jpg", saved(reference(), "JPEG", quality=95, progressive=True), RIGHT
@@ -224,7 +251,11 @@ def good() -> Iterator[Case]:
     yield "deflated.tif", saved(reference(), "TIFF", compression="tiff_deflate"), RIGHT
     yield "lzw.tif", saved(reference(), "TIFF", compression="tiff_lzw"), RIGHT
     moving = {"save_all": True, "append_images": [noise(), noise()], "duration": 50}
-    yield "moving.gif", saved(reference().quantize(8), "GIF", **(moving | {"append_images": [noise().quantize(8)]})), RIGHT
+    yield (
+        "moving.gif",
+        saved(reference().quantize(8), "GIF", **(moving | {"append_images": [noise().quantize(8)]})),
+        RIGHT,
+    )
     yield "moving.webp", saved(reference(), "WEBP", lossless=True, **moving), RIGHT
     yield "moving.png", saved(reference(), "PNG", **moving), RIGHT
     yield "many-pages.tif", saved(reference(), "TIFF", save_all=True, append_images=[noise()] * 200), RIGHT
@@ -233,12 +264,20 @@ def good() -> Iterator[Case]:
     yield "gif-named.tiff", saved(reference().quantize(8), "GIF"), RIGHT
     rows = b"".join(b"\0" + reference().crop((0, y, 64, y + 1)).tobytes() for y in range(48))
     yield "private-chunk.png", png(SIZE, 8, 2, rows, chunk(b"prVt", b"x" * 99)), RIGHT
-    yield "grey-sixteen.png", png(SIZE, 16, 0, b"".join(b"\0" + struct.pack(">H", 0x80FF) * 64 for _ in range(48))), "grey 128"
+    yield (
+        "grey-sixteen.png",
+        png(SIZE, 16, 0, b"".join(b"\0" + struct.pack(">H", 0x80FF) * 64 for _ in range(48))),
+        "grey 128",
+    )
     yield "grey-sixteen.tif", saved(Image.new("I;16", SIZE, 0x80FF), "TIFF"), "grey 128"
     yield "one-bit.png", saved(Image.new("1", SIZE, 1), "PNG"), "grey 255"
     yield "see-through.png", saved(Image.new("RGBA", SIZE, (9, 9, 9, 0)), "PNG"), "grey 255"
     yield "see-through-palette.png", saved(see_through_palette(), "PNG", transparency=3), "grey 255"
-    yield "see-through-key.png", saved(Image.new("RGB", SIZE, (7, 8, 9)), "PNG", transparency=(7, 8, 9)), "grey 255"
+    yield (
+        "see-through-key.png",
+        saved(Image.new("RGB", SIZE, (7, 8, 9)), "PNG", transparency=(7, 8, 9)),
+        "grey 255",
+    )
     yield "grey-alpha.png", saved(Image.new("LA", SIZE, (0, 0)), "PNG"), "grey 255"
     yield "opaque-palette.png", saved(reference().quantize(8), "PNG", transparency=b"\xff" * 8), RIGHT
     yield "grey-alpha-sixteen.png", png(SIZE, 16, 4, (b"\0" + b"\x80\xff\xff\xff" * 64) * 48), "grey 128"
@@ -253,11 +292,19 @@ def bad() -> Iterator[Case]:
     yield "zeros.png", b"\0" * 5000, "no-image"
     yield "text.jpg", b"This is the picture that you asked for.\n" * 99, "no-image"
     yield "page.jpg", b"<!DOCTYPE html><html><body>404</body></html>", "no-image"
-    yield "drawing.png", b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"><rect width="9" height="9"/></svg>', "no-image"
+    yield (
+        "drawing.png",
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"><rect width="9" height="9"/></svg>',
+        "no-image",
+    )
     yield "document.jpg", b"%PDF-1.7\n" + b"0" * 999, "no-image"
     yield "archive.png", b"PK\x03\x04" + b"\0" * 999, "no-image"
     yield "postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n", "no-image"
-    yield "photoshop.png", b"8BPS\0\1" + b"\0" * 6 + struct.pack(">HIIHH", 3, 48, 64, 8, 3) + b"\0" * 999, "no-image"
+    yield (
+        "photoshop.png",
+        b"8BPS\0\1" + b"\0" * 6 + struct.pack(">HIIHH", 3, 48, 64, 8, 3) + b"\0" * 999,
+        "no-image",
+    )
     yield "icon.png", saved(reference(), "ICO"), "no-image"
     yield "bomb-60000.png", bomb(60_000), "too-large"
     yield "bomb-8000.png", bomb(8_000), "too-large"
@@ -271,7 +318,11 @@ def bad() -> Iterator[Case]:
     for name, container, options in CONTAINERS:
         data = saved(noise(), container, **options)
         for share in (0.02, 0.3, 0.6, 0.98):
-            yield f"cut-{share}.{name}", data[: int(len(data) * share)], "truncated or damaged or no-image or too-large"
+            yield (
+                f"cut-{share}.{name}",
+                data[: int(len(data) * share)],
+                "truncated or damaged or no-image or too-large",
+            )
     data = saved(noise(), "PNG")
     yield "wrong-checksum.png", flipped(data, len(data) - 20), "damaged"
     yield "corrupt-pixels.png", flipped(data, len(data) // 2, 40), "damaged"
@@ -315,7 +366,13 @@ def tiff(tags: dict[int, int], next_page: int = 0) -> bytes:
     """A TIFF of 8-bit grey whose tags say what they like."""
     all_tags = {256: 64, 257: 48, 258: 8, 259: 1, 262: 1, 273: 400, 277: 1, 278: 48, 279: 64 * 48} | tags
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(all_tags.items()))
-    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(all_tags)) + body + struct.pack("<I", next_page)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8)
+        + struct.pack("<H", len(all_tags))
+        + body
+        + struct.pack("<I", next_page)
+    )
 
 
 def palette_end(gif: bytes | bytearray) -> int:

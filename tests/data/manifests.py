@@ -25,7 +25,10 @@ def made(skus: int = 20, train: int = 8, test: int = 3) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["sku", "side", "number"])
     frame["name"] = [f"{number}_{place}.jpg" for place, number in enumerate(frame["number"])]
-    frame["sha256"] = [hashlib.sha256(f"{sku}{name}".encode()).hexdigest() for sku, name in zip(frame["sku"], frame["name"], strict=True)]
+    frame["sha256"] = [
+        hashlib.sha256(f"{sku}{name}".encode()).hexdigest()
+        for sku, name in zip(frame["sku"], frame["name"], strict=True)
+    ]
     frame["pixels"] = [digest[::-1] for digest in frame["sha256"]]
     frame["shard"] = [f"{place // 100:016x}.tar" for place in range(len(frame))]
     frame["offset"] = np.arange(len(frame)) % 100 * PLACE + 512
@@ -58,5 +61,7 @@ def cell(frame: pd.DataFrame, column: str, value: Any, row: int = 3) -> pd.DataF
 
 def summary_of(frame: pd.DataFrame, quarantined: int = 0) -> dict[str, Any]:
     """What an import would say of it."""
-    aside = [{"id": f"train/x/{n}.jpg", "reason": "tiny", "sentence": "It is tiny."} for n in range(quarantined)]
+    aside = [
+        {"id": f"train/x/{n}.jpg", "reason": "tiny", "sentence": "It is tiny."} for n in range(quarantined)
+    ]
     return {"images": len(frame), "skus": int(frame["sku"].nunique()), "junk": {}, "quarantined": aside}

@@ -1,4 +1,7 @@
-"""No zip writes outside, and each of its entries is an image, counted junk, or a reason; else one sentence says what is wrong."""
+"""No zip writes outside, and each of its entries is an image, counted junk, or a reason.
+
+Else one sentence says what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,9 @@ def test_a_name_that_has_no_place_is_counted(name: str, kind: str, tmp_path: Pat
     ],
 )
 def test_links_and_devices_are_counted(kind: int, counted: str, tmp_path: Path) -> None:
-    assert junk(write_zip(tmp_path / "d.zip", [*GOOD, (entry("all/train/sku/x.png", kind), b"/etc/passwd")])) == {counted: 1}
+    assert junk(
+        write_zip(tmp_path / "d.zip", [*GOOD, (entry("all/train/sku/x.png", kind), b"/etc/passwd")])
+    ) == {counted: 1}
 
 
 def test_a_nul_in_a_name(tmp_path: Path) -> None:
@@ -104,11 +109,15 @@ def test_two_names_for_one_place_with_the_same_bytes_are_one_image(tmp_path: Pat
 
 def test_skus_that_differ_only_in_case(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="differ only in case.*: 'SKU' and 'sku'; rename one"):
-        import_data(write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/SKU/3.png", picture(3))]), tmp_path / "data")
+        import_data(
+            write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/SKU/3.png", picture(3))]), tmp_path / "data"
+        )
 
 
 def test_file_names_that_differ_only_in_case_are_two_images(tmp_path: Path) -> None:
-    found = import_data(write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/1.PNG", picture(3))]), tmp_path / "data")
+    found = import_data(
+        write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/1.PNG", picture(3))]), tmp_path / "data"
+    )
     assert found.images == 3
 
 
@@ -117,14 +126,19 @@ def reasons(path: Path, root: Path) -> dict[str, str]:
 
 
 def test_an_entry_of_a_thousand_times_its_packed_size(tmp_path: Path) -> None:
-    bomb = [("all/train/sku/bomb.png", b"\0" * 60_000_000), ("all/train/sku/tail.png", picture() + b"\0" * 40_000_000)]
+    bomb = [
+        ("all/train/sku/bomb.png", b"\0" * 60_000_000),
+        ("all/train/sku/tail.png", picture() + b"\0" * 40_000_000),
+    ]
     path = write_zip(tmp_path / "d.zip", [*GOOD, *bomb], zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 200_000
     assert reasons(path, tmp_path / "data") == {"train/sku/bomb.png": "too-large"}
 
 
 def test_an_entry_that_lies_about_its_size(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/z.png", b"\0" * 60_000_000)], zipfile.ZIP_DEFLATED)
+    path = write_zip(
+        tmp_path / "d.zip", [*GOOD, ("all/train/sku/z.png", b"\0" * 60_000_000)], zipfile.ZIP_DEFLATED
+    )
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", 60_000_000), struct.pack("<I", 1000)))
     assert reasons(path, tmp_path / "data") == {"train/sku/z.png": "damaged-entry"}
 
@@ -156,7 +170,11 @@ def test_a_damaged_entry_loses_that_image_only(field: int, value: bytes, reason:
     path = spoilt(write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/9.png", picture(9))]), field, value)
     found = import_data(path, tmp_path / "data")
     assert found.images == 2
-    assert found.junk == {"outside-the-layout": 1} if reason == "outside" else [e["reason"] for e in found.quarantined] == [reason]
+    assert (
+        found.junk == {"outside-the-layout": 1}
+        if reason == "outside"
+        else [e["reason"] for e in found.quarantined] == [reason]
+    )
 
 
 @pytest.mark.parametrize(("field", "value"), [(8, b"\x01"), (10, b"\x63"), (42, b"\xff\xff\xff\x7f")])
@@ -184,7 +202,10 @@ def test_a_delivery_that_is_locked_as_a_whole_says_so(tmp_path: Path) -> None:
         (lambda data: data[:-1], "without its end|damaged zip"),
         (lambda data: data.replace(b"PK\x01\x02", b"PK\x09\x09", 1), "damaged zip"),
         (lambda data: data[: data.index(b"PK\x01\x02")] + data[data.index(b"PK\x05\x06") :], "damaged zip"),
-        (lambda data: data.replace(b"PK\x01\x02\x14\x03\x14\x00", b"PK\x01\x02\x14\x03\xff\x00", 1), "damaged zip"),
+        (
+            lambda data: data.replace(b"PK\x01\x02\x14\x03\x14\x00", b"PK\x01\x02\x14\x03\xff\x00", 1),
+            "damaged zip",
+        ),
         (lambda data: b"Rar!" + data[:100], "neither a folder nor a zip"),
     ],
     ids=["half", "last byte", "signature", "no list", "version", "rar"],
@@ -210,20 +231,27 @@ def test_bytes_before_the_zip_do_not_matter(tmp_path: Path) -> None:
     assert import_data(path, tmp_path / "data").images == 2
 
 
-@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(
+    "packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
 def test_every_way_of_packing(packed: int, tmp_path: Path) -> None:
     assert import_data(write_zip(tmp_path / "d.zip", GOOD, packed), tmp_path / "data").images == 2
 
 
 def test_mojibake_clashes_with_the_sound_name(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/可乐/1.png", picture(3)), (Raw("all/train/可乐/1.png".encode()), picture(4))])
+    path = write_zip(
+        tmp_path / "d.zip",
+        [*GOOD, ("all/train/可乐/1.png", picture(3)), (Raw("all/train/可乐/1.png".encode()), picture(4))],
+    )
     with pytest.raises(DataError, match="both named train/可乐/1.png"):
         import_data(path, tmp_path / "data")
 
 
 def test_names_of_a_mojibake_zip_reach_the_manifest(tmp_path: Path) -> None:
     found = import_data(mojibake(tmp_path / "d.zip", both_sides("可口可乐（罐装 100%）")), tmp_path / "data")
-    assert set(read_manifest(tmp_path / "data")["sku"]) == {"可口可乐（罐装 100%）"} and found.repaired == ["CP437 mojibake"]
+    assert set(read_manifest(tmp_path / "data")["sku"]) == {"可口可乐（罐装 100%）"} and found.repaired == [
+        "CP437 mojibake"
+    ]
 
 
 def test_a_folder_with_names_that_no_one_can_read(tmp_path: Path) -> None:
@@ -245,7 +273,11 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def test_a_million_entries_fit_into_memory(tmp_path: Path) -> None:
-    names = [f"all/{side}/sku {n % 2000}/0514_{n}_0.99999917.jpg" for n in range(250_000) for side in ("train", "test")]
+    names = [
+        f"all/{side}/sku {n % 2000}/0514_{n}_0.99999917.jpg"
+        for n in range(250_000)
+        for side in ("train", "test")
+    ]
     path = empty_entries(tmp_path / "d.zip", [*names, *(f"other/{n}.txt" for n in range(500_000))])
     words = [sys.executable, "-c", MANY, str(path)]
     ended = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -254,12 +286,35 @@ def test_a_million_entries_fit_into_memory(tmp_path: Path) -> None:
 
 
 def empty_entries(path: Path, names: list[str]) -> Path:
-    """A zip of empty files, written quicker than zipfile does; more than 65,535 need the list's end of ZIP64."""
+    """A zip of empty files, written quicker than zipfile does.
+
+    More than 65,535 need the list's end of ZIP64.
+    """
     body, listing = io.BytesIO(), io.BytesIO()
     for name in names:
         raw = name.encode()
         listing.write(
-            struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 45, 45, 0, 0, 0, 33, 0, 0, 0, len(raw), 0, 0, 0, 0, 0, body.tell()) + raw
+            struct.pack(
+                "<IHHHHHHIIIHHHHHII",
+                0x02014B50,
+                45,
+                45,
+                0,
+                0,
+                0,
+                33,
+                0,
+                0,
+                0,
+                len(raw),
+                0,
+                0,
+                0,
+                0,
+                0,
+                body.tell(),
+            )
+            + raw
         )
         body.write(struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, 0, 0, 33, 0, 0, 0, len(raw), 0) + raw)
     start, size = body.tell(), listing.tell()

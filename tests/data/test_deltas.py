@@ -299,7 +299,9 @@ def test_a_product_on_sale_keeps_a_gallery_picture(root: Path) -> None:
     words = "'Cola' would have no gallery picture left; retire it, or keep one"
     refuses(root, lambda version, _: deltas.remove(version, cola), words)
     changed(root, retired_as("Cola"))
-    assert not set(cola) & set(changed(root, lambda version, _: deltas.remove(version, cola)).new.manifest["id"])
+    assert not set(cola) & set(
+        changed(root, lambda version, _: deltas.remove(version, cola)).new.manifest["id"]
+    )
 
 
 @pytest.mark.parametrize("until", ["30.11.2026", "2026-13-01", "soon"])
@@ -481,7 +483,9 @@ def test_an_erased_picture_is_left_out_and_leaves_nothing_behind(root: Path, tmp
     made = changed(root, lambda version, store: add(version, new, store, "train", 32, erased=[erased]))
     assert new_ids(made) == {"train/Juice/1.png"}
     assert made.new.summary["junk"] == {"erased": 1} and made.new.summary["quarantined"] == []
-    assert step(root, lambda version, store: add(version, new, store, "train", 32, erased=[erased]), ()) is None
+    assert (
+        step(root, lambda version, store: add(version, new, store, "train", 32, erased=[erased]), ()) is None
+    )
 
     shutil.copytree(tmp_path / "first/all", tmp_path / "whole/all")
     shutil.copytree(new / "Juice", tmp_path / "whole/all/train/Juice")

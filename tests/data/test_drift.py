@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.data.packages import catalogue
-from skumatch.data.validation.drift import Profile, drift_frames, profile_of, read_baseline, shift, sku_changes
+from skumatch.data.validation.drift import (
+    Profile,
+    drift_frames,
+    profile_of,
+    read_baseline,
+    shift,
+    sku_changes,
+)
 from skumatch.data.validation.findings import warnings_of
 from skumatch.data.validation.validate import validate
 from skumatch.errors import DataError
@@ -40,7 +47,9 @@ def test_a_weekly_delivery_of_new_products_passes_and_they_are_named() -> None:
     found = validate(now, summary_of(now), ValidateParams(), DataParams(), profile(made(skus=20)))
     assert all(finding.passed for finding in found)
     (told,) = warnings_of(found, ValidateParams())
-    assert told.startswith("3 SKUs are new since the last version that passed: ") and all(name in told for name in now["sku"].unique()[20:])
+    assert told.startswith("3 SKUs are new since the last version that passed: ") and all(
+        name in told for name in now["sku"].unique()[20:]
+    )
 
 
 def test_names_that_all_came_out_otherwise_are_caught() -> None:
@@ -58,7 +67,10 @@ def test_a_delivery_of_thumbnails_is_caught() -> None:
 def test_a_few_pictures_of_another_size_are_no_drift() -> None:
     frame = made()
     few = frame.index < 40
-    mixed = frame.assign(width=frame["width"].where(~few, 3 * frame["width"]), height=frame["height"].where(~few, 3 * frame["height"]))
+    mixed = frame.assign(
+        width=frame["width"].where(~few, 3 * frame["width"]),
+        height=frame["height"].where(~few, 3 * frame["height"]),
+    )
     assert failed(mixed, profile(frame)) == []
 
 
@@ -67,7 +79,12 @@ def test_the_rendered_sample_is_an_earlier_version_of_nothing() -> None:
     places = {sku: place for place, sku in enumerate(frame["sku"].unique())}
     sample = profile(named(frame.assign(sku=[names[3 * places[sku]] for sku in frame["sku"]])))
     assert sample.rendered and not profile(frame).rendered
-    assert drift_frames(profile(frame), sample) == drift_frames(sample, profile(frame)) == drift_frames(profile(frame), None) == {}
+    assert (
+        drift_frames(profile(frame), sample)
+        == drift_frames(sample, profile(frame))
+        == drift_frames(profile(frame), None)
+        == {}
+    )
 
 
 def test_a_profile_is_small_and_the_same_for_the_same_images_in_any_order() -> None:
@@ -82,7 +99,12 @@ def test_a_profile_is_small_and_the_same_for_the_same_images_in_any_order() -> N
 def test_catch_all_classes_and_the_catalogue_are_not_counted() -> None:
     frame = made()
     mixed = typed(
-        named(frame.assign(sku=frame["sku"].where(frame.index > 9, "others"), side=frame["side"].where(frame.index != 12, "catalogue")))
+        named(
+            frame.assign(
+                sku=frame["sku"].where(frame.index > 9, "others"),
+                side=frame["side"].where(frame.index != 12, "catalogue"),
+            )
+        )
     )
     found = profile(mixed)
     assert "others" not in found.skus and sum(map(sum, found.skus.values())) == 220 - 10 - 1
@@ -116,7 +138,9 @@ def test_pictures_larger_by_a_factor_have_shifted_by_it(sizes: tuple[float, ...]
 
 
 @given(a=Sizes, b=Sizes)
-def test_a_shift_is_a_factor_whichever_way_it_is_looked_at(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+def test_a_shift_is_a_factor_whichever_way_it_is_looked_at(
+    a: tuple[float, ...], b: tuple[float, ...]
+) -> None:
     assert shift(a, b) == pytest.approx(shift(b, a)) and 1 <= shift(a, b) < np.inf
 
 
@@ -129,7 +153,9 @@ def test_the_baseline_comes_back_as_it_was_laid(tmp_path: Path) -> None:
     assert read_baseline(path) == profile(made())
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"baseline": 3}', '{"baseline": {"format": "skumatch-profile-1", "skus": {}}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"baseline": 3}', '{"baseline": {"format": "skumatch-profile-1", "skus": {}}}']
+)
 def test_a_baseline_that_is_none_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(text)
@@ -137,7 +163,9 @@ def test_a_baseline_that_is_none_is_told(tmp_path: Path, text: str) -> None:
         read_baseline(path)
 
 
-@pytest.mark.parametrize(("name", "value"), [("short_sides", [0.0] * QUANTILES), ("aspects", [1.0]), ("skus", {"a": [-1, 2]})])
+@pytest.mark.parametrize(
+    ("name", "value"), [("short_sides", [0.0] * QUANTILES), ("aspects", [1.0]), ("skus", {"a": [-1, 2]})]
+)
 def test_a_profile_out_of_range_is_told(tmp_path: Path, name: str, value: object) -> None:
     sound = json.loads(profile(made()).model_dump_json())
     write_json(tmp_path / "baseline.json", {"baseline": sound | {name: value}})

@@ -37,7 +37,10 @@ def saved(folder: Path, pictures: Sequence[Picture]) -> tuple[pd.DataFrame, Imag
     for number, (sku, picture) in enumerate(pictures):
         path = folder / f"{number:05}.png"
         picture.save(path)
-        rows.append(examine(path.read_bytes(), 8)._asdict() | {"id": f"train/{sku}/{number}", "sku": sku, "side": "train"})
+        rows.append(
+            examine(path.read_bytes(), 8)._asdict()
+            | {"id": f"train/{sku}/{number}", "sku": sku, "side": "train"}
+        )
         extents.append(Extent(str(path)))
     frame = pd.DataFrame(rows)
     return frame, Images(frame["id"].tolist(), frame["sku"].tolist(), frame["id"].tolist(), extents)
@@ -64,22 +67,32 @@ def planted(originals: Sequence[Picture], number: int) -> list[tuple[int, Pictur
     """`number` near-copies with the place of the original of each, all kinds in turn."""
     draws = np.random.default_rng(11)
     chosen = [int(i) for i in draws.integers(len(originals), size=number)]
-    return [(i, (originals[i][0], near_copy(originals[i][1], draws, KINDS[n % len(KINDS)]))) for n, i in enumerate(chosen)]
+    return [
+        (i, (originals[i][0], near_copy(originals[i][1], draws, KINDS[n % len(KINDS)])))
+        for n, i in enumerate(chosen)
+    ]
 
 
 def recall(found: Census, originals: int, copies: Sequence[tuple[int, Picture]]) -> float:
-    return float(np.mean([found.groups[originals + place] == found.groups[i] for place, (i, _) in enumerate(copies)]))
+    return float(
+        np.mean([found.groups[originals + place] == found.groups[i] for place, (i, _) in enumerate(copies)])
+    )
 
 
 def say(found: Census, recalled: float, called: float) -> None:
     """For `pytest -rP`."""
-    print(f"copies found {recalled:.4f}, look-alikes called copies {called:.4f}, threshold {found.facts['calibration']['threshold']:.4f}")
+    print(
+        f"copies found {recalled:.4f}, look-alikes called copies {called:.4f}, threshold {found.facts['calibration']['threshold']:.4f}"
+    )
 
 
 def test_planted_copies_are_found_and_look_alikes_are_not(tmp_path: Path) -> None:
     """Rendered photos, each beside another flavour in the same pose and light: the hardest look-alikes there are."""
     shots = count(60, 300)
-    pairs = [(shot(catalogue(24)[key % 24], key), shot(flavour(catalogue(24)[key % 24]), key)) for key in range(shots)]
+    pairs = [
+        (shot(catalogue(24)[key % 24], key), shot(flavour(catalogue(24)[key % 24]), key))
+        for key in range(shots)
+    ]
     originals = [picture for pair in pairs for picture in pair]
     copies = planted(originals, count(150, 1000))
     found = census(tmp_path, [*originals, *(picture for _, picture in copies)])
@@ -90,7 +103,9 @@ def test_planted_copies_are_found_and_look_alikes_are_not(tmp_path: Path) -> Non
     assert found.facts["calibration"]["recall"] >= 0.95 and found.facts["calibration"]["threshold"] <= MOST
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photos of the grocery-store data set are not on this machine")
+@pytest.mark.skipif(
+    not PHOTOS.is_dir(), reason="the photos of the grocery-store data set are not on this machine"
+)
 def test_planted_copies_of_real_photos_are_found_and_products_kept_apart(tmp_path: Path) -> None:
     paths = sorted(PHOTOS.glob("train/*/*"))
     chosen = np.random.default_rng(5).permutation(len(paths))[: count(200, 1500)]
@@ -114,7 +129,9 @@ def test_equal_pixels_are_one_group_under_any_label_and_container(tmp_path: Path
 def test_a_wrong_label_on_a_near_copy_is_seen(tmp_path: Path) -> None:
     sku, picture = shot(catalogue(24)[0], 1)
     copy = near_copy(picture, np.random.default_rng(0), "jpeg")
-    found = census(tmp_path, [(sku, picture), ("mislabelled", copy), *(shot(catalogue(24)[i], i) for i in range(3, 12))])
+    found = census(
+        tmp_path, [(sku, picture), ("mislabelled", copy), *(shot(catalogue(24)[i], i) for i in range(3, 12))]
+    )
     assert found.groups[0] == found.groups[1]
     assert found.facts["near_groups"] == found.facts["groups_of_several_skus"] == 1
 
@@ -137,7 +154,9 @@ def test_flat_pictures_are_copies_only_if_equal(tmp_path: Path) -> None:
 
 def test_colour_alone_tells_two_products_apart() -> None:
     picture = np.asarray(shot(catalogue(24)[0], 1)[1])
-    swapped = np.stack([picture[..., 2], picture[..., 1], picture[..., 0]], axis=-1)  # red and blue change places
+    swapped = np.stack(
+        [picture[..., 2], picture[..., 1], picture[..., 0]], axis=-1
+    )  # red and blue change places
     small = np.stack([thumbnail(Image.fromarray(pixels)) for pixels in (picture, swapped)])
     assert residuals(small[:1], small[1:])[0] > 4 * MOST
     assert residuals(small[:1], small[:1])[0] < 0.001
@@ -145,7 +164,12 @@ def test_colour_alone_tells_two_products_apart() -> None:
 
 def brute(codes: np.ndarray, radius: int) -> dict[tuple[int, int], int]:  # type: ignore[type-arg]
     apart = np.bitwise_count(codes[:, None, :, None] ^ codes[None, :, None, :]).min(axis=(2, 3))
-    return {(i, j): int(apart[i, j]) for i in range(len(codes)) for j in range(i + 1, len(codes)) if apart[i, j] <= radius}
+    return {
+        (i, j): int(apart[i, j])
+        for i in range(len(codes))
+        for j in range(i + 1, len(codes))
+        if apart[i, j] <= radius
+    }
 
 
 @settings(max_examples=count(20, 200))
@@ -155,7 +179,11 @@ def test_close_hashes_are_those_of_a_comparison_of_all_pairs(seed: int, radius: 
     codes = draws.integers(0, 2**64, (60, 3), dtype=np.uint64)
     copies = codes[draws.integers(60, size=40)].copy()
     for _ in range(8):
-        copies ^= np.where(draws.random(copies.shape) < 0.8, np.uint64(1) << draws.integers(0, 64, copies.shape, dtype=np.uint64), 0)
+        copies ^= np.where(
+            draws.random(copies.shape) < 0.8,
+            np.uint64(1) << draws.integers(0, 64, copies.shape, dtype=np.uint64),
+            0,
+        )
     codes = np.concatenate([codes, copies, codes[:5]])
     pairs, distance = near_pairs(codes, radius)
     assert dict(zip(map(tuple, pairs.tolist()), distance.tolist(), strict=True)) == brute(codes, radius)

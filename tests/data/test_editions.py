@@ -42,7 +42,10 @@ def kaggle(tmp_path: Path) -> Path:
         for n in range(3)
     }
     rows = [f"{name.removeprefix('rp2k_dataset/')},{name.split('/')[3]},rp2k" for name in files]
-    return lay(tmp_path / "kaggle", files | {"meta.csv": ("\ufeffimage_path,instance_id,domain\n" + "\n".join(rows)).encode()})
+    return lay(
+        tmp_path / "kaggle",
+        files | {"meta.csv": ("\ufeffimage_path,instance_id,domain\n" + "\n".join(rows)).encode()},
+    )
 
 
 def lossy(name: str) -> str:
@@ -108,10 +111,17 @@ def test_a_meta_csv_that_cannot_be_used(kaggle: Path, table: bytes, words: str) 
 
 
 def test_the_renumbered_edition(tmp_path: Path) -> None:
-    files = {f"rp2k/{side}/{sku}/{n}.png": picture(n) for side in ("train", "val") for sku in ("0", "17", "1331") for n in range(2)}
+    files = {
+        f"rp2k/{side}/{sku}/{n}.png": picture(n)
+        for side in ("train", "val")
+        for sku in ("0", "17", "1331")
+        for n in range(2)
+    }
     title, ids = read(lay(tmp_path / "d", files))
     assert "renumbered" in title and "`others`" in title
-    assert {name.rsplit("/", 1)[0] for name in ids} == {f"{side}/{sku}" for side in ("train", "test") for sku in ("0", "17", "others")}
+    assert {name.rsplit("/", 1)[0] for name in ids} == {
+        f"{side}/{sku}" for side in ("train", "test") for sku in ("0", "17", "others")
+    }
 
 
 def test_numbers_without_the_catch_all_class_are_no_edition(tmp_path: Path) -> None:
@@ -142,7 +152,10 @@ def test_an_edition_of_one_side(tmp_path: Path, kept: str, missing: str) -> None
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_catalogue_pictures_are_a_third_side(tmp_path: Path, zipped: bool) -> None:
-    iconic = lay(tmp_path / "iconic", {f"{NAMES[0]}.png": picture(5), "2.5L 水.png": picture(6), ".DS_Store": b"x", "notes.txt": b"x"})
+    iconic = lay(
+        tmp_path / "iconic",
+        {f"{NAMES[0]}.png": picture(5), "2.5L 水.png": picture(6), ".DS_Store": b"x", "notes.txt": b"x"},
+    )
     files = dict(both_sides(NAMES[0])) | {f"all/catalogue/{NAMES[0]}/back.png": picture(9)}
     path = write_zip(tmp_path / "d.zip", files.items()) if zipped else lay(tmp_path / "d", files)
     found = import_data(path, tmp_path / "data", catalogue=iconic)

@@ -12,7 +12,11 @@ from skumatch.data.packages import catalogue, design
 from skumatch.data.sample import photograph
 
 RADIUS = 10  # bits, as docs/data.md says
-STORED = ["8000000000000000", "8000800080008000", "8000800080008000"]  # of a ramp: manifests made before must stay comparable
+STORED = [
+    "8000000000000000",
+    "8000800080008000",
+    "8000800080008000",
+]  # of a ramp: manifests made before must stay comparable
 
 
 def photo(number: int) -> Image.Image:
@@ -38,7 +42,12 @@ def test_a_crop_is_near_to_a_window_of_the_whole() -> None:
     whole, nearest = [], []
     for number in range(24):
         picture = photo(number)
-        cropped = picture.crop(tuple(round(side * share) for side, share in zip(picture.size * 2, (0.05, 0.05, 0.95, 0.95), strict=True)))
+        cropped = picture.crop(
+            tuple(
+                round(side * share)
+                for side, share in zip(picture.size * 2, (0.05, 0.05, 0.95, 0.95), strict=True)
+            )
+        )
         first, second = fingerprint(picture), fingerprint(cropped)
         whole.append((first.phash ^ second.phash).bit_count())
         nearest.append(apart(first, second))

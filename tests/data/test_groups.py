@@ -1,4 +1,7 @@
-"""classes.csv beside `all/` puts SKUs into groups; one that says nothing sound is refused, with what to do."""
+"""classes.csv beside `all/` puts SKUs into groups.
+
+One that says nothing sound is refused, with what to do.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ def test_new_groups_alone_make_a_new_version(delivery: Delivery, tmp_path: Path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_groups_are_found_however_their_skus_are_spelt(delivery: Delivery, tmp_path: Path, encoding: str) -> None:
+def test_groups_are_found_however_their_skus_are_spelt(
+    delivery: Delivery, tmp_path: Path, encoding: str
+) -> None:
     folder = delivery(skus=2)
     for side in ("train", "test"):
         (folder / "all" / side / "sku 0").rename(folder / "all" / side / "Café 0")
@@ -52,7 +57,9 @@ def test_groups_are_found_however_their_skus_are_spelt(delivery: Delivery, tmp_p
     assert imported(folder, tmp_path / "data") == {"Café 0": "Käse"}
 
 
-def test_a_table_without_bounds_is_refused(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_without_bounds_is_refused(
+    delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = delivery()
     (folder / "classes.csv").write_text("sku,group\nsku 0,Milk\n")
     for module in (source, folders, archives):
@@ -68,7 +75,9 @@ def test_a_table_without_bounds_is_refused(delivery: Delivery, tmp_path: Path, m
      ('sku,group\n"a', "can't be read"), ("sku,group\nsku 0,a,\nsku 1,b,\n", "can't be read"),
      ("sku,group\nsku 0,a\nSKU\u00a00,b\n", "into two groups"), ("sku,group\0\n", "NUL character in line 1")],
 )  # fmt: skip
-def test_a_table_that_says_nothing_sound_is_refused(delivery: Delivery, tmp_path: Path, text: str, why: str) -> None:
+def test_a_table_that_says_nothing_sound_is_refused(
+    delivery: Delivery, tmp_path: Path, text: str, why: str
+) -> None:
     folder = delivery()
     (folder / "classes.csv").write_text(text)
     with pytest.raises(DataError, match=why) as caught:

@@ -34,7 +34,9 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of them, each in its own SKU, next to two sound ones."""
     root = tmp_path_factory.mktemp("hostile") / "delivery"
-    for number, (name, data, _) in enumerate([("sound.png", picture(), ""), ("sound.png", picture(), ""), *CORPUS]):
+    for number, (name, data, _) in enumerate(
+        [("sound.png", picture(), ""), ("sound.png", picture(), ""), *CORPUS]
+    ):
         path = root / "all" / ("test" if number == 0 else "train") / f"{number}" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
@@ -44,7 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def looks_right(image: Image.Image, wanted: str) -> bool:
     if wanted.startswith("grey"):
         return image.getpixel((image.width // 2, image.height // 2)) == (int(wanted.split()[1]),) * 3
-    near = (max(abs(a - b) for a, b in zip(image.getpixel(at), colour, strict=True)) < 12 for at, colour in QUARTERS.items())  # type: ignore[arg-type]
+    near = (
+        max(abs(a - b) for a, b in zip(image.getpixel(at), colour, strict=True)) < 12
+        for at, colour in QUARTERS.items()
+    )  # type: ignore[arg-type]
     return image.size == SIZE and all(near)
 
 
@@ -87,10 +92,14 @@ def test_an_import_of_all_of_them_counts_each(folder: Path, tmp_path: Path) -> N
 def test_memory_stays_under_half_a_gigabyte(folder: Path, tmp_path: Path) -> None:
     side = folder / "all/train/2"  # the largest that are let in, several at a time
     for number in range(3):
-        Image.new("RGBA", (5000, 5000), (1, 2, number, 99)).save(side / f"large {number}.png", compress_level=1)
+        Image.new("RGBA", (5000, 5000), (1, 2, number, 99)).save(
+            side / f"large {number}.png", compress_level=1
+        )
         Image.new("RGB", (5000, 5000), (1, 2, number)).save(side / f"large {number}.jpg", progressive=True)
     words = [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / "data")]
-    untraced = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # tracing takes a third more
+    untraced = {
+        name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")
+    }  # tracing takes a third more
     ended = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, env=untraced)
     count, kib = map(int, ended.stdout.split())
     print(f"{kib / 1024:.0f} MiB")
@@ -98,7 +107,9 @@ def test_memory_stays_under_half_a_gigabyte(folder: Path, tmp_path: Path) -> Non
 
 
 @given(st.sampled_from(CONTAINERS), st.data())
-def test_any_damage_is_a_picture_or_a_reason(container: tuple[str, str, dict[str, object]], data: st.DataObject) -> None:
+def test_any_damage_is_a_picture_or_a_reason(
+    container: tuple[str, str, dict[str, object]], data: st.DataObject
+) -> None:
     whole = bytearray(saved(noise((24, 20)), container[1], **container[2]))
     for _ in range(data.draw(st.integers(1, 6))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))

@@ -19,7 +19,11 @@ from tests.conftest import Delivery, draw
 
 
 def hashes(root: Path) -> dict[str, str]:
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 def members(shard: Path) -> list[str]:
@@ -40,13 +44,17 @@ def test_the_manifest_finds_the_original_bytes(delivery: Delivery, tmp_path: Pat
         assert pictures[i].size == (rows["width"][i], rows["height"][i])
 
 
-def test_shards_open_with_plain_tar_and_split_at_their_size(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_open_with_plain_tar_and_split_at_their_size(
+    delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 4000)
     import_data(delivery(), tmp_path / "data")
     rows = read_manifest(tmp_path / "data")
     found = sorted((tmp_path / "data/shards").iterdir())
     assert len(found) > 1 and {path.name for path in found} == set(rows["shard"])
-    assert sorted(name for shard in found for name in members(shard)) == sorted(f"{digest}.png" for digest in rows["sha256"])
+    assert sorted(name for shard in found for name in members(shard)) == sorted(
+        f"{digest}.png" for digest in rows["sha256"]
+    )
     assert len(images(tmp_path / "data", rows)[20].getbands()) == 3
 
 
@@ -61,7 +69,9 @@ def test_copies_are_stored_once(delivery: Delivery, tmp_path: Path) -> None:
     assert len(members(next((tmp_path / "data/shards").iterdir()))) == 24
 
 
-def test_the_same_delivery_gives_the_same_bytes_and_changes_nothing(delivery: Delivery, tmp_path: Path) -> None:
+def test_the_same_delivery_gives_the_same_bytes_and_changes_nothing(
+    delivery: Delivery, tmp_path: Path
+) -> None:
     folder = delivery()
     (folder / "all/train/sku 0/broken.png").write_bytes(b"no picture")
     first = import_data(folder, tmp_path / "data")
@@ -83,7 +93,12 @@ def test_images_that_cannot_be_used_are_set_aside_with_a_reason(delivery: Delive
     draw(side / "small.png", "small", (31, 200))
     found = import_data(folder, tmp_path / "data")
     reasons = {entry["id"].split("/")[-1]: entry["reason"] for entry in found.quarantined}
-    assert reasons == {"broken.jpg": "truncated", "cut.png": "truncated", "zero.png": "empty", "small.png": "tiny"}
+    assert reasons == {
+        "broken.jpg": "truncated",
+        "cut.png": "truncated",
+        "zero.png": "empty",
+        "small.png": "tiny",
+    }
     assert found.images == 24 and read_json(tmp_path / "data/import.json")["quarantined"] == found.quarantined
 
 
@@ -100,18 +115,25 @@ def test_transparent_pictures_lie_on_white(delivery: Delivery, tmp_path: Path) -
 def test_a_subset_of_skus(delivery: Delivery, tmp_path: Path) -> None:
     import_data(delivery(), tmp_path / "data", skus={"sku 1": "line 1", "sku 3": "line 2"})
     assert set(read_manifest(tmp_path / "data")["sku"]) == {"sku 1", "sku 3"}
-    with pytest.raises(DataError, match="no SKU named 'sku 9', as line 2 says; correct the list: one SKU a line"):
+    with pytest.raises(
+        DataError, match="no SKU named 'sku 9', as line 2 says; correct the list: one SKU a line"
+    ):
         import_data(delivery(), tmp_path / "data", skus={"sku 1": "line 1", "sku 9": "line 2"})
 
 
 def test_a_list_names_skus_however_they_are_spelt(delivery: Delivery, tmp_path: Path) -> None:
-    """A folder's name may be decomposed and a list's composed, or the other way; blanks and case don't tell SKUs apart."""
+    """A folder's name may be decomposed and a list's composed, or the other way.
+
+    Blanks and case don't tell SKUs apart.
+    """
     root = delivery(skus=4)
     names = [unicodedata.normalize("NFD", "Café crème"), "Øko\u00a0Äpfel", "SKU four"]
     for number, name in enumerate(names):
         for side in ("train", "test"):
             (root / "all" / side / f"sku {number}").rename(root / "all" / side / name)
-    (tmp_path / "skus.txt").write_text(unicodedata.normalize("NFC", "Café crème\n") + "øko A\u0308pfel\u200b\nsku FOUR\n")
+    (tmp_path / "skus.txt").write_text(
+        unicodedata.normalize("NFC", "Café crème\n") + "øko A\u0308pfel\u200b\nsku FOUR\n"
+    )
     import_data(root, tmp_path / "data", read_names(tmp_path / "skus.txt"))
     assert set(read_manifest(tmp_path / "data")["sku"]) == {"Café crème", "Øko\u00a0Äpfel", "SKU four"}
 
@@ -127,7 +149,9 @@ def test_a_list_names_skus_however_they_are_spelt(delivery: Delivery, tmp_path: 
         ("sku 0\x1a\n", "no SKU named 'sku 0.x1a'"),
     ],
 )
-def test_a_list_with_other_names_is_refused(delivery: Delivery, tmp_path: Path, text: str, words: str) -> None:
+def test_a_list_with_other_names_is_refused(
+    delivery: Delivery, tmp_path: Path, text: str, words: str
+) -> None:
     (tmp_path / "skus.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         import_data(delivery(), tmp_path / "data", read_names(tmp_path / "skus.txt"))
@@ -142,7 +166,9 @@ def test_skus_that_are_spelt_alike_are_refused(delivery: Delivery, tmp_path: Pat
         import_data(root, tmp_path / "data")
 
 
-def test_a_failed_import_leaves_the_version_that_was_there(delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_import_leaves_the_version_that_was_there(
+    delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import_data(delivery(), tmp_path / "data")
     before = hashes(tmp_path / "data")
 

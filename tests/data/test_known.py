@@ -48,7 +48,9 @@ def test_an_import_decodes_new_pictures_only(delivery: Delivery, tmp_path: Path,
     assert read_manifest(root)[columns].equals(read_manifest(tmp_path / "fresh")[columns])
 
 
-def test_a_stopped_import_goes_on(delivery: Delivery, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_import_goes_on(
+    delivery: Delivery, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, root = delivery(), tmp_path / "data"
     monkeypatch.setattr(known, "PART", 2)
     monkeypatch.setattr(module, "BATCH", 1)
@@ -69,7 +71,9 @@ def test_a_stopped_import_goes_on(delivery: Delivery, tmp_path: Path, decoded: l
     assert not list(tmp_path.glob(".data.*")), "an import that ended well leaves nothing beside its version"
 
 
-def test_a_version_of_other_facts_is_examined_again(delivery: Delivery, tmp_path: Path, decoded: list[int]) -> None:
+def test_a_version_of_other_facts_is_examined_again(
+    delivery: Delivery, tmp_path: Path, decoded: list[int]
+) -> None:
     folder, root = delivery(), tmp_path / "data"
     import_data(folder, root)
     first, summary = len(decoded), read_json(root / "import.json")

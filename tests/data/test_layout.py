@@ -34,7 +34,14 @@ def test_junk_is_counted_by_kind_and_left_out(delivery: Delivery) -> None:
     (folder / "all/train/sku 0/link.png").symlink_to(folder / "all/train/sku 0/0.png")
     (folder / "lonely.png").write_bytes((folder / "all/train/sku 0/0.png").read_bytes())
     with open_source(folder) as source:
-        assert source.junk == {"hidden": 1, "thumbs": 1, "not-an-image": 1, "__MACOSX": 1, "outside-the-layout": 1, "link": 1}
+        assert source.junk == {
+            "hidden": 1,
+            "thumbs": 1,
+            "not-an-image": 1,
+            "__MACOSX": 1,
+            "outside-the-layout": 1,
+            "link": 1,
+        }
         assert len(source.items) == 24
 
 
@@ -47,9 +54,22 @@ def test_kind_by_name_keeps_images() -> None:
     [
         (lambda root: None, "There is no"),
         (lambda root: root.mkdir(), "is empty"),
-        (lambda root: (root / "train/a").mkdir(parents=True) or (root / "train/a/x.png").write_text("x"), "not in RP2K's layout"),
-        (lambda root: (root / "all/train/a").mkdir(parents=True) or (root / "all/train/a/x.png").write_text("x"), "has no test side"),
-        (lambda root: (root / "all/test/a").mkdir(parents=True) or (root / "all/test/a/x.png").write_text("x"), "has no train side"),
+        (
+            lambda root: (root / "train/a").mkdir(parents=True) or (root / "train/a/x.png").write_text("x"),
+            "not in RP2K's layout",
+        ),
+        (
+            lambda root: (
+                (root / "all/train/a").mkdir(parents=True) or (root / "all/train/a/x.png").write_text("x")
+            ),
+            "has no test side",
+        ),
+        (
+            lambda root: (
+                (root / "all/test/a").mkdir(parents=True) or (root / "all/test/a/x.png").write_text("x")
+            ),
+            "has no train side",
+        ),
         (lambda root: root.write_text("x"), "neither a folder nor a zip"),
     ],
 )

@@ -40,7 +40,9 @@ def garbled(name: str) -> str:
 
 def escaped(name: str) -> str:
     """As Info-ZIP's unzip writes a name in a locale without its characters."""
-    return "".join(c if c.isascii() else f"#U{ord(c):04x}" if ord(c) < 0x10000 else f"#L{ord(c):06x}" for c in name)
+    return "".join(
+        c if c.isascii() else f"#U{ord(c):04x}" if ord(c) < 0x10000 else f"#L{ord(c):06x}" for c in name
+    )
 
 
 @pytest.fixture(params=["sample", "rp2k"])
@@ -52,7 +54,11 @@ def given_names(request: pytest.FixtureRequest) -> list[str]:
 
 def entries(skus: list[str]) -> list[tuple[str, bytes]]:
     data = picture()
-    return [(f"rp2k/all/{side}/{sku}/{sku[:10]} - 副本 (2).png", data) for sku in skus for side in ("train", "test")]
+    return [
+        (f"rp2k/all/{side}/{sku}/{sku[:10]} - 副本 (2).png", data)
+        for sku in skus
+        for side in ("train", "test")
+    ]
 
 
 def imported(path: Path) -> tuple[set[str], set[str], set[str]]:
@@ -67,7 +73,9 @@ def test_a_zip_without_the_utf8_flag(given_names: list[str], tmp_path: Path) -> 
 
 
 def test_a_zip_of_escapes(given_names: list[str], tmp_path: Path) -> None:
-    skus, _, repaired = imported(write_zip(tmp_path / "d.zip", ((escaped(name), data) for name, data in entries(given_names))))
+    skus, _, repaired = imported(
+        write_zip(tmp_path / "d.zip", ((escaped(name), data) for name, data in entries(given_names)))
+    )
     assert skus == set(given_names) and repaired == {ESCAPES}
 
 
@@ -96,7 +104,10 @@ def test_any_chinese_names_come_back(wanted: list[str]) -> None:
 @given(st.lists(st.text(min_size=1)))
 def test_names_of_known_encoding_stay_but_for_nfc(wanted: list[str]) -> None:
     sound = ["可口可乐", *wanted]  # one name that is no mojibake: then the others are none either
-    assert repair(sound, [True] * len(sound)) == ([unicodedata.normalize("NFC", name) for name in sound], set())
+    assert repair(sound, [True] * len(sound)) == (
+        [unicodedata.normalize("NFC", name) for name in sound],
+        set(),
+    )
 
 
 @pytest.mark.parametrize("name", ["├⌐", "café", "Süßöl", "naïve Ω", "100 % µ"])
@@ -122,7 +133,9 @@ def test_an_escape_that_is_no_character_beyond_ascii_stays(name: str) -> None:
     assert unescape(name) == name
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../b", "/a", "C:/a", "c:a", "a\\b", "a\x00b", "a\nb", "a\udcff", "//a"])
+@pytest.mark.parametrize(
+    "name", ["../a", "a/../b", "/a", "C:/a", "c:a", "a\\b", "a\x00b", "a\nb", "a\udcff", "//a"]
+)
 def test_unsafe(name: str) -> None:
     assert unsafe(name)
 

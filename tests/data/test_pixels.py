@@ -45,7 +45,11 @@ def agree(data: bytes) -> bool:
     one, other = by_pillow(data), as_array(data)
     if isinstance(one, str) or isinstance(other, str):
         return isinstance(one, str) and isinstance(other, str) and one == other
-    return one.shape == other.shape and other.dtype == np.uint8 and int(np.abs(one.astype(int) - other).max()) <= 1
+    return (
+        one.shape == other.shape
+        and other.dtype == np.uint8
+        and int(np.abs(one.astype(int) - other).max()) <= 1
+    )
 
 
 @pytest.fixture
@@ -64,7 +68,9 @@ def test_hostile_pictures_end_alike(case: Case) -> None:
 
 
 @given(st.sampled_from([container for container in CONTAINERS if container[1] == "JPEG"]), st.data())
-def test_any_damage_to_a_jpeg_ends_alike(container: tuple[str, str, dict[str, object]], data: st.DataObject) -> None:
+def test_any_damage_to_a_jpeg_ends_alike(
+    container: tuple[str, str, dict[str, object]], data: st.DataObject
+) -> None:
     whole = bytearray(saved(noise((24, 20)), container[1], **container[2]))
     for _ in range(data.draw(st.integers(0, 6))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -177,8 +183,12 @@ def test_what_isnt_plain_goes_pillows_way(data: bytes, monkeypatch: pytest.Monke
 
 def test_no_more_than_what_was_checked_reaches_the_fast_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
-    monkeypatch.setattr(simplejpeg, "decode_jpeg_header", lambda data: seen.append(data) or (9, 9, "YCbCr", "420"))
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda data: pytest.fail("another size than Pillow saw was decoded"))
+    monkeypatch.setattr(
+        simplejpeg, "decode_jpeg_header", lambda data: seen.append(data) or (9, 9, "YCbCr", "420")
+    )
+    monkeypatch.setattr(
+        simplejpeg, "decode_jpeg", lambda data: pytest.fail("another size than Pillow saw was decoded")
+    )
     assert decode_pixels(saved(reference(), "JPEG")).shape == (48, 64, 3)
     assert len(seen) == 2
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
@@ -191,7 +201,9 @@ def test_no_more_than_what_was_checked_reaches_the_fast_decoder(monkeypatch: pyt
 def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
     data, decoder = saved(reference(), "JPEG"), simplejpeg.decode_jpeg
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda data: held.append(images._ALONE.locked()) or decoder(data))
+    monkeypatch.setattr(
+        simplejpeg, "decode_jpeg", lambda data: held.append(images._ALONE.locked()) or decoder(data)
+    )
     decode_pixels(data)
     monkeypatch.setattr(images, "LARGE", 64 * 48 - 1)
     decode_pixels(data)

@@ -40,10 +40,16 @@ def test_each_protocol_has_whom_it_names(images: Images) -> None:
     made = {name: lists.merge(frame, on="id") for name, lists in protocols(frame).items()}
     assert not any(lists["role"].eq("other").any() for lists in made.values())
     gallery, query = frame["role"].isin(["train", "val", "gallery"]), frame["role"].eq("query")
-    sides = {name: {part: set(lists.loc[lists["part"].eq(part), "id"]) for part in set(lists["part"])} for name, lists in made.items()}
+    sides = {
+        name: {part: set(lists.loc[lists["part"].eq(part), "id"]) for part in set(lists["part"])}
+        for name, lists in made.items()
+    }
     assert sides["full"] == {"gallery": set(frame.loc[gallery, "id"]), "query": set(frame.loc[query, "id"])}
     assert sides["test_loo"] == {"both": set(frame.loc[query, "id"])}
-    unseen = {"gallery": set(frame.loc[gallery & frame["unseen"], "id"]), "query": set(frame.loc[query & frame["unseen"], "id"])}
+    unseen = {
+        "gallery": set(frame.loc[gallery & frame["unseen"], "id"]),
+        "query": set(frame.loc[query & frame["unseen"], "id"]),
+    }
     assert sides.get("unseen", unseen) == unseen and ("unseen" in sides) == all(unseen.values())
     catalogue = set(frame.loc[frame["role"].eq("catalogue"), "id"])
     assert ("catalogue" in sides) == bool(catalogue)

@@ -34,7 +34,9 @@ def test_a_jpeg_that_breaks_off_shows_the_part_that_is_there() -> None:
     assert top.tobytes() == decode(whole).crop((0, 0, 400, 100)).tobytes()
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>no</html>", b"\xff\xd8", b"\xff\xd8\xff\xe0junk", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>no</html>", b"\xff\xd8", b"\xff\xd8\xff\xe0junk", b"\x89PNG\r\n\x1a\n"]
+)
 def test_of_bytes_that_are_no_picture_there_is_nothing_to_show(data: bytes) -> None:
     assert glimpse(data) is None
 
@@ -55,10 +57,15 @@ def test_an_import_keeps_small_pictures_of_a_few_of_each_reason(delivery: Delive
         with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as small:
             assert small.format == "JPEG" and max(small.size) <= 168
     digest = sha256(tmp_path / "data/quarantine.json")
-    assert not import_data(folder, tmp_path / "data").changed and sha256(tmp_path / "data/quarantine.json") == digest
+    assert (
+        not import_data(folder, tmp_path / "data").changed
+        and sha256(tmp_path / "data/quarantine.json") == digest
+    )
 
 
-def test_a_version_from_before_pictures_were_kept_has_none_until_it_is_imported_again(delivery: Delivery, tmp_path: Path) -> None:
+def test_a_version_from_before_pictures_were_kept_has_none_until_it_is_imported_again(
+    delivery: Delivery, tmp_path: Path
+) -> None:
     folder = delivery()
     import_data(folder, tmp_path / "data")
     (tmp_path / "data/quarantine.json").unlink()

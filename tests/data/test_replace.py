@@ -15,8 +15,10 @@ from skumatch.errors import StorageError
 from tests.conftest import Delivery, draw
 from tests.data.test_importer import hashes
 
-# Kills a child at its n-th change of a file at `root`'s level or below, for n = 1, 2, ... until one comes through; after
-# each, a second child imports again. Children are forked from a process that has imported everything and started no thread.
+# Kills a child at its n-th change of a file at `root`'s level or below, for n = 1, 2, ... until one comes
+# through; after
+# each, a second child imports again. Children are forked from a process that has imported everything and
+# started no thread.
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -77,7 +79,9 @@ def test_a_second_import_at_the_same_time_is_told_to_wait(delivery: Delivery, tm
     folder, root = delivery(), tmp_path / "data"
     code = "import sys; from pathlib import Path; from skumatch.data.delivery.replace import exclusive\n"
     code += "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout and other.stdout.readline() == "held\n"
     with pytest.raises(StorageError, match="Another import into .* is running"):
         import_data(folder, root)

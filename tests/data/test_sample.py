@@ -97,7 +97,8 @@ def test_a_sample_of_other_parameters_or_with_a_photo_missing_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("failure", "seen"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), StorageError)]
+    ("failure", "seen"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), StorageError)],
 )
 def test_an_interrupted_render_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, seen: type[BaseException]

@@ -20,20 +20,29 @@ from skumatch.params import DataParams, SplitParams
 from tests.conftest import ROOT
 from tests.proving import count
 
-Images = list[tuple[int, str, int]]  # SKU, side, picture; three pictures in a row are near-copies of each other
+Images = list[
+    tuple[int, str, int]
+]  # SKU, side, picture; three pictures in a row are near-copies of each other
 SIDES = ["train", "test", "catalogue"]
 
 
 def manifest(images: Images, name: str = "{}") -> pd.DataFrame:
     pixels = [hashlib.sha256(str(picture).encode()).hexdigest() for _, _, picture in images]
-    rows = [(f"{side}/sku{sku}/{name.format(i)}", pixels[i], f"sku{sku}", side) for i, (sku, side, _) in enumerate(images)]
+    rows = [
+        (f"{side}/sku{sku}/{name.format(i)}", pixels[i], f"sku{sku}", side)
+        for i, (sku, side, _) in enumerate(images)
+    ]
     frame = pd.DataFrame(rows, columns=["id", "pixels", "sku", "side"])
     near = pd.Series([picture // 3 for _, _, picture in images])
     return frame.assign(group=frame.groupby(near)["pixels"].transform("min"))
 
 
-pictures = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(SIDES), st.integers(0, 60)), min_size=1, max_size=120)
-deliveries = pictures.map(lambda images: [(100, "train", 301), (102, "train", 304), *images])  # two SKUs, not unseen below
+pictures = st.lists(
+    st.tuples(st.integers(0, 8), st.sampled_from(SIDES), st.integers(0, 60)), min_size=1, max_size=120
+)
+deliveries = pictures.map(
+    lambda images: [(100, "train", 301), (102, "train", 304), *images]
+)  # two SKUs, not unseen below
 FEW_UNSEEN = SplitParams(val_share=0.3, unseen_share=0.0)
 SOME_UNSEEN = SplitParams(val_share=0.3, unseen_share=0.3)
 THOROUGH = settings(max_examples=count(150, 1500))
@@ -51,15 +60,23 @@ def test_roles_follow_from_content_alone(images: Images, params: SplitParams, ra
 
 @THOROUGH
 @given(deliveries, st.sampled_from([FEW_UNSEEN, SOME_UNSEEN]))
-def test_each_image_has_one_role_and_a_group_of_duplicates_one_fate(images: Images, params: SplitParams) -> None:
+def test_each_image_has_one_role_and_a_group_of_duplicates_one_fate(
+    images: Images, params: SplitParams
+) -> None:
     frame = manifest(images)
     found = split(frame, params, DataParams(), 7).merge(frame[["id", "side"]], on="id")
     assert found["id"].tolist() == sorted(frame["id"])
     by_side = {side: set(found.loc[found["side"].eq(side), "role"]) for side in SIDES}
-    assert by_side["test"] <= {"query"} and by_side["catalogue"] <= {"catalogue"} and by_side["train"] <= {"train", "val", "gallery"}
+    assert (
+        by_side["test"] <= {"query"}
+        and by_side["catalogue"] <= {"catalogue"}
+        and by_side["train"] <= {"train", "val", "gallery"}
+    )
     groups = {role: set(found.loc[found["role"].eq(role), "group"]) for role in ("train", "val")}
     assert not groups["train"] & groups["val"]
-    assert not groups["train"] & set(found.loc[found["unseen"], "group"]), "a copy of an unseen product's picture is trained on"
+    assert not groups["train"] & set(found.loc[found["unseen"], "group"]), (
+        "a copy of an unseen product's picture is trained on"
+    )
     assert not found.loc[found["role"].eq("train"), "unseen"].any()
 
 
@@ -112,7 +129,13 @@ def test_names_of_skus_decide_nothing_but_who_is_unseen(images: Images) -> None:
 
 @given(st.integers(0, 5))
 def test_unseen_skus_are_fixed_by_name_never_trained_on_and_stay_in_the_gallery(seed: int) -> None:
-    frame = manifest([(sku, side, sku * 30 + 3 * n) for sku in range(60) for n, side in enumerate(["train"] * 4 + ["test"])])
+    frame = manifest(
+        [
+            (sku, side, sku * 30 + 3 * n)
+            for sku in range(60)
+            for n, side in enumerate(["train"] * 4 + ["test"])
+        ]
+    )
     params = SplitParams(val_share=0.2, unseen_share=0.2)
     found = split(frame, params, DataParams(), seed)
     again = split(frame[frame["sku"] != "sku7"], params, DataParams(), seed + 1)
@@ -160,7 +183,10 @@ def test_the_machine_decides_nothing(tmp_path: Path) -> None:
         {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"},
     ]
     command = [sys.executable, "-c", SCRIPT.format(root=str(ROOT))]
-    found = [subprocess.run(command, env=os.environ | m, check=True, capture_output=True, cwd=tmp_path).stdout for m in machines]
+    found = [
+        subprocess.run(command, env=os.environ | m, check=True, capture_output=True, cwd=tmp_path).stdout
+        for m in machines
+    ]
     assert found[0] == found[1] and b"val" in found[0]
 
 

@@ -66,7 +66,12 @@ def without(frame: pd.DataFrame, *rows: pd.Index) -> pd.DataFrame:
 
 
 def same_id(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(**{name: frame[name].where(frame.index != 4, frame[name][3]) for name in ("id", "sku", "side", "name")})
+    return frame.assign(
+        **{
+            name: frame[name].where(frame.index != 4, frame[name][3])
+            for name in ("id", "sku", "side", "name")
+        }
+    )
 
 
 def decomposed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +94,9 @@ def same_place(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def copies(frame: pd.DataFrame) -> pd.DataFrame:
-    pixels = frame["pixels"].where(frame["side"].eq("test"), frame.groupby(["sku", "side"])["pixels"].transform("first"))
+    pixels = frame["pixels"].where(
+        frame["side"].eq("test"), frame.groupby(["sku", "side"])["pixels"].transform("first")
+    )
     return frame.assign(pixels=pixels)
 
 
@@ -146,13 +153,18 @@ DEFECTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "no-query": no_query,
     "drift-removed": lambda f: f[~f["sku"].isin(f["sku"].unique()[:3])],
     "drift-added": lambda f: made(skus=41),
-    "drift-skus": lambda f: without(f, *(of(f, n, side)[k:] for n in range(3) for side, k in (("train", 2), ("test", 1)))),
+    "drift-skus": lambda f: without(
+        f, *(of(f, n, side)[k:] for n in range(3) for side, k in (("train", 2), ("test", 1)))
+    ),
     "drift-images": lambda f: without(f, *(of(f, n, "test")[1:] for n in range(20))),
     "drift-size": lambda f: f.assign(width=f["width"] * 2, height=f["height"] * 2),
     "drift-aspect": swapped,
 }
 ELSEWHERE = {"quarantine", "count", "skus", "bytes"}
-EVERY = [rule.name for rule in (*suite.schema_rules(), *suite.rules(PARAMS), *suite.drift_rules(PARAMS), *suite.byte_rules())]
+EVERY = [
+    rule.name
+    for rule in (*suite.schema_rules(), *suite.rules(PARAMS), *suite.drift_rules(PARAMS), *suite.byte_rules())
+]
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -173,7 +185,9 @@ def test_a_single_sku_fails_that_expectation() -> None:
 
 def test_other_images_than_were_imported_fail_that_expectation() -> None:
     frame = made()
-    assert failed(validate(frame, summary_of(frame) | {"images": 221}, PARAMS, DataParams(), baseline())) == ["count"]
+    assert failed(validate(frame, summary_of(frame) | {"images": 221}, PARAMS, DataParams(), baseline())) == [
+        "count"
+    ]
 
 
 def test_every_expectation_has_a_defect() -> None:
@@ -187,7 +201,12 @@ def test_an_empty_manifest_fails_and_nothing_breaks() -> None:
 def test_catch_all_classes_and_the_catalogue_are_no_skus_to_judge() -> None:
     frame = made()
     one = frame.assign(sku=frame["sku"].where(frame.index != 0, "others"))
-    two = named(one.assign(side=one["side"].where(one.index != 1, "catalogue"), sku=one["sku"].where(one.index != 1, "only there")))
+    two = named(
+        one.assign(
+            side=one["side"].where(one.index != 1, "catalogue"),
+            sku=one["sku"].where(one.index != 1, "only there"),
+        )
+    )
     assert failed(findings(typed(two), baseline())) == []
 
 
@@ -203,8 +222,13 @@ def test_the_error_names_expectation_count_bound_and_the_worst_offenders_first()
         require(findings(frame), "/pages/validation.html")
     sentence = str(caught.value)
     assert caught.value.exit_code == 13
-    assert "broke 1 of 30 expectations: No image is under 32 px on its shorter side (3 of 220, 1.36 %; worst: " in sentence
-    assert [sentence.index(f"{size} x 60 px") for size in (7, 12, 31)] == sorted(sentence.index(f"{size} x 60 px") for size in (7, 12, 31))
+    assert (
+        "broke 1 of 30 expectations: No image is under 32 px on its shorter side (3 of 220, 1.36 %; worst: "
+        in sentence
+    )
+    assert [sentence.index(f"{size} x 60 px") for size in (7, 12, 31)] == sorted(
+        sentence.index(f"{size} x 60 px") for size in (7, 12, 31)
+    )
     assert frame["id"][5] in sentence and sentence.endswith(
         ". /pages/validation.html shows them. Correct the data, or the bound under `validate` in params.yaml."
     )

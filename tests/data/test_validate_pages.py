@@ -74,7 +74,9 @@ def assert_inert(page: str) -> None:
 
 
 def judged(frame: pd.DataFrame, summary: dict[str, object] | None = None) -> list[Finding]:
-    return validate(frame, summary or summary_of(frame), ValidateParams(), DataParams(), profile_of(made(), DataParams()))
+    return validate(
+        frame, summary or summary_of(frame), ValidateParams(), DataParams(), profile_of(made(), DataParams())
+    )
 
 
 def pages(frame: pd.DataFrame, quarantined: int = 0) -> list[str]:
@@ -124,7 +126,9 @@ def telling(finding: Finding, text: str) -> Finding:
 
 def two_pages(text: str) -> list[str]:
     found = [telling(finding, text) for finding in broken()]
-    facts = facts_of(made(), summary_of(made()) | {"quarantined": [{"id": text, "reason": text}]}, compared=False)
+    facts = facts_of(
+        made(), summary_of(made()) | {"quarantined": [{"id": text, "reason": text}]}, compared=False
+    )
     return [failure_page(found, facts, lambda *_: None), docs_page(found, facts)]
 
 
@@ -159,7 +163,9 @@ def test_the_data_docs_hold_every_expectation_and_all_that_was_set_aside() -> No
     page = Reader(pages(made(), quarantined=4)[1])
     assert "The data passed" in page.text and "36 of 36" in page.text
     for finding in judged(made()):
-        assert page.text.count(finding.rule.sentence) >= 2  # in our words' list, and as Great Expectations shows it
+        assert (
+            page.text.count(finding.rule.sentence) >= 2
+        )  # in our words' list, and as Great Expectations shows it
     assert "0% unexpected" in page.text and all(f"train/x/{n}.jpg" in page.text for n in range(4))
     assert not re.search(r"\b(19|20)\d\d-\d\d-\d\d|\d{8}T\d{6}", page.text), "no dates"
 
@@ -202,9 +208,18 @@ def test_the_worst_are_shown_with_their_pictures(delivery: Delivery, tmp_path: P
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("shard", "../../secret.tar"), ("shard", "gone.tar"), ("offset", -1), ("offset", 10**15), ("length", 10**15), ("length", 0)],
+    [
+        ("shard", "../../secret.tar"),
+        ("shard", "gone.tar"),
+        ("offset", -1),
+        ("offset", 10**15),
+        ("length", 10**15),
+        ("length", 0),
+    ],
 )
-def test_a_place_that_cannot_be_is_not_read(delivery: Delivery, tmp_path: Path, column: str, value: object) -> None:
+def test_a_place_that_cannot_be_is_not_read(
+    delivery: Delivery, tmp_path: Path, column: str, value: object
+) -> None:
     root = tmp_path / "data"
     import_data(delivery(skus=3, train=3, test=2), root)
     (tmp_path.parent / "secret.tar").touch()
@@ -214,5 +229,7 @@ def test_a_place_that_cannot_be_is_not_read(delivery: Delivery, tmp_path: Path, 
 
 
 def test_the_quarantine_by_reason_the_most_frequent_first() -> None:
-    entries = [{"id": str(n), "reason": reason} for n, reason in enumerate(["tiny", "empty", "truncated", "empty"])]
+    entries = [
+        {"id": str(n), "reason": reason} for n, reason in enumerate(["tiny", "empty", "truncated", "empty"])
+    ]
     assert list(set_aside(entries).items()) == [("empty", ["1", "3"]), ("tiny", ["0"]), ("truncated", ["2"])]

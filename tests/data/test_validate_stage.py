@@ -50,17 +50,24 @@ def test_data_that_passes_leaves_results_profile_and_docs_the_same_each_time(wor
     assert {record["name"] for record in found["expectations"]} >= {"conflicts", "bytes"} and not any(
         record["name"].startswith("drift") for record in found["expectations"]
     )
-    assert "There is no earlier version" in first["docs.html"].decode() and not (workspace / runner.PAGES).exists()
+    assert (
+        "There is no earlier version" in first["docs.html"].decode()
+        and not (workspace / runner.PAGES).exists()
+    )
 
 
 def test_its_profile_is_the_next_version_s_baseline(workspace: Path) -> None:
     runner.run("validate", workspace)
-    write_json(workspace / "inputs/baseline.json", {"baseline": read_json(workspace / "out/validate/profile.json")})
+    write_json(
+        workspace / "inputs/baseline.json", {"baseline": read_json(workspace / "out/validate/profile.json")}
+    )
     assert read_baseline(workspace / "inputs/baseline.json")
     runner.run("validate", workspace)
     found = read_json(workspace / "out/validate/validation.json")
     assert {"drift-removed", "drift-size"} <= {record["name"] for record in found["expectations"]}
-    assert "Compared with the last version that passed" in (workspace / "out/validate/docs.html").read_text("utf-8")
+    assert "Compared with the last version that passed" in (workspace / "out/validate/docs.html").read_text(
+        "utf-8"
+    )
 
 
 def test_data_that_fails_leaves_a_page_and_a_sentence_that_names_it_and_no_out(workspace: Path) -> None:
@@ -73,7 +80,10 @@ def test_data_that_fails_leaves_a_page_and_a_sentence_that_names_it_and_no_out(w
     error = refused(workspace)
     page = workspace / "log/pages/validation.html"
     assert (error["kind"], error["exit_code"], error["retry"]) == ("ValidationFailed", 13, False)
-    assert "the bytes of every image are those that were imported" in error["sentence"].lower() and str(page) in error["sentence"]
+    assert (
+        "the bytes of every image are those that were imported" in error["sentence"].lower()
+        and str(page) in error["sentence"]
+    )
     assert "The data did not pass" in page.read_text("utf-8") and not (workspace / "out/validate").exists()
 
 

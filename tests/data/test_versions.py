@@ -33,7 +33,9 @@ def assert_sound(root: Path, folder: Path, fresh: Path) -> None:
     """Every row finds its bytes, no shard holds anything else, and but for places the manifest is that of a fresh import."""
     rows = read_manifest(root)
     pictures = images(root, rows)
-    assert all(pictures.read_bytes(i) == (folder / "all" / name).read_bytes() for i, name in enumerate(rows["id"]))
+    assert all(
+        pictures.read_bytes(i) == (folder / "all" / name).read_bytes() for i, name in enumerate(rows["id"])
+    )
     held = [name.split(".")[0] for shard in (root / "shards").iterdir() for name in members(shard)]
     assert sorted(held) == sorted(set(rows["sha256"]))
     import_data(folder, fresh)
@@ -50,12 +52,17 @@ def test_added_images_go_into_new_shards_and_the_old_ones_stay(delivery: Deliver
     changes = import_data(folder, root).changes
     after = shard_hashes(root)
     assert before.items() < after.items() and len(after) == len(before) + 1
-    assert changes and (changes.added, changes.skus_added) == (["test/sku 9/first.png", "train/sku 1/new.png"], ["sku 9"])
+    assert changes and (changes.added, changes.skus_added) == (
+        ["test/sku 9/first.png", "train/sku 1/new.png"],
+        ["sku 9"],
+    )
     assert not (changes.removed or changes.relabelled or changes.moved or changes.skus_removed)
     assert_sound(root, folder, tmp_path / "fresh")
 
 
-def test_a_removed_image_is_gone_and_only_its_shard_is_written_again(delivery: Delivery, tmp_path: Path) -> None:
+def test_a_removed_image_is_gone_and_only_its_shard_is_written_again(
+    delivery: Delivery, tmp_path: Path
+) -> None:
     folder, root = delivery(), tmp_path / "data"
     import_data(folder, root)
     before = shard_hashes(root)
@@ -155,14 +162,18 @@ def test_damage_under_dvc_is_mended_in_its_cache_too(delivery: Delivery, tmp_pat
     assert_sound(project.folder / "data", folder, tmp_path / "fresh again")
 
 
-def test_one_percent_new_images_send_about_one_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_percent_new_images_send_about_one_percent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 2_000_000)
     folder, project = tmp_path / "delivery", Project(tmp_path)
     noise = np.random.default_rng(0)
 
     def add(first: int, count: int) -> None:
         for number in range(first, first + count):
-            path = folder / "all" / ("train" if number % 5 else "test") / f"sku {number % 40}" / f"{number}.png"
+            path = (
+                folder / "all" / ("train" if number % 5 else "test") / f"sku {number % 40}" / f"{number}.png"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(noise.integers(0, 256, (80, 60, 3), np.uint8)).save(path)
 

@@ -29,7 +29,9 @@ def entry(name: str, kind: int = stat.S_IFREG) -> zipfile.ZipInfo:
     return info
 
 
-def write_zip(path: Path, entries: Iterable[tuple[str | zipfile.ZipInfo, bytes]], packed: int = zipfile.ZIP_STORED) -> Path:
+def write_zip(
+    path: Path, entries: Iterable[tuple[str | zipfile.ZipInfo, bytes]], packed: int = zipfile.ZIP_STORED
+) -> Path:
     with zipfile.ZipFile(path, "w", packed) as archive:
         for info, data in entries:
             archive.writestr(info, data, packed)

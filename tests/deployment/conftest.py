@@ -37,10 +37,19 @@ def deployment() -> Iterator[Deployment]:
 
 @pytest.fixture(scope="session")
 def undisturbed(deployment: Deployment) -> str:
-    """The bundle of a run that nothing disturbs; its stages went where their queues are served, by two machines that share no folder."""
+    """The bundle of a run that nothing disturbs.
+
+    Its stages went where their queues are served, by two machines that share no folder.
+    """
     with deployment.run("undisturbed", queues=("default", "gpu")) as run:
         assert run.ended() == "success", run.words()
         where = run.places()
-        assert {task for task, worker in where.items() if worker == "two"} == {"frozen", "train", "embed"} and where["register"] == "one"
-        Console(width=160).print(render_summary(follow(deployment.stack.settings, run.id, Console(file=io.StringIO()))))
+        assert {task for task, worker in where.items() if worker == "two"} == {
+            "frozen",
+            "train",
+            "embed",
+        } and where["register"] == "one"
+        Console(width=160).print(
+            render_summary(follow(deployment.stack.settings, run.id, Console(file=io.StringIO())))
+        )
         return run.bundle()

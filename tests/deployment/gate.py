@@ -33,12 +33,20 @@ class _Forward(BaseHTTPRequestHandler):
             self._answer(403, [("Content-Type", "application/xml")], DENIED, len(DENIED))
             return
         behind = http.client.HTTPConnection("127.0.0.1", self.server.store, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("transfer-encoding", "expect")}
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in ("transfer-encoding", "expect")
+        }
         behind.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
         answer = behind.getresponse()
         found = answer.read()
-        length = int(answer.headers.get("Content-Length", len(found))) if self.command == "HEAD" else len(found)
-        self._answer(answer.status, [pair for pair in answer.getheaders() if pair[0].lower() not in OWN], found, length)
+        length = (
+            int(answer.headers.get("Content-Length", len(found))) if self.command == "HEAD" else len(found)
+        )
+        self._answer(
+            answer.status, [pair for pair in answer.getheaders() if pair[0].lower() not in OWN], found, length
+        )
         behind.close()
 
     def _body(self) -> bytes:

@@ -35,18 +35,35 @@ from tests.pipeline.home import SMOKE
 
 PHOTOS = ROOT.parent / "shared/data/grocery-store/all"
 SKUS = 8
-# Long enough to be disturbed in; the tiny encoder, since weights and figures of any kind travel in the same way.
-BY_HAND = ("schedule.retrain=none", "schedule.refresh=none", "schedule.on_new_data=false")  # these tests count runs
-LONG = (*SMOKE, *BY_HAND, "train.epochs=150", "runtime.checkpoint_seconds=0.5", "runtime.threads=1", "runtime.parallel_runs=4")
+# Long enough to be disturbed in; the tiny encoder, since weights and figures of any kind travel in the same
+# way.
+BY_HAND = (
+    "schedule.retrain=none",
+    "schedule.refresh=none",
+    "schedule.on_new_data=false",
+)  # these tests count runs
+LONG = (
+    *SMOKE,
+    *BY_HAND,
+    "train.epochs=150",
+    "runtime.checkpoint_seconds=0.5",
+    "runtime.threads=1",
+    "runtime.parallel_runs=4",
+)
 RUN_SECONDS = 900
 BUCKET = "dvc"
 
 
 def make(root: Path) -> tuple[Path, Path]:
-    """A project whose training takes a while, and a delivery of real photos; rendered ones where those are missing."""
+    """A project whose training takes a while, and a delivery of real photos.
+
+    Rendered ones where those are missing.
+    """
     project = make_project(root / "project")
     params = project / "params.yaml"
-    params.write_text(yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), LONG)), "utf-8")
+    params.write_text(
+        yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), LONG)), "utf-8"
+    )
     commit(project, "Train the tiny encoder for long")
     if not PHOTOS.is_dir():
         return project, deliver(root / "delivery")
@@ -87,7 +104,9 @@ class Deployment:
 
     @property
     def registry_url(self) -> str:
-        return self.stack.person["SKUMATCH_MLFLOW"].replace("://", f"://admin:{self.stack.secret('mlflow_admin')}@")
+        return self.stack.person["SKUMATCH_MLFLOW"].replace(
+            "://", f"://admin:{self.stack.secret('mlflow_admin')}@"
+        )
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`skumatch WORDS` of a person on a machine of their own."""
@@ -97,8 +116,13 @@ class Deployment:
         )  # fmt: skip
 
     @contextmanager
-    def run(self, name: str, queues: tuple[str, str] = ("default,gpu", "default,gpu"), homes: Homes | None = None) -> Iterator[Run]:
-        """Two workers with empty homes (which `homes` prepares) and a store that holds the data only; then a run of theirs is started."""
+    def run(
+        self, name: str, queues: tuple[str, str] = ("default,gpu", "default,gpu"), homes: Homes | None = None
+    ) -> Iterator[Run]:
+        """Two workers with empty homes (which `homes` prepares) and a store that holds the data only.
+
+        Then a run of theirs is started.
+        """
         if homes:
             homes(self.stack.root / f"{name}-two" / "home")
         with self.workers(name, {"one": queues[0], "two": queues[1]}) as workers:
@@ -111,10 +135,20 @@ class Deployment:
         for key in self.keys("skumatch/files"):
             target = f"{prefix}/{key.removeprefix('skumatch/')}"
             self.bucket().Object(target).copy_from(CopySource={"Bucket": BUCKET, "Key": key})
-        store = {"SKUMATCH_REMOTE": f"s3://{BUCKET}/{prefix}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}"}
-        found = {name: self.stack.worker(f"{prefix}-{name}", queue, **store) for name, queue in queues.items()}
+        store = {
+            "SKUMATCH_REMOTE": f"s3://{BUCKET}/{prefix}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}",
+        }
+        found = {
+            name: self.stack.worker(f"{prefix}-{name}", queue, **store) for name, queue in queues.items()
+        }
         try:
-            wait_until(lambda: all(" ready." in worker.log.read_text("utf-8", "replace") for worker in found.values()), START_SECONDS)
+            wait_until(
+                lambda: all(
+                    " ready." in worker.log.read_text("utf-8", "replace") for worker in found.values()
+                ),
+                START_SECONDS,
+            )
             yield found
         finally:
             for worker in found.values():
@@ -131,7 +165,9 @@ class Run:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Of each task: state, try_number, hostname, as Airflow has them."""
         with Airflow(self.deployment.stack.settings) as airflow:
-            found = patiently(lambda: airflow.get(f"/dags/{RETRAIN}/dagRuns/{self.id}/taskInstances", limit=100))
+            found = patiently(
+                lambda: airflow.get(f"/dags/{RETRAIN}/dagRuns/{self.id}/taskInstances", limit=100)
+            )
         return {task["task_id"]: task for task in found["task_instances"]}
 
     def state(self) -> str:
@@ -148,13 +184,22 @@ class Run:
 
     def attempt(self) -> int:
         """How often the training was begun or taken up, as its checkpoints' owner file has it."""
-        [key] = [key for key in self.deployment.keys(f"{self.name}/checkpoints/") if key.endswith("/owner.json")]
+        [key] = [
+            key for key in self.deployment.keys(f"{self.name}/checkpoints/") if key.endswith("/owner.json")
+        ]
         return int(json.loads(self.deployment.bucket().Object(key).get()["Body"].read())["attempt"])
 
     def trained(self, attempt: int) -> list[int]:
         """How many images the training had seen, each time that a try of its task said so: the first is where it began."""
-        log = self.deployment.stack.root / f"airflow-logs/dag_id={RETRAIN}/run_id={self.id}/task_id=train/attempt={attempt}.log"
-        return [int(told["done"]) for told in marked(WrittenLog(log).all(), "progress") if told["stage"] == "train"]
+        log = (
+            self.deployment.stack.root
+            / f"airflow-logs/dag_id={RETRAIN}/run_id={self.id}/task_id=train/attempt={attempt}.log"
+        )
+        return [
+            int(told["done"])
+            for told in marked(WrittenLog(log).all(), "progress")
+            if told["stage"] == "train"
+        ]
 
     def until_training(self) -> None:
         """Until a checkpoint of the training is there."""
@@ -178,7 +223,9 @@ class Run:
     def places(self) -> dict[str, str]:
         """Task -> the worker that did it, as the workers' own logs tell."""
         logs = {name: worker.log.read_text("utf-8", "replace") for name, worker in self.workers.items()}
-        return {task: name for task in self.tasks() for name, log in logs.items() if f"task_id='{task}'" in log}
+        return {
+            task: name for task in self.tasks() for name, log in logs.items() if f"task_id='{task}'" in log
+        }
 
     def ended(self) -> str:
         wait_until(lambda: self.state() in ("success", "failed") or time.sleep(0.5), RUN_SECONDS)
@@ -194,10 +241,15 @@ class Run:
     def words(self) -> str:
         """What to read when something is wrong: tasks, and the ends of the workers' logs."""
         told = {name: (task["state"], task["try_number"]) for name, task in self.tasks().items()}
-        return f"{told}\n" + "\n".join(worker.log.read_text("utf-8", "replace")[-1500:] for worker in self.workers.values())
+        return f"{told}\n" + "\n".join(
+            worker.log.read_text("utf-8", "replace")[-1500:] for worker in self.workers.values()
+        )
 
     def bundle(self) -> str:
-        """The champion's bundle of this run's model. It is the only version, all that the run left is whole, and green is green."""
+        """The champion's bundle of this run's model.
+
+        It is the only version, all that the run left is whole, and green is green.
+        """
         tasks = self.tasks()
         assert {task["state"] for task in tasks.values()} == {"success"}, self.words()
         assert set(tasks) == {"pull", *stages(self.deployment.project), "register"}
@@ -209,7 +261,9 @@ class Run:
             runs = client.search_runs([experiment], f"tags.`skumatch.run` = '{self.id}'")
             assert [run.info.status for run in runs] == ["FINISHED"]
             page = f"{self.deployment.stack.person['SKUMATCH_MLFLOW']}/#/"
-            assert page in client.get_model_version(self.name, str(version.version)).description, "a worker knows it by another name"
+            assert page in client.get_model_version(self.name, str(version.version)).description, (
+                "a worker knows it by another name"
+            )
         with tempfile.TemporaryDirectory() as folder:
             assert verify_bundle(registry.download_bundle(version, Path(folder) / "bundle"), version.bundle)
         self._whole()

@@ -26,7 +26,9 @@ from tests.conftest import ROOT, free_port, wait_until
 COMPOSE = ROOT / "docker/compose.yaml"
 CONTAINER_PORTS = {"postgres": 5432, "redis": 6379, "store": 8333, "mlflow": 5000, "api-server": 8080}
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-MISSING = [name for name in ("redis-server", "psql") if not shutil.which(name)] + ([] if POSTGRES else ["postgres"])
+MISSING = [name for name in ("redis-server", "psql") if not shutil.which(name)] + (
+    [] if POSTGRES else ["postgres"]
+)
 START_SECONDS = 240
 
 
@@ -47,13 +49,21 @@ class Service:
         with self._turn, self.log.open("ab") as log:
             words = [*self.as_user, *self.command]
             self.process = subprocess.Popen(
-                words, env=self.env, cwd=self.log.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words,
+                env=self.env,
+                cwd=self.log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def run(self) -> None:
         """Start a service that ends by itself, as init containers do, and wait for it."""
         self.start()
-        assert self.process and self.process.wait(START_SECONDS) == 0, self.log.read_text("utf-8", "replace")[-3000:]
+        assert self.process and self.process.wait(START_SECONDS) == 0, self.log.read_text("utf-8", "replace")[
+            -3000:
+        ]
 
     def start_again(self) -> None:
         """As compose does where a service ended by itself: Airflow's servers may, when their database is away."""
@@ -89,7 +99,10 @@ def _descendants(pid: int) -> Iterator[psutil.Process]:
 
 
 class Stack:
-    """The deployment in `root`: `services` by compose's names; workers have homes of their own and share nothing but the servers."""
+    """The deployment in `root`: `services` by compose's names.
+
+    Workers have homes of their own and share nothing but the servers.
+    """
 
     def __init__(self, root: Path, project: Path) -> None:
         self.root, self.project = root, project
@@ -98,7 +111,12 @@ class Stack:
         self.secrets = root / "secrets"
         hosts = {"POSTGRES": "postgres", "REDIS": "redis", "AIRFLOW": "api-server"}
         hosts = {name: f"127.0.0.1:{self.ports[service]}" for name, service in hosts.items()}
-        subprocess.run([ROOT / "docker/make-secrets", self.secrets], env=os.environ | hosts, check=True, capture_output=True)
+        subprocess.run(
+            [ROOT / "docker/make-secrets", self.secrets],
+            env=os.environ | hosts,
+            check=True,
+            capture_output=True,
+        )
         self.services: dict[str, Service] = {}
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -106,7 +124,9 @@ class Stack:
     @property
     def settings(self) -> Settings:
         """Of the person who works with the deployment, from a machine of their own."""
-        return Settings(**{name.removeprefix("SKUMATCH_").lower(): value for name, value in self.person.items()})  # type: ignore[arg-type]
+        return Settings(
+            **{name.removeprefix("SKUMATCH_").lower(): value for name, value in self.person.items()}
+        )  # type: ignore[arg-type]
 
     @property
     def person(self) -> dict[str, str]:
@@ -144,14 +164,22 @@ class Stack:
     def secret(self, name: str) -> str:
         return (self.secrets / name).read_text("utf-8")
 
-    def service(self, name: str, of: str | None = None, command: list[str] | None = None, **more: str) -> Service:
-        """The service `of` compose.yaml (default: `name`) as a native process; `more` environment, or another command."""
+    def service(
+        self, name: str, of: str | None = None, command: list[str] | None = None, **more: str
+    ) -> Service:
+        """The service `of` compose.yaml (default: `name`) as a native process.
+
+        `more` environment, or another command.
+        """
         told = self.compose["services"][of or name]
         folder = self.root / name
         self._shared_logs(folder / "airflow")
         env = {key: self._native(str(value), name) for key, value in (told.get("environment") or {}).items()}
         words = [self._native(word, name) for word in command or told["command"]]
-        here = {"SECRETS": str(self.secrets), "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        here = {
+            "SECRETS": str(self.secrets),
+            "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
         env = _clean() | here | env | self._of_one_machine() | more
         kept = told.get("restart") == "unless-stopped"
         self.services[name] = Service(name, ["entrypoint", *words], env, folder / "log", kept=kept)
@@ -181,14 +209,20 @@ class Stack:
 
     def _native(self, text: str, name: str) -> str:
         """A value of compose.yaml as it is here: defaults taken, hosts and folders replaced."""
-        while text != (inner := re.sub(r"\$\{[A-Z_]+:-([^{}]*)\}", r"\1", text)):  # a default may have one itself
+        while text != (
+            inner := re.sub(r"\$\{[A-Z_]+:-([^{}]*)\}", r"\1", text)
+        ):  # a default may have one itself
             text = inner
         for host, port in CONTAINER_PORTS.items():
             text = text.replace(f"{host}:{port}", f"127.0.0.1:{self.ports[host]}")
         for port, service in (("8080", "api-server"), ("5000", "mlflow")):
             text = text.replace(f"localhost:{port}", f"127.0.0.1:{self.ports[service]}")
         text = text.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-        places = {"/run/secrets": self.secrets, "/project": self.project, "/var/lib/skumatch": self.root / name / "home"}
+        places = {
+            "/run/secrets": self.secrets,
+            "/project": self.project,
+            "/var/lib/skumatch": self.root / name / "home",
+        }
         for there, here in (places | {"/opt/airflow": self.root / name / "airflow"}).items():
             text = re.sub(rf"(?<![\w/]){there}(?!\w)", str(here), text)
         return text
@@ -196,10 +230,14 @@ class Stack:
     def begin(self) -> None:
         """What keeps things: databases, broker, object store."""
         self.postgres()
-        conf = self.service("redis", command=["redis-server", "/run/secrets/redis_conf", "--dir", str(self.root / "redis")])
+        conf = self.service(
+            "redis", command=["redis-server", "/run/secrets/redis_conf", "--dir", str(self.root / "redis")]
+        )
         conf.command += ["--port", str(self.ports["redis"]), "--bind", "127.0.0.1"]
         conf.start()
-        store = self.service("store", command=["moto_server", "-H", "127.0.0.1", "-p", str(self.ports["store"])])  # SeaweedFS's part
+        store = self.service(
+            "store", command=["moto_server", "-H", "127.0.0.1", "-p", str(self.ports["store"])]
+        )  # SeaweedFS's part
         store.start()
         wait_until(lambda: _listens(self.ports["store"]), START_SECONDS)
         self.service("buckets", **self.store).run()
@@ -213,7 +251,9 @@ class Stack:
         wait_until(lambda: well(f"http://127.0.0.1:{self.ports['mlflow']}/health"), START_SECONDS)
         wait_until(lambda: well(f"http://127.0.0.1:{self.ports['api-server']}/api/v2/version"), START_SECONDS)
         with Airflow(self.settings) as airflow:
-            wait_until(lambda: any(dag["dag_id"] == RETRAIN for dag in airflow.get("/dags")["dags"]), START_SECONDS)
+            wait_until(
+                lambda: any(dag["dag_id"] == RETRAIN for dag in airflow.get("/dags")["dags"]), START_SECONDS
+            )
         self._keeper.start()
 
     def _keep(self) -> None:
@@ -224,7 +264,10 @@ class Stack:
     def worker(self, name: str, queues: str, **more: str) -> Service:
         """Start a worker with a home of its own."""
         service = self.service(
-            name, of="worker", command=["airflow", "celery", "worker", "--queues", queues, "--celery-hostname", f"{name}@%h"], **more
+            name,
+            of="worker",
+            command=["airflow", "celery", "worker", "--queues", queues, "--celery-hostname", f"{name}@%h"],
+            **more,
         )
         service.start()
         return service
@@ -234,11 +277,17 @@ class Stack:
         assert POSTGRES
         folder, log = self.root / "postgres", self.root / "postgres.log"
         folder.mkdir()
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        user = (
+            ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        )
         if user:
             shutil.chown(folder, "postgres", "postgres")
             log.touch()
-        env = _clean() | {"PGHOST": str(folder), "PGPORT": str(self.ports["postgres"]), "SECRETS": str(self.secrets)}
+        env = _clean() | {
+            "PGHOST": str(folder),
+            "PGPORT": str(self.ports["postgres"]),
+            "SECRETS": str(self.secrets),
+        }
         data = folder / "data"
         made = [
             *user,
@@ -250,18 +299,38 @@ class Stack:
             "--auth-host=scram-sha-256",
         ]
         subprocess.run(made, env=env, check=True, capture_output=True, cwd=folder)
-        words = [str(POSTGRES / "postgres"), "-D", str(data), "-p", env["PGPORT"], "-c", "listen_addresses=127.0.0.1", "-k", str(folder)]
+        words = [
+            str(POSTGRES / "postgres"),
+            "-D",
+            str(data),
+            "-p",
+            env["PGPORT"],
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-k",
+            str(folder),
+        ]
         self.services["postgres"] = Service("postgres", words, env, log, as_user=user)
         self.services["postgres"].start()
         wait_until(lambda: subprocess.run(["pg_isready", "-q"], env=env, check=False).returncode == 0, 60)
-        subprocess.run([ROOT / "docker/databases.sh"], env=env | {"POSTGRES_USER": "postgres"}, check=True, capture_output=True)
+        subprocess.run(
+            [ROOT / "docker/databases.sh"],
+            env=env | {"POSTGRES_USER": "postgres"},
+            check=True,
+            capture_output=True,
+        )
 
     def healthy(self, name: str, of: str | None = None) -> subprocess.CompletedProcess[str]:
         """The health check that compose.yaml has for a service, asked of its process here."""
         test = self.compose["services"][of or name]["healthcheck"]["test"]
         here = {"8974": self.ports["health"], "5000": self.ports["mlflow"], "8080": self.ports["api-server"]}
-        words = [self._native(word, name).replace("$$", "$").replace("celery@", f"{name}@") for word in test[1:]]
-        words = [re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(here.get(found[1], found[1])), word) for word in words]
+        words = [
+            self._native(word, name).replace("$$", "$").replace("celery@", f"{name}@") for word in test[1:]
+        ]
+        words = [
+            re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(here.get(found[1], found[1])), word)
+            for word in words
+        ]
         command = ["sh", "-c", words[0]] if test[0] == "CMD-SHELL" else words
         env = self.services[name].env | {"HOSTNAME": socket.gethostname()}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -274,7 +343,18 @@ class Stack:
     def sql(self, database: str, command: str, user: str = "airflow") -> str:
         """What a database answers to one of its own users."""
         env = self.services["postgres"].env
-        words = ["psql", "--username", user, "--dbname", database, "--tuples-only", "--no-align", "--quiet", "--command", command]
+        words = [
+            "psql",
+            "--username",
+            user,
+            "--dbname",
+            database,
+            "--tuples-only",
+            "--no-align",
+            "--quiet",
+            "--command",
+            command,
+        ]
         return subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout.strip()
 
     def buckets(self, way: str, folder: Path) -> None:
@@ -290,11 +370,17 @@ class Stack:
 
 
 def _clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW", "MLFLOW", "AWS_"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SKUMATCH_", "AIRFLOW", "MLFLOW", "AWS_"))
+    }
 
 
 def _listens(port: int) -> bool:
-    return any(one.laddr.port == port for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+    return any(
+        one.laddr.port == port for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN
+    )
 
 
 def well(url: str) -> bool:

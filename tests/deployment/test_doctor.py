@@ -23,10 +23,21 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
     def doctor() -> tuple[int, dict[str, Any]]:
         file = tmp_path / "found.json"
         file.unlink(missing_ok=True)
-        words = [str(ROOT / "docker/entrypoint"), sys.executable, "-m", "skumatch", "doctor", "--json", str(file)]
-        done = subprocess.run(words, cwd=deployment.project, env=env, capture_output=True, text=True, check=False)
+        words = [
+            str(ROOT / "docker/entrypoint"),
+            sys.executable,
+            "-m",
+            "skumatch",
+            "doctor",
+            "--json",
+            str(file),
+        ]
+        done = subprocess.run(
+            words, cwd=deployment.project, env=env, capture_output=True, text=True, check=False
+        )
         assert not any(
-            stack.secret(name) in done.stdout + done.stderr + file.read_text() for name in ("redis", "airflow_service", "mlflow_admin")
+            stack.secret(name) in done.stdout + done.stderr + file.read_text()
+            for name in ("redis", "airflow_service", "mlflow_admin")
         )
         return done.returncode, {one["name"]: one for one in json.loads(file.read_text())}
 
@@ -38,7 +49,10 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
         code, found = doctor()
         assert code == 0, found
         assert {name for name, one in found.items() if one["verdict"] != "ok"} <= {"GPU"}
-        assert "triggerer" in found["Airflow"]["found"] and found["workers"]["found"] == "2 workers, serving default, gpu"
+        assert (
+            "triggerer" in found["Airflow"]["found"]
+            and found["workers"]["found"] == "2 workers, serving default, gpu"
+        )
     stack.services["redis"].end(signal.SIGTERM)
     try:
         found = doctor()[1]
@@ -48,7 +62,10 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
 
 
 def test_the_health_checks_of_compose_tell_well_from_ill(deployment: Deployment) -> None:
-    """Of every server of ours; those of Postgres, Redis and the object store are their own images' programs."""
+    """Of every server of ours.
+
+    Those of Postgres, Redis and the object store are their own images' programs.
+    """
     stack = deployment.stack
     for name in ("api-server", "scheduler", "dag-processor", "triggerer", "mlflow"):
         asked = stack.healthy(name)

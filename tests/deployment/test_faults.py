@@ -30,7 +30,9 @@ def worker_killed(deployment: Deployment, run: Run) -> None:
     run.until(lambda: run.trained(2))
     there, again = run.trained(1)[-1], run.trained(2)[0]
     assert run.attempt() == 2 and again >= saved, "it began anew, not at the checkpoint"
-    print(f"The training was taken up {time.monotonic() - began:.0f} s after its worker was killed, at image {again} ({there} before).")
+    print(
+        f"The training was taken up {time.monotonic() - began:.0f} s after its worker was killed, at image {again} ({there} before)."
+    )
 
 
 def worker_stopped(deployment: Deployment, run: Run) -> None:
@@ -63,7 +65,12 @@ def mlflow_away(deployment: Deployment, run: Run) -> None:
 
 def mlflow_away_at_register(deployment: Deployment, run: Run) -> None:
     deployment.stack.services["mlflow"].end(signal.SIGKILL)
-    run.until(lambda: (run.tasks()["register"]["try_number"] or 0) >= 1 and run.tasks()["register"]["state"] != "scheduled")
+    run.until(
+        lambda: (
+            (run.tasks()["register"]["try_number"] or 0) >= 1
+            and run.tasks()["register"]["state"] != "scheduled"
+        )
+    )
     time.sleep(5)
     deployment.stack.services["mlflow"].start()
     wait_until(lambda: well(f"http://127.0.0.1:{deployment.stack.ports['mlflow']}/health"), START_SECONDS)
@@ -94,7 +101,9 @@ def all_servers_killed(deployment: Deployment, run: Run) -> None:
 def store_refuses_writes(deployment: Deployment, run: Run) -> None:
     deployment.gate.closed, deployment.gate.refused = True, 0
     try:
-        run.until(lambda: run.tasks()["train"]["try_number"] >= 2 or run.tasks()["train"]["state"] == "up_for_retry")
+        run.until(
+            lambda: run.tasks()["train"]["try_number"] >= 2 or run.tasks()["train"]["state"] == "up_for_retry"
+        )
     finally:
         deployment.gate.closed = False
     assert deployment.gate.refused
@@ -130,7 +139,14 @@ def restarted(deployment: Deployment, name: str, away: float, how: signal.Signal
 
 EVERY_DAY: tuple[Fault, ...] = (worker_killed, scheduler_restarted, broker_restarted, mlflow_away)
 PROVEN: tuple[Fault, ...] = (
-    *(worker_stopped, mlflow_away_at_register, postgres_away, api_server_killed, dag_processor_killed, all_servers_killed),
+    *(
+        worker_stopped,
+        mlflow_away_at_register,
+        postgres_away,
+        api_server_killed,
+        dag_processor_killed,
+        all_servers_killed,
+    ),
     *(store_refuses_writes, store_hangs, worker_killed_at_register),
 )
 
@@ -140,14 +156,21 @@ def test_consecutive_stages_go_to_different_workers(undisturbed: str) -> None:
 
 
 @pytest.mark.skipif(not PROVING, reason="in `make prove`: it takes as long as a run that fails twice")
-def test_a_worker_whose_disk_is_full_leaves_nothing_half_written(deployment: Deployment, undisturbed: str) -> None:
+def test_a_worker_whose_disk_is_full_leaves_nothing_half_written(
+    deployment: Deployment, undisturbed: str
+) -> None:
     """The run is red, with what stands on the disk gone; it goes on there when there is room again."""
-    with ExitStack() as undo, deployment.run("disk-full", queues=("default", "gpu"), homes=lambda home: small(home, undo)) as run:
+    with (
+        ExitStack() as undo,
+        deployment.run("disk-full", queues=("default", "gpu"), homes=lambda home: small(home, undo)) as run,
+    ):
         run.until_training()
         ballast = deployment.stack.root / "disk-full-two/home/ballast"
         fill(ballast)
         assert run.ended() == "failed" and run.tasks()["train"]["state"] == "failed", run.words()
-        assert not list((ballast.parent / "workspaces").rglob("train-*")), "a failed stage leaves no workspace"
+        assert not list((ballast.parent / "workspaces").rglob("train-*")), (
+            "a failed stage leaves no workspace"
+        )
         ballast.unlink()
         run.go_on()
         assert run.ended() == "success", run.words()
@@ -156,7 +179,9 @@ def test_a_worker_whose_disk_is_full_leaves_nothing_half_written(deployment: Dep
 
 def small(home: Path, undo: ExitStack) -> None:
     home.mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(home)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(home)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("needs the right to mount a small disk")
     undo.callback(subprocess.run, ["umount", "--lazy", str(home)], check=False)
 
@@ -170,9 +195,18 @@ def fill(path: Path) -> None:
 ALONE = [(fault,) for fault in (*EVERY_DAY, *PROVEN)]
 
 
-@pytest.mark.parametrize("faults", ALONE if PROVING else [EVERY_DAY], ids=lambda faults: "-".join(fault.__name__ for fault in faults))
-def test_a_disturbed_run_makes_the_same_model(faults: tuple[Fault, ...], deployment: Deployment, undisturbed: str) -> None:
-    """Every day one run meets the commonest faults, one after the other; `make prove` has a run for each of all."""
+@pytest.mark.parametrize(
+    "faults",
+    ALONE if PROVING else [EVERY_DAY],
+    ids=lambda faults: "-".join(fault.__name__ for fault in faults),
+)
+def test_a_disturbed_run_makes_the_same_model(
+    faults: tuple[Fault, ...], deployment: Deployment, undisturbed: str
+) -> None:
+    """Every day one run meets the commonest faults, one after the other.
+
+    `make prove` has a run for each of all.
+    """
     with deployment.run("-".join(fault.__name__ for fault in faults).replace("_", "-")[:40]) as run:
         run.until_training()
         for fault in faults:

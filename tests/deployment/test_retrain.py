@@ -13,4 +13,8 @@ def test_a_run_that_fails_is_told_in_the_stage_s_own_words(deployment: Deploymen
     with deployment.workers("told", {"one": "default,gpu"}):
         done = deployment.command("retrain", "--set", "validate.min_skus=1000")
     assert done.returncode == 13, done.stdout + done.stderr
-    assert "validate: " in done.stderr and "At least 1000 SKUs" in done.stderr and "/tasks/validate)" in done.stderr
+    assert (
+        "validate: " in done.stderr
+        and "At least 1000 SKUs" in done.stderr
+        and "/tasks/validate)" in done.stderr
+    )

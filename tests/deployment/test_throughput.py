@@ -1,4 +1,7 @@
-"""Two workers do more retrains than one, each with a core of its own; what `skumatch bench workers` says of it is printed, not judged."""
+"""Two workers do more retrains than one, each with a core of its own.
+
+What `skumatch bench workers` says of it is printed, not judged.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,18 @@ def test_retrains_go_on_together(deployment: Deployment, tmp_path: Path) -> None
         with deployment.workers(f"throughput-{len(names)}", dict.fromkeys(names, "default,gpu")) as workers:
             for core, worker in zip(CORES, workers.values(), strict=False):
                 assert worker.process
-                psutil.Process(worker.process.pid).cpu_affinity([core])  # what it starts later stays there, too
-            words = ["bench", "workers", "--runs", runs, "--json", str(file), *(["--against", str(against)] if against.is_file() else [])]
+                psutil.Process(worker.process.pid).cpu_affinity(
+                    [core]
+                )  # what it starts later stays there, too
+            words = [
+                "bench",
+                "workers",
+                "--runs",
+                runs,
+                "--json",
+                str(file),
+                *(["--against", str(against)] if against.is_file() else []),
+            ]
             done = deployment.command(*words)
         print(done.stdout)
         assert done.returncode == 0, done.stderr

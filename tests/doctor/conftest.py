@@ -25,15 +25,24 @@ def here(project: Path, tmp_path: Path) -> Settings:
 def stand(here: Settings) -> Iterator[tuple[type[Stand], Settings]]:
     """Airflow and MLflow where all is well, and the settings that lead there."""
     queues = dict.fromkeys(("frozen", "train", "embed"), "gpu")
-    tasks = [{"task_id": name, "queue": queues.get(name, "default"), "pool": "gpu"} for name in ("pull", *STAGES, "register")]
+    tasks = [
+        {"task_id": name, "queue": queues.get(name, "default"), "pool": "gpu"}
+        for name in ("pull", *STAGES, "register")
+    ]
 
     class Own(Stand):
         answers: ClassVar[dict[str, Any]] = {
             "/auth/token": {"access_token": "t"},
             "/api/v2/version": {"version": version("apache-airflow-core")},
-            "/api/v2/monitor/health": {name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "dag_processor")},
+            "/api/v2/monitor/health": {
+                name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "dag_processor")
+            },
             "/api/v2/importErrors": {"import_errors": []},
-            "/api/v2/dags": {"dags": [{"dag_id": f"skumatch_{kind}", "is_paused": False} for kind in ("retrain", "refresh")]},
+            "/api/v2/dags": {
+                "dags": [
+                    {"dag_id": f"skumatch_{kind}", "is_paused": False} for kind in ("retrain", "refresh")
+                ]
+            },
             "/api/v2/dags/skumatch_retrain/tasks": {"tasks": tasks},
             "/api/v2/pools": {"pools": [{"name": "gpu"}]},
             "/health": "OK",

@@ -1,4 +1,7 @@
-"""The command as a whole: nothing hangs, nothing stays, no secret is shown; and an installation where all is well."""
+"""The command as a whole: nothing hangs, nothing stays, no secret is shown.
+
+And an installation where all is well.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ def test_a_host_that_never_answers_does_not_hold_up_the_others(here: Settings) -
     checks = [Check("slow", waits, "See its host.", seconds=0.2), Check("quick", lambda _: "well", "")]
     found = list(examine(Place(here, PARAMS), checks))
     over.set()
-    assert [one.verdict for one in found] == ["failed", "ok"] and found[0].fix == "See its host." and "no answer" in found[0].found
+    assert (
+        [one.verdict for one in found] == ["failed", "ok"]
+        and found[0].fix == "See its host."
+        and "no answer" in found[0].found
+    )
 
 
 def test_what_rests_on_something_that_failed_is_not_asked(here: Settings) -> None:
@@ -77,7 +84,10 @@ def test_the_screen_shows_a_sign_and_what_to_do() -> None:
         ["Start", "it."],
         ["–", "broker"],
     ]
-    assert "[x]" in file.getvalue() and "4 parts: 1 well, 1 to look at, 1 failed, 1 not asked." in file.getvalue()
+    assert (
+        "[x]" in file.getvalue()
+        and "4 parts: 1 well, 1 to look at, 1 failed, 1 not asked." in file.getvalue()
+    )
 
 
 def test_the_command_says_what_is_wrong_and_keeps_secrets(project: Path, tmp_path: Path) -> None:
@@ -95,9 +105,16 @@ def test_the_command_says_what_is_wrong_and_keeps_secrets(project: Path, tmp_pat
 
 def test_parameters_that_cannot_be_read_are_one_of_the_findings(project: Path, tmp_path: Path) -> None:
     (project / "params.yaml").write_text("train: {epochs: none}\n")
-    done = Cli(project, tmp_path / "home")("doctor", "--json", tmp_path / "found.json", airflow_port=free_port())
+    done = Cli(project, tmp_path / "home")(
+        "doctor", "--json", tmp_path / "found.json", airflow_port=free_port()
+    )
     found = {one["name"]: one["verdict"] for one in json.loads((tmp_path / "found.json").read_text())}
-    assert done.code == 43 and found["parameters"] == "failed" and found["GPU"] == "skipped" and "Traceback" not in done.err
+    assert (
+        done.code == 43
+        and found["parameters"] == "failed"
+        and found["GPU"] == "skipped"
+        and "Traceback" not in done.err
+    )
 
 
 def tree(root: Path) -> set[Path]:
@@ -116,10 +133,15 @@ def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest
         ill = {name for name, finding in found.items() if finding.verdict != "ok"}
         assert ill <= {"broker", "workers", "GPU", "proxy"}, found
         assert found["proxy"].verdict == "warning" and "fd00::/8" in found["proxy"].found
-        assert tree(live.settings.home_dir / "mlflow/artifacts") | tree(live.settings.home_dir / "remote") == before
+        assert (
+            tree(live.settings.home_dir / "mlflow/artifacts") | tree(live.settings.home_dir / "remote")
+            == before
+        )
         nobody = live.settings.model_copy(update={"airflow_users": None})
         assert "wants a user and password" in ask(servers.airflow, nobody).found
-        [scheduler] = [server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler"]
+        [scheduler] = [
+            server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler"
+        ]
         killed = scheduler.process()
         assert killed
         killed.kill()

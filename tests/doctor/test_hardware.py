@@ -36,7 +36,9 @@ def test_a_disk_without_room_is_told(here: Settings, monkeypatch: pytest.MonkeyP
     assert not here.home_dir.exists()
 
 
-@pytest.mark.parametrize(("files", "free", "verdict"), [(10**6, 9_999, "warning"), (10**6, 10_000, "ok"), (0, 0, "ok")])
+@pytest.mark.parametrize(
+    ("files", "free", "verdict"), [(10**6, 9_999, "warning"), (10**6, 10_000, "ok"), (0, 0, "ok")]
+)
 def test_a_disk_that_takes_no_more_files_is_told(
     here: Settings, monkeypatch: pytest.MonkeyPatch, files: int, free: int, verdict: str
 ) -> None:
@@ -64,7 +66,10 @@ class Cuda:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Makes torch one that finds such cards, is built for such a CUDA, and computes or raises; and NVIDIA's driver."""
+    """Makes torch one that finds such cards, is built for such a CUDA, and computes or raises.
+
+    And NVIDIA's driver.
+    """
 
     def make(cuda: Cuda, built: str | None = "12.8", broken: str = "") -> None:
         def ones(*_: object, **__: object) -> Any:
@@ -72,7 +77,9 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
                 raise RuntimeError(f"{broken}\nand much more")
             return SimpleNamespace(sum=lambda: SimpleNamespace(item=lambda: 2.0))
 
-        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, ones=ones, version=SimpleNamespace(cuda=built)))
+        monkeypatch.setitem(
+            sys.modules, "torch", SimpleNamespace(cuda=cuda, ones=ones, version=SimpleNamespace(cuda=built))
+        )
 
     driver = tmp_path / "version"
     driver.write_text(DRIVER)
@@ -99,7 +106,14 @@ def test_a_gpu_that_nobody_wants_is_not_looked_for(here: Settings, card: Any) ->
     (Cuda(None, []), None, "", "auto", "warning", "driver 570.86.10, but PyTorch, built for the CPU only, finds no GPU"),
 ])  # fmt: skip
 def test_a_gpu_that_cannot_be_used_is_told(
-    here: Settings, card: Any, cuda: Cuda, built: str | None, broken: str, device: str, verdict: str, said: str
+    here: Settings,
+    card: Any,
+    cuda: Cuda,
+    built: str | None,
+    broken: str,
+    device: str,
+    verdict: str,
+    said: str,
 ) -> None:
     card(cuda, built, broken)
     found = ask(hardware.gpu, here, wanting(device))
@@ -107,7 +121,9 @@ def test_a_gpu_that_cannot_be_used_is_told(
     assert ("CUDA build" in found.fix) == (built is None)
 
 
-def test_without_a_driver_there_is_no_gpu_to_miss(here: Settings, card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_there_is_no_gpu_to_miss(
+    here: Settings, card: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card(Cuda(None, []))
     monkeypatch.setattr(hardware, "DRIVER", here.project / "none")
     assert ask(hardware.gpu, here, wanting("auto")).verdict == "ok"

@@ -73,7 +73,10 @@ def test_code_is_committed(here: Settings) -> None:
     assert "uncommitted changes (skumatch/errors.py)" in ask(installation.code, here).found
     commit(here.project, "Changed")
     assert ask(installation.code, here).verdict == "ok"
-    assert "no git commit" in ask(installation.code, here.model_copy(update={"project": here.project / ".."})).found
+    assert (
+        "no git commit"
+        in ask(installation.code, here.model_copy(update={"project": here.project / ".."})).found
+    )
 
 
 def test_code_that_git_does_not_answer_for_is_told_in_its_words(
@@ -97,7 +100,9 @@ def test_code_that_git_does_not_answer_for_is_told_in_its_words(
     assert found.fix.startswith("Clone the project with git")
 
 
-@pytest.mark.parametrize("name", ["home/airflow.secret", "home/airflow-passwords.json", "project/.dvc/config.local", "key.pem"])
+@pytest.mark.parametrize(
+    "name", ["home/airflow.secret", "home/airflow-passwords.json", "project/.dvc/config.local", "key.pem"]
+)
 def test_secrets_are_for_their_owner(here: Settings, tmp_path: Path, name: str) -> None:
     own = here.model_copy(update={"signing_key": tmp_path / "key.pem"})
     assert ask(installation.secrets, own).found == "none here"
@@ -108,7 +113,11 @@ def test_secrets_are_for_their_owner(here: Settings, tmp_path: Path, name: str) 
     assert ask(installation.secrets, own).found == "1 for their owner only"
     secret.chmod(0o640)
     found = ask(installation.secrets, own)
-    assert found.verdict == "warning" and found.fix == f"Close it: chmod go= {secret}" and "s3cr3t" not in found.found
+    assert (
+        found.verdict == "warning"
+        and found.fix == f"Close it: chmod go= {secret}"
+        and "s3cr3t" not in found.found
+    )
 
 
 def test_a_signing_key_is_tried(here: Settings, tmp_path: Path) -> None:

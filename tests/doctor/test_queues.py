@@ -18,13 +18,17 @@ from tests.conftest import free_port, wait_until
 from tests.doctor.asking import ask
 
 needs_clients = pytest.mark.skipif(
-    not (find_spec("celery") and find_spec("redis")), reason="needs the extra deployment; `make test-deployment` has it"
+    not (find_spec("celery") and find_spec("redis")),
+    reason="needs the extra deployment; `make test-deployment` has it",
 )
 
 
 @contextmanager
 def running(*words: str, log: Path) -> Iterator[None]:
-    with log.open("wb") as stream, subprocess.Popen(words, cwd=log.parent, stdout=stream, stderr=stream) as process:
+    with (
+        log.open("wb") as stream,
+        subprocess.Popen(words, cwd=log.parent, stdout=stream, stderr=stream) as process,
+    ):
         try:
             yield
         finally:
@@ -42,7 +46,9 @@ def test_where_no_broker_is_known_none_is_asked(here: Settings, monkeypatch: pyt
 
 
 @needs_clients
-def test_a_broker_that_is_away_is_told_without_its_password(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_away_is_told_without_its_password(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(queues.BROKER, f"redis://:s3cr3t@127.0.0.1:{free_port()}/0")
     found = ask(queues.broker, here)
     assert found.verdict == "failed" and "refused" in found.found and "s3cr3t" not in str(found)
@@ -50,19 +56,46 @@ def test_a_broker_that_is_away_is_told_without_its_password(here: Settings, monk
 
 @needs_clients
 @pytest.mark.live
-def test_every_queue_that_a_stage_needs_has_a_worker_or_not(here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_queue_that_a_stage_needs_has_a_worker_or_not(
+    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not shutil.which("redis-server"):
         pytest.skip("needs redis-server; on Debian: apt install redis-server")
     port = free_port()
     url = f"redis://:s3cr3t@127.0.0.1:{port}/0"
     monkeypatch.setenv(queues.BROKER, url)
     monkeypatch.setattr(queues, "SECONDS", 1.0)
-    redis = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "s3cr3t", "--save", "")
-    worker = (sys.executable, "-m", "celery", "--broker", url, "worker", "--pool", "solo", "--without-mingle", "--queues")
+    redis = (
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--requirepass",
+        "s3cr3t",
+        "--save",
+        "",
+    )
+    worker = (
+        sys.executable,
+        "-m",
+        "celery",
+        "--broker",
+        url,
+        "worker",
+        "--pool",
+        "solo",
+        "--without-mingle",
+        "--queues",
+    )
     with running(*redis, log=tmp_path / "redis.log"):
         wait_until(lambda: ask(queues.broker, here).verdict == "ok", 60)
         found = ask(queues.workers, here)
-        assert found.verdict == "failed" and found.found == "no worker answers" and "--queues default,gpu" in found.fix
+        assert (
+            found.verdict == "failed"
+            and found.found == "no worker answers"
+            and "--queues default,gpu" in found.fix
+        )
         with running(*worker, "default", log=tmp_path / "default.log"):
             wait_until(lambda: ask(queues.workers, here).found == "no worker serves the queue gpu", 60)
             with running(*worker, "gpu", "--hostname", "two@here", log=tmp_path / "gpu.log"):

@@ -21,7 +21,10 @@ HEALTH, TASKS = "/api/v2/monitor/health", "/api/v2/dags/skumatch_retrain/tasks"
 ALL_WELL = {name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "dag_processor")}
 LONG_AGO = (datetime.now(UTC) - timedelta(hours=2000)).isoformat()
 BROKEN = {"filename": "retrain.py", "stack_trace": "x\nSyntaxError: no"}
-PAUSED = [{"dag_id": "skumatch_retrain", "is_paused": False}, {"dag_id": "skumatch_refresh", "is_paused": True}]
+PAUSED = [
+    {"dag_id": "skumatch_retrain", "is_paused": False},
+    {"dag_id": "skumatch_refresh", "is_paused": True},
+]
 NO_TRIGGERER: dict[str, Any] = {"triggerer": {"status": None, "latest_triggerer_heartbeat": None}}
 
 
@@ -38,7 +41,9 @@ def test_airflow_is_well(stand: Served) -> None:
     ({"dag_processor": {"status": None, "latest_dag_processor_heartbeat": None}}, "never heard of a dag processor", "dag-processor.log"),
     ({"triggerer": {"status": "unhealthy", "latest_triggerer_heartbeat": LONG_AGO}}, "its triggerer 120,0", "triggerer.log"),
 ])  # fmt: skip
-def test_a_part_of_airflow_that_is_ill_is_named(stand: Served, part: dict[str, Any], said: str, log: str) -> None:
+def test_a_part_of_airflow_that_is_ill_is_named(
+    stand: Served, part: dict[str, Any], said: str, log: str
+) -> None:
     own, settings = stand
     own.answers[HEALTH] = ALL_WELL | part
     found = ask(servers.airflow, settings)
@@ -61,12 +66,18 @@ def test_an_airflow_of_another_version_is_told(stand: Served) -> None:
     ("<html>Something else</html>", "is not Airflow", "SKUMATCH_AIRFLOW_PORT"),
     (500, "does not answer", "SKUMATCH_AIRFLOW"),
 ])  # fmt: skip
-def test_an_airflow_that_lets_nobody_in_is_told_without_the_password(stand: Served, token: Any, said: str, fix: str) -> None:
+def test_an_airflow_that_lets_nobody_in_is_told_without_the_password(
+    stand: Served, token: Any, said: str, fix: str
+) -> None:
     own, settings = stand
     own.answers["/auth/token"] = token
     port = settings.airflow_port
-    found = ask(servers.airflow, settings.model_copy(update={"airflow": f"http://ann:s3cr3t@127.0.0.1:{port}"}))
-    assert found.verdict == "failed" and said in found.found and fix in found.fix and "s3cr3t" not in str(found)
+    found = ask(
+        servers.airflow, settings.model_copy(update={"airflow": f"http://ann:s3cr3t@127.0.0.1:{port}"})
+    )
+    assert (
+        found.verdict == "failed" and said in found.found and fix in found.fix and "s3cr3t" not in str(found)
+    )
 
 
 def test_an_airflow_that_wants_a_name_is_told(stand: Served) -> None:
@@ -101,9 +112,14 @@ def test_dags_that_would_not_run(stand: Served, path: str, answer: Any, verdict:
 def test_stages_that_go_elsewhere_than_params_say_are_told(stand: Served) -> None:
     own, settings = stand
     tasks = own.answers[TASKS]["tasks"]
-    own.answers[TASKS] = {"tasks": [task | ({"queue": "cpu"} if task["task_id"] == "train" else {}) for task in tasks]}
+    own.answers[TASKS] = {
+        "tasks": [task | ({"queue": "cpu"} if task["task_id"] == "train" else {}) for task in tasks]
+    }
     found = ask(servers.dags, settings)
-    assert found.verdict == "warning" and "train goes to the queue cpu in Airflow, to gpu by params.yaml" in found.found
+    assert (
+        found.verdict == "warning"
+        and "train goes to the queue cpu in Airflow, to gpu by params.yaml" in found.found
+    )
 
 
 def test_mlflow_is_of_our_version_or_not(stand: Served) -> None:
@@ -115,7 +131,10 @@ def test_mlflow_is_of_our_version_or_not(stand: Served) -> None:
     own.answers["/version"] = "<html>Something else</html>"
     assert "is not MLflow" in ask(servers.mlflow, settings).found
     own.answers["/version"] = 401
-    found = ask(servers.mlflow, settings.model_copy(update={"mlflow": f"http://ann:s3cr3t@127.0.0.1:{settings.airflow_port}"}))
+    found = ask(
+        servers.mlflow,
+        settings.model_copy(update={"mlflow": f"http://ann:s3cr3t@127.0.0.1:{settings.airflow_port}"}),
+    )
     assert "MLFLOW_TRACKING_PASSWORD" in found.fix and "s3cr3t" not in str(found)
 
 

@@ -31,9 +31,14 @@ def data(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Registry, "last_finished", lambda _: None)
 
 
-def test_products_that_what_serves_lacks_are_counted(here: Settings, data: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_what_serves_lacks_are_counted(
+    here: Settings, data: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = ask(serving.products, here)
-    assert (answer.verdict, answer.found) == ("warning", "2 products of today's data can't be named by what serves")
+    assert (answer.verdict, answer.found) == (
+        "warning",
+        "2 products of today's data can't be named by what serves",
+    )
     assert answer.fix == "`skumatch refresh` puts them into the gallery."
     monkeypatch.setattr(serving, "nameable", lambda *_: frozenset("abz"))
     assert ask(serving.products, here).found.startswith("1 product of today's data")
@@ -41,14 +46,27 @@ def test_products_that_what_serves_lacks_are_counted(here: Settings, data: None,
     assert ask(serving.products, here).found == "version 3 can name all 3 products of today's data"
 
 
-def test_products_that_a_run_held_back_are_told_apart(here: Settings, data: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = {True: FinishedRun("run", {DATA_TAG: MD5}, None), False: FinishedRun("run", {DATA_TAG: "other"}, None)}
+def test_products_that_a_run_held_back_are_told_apart(
+    here: Settings, data: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {
+        True: FinishedRun("run", {DATA_TAG: MD5}, None),
+        False: FinishedRun("run", {DATA_TAG: "other"}, None),
+    }
     monkeypatch.setattr(Registry, "last_finished", lambda _: runs[True])
-    monkeypatch.setattr(Registry, "artifact", lambda *_: json.dumps({"refreshed": {"b": "why", "y": "why"}, "challenger": {}}).encode())
+    monkeypatch.setattr(
+        Registry,
+        "artifact",
+        lambda *_: json.dumps({"refreshed": {"b": "why", "y": "why"}, "challenger": {}}).encode(),
+    )
     answer = ask(serving.products, here)
     assert "2 products" in answer.found and "1 of them held back by the last run" in answer.found
     assert answer.fix == "`skumatch refresh` puts the others into the gallery."
-    monkeypatch.setattr(Registry, "artifact", lambda *_: json.dumps({"refreshed": {"b": "why"}, "challenger": {"c": "why"}}).encode())
+    monkeypatch.setattr(
+        Registry,
+        "artifact",
+        lambda *_: json.dumps({"refreshed": {"b": "why"}, "challenger": {"c": "why"}}).encode(),
+    )
     answer = ask(serving.products, here)
     assert answer.verdict == "warning" and "held them back" in answer.found and "refresh.accept" in answer.fix
     monkeypatch.setattr(Registry, "last_finished", lambda _: runs[False])
@@ -62,7 +80,9 @@ def test_products_that_a_run_held_back_are_told_apart(here: Settings, data: None
     assert "held" not in ask(serving.products, here).found
 
 
-def test_products_need_a_champion_and_data_that_is_checked_out(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_need_a_champion_and_data_that_is_checked_out(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Registry, "champion", lambda _: None)
     assert ask(serving.products, here).found == "skumatch has no champion yet"
     monkeypatch.setattr(Registry, "champion", lambda _: ModelRef(3, "ab" * 32, "run", datetime.now(UTC)))

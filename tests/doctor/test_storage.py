@@ -28,7 +28,9 @@ def test_the_remote_is_written_and_read_and_nothing_stays(here: Settings, tmp_pa
     assert list((tmp_path / "new/remote").iterdir()) == [kept]
 
 
-def test_a_remote_that_cannot_be_written_is_told(here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_that_cannot_be_written_is_told(
+    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("in the way")
     found = ask(storage.remote, here.model_copy(update={"remote": str(tmp_path / "file" / "remote")}))
     assert found.verdict == "failed" and "rights" in found.fix
@@ -70,7 +72,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     S3FileSystem.clear_instance_cache()  # another test's knows another store's address
     server = ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
     server.start()
-    named = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "eu-west-1", "ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    named = {
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "DEFAULT_REGION": "eu-west-1",
+        "ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
     for name, value in named.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     client = boto3.client("s3")
@@ -89,7 +96,10 @@ def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, bucket: A
     assert "dcv" not in [one["Name"] for one in bucket.list_buckets()["Buckets"]]
     (here.project / "data.dvc").write_text(DATA)
     assert "lacks the data version" in ask(storage.data, own).found
-    for name, body in (("01/23456789abcdef0123456789abcdef.dir", json.dumps([{"md5": "f" * 32, "relpath": "a"}])), ("ff/" + "f" * 30, "a")):
+    for name, body in (
+        ("01/23456789abcdef0123456789abcdef.dir", json.dumps([{"md5": "f" * 32, "relpath": "a"}])),
+        ("ff/" + "f" * 30, "a"),
+    ):
         bucket.put_object(Bucket="dvc", Key=f"skumatch/files/md5/{name}", Body=body)
     assert ask(storage.data, own).verdict == "ok"
 
@@ -107,7 +117,11 @@ def test_the_remote_has_all_of_the_data_or_not(here: Settings) -> None:
     put(here.remote_url, MD5, json.dumps([{"md5": digit * 32, "relpath": digit} for digit in "abc"]))
     put(here.remote_url, "a" * 32, "")
     found = ask(storage.data, here)
-    assert found.verdict == "failed" and "lacks 2 files of data version 0123456789ab" in found.found and "dvc push" in found.fix
+    assert (
+        found.verdict == "failed"
+        and "lacks 2 files of data version 0123456789ab" in found.found
+        and "dvc push" in found.fix
+    )
     put(here.remote_url, "b" * 32, "")
     put(here.remote_url, "c" * 32, "")
     assert ask(storage.data, here).verdict == "ok"

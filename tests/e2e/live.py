@@ -66,36 +66,58 @@ class Ended:
 
 
 class Live:
-    """One project's folder, home and ports; `command` drives the real command line. Its own params.yaml has the tiny encoder.
+    """One project's folder, home and ports; `command` drives the real command line.
+
+    Its own params.yaml has the tiny encoder.
 
     Its environment names proxies that nobody listens at, and a NO_PROXY that not every client reads.
     `said` is all that a terminal showed.
     """
 
-    def __init__(self, root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None) -> None:
+    def __init__(
+        self, root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None
+    ) -> None:
         self.root, self.plan, self.users, self.said = root, root / "plan.json", users, list[str]()
         self.events = root / "lineage.jsonl" if users else None  # OpenLineage
         self.project = make_project(root / "project {x}")
         self._hurry(overrides)
-        places = {"airflow_port": free_port(), "mlflow_port": free_port(), "airflow_users": users, "mlflow": mlflow}
+        places = {
+            "airflow_port": free_port(),
+            "mlflow_port": free_port(),
+            "airflow_users": users,
+            "mlflow": mlflow,
+        }
         self.settings = Settings(project=self.project, home=root / "home", **places)  # type: ignore[arg-type]
         self.delivery = pack(deliver(root / "delivery"))
         self.mend()
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "AIRFLOW_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SKUMATCH_", "AIRFLOW_"))
+        }
         kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")} | HOSTILE
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
         ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
         more = (("AIRFLOW_USERS", self.users), ("MLFLOW", self.settings.mlflow), ("OPENLINEAGE", self.events))
         ours |= {name: given for name, given in more if given}
-        return kept | {"COLUMNS": "300", "SPOKEN": SPOKEN} | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
+        return (
+            kept
+            | {"COLUMNS": "300", "SPOKEN": SPOKEN}
+            | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
+        )
 
     def command(self, *words: str) -> Ended:
         """`skumatch WORDS` in the project's folder."""
         done = subprocess.run(
-            [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "skumatch", *words],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         self.said += done.stdout, done.stderr
         return Ended(done.returncode, done.stdout, done.stderr.removeprefix(HEEDED))
@@ -109,7 +131,9 @@ class Live:
     @property
     def worker(self) -> Home:
         """The machine the tasks run on, to drive one by hand."""
-        return Home(self.project, self.settings.home_dir, self.settings.home_dir / "remote", self.settings.mlflow_url)
+        return Home(
+            self.project, self.settings.home_dir, self.settings.home_dir / "remote", self.settings.mlflow_url
+        )
 
     def versions(self) -> list[ModelRef]:
         return Registry(self.settings.mlflow_url).versions()
@@ -127,13 +151,17 @@ class Live:
     def newest(self) -> dict[str, Any]:
         """Airflow's newest run."""
         with Airflow(self.settings) as airflow:
-            return dict(airflow.get(f"/dags/{RETRAIN}/dagRuns", order_by="-run_after", limit=1)["dag_runs"][0])
+            return dict(
+                airflow.get(f"/dags/{RETRAIN}/dagRuns", order_by="-run_after", limit=1)["dag_runs"][0]
+            )
 
     def states(self) -> tuple[str, dict[str, str]]:
         """Of the newest run: its state, and that of each task."""
         run = self.newest()
         with Airflow(self.settings) as airflow:
-            tasks = airflow.get(f"/dags/{RETRAIN}/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
+            tasks = airflow.get(f"/dags/{RETRAIN}/dagRuns/{run['dag_run_id']}/taskInstances")[
+                "task_instances"
+            ]
         return str(run["state"]), {task["task_id"]: str(task["state"]) for task in tasks}
 
     def go_on(self) -> Ended:
@@ -163,7 +191,10 @@ class Live:
         assert text.count(DELAY) == 1
         dag.write_text(text.replace(DELAY, "timedelta(seconds=1)"), "utf-8")
         params.write_text(
-            yaml.safe_dump(apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *BY_HAND, *overrides])), "utf-8"
+            yaml.safe_dump(
+                apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *BY_HAND, *overrides])
+            ),
+            "utf-8",
         )
         commit(self.project, "Train little, try again soon")
 
@@ -176,7 +207,9 @@ class Live:
 
 
 @contextmanager
-def serving(root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None) -> Iterator[Live]:
+def serving(
+    root: Path, users: str | None = None, overrides: tuple[str, ...] = (), mlflow: str | None = None
+) -> Iterator[Live]:
     live = Live(root, users, overrides, mlflow)
     started = live.command("up")
     try:
@@ -204,11 +237,16 @@ NAMES = (
 def pack(folder: Path) -> Path:
     """The folder as the published zip is made: its names are in UTF-8 without the flag that says so."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return mojibake(folder.with_suffix(".zip"), ((str(path.relative_to(folder)), path.read_bytes()) for path in files))
+    return mojibake(
+        folder.with_suffix(".zip"), ((str(path.relative_to(folder)), path.read_bytes()) for path in files)
+    )
 
 
 def deliver(folder: Path, train: int = 4, test: int = 2) -> Path:
-    """Products in RP2K's layout: each looks the same in all its pictures, but for the light; one query shows another product."""
+    """Products in RP2K's layout: each looks the same in all its pictures, but for the light.
+
+    One query shows another product.
+    """
     for sku in NAMES:
         for number in range(train + test):
             side, wrong = "train" if number < train else "test", (sku, number) == (NAMES[0], train)

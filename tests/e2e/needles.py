@@ -14,9 +14,16 @@ USER = "someone"
 
 def places(words: Iterable[str], root: Path, said: Iterable[str] = ()) -> dict[str, set[str]]:
     """Word -> the files below `root` that hold it, by their paths from there, and SAID if the terminal showed it."""
-    texts = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+    texts = {
+        str(path.relative_to(root)): path
+        for path in root.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
     found: dict[str, set[str]] = {word: set() for word in words}
-    for name, content in (*((name, _content(path)) for name, path in texts.items()), (SAID, "\n".join(said).encode())):
+    for name, content in (
+        *((name, _content(path)) for name, path in texts.items()),
+        (SAID, "\n".join(said).encode()),
+    ):
         for word in found:
             if any(form in content for form in _forms(word)):
                 found[word].add(name)

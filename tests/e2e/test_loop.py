@@ -49,7 +49,10 @@ MAY_HOLD = {"git": {"project {x}/.git/config"}, "dvc": {"project {x}/.dvc/config
 REACHED = {
     SPOKEN: ("home/airflow/logs", SAID),
     "min_skus": ("home/airflow/airflow.db", "mlflow/mlflow.db", "mlflow/artifacts"),
-    "skumatch stage gate": ("home/airflow/airflow.db", "mlflow/artifacts"),  # in the lock, which is in each task's XCom
+    "skumatch stage gate": (
+        "home/airflow/airflow.db",
+        "mlflow/artifacts",
+    ),  # in the lock, which is in each task's XCom
     NAMES[0]: ("home/reports", "mlflow/artifacts"),
     RETRAIN: ("home/logs",),
 }
@@ -72,8 +75,16 @@ def live(tmp_path_factory: pytest.TempPathFactory, mlflow: ExitStack) -> Iterato
         patch.setenv("MLFLOW_TRACKING_USERNAME", USER)
         url = mlflow.enter_context(serving_mlflow(root / "mlflow", free_port()))
         with serving(root, mlflow=url.replace("://", f"://{USER}:{SECRETS['mlflow']}@")) as live:
-            git(live.project, "remote", "add", "origin", f"https://{USER}:{SECRETS['git']}@example.org/skumatch.git")
-            backup = f"['remote \"backup\"']\n    url = https://{USER}:{SECRETS['dvc']}@example.org/skumatch\n"
+            git(
+                live.project,
+                "remote",
+                "add",
+                "origin",
+                f"https://{USER}:{SECRETS['git']}@example.org/skumatch.git",
+            )
+            backup = (
+                f"['remote \"backup\"']\n    url = https://{USER}:{SECRETS['dvc']}@example.org/skumatch\n"
+            )
             (live.project / ".dvc/config.local").write_text(backup, "utf-8")
             yield live
 
@@ -96,8 +107,19 @@ def third(live: Live, second: Ended) -> Ended:
 def test_the_first_run_registers_a_champion_and_sums_it_up(live: Live, first: Ended) -> None:
     assert first.code == 0, first.err
     assert "48 images of 8 SKUs" in first.out
-    assert [line.split()[:2] for line in first.out.splitlines() if line.startswith(TASKS)] == [[task, "done"] for task in TASKS]
-    for words in ("First champion", "top-1", "interval", "top-3", "top-5", "challenger", "floor: passed", "orchestration"):
+    assert [line.split()[:2] for line in first.out.splitlines() if line.startswith(TASKS)] == [
+        [task, "done"] for task in TASKS
+    ]
+    for words in (
+        "First champion",
+        "top-1",
+        "interval",
+        "top-3",
+        "top-5",
+        "challenger",
+        "floor: passed",
+        "orchestration",
+    ):
         assert words in first.out
     assert first.fact("Version") == "1 (challenger = 1, champion = 1)"
     assert first.fact("Cached") == "nothing"
@@ -138,26 +160,39 @@ def test_a_third_run_is_cached_throughout_and_says_so(live: Live, third: Ended) 
 
 def test_the_record_of_a_run_names_everything_by_its_hash(live: Live, third: Ended, tmp_path: Path) -> None:
     found, (run, *_) = live.artifacts(tmp_path), live.runs()
-    record, lock = json.loads((found / "lineage.json").read_text("utf-8")), (found / "dvc.lock").read_text("utf-8")
+    record, lock = (
+        json.loads((found / "lineage.json").read_text("utf-8")),
+        (found / "dvc.lock").read_text("utf-8"),
+    )
     assert run.data.tags["skumatch.lineage"] == record_hash(record) == sha256(found / "lineage.json")
     assert record["stages"] == {name: stage.model_dump() for name, stage in stages_of(lock).items()}
     inputs, results = record["inputs"], record["results"]
     assert inputs["data"] == f"md5:{md5_of((live.project / 'data.dvc').read_text())}"
-    assert (inputs["params"], inputs["environment"]) == (sha256(found / "params.yaml"), sha256(found / "constraints.txt"))
+    assert (inputs["params"], inputs["environment"]) == (
+        sha256(found / "params.yaml"),
+        sha256(found / "constraints.txt"),
+    )
     assert inputs["overrides"] == []
     assert (results["decision"], results["verdict"]) == (sha256(found / "gate/decision.json"), "keep")
     for result, candidate in (("challenger", "challenger"), ("champion", "refreshed")):
         assert results[result] == sha256(found / f"evaluate/{candidate}.json")
     (version,) = live.versions()
     assert results["bundle"] == inputs["champion"] == version.bundle
-    assert (record["code"]["commit"], record["code"]["dirty"]) == (git(live.project, "rev-parse", "HEAD").strip(), False)
+    assert (record["code"]["commit"], record["code"]["dirty"]) == (
+        git(live.project, "rev-parse", "HEAD").strip(),
+        False,
+    )
 
 
-def test_every_hash_of_the_lock_is_in_the_remote_and_outs_are_the_next_stages_deps(live: Live, third: Ended, tmp_path: Path) -> None:
+def test_every_hash_of_the_lock_is_in_the_remote_and_outs_are_the_next_stages_deps(
+    live: Live, third: Ended, tmp_path: Path
+) -> None:
     stages = yaml.safe_load((live.artifacts(tmp_path) / "dvc.lock").read_text("utf-8"))["stages"]
     assert set(stages) == set(STAGES)
     outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
-    deps = {(dep["path"], dep["md5"]) for stage in stages.values() for dep in stage["deps"] if dep["path"] in outs}
+    deps = {
+        (dep["path"], dep["md5"]) for stage in stages.values() for dep in stage["deps"] if dep["path"] in outs
+    }
     assert {name for name, _ in deps} == set(outs) - {"out/report"}
     assert all(outs[name] == md5 for name, md5 in deps)
     for md5 in outs.values():
@@ -175,7 +210,10 @@ def test_the_audit_from_airflow_holds_and_leaves_its_page(live: Live, third: End
 
 @pytest.fixture(scope="module")
 def red(live: Live, third: Ended) -> tuple[Facts, Ended]:
-    """What was before, and a run on other inputs that broke in its first stage; the tests below mend each stage and break the next."""
+    """What was before, and a run on other inputs that broke in its first stage.
+
+    The tests below mend each stage and break the next.
+    """
     before = facts(live)
     live.break_("validate", "ValidationFailed")
     return before, live.command("retrain", *OTHER)
@@ -186,7 +224,10 @@ def test_a_dry_run_writes_nothing_to_mlflow(live: Live, third: Ended) -> None:
     ended = live.command("retrain", "--dry-run", "--set", "gate.margin=0.1")
     assert ended.code == 0, ended.err
     assert "dry run: nothing was registered" in ended.out
-    assert (ended.fact("Version"), ended.fact("Cached")) == ("none registered", "validate, split, frozen, train, embed, evaluate, bundle")
+    assert (ended.fact("Version"), ended.fact("Cached")) == (
+        "none registered",
+        "validate, split, frozen, train, embed, evaluate, bundle",
+    )
     assert [run.info.run_id for run in live.runs()] == before
     assert [version.aliases for version in live.versions()] == [("challenger", "champion")]
 
@@ -215,32 +256,47 @@ def test_a_broken_stage_ends_retrain_in_the_stages_own_words(live: Live, red: tu
 
 
 @pytest.mark.parametrize("task", TASKS[2:])
-def test_a_broken_task_ends_red_in_its_own_words_and_promotes_nothing(live: Live, red: object, task: str) -> None:
+def test_a_broken_task_ends_red_in_its_own_words_and_promotes_nothing(
+    live: Live, red: object, task: str
+) -> None:
     before, (error, code) = facts(live), BREAKS.get(task, OTHERWISE)
     live.break_(task, error)
     ended = live.go_on()
-    own = f"Stage {task} ended without a word of its own" if error == "SIGKILL" else f"{task} is broken by a test ({SPOKEN}); mend it."
+    own = (
+        f"Stage {task} ended without a word of its own"
+        if error == "SIGKILL"
+        else f"{task} is broken by a test ({SPOKEN}); mend it."
+    )
     assert (ended.code, ended.err[: len(own) + len(task) + 4]) == (code, f"✗ {task}: {own}")
     assert ended.out.count("tries again") == (2 if error == "SIGKILL" else 0)
     assert_red(live, task, before)
 
 
-def test_the_mended_run_goes_on_where_it_stopped_and_ends_green(live: Live, red: object, tmp_path: Path) -> None:
+def test_the_mended_run_goes_on_where_it_stopped_and_ends_green(
+    live: Live, red: object, tmp_path: Path
+) -> None:
     finished = facts(live)[1]
     live.mend()
     ended = live.go_on()
     assert (ended.code, ended.err) == (0, "")
     assert live.states() == ("success", dict.fromkeys(TASKS, "success"))
     assert len(facts(live)[1]) == len(finished) + 1
-    assert json.loads((live.artifacts(tmp_path) / "lineage.json").read_text())["inputs"]["overrides"] == list(OTHER[1::2])
+    assert json.loads((live.artifacts(tmp_path) / "lineage.json").read_text())["inputs"]["overrides"] == list(
+        OTHER[1::2]
+    )
 
 
 @pytest.fixture(scope="module")
 def away(live: Live, red: object, mlflow: ExitStack) -> Ended:
     """A run without MLflow: the last one, since it doesn't come back."""
-    (scheduler,) = (server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler")
+    (scheduler,) = (
+        server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler"
+    )
     inherited = psutil.Process(scheduler.pid).environ()
-    assert all(SECRETS[name] == inherited[name] for name in IN_ENVIRONMENT) and SECRETS["mlflow"] in inherited["SKUMATCH_MLFLOW"]
+    assert (
+        all(SECRETS[name] == inherited[name] for name in IN_ENVIRONMENT)
+        and SECRETS["mlflow"] in inherited["SKUMATCH_MLFLOW"]
+    )
     assert SECRETS["proxy"] in inherited["http_proxy"], "the user's own proxy, for hosts beyond this machine"
     mlflow.close()
     return live.command("retrain")
@@ -259,7 +315,10 @@ def test_no_secret_is_in_anything_that_was_written_or_said(live: Live, away: End
     private = ("home/airflow.secret", *MAY_HOLD["dvc"])
     assert all((live.root / name).stat().st_mode & 0o077 == 0 for name in private)
     missed = [
-        (word, place) for word, there in REACHED.items() for place in there if not any(name.startswith(place) for name in found[word])
+        (word, place)
+        for word, there in REACHED.items()
+        for place in there
+        if not any(name.startswith(place) for name in found[word])
     ]
     assert missed == []
 
@@ -273,5 +332,7 @@ def assert_red(live: Live, broken: str, before: Facts) -> None:
     place = TASKS.index(broken)
     state, tasks = live.states()
     assert state == "failed"
-    assert [tasks[task] for task in TASKS] == ["success"] * place + ["failed"] + ["upstream_failed"] * (len(TASKS) - place - 1)
+    assert [tasks[task] for task in TASKS] == ["success"] * place + ["failed"] + ["upstream_failed"] * (
+        len(TASKS) - place - 1
+    )
     assert facts(live) == before

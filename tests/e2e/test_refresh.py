@@ -58,13 +58,17 @@ def test_what_serves_follows_what_is_imported(live: Live, tmp_path: Path) -> Non
     assert first.code == 0, first.err
     assert "Airflow was told" not in first.out and refreshes(live) == [], "its retrain starts at once"
     for number, new in enumerate((("one more",), ("one more", "two more"))):
-        imported = live.command("data", "import", str(deliver(tmp_path / f"delivery {number}", (*OLD[:-1], *new))))
+        imported = live.command(
+            "data", "import", str(deliver(tmp_path / f"delivery {number}", (*OLD[:-1], *new)))
+        )
         assert imported.code == 0, imported.err
         assert "Airflow was told; a refresh starts once no import came for 1 min." in imported.out
         wait_until(lambda count=number + 1: len(refreshes(live)) == count, SECONDS)
     wait_until(lambda: ended(live), SECONDS)
     rows = refreshes(live)
-    assert [(row["run_type"], row["state"]) for row in rows] == [("asset_triggered", "success")] * 2, "of both imports"
+    assert [(row["run_type"], row["state"]) for row in rows] == [("asset_triggered", "success")] * 2, (
+        "of both imports"
+    )
     did, skipped = [handed_on(live, row["dag_run_id"], "pull") for row in rows]
     assert did is not None and skipped is None
     assert (did["kind"], did["data"]) == ("refresh", md5_of((live.project / "data.dvc").read_text("utf-8")))
@@ -77,14 +81,19 @@ def test_what_serves_follows_what_is_imported(live: Live, tmp_path: Path) -> Non
 def test_what_serves_names_the_new_products(live: Live, tmp_path: Path) -> None:
     assert {ref.version: ref.aliases for ref in live.versions()}[2] == ("champion", "refreshed")
     shelf = deliver(tmp_path / "shelf", ("one more", "two more"))
-    assert [named(live, shelf / f"all/test/{sku}/3.png") for sku in ("one more", "two more")] == ["one more", "two more"]
+    assert [named(live, shelf / f"all/test/{sku}/3.png") for sku in ("one more", "two more")] == [
+        "one more",
+        "two more",
+    ]
 
 
 @pytest.mark.timeout(900)
 def test_a_second_refresh_changes_nothing(live: Live) -> None:
     again = live.command("refresh")
     assert again.code == 0, again.err
-    assert "today's is the one that serves, version 2" in again.out and again.fact("Version").startswith("none registered")
+    assert "today's is the one that serves, version 2" in again.out and again.fact("Version").startswith(
+        "none registered"
+    )
     assert again.fact("Cached") == "cached throughout" and len(live.versions()) == 2
     assert "what serves" in again.out and "refreshed gallery" in again.out, "both are scored all the same"
 

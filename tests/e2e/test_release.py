@@ -73,7 +73,10 @@ def runs(live: Live, dag: str) -> list[dict[str, Any]]:
 
 def tasks(live: Live, dag: str, run: str) -> dict[str, str]:
     with Airflow(live.settings) as airflow:
-        return {row["task_id"]: str(row["state"]) for row in airflow.get(f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]}
+        return {
+            row["task_id"]: str(row["state"])
+            for row in airflow.get(f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+        }
 
 
 def ended(live: Live, dag: str, run: str) -> dict[str, str]:
@@ -107,7 +110,13 @@ def challenger(registry: Registry, root: Path, compared: int, similarity: float)
     """
     source, folder = registry.download_bundle(registry.resolve("1"), root / "one"), root / f"{similarity}"
     manifest = verify_bundle(source)
-    write_bundle(folder, source / "encoder", read_gallery(source / "gallery.parquet", manifest.dim), {"similarity": similarity}, [])
+    write_bundle(
+        folder,
+        source / "encoder",
+        read_gallery(source / "gallery.parquet", manifest.dim),
+        {"similarity": similarity},
+        [],
+    )
     tags = {COMPARED_TAG: str(compared), "skumatch.decision": "Promoted the challenger: a gain."}
     tags[ENCODER_TAG] = hashlib.sha256(str(similarity).encode()).hexdigest()
     version = registry.register(folder, registry.resolve("1").run_id, tags, "")
@@ -125,7 +134,11 @@ def test_a_challenger_waits_and_a_named_person_makes_it_champion(live: Live, reg
     asked(live, run)
     put = question(live, run)
     assert put["subject"] == "Make version 1 the champion?"
-    assert "first champion" in put["body"] and "report/report.html" in put["body"] and registry.resolve("1").bundle in put["body"]
+    assert (
+        "first champion" in put["body"]
+        and "report/report.html" in put["body"]
+        and registry.resolve("1").bundle in put["body"]
+    )
     assert Person(live, "vic").answers(run, "Approve").status_code == 403
     assert champion(registry) is None
     Person(live, "ann").answers(run, "Approve", "looks right").raise_for_status()
@@ -134,7 +147,10 @@ def test_a_challenger_waits_and_a_named_person_makes_it_champion(live: Live, reg
     assert champion(registry) == 1 and entry.asked.who == "ann" and "looks right" in entry.asked.why
     with Airflow(live.settings) as airflow:
         told = airflow.get("/assets/events", order_by="-timestamp")["asset_events"]
-    assert {(event["name"], event["extra"]["version"]) for event in told} == {("skumatch_champion", 1), ("skumatch_challenger", 1)}
+    assert {(event["name"], event["extra"]["version"]) for event in told} == {
+        ("skumatch_champion", 1),
+        ("skumatch_challenger", 1),
+    }
 
 
 def test_a_rejection_promotes_nothing(live: Live, registry: Registry, tmp_path: Path) -> None:
@@ -147,7 +163,9 @@ def test_a_rejection_promotes_nothing(live: Live, registry: Registry, tmp_path: 
     assert champion(registry) == 1 and len(history(registry)) == 1
 
 
-def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(live: Live, registry: Registry, tmp_path: Path) -> None:
+def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(
+    live: Live, registry: Registry, tmp_path: Path
+) -> None:
     """And a rollback comes from Airflow."""
     second, third = challenger(registry, tmp_path, 1, 0.3), challenger(registry, tmp_path, 1, 0.4)
     ann = Person(live, "ann")
@@ -162,11 +180,16 @@ def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(live:
     back = ann.starts(ROLLBACK, why="it takes tea for cola")
     assert ended(live, ROLLBACK, back) == {"rollback": "success"}
     entries = history(registry)
-    assert champion(registry) == 1 and (entries[-1].asked.action, entries[-1].asked.who) == ("rollback", "ann")
+    assert champion(registry) == 1 and (entries[-1].asked.action, entries[-1].asked.who) == (
+        "rollback",
+        "ann",
+    )
     assert breaks(entries) == []
 
 
-def test_a_champion_that_changed_while_the_question_waited_is_not_replaced(live: Live, registry: Registry, tmp_path: Path) -> None:
+def test_a_champion_that_changed_while_the_question_waited_is_not_replaced(
+    live: Live, registry: Registry, tmp_path: Path
+) -> None:
     version = challenger(registry, tmp_path, 1, 0.5)
     ann = Person(live, "ann")
     run = ann.starts(RELEASE, version=version)
@@ -183,7 +206,10 @@ def test_a_champion_that_changed_while_the_question_waited_is_not_replaced(live:
 def test_the_command_line_does_not_go_round_the_approval(live: Live, registry: Registry) -> None:
     before = champion(registry)
     ended = live.command("promote", "1")
-    assert (ended.code, champion(registry)) == (40, before) and "Promotion needs a person's approval" in ended.err
+    assert (ended.code, champion(registry)) == (
+        40,
+        before,
+    ) and "Promotion needs a person's approval" in ended.err
 
 
 def test_proposals_of_one_moment_are_all_asked_about(live: Live, registry: Registry, tmp_path: Path) -> None:
@@ -223,7 +249,9 @@ def test_without_names_an_approval_is_refused_at_once(live: Live) -> None:
 
 def test_a_task_that_breaks_promotes_nothing(live: Live, registry: Registry, tmp_path: Path) -> None:
     """That of `approve` is the last test's."""
-    assert (live.tasks(RELEASE), live.tasks(ROLLBACK)) == ({"propose", "approve", "promote"}, {"rollback"}), "a task that no test breaks"
+    assert (live.tasks(RELEASE), live.tasks(ROLLBACK)) == ({"propose", "approve", "promote"}, {"rollback"}), (
+        "a task that no test breaks"
+    )
     version, ann = challenger(registry, tmp_path, champion(registry) or 0, 0.6), Person(live, "ann")
     before = champion(registry), history(registry)
     live.break_("rollback", "DataError")
@@ -231,7 +259,11 @@ def test_a_task_that_breaks_promotes_nothing(live: Live, registry: Registry, tmp
     assert ended(live, ROLLBACK, back) == {"rollback": "failed"} and state(live, ROLLBACK, back) == "failed"
     live.break_("propose", "DataError")
     run = ann.starts(RELEASE, version=version)
-    assert ended(live, RELEASE, run) == {"propose": "failed", "approve": "upstream_failed", "promote": "upstream_failed"}
+    assert ended(live, RELEASE, run) == {
+        "propose": "failed",
+        "approve": "upstream_failed",
+        "promote": "upstream_failed",
+    }
     assert state(live, RELEASE, run) == "failed"
     live.break_("promote", "DataError")
     live.clear(RELEASE, run)
@@ -262,7 +294,11 @@ def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, 
     dag.write_text(text.replace("timedelta(hours=APPROVAL_HOURS)", "timedelta(seconds=2)"), "utf-8")
     time.sleep(20)  # until Airflow has read the file again
     run = Person(live, "ann").starts(RELEASE, version=version)
-    assert ended(live, RELEASE, run) == {"propose": "success", "approve": "failed", "promote": "upstream_failed"}
+    assert ended(live, RELEASE, run) == {
+        "propose": "success",
+        "approve": "failed",
+        "promote": "upstream_failed",
+    }
     assert champion(registry) == before
 
 
@@ -270,9 +306,16 @@ def test_tasks_and_what_the_runs_were_about_are_told_to_openlineage(live: Live, 
     assert live.events
     told = [json.loads(line) for line in live.events.read_text("utf-8").splitlines()]
     jobs = {event["job"]["name"] for event in told}
-    assert {"skumatch_retrain.pull", "skumatch_retrain.train", "skumatch_retrain.register", "skumatch_retrain"} <= jobs
+    assert {
+        "skumatch_retrain.pull",
+        "skumatch_retrain.train",
+        "skumatch_retrain.register",
+        "skumatch_retrain",
+    } <= jobs
     about = [event for event in told if "skumatch_decision" in event["run"]["facets"]]
     bundles = {event["outputs"][0]["facets"]["skumatch_model"]["bundle"] for event in about}
     first = registry.resolve("1")  # others of these tests came by no run
     assert first.bundle in bundles
-    assert {event["inputs"][0]["facets"]["skumatch_data"]["version"] for event in about} == {f"md5:{first.data}"}
+    assert {event["inputs"][0]["facets"]["skumatch_data"]["version"] for event in about} == {
+        f"md5:{first.data}"
+    }

@@ -39,7 +39,13 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = [draw(root / "gallery" / f"{sku}.png", sku) for sku in skus]
     images = Images(skus, skus, skus, [Extent(str(path)) for path in paths])
     vectors = embed(encoders.load(root / "encoder"), images, 8, CPU)
-    write_bundle(root / "bundle", root / "encoder", Gallery(images.ids, images.skus, vectors), {"similarity": 0.999}, images.ids)
+    write_bundle(
+        root / "bundle",
+        root / "encoder",
+        Gallery(images.ids, images.skus, vectors),
+        {"similarity": 0.999},
+        images.ids,
+    )
     return root / "bundle"
 
 

@@ -46,7 +46,9 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_each_picture_has_a_row_that_says_what_the_bundle_says(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+def test_each_picture_has_a_row_that_says_what_the_bundle_says(
+    bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "new" / "matches.parquet"
     assert run(bundle, folder, out) == (0, 14)
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
@@ -56,10 +58,21 @@ def test_each_picture_has_a_row_that_says_what_the_bundle_says(bundle: Bundle, f
     row = rows["night/3.png"]
     assert row["skus"] == [m.sku for m in matches] and row["gallery_ids"] == [m.gallery_id for m in matches]
     assert row["similarities"] == pytest.approx([m.similarity for m in matches], abs=1e-6)
-    assert (row["sku"], row["unknown"], row["problem"], row["sha256"]) == ("sku 3", False, None, hashlib.sha256(data).hexdigest())
-    assert rows["other.png"]["unknown"] is True and rows["other.png"]["sku"] is None and len(rows["other.png"]["skus"]) == 3
+    assert (row["sku"], row["unknown"], row["problem"], row["sha256"]) == (
+        "sku 3",
+        False,
+        None,
+        hashlib.sha256(data).hexdigest(),
+    )
+    assert (
+        rows["other.png"]["unknown"] is True
+        and rows["other.png"]["sku"] is None
+        and len(rows["other.png"]["skus"]) == 3
+    )
     broken = rows["broken.jpg"]
-    assert broken["problem"] == "no-image" and all(broken[name] is None for name in ("sku", "unknown", "similarity", "skus"))
+    assert broken["problem"] == "no-image" and all(
+        broken[name] is None for name in ("sku", "unknown", "similarity", "skus")
+    )
     assert pq.read_schema(out).metadata[b"skumatch.bundle"].decode() == bundle.hash
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -67,7 +80,9 @@ def test_each_picture_has_a_row_that_says_what_the_bundle_says(bundle: Bundle, f
 def test_counts_are_those_of_the_table(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     run(bundle, folder, tmp_path / "m.parquet")
     unknown, skus, problems = counts(tmp_path / "m.parquet")
-    assert unknown == 1 and skus == {f"sku {number}": 2 for number in range(6)} and problems == {"no-image": 1}
+    assert (
+        unknown == 1 and skus == {f"sku {number}": 2 for number in range(6)} and problems == {"no-image": 1}
+    )
 
 
 @pytest.mark.parametrize("after", range(1, 7))
@@ -95,7 +110,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     assert not list(tmp_path.glob(".m.parquet*"))
 
 
-def test_what_was_matched_is_not_matched_again(bundle: Bundle, folder: Path, tmp_path: Path, embedded: list[int]) -> None:
+def test_what_was_matched_is_not_matched_again(
+    bundle: Bundle, folder: Path, tmp_path: Path, embedded: list[int]
+) -> None:
     out = tmp_path / "m.parquet"
     run(bundle, folder, out)
     before, when = len(embedded), out.stat().st_mtime_ns
@@ -104,7 +121,9 @@ def test_what_was_matched_is_not_matched_again(bundle: Bundle, folder: Path, tmp
 
 
 @pytest.mark.parametrize("change", ["picture", "new", "gone", "top_k"])
-def test_another_question_gets_another_table(bundle: Bundle, folder: Path, tmp_path: Path, change: str) -> None:
+def test_another_question_gets_another_table(
+    bundle: Bundle, folder: Path, tmp_path: Path, change: str
+) -> None:
     out = tmp_path / "m.parquet"
     run(bundle, folder, out)
     if change == "picture":
@@ -119,7 +138,9 @@ def test_another_question_gets_another_table(bundle: Bundle, folder: Path, tmp_p
     assert sum(row["sku"] == "sku 0" for row in rows) == {"picture": 3, "new": 3}.get(change, 2)
 
 
-def test_parts_of_another_question_are_not_taken(bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_another_question_are_not_taken(
+    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "m.parquet"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(batches, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -138,7 +159,9 @@ def test_two_at_once_are_refused_and_harm_nothing(bundle: Bundle, folder: Path, 
     assert pq.read_metadata(out).num_rows == 14
 
 
-def test_a_full_disk_costs_one_part(bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_one_part(
+    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, real, written = tmp_path / "m.parquet", pq.write_table, list[Path]()
 
     def full(table: pa.Table, where: Path, **named: object) -> None:
@@ -164,14 +187,18 @@ def test_a_file_that_is_no_table_of_ours_is_left_alone(bundle: Bundle, folder: P
     assert out.read_bytes() == before and not list(tmp_path.glob(".m.parquet*"))
 
 
-def test_a_row_without_its_picture_keeps_its_place(bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_its_picture_keeps_its_place(
+    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = ["gone.png", *(f"night/{number}.png" for number in range(6)), "later.png", None]
     table, out, real = folder / "t.parquet", tmp_path / "m.parquet", embedding._vectors
     pq.write_table(pa.table({"path": paths}), table)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(batches, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(bundle, table, out)
-    monkeypatch.setattr(embedding, "_vectors", lambda *words: pytest.fail("it was matched before") or real(*words))
+    monkeypatch.setattr(
+        embedding, "_vectors", lambda *words: pytest.fail("it was matched before") or real(*words)
+    )
     assert run(bundle, table, out) == (9, 9)
     rows = pq.read_table(out).to_pylist()
     assert [row["id"] for row in rows] == [*paths[:8], "8"]

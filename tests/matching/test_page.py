@@ -42,7 +42,9 @@ def test_products_stand_with_their_pictures_and_unknown_ones_apart(plan: Plan) -
 
 
 def test_the_least_similar_come_first(plan: Plan) -> None:
-    for head, found in re.findall(r"<section>\s*<h2>(.*?)</h2>(.*?)</section>", page(plan, nothing), re.DOTALL):
+    for head, found in re.findall(
+        r"<section>\s*<h2>(.*?)</h2>(.*?)</section>", page(plan, nothing), re.DOTALL
+    ):
         numbers = [float(number) for number in re.findall(r"<b>([\d.]+)</b>", found)]
         assert numbers == sorted(numbers), head
 
@@ -51,7 +53,11 @@ def test_what_is_too_much_for_a_page_is_counted(plan: Plan, monkeypatch: pytest.
     monkeypatch.setattr(pages, "GROUPS", 2)
     monkeypatch.setattr(pages, "EACH", 1)
     text = page(plan, nothing)
-    assert "2 more are in the table" in text and "1 more is in the table" in text and "4 more products are in the table" in text
+    assert (
+        "2 more are in the table" in text
+        and "1 more is in the table" in text
+        and "4 more products are in the table" in text
+    )
 
 
 def test_gallery_pictures_are_shown_where_there_are_any(plan: Plan) -> None:
@@ -66,7 +72,9 @@ def test_a_model_without_thresholds_says_so(plan: Plan) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_browser_shows_it_whole_at_any_width_and_runs_and_fetches_nothing(plan: Plan, tmp_path: Path) -> None:
+def test_a_browser_shows_it_whole_at_any_width_and_runs_and_fetches_nothing(
+    plan: Plan, tmp_path: Path
+) -> None:
     path = tmp_path / "page.html"
     path.write_text(page(plan, nothing), "utf-8")
     with browsing(tmp_path / "profile") as browser:

@@ -37,7 +37,11 @@ def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
 def test_a_table_of_bytes_is_read_in_the_order_of_its_rows(folder: Path, tmp_path: Path, kind: str) -> None:
     data = [path.read_bytes() for path in sorted((folder / "night").iterdir(), reverse=True)]
     column = data if kind == "bytes" else [{"bytes": one, "path": None} for one in data]
-    pq.write_table(pa.table({"image": column, "id": [f"p{number}" for number in range(6)]}), tmp_path / "t.parquet", row_group_size=2)
+    pq.write_table(
+        pa.table({"image": column, "id": [f"p{number}" for number in range(6)]}),
+        tmp_path / "t.parquet",
+        row_group_size=2,
+    )
     pictures = opened([tmp_path / "t.parquet"], tmp_path)
     assert pictures.ids == [f"p{number}" for number in range(6)]
     assert [pictures.read_bytes(i) for i in range(6)] == data
@@ -48,11 +52,15 @@ def test_without_ids_rows_are_numbered(folder: Path, tmp_path: Path) -> None:
     assert opened([tmp_path / "t.parquet"], tmp_path).ids == ["0"]
 
 
-def test_a_table_of_paths_is_read_from_its_own_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_paths_is_read_from_its_own_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pq.write_table(pa.table({"path": ["other.png", str(folder / "night/0.png")]}), folder / "t.parquet")
     monkeypatch.chdir(tmp_path)
     pictures = opened([folder / "t.parquet"], tmp_path)
-    assert [pictures.read_bytes(i) for i in range(2)] == [(folder / name).read_bytes() for name in ("other.png", "night/0.png")]
+    assert [pictures.read_bytes(i) for i in range(2)] == [
+        (folder / name).read_bytes() for name in ("other.png", "night/0.png")
+    ]
 
 
 def test_bytes_have_the_age_of_their_table(folder: Path, tmp_path: Path) -> None:
@@ -94,7 +102,11 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, columns: dict[str,
 def test_what_is_not_there_empty_or_no_table_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no table")
-    for path, words in ((tmp_path / "gone", "There is no"), (tmp_path / "empty", "no pictures"), (tmp_path / "t.parquet", "can't be read")):
+    for path, words in (
+        (tmp_path / "gone", "There is no"),
+        (tmp_path / "empty", "no pictures"),
+        (tmp_path / "t.parquet", "can't be read"),
+    ):
         with pytest.raises(DataError, match=words):
             opened([path], tmp_path)
 
@@ -108,7 +120,13 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())],
+    [
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
     ids=str,
 )
 def test_names_may_be_text_of_any_arrow_type(folder: Path, kind: pa.DataType) -> None:
@@ -118,7 +136,9 @@ def test_names_may_be_text_of_any_arrow_type(folder: Path, kind: pa.DataType) ->
     assert pictures.ids == ["other.png"] and pictures[0].size == (48, 72)
 
 
-@pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())], ids=str)
+@pytest.mark.parametrize(
+    "kind", [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())], ids=str
+)
 def test_bytes_may_be_of_any_arrow_type(folder: Path, tmp_path: Path, kind: pa.DataType) -> None:
     data = (folder / "other.png").read_bytes()
     pq.write_table(pa.table({"image": pa.array([data]).cast(kind), "id": [7]}), tmp_path / "t.parquet")
@@ -146,7 +166,9 @@ def test_a_path_that_leads_to_no_picture_is_that_rows_problem(folder: Path) -> N
     assert pictures.ids == [*PATHS, *map(str, range(len(PATHS), len(PATHS) + 3)), "other.png"]
 
 
-def test_bytes_that_are_missing_are_that_rows_problem(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_missing_are_that_rows_problem(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = (folder / "other.png").read_bytes()
     monkeypatch.setattr(tables, "MAX_BYTES", len(data))
     pq.write_table(pa.table({"image": [data, None, b"", data + b"\0"]}), tmp_path / "t.parquet")
@@ -156,11 +178,16 @@ def test_bytes_that_are_missing_are_that_rows_problem(folder: Path, tmp_path: Pa
 def test_a_struct_without_bytes_is_found_by_its_path(folder: Path) -> None:
     """Hugging Face's datasets keep the path alone of pictures that aren't embedded."""
     rows = [{"bytes": None, "path": "other.png"}, {"bytes": None, "path": None}, None]
-    pq.write_table(pa.table({"image": pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}), folder / "t.parquet")
+    pq.write_table(
+        pa.table({"image": pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}),
+        folder / "t.parquet",
+    )
     assert problems(opened([folder / "t.parquet"], folder)) == [None, "no-picture", "no-picture"]
 
 
-def test_a_file_too_large_or_not_to_be_read_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_or_not_to_be_read_is_a_problem(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = opened([folder / "night"], folder)
     with monkeypatch.context() as patch:
         patch.setattr(givens, "MAX_BYTES", 10)
@@ -180,7 +207,9 @@ def test_a_disk_that_fails_is_no_rows_problem(folder: Path, monkeypatch: pytest.
         pictures.read_bytes(0)
 
 
-def test_paths_are_found_in_either_form_of_unicode_and_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_found_in_either_form_of_unicode_and_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     names = {form: unicodedata.normalize(form, f"é {form}.png") for form in ("NFC", "NFD")}
     for name in names.values():
@@ -235,7 +264,10 @@ def test_a_picture_needs_no_ending_and_a_damaged_one_has_a_row(folder: Path) -> 
 def test_a_table_damaged_inside_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(
-        pa.table({"image": [bytes(range(256)) * 400, b"x" * 9000], "id": ["a", "b"]}), path, compression="snappy", use_dictionary=False
+        pa.table({"image": [bytes(range(256)) * 400, b"x" * 9000], "id": ["a", "b"]}),
+        path,
+        compression="snappy",
+        use_dictionary=False,
     )
     place = pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
     data = bytearray(path.read_bytes())
@@ -266,7 +298,14 @@ def test_gallery_pictures_are_those_of_the_same_sku(folder: Path, tmp_path: Path
     data = (folder / "other.png").read_bytes()
     (tmp_path / "data/shards").mkdir(parents=True)
     (tmp_path / "data/shards/0").write_bytes(data)
-    row = dict.fromkeys(SCHEMA.names) | {"id": "train/a/1.png", "sku": "a", "name": "1.png", "shard": "0", "offset": 0, "length": len(data)}
+    row = dict.fromkeys(SCHEMA.names) | {
+        "id": "train/a/1.png",
+        "sku": "a",
+        "name": "1.png",
+        "shard": "0",
+        "offset": 0,
+        "length": len(data),
+    }
     rows = [row, row | {"id": "train/b/1.png", "sku": "b"}, row | {"id": "test/c/1.png", "sku": "c"}]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "data/manifest.parquet")
     picture = gallery_pictures(tmp_path / "data", ["train/a/1.png", "train/b/1.png"], ["a", "d"])

@@ -34,7 +34,9 @@ SPEC = EncoderParams(model="smoke", weights="none", height=32, width=32, dim=16)
 PLAIN = plain(epochs=4, batch=8, optimizer=OptimizerParams(lr_tower=1e-3), augment=mild(cutout=16))
 PARAMS = {
     "arcface": PLAIN,
-    "supcon": PLAIN.model_copy(update={"loss": LossParams(kind="supcon"), "sampling": SamplingParams(per_sku=4)}),
+    "supcon": PLAIN.model_copy(
+        update={"loss": LossParams(kind="supcon"), "sampling": SamplingParams(per_sku=4)}
+    ),
     "all": PLAIN.model_copy(
         update={
             "epochs": 3,
@@ -51,11 +53,19 @@ PARAMS = {
 
 def read(folder: Path) -> Images:
     names = sorted(path.stem for path in folder.glob("*.png"))
-    return Images(names, [name.split("-")[0] for name in names], names, [Extent(str(folder / f"{name}.png")) for name in names])
+    return Images(
+        names,
+        [name.split("-")[0] for name in names],
+        names,
+        [Extent(str(folder / f"{name}.png")) for name in names],
+    )
 
 
 class Mischief(Images):
-    """Pictures of a process that is told to end, or can't be read, in its second step; it counts what is read."""
+    """Pictures of a process that is told to end, or can't be read, in its second step.
+
+    It counts what is read.
+    """
 
     what, asked = "", 0
 
@@ -69,7 +79,10 @@ class Mischief(Images):
 
 
 def fit(world: World, images: Images, out: Path, what: str) -> None:
-    """what: a name of PARAMS; failing and terminated do what they say in process 1, resumed goes on after terminated."""
+    """what: a name of PARAMS.
+
+    Failing and terminated do what they say in process 1, resumed goes on after terminated.
+    """
     if what not in PARAMS and world.rank == 1:
         images = Mischief(images.ids, images.skus, images.names, images.extents)
         images.what = what  # type: ignore[attr-defined]
@@ -86,7 +99,9 @@ def fit(world: World, images: Images, out: Path, what: str) -> None:
         params=PARAMS.get(what, PLAIN),
         seed=3,
         weights=None,
-        checkpoints=Checkpoints(str(out), "terminated" if what == "resumed" else what) if world.first else None,
+        checkpoints=Checkpoints(str(out), "terminated" if what == "resumed" else what)
+        if world.first
+        else None,
         runtime=CPU,
         history=out / f"{what}.jsonl",
         judge=judge if what == "all" else None,

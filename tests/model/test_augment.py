@@ -39,7 +39,10 @@ def test_a_view_is_a_pure_function_of_its_key(key: tuple[int, int, int]) -> None
 
 
 def test_views_differ_between_epochs_and_images() -> None:
-    views = [augmented(ramp(), CANVAS, mild(), generator(*key)) for key in [(7, 0, 0), (7, 1, 0), (7, 0, 1), (8, 0, 0)]]
+    views = [
+        augmented(ramp(), CANVAS, mild(), generator(*key))
+        for key in [(7, 0, 0), (7, 1, 0), (7, 0, 1), (8, 0, 0)]
+    ]
     assert not any(a.equal(b) for i, a in enumerate(views) for b in views[:i])
 
 
@@ -60,7 +63,9 @@ def test_crop_keeps_at_least_the_share_asked_for(seed: int) -> None:
     assert view[1].mean(dim=0).max() - view[1].mean(dim=0).min() > 0.55 * 255
 
 
-def before(image: Image.Image, preprocess: Preprocess, params: AugmentParams, draws: torch.Generator) -> torch.Tensor:
+def before(
+    image: Image.Image, preprocess: Preprocess, params: AugmentParams, draws: torch.Generator
+) -> torch.Tensor:
     """Crop, light and cut-out as they were when they were all there was."""
 
     def uniform(count: int) -> list[float]:
@@ -74,8 +79,18 @@ def before(image: Image.Image, preprocess: Preprocess, params: AugmentParams, dr
     light, contrast, *tint = (1 + params.jitter * (2 * value - 1) for value in uniform(5))
     gain = light * (1 + (torch.tensor(tint).view(3, 1, 1) - 1) / 4)
     pixels = view.float()
-    view = ((pixels - pixels.mean()) * contrast + pixels.mean()).mul_(gain).round_().clamp_(0, 255).to(torch.uint8)
-    at, rows, columns = uniform(2), preprocess.height * params.cutout // 224, preprocess.width * params.cutout // 224
+    view = (
+        ((pixels - pixels.mean()) * contrast + pixels.mean())
+        .mul_(gain)
+        .round_()
+        .clamp_(0, 255)
+        .to(torch.uint8)
+    )
+    at, rows, columns = (
+        uniform(2),
+        preprocess.height * params.cutout // 224,
+        preprocess.width * params.cutout // 224,
+    )
     top, left = round(at[0] * preprocess.height - rows / 2), round(at[1] * preprocess.width - columns / 2)
     view[:, max(0, top) : max(0, top + rows), max(0, left) : max(0, left + columns)] = preprocess.fill()
     return view
@@ -99,9 +114,13 @@ def test_with_the_new_options_off_the_bits_are_those_of_before(
     assert augmented(np.array(image), preprocess, params, generator(seed)).equal(expected)
 
 
-def turned_on(seed: int = 3, preprocess: Preprocess = CANVAS, image: Image.Image | None = None, **options: Any) -> torch.Tensor:
+def turned_on(
+    seed: int = 3, preprocess: Preprocess = CANVAS, image: Image.Image | None = None, **options: Any
+) -> torch.Tensor:
     """A view with these options and no others."""
-    return augmented(image or ramp(), preprocess, PLAIN.model_copy(update=options), generator(seed), lambda _: neighbour())
+    return augmented(
+        image or ramp(), preprocess, PLAIN.model_copy(update=options), generator(seed), lambda _: neighbour()
+    )
 
 
 def neighbour() -> Pixels:
@@ -122,12 +141,24 @@ def test_an_option_that_is_off_costs_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "options", [{"flip": ALWAYS}, {"blur": ALWAYS}, {"jpeg": ALWAYS}, {"ratio": 0.5}, {"rotate": 20.0}, {"occlude": 0.5}]
+    "options",
+    [
+        {"flip": ALWAYS},
+        {"blur": ALWAYS},
+        {"jpeg": ALWAYS},
+        {"ratio": 0.5},
+        {"rotate": 20.0},
+        {"occlude": 0.5},
+    ],
 )
-def test_turning_one_option_on_leaves_the_draws_of_the_others(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turning_one_option_on_leaves_the_draws_of_the_others(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[float]] = []
     lit = augment._lit
-    monkeypatch.setattr(augment, "_lit", lambda view, strength, numbers: seen.append(numbers) or lit(view, strength, numbers))
+    monkeypatch.setattr(
+        augment, "_lit", lambda view, strength, numbers: seen.append(numbers) or lit(view, strength, numbers)
+    )
     for params in (mild(), mild(**options)):
         augmented(ramp(), CANVAS, params, generator(4), lambda _: neighbour())
     assert seen[0] == seen[1]
@@ -172,7 +203,11 @@ def test_motion_blur_leaves_a_plain_picture_alone(level: int, seed: int) -> None
 def test_a_longer_blur_has_more_taps() -> None:
     dot = torch.zeros(3, 192, 192, dtype=torch.uint8)
     dot[:, 96, 96] = 255
-    assert [int((augment._moved(dot, length, 0.0)[0] > 0).sum()) for length in (0.0, 0.5, 0.999)] == [3, 8, 12]
+    assert [int((augment._moved(dot, length, 0.0)[0] > 0).sum()) for length in (0.0, 0.5, 0.999)] == [
+        3,
+        8,
+        12,
+    ]
 
 
 def test_jpeg_is_a_jpeg_of_that_quality() -> None:
@@ -192,15 +227,24 @@ def test_a_neighbour_lies_over_one_edge_of_the_picture(preprocess: Preprocess) -
     for seed in range(60):
         plain, view = preprocess(white), turned_on(seed, preprocess, white, occlude=ALWAYS)
         rows, columns = ((plain[0] == 255).any(dim=axis).nonzero().flatten() for axis in (1, 0))
-        shown, inner = view[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clone(), preprocess.fill()
+        shown, inner = (
+            view[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clone(),
+            preprocess.fill(),
+        )
         view[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = inner
         assert (view == inner).all()  # nothing beside the picture
         covered = ~(shown == 255).all(dim=0)
         across, down = covered.all(dim=0), covered.all(dim=1)
         assert 0.04 < covered.float().mean() < 0.27
-        side = ("left" if across[0] else "right") if across.any() and not across.all() else ("top" if down[0] else "bottom")
+        side = (
+            ("left" if across[0] else "right")
+            if across.any() and not across.all()
+            else ("top" if down[0] else "bottom")
+        )
         at = {"left": (2, 0), "right": (2, -1), "top": (0, 2), "bottom": (-1, 2)}[side]
-        near = {"left": 1, "right": 0, "top": 2, "bottom": 0}[side]  # what touches the picture is the neighbour's other edge
+        near = {"left": 1, "right": 0, "top": 2, "bottom": 0}[
+            side
+        ]  # what touches the picture is the neighbour's other edge
         assert shown[near][at] > 200
         edges.add(side)
     assert edges == {"left", "right", "top", "bottom"}
@@ -209,14 +253,30 @@ def test_a_neighbour_lies_over_one_edge_of_the_picture(preprocess: Preprocess) -
 def test_neighbours_cover_their_share_of_views_and_are_asked_for_only_then() -> None:
     asked: list[float] = []
     for seed in range(300):
-        augmented(ramp(), CANVAS, PLAIN.model_copy(update={"occlude": 0.2}), generator(seed), lambda u: asked.append(u) or neighbour())
-    assert 35 < len(asked) < 90 and len(set(asked)) == len(asked) and 0 < min(asked) < 0.1 and 0.9 < max(asked) < 1
+        augmented(
+            ramp(),
+            CANVAS,
+            PLAIN.model_copy(update={"occlude": 0.2}),
+            generator(seed),
+            lambda u: asked.append(u) or neighbour(),
+        )
+    assert (
+        35 < len(asked) < 90
+        and len(set(asked)) == len(asked)
+        and 0 < min(asked) < 0.1
+        and 0.9 < max(asked) < 1
+    )
 
 
 def test_cutout_covers_a_square_of_the_mean_colour() -> None:
     white = Image.new("RGB", (60, 60), "white")
     covered = [
-        int((augmented(white, CANVAS, PLAIN.model_copy(update={"cutout": 64}), generator(seed))[0] == 128).sum()) for seed in range(50)
+        int(
+            (
+                augmented(white, CANVAS, PLAIN.model_copy(update={"cutout": 64}), generator(seed))[0] == 128
+            ).sum()
+        )
+        for seed in range(50)
     ]
     assert max(covered) == 16 * 16  # 64 px of a 224 canvas
     assert min(covered) >= 8 * 7  # its centre is on the canvas

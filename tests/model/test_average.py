@@ -36,7 +36,12 @@ def test_the_average_follows_by_its_decay_after_a_short_memory_at_first() -> Non
             if tensor.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * tensor
     found = average.encoder.state_dict()
-    for name in (f"{LAST}.weight", f"{LAST}.running_mean", f"{LAST}.running_var", "tower.trunk.conv_stem.weight"):
+    for name in (
+        f"{LAST}.weight",
+        f"{LAST}.running_mean",
+        f"{LAST}.running_var",
+        "tower.trunk.conv_stem.weight",
+    ):
         assert torch.allclose(found[name], expected[name], atol=1e-6), name
     assert found[f"{LAST}.num_batches_tracked"] == 4, "counts are copied"
     assert not average.encoder.training
@@ -47,7 +52,9 @@ def test_the_average_is_a_copy_that_training_leaves_alone() -> None:
     average = Average(encoder, 0.9)
     before = snapshot(average.encoder)
     moved(encoder, 1)
-    assert same(before, average.encoder.state_dict()) and not any(p.requires_grad for p in average.encoder.parameters())
+    assert same(before, average.encoder.state_dict()) and not any(
+        p.requires_grad for p in average.encoder.parameters()
+    )
     assert any(p.requires_grad for p in encoder.parameters())
 
 
@@ -72,7 +79,9 @@ def test_between_is_the_straight_line_with_its_ends_to_the_bit(share: float, see
     draws = torch.Generator().manual_seed(seed)
     before, after = ({"weight": torch.randn(50, generator=draws), "count": torch.tensor(n)} for n in (2, 9))
     found = between(before, after, share)
-    assert torch.allclose(found["weight"], before["weight"] + share * (after["weight"] - before["weight"]), atol=1e-5)
+    assert torch.allclose(
+        found["weight"], before["weight"] + share * (after["weight"] - before["weight"]), atol=1e-5
+    )
     assert found["count"] == 9
     assert between(before, after, 1.0)["weight"].equal(after["weight"])
     assert between(before, after, 0.0)["weight"].equal(before["weight"])
@@ -87,7 +96,9 @@ def test_between_is_the_straight_line_with_its_ends_to_the_bit(share: float, see
         ({1.0: 0.1, 0.7: 0.2, 0.4: 0.3}, 0.4),
     ],
 )
-def test_wise_keeps_the_best_share_and_of_equal_ones_the_larger(answers: dict[float, float], share: float) -> None:
+def test_wise_keeps_the_best_share_and_of_equal_ones_the_larger(
+    answers: dict[float, float], share: float
+) -> None:
     encoder = vit()
     before = snapshot(encoder)
     moved(encoder, 1)

@@ -42,11 +42,16 @@ def test_two_generations_are_kept(url: str) -> None:
     checkpoints = Checkpoints(url, "k")
     for step in (5, 10, 15):
         checkpoints.save(step, TENSORS, {})
-    assert [Path(path).name for path in files(checkpoints, "*.safetensors")] == ["00000010-0001.safetensors", "00000015-0001.safetensors"]
+    assert [Path(path).name for path in files(checkpoints, "*.safetensors")] == [
+        "00000010-0001.safetensors",
+        "00000015-0001.safetensors",
+    ]
     assert not files(checkpoints, "*.part")
 
 
-def test_the_next_one_is_due_after_its_time_or_twenty_times_the_last_one_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_one_is_due_after_its_time_or_twenty_times_the_last_one_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("skumatch.model.checkpoint.time.monotonic", lambda: now[0])
     checkpoints = Checkpoints(str(tmp_path), "k", seconds=60)
@@ -69,7 +74,9 @@ def test_the_next_one_is_due_after_its_time_or_twenty_times_the_last_one_s(tmp_p
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "torn-json"])
-def test_a_damaged_checkpoint_falls_back_a_generation_and_says_so(url: str, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_falls_back_a_generation_and_says_so(
+    url: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoints = Checkpoints(url, "k")
     checkpoints.save(5, TENSORS, {})
     checkpoints.save(10, TENSORS, {})
@@ -203,11 +210,16 @@ def test_any_changed_byte_of_the_facts_is_noticed(tmp_path: Path) -> None:
         Path(newest).write_bytes(tensors)
         found = checkpoints.latest()
         assert found is not None
-        assert found.step == 5 or (found.meta == {"history": [{"loss": 0.2}]} and found.step == 10)  # white space may differ
+        assert found.step == 5 or (
+            found.meta == {"history": [{"loss": 0.2}]} and found.step == 10
+        )  # white space may differ
 
 
 def test_a_flipped_byte_or_a_cut_anywhere_falls_back_a_generation(tmp_path: Path) -> None:
-    checkpoints, tensors = Checkpoints(str(tmp_path), "k"), {"weight": torch.arange(999.0), "count": torch.tensor(3)}
+    checkpoints, tensors = (
+        Checkpoints(str(tmp_path), "k"),
+        {"weight": torch.arange(999.0), "count": torch.tensor(3)},
+    )
     checkpoints.save(5, TENSORS, {})
     checkpoints.save(10, tensors, {})
     path = Path(files(checkpoints, "*10-*.safetensors")[0])
@@ -237,7 +249,9 @@ def test_a_damaged_owner_does_not_keep_the_next_attempt_out(tmp_path: Path, text
         first.save(10, TENSORS, {})
 
 
-def test_an_object_store_that_is_away_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_store_that_is_away_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """botocore's errors are no OSError, as a disk's are."""
     exceptions = pytest.importorskip("botocore.exceptions")
 

@@ -26,10 +26,29 @@ from tests.model.towers import pixels
 def together(shelf: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes under torchrun wrote: three trainings, one that got SIGTERM in process 1, that one resumed, one that failed."""
     out = tmp_path_factory.mktemp("together")
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.model.ddp_worker"]
-    words += [str(Path(shelf.extents[0].path).parent), str(out), "arcface", "supcon", "all", "terminated", "resumed", "failing"]
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tests.model.ddp_worker",
+    ]
+    words += [
+        str(Path(shelf.extents[0].path).parent),
+        str(out),
+        "arcface",
+        "supcon",
+        "all",
+        "terminated",
+        "resumed",
+        "failing",
+    ]
     quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(words, env=os.environ | quiet, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(
+        words, env=os.environ | quiet, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert ended.returncode != 0 and (out / "0.txt").is_file(), ended.stderr
     return out
 
@@ -41,36 +60,65 @@ def embeddings(encoder: Encoder) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("what", ["arcface", "supcon", "all"])
-def test_two_processes_learn_what_one_does_at_the_same_global_batch(shelf: Images, together: Path, tmp_path: Path, what: str) -> None:
+def test_two_processes_learn_what_one_does_at_the_same_global_batch(
+    shelf: Images, together: Path, tmp_path: Path, what: str
+) -> None:
     fit(World(), read(Path(shelf.extents[0].path).parent), tmp_path, what)
-    alone, first, second = load(tmp_path / f"{what}-0"), load(together / f"{what}-0"), load(together / f"{what}-1")
-    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items()), "both have the same bits"
+    alone, first, second = (
+        load(tmp_path / f"{what}-0"),
+        load(together / f"{what}-0"),
+        load(together / f"{what}-1"),
+    )
+    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items()), (
+        "both have the same bits"
+    )
     assert functional.cosine_similarity(embeddings(alone), embeddings(first)).min() >= 0.9999
     assert alone.state_dict().keys() == first.state_dict().keys()
     one, two = (Checkpoints(str(out), what).latest() for out in (tmp_path, together))
-    assert one is not None and two is not None and one.step == two.step == STEPS and one.tensors.keys() == two.tensors.keys()
-    ours, theirs = ([json.loads(line) for line in (out / f"{what}.jsonl").read_text().splitlines()] for out in (tmp_path, together))
-    assert ours == [pytest.approx(line, rel=1e-3) for line in theirs], "the mean loss of all, and the first one's verdict"
+    assert (
+        one is not None
+        and two is not None
+        and one.step == two.step == STEPS
+        and one.tensors.keys() == two.tensors.keys()
+    )
+    ours, theirs = (
+        [json.loads(line) for line in (out / f"{what}.jsonl").read_text().splitlines()]
+        for out in (tmp_path, together)
+    )
+    assert ours == [pytest.approx(line, rel=1e-3) for line in theirs], (
+        "the mean loss of all, and the first one's verdict"
+    )
 
 
 def test_only_the_first_process_writes_checkpoints(together: Path) -> None:
     for what in ("arcface", "supcon", "all"):
         names = {path.name for path in (together / "checkpoints" / what).iterdir()}
-        assert names == {"00000012-0001.json", "00000012-0001.safetensors", "owner.json"}, "one claimed the folder, once"
+        assert names == {"00000012-0001.json", "00000012-0001.safetensors", "owner.json"}, (
+            "one claimed the folder, once"
+        )
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step_with_a_checkpoint(together: Path) -> None:
-    assert [(together / f"{rank}.txt").read_text().split(", ")[0] for rank in (0, 1)] == ["terminated 143"] * 2
+    assert [(together / f"{rank}.txt").read_text().split(", ")[0] for rank in (0, 1)] == [
+        "terminated 143"
+    ] * 2
     names = sorted(path.name for path in (together / "checkpoints/terminated").glob("*.json"))
-    assert names == ["00000002-0001.json", "00000012-0002.json", "owner.json"], "at step 2, and then the second attempt's"
+    assert names == ["00000002-0001.json", "00000012-0002.json", "owner.json"], (
+        "at step 2, and then the second attempt's"
+    )
 
 
 def test_two_processes_go_on_where_two_were_stopped(together: Path) -> None:
-    assert (together / "resumed-reads.txt").read_text() == str((STEPS - 2) * 4), "each process reads half of a batch of 8"
+    assert (together / "resumed-reads.txt").read_text() == str((STEPS - 2) * 4), (
+        "each process reads half of a batch of 8"
+    )
     straight, first, second = (load(together / name) for name in ("arcface-0", "resumed-0", "resumed-1"))
     assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
     assert functional.cosine_similarity(embeddings(straight), embeddings(first)).min() >= 0.9999
-    ours, theirs = ([json.loads(line) for line in (together / f"{what}.jsonl").read_text().splitlines()] for what in ("resumed", "arcface"))
+    ours, theirs = (
+        [json.loads(line) for line in (together / f"{what}.jsonl").read_text().splitlines()]
+        for what in ("resumed", "arcface")
+    )
     assert ours == [pytest.approx(line, rel=1e-5) for line in theirs]
 
 
@@ -79,7 +127,9 @@ def test_an_error_in_one_process_ends_all_with_its_sentence(together: Path) -> N
     assert [(together / f"{rank}.txt").read_text().split(", ")[1] for rank in (0, 1)] == [sentence] * 2
 
 
-def test_without_torchrun_there_is_one_process_and_nothing_to_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_there_is_one_process_and_nothing_to_agree_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined(CPU) as world:
         assert world == World(0, 1) and world.first
@@ -97,7 +147,10 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ParameterError, match=r"fewer GPUs .1. than processes .2."), joined(CPU.model_copy(update={"device": "cuda"})):
+    with (
+        pytest.raises(ParameterError, match=r"fewer GPUs .1. than processes .2."),
+        joined(CPU.model_copy(update={"device": "cuda"})),
+    ):
         pass
     assert distributed.check_gpus(CPU, 2) is False
 

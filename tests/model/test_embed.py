@@ -28,7 +28,9 @@ class Stub(nn.Module):
 
     def __init__(self, dim: int = 6) -> None:
         super().__init__()
-        self.preprocess = Preprocess(height=8, width=6, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        self.preprocess = Preprocess(
+            height=8, width=6, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+        )
         self.dim = dim
         self.projection = nn.Sequential(nn.Linear(3, dim, bias=False), nn.Dropout(0.5))
         with torch.no_grad():
@@ -46,7 +48,12 @@ def images(tmp_path: Path) -> Images:
     for i in range(7):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(generator.integers(0, 256, (1, 1, 3), np.uint8)).resize((10 + i, 20)).save(paths[-1])
-    return Images([f"test/a/{p.name}" for p in paths], ["a"] * 7, [p.name for p in paths], [Extent(str(p)) for p in paths])
+    return Images(
+        [f"test/a/{p.name}" for p in paths],
+        ["a"] * 7,
+        [p.name for p in paths],
+        [Extent(str(p)) for p in paths],
+    )
 
 
 def test_rows_are_unit_vectors_in_the_order_of_the_images(images: Images) -> None:
@@ -69,7 +76,9 @@ def test_jpegs_are_embedded_as_pillow_shows_them(images: Images, tmp_path: Path)
 
 def test_worker_processes_change_nothing(images: Images) -> None:
     rows = embed(Stub(), images, 3, CPU)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(embed(Stub(), images, 3, RuntimeParams(device="cpu", threads=1, workers=2)), rows)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        embed(Stub(), images, 3, RuntimeParams(device="cpu", threads=1, workers=2)), rows
+    )  # type: ignore[arg-type]
 
 
 def test_no_images_no_rows() -> None:
@@ -97,7 +106,9 @@ def test_an_encoder_that_answers_no_numbers_is_refused(images: Images) -> None:
         embed(broken, images, 3, CPU)  # type: ignore[arg-type]
 
 
-def test_progress_counts_every_image(images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_every_image(
+    images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SKUMATCH_EVENTS", "1")
     embed(Stub(), images, 3, CPU, label="embed gallery")  # type: ignore[arg-type]
     last = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("skumatch-progress "))

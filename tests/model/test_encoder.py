@@ -72,9 +72,12 @@ def test_changed_bytes_are_refused_before_they_are_read(spec: EncoderParams, tmp
 
 
 @pytest.mark.parametrize(
-    ("facts", "sentence"), [({"format": 99}, "has format 99"), ({"spec": {"model": "smoke", "new": 1}}, "another version")]
+    ("facts", "sentence"),
+    [({"format": 99}, "has format 99"), ({"spec": {"model": "smoke", "new": 1}}, "another version")],
 )
-def test_files_of_other_versions_are_refused(spec: EncoderParams, tmp_path: Path, facts: dict[str, object], sentence: str) -> None:
+def test_files_of_other_versions_are_refused(
+    spec: EncoderParams, tmp_path: Path, facts: dict[str, object], sentence: str
+) -> None:
     save(build(spec, None), tmp_path)
     path = tmp_path / "encoder.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
@@ -90,11 +93,17 @@ def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
 def test_weights_may_be_half_precision_and_named_like_the_trunk(spec: EncoderParams, tmp_path: Path) -> None:
     encoder = build(spec, None).eval()
     halves = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in encoder.tower.state_dict().items()
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in encoder.tower.state_dict().items()
     }
     save_file(halves, tmp_path / "tower.safetensors")
-    save_file({name.removeprefix("trunk."): tensor for name, tensor in halves.items()}, tmp_path / "trunk.safetensors")
-    first, second = (build(spec, tmp_path / f"{name}.safetensors").eval()(PIXELS) for name in ("tower", "trunk"))
+    save_file(
+        {name.removeprefix("trunk."): tensor for name, tensor in halves.items()},
+        tmp_path / "trunk.safetensors",
+    )
+    first, second = (
+        build(spec, tmp_path / f"{name}.safetensors").eval()(PIXELS) for name in ("tower", "trunk")
+    )
     assert first.equal(second) and torch.allclose(first, encoder(PIXELS), atol=0.02)
 
 
@@ -103,7 +112,9 @@ def test_weights_of_another_model(spec: EncoderParams, tmp_path: Path, change: s
     save(build(spec, None), tmp_path)
     tensors = load_file(tmp_path / "encoder.safetensors")
     name = sorted(tensors)[0]
-    tensors |= {"missing": {}, "unknown": {"trunk.more": torch.zeros(1)}, "shape": {name: torch.zeros(99)}}[change]
+    tensors |= {"missing": {}, "unknown": {"trunk.more": torch.zeros(1)}, "shape": {name: torch.zeros(99)}}[
+        change
+    ]
     if change == "missing":
         del tensors[name]
     save_file(tensors, tmp_path / "other.safetensors")
@@ -147,7 +158,9 @@ def test_an_open_clip_model_with_its_own_colours() -> None:
         ("vit-s14-dinov2", "none", (224, 224, "pad")),
     ],
 )
-def test_a_model_as_published_sees_its_own_canvas(model: str, weights: str, canvas: tuple[int, int, str]) -> None:
+def test_a_model_as_published_sees_its_own_canvas(
+    model: str, weights: str, canvas: tuple[int, int, str]
+) -> None:
     spec = published(EncoderParams(model=model, weights=weights, height=64, width=96, resize="pad"))
     assert (spec.height, spec.width, spec.resize) == canvas
     assert (spec.model, spec.weights) == (model, weights)
@@ -192,7 +205,9 @@ def test_a_projection_gives_the_embedding_its_length(spec: EncoderParams, projec
 def test_an_untrained_projection_of_full_length_keeps_all_angles(spec: EncoderParams) -> None:
     whole = Projection(256, 256).eval()
     features = 3 * torch.randn(5, 256, generator=torch.Generator().manual_seed(2)) + 1
-    before, after = (functional.normalize(vectors, dim=-1) for vectors in (features, whole(features).detach()))
+    before, after = (
+        functional.normalize(vectors, dim=-1) for vectors in (features, whole(features).detach())
+    )
     assert torch.allclose(before @ before.T, after @ after.T, atol=1e-5)
 
 
@@ -229,17 +244,23 @@ def test_half_precision_leaves_the_projection_in_float32() -> None:
     assert projection(features.bfloat16()).equal(projection(features.bfloat16().float()))
 
 
-def test_a_projection_is_saved_and_loaded_with_its_running_means(projected: EncoderParams, tmp_path: Path) -> None:
+def test_a_projection_is_saved_and_loaded_with_its_running_means(
+    projected: EncoderParams, tmp_path: Path
+) -> None:
     encoder = build(projected, None).train()
     encoder(PIXELS)
     encoder.eval()
     save(encoder, tmp_path)
-    assert {"projection.linear.weight", "projection.neck.running_mean"} <= load_file(tmp_path / "encoder.safetensors").keys()
+    assert {"projection.linear.weight", "projection.neck.running_mean"} <= load_file(
+        tmp_path / "encoder.safetensors"
+    ).keys()
     again = load(tmp_path)
     assert again(PIXELS).equal(encoder(PIXELS)) and (again.dim, again.spec) == (16, projected)
 
 
-def test_base_weights_know_no_projection_but_may_have_one(spec: EncoderParams, projected: EncoderParams, tmp_path: Path) -> None:
+def test_base_weights_know_no_projection_but_may_have_one(
+    spec: EncoderParams, projected: EncoderParams, tmp_path: Path
+) -> None:
     tower, whole = tmp_path / "tower", tmp_path / "whole"
     for folder, made in ((tower, spec), (whole, projected)):
         folder.mkdir()
@@ -252,7 +273,10 @@ def test_base_weights_know_no_projection_but_may_have_one(spec: EncoderParams, p
     assert fresh.neck.num_batches_tracked == 0 and trained.neck.num_batches_tracked == 1
     with pytest.raises(WeightsError, match=r"does not fit the encoder smoke: \d tensors"):
         build(spec, whole / "encoder.safetensors")
-    with pytest.raises(WeightsError, match=r"first linear\.weight; set encoder\.weights to weights of this model and encoder\.dim"):
+    with pytest.raises(
+        WeightsError,
+        match=r"first linear\.weight; set encoder\.weights to weights of this model and encoder\.dim",
+    ):
         build(spec.model_copy(update={"dim": 8}), whole / "encoder.safetensors")
 
 

@@ -23,7 +23,14 @@ unit = st.floats(0, 1, exclude_max=True)
 sides = st.integers(1, 300)
 
 
-@given(rows=sides, columns=sides, smallest=st.floats(0.1, 1), ratio=st.floats(0, 0.9), place=st.tuples(unit, unit, unit), shape=unit)
+@given(
+    rows=sides,
+    columns=sides,
+    smallest=st.floats(0.1, 1),
+    ratio=st.floats(0, 0.9),
+    place=st.tuples(unit, unit, unit),
+    shape=unit,
+)
 def test_a_crop_is_inside_large_enough_and_of_a_shape_within_the_ratio(
     rows: int, columns: int, smallest: float, ratio: float, place: tuple[float, float, float], shape: float
 ) -> None:
@@ -36,13 +43,22 @@ def test_a_crop_is_inside_large_enough_and_of_a_shape_within_the_ratio(
 
 
 def test_ratio_makes_crops_wider_and_taller() -> None:
-    shapes = [crop_box(1000, 1000, mild(min_crop=0.5, ratio=0.5), (0.3, 0.5, 0.5), shape) for shape in (0, 0.5, 1)]
+    shapes = [
+        crop_box(1000, 1000, mild(min_crop=0.5, ratio=0.5), (0.3, 0.5, 0.5), shape) for shape in (0, 0.5, 1)
+    ]
     assert [round(box.width / box.height, 2) for box in shapes] == [0.67, 1.0, 1.5]
     assert len({round(box.width * box.height, -4) for box in shapes}) == 1
 
 
-@given(moves=st.lists(unit, min_size=8, max_size=8), turn=unit, perspective=st.floats(0, 0.24), rotate=st.floats(0, 45))
-def test_corners_stay_convex_and_within_the_share(moves: list[float], turn: float, perspective: float, rotate: float) -> None:
+@given(
+    moves=st.lists(unit, min_size=8, max_size=8),
+    turn=unit,
+    perspective=st.floats(0, 0.24),
+    rotate=st.floats(0, 45),
+)
+def test_corners_stay_convex_and_within_the_share(
+    moves: list[float], turn: float, perspective: float, rotate: float
+) -> None:
     box = Box(10, 20, 100, 50)
     still = moved_corners(box, mild(perspective=perspective), moves, turn)
     assert (np.abs(still - box.corners()) <= np.array([100, 50]) * perspective + 1e-9).all()
@@ -68,7 +84,9 @@ def test_the_map_takes_the_canvas_to_the_corners(moves: list[float]) -> None:
 
 def photo(width: int, height: int) -> Image.Image:
     across, down = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
-    pixels = np.stack([128 + 100 * np.sin(9 * across), 128 + 100 * np.cos(7 * down), 255 * across * down], axis=-1)
+    pixels = np.stack(
+        [128 + 100 * np.sin(9 * across), 128 + 100 * np.cos(7 * down), 255 * across * down], axis=-1
+    )
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -97,7 +115,9 @@ def test_perspective_is_pillows() -> None:
     rows = [[*(a, b, 1), 0, 0, 0, -a * u, -b * u] for a, b, (u, _) in zip(x, y, quad, strict=True)]
     rows += [[0, 0, 0, *(a, b, 1), -a * v, -b * v] for a, b, (_, v) in zip(x, y, quad, strict=True)]
     solved = np.linalg.solve(np.array(rows), quad.T.ravel())
-    theirs = photo(48, 64).transform((48, 64), Image.Transform.PERSPECTIVE, solved.tolist(), Image.Resampling.BILINEAR)
+    theirs = photo(48, 64).transform(
+        (48, 64), Image.Transform.PERSPECTIVE, solved.tolist(), Image.Resampling.BILINEAR
+    )
     view = augmented(photo(48, 64), CANVAS, params, generator(2)).permute(1, 2, 0).numpy()
     assert np.abs(view.astype(int) - np.asarray(theirs))[16:-16, 12:-12].max() <= 2
 
@@ -111,17 +131,28 @@ def test_outside_the_picture_is_the_mean_colour() -> None:
 def test_a_large_picture_is_not_sampled_in_holes() -> None:
     fine = np.indices((900, 900)).sum(axis=0) % 2 * 255
     pixels = planes(Image.fromarray(np.repeat(fine[..., None], 3, axis=2).astype(np.uint8)))
-    view = warped(pixels, moved_corners(Box(50, 50, 800, 800), mild(rotate=9), [0.5] * 8, 0.9), 64, 48, CANVAS)
+    view = warped(
+        pixels, moved_corners(Box(50, 50, 800, 800), mild(rotate=9), [0.5] * 8, 0.9), 64, 48, CANVAS
+    )
     assert view.float().std() < 4 and abs(view.float().mean() - 127.5) < 2
 
 
 @pytest.mark.parametrize(
-    "options", [{"rotate": 10.0}, {"perspective": 0.1}, {"rotate": 10.0, "perspective": 0.1, "ratio": 0.4, "min_crop": 0.6}]
+    "options",
+    [
+        {"rotate": 10.0},
+        {"perspective": 0.1},
+        {"rotate": 10.0, "perspective": 0.1, "ratio": 0.4, "min_crop": 0.6},
+    ],
 )
-def test_however_many_options_there_is_one_resampling(options: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_however_many_options_there_is_one_resampling(
+    options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     resized = Preprocess.resized
-    monkeypatch.setattr(Preprocess, "resized", lambda self, *size: done.append("resized") or resized(self, *size))
+    monkeypatch.setattr(
+        Preprocess, "resized", lambda self, *size: done.append("resized") or resized(self, *size)
+    )
     monkeypatch.setattr(augment, "warped", lambda *all_of: done.append("warped") or warped(*all_of))
     augmented(photo(80, 90), CANVAS, mild(**options), generator(1))
     augmented(photo(80, 90), CANVAS, mild(ratio=0.4), generator(1))

@@ -35,7 +35,9 @@ def cosines(weights: torch.Tensor, centres: int = 1, dim: int = 8) -> torch.Tens
 
 
 def expected(head: Head, margin: float, smoothing: float) -> torch.Tensor:
-    return functional.cross_entropy(logits(cosines(head.loss.W), margin, angular=True), LABELS, label_smoothing=smoothing)
+    return functional.cross_entropy(
+        logits(cosines(head.loss.W), margin, angular=True), LABELS, label_smoothing=smoothing
+    )
 
 
 @pytest.mark.parametrize(("epochs", "margin"), [(0.0, 0.0), (1.0, 0.15), (2.0, 0.3), (4.0, 0.3)])
@@ -49,14 +51,18 @@ def test_margin_is_in_radians_and_grows_over_its_epochs(epochs: float, margin: f
 def test_cosface_takes_its_margin_from_the_cosine(epochs: float, share: float) -> None:
     made = head(LossParams(kind="cosface", margin=0.3, margin_epochs=2.0, scale=16.0, label_smoothing=0.1))
     made.ramp(epochs)
-    right = functional.cross_entropy(logits(cosines(made.loss.W), 0.3 * share, angular=False), LABELS, label_smoothing=0.1)
+    right = functional.cross_entropy(
+        logits(cosines(made.loss.W), 0.3 * share, angular=False), LABELS, label_smoothing=0.1
+    )
     assert math.isclose(made(EMBEDDINGS, LABELS).item(), right.item(), rel_tol=1e-5)
 
 
 def test_the_nearest_of_a_classs_centres_counts() -> None:
     made = head(LossParams(kind="subcentre", centres=3, margin=0.3, scale=16.0, label_smoothing=0.1))
     assert made.loss.W.shape == (8, 12)
-    right = functional.cross_entropy(logits(cosines(made.loss.W, centres=3), 0.3, angular=True), LABELS, label_smoothing=0.1)
+    right = functional.cross_entropy(
+        logits(cosines(made.loss.W, centres=3), 0.3, angular=True), LABELS, label_smoothing=0.1
+    )
     assert math.isclose(made(EMBEDDINGS, LABELS).item(), right.item(), rel_tol=1e-5)
 
 
@@ -84,15 +90,23 @@ def test_matryoshka_averages_the_losses_of_the_beginnings() -> None:
 
 
 def test_a_beginning_longer_than_the_embedding() -> None:
-    with pytest.raises(ParameterError, match=r"train\.loss\.dims has 16, but the embedding is 8 numbers long"):
+    with pytest.raises(
+        ParameterError, match=r"train\.loss\.dims has 16, but the embedding is 8 numbers long"
+    ):
         head(ARCFACE.model_copy(update={"dims": (4, 16)}))
 
 
 @settings(max_examples=20)
-@given(kind=st.sampled_from(["arcface", "subcentre", "cosface", "supcon"]), stretch=st.floats(0.01, 100), dims=st.sampled_from([(), (3,)]))
+@given(
+    kind=st.sampled_from(["arcface", "subcentre", "cosface", "supcon"]),
+    stretch=st.floats(0.01, 100),
+    dims=st.sampled_from([(), (3,)]),
+)
 def test_only_directions_count(kind: str, stretch: float, dims: tuple[int, ...]) -> None:
     made = head(LossParams.model_validate({"kind": kind, "dims": dims}))
-    assert math.isclose(made(stretch * EMBEDDINGS, LABELS).item(), made(EMBEDDINGS, LABELS).item(), rel_tol=1e-3, abs_tol=1e-4)
+    assert math.isclose(
+        made(stretch * EMBEDDINGS, LABELS).item(), made(EMBEDDINGS, LABELS).item(), rel_tol=1e-3, abs_tol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["arcface", "subcentre", "cosface"])
@@ -103,7 +117,9 @@ def test_class_directions_start_with_about_length_one(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["arcface", "cosface"])
 def test_full_margin_without_a_ramp_or_its_epochs(kind: str) -> None:
-    params = LossParams.model_validate({"kind": kind, "margin": 0.3, "scale": 16.0, "label_smoothing": 0.0, "margin_epochs": 0})
+    params = LossParams.model_validate(
+        {"kind": kind, "margin": 0.3, "scale": 16.0, "label_smoothing": 0.0, "margin_epochs": 0}
+    )
     made = head(params)
     right = functional.cross_entropy(logits(cosines(made.loss.W), 0.3, angular=kind == "arcface"), LABELS)
     assert math.isclose(made(EMBEDDINGS, LABELS).item(), right.item(), rel_tol=1e-5)

@@ -23,7 +23,9 @@ def rates(encoder: Encoder, params: OptimizerParams) -> dict[str, float]:
     """The highest rate of each of the encoder's parameters, by name."""
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
     found = groups(encoder, head(encoder), params)
-    listed = [(names[id(parameter)], group["highest"]) for group in found[:-1] for parameter in group["params"]]
+    listed = [
+        (names[id(parameter)], group["highest"]) for group in found[:-1] for parameter in group["params"]
+    ]
     assert len(listed) == len(dict(listed)) == len(names), "each once"
     return dict(listed)
 
@@ -41,7 +43,9 @@ def test_rates_decay_block_by_block_on_vits(model: str, side: int, blocks: str, 
     found = rates(encoder, DECAYING)
     stem = "tower.conv1.weight" if model == "ViT-B-32" else "tower.trunk.patch_embed.proj.weight"
     assert found[stem] == pytest.approx(1e-2 * 0.5**last)
-    assert [found[blocks.format(block)] for block in range(12)] == pytest.approx([1e-2 * 0.5 ** (last - 1 - block) for block in range(12)])
+    assert [found[blocks.format(block)] for block in range(12)] == pytest.approx(
+        [1e-2 * 0.5 ** (last - 1 - block) for block in range(12)]
+    )
     assert max(found.values()) == 1e-2 and len(set(found.values())) == last + 1
 
 
@@ -56,7 +60,9 @@ def test_open_clips_own_vit_from_stem_to_top() -> None:
 
 def test_rates_decay_on_efficientnet() -> None:
     with torch.device("meta"):
-        encoder = build(EncoderParams(model="efficientnet-lite0", weights="none", height=192, width=192), None)
+        encoder = build(
+            EncoderParams(model="efficientnet-lite0", weights="none", height=192, width=192), None
+        )
     found = rates(encoder, DECAYING)
     assert found["tower.trunk.conv_stem.weight"] == 1e-2 * 0.5**16
     assert found["tower.trunk.blocks.0.0.conv_dw.weight"] == 1e-2 * 0.5**15
@@ -89,7 +95,11 @@ def test_without_decay_there_are_two_groups_and_weight_decay_on_everything() -> 
 def test_only_what_needs_gradients_is_optimised(decay: float) -> None:
     encoder = smoke()
     encoder.tower.trunk.conv_stem.weight.requires_grad_(False)  # type: ignore[union-attr]
-    given = [p for group in groups(encoder, nn.Identity(), OptimizerParams(layer_decay=decay)) for p in group["params"]]
+    given = [
+        p
+        for group in groups(encoder, nn.Identity(), OptimizerParams(layer_decay=decay))
+        for p in group["params"]
+    ]
     assert {id(p) for p in given} == {id(p) for p in encoder.parameters() if p.requires_grad}
     assert len(given) == len(list(encoder.parameters())) - 1
 
@@ -98,14 +108,18 @@ def test_all_rates_follow_the_schedule() -> None:
     encoder = smoke()
     optimizer = adamw(encoder, head(encoder), DECAYING)
     set_rates(optimizer, 0.1)
-    assert [group["lr"] for group in optimizer.param_groups] == [group["highest"] * 0.1 for group in optimizer.param_groups]
+    assert [group["lr"] for group in optimizer.param_groups] == [
+        group["highest"] * 0.1 for group in optimizer.param_groups
+    ]
     assert optimizer.param_groups[0]["lr"] == 1e-2 * 0.1, "the tower's own rate comes first"
 
 
 def test_the_layers_of_a_tower_that_tells_none(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = smoke()
     monkeypatch.setattr(type(encoder.tower.trunk), "group_matcher", lambda self, coarse: {"all": ""})
-    with pytest.raises(ParameterError, match=r"doesn't tell its layers apart; set train\.optimizer\.layer_decay to 1"):
+    with pytest.raises(
+        ParameterError, match=r"doesn't tell its layers apart; set train\.optimizer\.layer_decay to 1"
+    ):
         layers(encoder.tower)
 
 

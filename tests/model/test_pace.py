@@ -10,7 +10,9 @@ from skumatch.model.pace import Pace
 from skumatch.pipeline.worker import _pace
 
 
-def test_validation_is_no_part_of_the_time_in_which_pictures_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_is_no_part_of_the_time_in_which_pictures_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     pace = Pace(size=8, steps=4, first=0)

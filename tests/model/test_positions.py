@@ -20,7 +20,9 @@ FAMILIES = pytest.mark.parametrize(("model", "side"), [OWN, TIMM])
 
 def encoder_on(model: str, height: int, width: int, weights: Path | None = None) -> Encoder:
     torch.manual_seed(0)
-    return build(EncoderParams(model=model, weights=str(weights), height=height, width=width, resize="pad"), weights)
+    return build(
+        EncoderParams(model=model, weights=str(weights), height=height, width=width, resize="pad"), weights
+    )
 
 
 def positions(encoder: Encoder) -> torch.Tensor:
@@ -40,8 +42,12 @@ def marked(encoder: Encoder, rows: int, columns: int) -> None:
 
 
 @FAMILIES
-@pytest.mark.parametrize("grids", [((8, 4), (10, 5)), ((8, 4), (4, 8)), ((16, 4), (8, 8)), ((7, 7), (10, 5)), ((8, 4), (8, 4))])
-def test_rows_stay_rows_and_columns_columns(model: str, side: int, grids: tuple[tuple[int, int], tuple[int, int]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "grids", [((8, 4), (10, 5)), ((8, 4), (4, 8)), ((16, 4), (8, 8)), ((7, 7), (10, 5)), ((8, 4), (8, 4))]
+)
+def test_rows_stay_rows_and_columns_columns(
+    model: str, side: int, grids: tuple[tuple[int, int], tuple[int, int]], tmp_path: Path
+) -> None:
     (rows, columns), (height, width) = grids
     before = encoder_on(model, rows * side, columns * side)
     marked(before, rows, columns)
@@ -51,13 +57,18 @@ def test_rows_stay_rows_and_columns_columns(model: str, side: int, grids: tuple[
     assert len(found) == 1 + height * width and found[0].equal(positions(before)[0])
     down, across = found[1:, 0].reshape(height, width), found[1:, 1].reshape(height, width)
     assert torch.allclose(down, down[:, :1].expand_as(down), atol=1e-4) and (down[1:, 0] > down[:-1, 0]).all()
-    assert torch.allclose(across, across[:1].expand_as(across), atol=1e-4) and (across[0, 1:] > across[0, :-1]).all()
+    assert (
+        torch.allclose(across, across[:1].expand_as(across), atol=1e-4)
+        and (across[0, 1:] > across[0, :-1]).all()
+    )
     if (rows, columns) == (height, width):
         assert found.equal(positions(before))
 
 
 @FAMILIES
-def test_an_oblong_encoder_comes_back_to_the_bit_also_from_before_files_named_their_canvas(model: str, side: int, tmp_path: Path) -> None:
+def test_an_oblong_encoder_comes_back_to_the_bit_also_from_before_files_named_their_canvas(
+    model: str, side: int, tmp_path: Path
+) -> None:
     encoder = encoder_on(model, 6 * side, 3 * side).eval()
     save(encoder, tmp_path)
     pixels = torch.zeros(1, 3, 6 * side, 3 * side)
@@ -75,14 +86,20 @@ def test_a_table_of_no_square_that_names_no_canvas_is_refused(model: str, side: 
     save(encoder_on(model, 8 * side, 4 * side), tmp_path)
     path = tmp_path / "encoder.safetensors"
     save_file(load_file(path), path)
-    with pytest.raises(WeightsError, match=r"32 positions, which are not those of a square canvas, and it names no other; set"):
+    with pytest.raises(
+        WeightsError,
+        match=r"32 positions, which are not those of a square canvas, and it names no other; set",
+    ):
         encoder_on(model, 8 * side, 4 * side, path)
 
 
 @FAMILIES
 def test_a_square_of_a_stranger_is_taken_for_one(model: str, side: int, tmp_path: Path) -> None:
     before = encoder_on(model, 7 * side, 7 * side)
-    save_file({name: tensor.contiguous() for name, tensor in before.tower.state_dict().items()}, tmp_path / "theirs.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in before.tower.state_dict().items()},
+        tmp_path / "theirs.safetensors",
+    )
     assert len(positions(encoder_on(model, 10 * side, 5 * side, tmp_path / "theirs.safetensors"))) == 1 + 50
 
 

@@ -20,27 +20,37 @@ def picture(width: int, height: int) -> Image.Image:
 
 @given(width=side, height=side, resize=st.sampled_from(["squash", "pad", "crop"]))
 def test_every_picture_fits_the_canvas(width: int, height: int, resize: str) -> None:
-    preprocess = Preprocess.model_validate({"height": 40, "width": 24, "resize": resize, "mean": MEAN, "std": STD})
+    preprocess = Preprocess.model_validate(
+        {"height": 40, "width": 24, "resize": resize, "mean": MEAN, "std": STD}
+    )
     pixels = preprocess(picture(width, height))
     assert pixels.shape == (3, 40, 24) and pixels.dtype == torch.uint8
 
 
 @given(width=side, height=side, resize=st.sampled_from(["squash", "pad", "crop"]))
 def test_an_array_is_seen_as_pillows_picture_is(width: int, height: int, resize: str) -> None:
-    preprocess = Preprocess.model_validate({"height": 40, "width": 24, "resize": resize, "mean": MEAN, "std": STD})
+    preprocess = Preprocess.model_validate(
+        {"height": 40, "width": 24, "resize": resize, "mean": MEAN, "std": STD}
+    )
     image = picture(width, height)
     assert preprocess(np.array(image)).equal(preprocess(image))
 
 
 def test_squash_is_pillows_bicubic_within_one_level() -> None:
     image = picture(90, 120)
-    ours = Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD)(image).permute(1, 2, 0).numpy()
+    ours = (
+        Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD)(image).permute(1, 2, 0).numpy()
+    )
     pillows = np.asarray(image.resize((24, 40), Image.Resampling.BICUBIC))
     assert np.abs(ours.astype(int) - pillows.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize(("width", "height", "columns", "rows"), [(10, 40, 10, 40), (20, 20, 24, 24), (100, 50, 24, 12)])
-def test_pad_keeps_the_aspect_and_fills_with_the_mean_colour(width: int, height: int, columns: int, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "height", "columns", "rows"), [(10, 40, 10, 40), (20, 20, 24, 24), (100, 50, 24, 12)]
+)
+def test_pad_keeps_the_aspect_and_fills_with_the_mean_colour(
+    width: int, height: int, columns: int, rows: int
+) -> None:
     preprocess = Preprocess(height=40, width=24, resize="pad", mean=MEAN, std=STD)
     pixels = preprocess(Image.new("RGB", (width, height), (255, 0, 0)))
     red = pixels[0] == 255
@@ -62,7 +72,10 @@ def test_crop_keeps_the_aspect_and_shows_the_middle(short_side: int | None) -> N
 
 
 def test_bilinear_is_another_filter() -> None:
-    views = [Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD, interpolation=name) for name in ("bicubic", "bilinear")]
+    views = [
+        Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD, interpolation=name)
+        for name in ("bicubic", "bilinear")
+    ]
     image = picture(90, 120)
     assert not views[0](image).equal(views[1](image))
     pillows = np.asarray(image.resize((24, 40), Image.Resampling.BILINEAR))
@@ -82,7 +95,8 @@ def test_normalise_leaves_what_it_was_given() -> None:
     for batch in (torch.full((1, 3, 4, 4), 9, dtype=torch.uint8), torch.full((1, 3, 4, 4), 9.0)):
         found = preprocess.normalise(batch)
         assert (batch == 9).all() and found.equal(
-            (torch.full((1, 3, 4, 4), 9.0) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+            (torch.full((1, 3, 4, 4), 9.0) / 255 - torch.tensor(MEAN).view(3, 1, 1))
+            / torch.tensor(STD).view(3, 1, 1)
         )
 
 

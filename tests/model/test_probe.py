@@ -25,7 +25,9 @@ def made(seed: int, count: int = EACH) -> tuple[Tensor, Tensor]:
     labels = torch.arange(SKUS).repeat_interleave(count)
     light = 2 * torch.randn(len(labels), 8, generator=draws)
     rest = 0.3 * torch.randn(len(labels), WIDTH - 16, generator=draws)
-    return torch.cat([light, look[labels] + 0.2 * torch.randn(len(labels), 8, generator=draws), rest], dim=1) + 1, labels
+    return torch.cat(
+        [light, look[labels] + 0.2 * torch.randn(len(labels), 8, generator=draws), rest], dim=1
+    ) + 1, labels
 
 
 def top1(gallery: Tensor, queries: Tensor, labels: Tensor, asked: Tensor) -> float:
@@ -38,7 +40,9 @@ class Told(Encoder):
 
     def __init__(self, dim: int) -> None:
         encoder = build(EncoderParams(model="smoke", weights="none", height=32, width=32), None)
-        super().__init__(encoder.tower, encoder.preprocess, WIDTH, encoder.spec.model_copy(update={"dim": dim}))
+        super().__init__(
+            encoder.tower, encoder.preprocess, WIDTH, encoder.spec.model_copy(update={"dim": dim})
+        )
 
 
 def test_the_projection_finds_what_tells_skus_apart() -> None:
@@ -49,7 +53,10 @@ def test_the_projection_finds_what_tells_skus_apart() -> None:
         gallery, found = encoder.projected(features), encoder.projected(queries)
     assert top1(features, queries, labels, asked) < 0.6
     assert top1(gallery, found, labels, asked) > 0.9
-    assert top1(gallery[:, :5], found[:, :5], labels, asked) > top1(gallery[:, -3:], found[:, -3:], labels, asked) + 0.2
+    assert (
+        top1(gallery[:, :5], found[:, :5], labels, asked)
+        > top1(gallery[:, -3:], found[:, -3:], labels, asked) + 0.2
+    )
 
 
 def test_a_projection_longer_than_there_are_skus_hears_no_noise() -> None:
@@ -87,7 +94,9 @@ def test_without_a_projection_only_the_head_learns() -> None:
     encoder = Told(dim=0)
     head = probe(encoder, features[None], labels, SKUS, PARAMS, LossParams(), 7)
     assert encoder.projected(features).equal(functional.normalize(features, dim=-1))
-    start = probe(encoder, features[None], labels, SKUS, PARAMS.model_copy(update={"epochs": 0}), LossParams(), 7)
+    start = probe(
+        encoder, features[None], labels, SKUS, PARAMS.model_copy(update={"epochs": 0}), LossParams(), 7
+    )
     with torch.inference_mode():
         assert head(encoder.projected(features), labels) < 0.5 * start(encoder.projected(features), labels)
 
@@ -97,7 +106,10 @@ def test_rate_and_batch_of_the_head_are_those_asked_for(change: dict[str, float]
     """Slower, or in fewer steps, it has come less far."""
     features, labels = made(1)
     encoder, few = Told(dim=0), PARAMS.model_copy(update={"epochs": 3})
-    quick, slow = (probe(encoder, features[None], labels, SKUS, params, LossParams(), 7) for params in (few, few.model_copy(update=change)))
+    quick, slow = (
+        probe(encoder, features[None], labels, SKUS, params, LossParams(), 7)
+        for params in (few, few.model_copy(update=change))
+    )
     with torch.inference_mode():
         assert quick(encoder.projected(features), labels) < slow(encoder.projected(features), labels)
 
@@ -111,7 +123,9 @@ def test_a_loss_of_pairs_has_no_head_to_learn() -> None:
 def test_augmented_views_teach_what_to_overlook() -> None:
     features, labels = made(1, count=2)
     queries, asked = made(2)
-    views = torch.stack([features, *(torch.cat([made(seed, 2)[0][:, :8], features[:, 8:]], dim=1) for seed in range(10, 18))])
+    views = torch.stack(
+        [features, *(torch.cat([made(seed, 2)[0][:, :8], features[:, 8:]], dim=1) for seed in range(10, 18))]
+    )
     found = []
     for seen in (views[:1], views):
         encoder = Told(dim=8)
@@ -155,5 +169,7 @@ def test_tower_features_are_the_towers_own() -> None:
     pixels = torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     found = tower_features(encoder, pixels.split(4))
     assert found.shape == (6, encoder.width) and not found.is_inference()
-    expected = encoder.eval().tower(encoder.preprocess.normalise(pixels).contiguous(memory_format=torch.channels_last))
+    expected = encoder.eval().tower(
+        encoder.preprocess.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    )
     assert torch.allclose(found, expected, atol=1e-5)

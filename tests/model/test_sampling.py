@@ -70,10 +70,14 @@ def test_whole_parts_keep_the_sum_and_are_neighbours(parts: list[float], seed: i
 
 @given(values=st.lists(st.integers(0, 4), max_size=40))
 def test_occurrences_count_what_came_before(values: list[int]) -> None:
-    assert occurrences(np.array(values, np.int64)).tolist() == [values[:i].count(value) for i, value in enumerate(values)]
+    assert occurrences(np.array(values, np.int64)).tolist() == [
+        values[:i].count(value) for i, value in enumerate(values)
+    ]
 
 
-@given(sizes=counts, power=powers, seed=seeds, steps=st.integers(1, 9), per_sku=st.integers(1, 5), data=st.data())
+@given(
+    sizes=counts, power=powers, seed=seeds, steps=st.integers(1, 9), per_sku=st.integers(1, 5), data=st.data()
+)
 def test_every_batch_has_different_skus_with_as_many_images(
     sizes: list[int], power: float, seed: int, steps: int, per_sku: int, data: st.DataObject
 ) -> None:
@@ -95,7 +99,9 @@ def test_groups_are_drawn_by_the_power_but_never_twice_in_a_batch(seed: int, pow
     groups = [found[sku] / 4 for sku in range(5)]
     assert sum(groups) == 50 and max(groups) <= 25
     weights = np.array(sizes[1:], float) ** power
-    first = min(25.0, 50 * 400**power / (400**power + weights.sum()))  # the largest SKU can be in every batch, and no more
+    first = min(
+        25.0, 50 * 400**power / (400**power + weights.sum())
+    )  # the largest SKU can be in every batch, and no more
     shares = [first, *((50 - first) * weights / weights.sum())]
     assert all(abs(group - share) <= 1 + 1e-9 for group, share in zip(groups, shares, strict=True))
 
@@ -105,7 +111,12 @@ def test_all_images_of_a_sku_come_round() -> None:
     assert set(grouped(labels, 1.0, 4, 3, 2, generator(3)).tolist()) == set(range(24))
 
 
-KINDS = [SamplingParams(), SamplingParams(power=0.5), SamplingParams(per_sku=2), SamplingParams(power=0.0, per_sku=4)]
+KINDS = [
+    SamplingParams(),
+    SamplingParams(power=0.5),
+    SamplingParams(per_sku=2),
+    SamplingParams(power=0.0, per_sku=4),
+]
 
 
 def schedule(sampling: SamplingParams, **changes: Any) -> Schedule:
@@ -129,9 +140,13 @@ def test_resuming_anywhere_gives_the_rest(sampling: SamplingParams, start: int) 
 
 @pytest.mark.parametrize("sampling", KINDS)
 @given(world=st.sampled_from([1, 2, 4]), start=st.integers(0, 9))
-def test_the_ranks_parts_together_are_one_processs_batches(sampling: SamplingParams, world: int, start: int) -> None:
+def test_the_ranks_parts_together_are_one_processs_batches(
+    sampling: SamplingParams, world: int, start: int
+) -> None:
     parts = [list(schedule(sampling, rank=rank, world=world, start=start)) for rank in range(world)]
-    assert [[key for part in step for key in part] for step in zip(*parts, strict=True)] == list(schedule(sampling, start=start))
+    assert [[key for part in step for key in part] for step in zip(*parts, strict=True)] == list(
+        schedule(sampling, start=start)
+    )
     assert all(len(batch) == 16 // world for part in parts for batch in part)
 
 
@@ -145,9 +160,15 @@ def test_an_image_shown_again_has_a_key_of_its_own() -> None:
     ("changes", "told"),
     [
         ({"world": 3}, r"^3 processes can't share 16 images a step; set train\.batch to a multiple of 3\.$"),
-        ({"sampling": SamplingParams(per_sku=3)}, r"^train\.batch is 16, .*per_sku images; set it to a multiple of 3\.$"),
+        (
+            {"sampling": SamplingParams(per_sku=3)},
+            r"^train\.batch is 16, .*per_sku images; set it to a multiple of 3\.$",
+        ),
         ({"sampling": SamplingParams(per_sku=4), "world": 8}, r"set it to a multiple of 32\.$"),
-        ({"sampling": SamplingParams(per_sku=1)}, r"^A batch of 16 with train\.sampling\.per_sku 1 needs 16 SKUs, there are 8; lower"),
+        (
+            {"sampling": SamplingParams(per_sku=1)},
+            r"^A batch of 16 with train\.sampling\.per_sku 1 needs 16 SKUs, there are 8; lower",
+        ),
     ],
 )
 def test_batches_that_cant_be_made_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -54,7 +54,9 @@ def gradients(encoder: Encoder, seed: int = 1) -> tuple[Tensor, dict[str, Tensor
     encoder.zero_grad()
     embeddings = encoder.train()(pixels(encoder, seed=seed))
     (embeddings * torch.linspace(-1, 1, encoder.dim)).sum().backward()
-    return embeddings.detach(), {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+    return embeddings.detach(), {
+        name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None
+    }
 
 
 @ALL
@@ -76,7 +78,9 @@ def test_the_defaults_change_nothing(make: Make) -> None:
         (timm_vit, 0.99, "trunk.norm.", "head.proj."),
     ],
 )
-def test_frozen_blocks_keep_weights_and_statistics_while_the_rest_trains(make: Make, share: float, frozen: str, free: str) -> None:
+def test_frozen_blocks_keep_weights_and_statistics_while_the_rest_trains(
+    make: Make, share: float, frozen: str, free: str
+) -> None:
     encoder = make()
     before = state(encoder.tower)
     with shaped(encoder, TowerParams(freeze=share)):
@@ -96,7 +100,11 @@ def test_a_frozen_block_says_the_same_in_training_as_in_evaluation() -> None:
     with shaped(encoder, TowerParams(freeze=0.5)):
         encoder.train()
         modules = dict(encoder.tower.named_modules())
-        assert not modules["trunk.blocks.1"].training and not modules["trunk.blocks.1.0.bn1"].training and not modules["trunk.bn1"].training
+        assert (
+            not modules["trunk.blocks.1"].training
+            and not modules["trunk.blocks.1.0.bn1"].training
+            and not modules["trunk.bn1"].training
+        )
         assert modules["trunk.blocks.2"].training and encoder.training
         copied = deepcopy(encoder).train()
         assert not dict(copied.tower.named_modules())["trunk.blocks.1.0.bn1"].training
@@ -108,8 +116,12 @@ def test_adapters_alone_are_trained_and_merged_into_plain_weights(make: Make) ->
     before, modules = state(encoder), [type(module) for module in encoder.modules()]
     with shaped(encoder, TowerParams(lora_rank=2, freeze=0.0)):
         training = Training(encoder)
-        assert all("lora_" in name for name, parameter in encoder.named_parameters() if parameter.requires_grad)
-        assert torch.allclose(encoder.eval()(pixels(encoder)), make().eval()(pixels(encoder)), atol=1e-6), "at first nothing is added"
+        assert all(
+            "lora_" in name for name, parameter in encoder.named_parameters() if parameter.requires_grad
+        )
+        assert torch.allclose(encoder.eval()(pixels(encoder)), make().eval()(pixels(encoder)), atol=1e-6), (
+            "at first nothing is added"
+        )
         for step in range(3):
             training.step(step)
         fixed = {
@@ -125,8 +137,12 @@ def test_adapters_alone_are_trained_and_merged_into_plain_weights(make: Make) ->
     names = {name.removeprefix("tower.").removeprefix("trunk.") for name in changed(before, after)}
     block = "transformer.resblocks.{}." if make is vit else "blocks.{}."
     linear = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-    linear = linear if make is vit else ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
-    assert names == {block.format(number) + name for number in range(3 if make is vit else 6) for name in linear}
+    linear = (
+        linear if make is vit else ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+    )
+    assert names == {
+        block.format(number) + name for number in range(3 if make is vit else 6) for name in linear
+    }
     assert [type(module) for module in encoder.modules()] == modules
     assert all(parameter.requires_grad for parameter in encoder.parameters())
     for name in changed(before, after):
@@ -141,12 +157,16 @@ def test_adapters_stay_out_of_frozen_blocks_and_leave_the_callers_chance_alone()
     with shaped(encoder, TowerParams(lora_rank=2, freeze=0.4)):
         moving = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     assert torch.rand(1).equal(expected)
-    assert not [name for name in moving if "resblocks.0." in name] and [name for name in moving if "resblocks.1." in name]
+    assert not [name for name in moving if "resblocks.0." in name] and [
+        name for name in moving if "resblocks.1." in name
+    ]
 
 
 @VITS
 def test_training_with_adapters_resumes_to_the_same_bits(make: Make) -> None:
-    def run(first: int, last: int, saved: tuple[dict[str, Tensor], dict[str, object]] | None) -> tuple[Encoder, Training, object]:
+    def run(
+        first: int, last: int, saved: tuple[dict[str, Tensor], dict[str, object]] | None
+    ) -> tuple[Encoder, Training, object]:
         encoder = make()
         with shaped(encoder, TowerParams(lora_rank=2, freeze=0.0)):
             training = Training(encoder)
@@ -175,23 +195,37 @@ def test_a_layer_whose_weight_alone_is_used_gets_no_adapter() -> None:
         for step in range(2):
             training.step(step)
         unused = [
-            name for name, parameter in encoder.named_parameters() if parameter.requires_grad and not training.optimizer.state[parameter]
+            name
+            for name, parameter in encoder.named_parameters()
+            if parameter.requires_grad and not training.optimizer.state[parameter]
         ]
-        adapted = {name.rpartition(".lora_")[0].rsplit(".", 1)[-1] for name, _ in encoder.named_parameters() if ".lora_" in name}
+        adapted = {
+            name.rpartition(".lora_")[0].rsplit(".", 1)[-1]
+            for name, _ in encoder.named_parameters()
+            if ".lora_" in name
+        }
     assert not unused and adapted == {"proj", "fc1", "fc2"}
 
 
 def test_adapters_need_a_block_that_isnt_frozen() -> None:
-    with pytest.raises(ParameterError, match=r"lora_rank could change; lower one"), shaped(vit(), TowerParams(lora_rank=2, freeze=0.99)):
+    with (
+        pytest.raises(ParameterError, match=r"lora_rank could change; lower one"),
+        shaped(vit(), TowerParams(lora_rank=2, freeze=0.99)),
+    ):
         pass
 
 
 def test_adapters_are_not_for_convolutional_towers() -> None:
-    with pytest.raises(ParameterError, match=r"train\.tower\.lora_rank is for ViTs"), shaped(smoke(), TowerParams(lora_rank=2, freeze=0.0)):
+    with (
+        pytest.raises(ParameterError, match=r"train\.tower\.lora_rank is for ViTs"),
+        shaped(smoke(), TowerParams(lora_rank=2, freeze=0.0)),
+    ):
         pass
 
 
-@pytest.mark.parametrize(("make", "block"), [(smoke, "blocks.1.0"), (vit, "blocks.1"), (timm_vit, "blocks.1")])
+@pytest.mark.parametrize(
+    ("make", "block"), [(smoke, "blocks.1.0"), (vit, "blocks.1"), (timm_vit, "blocks.1")]
+)
 def test_recomputing_gives_the_same_gradients_and_statistics(make: Make, block: str) -> None:
     encoder, plain = make(), make()
     passes: list[int] = []
@@ -225,7 +259,9 @@ def test_patches_are_left_out_in_training_only_and_by_the_global_generator(make:
         assert first.equal(again) and not first.equal(other)
     all_of_them = tokens[0]
     assert tokens == [all_of_them, *[1 + (all_of_them - 1) // 2] * 3]
-    assert encoder.train()(pixels(encoder)).shape == whole.shape and tokens[-1] == all_of_them, "afterwards all"
+    assert encoder.train()(pixels(encoder)).shape == whole.shape and tokens[-1] == all_of_them, (
+        "afterwards all"
+    )
 
 
 def test_a_convolutional_tower_has_no_patches() -> None:
@@ -260,4 +296,6 @@ def test_all_of_it_together_trains_and_comes_back_plain() -> None:
     with shaped(encoder, TowerParams(freeze=0.4, lora_rank=2, patch_dropout=0.5, checkpointing=True)):
         training = Training(encoder)
         training.step(0)
-    assert set(encoder.state_dict()) == names and all(tensor.isfinite().all() for tensor in encoder.state_dict().values())
+    assert set(encoder.state_dict()) == names and all(
+        tensor.isfinite().all() for tensor in encoder.state_dict().values()
+    )

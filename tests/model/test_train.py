@@ -35,13 +35,17 @@ from tests.model.ddp_worker import read
 from tests.model.plain import mild, plain
 from tests.model.towers import vit
 
-PARAMS = plain(epochs=2, batch=4, optimizer=OptimizerParams(lr_tower=3e-3, lr_head=1e-2), augment=mild(cutout=16))  # 12 steps
+PARAMS = plain(
+    epochs=2, batch=4, optimizer=OptimizerParams(lr_tower=3e-3, lr_head=1e-2), augment=mild(cutout=16)
+)  # 12 steps
 CPU = RuntimeParams(device="cpu", threads=1)
 CLASSES = ["cola", "milk", "mint"]
 PatchDropout = timm.layers.PatchDropout
 
 
-def fit(shelf: Images, spec: EncoderParams, checkpoints: Checkpoints | None = None, **changes: Any) -> Encoder:
+def fit(
+    shelf: Images, spec: EncoderParams, checkpoints: Checkpoints | None = None, **changes: Any
+) -> Encoder:
     params = PARAMS.model_copy(update=changes.pop("params", {}))
     given: dict[str, Any] = {
         "images": shelf,
@@ -91,7 +95,9 @@ class KilledAfter(EverySteps):
 def whole(shelf: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, str]:
     """A run in one piece, and its history."""
     path = tmp_path_factory.mktemp("whole") / "history.jsonl"
-    return fit(shelf, EncoderParams(model="smoke", weights="none", height=32, width=32), history=path), path.read_text()
+    return fit(
+        shelf, EncoderParams(model="smoke", weights="none", height=32, width=32), history=path
+    ), path.read_text()
 
 
 @pytest.mark.parametrize("saves", [1, 2, 4])
@@ -111,7 +117,9 @@ def test_workers_give_the_same_bits(shelf: Images, smoke: EncoderParams, whole: 
     assert same(fit(shelf, smoke, runtime=CPU.model_copy(update={"workers": 2})), whole[0])
 
 
-def test_another_seed_gives_other_bits(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]) -> None:
+def test_another_seed_gives_other_bits(
+    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]
+) -> None:
     assert not same(fit(shelf, smoke, seed=4), whole[0])
 
 
@@ -124,14 +132,20 @@ def test_history_has_one_deterministic_line_an_epoch(whole: tuple[Encoder, str])
 
 def test_the_loss_falls(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
     fit(shelf, smoke, params={"loss": LossParams(margin=0.0)}, history=tmp_path / "history.jsonl")
-    first, second = (json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines())
+    first, second = (
+        json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()
+    )
     assert second < first
 
 
 def test_training_brings_pictures_of_one_sku_together(shelf: Images, whole: tuple[Encoder, str]) -> None:
     encoder = whole[0]
     with torch.no_grad():
-        embeddings = encoder(encoder.preprocess.normalise(torch.stack([encoder.preprocess(shelf[i]) for i in range(len(shelf))])))
+        embeddings = encoder(
+            encoder.preprocess.normalise(
+                torch.stack([encoder.preprocess(shelf[i]) for i in range(len(shelf))])
+            )
+        )
     similarities = (embeddings @ embeddings.T).fill_diagonal_(-1)
     nearest = [shelf.skus[index] for index in similarities.argmax(dim=1)]
     assert nearest == shelf.skus
@@ -159,18 +173,28 @@ def test_a_loss_that_is_no_number_stops_the_run(shelf: Images, smoke: EncoderPar
 def test_a_training_that_loses_what_it_learnt_stops_before_that_is_saved(
     shelf: Images, smoke: EncoderParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From its 120th step on the rates are a thousand times what they were; with a tiny encoder the loss can't rise far."""
+    """From its 120th step on the rates are a thousand times what they were.
+
+    With a tiny encoder the loss can't rise far.
+    """
     rate = run.rate_share
     monkeypatch.setattr(trend, "TIMES", 1.0)
-    monkeypatch.setattr(run, "rate_share", lambda step, *others: rate(step, *others) * (1000 if step >= 120 else 1))
+    monkeypatch.setattr(
+        run, "rate_share", lambda step, *others: rate(step, *others) * (1000 if step >= 120 else 1)
+    )
     checkpoints = EverySteps(str(tmp_path), "k")
-    with pytest.raises(TrainingDiverged, match=r"has come to [\d.]+ and risen to [\d.]+ again at step \d+ of 360; lower train"):
+    with pytest.raises(
+        TrainingDiverged,
+        match=r"has come to [\d.]+ and risen to [\d.]+ again at step \d+ of 360; lower train",
+    ):
         fit(shelf, smoke, checkpoints, params={"epochs": 60})
     saved = checkpoints.latest()
     assert saved and saved.meta["trend"]["recent"] <= saved.meta["trend"]["lowest"] + 1
 
 
-def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path) -> None:
+def test_sigterm_saves_a_checkpoint_and_exits(
+    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path
+) -> None:
     class Terminated(Images):
         """Gets SIGTERM while the 7th picture, of step 2, is read."""
 
@@ -184,7 +208,11 @@ def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParam
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
-        fit(Terminated(shelf.ids, shelf.skus, shelf.names, shelf.extents), smoke, Checkpoints(str(tmp_path), "k"))
+        fit(
+            Terminated(shelf.ids, shelf.skus, shelf.names, shelf.extents),
+            smoke,
+            Checkpoints(str(tmp_path), "k"),
+        )
     assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
     resumed = Checkpoints(str(tmp_path), "k")
     found = resumed.latest()
@@ -194,8 +222,12 @@ def test_sigterm_saves_a_checkpoint_and_exits(shelf: Images, smoke: EncoderParam
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_sigterm_does_not_wait_for_a_validation(shelf: Images, smoke: EncoderParams, tmp_path: Path, epoch: int, times: int) -> None:
-    """A checkpoint is written at once; the epoch, here also the last one, is judged after the resume: bits and history are the same.
+def test_sigterm_does_not_wait_for_a_validation(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path, epoch: int, times: int
+) -> None:
+    """A checkpoint is written at once.
+
+    The epoch, here also the last one, is judged after the resume: bits and history are the same.
 
     Also where the validation is stopped again after the resume.
     """
@@ -219,7 +251,10 @@ def test_sigterm_does_not_wait_for_a_validation(shelf: Images, smoke: EncoderPar
     resumed = fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), **given)
     scores = iter(verdicts.values())
     straight = fit(shelf, smoke, judge=lambda _: next(scores), history=tmp_path / "straight.jsonl")
-    assert same(resumed, straight) and (tmp_path / "history.jsonl").read_text() == (tmp_path / "straight.jsonl").read_text()
+    assert (
+        same(resumed, straight)
+        and (tmp_path / "history.jsonl").read_text() == (tmp_path / "straight.jsonl").read_text()
+    )
 
 
 KILLED_AT_29 = """
@@ -246,7 +281,9 @@ fit(Killed(found.ids, found.skus, found.names, found.extents), spec, checkpoints
 SIXTY = {"epochs": 10, "average": AverageParams(ema=0.9), "optimizer": OptimizerParams(lr_tower=1e-3)}
 
 
-def test_sixty_steps_are_those_of_a_process_killed_at_the_29th_and_forty_more(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+def test_sixty_steps_are_those_of_a_process_killed_at_the_29th_and_forty_more(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path
+) -> None:
     folder = Path(shelf.extents[0].path).parent
     pictures = read(folder)
     words = [sys.executable, "-c", KILLED_AT_29, str(folder), str(tmp_path)]
@@ -293,7 +330,9 @@ def falling(*answers: float) -> Any:
     return judge
 
 
-def test_each_epoch_is_judged_and_said(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path) -> None:
+def test_each_epoch_is_judged_and_said(
+    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path
+) -> None:
     judged = fit(shelf, smoke, history=tmp_path / "h.jsonl", judge=falling(0.5, 0.25))
     lines = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
     assert [line.pop("top1") for line in lines] == [0.5, 0.25]
@@ -312,7 +351,9 @@ def test_some_epochs_and_the_last_are_judged(shelf: Images, smoke: EncoderParams
     assert all(tensor.equal(patient.seen[0][name]) for name, tensor in best.state_dict().items())
 
 
-def test_without_a_better_epoch_training_stops_and_the_best_is_returned(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+def test_without_a_better_epoch_training_stops_and_the_best_is_returned(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path
+) -> None:
     judge = falling(0.5, 0.75, 0.75, 0.5, 1.0)
     best = fit(shelf, smoke, params={"epochs": 5, "patience": 2}, history=tmp_path / "h.jsonl", judge=judge)
     assert len(judge.seen) == 4
@@ -321,7 +362,9 @@ def test_without_a_better_epoch_training_stops_and_the_best_is_returned(shelf: I
 
 
 @pytest.mark.parametrize("saves", [1, 3, 5, 8])
-def test_who_waits_for_a_better_epoch_resumes_to_the_same_bits(shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int) -> None:
+def test_who_waits_for_a_better_epoch_resumes_to_the_same_bits(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int
+) -> None:
     params = {"epochs": 5, "patience": 2}
 
     def judge(encoder: Encoder) -> float:
@@ -331,7 +374,10 @@ def test_who_waits_for_a_better_epoch_resumes_to_the_same_bits(shelf: Images, sm
     answers: dict[float, float] = {}
     learnt = falling(0.5, 0.75, 0.75, 0.5)
     straight = fit(shelf, smoke, params=params, judge=learnt)
-    answers |= {float(next(iter(seen.values())).sum()): top1 for seen, top1 in zip(learnt.seen, (0.5, 0.75, 0.75, 0.5), strict=True)}
+    answers |= {
+        float(next(iter(seen.values())).sum()): top1
+        for seen, top1 in zip(learnt.seen, (0.5, 0.75, 0.75, 0.5), strict=True)
+    }
     killed = KilledAfter(str(tmp_path), "k")
     killed.saves = saves
     with pytest.raises(Killed):
@@ -345,11 +391,19 @@ def test_patience_needs_pictures_to_validate_on(shelf: Images, smoke: EncoderPar
 
 
 def test_the_fix_shows_whole_pictures_and_goes_on_from_the_tuning(
-    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: Images,
+    smoke: EncoderParams,
+    whole: tuple[Encoder, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[tuple[int, ...]] = []
     real = Encoder.forward
-    monkeypatch.setattr(Encoder, "forward", lambda self, pixels: (sizes.append(tuple(pixels.shape[2:])), real(self, pixels))[1])
+    monkeypatch.setattr(
+        Encoder,
+        "forward",
+        lambda self, pixels: (sizes.append(tuple(pixels.shape[2:])), real(self, pixels))[1],
+    )
     fit(shelf, smoke, params={"fix": FixParams(epochs=1)}, history=tmp_path / "h.jsonl")
     lines = (tmp_path / "h.jsonl").read_text().splitlines()
     assert lines[:2] == whole[1].splitlines() and len(lines) == 3
@@ -360,11 +414,18 @@ def test_the_fix_shows_whole_pictures_and_goes_on_from_the_tuning(
 
 
 @pytest.mark.parametrize("saves", [None, 5])
-def test_a_fix_leaves_no_patches_out(shelf: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saves: int | None) -> None:
-    """Also where it was taken up again in its second epoch. 9 patches and a class token, half of the patches left out before."""
+def test_a_fix_leaves_no_patches_out(
+    shelf: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saves: int | None
+) -> None:
+    """Also where it was taken up again in its second epoch.
+
+    9 patches and a class token, half of the patches left out before.
+    """
     tokens: list[int] = []
     real = PatchDropout.forward
-    monkeypatch.setattr(PatchDropout, "forward", lambda self, x: (tokens.append(real(self, x).shape[1]), real(self, x))[1])
+    monkeypatch.setattr(
+        PatchDropout, "forward", lambda self, x: (tokens.append(real(self, x).shape[1]), real(self, x))[1]
+    )
     spec = EncoderParams(model="ViT-S-32-alt", weights="none", height=96, width=96)
     params = {"epochs": 1, "fix": FixParams(epochs=2), "tower": TowerParams(patch_dropout=0.5, freeze=0.0)}
     if saves is None:
@@ -381,34 +442,47 @@ def test_a_fix_leaves_no_patches_out(shelf: Images, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("saves", [4, 5])
-def test_a_fix_that_was_killed_resumes_to_the_same_bits(shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int) -> None:
+def test_a_fix_that_was_killed_resumes_to_the_same_bits(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path, saves: int
+) -> None:
     params = {"fix": FixParams(epochs=1)}
     killed = KilledAfter(str(tmp_path), "k")
     killed.saves = saves
     with pytest.raises(Killed):
         fit(shelf, smoke, killed, params=params)
-    assert same(fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), params=params), fit(shelf, smoke, params=params))
+    assert same(
+        fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), params=params), fit(shelf, smoke, params=params)
+    )
 
 
-def test_a_probe_comes_first_and_alone_leaves_the_tower_as_it_was(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+def test_a_probe_comes_first_and_alone_leaves_the_tower_as_it_was(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path
+) -> None:
     spec = smoke.model_copy(update={"dim": 4})
     probed = fit(shelf, spec, params={"epochs": 0, "probe": ProbeParams(epochs=2, views=2)})
     torch.manual_seed(3)
     built = build(spec, None)
-    assert all(tensor.equal(built.tower.state_dict()[name]) for name, tensor in probed.tower.state_dict().items())
+    assert all(
+        tensor.equal(built.tower.state_dict()[name]) for name, tensor in probed.tower.state_dict().items()
+    )
     assert not probed.projection.linear.weight.equal(built.projection.linear.weight)  # type: ignore[union-attr]
     both, plain = (fit(shelf, spec, params={"probe": ProbeParams(epochs=n, views=2)}) for n in (2, 0))
     assert not same(both, plain)
     killed = KilledAfter(str(tmp_path), "k")
     with pytest.raises(Killed):
         fit(shelf, spec, killed, params={"probe": ProbeParams(epochs=2, views=2)})
-    assert same(fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params={"probe": ProbeParams(epochs=2, views=2)}), both)
+    assert same(
+        fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params={"probe": ProbeParams(epochs=2, views=2)}),
+        both,
+    )
 
 
 def test_gradients_are_clipped(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]) -> None:
     rates = PARAMS.optimizer
     assert same(fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e9})}), whole[0])
-    assert not same(fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e-4})}), whole[0])
+    assert not same(
+        fit(shelf, smoke, params={"optimizer": rates.model_copy(update={"clip": 1e-4})}), whole[0]
+    )
 
 
 EVERYTHING = {
@@ -437,7 +511,14 @@ def test_with_everything_on_killed_and_resumed_ends_with_the_same_bits(
     killed.saves = saves
     with pytest.raises(Killed):
         fit(shelf, spec, killed, params=EVERYTHING, judge=weight)
-    resumed = fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params=EVERYTHING, judge=weight, history=tmp_path / "resumed.jsonl")
+    resumed = fit(
+        shelf,
+        spec,
+        Checkpoints(str(tmp_path), "k"),
+        params=EVERYTHING,
+        judge=weight,
+        history=tmp_path / "resumed.jsonl",
+    )
     assert same(resumed, whole)
     assert (tmp_path / "resumed.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
 
@@ -458,14 +539,23 @@ def test_training_with_adapters_resumes_to_the_same_bits_and_ends_plain(
     assert same(fit(shelf, spec, Checkpoints(str(tmp_path), "k"), params=params), whole)
 
 
-def test_the_average_is_what_is_judged_and_returned(shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]) -> None:
+def test_the_average_is_what_is_judged_and_returned(
+    shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str]
+) -> None:
     judged: list[float] = []
-    averaged = fit(shelf, smoke, params={"average": AverageParams(ema=0.9)}, judge=lambda encoder: judged.append(weight(encoder)) or 0.5)
+    averaged = fit(
+        shelf,
+        smoke,
+        params={"average": AverageParams(ema=0.9)},
+        judge=lambda encoder: judged.append(weight(encoder)) or 0.5,
+    )
     assert not same(averaged, whole[0])
     assert judged[-1] == weight(averaged)
 
 
-def test_the_best_share_of_the_way_is_kept_and_said(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+def test_the_best_share_of_the_way_is_kept_and_said(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path
+) -> None:
     answers = iter([0.1, 0.2, 0.3, 0.9, 0.4])  # two epochs, then shares 1, 0.6 and 0.3
     torch.manual_seed(3)
     before = build(smoke, None)
@@ -476,7 +566,9 @@ def test_the_best_share_of_the_way_is_kept_and_said(shelf: Images, smoke: Encode
     plain = fit(shelf, smoke).state_dict()
     for name, tensor in found.state_dict().items():
         if tensor.is_floating_point():
-            assert torch.allclose(tensor, torch.lerp(before.state_dict()[name], plain[name], 0.6), atol=1e-6), name
+            assert torch.allclose(
+                tensor, torch.lerp(before.state_dict()[name], plain[name], 0.6), atol=1e-6
+            ), name
 
 
 def test_wise_needs_pictures_to_validate_on(shelf: Images, smoke: EncoderParams) -> None:
@@ -497,13 +589,20 @@ def test_a_compiled_training_learns_the_same(
     shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Encoder] = []
-    monkeypatch.setattr("skumatch.model.run.compiled", lambda encoder: asked.append(encoder) or compiled(encoder, "eager"))
+    monkeypatch.setattr(
+        "skumatch.model.run.compiled", lambda encoder: asked.append(encoder) or compiled(encoder, "eager")
+    )
     found = fit(shelf, smoke, params={"tower": TowerParams(compile=True, freeze=0.0)})
     assert len(asked) == 1
-    assert all(torch.allclose(tensor, whole[0].state_dict()[name], atol=1e-4) for name, tensor in found.state_dict().items())
+    assert all(
+        torch.allclose(tensor, whole[0].state_dict()[name], atol=1e-4)
+        for name, tensor in found.state_dict().items()
+    )
 
 
-def test_each_epoch_s_pace_is_in_a_file_as_it_ends(shelf: Images, smoke: EncoderParams, tmp_path: Path) -> None:
+def test_each_epoch_s_pace_is_in_a_file_as_it_ends(
+    shelf: Images, smoke: EncoderParams, tmp_path: Path
+) -> None:
     live, lines = tmp_path / "log" / "live.jsonl", []
 
     def judge(_: Encoder) -> float:
@@ -512,7 +611,11 @@ def test_each_epoch_s_pace_is_in_a_file_as_it_ends(shelf: Images, smoke: Encoder
 
     fit(shelf, smoke, live=live, judge=judge)
     found = [json.loads(line) for line in live.read_text().splitlines()]
-    assert lines == [0, 1] and [line["step"] for line in found] == [6, 12] and [line["top1"] for line in found] == [0.5, 0.5]
+    assert (
+        lines == [0, 1]
+        and [line["step"] for line in found] == [6, 12]
+        and [line["top1"] for line in found] == [0.5, 0.5]
+    )
     assert all(line["images_per_second"] > 0 and 0 <= line["waiting_share"] <= 1 for line in found)
     assert found[0]["seconds_left"] >= 0 and found[1]["seconds_left"] == 0
 
@@ -525,13 +628,21 @@ def test_gradients_that_are_no_numbers_never_reach_a_checkpoint(
     def forward(self: Learner, pixels: Tensor, labels: Tensor) -> Tensor:
         steps.append(1)
         loss = spoil(self, pixels, labels)
-        return loss if len(steps) != 5 else loss + (self.encoder.tower.trunk.conv_stem.weight.sum() * 0).sqrt() * 0  # 0 * inf
+        return (
+            loss
+            if len(steps) != 5
+            else loss + (self.encoder.tower.trunk.conv_stem.weight.sum() * 0).sqrt() * 0
+        )  # 0 * inf
 
     monkeypatch.setattr(Learner, "forward", forward)
     with pytest.raises(TrainingDiverged, match="gradients' norm became nan"):
         fit(shelf, smoke, EverySteps(str(tmp_path), "k"))
     saved = Checkpoints(str(tmp_path), "k").latest()
-    assert saved is not None and saved.step == 3 and all(tensor.isfinite().all() for tensor in saved.tensors.values())
+    assert (
+        saved is not None
+        and saved.step == 3
+        and all(tensor.isfinite().all() for tensor in saved.tensors.values())
+    )
 
 
 def test_what_the_tower_cant_do_is_said_before_the_probe(shelf: Images, smoke: EncoderParams) -> None:
@@ -541,4 +652,8 @@ def test_what_the_tower_cant_do_is_said_before_the_probe(shelf: Images, smoke: E
 
     pictures = Unread(shelf.ids, shelf.skus, shelf.names, shelf.extents)
     with pytest.raises(ParameterError, match=r"train\.tower\.lora_rank is for ViTs"):
-        fit(pictures, smoke, params={"probe": ProbeParams(epochs=2), "tower": TowerParams(lora_rank=2, freeze=0.0)})
+        fit(
+            pictures,
+            smoke,
+            params={"probe": ProbeParams(epochs=2), "tower": TowerParams(lora_rank=2, freeze=0.0)},
+        )

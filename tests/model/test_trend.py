@@ -1,4 +1,7 @@
-"""A loss that falls, rests or shakes is a training; one that rises far above what it had come to is none any more."""
+"""A loss that falls, rests or shakes is a training.
+
+One that rises far above what it had come to is none any more.
+"""
 
 from __future__ import annotations
 

@@ -89,8 +89,13 @@ def alone(encoder: Encoder, images: Images) -> Rows:
 
 @settings(max_examples=count(25, 300))
 @given(data=st.data())
-def test_any_mix_of_known_and_unknown_gives_the_same_bits(images: Images, encoder: Encoder, data: st.DataObject) -> None:
-    """Runs of any pictures in any order, with parts of any length, then one more; only unknown ones are computed."""
+def test_any_mix_of_known_and_unknown_gives_the_same_bits(
+    images: Images, encoder: Encoder, data: st.DataObject
+) -> None:
+    """Runs of any pictures in any order, with parts of any length, then one more.
+
+    Only unknown ones are computed.
+    """
     whole, url, kept = alone(encoder, images), f"memory://{uuid.uuid4().hex}", set[str]()
     for _ in range(data.draw(st.integers(1, 4))):
         places = data.draw(st.lists(st.integers(0, 11), max_size=14))
@@ -126,7 +131,9 @@ def test_vectors_whose_last_bit_may_be_another_are_counted(images: Images, encod
         np.testing.assert_allclose(rows, whole[list(places)], atol=1e-6)
 
 
-def test_parts_are_kept_as_they_are_made(images: Images, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_kept_as_they_are_made(
+    images: Images, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = VectorStore(f"memory://{uuid.uuid4().hex}", KEY, encoder.dim, seconds=0.0)
     monkeypatch.setattr(vector_store, "COST", 1e9)  # saving costs nothing, so each batch is a part
     embed_once(encoder, images, BATCH, CPU, store, "embed")
@@ -134,7 +141,9 @@ def test_parts_are_kept_as_they_are_made(images: Images, encoder: Encoder, monke
     assert sorted(lengths) == [3, 4, 4], "eleven different files"
 
 
-def test_a_part_is_due_after_its_time_twenty_saves_or_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_due_after_its_time_twenty_saves_or_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("skumatch.model.vector_store.time.monotonic", lambda: now[0])
     store = VectorStore(str(tmp_path), KEY, 5, seconds=60)
@@ -156,7 +165,9 @@ def test_a_part_is_due_after_its_time_twenty_saves_or_its_size(tmp_path: Path, m
     assert store.due(1)
 
 
-def test_only_parts_with_a_wanted_picture_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_parts_with_a_wanted_picture_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, rows = VectorStore(str(tmp_path), KEY, 5), unit_rows(6)
     store.save(NAMES[:3], rows[:3])
     store.save(NAMES[3:], rows[3:])
@@ -176,7 +187,9 @@ def damaged_by(how: str, data: bytes) -> bytes:
     return {"cut": data[: len(data) // 2], "empty": b""}[how]
 
 
-@pytest.mark.parametrize("how", ["a bit of a vector", "cut", "empty", "gone", "torn index", "index of nothing"])
+@pytest.mark.parametrize(
+    "how", ["a bit of a vector", "cut", "empty", "gone", "torn index", "index of nothing"]
+)
 def test_a_damaged_part_is_named_removed_and_computed_again(
     url: str, images: Images, encoder: Encoder, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +202,9 @@ def test_a_damaged_part_is_named_removed_and_computed_again(
     if how == "gone":
         store.fs.rm_file(path)
     elif "index" in how:
-        store.fs.pipe_file(path.replace(".safetensors", ".json"), b"{" if how == "torn index" else b'{"pictures": [1]}')
+        store.fs.pipe_file(
+            path.replace(".safetensors", ".json"), b"{" if how == "torn index" else b'{"pictures": [1]}'
+        )
     else:
         store.fs.pipe_file(path, damaged_by(how, store.fs.cat_file(path)))
     rows, counts = run(images=images.take(range(9)), store=VectorStore(url, KEY, encoder.dim))
@@ -221,8 +236,12 @@ def test_an_index_of_other_pictures_gives_no_vector(url: str, capsys: pytest.Cap
     assert read(store)[0] == 6 * [False] and "damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", ["too long", "no number", "too few", "another length", "of float64", "not vectors"])
-def test_rows_that_are_no_unit_vectors_are_not_taken(url: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "wrong", ["too long", "no number", "too few", "another length", "of float64", "not vectors"]
+)
+def test_rows_that_are_no_unit_vectors_are_not_taken(
+    url: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     store, rows = VectorStore(url, KEY, 5), unit_rows(6)
     bad = {
         "too long": rows * 1.01,
@@ -263,7 +282,9 @@ def test_a_save_killed_at_any_write_leaves_whole_parts(
             steps = iter(range(1, 99))
             write, move = store.fs.pipe_file, store.fs.mv
 
-            def pipe_file(path: str, data: bytes, at: int = at, steps: Iterator[int] = steps, write: object = write) -> None:
+            def pipe_file(
+                path: str, data: bytes, at: int = at, steps: Iterator[int] = steps, write: object = write
+            ) -> None:
                 dies = next(steps) == at
                 write(path, data[: len(data) // 2] if dies else data)  # type: ignore[operator]
                 if dies:
@@ -289,7 +310,9 @@ def test_a_save_killed_at_any_write_leaves_whole_parts(
     assert outcomes == [False] * 4 + [True]
 
 
-def test_a_full_disk_is_a_storage_error(url: str, images: Images, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_storage_error(
+    url: str, images: Images, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = VectorStore(url, KEY, encoder.dim)
 
     def full(*_: object) -> None:
@@ -346,7 +369,9 @@ def test_vectors_are_kept_on_s3(images: Images, encoder: Encoder, monkeypatch: p
         store.fs.mkdir("vectors")
         store.mark_used(32 * "c")
         rows, counts = embed_once(encoder, images, BATCH, CPU, store, "embed")
-        again, known = embed_once(encoder, images, BATCH, CPU, VectorStore("s3://vectors/remote", KEY, encoder.dim), "embed")
+        again, known = embed_once(
+            encoder, images, BATCH, CPU, VectorStore("s3://vectors/remote", KEY, encoder.dim), "embed"
+        )
         assert (counts, known) == (Counts(computed=11, known=0), Counts(computed=0, known=11))
         np.testing.assert_array_equal(rows, again)
         names = sorted(path.rpartition(".")[2] for path in store.fs.find("vectors"))

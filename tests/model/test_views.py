@@ -35,7 +35,9 @@ def made(shelf: Images, params: AugmentParams = ALL) -> Views:
 def test_workers_make_the_same_bits(shelf: Images) -> None:
     schedule = Schedule(27, 9, 2, 3, labels=[0] * 9 + [1] * 18, sampling=SamplingParams(power=0.0))
     alone, shared = (list(batches(made(shelf), schedule, workers, torch.device("cpu"))) for workers in (0, 2))
-    assert len(alone) == 6 and all(a[0].equal(b[0]) and a[1].equal(b[1]) for a, b in zip(alone, shared, strict=True))
+    assert len(alone) == 6 and all(
+        a[0].equal(b[0]) and a[1].equal(b[1]) for a, b in zip(alone, shared, strict=True)
+    )
 
 
 def test_an_image_shown_again_in_an_epoch_is_another_view(shelf: Images) -> None:
@@ -45,7 +47,9 @@ def test_an_image_shown_again_in_an_epoch_is_another_view(shelf: Images) -> None
     assert not first.equal(views[Key(1, 4, 1)][0]) and not first.equal(views[Key(2, 4)][0])
 
 
-def test_the_neighbour_is_any_other_picture_but_never_the_same(shelf: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_neighbour_is_any_other_picture_but_never_the_same(
+    shelf: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few, asked = shelf.take(range(5)), []
     views, pixels = made(few, mild(occlude=0.9)), few.pixels
     monkeypatch.setattr(few, "pixels", lambda index: asked.append(index) or pixels(index))
@@ -58,13 +62,17 @@ def test_the_neighbour_is_any_other_picture_but_never_the_same(shelf: Images, mo
 def test_from_the_fix_on_pictures_are_shown_whole_and_as_they_are(shelf: Images) -> None:
     views = Views(shelf, list(range(len(shelf))), CANVAS.at(128, 104), ALL, 3, (2, CANVAS))
     assert views[Key(1, 4)][0].shape == (3, 128, 104)
-    assert views[Key(2, 4)][0].equal(CANVAS(shelf.pixels(4))) and not made(shelf)[Key(1, 4)][0].equal(CANVAS(shelf.pixels(4)))
+    assert views[Key(2, 4)][0].equal(CANVAS(shelf.pixels(4))) and not made(shelf)[Key(1, 4)][0].equal(
+        CANVAS(shelf.pixels(4))
+    )
 
 
 @pytest.mark.parametrize(("asked", "threads", "augmented", "expected"), [
     (None, 2, True, 1), (None, 2, False, 0), (None, 1, True, 0), (0, 2, True, 0), (3, 1, False, 3),
 ])  # fmt: skip
-def test_pictures_get_a_process_where_it_pays(asked: int | None, threads: int, augmented: bool, expected: int) -> None:
+def test_pictures_get_a_process_where_it_pays(
+    asked: int | None, threads: int, augmented: bool, expected: int
+) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)

@@ -43,7 +43,9 @@ def test_none_writes_no_tensors(tmp_path: Path) -> None:
 
 def test_a_file_is_checked_and_copied(tmp_path: Path, smoke: EncoderParams) -> None:
     source = tmp_path / "mine.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in build(smoke, None).tower.state_dict().items()}, source)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in build(smoke, None).tower.state_dict().items()}, source
+    )
     fetch_weights(smoke.model_copy(update={"weights": str(source)}), tmp_path / "weights")
     assert (tmp_path / "weights" / "weights.safetensors").read_bytes() == source.read_bytes()
     with pytest.raises(WeightsError, match="does not fit the encoder efficientnet-lite0"):
@@ -65,7 +67,9 @@ def test_weights_that_cant_be_had(model: str, weights: str, sentence: str, tmp_p
         fetch_weights(EncoderParams(model=model, weights=weights), tmp_path)
 
 
-def test_a_tag_is_downloaded_by_open_clip(tmp_path: Path, smoke: EncoderParams, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_is_downloaded_by_open_clip(
+    tmp_path: Path, smoke: EncoderParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tower = build(smoke, None).tower
     monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained: SimpleNamespace(visual=tower))
     fetch_weights(EncoderParams(model="ViT-B-32", weights="laion2b_s34b_b79k"), tmp_path)
@@ -78,7 +82,10 @@ def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(open_clip, "create_model", away)
-    with pytest.raises(WeightsError, match=r"could not download ViT-B-32 laion2b_s34b_b79k .no route to host.; check the network"):
+    with pytest.raises(
+        WeightsError,
+        match=r"could not download ViT-B-32 laion2b_s34b_b79k .no route to host.; check the network",
+    ):
         fetch_weights(EncoderParams(model="ViT-B-32", weights="laion2b_s34b_b79k"), tmp_path)
 
 

@@ -1,4 +1,7 @@
-"""A small world for clean-ups: one run that was refused, then one that is registered; a copy of it all for each test."""
+"""A small world for clean-ups: one run that was refused, then one that is registered.
+
+A copy of it all for each test.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert imported.returncode == 0, imported.stderr
         refused = home.stages(home.pull("refused", *FLOOR))
         assert home.task(refused, "register")["version"] is None
-        assert home.task(home.stages(home.pull("first", NAMED, "encoder.resize=pad")), "register")["version"] == 1
+        assert (
+            home.task(home.stages(home.pull("first", NAMED, "encoder.resize=pad")), "register")["version"]
+            == 1
+        )
         yield World(root, home, settings_of(home), refused["lock"])
 
 

@@ -39,7 +39,12 @@ class Home:
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`skumatch WORDS` in the project's folder."""
         return subprocess.run(
-            [sys.executable, "-m", "skumatch", *words], cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "skumatch", *words],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -53,8 +58,14 @@ class Home:
         process = self.start(*words)
         output, _ = process.communicate(json.dumps(message))
         if process.returncode:
-            raise TaskFailed(marker(output, "error") or marker(output, "skip") or {}, process.returncode, output)
-        return marker(output, "result") | {"output": output} if words[0] == "register" else marker(output, "result")
+            raise TaskFailed(
+                marker(output, "error") or marker(output, "skip") or {}, process.returncode, output
+            )
+        return (
+            marker(output, "result") | {"output": output}
+            if words[0] == "register"
+            else marker(output, "result")
+        )
 
     def pull(self, run: str, *overrides: str, **asked: Any) -> dict[str, Any]:
         return self.task({"run": run, "overrides": [*SMOKE, *overrides], **asked}, "pull")

@@ -9,7 +9,14 @@ from threading import Thread
 
 import httpx
 
-OF_ONE_CONNECTION = {"connection", "transfer-encoding", "content-length", "content-encoding", "host", "accept-encoding"}
+OF_ONE_CONNECTION = {
+    "connection",
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "host",
+    "accept-encoding",
+}
 
 
 class Middleman(ThreadingHTTPServer):
@@ -25,7 +32,11 @@ class Middleman(ThreadingHTTPServer):
     @property
     def writes(self) -> list[str]:
         """Of `asked`, what may change anything."""
-        return [request for request in self.asked if not request.startswith("GET ") and not request.endswith("/search")]
+        return [
+            request
+            for request in self.asked
+            if not request.startswith("GET ") and not request.endswith("/search")
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,7 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(request)
         if self.server.lost(request):
             return
-        told = self.server.upstream.request(self.command, self.path, content=body, headers=kept(dict(self.headers)))
+        told = self.server.upstream.request(
+            self.command, self.path, content=body, headers=kept(dict(self.headers))
+        )
         self.send_response(told.status_code)
         for name, value in (kept(dict(told.headers)) | {"Content-Length": str(len(told.content))}).items():
             self.send_header(name, value)

@@ -16,7 +16,10 @@ from skumatch.pipeline.repository import pointer
 from skumatch.release.registry import ModelRef
 from skumatch.release.tracking import DATA_TAG, EXPERIMENT, RUN_TAG, Tracking
 
-MINE, OTHERS = Params(release=ReleaseParams(model_name="baseline")), Params(release=ReleaseParams(model_name="baseline-other"))
+MINE, OTHERS = (
+    Params(release=ReleaseParams(model_name="baseline")),
+    Params(release=ReleaseParams(model_name="baseline-other")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,9 @@ def runs(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         path = folder / "profile.json"
         path.write_text(json.dumps({"of": data}))
         params, tags = {"release.model_name": model}, {DATA_TAG: f"{data}.dir"}
-        Tracking(mlflow_url).log_run(f"baseline-{number}", params, {}, tags, {PROFILE: path} if held else {}, status)  # type: ignore[arg-type]
+        Tracking(mlflow_url).log_run(
+            f"baseline-{number}", params, {}, tags, {PROFILE: path} if held else {}, status
+        )  # type: ignore[arg-type]
     return mlflow_url
 
 
@@ -51,8 +56,12 @@ def runs(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         (Params(release=ReleaseParams(model_name="never-run")), "june", None),
     ],
 )
-def test_the_newest_version_of_other_data_that_passed(runs: str, tmp_path: Path, params: Params, data: str, expected: str | None) -> None:
-    found = fetch_baseline(Settings(project=tmp_path, mlflow=runs), params, pointer(f"{data}.dir", "data"), None)
+def test_the_newest_version_of_other_data_that_passed(
+    runs: str, tmp_path: Path, params: Params, data: str, expected: str | None
+) -> None:
+    found = fetch_baseline(
+        Settings(project=tmp_path, mlflow=runs), params, pointer(f"{data}.dir", "data"), None
+    )
     assert found == (None if expected is None else {"of": expected})
 
 
@@ -72,11 +81,15 @@ def test_drift_is_measured_against_what_serves(
         experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
         (mlflow_run,) = client.search_runs([experiment], f"tags.`{RUN_TAG}` = 'baseline-{number}'")
     champion = ModelRef(3, "", mlflow_run.info.run_id, datetime.now(UTC), tags={DATA_TAG: f"{served}.dir"})
-    profile = fetch_baseline(Settings(project=tmp_path, mlflow=runs), MINE, pointer(f"{data}.dir", "data"), champion)
+    profile = fetch_baseline(
+        Settings(project=tmp_path, mlflow=runs), MINE, pointer(f"{data}.dir", "data"), champion
+    )
     assert profile == {"of": expected}
     assert ("can't be read" in capsys.readouterr().out) == (served == "august")
 
 
 def test_an_mlflow_that_is_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailable):
-        fetch_baseline(Settings(project=tmp_path, mlflow="http://127.0.0.1:9"), MINE, pointer("may.dir", "data"), None)
+        fetch_baseline(
+            Settings(project=tmp_path, mlflow="http://127.0.0.1:9"), MINE, pointer("may.dir", "data"), None
+        )

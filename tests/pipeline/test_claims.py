@@ -57,7 +57,9 @@ def test_a_task_claims_before_it_waits_for_a_clean_up(
 def test_a_try_that_ends_late_leaves_a_newer_claim(settings: Settings) -> None:
     board = Board(settings.remote_url)
     with at_work(settings, "tried-twice", "train", lock="old"):
-        newer = Claim(host="another", pid=7, at=time.time(), run="tried-twice", task="train", working=True, lock="new")
+        newer = Claim(
+            host="another", pid=7, at=time.time(), run="tried-twice", task="train", working=True, lock="new"
+        )
         board.write(newer)
     assert board.claims()["tried-twice.json"] == newer
     with at_work(settings, "tried-once", "train") as rest_on:
@@ -85,7 +87,9 @@ def test_an_import_claims_what_it_stores_and_waits_for_a_clean_up(world: World, 
     before = board.claims().keys()
     with cleaning(world.settings):
         words = [sys.executable, "-m", "skumatch", "data", "import", str(photos)]
-        importing = subprocess.Popen(words, cwd=world.home.project, env=world.home.environment, stdout=subprocess.DEVNULL)
+        importing = subprocess.Popen(
+            words, cwd=world.home.project, env=world.home.environment, stdout=subprocess.DEVNULL
+        )
         wait_until(lambda: board.claims().keys() - before, 120)
         [name] = board.claims().keys() - before
         assert board.claims()[name].at_work(time.time())
@@ -93,7 +97,11 @@ def test_an_import_claims_what_it_stores_and_waits_for_a_clean_up(world: World, 
             importing.wait(5)
     assert importing.wait(120) == 0
     claim = board.claims()[name]
-    assert claim.task == "import" and not claim.working and claim.lock == (world.home.project / "data.dvc").read_text()
+    assert (
+        claim.task == "import"
+        and not claim.working
+        and claim.lock == (world.home.project / "data.dvc").read_text()
+    )
     assert named(claim.lock, "claim")
 
 
@@ -108,7 +116,9 @@ def test_the_dead_hold_nobody_up(settings: Settings) -> None:
         assert elsewhere.at_work(time.time()) and not elsewhere.at_work(time.time() + 27 * 3600)
     Path(board.cleaning_file).write_text(json.dumps(dead | {"at": time.time(), "name": "x"}))
     assert board.cleaning() is None
-    Path(board.cleaning_file).write_text(json.dumps(dead | {"host": "another", "at": time.time() - 60, "name": "x"}))
+    Path(board.cleaning_file).write_text(
+        json.dumps(dead | {"host": "another", "at": time.time() - 60, "name": "x"})
+    )
     assert board.cleaning() is not None
     assert socket.gethostname() in here()
 

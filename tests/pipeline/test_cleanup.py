@@ -63,10 +63,14 @@ def whole(world: World) -> None:
 
 def test_today_nothing_is_taken(world: World) -> None:
     found = by_kind(piles(world.settings, Limits(7, 90, time.time())))
-    assert found == {kind: set() for kind in ("workspaces", "cache", "remote", "checkpoints", "vectors", "claims")}
+    assert found == {
+        kind: set() for kind in ("workspaces", "cache", "remote", "checkpoints", "vectors", "claims")
+    }
 
 
-def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_stays_whole(world: World) -> None:
+def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_stays_whole(
+    world: World,
+) -> None:
     needed, before = needed_paths(world), hashes(world.root)
     shown = piles(world.settings, FUTURE)
     assert hashes(world.root) == before, "looking writes nothing"
@@ -77,7 +81,11 @@ def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_sta
     assert not needed & (found["remote"] | found["cache"])
     assert any(name.endswith("owner.json") for name in found["checkpoints"])
     assert_only_of_refused(world, found["vectors"])
-    assert sorted(name.partition("-")[0] for name in found["claims"]) == ["claims/first.json", "claims/import", "claims/refused.json"]
+    assert sorted(name.partition("-")[0] for name in found["claims"]) == [
+        "claims/first.json",
+        "claims/import",
+        "claims/refused.json",
+    ]
     gone = delete(world.settings, FUTURE, shown)
     assert {kind: {item.name for item in items} for kind, items in gone.items()} == found
     assert needed & before.keys() <= set(world.remote_files())
@@ -86,7 +94,10 @@ def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_sta
 
 
 def assert_only_of_refused(world: World, taken: set[str]) -> None:
-    """Vectors of the encoder that only the refused run trained go; those of the version and of base weights stay."""
+    """Vectors of the encoder that only the refused run trained go.
+
+    Those of the version and of base weights stay.
+    """
     paths = (world.remote / "vectors").glob("*/used-*.json")
     notes = {path.parent.name: path.stem.removeprefix("used-") for path in paths}
     needed = {path.split("/")[2] + path.split("/")[3] for path in needed_paths(world)}
@@ -101,7 +112,9 @@ def test_runs_go_on_after_a_clean_up_and_make_anew_what_is_gone(world: World) ->
     assert world.home.stages(message, "validate", "split", "frozen")["cached"] == ["validate", "split"]
 
 
-def test_wherever_it_is_killed_nothing_needed_is_gone_and_the_next_one_ends_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wherever_it_is_killed_nothing_needed_is_gone_and_the_next_one_ends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needed, shown = needed_paths(world) & set(world.remote_files()), piles(world.settings, FUTURE)
     drop, gone = Store._drop, list[str]()
     deadly = sum(len(pile.items) for pile in shown) // 2
@@ -199,7 +212,9 @@ def test_foreign_files_and_links_are_left_alone(world: World, tmp_path: Path) ->
     delete(world.settings, FUTURE, piles(world.settings, FUTURE))
     assert hashes(elsewhere) == before
     assert (
-        (spaces / "linked").is_symlink() and (spaces / "run/train-abcdefgh").is_symlink() and (spaces / "run/my-notes/precious").is_file()
+        (spaces / "linked").is_symlink()
+        and (spaces / "run/train-abcdefgh").is_symlink()
+        and (spaces / "run/my-notes/precious").is_file()
     )
     for root in (world.remote, world.home.home / "cache"):
         assert (root / "files/md5/notes.txt").is_file() and (root / "mine/photo.png").is_file()
@@ -221,7 +236,11 @@ def test_a_cache_that_is_a_link_is_not_followed(world: World, tmp_path: Path, na
 
 def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World) -> None:
     home = world.home.home
-    left, pulled, audit = home / "workspaces/killed/train-a1b2c3d4", home / "workspaces/tmpa1b2c3d4", home / "audit-a1b2c3d4"
+    left, pulled, audit = (
+        home / "workspaces/killed/train-a1b2c3d4",
+        home / "workspaces/tmpa1b2c3d4",
+        home / "audit-a1b2c3d4",
+    )
     for folder in (left, pulled, audit):
         folder.mkdir(parents=True)
         (folder / "file").write_text("12345")
@@ -232,11 +251,16 @@ def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World)
     with chdir(left):
         assert left not in leftovers.leftovers(home, now + 49 * 3600)
     leftovers.remove([left, pulled, audit])
-    assert home / "workspaces/killed" in leftovers.leftovers(home, now + 49 * 3600), "a run's folder goes when nothing is in it"
+    assert home / "workspaces/killed" in leftovers.leftovers(home, now + 49 * 3600), (
+        "a run's folder goes when nothing is in it"
+    )
 
 
 def test_a_run_in_progress_keeps_what_it_rests_on_however_old_that_is(world: World) -> None:
-    board, (claim,) = Board(str(world.remote)), [one for one in Board(str(world.remote)).claims().values() if one.run == "refused"]
+    board, (claim,) = (
+        Board(str(world.remote)),
+        [one for one in Board(str(world.remote)).claims().values() if one.run == "refused"],
+    )
     assert claim.lock == world.refused_lock and not claim.working
     refused = {path_of(one) for one in named(claim.lock, "lock")}
     assert refused & by_kind(piles(world.settings, FUTURE))["remote"]
@@ -319,28 +343,38 @@ def test_a_new_data_version_keeps_the_old_shards_it_shares(world: World) -> None
     (other / "data/shard").write_bytes(shared.read_bytes())
     (other / "data/new").write_text("new")
     folder = md5_of(Repository(other, world.settings).add("data"))
-    files = {name: File(1, NOW if name == path_of(folder) else OLD) for name in Store(str(world.remote)).files()}
+    files = {
+        name: File(1, NOW if name == path_of(folder) else OLD) for name in Store(str(world.remote)).files()
+    }
     kept = closure(stored(files, NOW - 1), (), Objects([Store(str(world.remote))]))
     assert hashlib.md5(shared.read_bytes(), usedforsecurity=False).hexdigest() in kept and len(kept) == 3
 
 
-def test_in_a_year_the_run_to_start_from_and_the_versions_are_held_and_before_that_every_run(world: World) -> None:
+def test_in_a_year_the_run_to_start_from_and_the_versions_are_held_and_before_that_every_run(
+    world: World,
+) -> None:
     held = cleanup.holdings(Tracking(world.mlflow), FUTURE.runs_since)
     assert {one.who for one in held} == {"Run first", f"Version 1 of '{world.model}'"}
     recent = cleanup.holdings(Tracking(world.mlflow), datetime(2020, 1, 1, tzinfo=UTC))
     assert {one.who for one in recent} == {"Run first", "Run refused", f"Version 1 of '{world.model}'"}
 
 
-def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(other_mlflow: str, tmp_path: Path) -> None:
+def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
+    other_mlflow: str, tmp_path: Path
+) -> None:
     tracking = Tracking(other_mlflow)
     (tmp_path / "dvc.lock").write_text("stages: {}\n")
     for run, version in (("served", "1"), ("never", "2"), ("last", "3")):
         tags = {"skumatch.run": run, "skumatch.inputs": 32 * "a", "skumatch.version": version}
-        tracking.log_run(run, {"release.model_name": "removed"}, {}, tags, {"dvc.lock": tmp_path / "dvc.lock"})
+        tracking.log_run(
+            run, {"release.model_name": "removed"}, {}, tags, {"dvc.lock": tmp_path / "dvc.lock"}
+        )
     assert {one.who for one in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run last"}
     with (
         tracking.client() as client,
-        Journal(client, "removed", lambda: None).turn(Asked(action="promote", version=1, expected=None, who="somebody", why="it passed")),
+        Journal(client, "removed", lambda: None).turn(
+            Asked(action="promote", version=1, expected=None, who="somebody", why="it passed")
+        ),
     ):
         pass
     assert {one.who for one in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run served", "Run last"}

@@ -70,7 +70,18 @@ def test_dvc_reads_every_path_as_it_is_or_it_is_refused(home: str, remote: str) 
         assert config["remote"]["shared"]["url"] == f"{root}/{remote}"
 
 
-PLAIN = ["søren", "donne\u0301es", "données", "Ижевск", "商品データ", "صور", "👍🏽", "a\u00a0b", " a  b ", "~"]
+PLAIN = [
+    "søren",
+    "donne\u0301es",
+    "données",
+    "Ижевск",
+    "商品データ",
+    "صور",
+    "👍🏽",
+    "a\u00a0b",
+    " a  b ",
+    "~",
+]
 QUOTED = ["#1", "a,b", "a;b=c&d+e", "a:b", "a::b", "[x]", "it's", 'say "x"', 'it\'s "x"', "@!", "a\\b", "a?*"]
 FILLED = ["100%", "%20", "%s", "%(x)d", "%(x", "US$ 5", "$"]
 

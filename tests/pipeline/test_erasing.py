@@ -434,7 +434,9 @@ def ref(version: int, **tags: str) -> ModelRef:
 def test_a_version_that_lost_its_gallery_is_not_fetched(tmp_path: Path) -> None:
     """Not even from this machine's copies, so it serves nowhere and no rollback leads to it."""
     registry = Registry("http://127.0.0.1:9", "shop", tmp_path)
-    with pytest.raises(BundleError, match="^Version 1 of 'shop' can't serve .* erased by ann; name another one"):
+    with pytest.raises(
+        BundleError, match="^Version 1 of 'shop' can't serve .* erased by ann; name another one"
+    ):
         registry.download_bundle(ref(1, **{ERASED_TAG: "erased by ann"}), tmp_path / "bundle")
 
 

@@ -31,13 +31,17 @@ def test_code_that_is_committed_is_clean_and_known_by_its_content(project: Path)
     assert clean["sha256"] == again["sha256"]
 
 
-@pytest.mark.parametrize("name", ["skumatch/files.py", "skumatch/new.py", "dvc.yaml", "requirements/constraints.txt"])
+@pytest.mark.parametrize(
+    "name", ["skumatch/files.py", "skumatch/new.py", "dvc.yaml", "requirements/constraints.txt"]
+)
 def test_a_changed_or_new_code_file_makes_it_dirty(project: Path, name: str) -> None:
     before = inputs.describe_code(project)
     with (project / name).open("a") as stream:
         stream.write("\n# changed\n")
     after = inputs.describe_code(project)
-    assert after["dirty"] is True and after["sha256"] != before["sha256"] and name in inputs.code_files(project)
+    assert (
+        after["dirty"] is True and after["sha256"] != before["sha256"] and name in inputs.code_files(project)
+    )
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "data.dvc", "notes.txt", "tests/x.py"])
@@ -301,7 +305,10 @@ def test_the_data_pointer_is_the_working_tree_s_or_a_ref_s(project: Path) -> Non
     (project / "data.dvc").write_text("one")
     commit(project, "data one")
     (project / "data.dvc").write_text("two")
-    assert inputs.data_pointer(project, None) == inputs.data_pointer(project, "") == "two" and inputs.data_pointer(project, "HEAD") == "one"
+    assert (
+        inputs.data_pointer(project, None) == inputs.data_pointer(project, "") == "two"
+        and inputs.data_pointer(project, "HEAD") == "one"
+    )
     reasons = {"no-such-ref": "invalid object name", "HEAD~1": "path 'data.dvc'", "--output=x": "git: "}
     for ref, reason in reasons.items():
         with pytest.raises(DataError, match=f"has no data.dvc .*{reason}"):
@@ -314,13 +321,19 @@ def test_the_archive_is_a_function_of_its_members(tmp_path: Path) -> None:
     inputs._write_archive(tmp_path / "2.tar", dict(reversed(members.items())))
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
     inputs.unpack(tmp_path / "1.tar", tmp_path / "out")
-    assert {str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == members
+    assert {
+        str(p.relative_to(tmp_path / "out")): p.read_bytes()
+        for p in (tmp_path / "out").rglob("*")
+        if p.is_file()
+    } == members
 
 
 def test_write_params_is_whole_and_read_alike_by_dvc(tmp_path: Path) -> None:
     """A run's file has every parameter, though the project's leaves most out, and texts stay texts for DVC."""
     (tmp_path / "short.yaml").write_text("data: {others: ['0o10', '1e3', 'søren', 'on']}")
-    params = inputs.write_params(tmp_path / "short.yaml", tmp_path / "params.yaml", ["release.model_name='089'"])
+    params = inputs.write_params(
+        tmp_path / "short.yaml", tmp_path / "params.yaml", ["release.model_name='089'"]
+    )
     text = (tmp_path / "params.yaml").read_text("utf-8")
     assert load_params(tmp_path / "params.yaml") == params
     assert parse_yaml(text, "it") == yaml.safe_load(text) == params.model_dump(mode="json", by_alias=True)

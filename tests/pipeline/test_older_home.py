@@ -23,7 +23,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         archive.extractall(root, filter="data")
     project = make_project(root / "project")
     params = project / "params.yaml"
-    params.write_text(params.read_text("utf-8").replace("model_name: skumatch ", "model_name: older "), "utf-8")
+    params.write_text(
+        params.read_text("utf-8").replace("model_name: skumatch ", "model_name: older "), "utf-8"
+    )
     (root / "data.dvc").rename(project / "data.dvc")
     with serving_mlflow(root / "mlflow", free_port()) as url:
         yield Home(project, root / "home", root / "remote", url)
@@ -44,7 +46,9 @@ def test_its_champion_gets_a_new_gallery_and_comes_back(home: Home, tmp_path: Pa
     assert imported.returncode == 0, imported.stderr
     message = home.stages(home.pull("refresh-older", "release.model_name=older", kind="refresh"))
     summary = home.task(message, "register")
-    assert (summary["decision"], summary["version"], summary["aliases"]["champion"]) == ("refresh", 2, 2), summary["sentence"]
+    assert (summary["decision"], summary["version"], summary["aliases"]["champion"]) == ("refresh", 2, 2), (
+        summary["sentence"]
+    )
     back = home.command("rollback")
     assert back.returncode == 0 and "Version 1 is the champion again" in back.stdout, back.stderr
     cleaned = home.command("gc")

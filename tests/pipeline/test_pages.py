@@ -22,16 +22,28 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(project=tmp_path, home=tmp_path / "home")
 
 
-def test_the_error_of_a_failed_stage_names_its_page_where_it_is_kept(settings: Settings, tmp_path: Path) -> None:
+def test_the_error_of_a_failed_stage_names_its_page_where_it_is_kept(
+    settings: Settings, tmp_path: Path
+) -> None:
     folder = tmp_path / "workspace"
     page = folder / PAGES / "validation.html"
     write_text(page, "why")
-    error = {"kind": "ValidationFailed", "sentence": f"The data broke. See {page}", "exit_code": 13, "retry": False}
+    error = {
+        "kind": "ValidationFailed",
+        "sentence": f"The data broke. See {page}",
+        "exit_code": 13,
+        "retry": False,
+    }
     write_json(folder / ERROR, error)
     kept = keep_pages(settings, MESSAGE, "validate", folder)
     relayed = own_error(folder, kept)
-    assert kept == settings.home_dir / "reports" / RUN / "validate" and (kept / "validation.html").read_text() == "why"
-    assert relayed and relayed.as_dict() == error | {"sentence": f"The data broke. See {kept / 'validation.html'}"}
+    assert (
+        kept == settings.home_dir / "reports" / RUN / "validate"
+        and (kept / "validation.html").read_text() == "why"
+    )
+    assert relayed and relayed.as_dict() == error | {
+        "sentence": f"The data broke. See {kept / 'validation.html'}"
+    }
 
 
 def test_a_stage_without_pages_keeps_none(settings: Settings, tmp_path: Path) -> None:
@@ -42,13 +54,17 @@ def test_a_stage_without_pages_keeps_none(settings: Settings, tmp_path: Path) ->
 
 def test_the_kept_report_links_to_the_data_docs_beside_it(settings: Settings, tmp_path: Path) -> None:
     root = tmp_path / "workspace"
-    write_text(root / "out/report/report.html", f'<a href="{DATA_DOCS}">Data docs</a> and the SKU {DATA_DOCS}')
+    write_text(
+        root / "out/report/report.html", f'<a href="{DATA_DOCS}">Data docs</a> and the SKU {DATA_DOCS}'
+    )
     write_text(root / "out/validate/docs.html", "asked and found")
     report = Path(keep_report(settings, MESSAGE, root))
     assert report == settings.home_dir / "reports" / f"{RUN}.html"
     link = report.read_text().split('"')[1]
     assert (report.parent / link).read_text() == "asked and found"
-    assert (root / "out/report" / DATA_DOCS).resolve().is_file()  # in a workspace, and among MLflow's artifacts, as it was made
+    assert (
+        (root / "out/report" / DATA_DOCS).resolve().is_file()
+    )  # in a workspace, and among MLflow's artifacts, as it was made
 
 
 def test_the_artifacts_have_the_docs_where_the_report_looks_for_them(tmp_path: Path) -> None:

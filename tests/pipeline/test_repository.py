@@ -50,7 +50,10 @@ class Place:
             (folder / "in.dvc").write_text(pointer_text)
         if lock:
             (folder / "dvc.lock").write_text(lock)
-        return Repository(folder, Settings(project=folder, home=self.root / f"home-{name}", remote=str(self.root / "remote")))
+        return Repository(
+            folder,
+            Settings(project=folder, home=self.root / f"home-{name}", remote=str(self.root / "remote")),
+        )
 
     def inputs(self, name: str, text: str) -> str:
         repository = self.open(name)
@@ -219,12 +222,21 @@ def test_a_lock_that_another_process_holds_is_waited_for(place: Place) -> None:
     assert ran(first) == ["double"] and "double" in first.lock
 
 
-def test_a_lock_that_is_held_too_long_is_said_and_left_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_held_too_long_is_said_and_left_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = finished(place, place.inputs("source", "abc"))
     monkeypatch.setattr(repositories, "LOCK_SECONDS", 1.0)
     with held(first, 600) as holder:
-        for again in (lambda: first.reproduce("count", force=True), lambda: first.pull("in.dvc"), lambda: first.add("in")):
-            with pytest.raises(StorageError, match="another process has held DVC's lock for 1 s; wait for its end, then run again"):
+        for again in (
+            lambda: first.reproduce("count", force=True),
+            lambda: first.pull("in.dvc"),
+            lambda: first.add("in"),
+        ):
+            with pytest.raises(
+                StorageError,
+                match="another process has held DVC's lock for 1 s; wait for its end, then run again",
+            ):
                 again()
         assert holder.poll() is None and (first.folder / ".dvc/tmp/lock").exists()
     first.pull("in.dvc")

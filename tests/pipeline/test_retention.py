@@ -32,9 +32,13 @@ class Made:
         self.results: dict[str, str] = {}
         blobs = [self.put(f"blob {number}".encode(), draw) for number in range(draw(st.integers(1, 6)))]
         folders = [
-            self.folder(number, draw(st.sets(st.sampled_from(blobs), min_size=1)), draw) for number in range(draw(st.integers(0, 4)))
+            self.folder(number, draw(st.sets(st.sampled_from(blobs), min_size=1)), draw)
+            for number in range(draw(st.integers(0, 4)))
         ]
-        self.archives = [self.archive(number, draw(st.sampled_from(blobs + folders)), draw) for number in range(draw(st.integers(0, 3)))]
+        self.archives = [
+            self.archive(number, draw(st.sampled_from(blobs + folders)), draw)
+            for number in range(draw(st.integers(0, 3)))
+        ]
         for number in range(draw(st.integers(0, 4))):
             self.result(number, draw(st.sampled_from(blobs + folders)))
         self.roots = draw(st.sets(st.sampled_from(blobs + folders)))
@@ -75,7 +79,9 @@ class Made:
     def reachable(self) -> set[str]:
         """What must stay, worked out another way than by the code under test."""
         start = self.roots | self.inputs | {digest for digest, age in self.age.items() if age == NOW}
-        young_archives = {one for one in self.archives if one not in self.inputs}  # young, but nobody says that they are input sets
+        young_archives = {
+            one for one in self.archives if one not in self.inputs
+        }  # young, but nobody says that they are input sets
         return start | {part for one in start - young_archives for part in self.reach[one]}
 
 
@@ -98,7 +104,11 @@ def test_nothing_reachable_is_taken_all_else_is_and_every_moment_on_the_way_is_s
     for item in taken:
         there -= {item.name}
         for digest, parts in made.reach.items():
-            assert not digest.endswith(".dir") or path_of(digest) not in there or {path_of(part) for part in parts} <= there
+            assert (
+                not digest.endswith(".dir")
+                or path_of(digest) not in there
+                or {path_of(part) for part in parts} <= there
+            )
         assert all(path_of(out) in there for name, out in made.results.items() if name in there)
     MemoryFileSystem.store.clear()
 
@@ -120,7 +130,12 @@ def test_a_name_that_isnt_ours_is_never_taken() -> None:
 
 def test_checkpoints_are_taken_folder_by_folder_the_commit_first() -> None:
     key, busy, odd = (f"checkpoints/{64 * letter}" for letter in "abc")
-    names = ("00000001-0001.safetensors", "00000001-0001.json", "owner.json", f"00000002-0001.json.{32 * 'd'}.part")
+    names = (
+        "00000001-0001.safetensors",
+        "00000001-0001.json",
+        "owner.json",
+        f"00000002-0001.json.{32 * 'd'}.part",
+    )
     files = {f"{folder}/{name}": File(5, OLD) for folder in (key, busy, odd) for name in names}
     files |= {f"{busy}/00000009-0001.json": File(5, NOW), f"{odd}/mine.txt": File(5, OLD)}
     order = [item.name.removeprefix(f"{key}/") for item in idle_checkpoints(files, NOW - 1)]

@@ -81,6 +81,14 @@ def test_the_record_of_the_servers_has_no_password(tmp_path: Path) -> None:
 @given(WORDS, WORDS)
 def test_no_error_tells_the_credentials_of_an_address(user: str, password: str) -> None:
     """Whatever they are made of, and whoever put the address into the sentence."""
-    sentence, clean = f"There is no https://{user}:{password}@example.org/x; correct it.", "There is no https://example.org/x; correct it."
+    sentence, clean = (
+        f"There is no https://{user}:{password}@example.org/x; correct it.",
+        "There is no https://example.org/x; correct it.",
+    )
     errors: tuple[SkumatchError, ...] = (StorageError(sentence), Relayed(sentence, "StorageError", 21, True))
-    assert {str(error) for error in errors} == {str(error.as_dict()["sentence"]) for error in errors} == {shown(sentence)} == {clean}
+    assert (
+        {str(error) for error in errors}
+        == {str(error.as_dict()["sentence"]) for error in errors}
+        == {shown(sentence)}
+        == {clean}
+    )

@@ -67,14 +67,21 @@ def middleman(mlflow_url: str) -> Iterator[Middleman]:
 
 
 def pull(home: Home, run: str, model: str, *overrides: str, lock: str = "") -> dict[str, Any]:
-    """Fix the inputs of a run for a registered model of its own; it starts from `lock` whatever else MLflow holds."""
+    """Fix the inputs of a run for a registered model of its own.
+
+    It starts from `lock` whatever else MLflow holds.
+    """
     return home.pull(run, f"release.model_name={model}", *overrides) | {"lock": lock}
 
 
 def mlflow_runs(home: Home, run: str) -> list[Any]:
     with Tracking(home.mlflow).client() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        return list(client.search_runs([experiment.experiment_id], f"tags.`skumatch.run` = '{run}'")) if experiment else []
+        return (
+            list(client.search_runs([experiment.experiment_id], f"tags.`skumatch.run` = '{run}'"))
+            if experiment
+            else []
+        )
 
 
 def aliases(home: Home, model: str) -> dict[int, tuple[str, ...]]:
@@ -88,7 +95,10 @@ def test_data_that_fails_ends_the_run_with_a_page_that_stays_and_registers_nothi
     error = caught.value.error
     assert (caught.value.code, error["kind"], error["retry"]) == (13, "ValidationFailed", False)
     page = home.home / "reports/failing/validate/validation.html"
-    assert "At least 99 SKUs have gallery images (10 SKUs)" in error["sentence"] and f" {page} shows them. " in error["sentence"]
+    assert (
+        "At least 99 SKUs have gallery images (10 SKUs)" in error["sentence"]
+        and f" {page} shows them. " in error["sentence"]
+    )
     assert "At least 99 SKUs have gallery images" in page.read_text("utf-8")
     (failed,) = mlflow_runs(home, "failing")
     assert (failed.info.status, failed.data.tags["skumatch.data"]) == ("FAILED", message["data"])
@@ -120,7 +130,10 @@ def test_stages_in_one_task_are_what_they_are_in_two(home: Home) -> None:
     """A task of a refresh does several, in one workspace and with one claim."""
     message = pull(home, "together", "together", "seed=99")
     together = home.task(message, "stage", "validate", "split")
-    assert set(together["seconds"]) == set(together["machines"]) == {"validate", "split"} and not together["cached"]
+    assert (
+        set(together["seconds"]) == set(together["machines"]) == {"validate", "split"}
+        and not together["cached"]
+    )
     assert set(yaml.safe_load(together["lock"])["stages"]) == {"validate", "split"}
     apart = home.stages(message, "validate", "split")
     assert apart["lock"] == together["lock"] and apart["cached"] == ["validate", "split"]
@@ -149,13 +162,18 @@ def test_a_dry_run_writes_nothing_to_mlflow(home: Home, worse: dict[str, Any], m
     assert middleman.asked and middleman.writes == []
     assert (summary["decision"], summary["version"], summary["dry_run"]) == ("first", None, True)
     report = Path(summary["report"])
-    assert 'href="dry/validate/docs.html"' in report.read_text("utf-8") and (report.parent / "dry/validate/docs.html").is_file()
+    assert (
+        'href="dry/validate/docs.html"' in report.read_text("utf-8")
+        and (report.parent / "dry/validate/docs.html").is_file()
+    )
     assert mlflow_runs(home, "dry") == []
     assert aliases(home, "tasks") == before
 
 
 def test_a_model_under_the_floor_is_recorded_but_never_registered(home: Home, worse: dict[str, Any]) -> None:
-    message = home.stages(pull(home, "floor", "floor", "gate.floor_top1=0.99", lock=worse["lock"]), "gate", "report")
+    message = home.stages(
+        pull(home, "floor", "floor", "gate.floor_top1=0.99", lock=worse["lock"]), "gate", "report"
+    )
     summary = home.task(message, "register")
     assert (summary["decision"], summary["version"]) == ("refuse", None)
     assert "below the floor of 99.0 %" in summary["sentence"]
@@ -182,7 +200,10 @@ def test_how_the_training_went_is_plotted(home: Home, worse: dict[str, Any]) -> 
     for name in ("untrained", "challenger"):
         counts = {kind: run.data.metrics[f"vectors.{kind}.{name}"] for kind in ("computed", "known")}
         assert worse["vectors"][name] == {**counts, "loose": 0} and sum(counts.values()) > 0
-    assert 0 < run.data.metrics["train.waiting_share"] < 1 and {"train.loss", "train.top1"} <= run.data.metrics.keys()
+    assert (
+        0 < run.data.metrics["train.waiting_share"] < 1
+        and {"train.loss", "train.top1"} <= run.data.metrics.keys()
+    )
 
 
 def test_a_model_of_uncommitted_code_is_refused(home: Home, worse: dict[str, Any]) -> None:
@@ -206,10 +227,16 @@ def test_mlflow_going_away_while_registering_is_told_and_the_next_try_registers_
     middleman.lost = lambda request: request.endswith("/model-versions/create")
     with pytest.raises(TaskFailed) as caught:
         behind.task(message, "register")
-    assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (20, "RegistryUnavailable", True)
+    assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (
+        20,
+        "RegistryUnavailable",
+        True,
+    )
     assert "Traceback" not in caught.value.output
     assert aliases(home, "away") == {}
-    assert [run.info.status for run in mlflow_runs(home, "away")] == ["RUNNING"]  # so the next run starts from an older one
+    assert [run.info.status for run in mlflow_runs(home, "away")] == [
+        "RUNNING"
+    ]  # so the next run starts from an older one
 
     middleman.lost = lambda _: False
     for _ in range(2):  # the second finds all done
@@ -227,7 +254,9 @@ def test_an_mlflow_that_is_away_from_the_start_is_told_at_once(home: Home, worse
 
 
 @pytest.mark.parametrize(
-    "request_", ["PUT /api/2.0/mlflow-artifacts", "POST /api/2.0/mlflow/registered-models/alias"], ids=["upload", "alias"]
+    "request_",
+    ["PUT /api/2.0/mlflow-artifacts", "POST /api/2.0/mlflow/registered-models/alias"],
+    ids=["upload", "alias"],
 )
 def test_a_killed_register_leaves_no_champion_and_the_next_try_makes_one_version(
     home: Home, worse: dict[str, Any], middleman: Middleman, request_: str, request: pytest.FixtureRequest
@@ -253,16 +282,26 @@ def kill_at(process: subprocess.Popen[str], request: str, wanted: str) -> bool:
     return True
 
 
-def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_no_other(home: Home, worse: dict[str, Any]) -> None:
+def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_no_other(
+    home: Home, worse: dict[str, Any]
+) -> None:
     assert home.task(worse, "register")["version"] == 1
-    message = pull(home, "better", "tasks", "encoder.resize=pad", lock=worse["lock"])  # now it sees what tells the SKUs apart
+    message = pull(
+        home, "better", "tasks", "encoder.resize=pad", lock=worse["lock"]
+    )  # now it sees what tells the SKUs apart
     assert message["champion"] == 1
     message = home.stages(message, *STAGES[STAGES.index("frozen") :])
 
     move_champion(home, None)  # while the run was at work
-    with pytest.raises(TaskFailed, match="There is no champion now, but version 2 was compared with version 1; retrain") as caught:
+    with pytest.raises(
+        TaskFailed, match="There is no champion now, but version 2 was compared with version 1; retrain"
+    ) as caught:
         home.task(message, "register")
-    assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (18, "StaleChampion", False)
+    assert (caught.value.code, caught.value.error["kind"], caught.value.error["retry"]) == (
+        18,
+        "StaleChampion",
+        False,
+    )
     assert "champion" not in [alias for names in aliases(home, "tasks").values() for alias in names]
     assert [run.info.status for run in mlflow_runs(home, "better")] == ["FAILED"]
 
@@ -296,7 +335,11 @@ def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:
         version = client.get_model_version("tasks", "2")
     assert version.description.startswith(summary["sentence"]) and "report/report.html" in version.description
     assert f"[run better]({registry.run_page(run.info.run_id, registry.shown)})" in version.description
-    compared = {"skumatch.run": "better", "skumatch.compared_with": "1", "skumatch.compared_bundle": registry.resolve("1").bundle}
+    compared = {
+        "skumatch.run": "better",
+        "skumatch.compared_with": "1",
+        "skumatch.compared_bundle": registry.resolve("1").bundle,
+    }
     assert version.tags.items() >= compared.items() and run.data.tags.items() >= compared.items()
     data = md5_of((home.project / "data.dvc").read_text())
     assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [data, data]

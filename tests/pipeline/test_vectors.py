@@ -42,7 +42,9 @@ def test_vectors_of_an_encoder_that_nobody_needs_are_taken_when_idle(tmp_path: P
     items = idle_vectors(aged(store, OLD), {STRANGER}, NOW - 1)
     assert {item.name for item in items} == store.files().keys() and len(items) == 5
     names = [item.name.rpartition("/")[2] for item in items]
-    assert [name.endswith(".json") for name in names] == [True, True, False, False, True] and names[4].startswith("used-")
+    assert [name.endswith(".json") for name in names] == [True, True, False, False, True] and names[
+        4
+    ].startswith("used-")
     store.remove(item.name for item in items)
     assert store.files() == {}
 
@@ -55,11 +57,16 @@ def test_an_encoder_that_a_run_uses_again_keeps_its_old_parts(tmp_path: Path) ->
 
 def test_what_killed_runs_left_of_a_needed_encoder_is_taken(tmp_path: Path) -> None:
     store = kept(tmp_path)
-    halves = [f"vectors/{KEY}/{PARTS[0]}.json.{32 * 'e'}.part", f"vectors/{KEY}/{PARTS[1]}.safetensors.{32 * 'e'}.part"]
+    halves = [
+        f"vectors/{KEY}/{PARTS[0]}.json.{32 * 'e'}.part",
+        f"vectors/{KEY}/{PARTS[1]}.safetensors.{32 * 'e'}.part",
+    ]
     orphan = f"vectors/{KEY}/{PARTS[2]}.safetensors"
     for name in (*halves, orphan):
         (tmp_path / name).write_bytes(b"x")
-    assert sorted(item.name for item in idle_vectors(aged(store, OLD), {ENCODER}, NOW - 1)) == sorted([*halves, orphan])
+    assert sorted(item.name for item in idle_vectors(aged(store, OLD), {ENCODER}, NOW - 1)) == sorted(
+        [*halves, orphan]
+    )
     assert idle_vectors(aged(store, NOW), {ENCODER}, NOW - 1) == [], "they may be on their way"
 
 
@@ -72,11 +79,17 @@ def test_a_folder_with_a_foreign_file_is_left_alone(tmp_path: Path, name: str) -
     assert idle_vectors(aged(store, OLD), set(), NOW - 1) == []
 
 
-@given(st.sets(st.sampled_from([ENCODER, STRANGER])), st.lists(st.sampled_from([OLD, NOW]), min_size=2, max_size=2))
+@given(
+    st.sets(st.sampled_from([ENCODER, STRANGER])),
+    st.lists(st.sampled_from([OLD, NOW]), min_size=2, max_size=2),
+)
 def test_each_encoder_is_judged_by_itself(needed: set[str], ages: list[float]) -> None:
     files = {}
     for key, digest, age in zip((KEY, 64 * "b"), (ENCODER, STRANGER), ages, strict=True):
-        files |= {f"vectors/{key}/{name}": File(1, age) for name in (f"used-{digest}.json", f"{PARTS[0]}.json", f"{PARTS[0]}.safetensors")}
+        files |= {
+            f"vectors/{key}/{name}": File(1, age)
+            for name in (f"used-{digest}.json", f"{PARTS[0]}.json", f"{PARTS[0]}.safetensors")
+        }
     taken = {item.name.split("/")[1] for item in idle_vectors(files, needed, NOW - 1)}
     digests = {KEY: (ENCODER, ages[0]), 64 * "b": (STRANGER, ages[1])}
     assert taken == {key for key, (digest, age) in digests.items() if digest not in needed and age == OLD}
@@ -100,7 +113,9 @@ def test_an_audit_demands_no_equal_bits_of_loose_vectors() -> None:
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_reproduce_computes_vectors_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+def test_reproduce_computes_vectors_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
     monkeypatch.delenv("SKUMATCH_VECTORS", raising=False)
     with _stage_environment(Settings(project=tmp_path, home=tmp_path), force):
         assert Settings().vectors == "off"

@@ -20,7 +20,8 @@ from tests.conftest import ROOT
 
 TREE: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
 JARGON = re.compile(
-    r"tuple|input|valid (dict|int|num|bool|string)|instance of|validation|finite|\bstr\b|\bfloat\b|NoneType|Ambiguous", re.I
+    r"tuple|input|valid (dict|int|num|bool|string)|instance of|validation|finite|\bstr\b|\bfloat\b|NoneType|Ambiguous",
+    re.I,
 )
 READ_WITH_DAGS = {
     "release.approval_hours",
@@ -38,7 +39,10 @@ OF_STAGES = ("runtime.queues", "runtime.timeout_hours")
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value of params.yaml by its full name; a stage's queue is a value of its own."""
-    below = [leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value} for name, value in tree.items()]
+    below = [
+        leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        for name, value in tree.items()
+    ]
     return {name: value for part in below for name, value in part.items()}
 
 
@@ -71,7 +75,9 @@ def test_each_section_can_be_left_out_or_empty() -> None:
 def test_each_knob_can_be_set_where_it_is_left_out() -> None:
     """With its value as the command line takes it, into a file without it and into one with nothing."""
     for name, value in leaves(TREE).items():
-        override = f"{name}={dump_yaml([value])[2:].strip() if not isinstance(value, list) else dump_flow(value)}"
+        override = (
+            f"{name}={dump_yaml([value])[2:].strip() if not isinstance(value, list) else dump_flow(value)}"
+        )
         for tree in (without(name), {}):
             assert Params.model_validate(apply_overrides(tree, [override])) == Params(), override
 
@@ -83,17 +89,32 @@ def dump_flow(value: list[Any]) -> str:
 def test_knobs_read_with_the_dags_are_marked_and_told_of() -> None:
     assert {name for name, knob in knobs().items() if knob.read_with_dags} == READ_WITH_DAGS
     lines = (ROOT / "params.yaml").read_text("utf-8").splitlines()
-    told = {line.split(":")[0].strip() for line in lines if not line.startswith("#") and "read with the DAGs" in line}
+    told = {
+        line.split(":")[0].strip()
+        for line in lines
+        if not line.startswith("#") and "read with the DAGs" in line
+    }
     assert told == {name.rpartition(".")[2] for name in READ_WITH_DAGS}
     assert len({name.rpartition(".")[2] for name in READ_WITH_DAGS}) == len(READ_WITH_DAGS)
     operations = (ROOT / "docs/operations.md").read_text("utf-8")
     assert all(f"`{name}`" in operations for name in READ_WITH_DAGS)
 
 
-WRONG = {"boolean": ["yes", "1", "'true'", "[true]"], "integer": ["010", "7.5", "true", "'7'", "[7]", "-1", "many"]}
-WRONG |= {"number": ["1:30", "true", "'0.5'", ".nan", ".inf", "{a: 1}", "-1"], "array": ["64", "64,128", "'[64]'", "[[1]]", "[yes]"]}
+WRONG = {
+    "boolean": ["yes", "1", "'true'", "[true]"],
+    "integer": ["010", "7.5", "true", "'7'", "[7]", "-1", "many"],
+}
+WRONG |= {
+    "number": ["1:30", "true", "'0.5'", ".nan", ".inf", "{a: 1}", "-1"],
+    "array": ["64", "64,128", "'[64]'", "[[1]]", "[yes]"],
+}
 WRONG |= {"string": ["on", "7", "[a]", "null", "2026-01-01"], "object": ["gpu", "[gpu]", "{polish: gpu}"]}
-EXPECTED = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "array": "a list of "}
+EXPECTED = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "array": "a list of ",
+}
 EXPECTED |= {"string": "a text", "object": "stage"}
 
 
@@ -105,7 +126,10 @@ def test_a_value_of_another_kind_is_refused_in_plain_words(tmp_path: Path, kind:
     for name, knob in chosen.items():
         expected = " or ".join(knob.schema["enum"][-2:]) if "enum" in knob.schema else EXPECTED[kind]
         for value in WRONG[kind]:
-            file.write_text("".join(f"{'  ' * depth}{part}:" + "\n" for depth, part in enumerate(name.split(".")))[:-1] + f" {value}")
+            file.write_text(
+                "".join(f"{'  ' * depth}{part}:" + "\n" for depth, part in enumerate(name.split(".")))[:-1]
+                + f" {value}"
+            )
             with pytest.raises(ParameterError) as refused:
                 load_params(file)
             sentence = str(refused.value)
@@ -135,7 +159,10 @@ def test_the_example_of_each_list_is_one() -> None:
         ("encoder.model", "a text, not empty"),
         ("runtime.execution", "subprocess or docker"),
         ("runtime.queues", "a section of stages and their queues"),
-        ("runtime.timeout_hours", "a section of stages and their hours, whole numbers, at least 1 and at most 168"),
+        (
+            "runtime.timeout_hours",
+            "a section of stages and their hours, whole numbers, at least 1 and at most 168",
+        ),
         ("schedule.retrain", "a text of cron's form in UTC, such as '0 3 * * 1' or '@daily', or none"),
     ],
 )
@@ -144,22 +171,43 @@ def test_words_say_what_a_value_should_be(name: str, words: str) -> None:
 
 
 def test_a_queue_has_its_own_words() -> None:
-    assert knobs()["runtime.queues"].words("runtime.queues.train") == "a text, of the letters A to Z, digits and _ . -"
+    assert (
+        knobs()["runtime.queues"].words("runtime.queues.train")
+        == "a text, of the letters A to Z, digits and _ . -"
+    )
 
 
 def test_a_limit_has_its_own_words() -> None:
-    assert knobs()["runtime.timeout_hours"].words("runtime.timeout_hours.train") == "a whole number, at least 1 and at most 168"
+    assert (
+        knobs()["runtime.timeout_hours"].words("runtime.timeout_hours.train")
+        == "a whole number, at least 1 and at most 168"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("schedule: {retrain: daily}", "schedule.retrain is 'daily' (in params.yaml): it is no text that cron reads; write a text of cron"),
-        ("schedule: {refresh: 0 0 31 2 *}", "is '0 0 31 2 *' (in params.yaml): no such day comes again and again; write a text of"),
-        ("schedule: {refresh: '@once'}", "schedule.refresh is '@once' (in params.yaml): it is no text that cron reads"),
+        (
+            "schedule: {retrain: daily}",
+            "schedule.retrain is 'daily' (in params.yaml): it is no text that cron reads; write a text of cron",
+        ),
+        (
+            "schedule: {refresh: 0 0 31 2 *}",
+            "is '0 0 31 2 *' (in params.yaml): no such day comes again and again; write a text of",
+        ),
+        (
+            "schedule: {refresh: '@once'}",
+            "schedule.refresh is '@once' (in params.yaml): it is no text that cron reads",
+        ),
         ("schedule: {refresh: */5 * * * *}", "write a text in quotes"),
-        ("runtime: {timeout_hours: {train: 169}}", "runtime.timeout_hours.train is 169 (in params.yaml); write a whole number, at least 1"),
-        ("runtime: {timeout_hours: {polish: 1}}", "there is no stage 'polish'; the stages are pull, validate"),
+        (
+            "runtime: {timeout_hours: {train: 169}}",
+            "runtime.timeout_hours.train is 169 (in params.yaml); write a whole number, at least 1",
+        ),
+        (
+            "runtime: {timeout_hours: {polish: 1}}",
+            "there is no stage 'polish'; the stages are pull, validate",
+        ),
     ],
 )
 def test_a_wrong_schedule_or_limit_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:

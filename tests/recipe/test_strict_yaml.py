@@ -15,12 +15,28 @@ from hypothesis import strategies as st
 from skumatch.errors import ParameterError
 from skumatch.recipe.strict_yaml import Ambiguous, dump_yaml, has_comment, read_yaml, written
 
-PARTS = [*"0123456789_.:+-=~eExXoObnNyYT <", "yes", "Off", "true", "null", ".inf", ".NaN", "2026-01-01", "12:30"]
+PARTS = [
+    *"0123456789_.:+-=~eExXoObnNyYT <",
+    "yes",
+    "Off",
+    "true",
+    "null",
+    ".inf",
+    ".NaN",
+    "2026-01-01",
+    "12:30",
+]
 WORDS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join)
-TEXTS = st.one_of(WORDS, st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff"), max_size=12))
+TEXTS = st.one_of(
+    WORDS, st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff"), max_size=12)
+)
 NUMBERS = st.one_of(st.integers(-(10**18), 10**18), st.floats(allow_nan=False, allow_infinity=False))
-VALUES = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS, st.lists(TEXTS, max_size=3), st.lists(NUMBERS, max_size=3))
-TREES = st.dictionaries(st.sampled_from(["seed", "train", "data"]), st.dictionaries(st.sampled_from("abc"), VALUES))
+VALUES = st.one_of(
+    st.none(), st.booleans(), NUMBERS, TEXTS, st.lists(TEXTS, max_size=3), st.lists(NUMBERS, max_size=3)
+)
+TREES = st.dictionaries(
+    st.sampled_from(["seed", "train", "data"]), st.dictionaries(st.sampled_from("abc"), VALUES)
+)
 
 
 def same(first: Any, second: Any) -> bool:
@@ -63,8 +79,35 @@ def test_read_yaml_agrees_with_dvc_or_marks_the_word(word: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        *("010", "-010", "007", "089", "0o10", "0x1F", "0b11", "1_000", "1:30", "1:30:00", "12:30.5", "1_0.5", "01.5"),
-        *("yes", "Yes", "NO", "on", "ON", "off", "2026-01-01", "2026-01-01 10:00:00", ".5e3", "=", "<<", "9" * 5000),
+        *(
+            "010",
+            "-010",
+            "007",
+            "089",
+            "0o10",
+            "0x1F",
+            "0b11",
+            "1_000",
+            "1:30",
+            "1:30:00",
+            "12:30.5",
+            "1_0.5",
+            "01.5",
+        ),
+        *(
+            "yes",
+            "Yes",
+            "NO",
+            "on",
+            "ON",
+            "off",
+            "2026-01-01",
+            "2026-01-01 10:00:00",
+            ".5e3",
+            "=",
+            "<<",
+            "9" * 5000,
+        ),
     ],
 )
 def test_a_word_that_readers_change_is_marked(word: str) -> None:
@@ -75,8 +118,25 @@ def test_a_word_that_readers_change_is_marked(word: str) -> None:
 @pytest.mark.parametrize(
     ("word", "value"),
     [
-        *(("10", 10), ("-0", 0), ("+7", 7), ("1e-3", 0.001), ("1E3", 1000.0), (".5", 0.5), ("5.", 5.0), ("-.5", -0.5)),
-        *(("1.0e5", 1e5), ("true", True), ("FALSE", False), ("True ", True), ("~", None), ("null", None), ("", None)),
+        *(
+            ("10", 10),
+            ("-0", 0),
+            ("+7", 7),
+            ("1e-3", 0.001),
+            ("1E3", 1000.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+            ("-.5", -0.5),
+        ),
+        *(
+            ("1.0e5", 1e5),
+            ("true", True),
+            ("FALSE", False),
+            ("True ", True),
+            ("~", None),
+            ("null", None),
+            ("", None),
+        ),
         *((word, word) for word in ("y", "0815a", "1.2.3", "a:b", "I;16", "søren", "+", "nan")),
         ("-.inf", -math.inf),
     ],
@@ -122,7 +182,26 @@ def test_a_byte_order_mark_before_the_text_is_no_part_of_it() -> None:
 
 @given(TREES)
 @settings(max_examples=300)
-@example({"data": {"a": ["0o10", "1e3", "089", "yes", "1_000", "2026-01-01", "", "#", "a: b", "*x", "\u2028", "\x7f"[:0]]}})
+@example(
+    {
+        "data": {
+            "a": [
+                "0o10",
+                "1e3",
+                "089",
+                "yes",
+                "1_000",
+                "2026-01-01",
+                "",
+                "#",
+                "a: b",
+                "*x",
+                "\u2028",
+                "\x7f"[:0],
+            ]
+        }
+    }
+)
 def test_dump_yaml_is_read_alike_by_all(tree: dict[str, Any]) -> None:
     text = dump_yaml(tree)
     assert read_yaml(text, "it") == tree
@@ -144,7 +223,9 @@ def test_written_shows_a_value_as_it_stands() -> None:
     assert len(written("[" + "1, " * 100 + "1]", [])) <= 64
 
 
-@pytest.mark.parametrize(("text", "cut"), [("a # b", True), ("[1] # b", True), ("a#b", False), ("'a # b'", False), ("3 ", False)])
+@pytest.mark.parametrize(
+    ("text", "cut"), [("a # b", True), ("[1] # b", True), ("a#b", False), ("'a # b'", False), ("3 ", False)]
+)
 def test_has_comment_tells_where_a_text_would_be_cut(text: str, cut: bool) -> None:
     assert has_comment(text) is cut
 

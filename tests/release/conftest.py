@@ -35,7 +35,9 @@ def embedded(encoder: Encoder, images: list[Image.Image]) -> NDArray[np.float32]
 
     see = encoder.preprocess
     with torch.inference_mode():
-        vectors: NDArray[np.float32] = encoder(see.normalise(torch.stack([see(image) for image in images]))).numpy()
+        vectors: NDArray[np.float32] = encoder(
+            see.normalise(torch.stack([see(image) for image in images]))
+        ).numpy()
     return vectors
 
 
@@ -52,7 +54,9 @@ def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), folder)
+    encoders.save(
+        encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), folder
+    )
     return folder
 
 
@@ -63,7 +67,9 @@ def gallery(encoder_dir: Path) -> Gallery:
 
     encoder = encoders.load(encoder_dir)
     return Gallery(
-        [f"train/{i:02}" for i in range(12)], [f"sku {i % 4}" for i in range(12)], embedded(encoder, [pattern(i) for i in range(12)])
+        [f"train/{i:02}" for i in range(12)],
+        [f"sku {i % 4}" for i in range(12)],
+        embedded(encoder, [pattern(i) for i in range(12)]),
     )
 
 

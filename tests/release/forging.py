@@ -10,13 +10,20 @@ import pyarrow.parquet as pq
 from skumatch.files import read_json, sha256, write_json
 from skumatch.release.bundle import MANIFEST, PARTS
 
-ENCODER, GALLERY, THRESHOLDS, TRAINING = "encoder/encoder.json", "gallery.parquet", "thresholds.json", "training.parquet"
+ENCODER, GALLERY, THRESHOLDS, TRAINING = (
+    "encoder/encoder.json",
+    "gallery.parquet",
+    "thresholds.json",
+    "training.parquet",
+)
 
 
 def signed(folder: Path) -> Path:
     """Make bundle.json agree with the parts as they are."""
     manifest = read_json(folder / MANIFEST)
-    manifest["parts"] = {name: {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size} for name in PARTS}
+    manifest["parts"] = {
+        name: {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size} for name in PARTS
+    }
     write_json(folder / MANIFEST, manifest)
     return folder
 

@@ -15,7 +15,16 @@ from skumatch.errors import BundleError
 from skumatch.files import read_json, write_json
 from skumatch.model import encoder as encoders
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import FORMAT, MANIFEST, PARTS, Bundle, Gallery, bundle_hash, verify_bundle, write_bundle
+from skumatch.release.bundle import (
+    FORMAT,
+    MANIFEST,
+    PARTS,
+    Bundle,
+    Gallery,
+    bundle_hash,
+    verify_bundle,
+    write_bundle,
+)
 from tests.release.forging import bound, of_format_1, signed
 
 Picture = Callable[[int], Image.Image]
@@ -26,16 +35,24 @@ def other(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another model of the same shapes: as many pictures and SKUs, as long vectors, as many pictures trained on."""
     root = tmp_path_factory.mktemp("other")
     torch.manual_seed(1)
-    encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), root)
-    labelled = Gallery(gallery.ids, [f"sku {min(i, 3)}" for i in range(12)], np.roll(gallery.embeddings, 1, axis=1))
+    encoders.save(
+        encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), root
+    )
+    labelled = Gallery(
+        gallery.ids, [f"sku {min(i, 3)}" for i in range(12)], np.roll(gallery.embeddings, 1, axis=1)
+    )
     write_bundle(root / "bundle", root, labelled, {"similarity": 0.8}, gallery.ids[4:])
     return root / "bundle"
 
 
 @pytest.mark.parametrize("rewritten", [False, True], ids=["bundle.json-as-it-was", "bundle.json-rewritten"])
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_of_another_model_is_refused_by_name(part: str, rewritten: bool, bundle: Path, other: Path) -> None:
-    assert (bundle / part).stat().st_size == pytest.approx((other / part).stat().st_size, rel=0.01), "no other shape gives it away"
+def test_a_part_of_another_model_is_refused_by_name(
+    part: str, rewritten: bool, bundle: Path, other: Path
+) -> None:
+    assert (bundle / part).stat().st_size == pytest.approx((other / part).stat().st_size, rel=0.01), (
+        "no other shape gives it away"
+    )
     shutil.copyfile(other / part, bundle / part)
     if rewritten:
         signed(bundle)
@@ -64,7 +81,9 @@ def test_the_same_pictures_seen_by_another_model_are_no_gallery_of_this_one(
 
 def test_another_preprocessing_is_another_encoder(bundle: Path) -> None:
     facts = read_json(bundle / "encoder/encoder.json")
-    write_json(bundle / "encoder/encoder.json", facts | {"preprocess": facts["preprocess"] | {"resize": "pad"}})
+    write_json(
+        bundle / "encoder/encoder.json", facts | {"preprocess": facts["preprocess"] | {"resize": "pad"}}
+    )
     with pytest.raises(BundleError, match=r"gallery\.parquet .* doesn't belong to the encoder/encoder\.json"):
         verify_bundle(signed(bundle))
 
@@ -103,7 +122,10 @@ def test_in_format_2_a_part_says_what_it_belongs_to(part: str, bundle: Path, tmp
 
 def test_a_newer_format_is_refused_with_advice(bundle: Path) -> None:
     write_json(bundle / MANIFEST, read_json(bundle / MANIFEST) | {"format": "skumatch-bundle-3", "more": 1})
-    with pytest.raises(BundleError, match=r"skumatch-bundle-3, .*skumatch-bundle-1 and skumatch-bundle-2; install a newer skumatch"):
+    with pytest.raises(
+        BundleError,
+        match=r"skumatch-bundle-3, .*skumatch-bundle-1 and skumatch-bundle-2; install a newer skumatch",
+    ):
         verify_bundle(bundle)
 
 

@@ -21,7 +21,9 @@ HOUR = 3_600_000
 
 
 @pytest.fixture
-def shown(tmp_path: Path, gallery: Gallery, picture: Callable[[int], Image.Image]) -> tuple[pd.DataFrame, Images]:
+def shown(
+    tmp_path: Path, gallery: Gallery, picture: Callable[[int], Image.Image]
+) -> tuple[pd.DataFrame, Images]:
     """The gallery's rows and its pictures as files."""
     paths = [tmp_path / f"{number}.png" for number in range(len(gallery.ids))]
     for number, path in enumerate(paths):
@@ -31,11 +33,15 @@ def shown(tmp_path: Path, gallery: Gallery, picture: Callable[[int], Image.Image
     return rows, Images(gallery.ids, gallery.skus, names, [Extent(name) for name in names])
 
 
-def test_a_bundle_that_finds_its_own_pictures_is_blessed(made: Path, shown: tuple[pd.DataFrame, Images]) -> None:
+def test_a_bundle_that_finds_its_own_pictures_is_blessed(
+    made: Path, shown: tuple[pd.DataFrame, Images]
+) -> None:
     assert bless(made, *shown, HOUR) == (True, HOUR)
 
 
-def test_a_bundle_that_calls_them_something_else_is_not(made: Path, shown: tuple[pd.DataFrame, Images]) -> None:
+def test_a_bundle_that_calls_them_something_else_is_not(
+    made: Path, shown: tuple[pd.DataFrame, Images]
+) -> None:
     rows, pictures = shown
     assert bless(made, rows.assign(sku=rows["sku"].to_numpy()[::-1]), pictures, HOUR) == (False, None)
 

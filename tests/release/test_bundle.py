@@ -21,16 +21,24 @@ from tests.release.forging import bound
 Picture = Callable[[int], Image.Image]
 
 
-def test_the_same_inputs_give_the_same_hash_in_any_order(encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_hash_in_any_order(
+    encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path
+) -> None:
     order = list(range(len(gallery.ids)))
     random.Random(1).shuffle(order)  # noqa: S311
-    shuffled = Gallery([gallery.ids[i] for i in order], [gallery.skus[i] for i in order], gallery.embeddings[order])
-    digest = write_bundle(tmp_path / "again", encoder_dir, shuffled, {"similarity": 0.9}, reversed(gallery.ids[:8]))
+    shuffled = Gallery(
+        [gallery.ids[i] for i in order], [gallery.skus[i] for i in order], gallery.embeddings[order]
+    )
+    digest = write_bundle(
+        tmp_path / "again", encoder_dir, shuffled, {"similarity": 0.9}, reversed(gallery.ids[:8])
+    )
     assert digest == bundle_hash(made) == hashlib.sha256((made / MANIFEST).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("change", ["gallery", "label", "threshold", "training"])
-def test_any_other_input_gives_another_hash(change: str, encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path) -> None:
+def test_any_other_input_gives_another_hash(
+    change: str, encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path
+) -> None:
     ids, skus, vectors = gallery
     rows, threshold, training = Gallery(ids, skus, vectors), 0.9, ids[:8]
     match change:
@@ -42,26 +50,42 @@ def test_any_other_input_gives_another_hash(change: str, encoder_dir: Path, gall
             threshold = 0.91
         case "training":
             training = ids[:7]
-    assert write_bundle(tmp_path / "other", encoder_dir, rows, {"similarity": threshold}, training) != bundle_hash(made)
+    assert write_bundle(
+        tmp_path / "other", encoder_dir, rows, {"similarity": threshold}, training
+    ) != bundle_hash(made)
 
 
 def test_writing_over_a_bundle_replaces_it(encoder_dir: Path, gallery: Gallery, bundle: Path) -> None:
     digest = write_bundle(bundle, encoder_dir, gallery, {}, [])
     assert verify_bundle(bundle, digest).counts.training == 0
-    assert read_json(bundle / "thresholds.json") == {"similarity": None, "gallery": sha256(bundle / "gallery.parquet")}
+    assert read_json(bundle / "thresholds.json") == {
+        "similarity": None,
+        "gallery": sha256(bundle / "gallery.parquet"),
+    }
 
 
 def test_manifest_tells_what_is_inside(made: Path) -> None:
     manifest = verify_bundle(made)
-    assert (manifest.dim, manifest.counts.gallery, manifest.counts.skus, manifest.counts.training) == (256, 12, 4, 8)
-    assert set(manifest.parts) == {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()} - {MANIFEST}
+    assert (manifest.dim, manifest.counts.gallery, manifest.counts.skus, manifest.counts.training) == (
+        256,
+        12,
+        4,
+        8,
+    )
+    assert set(manifest.parts) == {
+        path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()
+    } - {MANIFEST}
     assert pq.read_schema(made / "gallery.parquet").field("embedding").type.list_size == 256
     assert not [path for path in made.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".npy", ".bin")]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from((MANIFEST, *PARTS)), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_anywhere_is_refused_before_use(name: str, where: float, bit: int, made: Path, bundle: Path) -> None:
+@given(
+    name=st.sampled_from((MANIFEST, *PARTS)), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
+)
+def test_a_flipped_bit_anywhere_is_refused_before_use(
+    name: str, where: float, bit: int, made: Path, bundle: Path
+) -> None:
     original = (made / name).read_bytes()
     spoilt = bytearray(original)
     spoilt[int(where * len(spoilt))] ^= 1 << bit
@@ -96,7 +120,9 @@ def test_a_file_too_many_is_named(extra: str, bundle: Path) -> None:
         verify_bundle(bundle)
 
 
-def test_vectors_of_another_length_are_no_gallery(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> None:
+def test_vectors_of_another_length_are_no_gallery(
+    encoder_dir: Path, gallery: Gallery, tmp_path: Path
+) -> None:
     """Their inner products are no cosines, whatever the hashes say."""
     write_bundle(tmp_path / "b", encoder_dir, gallery._replace(embeddings=2 * gallery.embeddings), {}, [])
     with pytest.raises(BundleError, match="doesn't hold 12 unit vectors of 256 numbers"):
@@ -109,7 +135,18 @@ def test_another_bundle_than_expected_is_refused(made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", "null", '{"format": "other"}', '{"format": "skumatch-bundle-1"}', "[" * 5000, '"\\ud800"', " " * (2 << 20)]
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "null",
+        '{"format": "other"}',
+        '{"format": "skumatch-bundle-1"}',
+        "[" * 5000,
+        '"\\ud800"',
+        " " * (2 << 20),
+    ],
 )
 def test_a_manifest_that_is_none_is_refused(text: str, bundle: Path) -> None:
     (bundle / MANIFEST).write_text(text)
@@ -130,7 +167,9 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
         Bundle.load(tmp_path / "nowhere")
 
 
-def test_an_interrupted_write_leaves_no_bundle(encoder_dir: Path, gallery: Gallery, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_bundle(
+    encoder_dir: Path, gallery: Gallery, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -168,7 +207,9 @@ def test_match_finds_each_picture_among_distinct_skus(loaded: Bundle, picture: P
     assert [row[0].sku for row in rows] == [f"sku {i % 4}" for i in range(12)]
     for row in rows:
         assert len({match.sku for match in row}) == len(row) == 3
-        assert [match.similarity for match in row] == sorted((match.similarity for match in row), reverse=True)
+        assert [match.similarity for match in row] == sorted(
+            (match.similarity for match in row), reverse=True
+        )
 
 
 def test_arrays_match_as_pillows_pictures_do(loaded: Bundle, picture: Picture) -> None:
@@ -182,11 +223,19 @@ def test_a_picture_unlike_all_is_unknown(loaded: Bundle, picture: Picture) -> No
     assert stranger[0].unknown and stranger[0].similarity < 0.9
 
 
-def test_match_lists_every_sku_when_asked_for_more(encoder_dir: Path, loaded: Bundle, picture: Picture, tmp_path: Path) -> None:
+def test_match_lists_every_sku_when_asked_for_more(
+    encoder_dir: Path, loaded: Bundle, picture: Picture, tmp_path: Path
+) -> None:
     """Fifty near images of one SKU hide the other behind them; it is found all the same."""
     near = np.repeat(loaded.gallery.embeddings[:1], 50, axis=0)
     vectors = np.concatenate([near, loaded.gallery.embeddings[5:6]])
-    write_bundle(tmp_path / "b", encoder_dir, Gallery([f"{i:02}" for i in range(51)], ["many"] * 50 + ["one"], vectors), {}, [])
+    write_bundle(
+        tmp_path / "b",
+        encoder_dir,
+        Gallery([f"{i:02}" for i in range(51)], ["many"] * 50 + ["one"], vectors),
+        {},
+        [],
+    )
     [row] = Bundle.load(tmp_path / "b").match([picture(0)], top_k=7)
     assert [match.sku for match in row] == ["many", "one"]
     assert not any(match.unknown for match in row), "no threshold, so nothing is unknown"

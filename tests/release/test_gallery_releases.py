@@ -61,7 +61,9 @@ def shop(registry: Registry, run_id: str, bundles: list[Path]) -> Registry:
 def test_a_model_is_no_staler_for_a_refreshed_gallery(shop: Registry) -> None:
     assert gallery_moved(shop, 3, 1), "the champion's encoder is still the one it was compared with"
     assert not gallery_moved(shop, 4, 1), "a gallery of older data would take the newer one's place"
-    assert not gallery_moved(shop, 3, None) and not gallery_moved(shop, 3, 2) and not gallery_moved(shop, 3, 99)
+    assert (
+        not gallery_moved(shop, 3, None) and not gallery_moved(shop, 3, 2) and not gallery_moved(shop, 3, 99)
+    )
     promote(shop, 3, 2, "run later", "")
     assert not gallery_moved(shop, 4, 2) and not gallery_moved(shop, 3, 1)
     assert not gallery_moved(shop, 5, 2), "another encoder serves now"
@@ -78,7 +80,9 @@ def test_a_gallery_release_names_the_model_release_of_its_encoder(shop: Registry
         model_release(shop, refs[2])
 
 
-def test_a_deleted_model_release_stops_no_run(shop: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deleted_model_release_stops_no_run(
+    shop: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, champion = Settings(project=tmp_path, home=tmp_path / "home"), shop.champion()
     folder = pull.fetch_released(settings, shop, champion)
     assert folder is not None and read_json(folder / "thresholds.json")["similarity"] == 0
@@ -88,16 +92,23 @@ def test_a_deleted_model_release_stops_no_run(shop: Registry, tmp_path: Path, ca
     assert "is compared with what serves alone" in capsys.readouterr().out
 
 
-def test_the_encoder_of_an_older_version_is_read_from_its_bundle(registry: Registry, run_id: str, bundles: list[Path]) -> None:
+def test_the_encoder_of_an_older_version_is_read_from_its_bundle(
+    registry: Registry, run_id: str, bundles: list[Path]
+) -> None:
     registry.register(bundles[0], run_id, {}, "")
-    assert registry.encoder(1) == read_json(bundles[0] / "bundle.json")["parts"]["encoder/encoder.safetensors"]["sha256"]
+    assert (
+        registry.encoder(1)
+        == read_json(bundles[0] / "bundle.json")["parts"]["encoder/encoder.safetensors"]["sha256"]
+    )
     assert registry.encoder(7) is None and registry.encoder(None) is None
 
 
 @pytest.fixture
 def settings(shop: Registry, tmp_path: Path) -> Settings:
     text = (ROOT / "params.yaml").read_text("utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("model_name: skumatch ", f"model_name: {shop.model_name} "), "utf-8")
+    (tmp_path / "params.yaml").write_text(
+        text.replace("model_name: skumatch ", f"model_name: {shop.model_name} "), "utf-8"
+    )
     return Settings(project=tmp_path, home=tmp_path / "home", mlflow=shop.url, airflow_users="ann:admin")
 
 
@@ -122,18 +133,27 @@ def test_an_approved_gallery_of_older_data_is_stale(shop: Registry, settings: Se
         releases.promote(settings, releases.Approved(proposal=proposal(4, 1), who="ann"))
 
 
-def test_a_promotion_by_hand_says_how_to_judge_the_encoder_again(shop: Registry, settings: Settings, tmp_path: Path) -> None:
+def test_a_promotion_by_hand_says_how_to_judge_the_encoder_again(
+    shop: Registry, settings: Settings, tmp_path: Path
+) -> None:
     cli = Cli.make(tmp_path / "cli")
     (cli.project / "params.yaml").write_text((tmp_path / "params.yaml").read_text("utf-8"), "utf-8")
     for words in (["promote", "3"], ["promote", "3", "--dry-run"]):
-        cli.refuses(18, "`skumatch refresh --encoder 3` judges its encoder on the newest data", *words, mlflow=shop.url)
+        cli.refuses(
+            18,
+            "`skumatch refresh --encoder 3` judges its encoder on the newest data",
+            *words,
+            mlflow=shop.url,
+        )
     cli.refuses(18, "retrain to compare again", "promote", "4", mlflow=shop.url)
 
 
 def released(shop: Registry, version: int, champion: int, gallery: bool, **message: Any) -> dict[str, Any]:
     """What register answers of a version that passed, made on data `d` against `champion`."""
     sent = Message(run="late", inputs="0", champion=champion, **message)
-    outcome: Any = SimpleNamespace(gallery_release=gallery, data="d", decision=SimpleNamespace(sentence="It passed."))
+    outcome: Any = SimpleNamespace(
+        gallery_release=gallery, data="d", decision=SimpleNamespace(sentence="It passed.")
+    )
     return register._release(shop, sent, Params(), outcome, version)
 
 
@@ -153,7 +173,10 @@ def test_a_training_that_a_refresh_overtook_ends_in_a_decision(shop: Registry) -
     assert released(shop, 3, 1, gallery=False) == {"judge_again": 3, "approved_by": ""}
     assert waits_for(shop, 3) == ("judgement", "")
     late = released(shop, 4, 1, gallery=True)
-    assert late["decision"] == "keep" and "a newer gallery, version 2, was released meanwhile" in late["sentence"]
+    assert (
+        late["decision"] == "keep"
+        and "a newer gallery, version 2, was released meanwhile" in late["sentence"]
+    )
     assert champion_of(shop) == 2
     promote(shop, 3, 2, "run later", "")
     with pytest.raises(StaleChampion):
@@ -167,7 +190,9 @@ def test_nothing_brings_back_by_itself_what_a_person_rolled_back(shop: Registry)
     rollback(shop, 1, 2, "ann", "a supplier's mistake")
     assert withdrawn(shop) == {"d"}
     kept = released(shop, 4, 1, gallery=True, by_itself=True)
-    assert kept["decision"] == "keep" and "a person rolled back" in kept["sentence"] and champion_of(shop) == 1
+    assert (
+        kept["decision"] == "keep" and "a person rolled back" in kept["sentence"] and champion_of(shop) == 1
+    )
     assert released(shop, 4, 1, gallery=True) == {} and champion_of(shop) == 4, "by hand it comes back"
     assert withdrawn(shop) == set()
 
@@ -200,7 +225,9 @@ def test_a_refresh_looks_at_data_whose_gallery_no_run_released(
 
 def test_an_approval_is_believed_only_where_the_journal_has_it(shop: Registry, settings: Settings) -> None:
     required = Params(release=ReleaseParams(approval="required"))
-    outcome: Any = SimpleNamespace(gallery_release=False, data="d", decision=SimpleNamespace(sentence="It passed."))
+    outcome: Any = SimpleNamespace(
+        gallery_release=False, data="d", decision=SimpleNamespace(sentence="It passed.")
+    )
     sent = Message(run="again", inputs="0", champion=2, encoder=3, approved_by="ann")
     answer = register._release(shop, sent, required, outcome, 3)
     assert answer == {"waits": True}, "anyone can write so in MLflow"
@@ -269,7 +296,8 @@ def test_a_version_asked_for_by_hand_is_asked_about_again(shop: Registry, settin
     assert waits_for(shop, 3) == ("approval", "")
 
 
-# Kind of the release that a person approved -> tags of the versions, of which the last is the approved one and those
+# Kind of the release that a person approved -> tags of the versions, of which the last is the approved one
+# and those
 # before were champion in turn; the champion that it was compared with; and what is answered.
 APPROVED: dict[str, tuple[list[dict[str, str]], int | None, str]] = {
     "first model": ([{ENCODER: "a"}], None, "first"),

@@ -61,7 +61,10 @@ def paired(ours: np.ndarray, theirs: np.ndarray, skus: np.ndarray | None = None)
 
 @dataclass(frozen=True)
 class Case:
-    """What the gate sees. By default: a champion at 80 % and a challenger at 90 % that may be promoted; no slices for guards."""
+    """What the gate sees.
+
+    By default: a champion at 80 % and a challenger at 90 % that may be promoted; no slices for guards.
+    """
 
     ours: np.ndarray = field(default_factory=lambda: hits(wrong=1))
     theirs: np.ndarray | None = field(default_factory=lambda: hits(wrong=2))
@@ -83,11 +86,24 @@ class Case:
             "dirty_code": False,
             "commit": "c0ffee",
         }
-        full = {"full": PairedHits(self.skus, self.ours, self.theirs)} if self.paired and self.theirs is not None else {}
+        full = (
+            {"full": PairedHits(self.skus, self.ours, self.theirs)}
+            if self.paired and self.theirs is not None
+            else {}
+        )
         slices = full | self.slices if self.paired else None
-        champion = None if self.champion is None or self.theirs is None else evaluation(self.theirs, **self.champion)
+        champion = (
+            None if self.champion is None or self.theirs is None else evaluation(self.theirs, **self.champion)
+        )
         policy = GateParams(**NOMINAL | self.policy)
-        return decide(evaluation(self.ours, **self.challenger), champion, slices, Facts(**base | self.facts), policy, seed)
+        return decide(
+            evaluation(self.ours, **self.challenger),
+            champion,
+            slices,
+            Facts(**base | self.facts),
+            policy,
+            seed,
+        )
 
 
 def guarded(name: str, wrong: int, skus: int = MANY, **changes: Any) -> Case:
@@ -96,7 +112,10 @@ def guarded(name: str, wrong: int, skus: int = MANY, **changes: Any) -> Case:
 
 
 def macro(large: int, small: int, **changes: Any) -> Case:
-    """Ten SKUs of 100 queries and 30 of one; the challenger misses `large` more of each large one and the `small` first small ones."""
+    """Ten SKUs of 100 queries and 30 of one.
+
+    The challenger misses `large` more of each large one and the `small` first small ones.
+    """
     skus = np.concatenate([np.repeat(names(10, 1), 100), names(MANY, 1)[10:]])
     theirs = np.r_[np.tile(np.arange(100) >= 30, 10), np.ones(30, bool)]
     ours = np.r_[np.tile(np.arange(100) >= 30 + large, 10), np.arange(30) >= small]
@@ -116,7 +135,13 @@ def free(top1: float, n: int = MANY * EACH) -> dict[str, Any]:
 
 def few(skus: int) -> Case:
     """A gain of 10 points in each of only a few SKUs."""
-    return Case(ours=hits(1, skus), theirs=hits(2, skus), skus=names(skus), challenger={"skus": skus}, champion={"skus": skus})
+    return Case(
+        ours=hits(1, skus),
+        theirs=hits(2, skus),
+        skus=names(skus),
+        challenger={"skus": skus},
+        champion={"skus": skus},
+    )
 
 
 def flipped(base: np.ndarray, better: int, worse: int = 0) -> np.ndarray:
@@ -258,7 +283,9 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "verdict", "rule"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(
+    ("case", "verdict", "rule"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
 def test_truth_table(case: Case, verdict: str, rule: str | None) -> None:
     decision = case.decide()
     failed = [check for check in decision.checks if check.status == "failed"]
@@ -283,10 +310,22 @@ def decisive(case: Case) -> Check:
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        (first(), "Accepted as the first champion: the challenger's top-1 is 90.0 % on 200 queries, at or above the floor of 50.0 %."),
-        (Case(), "Promoted the challenger: a gain of +10.00 points (top-1 90.0 % against 80.0 %), at least +10.00 points with 97.5 %"),
-        (Case(ours=BASE), "Kept the champion: both models find as many products of every SKU (top-1 80.0 % against 80.0 %), and a tie"),
-        (Case(ours=hits(3)), "Kept the champion: the challenger is no better (top-1 70.0 % against 80.0 %, -10.00 points)."),
+        (
+            first(),
+            "Accepted as the first champion: the challenger's top-1 is 90.0 % on 200 queries, at or above the floor of 50.0 %.",
+        ),
+        (
+            Case(),
+            "Promoted the challenger: a gain of +10.00 points (top-1 90.0 % against 80.0 %), at least +10.00 points with 97.5 %",
+        ),
+        (
+            Case(ours=BASE),
+            "Kept the champion: both models find as many products of every SKU (top-1 80.0 % against 80.0 %), and a tie",
+        ),
+        (
+            Case(ours=hits(3)),
+            "Kept the champion: the challenger is no better (top-1 70.0 % against 80.0 %, -10.00 points).",
+        ),
         (
             Case(facts={"dirty_code": True}),
             "Refused the challenger: a model from uncommitted code is never promotable; commit and run again.",
@@ -329,7 +368,11 @@ def test_more_confidence_asks_for_more() -> None:
 
 def test_hashes_name_every_input() -> None:
     before = Case().decide().hashes
-    assert (before["challenger_bundle"], before["champion_bundle"], before["commit"]) == ("aa", "bb", "c0ffee")
+    assert (before["challenger_bundle"], before["champion_bundle"], before["commit"]) == (
+        "aa",
+        "bb",
+        "c0ffee",
+    )
     changed = {
         "challenger_evaluation": Case(challenger={"top5": 0.99}),
         "champion_evaluation": Case(champion={"top5": 0.99}),
@@ -348,27 +391,51 @@ def status(case: Case) -> dict[str, str]:
 
 def test_a_guard_carries_its_numbers() -> None:
     case = guarded("tail", 3)
-    (macro_guard, tail), (detail,) = case.decide().guards, [check.detail for check in case.decide().checks if check.name == "tail"]
-    assert (tail.name, tail.n, tail.skus, tail.changed, tail.margin) == ("tail", MANY * EACH, MANY, MANY, 0.03)
+    (macro_guard, tail), (detail,) = (
+        case.decide().guards,
+        [check.detail for check in case.decide().checks if check.name == "tail"],
+    )
+    assert (tail.name, tail.n, tail.skus, tail.changed, tail.margin) == (
+        "tail",
+        MANY * EACH,
+        MANY,
+        MANY,
+        0.03,
+    )
     assert (tail.challenger, tail.champion, tail.estimate) == pytest.approx((0.7, 0.8, -0.1))
     assert tail.adjusted is not None and tail.adjusted > 0.95 and tail.p_worse is None
     assert (macro_guard.name, macro_guard.skus, macro_guard.adjusted) == ("macro", SKUS, None)
-    assert "top-1 70.0 % against 80.0 %, -10.00 points; it isn't shown that this is not worse by 3.00 points" in detail
+    assert (
+        "top-1 70.0 % against 80.0 %, -10.00 points; it isn't shown that this is not worse by 3.00 points"
+        in detail
+    )
     assert f"{MANY * EACH} queries of {MANY} SKUs" in detail
 
 
 def test_a_guard_that_does_not_apply_says_why_and_what_was_seen() -> None:
-    details = {check.name: check.detail for check in guarded("unseen", 2, skus=12).decide().checks if check.status == "not applicable"}
-    assert set(details) == {*GUARDS} and "12 SKUs, of at least 30" in details["unseen"] and "80.0 % against 80.0 %" in details["unseen"]
+    details = {
+        check.name: check.detail
+        for check in guarded("unseen", 2, skus=12).decide().checks
+        if check.status == "not applicable"
+    }
+    assert (
+        set(details) == {*GUARDS}
+        and "12 SKUs, of at least 30" in details["unseen"]
+        and "80.0 % against 80.0 %" in details["unseen"]
+    )
     assert "there are no such queries" in details["k5"]
 
 
 def test_guards_that_are_asked_together_need_more_than_one_alone() -> None:
     generator = np.random.default_rng(1)
     ours, theirs = hits(2, MANY), hits(2, MANY)
-    worse = generator.permutation(MANY)[:9]  # SKUs with one query lost; 0.0225 lower on average, of a margin of 0.03
+    worse = generator.permutation(MANY)[
+        :9
+    ]  # SKUs with one query lost; 0.0225 lower on average, of a margin of 0.03
     ours.reshape(MANY, EACH)[worse, 5] = False
-    alone = Case(slices={"tail": paired(ours, theirs)}, policy={"guard_margins": {"tail": 0.036, "unseen": 0.036}})
+    alone = Case(
+        slices={"tail": paired(ours, theirs)}, policy={"guard_margins": {"tail": 0.036, "unseen": 0.036}}
+    )
     both = replace(alone, slices={name: paired(ours, theirs) for name in ("tail", "unseen")})
     (p,) = [guard.adjusted for guard in alone.decide().guards if guard.name == "tail"]
     tail, unseen = [guard.adjusted for guard in both.decide().guards if guard.name != "macro"]
@@ -378,17 +445,38 @@ def test_guards_that_are_asked_together_need_more_than_one_alone() -> None:
 def test_a_failure_is_worded_for_a_person_by_what_it_means() -> None:
     words = {
         check.name: check.word
-        for check in guarded("tail", 3, ours=BASE, facts={"dirty_code": True, "champion_bundle": "aa"}).decide().checks
+        for check in guarded("tail", 3, ours=BASE, facts={"dirty_code": True, "champion_bundle": "aa"})
+        .decide()
+        .checks
     }
-    assert (words["identity"], words["code"], words["gain"], words["tail"]) == ("nothing new", "failed", "not shown", "not shown")
-    assert (words["size"], words["unseen"], decisive(Case(ours=hits(6))).word) == ("passed", "not applicable", "not reached")
+    assert (words["identity"], words["code"], words["gain"], words["tail"]) == (
+        "nothing new",
+        "failed",
+        "not shown",
+        "not shown",
+    )
+    assert (words["size"], words["unseen"], decisive(Case(ours=hits(6))).word) == (
+        "passed",
+        "not applicable",
+        "not reached",
+    )
 
 
 def test_mcnemar_describes_and_decides_nothing() -> None:
     one_sku = np.r_[np.ones(EACH, bool), BASE[EACH:]]
     described = Case(ours=one_sku, challenger={}).decide().described
-    assert described is not None and (described.only_challenger, described.only_champion, described.mcnemar_p) == (2, 0, 0.5)
-    surely = Case(ours=hits(1, 2, 100), theirs=hits(50, 2, 100), skus=names(2, 100), challenger={"skus": 2}, champion={"skus": 2}).decide()
+    assert described is not None and (
+        described.only_challenger,
+        described.only_champion,
+        described.mcnemar_p,
+    ) == (2, 0, 0.5)
+    surely = Case(
+        ours=hits(1, 2, 100),
+        theirs=hits(50, 2, 100),
+        skus=names(2, 100),
+        challenger={"skus": 2},
+        champion={"skus": 2},
+    ).decide()
     assert surely.described is not None and surely.described.mcnemar_p < 1e-9 and surely.verdict == "keep"
     assert first().decide().described is None
 
@@ -408,7 +496,9 @@ def from_rows(rows: Rows, rename: str = "sku", **policy: Any) -> Case:
 
 def said(decision: Decision) -> dict[str, Any]:
     """All but the hashes, which name the inputs in their order; numbers to the last digit but one."""
-    return json.loads(decision.model_dump_json(exclude={"hashes"}), parse_float=lambda text: f"{float(text):.12g}")
+    return json.loads(
+        decision.model_dump_json(exclude={"hashes"}), parse_float=lambda text: f"{float(text):.12g}"
+    )
 
 
 @given(rows, st.randoms())
@@ -425,15 +515,22 @@ def test_a_model_that_finds_less_is_never_promoted(rows: Rows) -> None:
     ours, theirs = (sum(row[i] for row in rows) for i in (1, 2))
     worse = rows if ours <= theirs else [(sku, b, a) for sku, a, b in rows]
     decision = from_rows(worse).decide()
-    assert decision.verdict == "keep" and next(check for check in decision.checks if check.name == "gain").status == "failed"
+    assert (
+        decision.verdict == "keep"
+        and next(check for check in decision.checks if check.name == "gain").status == "failed"
+    )
 
 
 @given(rows, st.floats(0, 0.3), st.floats(0, 0.3), st.sampled_from(GUARDS))
 @settings(max_examples=count(25, 300))
-def test_a_larger_margin_never_promotes_more_and_a_larger_guard_margin_never_less(rows: Rows, one: float, other: float, name: str) -> None:
+def test_a_larger_margin_never_promotes_more_and_a_larger_guard_margin_never_less(
+    rows: Rows, one: float, other: float, name: str
+) -> None:
     less, more = sorted([one, other])
     rows = [*rows, *((sku, True, False) for sku in range(12))]
-    assert from_rows(rows, margin=less).decide().promotable >= from_rows(rows, margin=more).decide().promotable
+    assert (
+        from_rows(rows, margin=less).decide().promotable >= from_rows(rows, margin=more).decide().promotable
+    )
     tight, wide = ({"guard_margins": {name: margin + 0.001}} for margin in (less, more))
     assert from_rows(rows, **tight).decide().promotable <= from_rows(rows, **wide).decide().promotable
 
@@ -442,7 +539,10 @@ def test_a_larger_margin_never_promotes_more_and_a_larger_guard_margin_never_les
 @settings(max_examples=count(20, 200))
 def test_more_retrains_a_year_never_promote_more(rows: Rows, one: int, other: int) -> None:
     rows = [*rows, *((sku, True, False) for sku in range(10))]
-    rare, often = (from_rows(rows, retrains_a_year=count, false_promotions_a_year=0.4).decide() for count in sorted([one, other]))
+    rare, often = (
+        from_rows(rows, retrains_a_year=count, false_promotions_a_year=0.4).decide()
+        for count in sorted([one, other])
+    )
     assert rare.promotable >= often.promotable
 
 
@@ -453,7 +553,18 @@ def test_the_record_has_the_fields_that_the_docs_define() -> None:
     tree = guarded("tail", 3).decide().model_dump(mode="json")
     assert set(tree) == {*DECISION, "model", "refresh", "fitness", "products"}
     assert set(tree["gain"]) == {"estimate", "lower", "confidence", "p", "smallest_detectable"}
-    numbers = {"n", "skus", "changed", "challenger", "champion", "estimate", "margin", "p", "adjusted", "p_worse"}
+    numbers = {
+        "n",
+        "skus",
+        "changed",
+        "challenger",
+        "champion",
+        "estimate",
+        "margin",
+        "p",
+        "adjusted",
+        "p_worse",
+    }
     assert all(set(guard) == {"name", *numbers} for guard in tree["guards"])
 
 
@@ -484,7 +595,14 @@ def test_whatever_comes_there_is_a_worded_verdict_and_promotion_needs_every_rule
     shares: list[float], wrong: tuple[int, int], facts: dict[str, Any], given_champion: bool, paired: bool
 ) -> None:
     champion = {"top5": shares[1]} if given_champion else None
-    decision = Case(hits(wrong[0]), hits(wrong[1]), challenger={"top5": shares[0]}, champion=champion, facts=facts, paired=paired).decide()
+    decision = Case(
+        hits(wrong[0]),
+        hits(wrong[1]),
+        challenger={"top5": shares[0]},
+        champion=champion,
+        facts=facts,
+        paired=paired,
+    ).decide()
     assert decision.sentence.strip().endswith(".")
     assert decision.promotable == all(check.status != "failed" for check in decision.checks)
     if decision.promotable:
@@ -501,7 +619,9 @@ def test_whatever_comes_there_is_a_worded_verdict_and_promotion_needs_every_rule
 def test_equal_models_are_rarely_promoted() -> None:
     generator, promoted = np.random.default_rng(0), 0
     for _ in range(60):
-        rates = np.repeat(np.clip(0.8 + 0.15 * generator.normal(size=(2, SKUS)), 0, 1), EACH, axis=1)  # errors cluster by SKU
+        rates = np.repeat(
+            np.clip(0.8 + 0.15 * generator.normal(size=(2, SKUS)), 0, 1), EACH, axis=1
+        )  # errors cluster by SKU
         ours, theirs = generator.random(rates.shape) < rates
         promoted += Case(ours=ours, theirs=theirs).decide(seed=int(generator.integers(2**31))).promotable
     assert promoted <= 5  # nominal 2.5 % of 60 is 1.5

@@ -81,14 +81,19 @@ def facts() -> dict[str, Any]:
 
 
 def record(tree: dict[str, Any]) -> dict[str, Any]:
-    return lineage(tree["run"], Code(**tree["code"]), Inputs(**tree["inputs"]), tree["lock"], Results(**tree["results"]))
+    return lineage(
+        tree["run"], Code(**tree["code"]), Inputs(**tree["inputs"]), tree["lock"], Results(**tree["results"])
+    )
 
 
 def test_the_record_names_every_stage_with_the_hashes_of_its_files() -> None:
     made = record(facts())
     assert made["schema"] == "skumatch-lineage-2" and list(made["stages"]) == ["split", "train"]
     train = made["stages"]["train"]
-    assert train["deps"] == {"data": "md5:0123456789abcdef0123456789abcdef.dir", "out/split": "md5:11111111111111111111111111111111.dir"}
+    assert train["deps"] == {
+        "data": "md5:0123456789abcdef0123456789abcdef.dir",
+        "out/split": "md5:11111111111111111111111111111111.dir",
+    }
     assert train["outs"] == {"out/train": "md5:22222222222222222222222222222222.dir"}
     assert train["params"] == {"params.yaml": {"seed": 7, "train": {"epochs": 5}}}
 
@@ -162,7 +167,16 @@ def test_changing_anything_in_the_lock_changes_the_hash(old: str, new: str) -> N
 
 
 @pytest.mark.parametrize(
-    "lock", ["", "[]", "stages: {}", "stages: {train: {deps: []}}", "stages: {train: {cmd: x, outs: [{path: a}]}}", "a: [", LOCK[:24]]
+    "lock",
+    [
+        "",
+        "[]",
+        "stages: {}",
+        "stages: {train: {deps: []}}",
+        "stages: {train: {cmd: x, outs: [{path: a}]}}",
+        "a: [",
+        LOCK[:24],
+    ],
 )
 def test_a_lock_that_is_none_is_a_sentence(lock: str) -> None:
     with pytest.raises(DataError, match=r"dvc\.lock"):

@@ -26,10 +26,15 @@ def test_artifacts_are_tried_and_nothing_stays(tmp_path: Path) -> None:
         assert try_artifacts(tracking) == "mlflow-artifacts:/"
         tracking.log_run("run", {}, {}, {}, {})
         assert try_artifacts(tracking) == "mlflow-artifacts:/1"
-        assert not [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file() or "doctor" in path.name]
+        assert not [
+            path for path in (tmp_path / "artifacts").rglob("*") if path.is_file() or "doctor" in path.name
+        ]
         (tmp_path / "artifacts").rename(tmp_path / "aside")
         (tmp_path / "artifacts").write_text("in the way")
-        with pytest.raises(ServiceError, match="can't write, give back or delete artifacts in mlflow-artifacts:/1; see its log"):
+        with pytest.raises(
+            ServiceError,
+            match="can't write, give back or delete artifacts in mlflow-artifacts:/1; see its log",
+        ):
             try_artifacts(tracking)
 
 
@@ -46,7 +51,9 @@ def test_a_bundle_s_list_of_parts_is_what_was_registered_until_it_is_changed(
         manifest_hash(registry, ref)
 
 
-def test_the_products_of_a_version_are_read_without_its_bundle(registry: Registry, run_id: str, bundle: Path, home: Path) -> None:
+def test_the_products_of_a_version_are_read_without_its_bundle(
+    registry: Registry, run_id: str, bundle: Path, home: Path
+) -> None:
     ref = registry.resolve(str(registry.register(bundle, run_id, {}, "")))
     images = json.loads((bundle / "labels.json").read_text("utf-8"))["gallery_images"]
     assert nameable(registry, ref) == set(images)

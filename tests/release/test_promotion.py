@@ -12,8 +12,27 @@ from hypothesis import strategies as st
 from skumatch.errors import ReferenceNotFound, Refused, RegistryUnavailable, ServiceError, StaleChampion
 from skumatch.release import journal, promotion
 from skumatch.release.bundle import bundle_hash
-from skumatch.release.journal import HEAD, After, Asked, Before, Entry, breaks, head_of, journal_name, predecessors, unheaded
-from skumatch.release.promotion import compared_with, heads, history, promote, proposed, rollback, rollback_target
+from skumatch.release.journal import (
+    HEAD,
+    After,
+    Asked,
+    Before,
+    Entry,
+    breaks,
+    head_of,
+    journal_name,
+    predecessors,
+    unheaded,
+)
+from skumatch.release.promotion import (
+    compared_with,
+    heads,
+    history,
+    promote,
+    proposed,
+    rollback,
+    rollback_target,
+)
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
 from tests.conftest import free_port
 from tests.killing import Killed, dying
@@ -34,16 +53,26 @@ def champion(registry: Registry) -> int | None:
 
 
 def told(registry: Registry) -> list[tuple[str, int, str, int | None]]:
-    return [(e.asked.action, e.asked.version, e.after.outcome, e.after.champion) for e in history(registry) if e.after]
+    return [
+        (e.asked.action, e.asked.version, e.after.outcome, e.after.champion)
+        for e in history(registry)
+        if e.after
+    ]
 
 
-def test_promotion_moves_the_aliases_and_is_journalled(registry: Registry, versions: list[int], several: list[Path]) -> None:
+def test_promotion_moves_the_aliases_and_is_journalled(
+    registry: Registry, versions: list[int], several: list[Path]
+) -> None:
     registry.set_alias(CHALLENGER, 1)
     assert promote(registry, 1, None, ANN, WHY).aliases == ("challenger", "champion")
     second = promote(registry, 2, 1, "bob", "better still")
     assert second.bundle == bundle_hash(several[1]) and registry.resolve("previous").version == 1
     assert promote(registry, 2, 1, "bob", "again, after a crash") == registry.champion()
-    assert told(registry) == [("promote", 1, "done", 1), ("promote", 2, "done", 2), ("promote", 2, "already", 2)]
+    assert told(registry) == [
+        ("promote", 1, "done", 1),
+        ("promote", 2, "done", 2),
+        ("promote", 2, "already", 2),
+    ]
     first, then, _ = history(registry)
     assert (first.asked.who, first.asked.why, then.asked.who) == (ANN, WHY, "bob")
     assert then.before is not None and then.before.previous == first.hash
@@ -53,7 +82,9 @@ def test_promotion_moves_the_aliases_and_is_journalled(registry: Registry, versi
 def test_a_stale_promotion_is_refused_and_journalled(registry: Registry, versions: list[int]) -> None:
     promote(registry, 1, None, ANN, WHY)
     for expected in (None, 2, 99):
-        with pytest.raises(StaleChampion, match=r"The champion is now version 1, but version 3 was compared with .*retrain"):
+        with pytest.raises(
+            StaleChampion, match=r"The champion is now version 1, but version 3 was compared with .*retrain"
+        ):
             promote(registry, 3, expected, ANN, WHY)
     assert champion(registry) == 1
     assert told(registry)[1:] == [("promote", 3, "stale", 1)] * 3
@@ -69,7 +100,9 @@ def test_what_a_version_was_compared_with_is_looked_up_without_a_word_in_the_jou
     with pytest.raises(Refused, match="Nothing says which champion version 3 was compared with; retrain"):
         compared_with(unknown)
     assert proposed(registry, first) is None
-    with pytest.raises(StaleChampion, match="There is no champion now, but version 2 was compared with version 1; retrain"):
+    with pytest.raises(
+        StaleChampion, match="There is no champion now, but version 2 was compared with version 1; retrain"
+    ):
         proposed(registry, second)
     promote(registry, 1, None, ANN, WHY)
     assert proposed(registry, second) == 1
@@ -85,7 +118,9 @@ def test_a_version_that_is_not_there_leaves_no_entry(registry: Registry, version
 
 
 @pytest.mark.timeout(count(900, 7200))
-def test_of_many_promoters_at_once_one_wins_and_the_others_are_told(registry: Registry, run_id: str, several: list[Path]) -> None:
+def test_of_many_promoters_at_once_one_wins_and_the_others_are_told(
+    registry: Registry, run_id: str, several: list[Path]
+) -> None:
     """As if from many machines: each has a registry of its own and they share nothing but the server."""
     versions, many = [registry.register(folder, run_id, {}, "") for folder in several], 20
     promote(registry, 1, None, ANN, WHY)
@@ -93,7 +128,9 @@ def test_of_many_promoters_at_once_one_wins_and_the_others_are_told(registry: Re
         now = champion(registry)
         outcomes: list[ModelRef | StaleChampion] = []
 
-        def one(number: int, now: int | None = now, outcomes: list[ModelRef | StaleChampion] = outcomes) -> None:
+        def one(
+            number: int, now: int | None = now, outcomes: list[ModelRef | StaleChampion] = outcomes
+        ) -> None:
             own = Registry(registry.url, registry.model_name)
             others = [version for version in versions if version != now]
             try:
@@ -130,7 +167,8 @@ def test_killed_at_every_call_the_champion_is_one_of_the_two_and_the_next_goes_t
             assert champion(registry) in (now, wanted)
         else:
             break
-        # The next promoter closes what was left open, and goes through if the champion still is the one it knows.
+        # The next promoter closes what was left open, and goes through if the champion still is the one it
+        # knows.
         promote(registry, wanted, champion(registry), "bob", WHY)
         assert champion(registry) == wanted and breaks(history(registry)) == []
         at, wanted = at + 1, 3 - wanted
@@ -149,7 +187,9 @@ def test_who_is_slow_and_given_up_writes_nothing(registry: Registry, versions: l
     assert told(registry)[-1] == ("promote", 2, "abandoned", 1)
 
 
-def test_rollback_goes_back_the_way_and_not_to_what_was_rolled_away(registry: Registry, versions: list[int], several: list[Path]) -> None:
+def test_rollback_goes_back_the_way_and_not_to_what_was_rolled_away(
+    registry: Registry, versions: list[int], several: list[Path]
+) -> None:
     for version, before in ((1, None), (2, 1), (3, 2)):
         promote(registry, version, before, ANN, WHY)
     for expected, target in ((3, 2), (2, 1)):
@@ -182,14 +222,18 @@ def test_only_what_served_is_rolled_back_to(registry: Registry, versions: list[i
         rollback_target(registry, 2)
 
 
-def test_what_was_changed_removed_or_swapped_in_the_journal_shows(registry: Registry, versions: list[int]) -> None:
+def test_what_was_changed_removed_or_swapped_in_the_journal_shows(
+    registry: Registry, versions: list[int]
+) -> None:
     for version, before in ((1, None), (2, 1), (3, 2), (1, 3)):
         promote(registry, version, before, ANN, WHY)
     name = journal_name(registry.model_name)
     with registry.client() as client:
         tags = client.get_model_version(name, "2").tags
         client.set_model_version_tag(name, "2", journal.ASKED, tags[journal.ASKED].replace(ANN, "eve"))
-        assert breaks(history(registry)) == ["Entry 3 doesn't follow from the one before it: one of the two was changed."]
+        assert breaks(history(registry)) == [
+            "Entry 3 doesn't follow from the one before it: one of the two was changed."
+        ]
         client.set_model_version_tag(name, "2", journal.ASKED, tags[journal.ASKED])
         assert breaks(history(registry)) == []
         client.delete_model_version(name, "2")
@@ -200,7 +244,9 @@ def test_what_was_changed_removed_or_swapped_in_the_journal_shows(registry: Regi
             history(registry)
 
 
-def test_the_last_entry_can_neither_be_changed_nor_cut_off_unseen(registry: Registry, versions: list[int]) -> None:
+def test_the_last_entry_can_neither_be_changed_nor_cut_off_unseen(
+    registry: Registry, versions: list[int]
+) -> None:
     """No later entry vouches for the last one: the tag of the version that it promoted does."""
     for version, before in ((1, None), (2, 1)):
         promote(registry, version, before, ANN, WHY)
@@ -210,7 +256,11 @@ def test_the_last_entry_can_neither_be_changed_nor_cut_off_unseen(registry: Regi
     assert breaks(entries) == unheaded(entries, heads(registry)) == []
     with registry.client() as client:
         tags = client.get_model_version(name, "3").tags
-        for tag, old, new in ((journal.ASKED, ANN, "eve"), (journal.ASKED, "it sees", "it saw"), (journal.AFTER, '"at":"2', '"at":"1')):
+        for tag, old, new in (
+            (journal.ASKED, ANN, "eve"),
+            (journal.ASKED, "it sees", "it saw"),
+            (journal.AFTER, '"at":"2', '"at":"1'),
+        ):
             client.set_model_version_tag(name, "3", tag, tags[tag].replace(old, new))
             assert breaks(history(registry)) == []
             (said,) = unheaded(history(registry), heads(registry))
@@ -221,10 +271,14 @@ def test_the_last_entry_can_neither_be_changed_nor_cut_off_unseen(registry: Regi
         assert breaks(history(registry)) == [] and len(unheaded(history(registry), heads(registry))) == 2
 
 
-def test_an_entry_that_moved_nothing_is_held_as_well_and_a_later_head_stays(registry: Registry, versions: list[int]) -> None:
+def test_an_entry_that_moved_nothing_is_held_as_well_and_a_later_head_stays(
+    registry: Registry, versions: list[int]
+) -> None:
     with pytest.raises(StaleChampion):
         promote(registry, 1, 7, ANN, WHY)
-    assert heads(registry) == {1: head_of(history(registry)[0])}, "without a champion the version asked for names it"
+    assert heads(registry) == {1: head_of(history(registry)[0])}, (
+        "without a champion the version asked for names it"
+    )
     promote(registry, 1, None, ANN, WHY)
     with pytest.raises(StaleChampion):
         promote(registry, 2, None, ANN, WHY)
@@ -249,20 +303,28 @@ def test_a_champion_that_was_moved_outside_the_journal_shows(registry: Registry,
     late = entries[0].after.model_copy(update={"outcome": "abandoned"})
     first = entries[0].model_copy(update={"after": late})
     assert entries[1].before
-    second = entries[1].model_copy(update={"before": entries[1].before.model_copy(update={"previous": first.hash})})
+    second = entries[1].model_copy(
+        update={"before": entries[1].before.model_copy(update={"previous": first.hash})}
+    )
     assert breaks([first, second]) == [], "who was given up may have moved it late"
 
 
 def test_a_server_that_is_away_is_one_sentence(tmp_path: Path) -> None:
     away = Registry(f"http://someone:hunter2@127.0.0.1:{free_port()}", "skumatch", tmp_path)
-    for call in (lambda: promote(away, 1, None, ANN, WHY), lambda: rollback_target(away), lambda: history(away)):
+    for call in (
+        lambda: promote(away, 1, None, ANN, WHY),
+        lambda: rollback_target(away),
+        lambda: history(away),
+    ):
         with pytest.raises(RegistryUnavailable, match="doesn't answer") as caught:
             call()
         assert "hunter2" not in str(caught.value)
 
 
 def _asked(version: int, expected: int | None, action: str = "promote") -> Asked:
-    return Asked.model_validate({"action": action, "version": version, "expected": expected, "who": ANN, "why": WHY})
+    return Asked.model_validate(
+        {"action": action, "version": version, "expected": expected, "who": ANN, "why": WHY}
+    )
 
 
 def _closed(number: int, asked: Asked, before: int | None, after: int | None) -> Entry:

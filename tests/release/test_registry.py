@@ -32,22 +32,43 @@ def test_a_run_is_logged_once_and_added_to(registry: Registry, tmp_path: Path) -
     (tmp_path / "one.lock").write_text("stages: {}\n")
     (tmp_path / "report").write_text("<html>")
     metrics: dict[str, float | Sequence[float]] = {"challenger.top1": 0.91, "train.loss": [3.0, 2.0, 1.5]}
-    first = registry.log_run("run-1", {"train.epochs": 5}, metrics, {"skumatch.data": "d1"}, {"dvc.lock": tmp_path / "one.lock"}, "RUNNING")
+    first = registry.log_run(
+        "run-1",
+        {"train.epochs": 5},
+        metrics,
+        {"skumatch.data": "d1"},
+        {"dvc.lock": tmp_path / "one.lock"},
+        "RUNNING",
+    )
     again = registry.log_run(
-        "run-1", {"train.epochs": 5}, metrics, {"skumatch.verdict": "keep"}, {"report/index.html": tmp_path / "report"}
+        "run-1",
+        {"train.epochs": 5},
+        metrics,
+        {"skumatch.verdict": "keep"},
+        {"report/index.html": tmp_path / "report"},
     )
     assert first == again
     with registry.client() as client:
         run = client.get_run(first)
         assert run.info.status == "FINISHED" and run.info.run_name == "run-1"
-        assert run.data.params == {"train.epochs": "5"} and run.data.metrics == {"challenger.top1": 0.91, "train.loss": 1.5}
+        assert run.data.params == {"train.epochs": "5"} and run.data.metrics == {
+            "challenger.top1": 0.91,
+            "train.loss": 1.5,
+        }
         assert [point.value for point in client.get_metric_history(first, "train.loss")] == [3.0, 2.0, 1.5]
-        assert run.data.tags.items() >= {"skumatch.run": "run-1", "skumatch.data": "d1", "skumatch.verdict": "keep"}.items()
+        assert (
+            run.data.tags.items()
+            >= {"skumatch.run": "run-1", "skumatch.data": "d1", "skumatch.verdict": "keep"}.items()
+        )
         assert [item.path for item in client.list_artifacts(first, "report")] == ["report/index.html"]
 
 
 def test_the_next_run_starts_from_the_last_that_ended_well(registry: Registry, tmp_path: Path) -> None:
-    for run, data, status in (("good", "data-a", "FINISHED"), ("other", "data-b", "FINISHED"), ("broken", "data-a", "FAILED")):
+    for run, data, status in (
+        ("good", "data-a", "FINISHED"),
+        ("other", "data-b", "FINISHED"),
+        ("broken", "data-a", "FAILED"),
+    ):
         (tmp_path / "dvc.lock").write_text(f"# {run}\n")
         registry.log_run(run, {}, {}, {"skumatch.data": data}, {"dvc.lock": tmp_path / "dvc.lock"}, status)  # type: ignore[arg-type]
         time.sleep(0.01)  # MLflow orders runs by milliseconds
@@ -61,7 +82,9 @@ def test_the_next_run_starts_from_the_last_that_ended_well(registry: Registry, t
 
 
 def test_credentials_never_reach_a_tag(registry: Registry) -> None:
-    run_id = registry.log_run("secret", {}, {}, {"skumatch.source": "https://me:hunter2@example.org/x.git"}, {})
+    run_id = registry.log_run(
+        "secret", {}, {}, {"skumatch.source": "https://me:hunter2@example.org/x.git"}, {}
+    )
     with registry.client() as client:
         assert client.get_run(run_id).data.tags["skumatch.source"] == "https://example.org/x.git"
 
@@ -71,9 +94,14 @@ def test_the_data_version_is_listed_as_a_runs_datasets(registry: Registry, run_i
     for _ in range(2):
         registry.log_data(run_id, version, "s3://me:hunter2@bucket/skumatch")
     with registry.client() as client:
-        found = [(one.dataset, {tag.key: tag.value for tag in one.tags}) for one in client.get_run(run_id).inputs.dataset_inputs]
+        found = [
+            (one.dataset, {tag.key: tag.value for tag in one.tags})
+            for one in client.get_run(run_id).inputs.dataset_inputs
+        ]
         experiment = client.get_run(run_id).info.experiment_id
-        (run,) = client.search_runs([experiment], f"dataset.digest = '{version}' and dataset.context = 'training'")
+        (run,) = client.search_runs(
+            [experiment], f"dataset.digest = '{version}' and dataset.context = 'training'"
+        )
     assert {tags["mlflow.data.context"] for _, tags in found} == {"training", "test"} and len(found) == 2
     for dataset, _ in found:
         assert dataset.name.startswith("skumatch data version") and dataset.digest == version
@@ -91,7 +119,11 @@ def test_an_empty_registry_has_no_champion(registry: Registry) -> None:
 
 def test_registering_a_bundle_twice_gives_one_version(registry: Registry, run_id: str, made: Path) -> None:
     tags = {"skumatch.top1": "0.917", "skumatch.data": "d1"}
-    assert registry.register(made, run_id, tags, "Accepted.") == registry.register(made, run_id, tags, "Accepted.") == 1
+    assert (
+        registry.register(made, run_id, tags, "Accepted.")
+        == registry.register(made, run_id, tags, "Accepted.")
+        == 1
+    )
     [version] = registry.versions()
     assert (version.version, version.bundle, version.run_id) == (1, bundle_hash(made), run_id)
     assert (version.top1, version.data, version.aliases) == (0.917, "d1", ())
@@ -99,30 +131,43 @@ def test_registering_a_bundle_twice_gives_one_version(registry: Registry, run_id
         assert client.get_model_version(registry.model_name, "1").description == "Accepted."
 
 
-def test_the_model_card_lies_beside_the_bundle(registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path) -> None:
+def test_the_model_card_lies_beside_the_bundle(
+    registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path
+) -> None:
     card = tmp_path / "card.md"
     card.write_text("# Shelves\n")
     registry.register(made, run_id, {}, "", card=card)
     with registry.client() as client:
-        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix("mlflow-artifacts:/")
+        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix(
+            "mlflow-artifacts:/"
+        )
     assert (home / "artifacts" / where / "README.md").read_text() == "# Shelves\n"
 
 
-def test_the_model_says_what_it_is_and_where_its_journal_lies(registry: Registry, run_id: str, several: list[Path]) -> None:
+def test_the_model_says_what_it_is_and_where_its_journal_lies(
+    registry: Registry, run_id: str, several: list[Path]
+) -> None:
     registry.register(several[0], run_id, {}, "")
     with registry.client() as client:
         told = client.get_registered_model(registry.model_name).description
         assert (
             "which product (SKU)" in told
-            and f"[{registry.model_name}-journal]({registry.url}/#/models/{registry.model_name}-journal)" in told
+            and f"[{registry.model_name}-journal]({registry.url}/#/models/{registry.model_name}-journal)"
+            in told
         )
         client.update_registered_model(registry.model_name, "Ask Ann.")
         registry.register(several[1], run_id, {}, "")
-        assert client.get_registered_model(registry.model_name).description == "Ask Ann.", "a person's words stay"
+        assert client.get_registered_model(registry.model_name).description == "Ask Ann.", (
+            "a person's words stay"
+        )
 
 
-def at_once(registry: Registry, run_id: str, folder: Path, locks: Path, patch: pytest.MonkeyPatch) -> list[int | None]:
-    """Register a bundle from two machines, which share nothing but the server; each looked for it before the other made its version.
+def at_once(
+    registry: Registry, run_id: str, folder: Path, locks: Path, patch: pytest.MonkeyPatch
+) -> list[int | None]:
+    """Register a bundle from two machines, which share nothing but the server.
+
+    Each looked for it before the other made its version.
 
     None stands for a machine that was killed.
     """
@@ -156,7 +201,12 @@ def test_two_machines_that_register_one_bundle_at_once_make_one_version(
 
 @pytest.mark.parametrize("alias", [None, CHALLENGER])
 def test_what_a_killed_machine_left_is_deleted_by_the_next_call(
-    registry: Registry, run_id: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alias: str | None
+    registry: Registry,
+    run_id: str,
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    alias: str | None,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -165,12 +215,16 @@ def test_what_a_killed_machine_left_is_deleted_by_the_next_call(
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "delete_model_version", killed)
-        assert None in at_once(registry, run_id, made, tmp_path, monkeypatch), "who sees the other's version would delete it"
+        assert None in at_once(registry, run_id, made, tmp_path, monkeypatch), (
+            "who sees the other's version would delete it"
+        )
     assert [ref.version for ref in registry.versions()] == [2, 1]
     if alias:
         registry.set_alias(alias, 2)
     assert registry.register(made, run_id, {}, "") == 1
-    assert [ref.version for ref in registry.versions()] == ([2, 1] if alias else [1]), "what an alias names stays"
+    assert [ref.version for ref in registry.versions()] == ([2, 1] if alias else [1]), (
+        "what an alias names stays"
+    )
 
 
 def test_a_registration_cut_off_before_the_version_uploads_nothing_again(
@@ -179,7 +233,9 @@ def test_a_registration_cut_off_before_the_version_uploads_nothing_again(
     with registry.client() as client:
         kind = type(client)
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "create_model_version", lambda *_args, **_kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            kind, "create_model_version", lambda *_args, **_kwargs: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             registry.register(made, run_id, {}, "")
     assert registry.versions() == []
@@ -217,10 +273,14 @@ def test_a_bundle_comes_back_as_it_went(registry: Registry, run_id: str, made: P
     assert verify_bundle(folder), "a damaged one is replaced"
 
 
-def test_a_bundle_changed_in_the_store_is_refused(registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path) -> None:
+def test_a_bundle_changed_in_the_store_is_refused(
+    registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path
+) -> None:
     version = registry.resolve(str(registry.register(made, run_id, {}, "")))
     with registry.client() as client:
-        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix("mlflow-artifacts:/")
+        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix(
+            "mlflow-artifacts:/"
+        )
     (home / "artifacts" / where / "artifacts" / "bundle" / "labels.json").write_text("{}")
     with pytest.raises(BundleError, match=r"labels\.json.*changed"):
         registry.download_bundle(version, tmp_path / "champion")
@@ -230,7 +290,9 @@ def test_a_bundle_changed_in_the_store_is_refused(registry: Registry, run_id: st
         registry.download_bundle(version, tmp_path / "champion")
 
 
-def test_a_folder_of_other_things_is_not_overwritten(registry: Registry, run_id: str, made: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_things_is_not_overwritten(
+    registry: Registry, run_id: str, made: Path, tmp_path: Path
+) -> None:
     version = registry.resolve(str(registry.register(made, run_id, {}, "")))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
@@ -263,22 +325,34 @@ def test_the_model_matches_in_a_clean_process(
         picture(seed).save(path)
     uri = f"models:/{registry.model_name}/1"
     done = subprocess.run(
-        [sys.executable, "-c", CLEAN, server, uri, *map(str, paths)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CLEAN, server, uri, *map(str, paths)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     rows, code, by_default = json.loads(done.stdout.splitlines()[-1])
     assert rows["skus"][0][0] == "sku 1" and len(rows["skus"][0]) == 2 and by_default.count("sku") == 4
-    assert rows["gallery_ids"][0][0] == "train/05" and rows["similarities"][0][0] == pytest.approx(1, abs=1e-5)
+    assert rows["gallery_ids"][0][0] == "train/05" and rows["similarities"][0][0] == pytest.approx(
+        1, abs=1e-5
+    )
     assert rows["unknown"] == [False, True]
     assert Path(code).parent.parent.name == "code", "the package comes from the model"
 
 
-def test_the_stored_model_holds_no_pickle_and_no_place_of_ours(registry: Registry, run_id: str, made: Path, home: Path) -> None:
+def test_the_stored_model_holds_no_pickle_and_no_place_of_ours(
+    registry: Registry, run_id: str, made: Path, home: Path
+) -> None:
     registry.register(made, run_id, {}, "")
     with registry.client() as client:
-        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix("mlflow-artifacts:/")
+        where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix(
+            "mlflow-artifacts:/"
+        )
     stored = home / "artifacts" / where
-    assert not [path for path in stored.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth", ".pt", ".joblib")]
+    assert not [
+        path for path in stored.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth", ".pt", ".joblib")
+    ]
     text = (stored / "MLmodel").read_text() + (stored / "requirements.txt").read_text()
     assert str(made.parent) not in text and str(Path(__file__).parents[2]) not in text
     assert "+cpu" not in text and "torch==" in text and "mlflow==" in text
@@ -295,15 +369,21 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path: Path, made: Path) -> No
         lambda: away.log_run("r", {}, {}, {}, {}),
     ]
     for call in calls:
-        with pytest.raises(RegistryUnavailable, match=r"MLflow at http://127.*doesn't answer.*make up") as caught:
+        with pytest.raises(
+            RegistryUnavailable, match=r"MLflow at http://127.*doesn't answer.*make up"
+        ) as caught:
             call()
         assert "hunter2" not in str(caught.value)
 
 
-def test_a_server_that_breaks_in_the_middle_is_unavailable(registry: Registry, run_id: str, made: Path, home: Path) -> None:
+def test_a_server_that_breaks_in_the_middle_is_unavailable(
+    registry: Registry, run_id: str, made: Path, home: Path
+) -> None:
     """The store refuses writes: registration stops with a sentence, promotes nothing, and goes through afterwards."""
     with sqlite3.connect(home / "mlflow.db", isolation_level=None) as database:
-        database.execute("CREATE TRIGGER refuse BEFORE INSERT ON model_versions BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+        database.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON model_versions BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
         try:
             with pytest.raises((RegistryUnavailable, ServiceError), match="MLflow at"):
                 registry.register(made, run_id, {}, "")

@@ -26,11 +26,31 @@ def served(registry: Registry, run_id: str, made: Path, tmp_path: Path) -> Itera
     registry.register(made, run_id, {}, "")
     port = free_port()
     uri = f"models:/{registry.model_name}/1"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "-h", "127.0.0.1", "-p", str(port), "--env-manager", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        uri,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "--env-manager",
+        "local",
+    ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow looks for uvicorn there
-    environment = os.environ | {"MLFLOW_TRACKING_URI": registry.url, "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": registry.url,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": path,
+    }
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health") or server.poll() is not None, 180)
         assert server.poll() is None, (tmp_path / "log").read_text()
@@ -47,11 +67,19 @@ def encoded(picture: Image.Image) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def test_a_picture_is_answered_with_ranked_skus_similarities_and_unknown(served: str, picture: Callable[[int], Image.Image]) -> None:
-    asked = {"dataframe_split": {"columns": ["image"], "data": [[encoded(picture(5))], [encoded(picture(99))]]}, "params": {"top_k": 2}}
+def test_a_picture_is_answered_with_ranked_skus_similarities_and_unknown(
+    served: str, picture: Callable[[int], Image.Image]
+) -> None:
+    asked = {
+        "dataframe_split": {"columns": ["image"], "data": [[encoded(picture(5))], [encoded(picture(99))]]},
+        "params": {"top_k": 2},
+    }
     known, stranger = httpx.post(served, json=asked, timeout=60).raise_for_status().json()["predictions"]
     assert known["skus"][0] == "sku 1" and len(known["skus"]) == len(known["similarities"]) == 2
-    assert known["similarities"][0] == pytest.approx(1, abs=1e-4) and known["similarities"][0] > known["similarities"][1]
+    assert (
+        known["similarities"][0] == pytest.approx(1, abs=1e-4)
+        and known["similarities"][0] > known["similarities"][1]
+    )
     assert (known["unknown"], stranger["unknown"]) == (False, True)
     broken = {"dataframe_split": {"columns": ["image"], "data": [["not a picture"]]}}
     refused = httpx.post(served, json=broken, timeout=60)

@@ -23,7 +23,9 @@ FACTS = {
 }
 
 
-def refreshed(fit: bool = True, changed: bool = True, wrong: int = 2, held: dict[str, str] | None = None, **facts: Any) -> Refreshed:
+def refreshed(
+    fit: bool = True, changed: bool = True, wrong: int = 2, held: dict[str, str] | None = None, **facts: Any
+) -> Refreshed:
     """A gallery with five new products, of which `held` are held back; it misses `wrong` of ten queries."""
     status = "passed" if fit else "failed"
     checks = (FitnessCheck(name="old_vs_served", status=status, detail="old products lose 3 points"),)
@@ -105,7 +107,11 @@ def test_a_promotion_names_what_its_own_gallery_holds_back() -> None:
     assert decision.products and decision.products.held == {"cola": "by the challenger"}
     assert decision.sentence.endswith("; 1 held back (cola).")
     kept = settle(model("keep"), gallery, POLICY, {"cola": "by the challenger"})
-    assert kept.products and kept.products.held == {"tea": "by the champion's encoder"} and "cola" not in kept.sentence
+    assert (
+        kept.products
+        and kept.products.held == {"tea": "by the champion's encoder"}
+        and "cola" not in kept.sentence
+    )
     assert "held back" not in settle(model("promote"), gallery, POLICY).sentence
 
 
@@ -124,7 +130,9 @@ def test_what_the_served_gallery_lacks_is_said_in_words() -> None:
     assert checks["changed"].detail == (
         "5 products of today's data can't be named by what serves, and 2 that it names are no longer in the data"
     )
-    assert Products(new=1, retired=1).sentence.startswith("1 product of today's data can't be named by what serves, and 1 that it names is")
+    assert Products(new=1, retired=1).sentence.startswith(
+        "1 product of today's data can't be named by what serves, and 1 that it names is"
+    )
     assert Products(new=0, retired=0).sentence == "0 products of today's data can't be named by what serves"
 
 

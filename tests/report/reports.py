@@ -32,7 +32,9 @@ def ranking(answers: list[tuple[str, str]], names: list[str] = SKUS) -> Ranking:
     skus = np.array(lists, dtype=object).reshape(shape)
     gallery = np.array([[f"g-{sku}" for sku in row] for row in lists], dtype=object).reshape(shape)
     positions = np.tile(np.arange(1, len(names) + 1), (len(answers), 1))
-    return Ranking(ids, np.array([right for right, _ in answers], dtype=object), skus, similarities, gallery, positions)
+    return Ranking(
+        ids, np.array([right for right, _ in answers], dtype=object), skus, similarities, gallery, positions
+    )
 
 
 def picture(image_id: str) -> Image.Image:
@@ -44,7 +46,9 @@ def first_of(names: list[str]) -> dict[str, str]:
 
 
 @cache
-def context(one: str = "apple", two: str = "banana", three: str = "cherry", champion: bool = True) -> ReportContext:
+def context(
+    one: str = "apple", two: str = "banana", three: str = "cherry", champion: bool = True
+) -> ReportContext:
     names = [one, two, three]
     ours = ranking([(one, one), (one, one), (two, two), (two, three), (three, three)], names)
     theirs = ranking([(one, two), (one, one), (two, three), (two, three), (three, three)], names)
@@ -69,7 +73,9 @@ def context(one: str = "apple", two: str = "banana", three: str = "cherry", cham
         mistakes=find_mistakes(ours, first_of(names), picture),
         pairs=confused_pairs(ours, first_of(names), picture),
         data=data(one),
-        training=TrainingFacts("smoke", "tiny weights", 1000, [3.0, 2.0, 1.0], [0.1, 0.3, 0.01], {"Batch": "32"}),
+        training=TrainingFacts(
+            "smoke", "tiny weights", 1000, [3.0, 2.0, 1.0], [0.1, 0.3, 0.01], {"Batch": "32"}
+        ),
         hashes={"Bundle": "a" * 64, "Champion's bundle": None},
         frozen=evaluate(theirs, names, "full", params, 7),
     )
@@ -78,8 +84,24 @@ def context(one: str = "apple", two: str = "banana", three: str = "cherry", cham
 def sliced(evaluation: Evaluation, group: str) -> Evaluation:
     """The same with two slices of a third and one of a group, and figures of unknown products."""
     slices = (
-        Slice(family="thirds", name="head", about="8 to 9 gallery images", n=3, skus=1, top1=0.9, interval=(0.7, 1.0)),
-        Slice(family="thirds", name="tail", about="1 to 2 gallery images", n=2, skus=2, top1=0.6, interval=(0.52, 0.8)),
+        Slice(
+            family="thirds",
+            name="head",
+            about="8 to 9 gallery images",
+            n=3,
+            skus=1,
+            top1=0.9,
+            interval=(0.7, 1.0),
+        ),
+        Slice(
+            family="thirds",
+            name="tail",
+            about="1 to 2 gallery images",
+            n=2,
+            skus=2,
+            top1=0.6,
+            interval=(0.52, 0.8),
+        ),
         Slice(family="group", name=group, n=5, skus=3, top1=0.8, interval=(0.6, 0.9)),
     )
     return evaluation.model_copy(update={"slices": slices, "unknown": open_set()})
@@ -87,8 +109,13 @@ def sliced(evaluation: Evaluation, group: str) -> Evaluation:
 
 def open_set() -> OpenSet:
     """Made-up figures of unknown products with a curve of twenty points."""
-    thresholds = Thresholds(similarity=0.6, margin=0.01, target=0.05, fitted_on="validation", pictures=80, skus=12)
-    points = tuple(Point(similarity=0.5, coverage=i / 20, risk=0.2 * i / 20, unknown=0.6 * (i / 20) ** 2) for i in range(20, 0, -1))
+    thresholds = Thresholds(
+        similarity=0.6, margin=0.01, target=0.05, fitted_on="validation", pictures=80, skus=12
+    )
+    points = tuple(
+        Point(similarity=0.5, coverage=i / 20, risk=0.2 * i / 20, unknown=0.6 * (i / 20) ** 2)
+        for i in range(20, 0, -1)
+    )
     rate = Rate(share=0.0625, interval=(0.02, 0.1), n=80)
     return OpenSet(
         thresholds=thresholds,
@@ -110,7 +137,13 @@ def open_set() -> OpenSet:
 
 def data(name: str) -> DataFacts:
     aside = [
-        Aside(name, "train / cut.jpg", "truncated", "The picture is damaged: its end is missing.", thumbnail(picture("cut"))),
+        Aside(
+            name,
+            "train / cut.jpg",
+            "truncated",
+            "The picture is damaged: its end is missing.",
+            thumbnail(picture("cut")),
+        ),
         Aside(name, "train / page.jpg", "no-image", "The file is no picture of a known format.", None),
     ]
     changes = Changes(

@@ -48,12 +48,19 @@ def profile(size: float, **skus: tuple[int, int]) -> Profile:
 
 
 def test_changes_name_what_is_new_gone_and_grown_with_pictures_of_what_is_new() -> None:
-    before, now = profile(100, apple=(4, 1), banana=(4, 1), gone=(3, 2)), profile(150, apple=(9, 1), banana=(4, 1), cherry=(5, 2))
+    before, now = (
+        profile(100, apple=(4, 1), banana=(4, 1), gone=(3, 2)),
+        profile(150, apple=(9, 1), banana=(4, 1), cherry=(5, 2)),
+    )
     found = changes_of(now, before, first_of(SKUS), picture)
     assert found and found.any
     assert found.new.shown == [Count("cherry", 0, 7, thumbnail(picture("g-cherry"), SMALL))]
     assert (found.gone.shown, found.changed.shown) == ([Count("gone", 5, 0)], [Count("apple", 5, 10)])
-    assert (Count("all", 15, 22) in found.sides, round(found.size_shift, 3), found.aspect_shift) == (True, 1.5, 1.0)
+    assert (Count("all", 15, 22) in found.sides, round(found.size_shift, 3), found.aspect_shift) == (
+        True,
+        1.5,
+        1.0,
+    )
     assert changes_of(now, None, first_of(SKUS), picture) is None
 
 

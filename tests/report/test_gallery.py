@@ -17,16 +17,27 @@ from tests.report.reports import context
 
 
 def workspace(root: Path, rows: list[tuple[str, str, str, bool, str, bool]]) -> pd.DataFrame:
-    """What serves has four pictures of cola and of tea and one of gone; today's gallery lacks three of cola's."""
-    served = [(f"train/{sku}/{number}", sku) for sku in ("cola", "tea") for number in range(4)] + [("train/gone/0", "gone")]
+    """What serves has four pictures of cola and of tea and one of gone.
+
+    Today's gallery lacks three of cola's.
+    """
+    served = [(f"train/{sku}/{number}", sku) for sku in ("cola", "tea") for number in range(4)] + [
+        ("train/gone/0", "gone")
+    ]
     (root / "inputs/champion").mkdir(parents=True)
     (root / "out/evaluate").mkdir(parents=True)
     table = pd.DataFrame(served, columns=["id", "sku"])
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), root / "inputs/champion/gallery.parquet")
+    pq.write_table(
+        pa.Table.from_pandas(table, preserve_index=False), root / "inputs/champion/gallery.parquet"
+    )
     columns = ["query", "sku", "served", "served_unknown", "refreshed", "refreshed_unknown"]
     answers = pd.DataFrame(rows, columns=columns).assign(asked_as="photo")
     pq.write_table(pa.Table.from_pandas(answers, preserve_index=False), root / "out/evaluate/answers.parquet")
-    today = [row for row in served if row[0] not in ("train/cola/0", "train/cola/1", "train/cola/2", "train/gone/0")]
+    today = [
+        row
+        for row in served
+        if row[0] not in ("train/cola/0", "train/cola/1", "train/cola/2", "train/gone/0")
+    ]
     return pd.DataFrame([*today, ("train/new/0", "new")], columns=["id", "sku"])
 
 
@@ -49,9 +60,15 @@ def test_a_first_run_has_no_gallery_that_lost_pictures(tmp_path: Path) -> None:
 
 
 def test_the_most_changed_products_are_listed_and_the_others_counted() -> None:
-    fitness = Fitness(checks=(), losses=(Loss(old="a", new="b", photos=2),), accepted={}, unasked=(), thresholds_note="")
-    settled = context().decision.model_copy(update={"fitness": fitness, "products": Products(new=1, retired=0)})
+    fitness = Fitness(
+        checks=(), losses=(Loss(old="a", new="b", photos=2),), accepted={}, unasked=(), thresholds_note=""
+    )
+    settled = context().decision.model_copy(
+        update={"fitness": fitness, "products": Products(new=1, retired=0)}
+    )
     rows = [PictureLoss(f"sku {number:02}", 1, 3, 4, 4, 4) for number in range(30)]
-    changes = gallery_changes(settled, {"a"}, {}, {"a": "a", "b": "b"}, lambda _: Image.new("RGB", (8, 8)), rows)
+    changes = gallery_changes(
+        settled, {"a"}, {}, {"a": "a", "b": "b"}, lambda _: Image.new("RGB", (8, 8)), rows
+    )
     assert changes and (len(changes.thinned.shown), changes.thinned.more) == (24, 6)
     assert changes.thinned.shown[0].product.name == "sku 00" and changes.thinned.shown[0].loss.gone == 1

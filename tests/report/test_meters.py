@@ -35,7 +35,9 @@ def test_dots_stand_on_one_axis() -> None:
 
 
 @given(st.lists(st.tuples(SHARES, SHARES, SHARES), min_size=1, max_size=6))
-def test_an_axis_of_dots_holds_all_intervals_or_begins_at_half(values: list[tuple[float, float, float]]) -> None:
+def test_an_axis_of_dots_holds_all_intervals_or_begins_at_half(
+    values: list[tuple[float, float, float]],
+) -> None:
     marks = [Mark("who", value, (min(ends), max(ends))) for value, *ends in values]
     low = lowest(marks)
     assert 0 <= low <= 0.5 and low <= min(mark.bounds[0] for mark in marks)
@@ -44,14 +46,26 @@ def test_an_axis_of_dots_holds_all_intervals_or_begins_at_half(values: list[tupl
 @given(NUMBERS, st.tuples(NUMBERS, NUMBERS))
 def test_whatever_the_figures_are_nothing_leaves_its_place(value: float, bounds: tuple[float, float]) -> None:
     for svg in (meter(Mark("who", value, bounds)), dots([Mark("who", value, bounds)], 0.5)):
-        numbers = [text for tag in ("rect", "line", "circle") for part in parts(svg, tag) for text in part.values() if text.endswith("%")]
+        numbers = [
+            text
+            for tag in ("rect", "line", "circle")
+            for part in parts(svg, tag)
+            for text in part.values()
+            if text.endswith("%")
+        ]
         assert all(0 <= float(text[:-1]) <= 100 for text in numbers)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=40))
 def test_a_curve_stays_in_its_box_and_has_all_its_points(values: list[float]) -> None:
     points = [(float(i), value) for i, value in enumerate(values)]
-    svg = curves([Line("loss", points)], Axis("Epoch", 0, len(values)), Axis("Loss", 0, ceiling(max(values))), "loss", (440, 200))
+    svg = curves(
+        [Line("loss", points)],
+        Axis("Epoch", 0, len(values)),
+        Axis("Loss", 0, ceiling(max(values))),
+        "loss",
+        (440, 200),
+    )
     (line,) = (part["points"].split() for part in parts(svg, "polyline"))
     places = [tuple(map(float, place.split(","))) for place in line]
     assert len(places) == len(values) and all(0 <= x <= 440 and 0 <= y <= 200 for x, y in places)

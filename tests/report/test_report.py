@@ -86,7 +86,14 @@ def test_the_page_says_what_was_decided_and_why() -> None:
         assert f"{100 * share:.1f}" in page
     assert "1,234" in page and "a" * 64 in page and "1 SKU has one image: apple." in page
     assert "3.00 to 1.00" in page
-    for words in ("tiny weights", "17 (40 images)", "41 of 41", "0.90", "Before training", "1 to 2 gallery images"):
+    for words in (
+        "tiny weights",
+        "17 (40 images)",
+        "41 of 41",
+        "0.90",
+        "Before training",
+        "1 to 2 gallery images",
+    ):
         assert words in page
 
 
@@ -96,7 +103,10 @@ def test_other_protocols_and_duplicates_are_shown_with_their_names() -> None:
     free = NearDuplicateFree(top1=0.75, interval=(0.25, 0.875), n=4, without_partner=1)
     other = made.challenger.model_copy(update={"protocol": "test_loo", "top1": 0.625, "n": 8})
     facts = {"Groups of near-duplicates": "17 (40 images)"}
-    protocols = [(other, made.champion.model_copy(update={"protocol": "test_loo", "top1": 0.125})), (other, None)]
+    protocols = [
+        (other, made.champion.model_copy(update={"protocol": "test_loo", "top1": 0.125})),
+        (other, None),
+    ]
     ours = made.challenger.model_copy(update={"near_duplicate_free": free})
     shown = replace(made, challenger=ours, protocols=protocols, data=replace(made.data, duplicates=facts))
     page = " ".join(Reader(render_report(shown)).text.split())
@@ -139,7 +149,9 @@ def test_any_text_anywhere_leaves_the_page_inert(text: str) -> None:
     made = context()
     hostile: dict[str, Any] = {
         "weak": Some([WeakSku(text, 1, 0.0, None, text)], 1),
-        "mistakes": Some([Mistake(Shot(text, thumbnail(picture("q"))), Shot(text, thumbnail(picture("q"))), (), None)], 1),
+        "mistakes": Some(
+            [Mistake(Shot(text, thumbnail(picture("q"))), Shot(text, thumbnail(picture("q"))), (), None)], 1
+        ),
         "hashes": {text: text},
         "model_name": text,
         "data": replace(made.data, warnings=[text], set_aside=Some([Aside(text, text, text, text, None)], 1)),
@@ -148,7 +160,12 @@ def test_any_text_anywhere_leaves_the_page_inert(text: str) -> None:
     }
     page = render_report(replace(made, **hostile))
     plain = [tag for tag, _ in Reader(page).tags]
-    harmless = [tag for tag, _ in Reader(render_report(replace(made, **{k: _replaced(v, text) for k, v in hostile.items()}))).tags]
+    harmless = [
+        tag
+        for tag, _ in Reader(
+            render_report(replace(made, **{k: _replaced(v, text) for k, v in hostile.items()}))
+        ).tags
+    ]
     assert plain == harmless
 
 
@@ -163,9 +180,13 @@ def _replaced(value: Any, text: str) -> Any:
         return Some([WeakSku("word", 1, 0.0, None, "word")], 1)
     if isinstance(value, Some):
         (mistake,) = value.shown
-        return Some([Mistake(Shot("word", mistake.query.picture), Shot("word", mistake.right.picture), (), None)], 1)
+        return Some(
+            [Mistake(Shot("word", mistake.query.picture), Shot("word", mistake.right.picture), (), None)], 1
+        )
     if isinstance(value, DataFacts):
-        return replace(value, warnings=["word"], set_aside=Some([Aside("word", "word", "word", "word", None)], 1))
+        return replace(
+            value, warnings=["word"], set_aside=Some([Aside("word", "word", "word", "word", None)], 1)
+        )
     if isinstance(value, TrainingFacts):
         return replace(value, encoder="word", settings={"word": "word"})
     return made.decision.model_copy(update={"sentence": "word"})
@@ -176,7 +197,9 @@ def test_the_card_has_figures_data_and_hashes() -> None:
     head, _, text = card.removeprefix("---\n").partition("\n---\n\n")
     assert text.startswith("# Model card: skumatch\n")
     told = ModelCard(card).data
-    assert (told.library_name, told.eval_results[0].metric_value) == ("skumatch", 0.8) and yaml.safe_load(head)["model-index"]
+    assert (told.library_name, told.eval_results[0].metric_value) == ("skumatch", 0.8) and yaml.safe_load(
+        head
+    )["model-index"]
     assert "| This model | 80.0" in card and "| Champion, same photos | 40.0" in card
     assert "banana (50.0" in card and "a" * 64 in card
     tables = [line for line in card.splitlines() if line.startswith("|")]
@@ -184,7 +207,15 @@ def test_the_card_has_figures_data_and_hashes() -> None:
 
 
 def test_mistakes_take_turns_among_skus_the_most_confident_first() -> None:
-    found = ranking([("apple", "banana"), ("apple", "cherry"), ("banana", "cherry"), ("cherry", "cherry"), ("durian", "apple")])
+    found = ranking(
+        [
+            ("apple", "banana"),
+            ("apple", "cherry"),
+            ("banana", "cherry"),
+            ("cherry", "cherry"),
+            ("durian", "apple"),
+        ]
+    )
     found.similarities[:, 0] = [0.7, 0.99, 0.8, 0.9, 0.9]
     mistakes = find_mistakes(found, first_of(SKUS), picture)
     assert [(mistake.query.sku, mistake.predicted[0].sku) for mistake in mistakes.shown] == [
@@ -192,7 +223,9 @@ def test_mistakes_take_turns_among_skus_the_most_confident_first() -> None:
         ("banana", "cherry"),
         ("apple", "banana"),
     ]
-    assert all(mistake.query.sku == mistake.right.sku and len(mistake.predicted) == 3 for mistake in mistakes.shown)
+    assert all(
+        mistake.query.sku == mistake.right.sku and len(mistake.predicted) == 3 for mistake in mistakes.shown
+    )
     assert [mistake.place for mistake in mistakes.shown] == [2, 3, 2]
     assert len(find_mistakes(found, first_of(SKUS), picture, limit=2).shown) == 2
 
@@ -206,7 +239,14 @@ def test_a_right_product_that_is_not_listed_is_shown_from_the_gallery() -> None:
 
 def test_weak_skus_come_worst_first_with_what_they_are_taken_for() -> None:
     found = ranking(
-        [("apple", "cherry"), ("apple", "cherry"), ("apple", "banana"), ("banana", "cherry"), ("banana", "banana"), ("cherry", "cherry")]
+        [
+            ("apple", "cherry"),
+            ("apple", "cherry"),
+            ("apple", "banana"),
+            ("banana", "cherry"),
+            ("banana", "banana"),
+            ("cherry", "cherry"),
+        ]
     )
     rows = weak_skus(found, per_sku(found, SKUS), None)
     assert rows == ([WeakSku("apple", 3, 0.0, None, "cherry"), WeakSku("banana", 2, 0.5, None, "cherry")], 2)
@@ -221,7 +261,14 @@ def test_a_thumbnail_is_small_and_bare() -> None:
 
 
 def test_every_check_of_the_gate_has_a_name_for_a_person() -> None:
-    fitness = {"old_vs_served", "old_vs_release", "new_found", "retired_returned", "old_unknown", "new_unknown"}
+    fitness = {
+        "old_vs_served",
+        "old_vs_release",
+        "new_found",
+        "retired_returned",
+        "old_unknown",
+        "new_unknown",
+    }
     assert set(view.CHECKS) == {*CHECKS, "changed"} | fitness
 
 
@@ -237,10 +284,15 @@ def test_the_baseline_says_what_it_is_and_how_many_it_was_asked() -> None:
     made = context()
     assert made.frozen
     random = replace(
-        made, training=replace(made.training, weights="none"), frozen=made.frozen.model_copy(update={"n": 77, "hashes": {"queries": "x"}})
+        made,
+        training=replace(made.training, weights="none"),
+        frozen=made.frozen.model_copy(update={"n": 77, "hashes": {"queries": "x"}}),
     )
     text = " ".join(Reader(render_report(random)).text.split())
-    assert "Random weights is the encoder as it was built" in text and "It was asked 77 photos, the models 5" in text
+    assert (
+        "Random weights is the encoder as it was built" in text
+        and "It was asked 77 photos, the models 5" in text
+    )
     assert "It was asked" not in Reader(render_report(made)).text
     assert "Before training" not in Reader(render_report(replace(made, frozen=None))).text
 
@@ -261,20 +313,31 @@ def test_unknown_products_have_figures_and_a_curve_where_some_stood_for_them() -
     made = context()
     page = render_report(made)
     text = " ".join(Reader(page).text.split())
-    assert "68.8 % 50.0–80.0" in text and "Held-out SKUs, 40 photos" in text and "AUROC 0.875, 70.0 % found" in text
+    assert (
+        "68.8 % 50.0–80.0" in text
+        and "Held-out SKUs, 40 photos" in text
+        and "AUROC 0.875, 70.0 % found" in text
+    )
     assert "Unknown products answered" in text and 'class="line l1"' in page and 'class="here"' in page
     without = replace(made, challenger=made.challenger.model_copy(update={"unknown": None}))
     assert 'id="unknown"' not in render_report(without) and 'href="#unknown"' not in render_report(without)
 
 
-HOSTILE = [f"<script>window.hit={i}</script><img src=x onerror=alert({i})>SKU {i} {'x' * 40}" for i in range(20)]
+HOSTILE = [
+    f"<script>window.hit={i}</script><img src=x onerror=alert({i})>SKU {i} {'x' * 40}" for i in range(20)
+]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_shows_the_page_whole_at_any_width_and_runs_and_fetches_nothing(tmp_path: Path) -> None:
     rows = [WeakSku(name, 3, 0.5, None, name) for name in HOSTILE]
     mistakes = [
-        Mistake(Shot(n, thumbnail(picture(n))), Shot(n, thumbnail(picture(n)), 0.5), (Shot(n, thumbnail(picture(n)), 0.7),) * 5, None)
+        Mistake(
+            Shot(n, thumbnail(picture(n))),
+            Shot(n, thumbnail(picture(n)), 0.5),
+            (Shot(n, thumbnail(picture(n)), 0.7),) * 5,
+            None,
+        )
         for n in HOSTILE
     ]
     made = replace(context(*HOSTILE[:3]), weak=Some(rows, 20), mistakes=Some(mistakes, 20))
@@ -284,7 +347,9 @@ def test_a_browser_shows_the_page_whole_at_any_width_and_runs_and_fetches_nothin
         for width, media in ((1280, "screen"), (390, "screen"), (718, "print")):
             browser.open(page, width, media)
             assert browser.value("document.documentElement.scrollWidth") <= width, (width, media)
-            assert browser.requests[0] == page.as_uri() and all(url.startswith("data:image/jpeg") for url in browser.requests[1:])
+            assert browser.requests[0] == page.as_uri() and all(
+                url.startswith("data:image/jpeg") for url in browser.requests[1:]
+            )
             assert not browser.methods & {
                 "Runtime.consoleAPICalled",
                 "Runtime.exceptionThrown",
@@ -301,11 +366,17 @@ def test_a_browser_shows_the_page_whole_at_any_width_and_runs_and_fetches_nothin
     ("champion", "card", "shown"),
     [
         (True, "trained by an earlier run, and judged again on this data", ["Challenger", "Champion"]),
-        (False, "the champion's, unchanged; only the gallery and the thresholds are new", ["Refreshed gallery"]),
+        (
+            False,
+            "the champion's, unchanged; only the gallery and the thresholds are new",
+            ["Refreshed gallery"],
+        ),
     ],
     ids=["judged again", "a gallery release"],
 )
-def test_a_page_without_a_training_says_whose_encoder_it_is(champion: bool, card: str, shown: list[str]) -> None:
+def test_a_page_without_a_training_says_whose_encoder_it_is(
+    champion: bool, card: str, shown: list[str]
+) -> None:
     made = replace(context(champion=champion), training=None, frozen=None)
     assert card in model_card(made) and [model.name for model in view.models(made)] == shown
     assert 'id="training"' not in render_report(made)

@@ -1,4 +1,7 @@
-"""Answers as they are served: the nearest product, or unknown; who is asked; and what the shares add up to."""
+"""Answers as they are served: the nearest product, or unknown.
+
+Who is asked; and what the shares add up to.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,14 @@ def embedded(rows: Rows, vectors: list[np.ndarray]) -> Embedded:
 
 
 def gallery(skus: list[str], vectors: list[np.ndarray], **thresholds: float) -> Gallery:
-    return Gallery(skus, np.stack(vectors).astype(np.float32), Thresholds(**thresholds), "faiss", "cpu", np.stack(VECTORS))
+    return Gallery(
+        skus,
+        np.stack(vectors).astype(np.float32),
+        Thresholds(**thresholds),
+        "faiss",
+        "cpu",
+        np.stack(VECTORS),
+    )
 
 
 TODAY: Rows = [
@@ -60,7 +70,14 @@ SERVED = gallery(["a", "b", "gone"], [axis(0), axis(1), axis(2)])
 def asked(served: Gallery = SERVED, released: Gallery | None = None) -> pd.DataFrame:
     today = embedded(TODAY, VECTORS)
     rows = today.gallery
-    refreshed = Gallery(rows["sku"].tolist(), today.vectors[rows.index.to_numpy()], NO_THRESHOLD, "faiss", "cpu", today.vectors)
+    refreshed = Gallery(
+        rows["sku"].tolist(),
+        today.vectors[rows.index.to_numpy()],
+        NO_THRESHOLD,
+        "faiss",
+        "cpu",
+        today.vectors,
+    )
     galleries = {"served": served, "refreshed": refreshed} | ({"released": released} if released else {})
     return ask(today, galleries, "refreshed")
 
@@ -68,7 +85,12 @@ def asked(served: Gallery = SERVED, released: Gallery | None = None) -> pd.DataF
 def test_every_photo_gets_an_answer_of_every_gallery_and_the_status_of_its_product() -> None:
     rows = asked().set_index("query")
     photos = rows[rows["asked_as"].eq("photo")]
-    assert photos["status"].to_dict() == {"test/a": "old", "test/new": "new", "test/gone": "retired", "test/stranger": "other"}
+    assert photos["status"].to_dict() == {
+        "test/a": "old",
+        "test/new": "new",
+        "test/gone": "retired",
+        "test/stranger": "other",
+    }
     assert rows.loc[["test/a", "test/gone"], "served"].tolist() == ["a", "gone"]
     assert rows.loc[["test/a", "test/new"], "refreshed"].tolist() == ["a", "new"]
     assert rows["refreshed"].ne("gone").all(), "a product that isn't in the gallery can't be named"
@@ -76,19 +98,26 @@ def test_every_photo_gets_an_answer_of_every_gallery_and_the_status_of_its_produ
 
 
 def test_a_photo_that_a_gallery_holds_is_asked_of_none_nor_are_its_duplicates() -> None:
-    """`a copy` has its group in today's gallery; `b served` is a picture that serves, `b served too` its duplicate."""
+    """`a copy` has its group in today's gallery.
+
+    `b served` is a picture that serves, `b served too` its duplicate.
+    """
     assert {"test/a copy", "test/b served", "test/b served too"} & set(asked()["query"]) == set()
     other = gallery(["a", "gone"], [axis(0), axis(2)])
     assert {"test/b served", "test/b served too"} <= set(asked(other)["query"])
     released = gallery(["b"], [axis(1)])
-    assert "test/b served too" not in set(asked(other, released)["query"]), "nor what the last model release holds"
+    assert "test/b served too" not in set(asked(other, released)["query"]), (
+        "nor what the last model release holds"
+    )
 
 
 def test_a_new_product_without_photos_is_asked_by_its_gallery_photos_in_turn() -> None:
     rows = asked()
     alone = rows[rows["asked_as"].eq("gallery")].set_index("query")
     found = alone["refreshed"].fillna("").to_dict()
-    assert found == {"train/shy 1": "shy", "train/shy 2": "shy", "train/alone": ""}, "not `new`, which has a photo"
+    assert found == {"train/shy 1": "shy", "train/shy 2": "shy", "train/alone": ""}, (
+        "not `new`, which has a photo"
+    )
     assert alone["served"].isna().all() and set(alone["status"]) == {"new"}
 
 
@@ -109,12 +138,18 @@ def test_shares_add_up_and_a_product_that_is_lacking_is_never_right() -> None:
         for share in parts.values():
             assert share.right + share.wrong + share.unknown == pytest.approx(1)
             assert share.interval[0] <= share.right <= share.interval[1]
-    assert (found["served"]["all"].n, found["served"]["new"].right, found["refreshed"]["new"].right) == (2, 0, 1)
+    assert (found["served"]["all"].n, found["served"]["new"].right, found["refreshed"]["new"].right) == (
+        2,
+        0,
+        1,
+    )
     assert found["served"]["old"].right == 1
 
 
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 10_000))
-def test_the_nearest_products_are_those_of_a_search_through_everything(skus: int, images: int, seed: int) -> None:
+def test_the_nearest_products_are_those_of_a_search_through_everything(
+    skus: int, images: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(images, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -123,7 +158,12 @@ def test_the_nearest_products_are_those_of_a_search_through_everything(skus: int
     wanted = min(2, len(set(names)))
     for query, nearest in zip(queries, nearest_products(Index(vectors), names, queries, wanted), strict=True):
         cosines = vectors.astype(np.float64) @ query.astype(np.float64)
-        best = sorted({name: max(c for c, n in zip(cosines, names, strict=True) if n == name) for name in names}.values(), reverse=True)
+        best = sorted(
+            {
+                name: max(c for c, n in zip(cosines, names, strict=True) if n == name) for name in names
+            }.values(),
+            reverse=True,
+        )
         assert [cosine for _, cosine in nearest] == pytest.approx(best[:wanted], abs=1e-6)
         assert len({names[row] for row, _ in nearest}) == wanted
 

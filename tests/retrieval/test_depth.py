@@ -17,12 +17,20 @@ from skumatch.retrieval.ranking import Ranking
 from tests.proving import count
 
 QUICK = EvaluateParams(resamples=100)
-FIGURES = {"top1": "precision_at_1", "map_r": "mean_average_precision_at_r", "r_precision": "r_precision", "mrr": "mean_reciprocal_rank"}
+FIGURES = {
+    "top1": "precision_at_1",
+    "map_r": "mean_average_precision_at_r",
+    "r_precision": "r_precision",
+    "mrr": "mean_reciprocal_rank",
+}
 VOTERS = 4
 
 
 class Problem:
-    """Small integer vectors: most similarities tie; some SKUs are on one side only, one may hold most of the gallery."""
+    """Small integer vectors: most similarities tie.
+
+    Some SKUs are on one side only, one may hold most of the gallery.
+    """
 
     def __init__(self, seed: int) -> None:
         draws = np.random.default_rng(seed)
@@ -37,7 +45,14 @@ class Problem:
         self.query_ids = self.ids if self.loo else [f"q{i:03}" for i in draws.permutation(asked)]
 
     def rank(self, backend: str) -> Ranking:
-        sides = (self.gallery, self.ids, [f"s{i}" for i in self.labels], self.queries, self.query_ids, [f"s{i}" for i in self.wanted])
+        sides = (
+            self.gallery,
+            self.ids,
+            [f"s{i}" for i in self.labels],
+            self.queries,
+            self.query_ids,
+            [f"s{i}" for i in self.wanted],
+        )
         return rank(*sides, backend, (self.ids, self.query_ids) if self.loo else None, voters=VOTERS)  # type: ignore[arg-type]
 
     def listed(self, query: int) -> list[int]:
@@ -47,7 +62,9 @@ class Problem:
 
     @property
     def scored(self) -> list[int]:
-        return [query for query in range(len(self.wanted)) if (self.labels == self.wanted[query]).sum() > self.loo]
+        return [
+            query for query in range(len(self.wanted)) if (self.labels == self.wanted[query]).sum() > self.loo
+        ]
 
     def oracle(self) -> dict[str, float]:
         """By the definitions, in fractions."""
@@ -56,7 +73,10 @@ class Problem:
             right = [bool(self.labels[row] == self.wanted[query]) for row in self.listed(query)]
             total = sum(right)
             sums["r_precision"] += Fraction(sum(right[:total]), total)
-            sums["map_r"] += sum((Fraction(sum(right[: i + 1]), i + 1) for i in range(total) if right[i]), Fraction()) / total
+            sums["map_r"] += (
+                sum((Fraction(sum(right[: i + 1]), i + 1) for i in range(total) if right[i]), Fraction())
+                / total
+            )
             sums["mrr"] += Fraction(1, right.index(True) + 1)
         return {name: float(value / len(self.scored)) for name, value in sums.items()}
 
@@ -73,7 +93,9 @@ class Problem:
         """pytorch-metric-learning, given our order of ties."""
         size = len(self.ids)
 
-        def knn(query: torch.Tensor, k: int, reference: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        def knn(
+            query: torch.Tensor, k: int, reference: torch.Tensor, *_: object
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             order = [self.listed(row)[:k] for row in range(len(query))]
             return torch.zeros(len(query), k), torch.tensor(order)
 
@@ -90,16 +112,22 @@ def double() -> object:
 
 
 @pytest.mark.parametrize("backend", ["faiss", "torch"])
-def test_figures_equal_an_oracle_and_pytorch_metric_learning(backend: str, double: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_equal_an_oracle_and_pytorch_metric_learning(
+    backend: str, double: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compared = far = 0
     for seed in range(count(60, 500)):
-        monkeypatch.setattr(module, "FIRST_K", 1 + seed % 5)  # so that lists end before the first right image, or must grow
+        monkeypatch.setattr(
+            module, "FIRST_K", 1 + seed % 5
+        )  # so that lists end before the first right image, or must grow
         monkeypatch.setattr(search, "TILE", (1 + seed % 3, 1 + seed % 7))
         problem = Problem(seed)
         if not problem.scored:
             continue
         ranking = problem.rank(backend)
-        found = evaluate(ranking, [f"s{problem.wanted[query]}" for query in problem.scored], "full", QUICK, seed=1)
+        found = evaluate(
+            ranking, [f"s{problem.wanted[query]}" for query in problem.scored], "full", QUICK, seed=1
+        )
         oracle, theirs = problem.oracle(), problem.theirs() if len(problem.ids) > problem.loo else {}
         assert found.n == len(problem.scored) and found.without_partner == len(problem.wanted) - found.n
         for name, value in oracle.items():

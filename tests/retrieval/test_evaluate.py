@@ -36,13 +36,23 @@ class Problem:
         self.query_ids = [f"test/{i:03}" for i in generator.permutation(queries)]
 
     def rank(self, backend: str = "faiss") -> Ranking:
-        sides = (self.gallery, self.gallery_ids, self.gallery_skus, self.queries, self.query_ids, self.query_skus)
+        sides = (
+            self.gallery,
+            self.gallery_ids,
+            self.gallery_skus,
+            self.queries,
+            self.query_ids,
+            self.query_skus,
+        )
         return rank(*sides, backend=backend)  # type: ignore[arg-type]
 
     def ordered(self, query: int) -> list[tuple[float, str, str]]:
         """All gallery images, best first, ties by id: (similarity, id, SKU)."""
         scores = [float(row @ self.queries[query]) for row in self.gallery]
-        return sorted(zip(scores, self.gallery_ids, self.gallery_skus, strict=True), key=lambda item: (-item[0], item[1]))
+        return sorted(
+            zip(scores, self.gallery_ids, self.gallery_skus, strict=True),
+            key=lambda item: (-item[0], item[1]),
+        )
 
     def distinct(self, query: int) -> list[tuple[str, str, float, int]]:
         """The best image of each SKU, best first, five at most: (SKU, id, similarity, position)."""
@@ -52,7 +62,9 @@ class Problem:
         return list(seen.values())[:5]
 
 
-problems = st.builds(Problem, st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 12), st.integers(1, 9))
+problems = st.builds(
+    Problem, st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 12), st.integers(1, 9)
+)
 
 
 @given(problem=problems, backend=st.sampled_from(["faiss", "torch"]), first_k=st.sampled_from([1, 2, 32]))
@@ -66,7 +78,12 @@ def test_ranking_equals_brute_force(problem: Problem, backend: str, first_k: int
     assert ranking.query_ids.tolist() == sorted(problem.query_ids)
     for row, query_id in enumerate(ranking.query_ids):
         query = problem.query_ids.index(query_id)
-        lists = (ranking.skus[row], ranking.gallery_ids[row], ranking.similarities[row], ranking.positions[row])
+        lists = (
+            ranking.skus[row],
+            ranking.gallery_ids[row],
+            ranking.similarities[row],
+            ranking.positions[row],
+        )
         assert list(zip(*(column.tolist() for column in lists), strict=True)) == problem.distinct(query)
         assert ranking.query_skus[row] == problem.query_skus[query]
 
@@ -81,7 +98,11 @@ def test_figures_equal_brute_force(problem: Problem) -> None:
         return
     found = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1)
     own = {q: problem.query_skus[q] for q in scored}
-    assert (found.n, found.without_partner, found.skus) == (len(scored), len(problem.query_skus) - len(scored), len(set(own.values())))
+    assert (found.n, found.without_partner, found.skus) == (
+        len(scored),
+        len(problem.query_skus) - len(scored),
+        len(set(own.values())),
+    )
     for k in (1, 3, 5):
         by_sku = [own[q] in [sku for sku, *_ in problem.distinct(q)[:k]] for q in scored]
         by_image = [own[q] in [sku for *_, sku in problem.ordered(q)[:k]] for q in scored]
@@ -99,12 +120,19 @@ def test_figures_match_pytorch_metric_learning() -> None:
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     generator = np.random.default_rng(0)
-    gallery, queries = generator.normal(size=(200, 16)).astype(np.float32), generator.normal(size=(80, 16)).astype(np.float32)
+    gallery, queries = (
+        generator.normal(size=(200, 16)).astype(np.float32),
+        generator.normal(size=(80, 16)).astype(np.float32),
+    )
     gallery, queries = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (gallery, queries))
     labels, wanted = generator.integers(0, 10, 200), generator.integers(0, 12, 80)  # two SKUs have no partner
     texts = [[str(label) for label in side] for side in (labels, wanted)]
-    ranking = rank(gallery, [f"g{i}" for i in range(200)], texts[0], queries, [f"q{i}" for i in range(80)], texts[1])
-    theirs = AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(queries, wanted, gallery, labels)
+    ranking = rank(
+        gallery, [f"g{i}" for i in range(200)], texts[0], queries, [f"q{i}" for i in range(80)], texts[1]
+    )
+    theirs = AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(
+        queries, wanted, gallery, labels
+    )
     ours = evaluate(ranking, texts[0], "full", QUICK, seed=1)
     assert ours.top1 == pytest.approx(theirs["precision_at_1"], abs=1e-12) and ours.without_partner > 0
 
@@ -114,7 +142,10 @@ def test_figures_match_pytorch_metric_learning() -> None:
 def test_order_of_rows_does_not_matter(problem: Problem, seed: int) -> None:
     before = problem.rank().to_frame()
     generator = np.random.default_rng(seed)
-    for vectors, ids, skus in (("gallery", "gallery_ids", "gallery_skus"), ("queries", "query_ids", "query_skus")):
+    for vectors, ids, skus in (
+        ("gallery", "gallery_ids", "gallery_skus"),
+        ("queries", "query_ids", "query_skus"),
+    ):
         order = generator.permutation(len(getattr(problem, ids)))
         setattr(problem, vectors, getattr(problem, vectors)[order])
         for name in (ids, skus):
@@ -142,7 +173,11 @@ def test_a_sku_with_many_images_does_not_crowd_out_the_others() -> None:
 def test_frame_goes_through_parquet_and_back(tmp_path: Path) -> None:
     ranking = Problem(1).rank()
     frame = ranking.to_frame()
-    assert list(frame.columns) == RANKING_SCHEMA.names == ["query_id", "query_sku", "rank", "sku", "similarity", "gallery_id", "position"]
+    assert (
+        list(frame.columns)
+        == RANKING_SCHEMA.names
+        == ["query_id", "query_sku", "rank", "sku", "similarity", "gallery_id", "position"]
+    )
     assert frame[["query_id", "rank"]].apply(tuple, axis=1).is_monotonic_increasing
     write_parquet(tmp_path / "ranking.parquet", frame, RANKING_SCHEMA)
     again = Ranking.from_frame(pq.read_table(tmp_path / "ranking.parquet").to_pandas())
@@ -150,7 +185,9 @@ def test_frame_goes_through_parquet_and_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(ranking, name))
     gallery = Problem(1).gallery_skus
     assert again.depth is None  # what the whole lists say is for who ranked
-    assert evaluate(again, gallery, "full", QUICK, 1) == evaluate(replace(ranking, depth=None), gallery, "full", QUICK, 1)
+    assert evaluate(again, gallery, "full", QUICK, 1) == evaluate(
+        replace(ranking, depth=None), gallery, "full", QUICK, 1
+    )
 
 
 @pytest.mark.parametrize("spoil", ["row", "order", "column", "twice"])
@@ -167,7 +204,9 @@ def test_spoiled_frames_are_refused(spoil: str) -> None:
 
 
 def test_no_queries_make_an_empty_ranking_that_can_not_be_scored() -> None:
-    ranking = rank(np.eye(2, dtype=np.float32), ["a1", "b1"], ["a", "b"], np.empty((0, 2), np.float32), [], [])
+    ranking = rank(
+        np.eye(2, dtype=np.float32), ["a1", "b1"], ["a", "b"], np.empty((0, 2), np.float32), [], []
+    )
     assert len(Ranking.from_frame(ranking.to_frame())) == 0
     with pytest.raises(DataError, match="None of the 0 queries"):
         evaluate(ranking, ["a", "b"], "full", QUICK, seed=1)
@@ -187,36 +226,82 @@ def test_json_form_is_frozen() -> None:
     problem = Problem(2)
     found = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1, hashes={"gallery": "00"})
     form = json.loads(json.dumps(found.model_dump(mode="json"), allow_nan=False))
-    shares = {"top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "macro_top1", "map_r", "r_precision", "mrr"}
-    facts = {"protocol", "n", "without_partner", "skus", "interval", "hashes", "near_duplicate_free", "slices", "scorers"}
+    shares = {
+        "top1",
+        "top3",
+        "top5",
+        "image_top1",
+        "image_top3",
+        "image_top5",
+        "macro_top1",
+        "map_r",
+        "r_precision",
+        "mrr",
+    }
+    facts = {
+        "protocol",
+        "n",
+        "without_partner",
+        "skus",
+        "interval",
+        "hashes",
+        "near_duplicate_free",
+        "slices",
+        "scorers",
+    }
     assert set(form) >= shares | facts
     assert form["near_duplicate_free"] is None and form["slices"] == []
     assert set(form["scorers"]) == {"nearest", "knn"} and form["scorers"]["nearest"] == form["top1"]
     assert set(form["interval"]) == {"top1", "top3", "top5", "confidence", "method", "clusters"}
     assert form["protocol"] == "full" and form["hashes"] == {"gallery": "00"}
-    assert form["interval"]["confidence"] == 0.95 and form["interval"]["method"] == "cluster bootstrap by SKU, one SKU added"
+    assert (
+        form["interval"]["confidence"] == 0.95
+        and form["interval"]["method"] == "cluster bootstrap by SKU, one SKU added"
+    )
     for name in ("top1", "top3", "top5"):
         low, high = form["interval"][name]
         assert 0 <= low <= form[name] <= high <= 1
     assert Evaluation.model_validate(form) == found
 
 
-@given(problem=problems, groups=st.integers(1, 20), backend=st.sampled_from(["faiss", "torch"]), first_k=st.sampled_from([1, 32]))
+@given(
+    problem=problems,
+    groups=st.integers(1, 20),
+    backend=st.sampled_from(["faiss", "torch"]),
+    first_k=st.sampled_from([1, 32]),
+)
 @settings(max_examples=100)
-def test_ignored_images_are_as_if_they_were_not_there(problem: Problem, groups: int, backend: str, first_k: int) -> None:
+def test_ignored_images_are_as_if_they_were_not_there(
+    problem: Problem, groups: int, backend: str, first_k: int
+) -> None:
     draws = np.random.default_rng(len(problem.gallery_ids))
-    mine, theirs = ([str(i) for i in draws.integers(groups, size=len(ids))] for ids in (problem.gallery_ids, problem.query_ids))
-    sides = (problem.gallery, problem.gallery_ids, problem.gallery_skus, problem.queries, problem.query_ids, problem.query_skus)
+    mine, theirs = (
+        [str(i) for i in draws.integers(groups, size=len(ids))]
+        for ids in (problem.gallery_ids, problem.query_ids)
+    )
+    sides = (
+        problem.gallery,
+        problem.gallery_ids,
+        problem.gallery_skus,
+        problem.queries,
+        problem.query_ids,
+        problem.query_skus,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FIRST_K", first_k)
         found = rank(*sides, backend, (mine, theirs))  # type: ignore[arg-type]
-    ignored = {i: set(np.flatnonzero([name == theirs[q] for name in mine]).tolist()) for q, i in enumerate(problem.query_ids)}
+    ignored = {
+        i: set(np.flatnonzero([name == theirs[q] for name in mine]).tolist())
+        for q, i in enumerate(problem.query_ids)
+    }
     for row, query_id in enumerate(found.query_ids):
         query = problem.query_ids.index(query_id)
         kept = [i for i in range(len(mine)) if i not in ignored[query_id]]
         rest = Problem.__new__(Problem)
         rest.gallery, rest.queries = problem.gallery[kept], problem.queries
-        rest.gallery_ids, rest.gallery_skus = ([values[i] for i in kept] for values in (problem.gallery_ids, problem.gallery_skus))
+        rest.gallery_ids, rest.gallery_skus = (
+            [values[i] for i in kept] for values in (problem.gallery_ids, problem.gallery_skus)
+        )
         expected = rest.distinct(query)
         lists = (found.skus[row], found.gallery_ids[row], found.similarities[row], found.positions[row])
         listed = list(zip(*(column.tolist() for column in lists), strict=True))
@@ -225,5 +310,7 @@ def test_ignored_images_are_as_if_they_were_not_there(problem: Problem, groups: 
 
 
 def test_one_scored_sku_has_the_widest_interval() -> None:
-    ranking = rank(np.eye(2, dtype=np.float32), ["a1", "b1"], ["a", "b"], np.eye(2, dtype=np.float32)[:1], ["q"], ["a"])
+    ranking = rank(
+        np.eye(2, dtype=np.float32), ["a1", "b1"], ["a", "b"], np.eye(2, dtype=np.float32)[:1], ["q"], ["a"]
+    )
     assert evaluate(ranking, ["a", "b"], "full", QUICK, seed=1).interval.top1 == (0.0, 1.0)

@@ -29,7 +29,10 @@ def test_a_table_is_sorted_and_leaves_out_empty_slices(tmp_path: Path) -> None:
     ]  # fmt: skip
     write_parquet(tmp_path / "hits.parquet", made, HITS_SCHEMA)
     again = pq.read_table(tmp_path / "hits.parquet")
-    assert again.schema.names == ["slice", "query", "sku", "hit"] and again.to_pandas()["hit"].tolist() == made["hit"].tolist()
+    assert (
+        again.schema.names == ["slice", "query", "sku", "hit"]
+        and again.to_pandas()["hit"].tolist() == made["hit"].tolist()
+    )
 
 
 def test_a_query_that_is_twice_in_a_slice_is_a_bug() -> None:
@@ -41,14 +44,20 @@ def test_hits_are_paired_by_query_whatever_the_order_of_rows() -> None:
     pairs = pair(table(), table(flip=True).iloc[::-1])
     assert set(pairs) == {"full", "k5"}
     assert pairs["full"].skus.tolist() == ["a", "b", "b"]
-    assert pairs["full"].challenger.tolist() == [True, True, False] and pairs["full"].champion.tolist() == [True, False, False]
+    assert pairs["full"].challenger.tolist() == [True, True, False] and pairs["full"].champion.tolist() == [
+        True,
+        False,
+        False,
+    ]
     assert pairs["k5"].champion.tolist() == [True, True]
 
 
 @pytest.mark.parametrize("spoil", ["query", "sku", "slice"])
 def test_other_queries_are_not_compared(spoil: str) -> None:
     made = table()
-    other = made[made["slice"].ne("k5")] if spoil == "slice" else made.replace({spoil: {"q1": "q9", "a": "c"}})
+    other = (
+        made[made["slice"].ne("k5")] if spoil == "slice" else made.replace({spoil: {"q1": "q9", "a": "c"}})
+    )
     with pytest.raises(DataError, match="different queries in the slice"):
         pair(made, other)
 

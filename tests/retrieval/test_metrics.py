@@ -13,7 +13,10 @@ SKUS = st.sampled_from("abcdefg")
 
 @given(st.lists(st.tuples(st.permutations("abcde"), SKUS), min_size=1, max_size=30), st.integers(1, 5))
 def test_hits_are_those_of_a_loop(rows: list[tuple[list[str], str]], k: int) -> None:
-    ranked, wanted = np.array([row for row, _ in rows], dtype=object), np.array([sku for _, sku in rows], dtype=object)
+    ranked, wanted = (
+        np.array([row for row, _ in rows], dtype=object),
+        np.array([sku for _, sku in rows], dtype=object),
+    )
     places = metrics.right_place(ranked, wanted)
     assert places.tolist() == [row.index(sku) + 1 if sku in row else 0 for row, sku in rows]
     assert metrics.hits_at(places, k).tolist() == [sku in row[:k] for row, sku in rows]
@@ -39,4 +42,8 @@ def test_mean_by_is_that_of_a_loop(pairs: list[tuple[str, bool]]) -> None:
 
 
 def test_partners_are_looked_up_in_the_gallery() -> None:
-    assert metrics.with_partner(np.array(["a", "b", "a"], dtype=object), ["b", "c"]).tolist() == [False, True, False]
+    assert metrics.with_partner(np.array(["a", "b", "a"], dtype=object), ["b", "c"]).tolist() == [
+        False,
+        True,
+        False,
+    ]

@@ -29,7 +29,9 @@ class Case(NamedTuple):
 def cases(draw: st.DrawFn) -> Case:
     known = draw(st.lists(st.tuples(few, st.booleans()), min_size=1, max_size=40))
     unknown = draw(st.lists(few, min_size=1, max_size=40))
-    return Case(np.array([pair[0] for pair in known]), np.array([pair[1] for pair in known]), np.array(unknown))
+    return Case(
+        np.array([pair[0] for pair in known]), np.array([pair[1] for pair in known]), np.array(unknown)
+    )
 
 
 def won(known: float, unknown: float) -> float:
@@ -39,8 +41,12 @@ def won(known: float, unknown: float) -> float:
 @given(cases())
 def test_auroc_and_oscr_are_counts_of_pairs(case: Case) -> None:
     pairs = list(product(zip(case.known, case.right, strict=True), case.unknown))
-    assert openset.auroc(case.known, case.unknown) == pytest.approx(np.mean([won(k, u) for (k, _), u in pairs]), abs=CLOSE)
-    assert openset.oscr(*case) == pytest.approx(np.mean([won(k, u) * right for (k, right), u in pairs]), abs=CLOSE)
+    assert openset.auroc(case.known, case.unknown) == pytest.approx(
+        np.mean([won(k, u) for (k, _), u in pairs]), abs=CLOSE
+    )
+    assert openset.oscr(*case) == pytest.approx(
+        np.mean([won(k, u) * right for (k, right), u in pairs]), abs=CLOSE
+    )
 
 
 @given(cases())
@@ -58,7 +64,9 @@ def test_auroc_and_fpr_are_those_of_scikit_learn(case: Case) -> None:
     scores = np.concatenate([case.known, case.unknown])
     assert openset.auroc(case.known, case.unknown) == pytest.approx(roc_auc_score(labels, scores), abs=CLOSE)
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    assert openset.fpr_at(case.known, case.unknown) == pytest.approx(fpr[np.argmax(tpr >= 0.95 - CLOSE)], abs=CLOSE)
+    assert openset.fpr_at(case.known, case.unknown) == pytest.approx(
+        fpr[np.argmax(tpr >= 0.95 - CLOSE)], abs=CLOSE
+    )
 
 
 @given(cases())
@@ -71,13 +79,18 @@ def test_the_values_behind_an_interval_have_the_figure_as_their_mean(case: Case)
 def test_the_values_behind_an_interval_spread_as_the_figure_does() -> None:
     """Whole clusters drawn anew, the figure computed each time: the spread is that of the values' mean."""
     draws = np.random.default_rng(0)
-    known, unknown = draws.normal(1, 1, (60, 5)) + draws.normal(0, 1, (60, 1)), draws.normal(0, 1, (40, 5)) + draws.normal(0, 1, (40, 1))
+    known, unknown = (
+        draws.normal(1, 1, (60, 5)) + draws.normal(0, 1, (60, 1)),
+        draws.normal(0, 1, (40, 5)) + draws.normal(0, 1, (40, 1)),
+    )
     right = draws.random((60, 5)) < 0.8
     again = []
     for _ in range(600):
         ours, theirs = draws.integers(0, 60, 60), draws.integers(0, 40, 40)
         again.append(openset.oscr(known[ours].ravel(), right[ours].ravel(), unknown[theirs].ravel()))
-    values = openset.influence(known.ravel(), right.ravel(), unknown.ravel()) - openset.oscr(known.ravel(), right.ravel(), unknown.ravel())
+    values = openset.influence(known.ravel(), right.ravel(), unknown.ravel()) - openset.oscr(
+        known.ravel(), right.ravel(), unknown.ravel()
+    )
     by_cluster = values.reshape(-1, 5).sum(axis=1) / values.size
     assert np.sqrt((by_cluster**2).sum()) == pytest.approx(np.std(again), rel=0.1)
 
@@ -93,17 +106,23 @@ def test_the_curve_answers_at_least_what_it_names_and_tells_what_that_costs(case
         assert point.unknown == np.mean(case.unknown >= point.similarity)
 
 
-pairs = st.lists(st.tuples(few, few.map(abs)), min_size=1, max_size=60).map(lambda rows: Scores(*np.array(rows).T))
+pairs = st.lists(st.tuples(few, few.map(abs)), min_size=1, max_size=60).map(
+    lambda rows: Scores(*np.array(rows).T)
+)
 
 
 @given(pairs, pairs, st.sampled_from([0.02, 0.05, 0.1, 0.5]))
-def test_never_more_known_pictures_are_called_unknown_than_allowed(known: Scores, unknown: Scores, target: float) -> None:
+def test_never_more_known_pictures_are_called_unknown_than_allowed(
+    known: Scores, unknown: Scores, target: float
+) -> None:
     fitted = Thresholds(**dict(zip(("similarity", "margin"), fit(known, unknown, target), strict=True)))
     assert fitted.unknown(known).sum() <= target * len(known.similarity)
 
 
 @given(pairs, pairs, st.sampled_from([0.05, 0.2, 0.5]))
-def test_the_pair_finds_at_least_what_the_similarity_alone_would(known: Scores, unknown: Scores, target: float) -> None:
+def test_the_pair_finds_at_least_what_the_similarity_alone_would(
+    known: Scores, unknown: Scores, target: float
+) -> None:
     fitted = Thresholds(**dict(zip(("similarity", "margin"), fit(known, unknown, target), strict=True)))
     alone = np.sort(known.similarity)[int(target * len(known.similarity))]
     assert fitted.unknown(unknown).sum() >= (unknown.similarity < alone).sum()
@@ -111,7 +130,10 @@ def test_the_pair_finds_at_least_what_the_similarity_alone_would(known: Scores, 
 
 def test_where_only_the_margin_tells_all_goes_to_the_margin() -> None:
     draws = np.random.default_rng(1)
-    known, unknown = Scores(draws.random(1000), 0.5 + draws.random(1000)), Scores(draws.random(1000), draws.random(1000))
+    known, unknown = (
+        Scores(draws.random(1000), 0.5 + draws.random(1000)),
+        Scores(draws.random(1000), draws.random(1000)),
+    )
     similarity, margin = fit(known, unknown, 0.05)
     assert similarity < 0.02 and margin == pytest.approx(0.55, abs=0.02)
 

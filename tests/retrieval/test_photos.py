@@ -18,7 +18,12 @@ def pictures(folder: Path, *made: Image.Image) -> Images:
     paths = [folder / f"{number}.png" for number in range(len(made))]
     for path, picture in zip(paths, made, strict=True):
         picture.save(path)
-    return Images([path.name for path in paths], [""] * len(paths), [""] * len(paths), [Extent(str(path)) for path in paths])
+    return Images(
+        [path.name for path in paths],
+        [""] * len(paths),
+        [""] * len(paths),
+        [Extent(str(path)) for path in paths],
+    )
 
 
 @pytest.fixture
@@ -39,7 +44,9 @@ def test_a_smeared_photo_is_blurred_and_a_dark_one_is_dark(photo: Image.Image, t
 def test_blur_is_the_variance_of_the_laplacian() -> None:
     grey = np.random.default_rng(1).integers(0, 256, (7, 9)).astype(np.float64)
     laplacian = [
-        grey[i - 1, j] + grey[i + 1, j] + grey[i, j - 1] + grey[i, j + 1] - 4 * grey[i, j] for i in range(1, 6) for j in range(1, 8)
+        grey[i - 1, j] + grey[i + 1, j] + grey[i, j - 1] + grey[i, j + 1] - 4 * grey[i, j]
+        for i in range(1, 6)
+        for j in range(1, 8)
     ]
     assert blur(grey) == pytest.approx(np.var(laplacian))
 

@@ -39,11 +39,16 @@ class Shop:
         self.lists = protocols(self.items)
 
     def hit(self, query: int, gallery: list[int]) -> bool | None:
-        """Whether the nearest picture in `gallery`, ties by id, is of the query's SKU; None if none could be."""
+        """Whether the nearest picture in `gallery`, ties by id, is of the query's SKU.
+
+        None if none could be.
+        """
         sku = self.items["sku"]
         if sku[query] not in {sku[i] for i in gallery}:
             return None
-        best = min(gallery, key=lambda i: (-float(self.vectors[i] @ self.vectors[query]), self.items["id"][i]))
+        best = min(
+            gallery, key=lambda i: (-float(self.vectors[i] @ self.vectors[query]), self.items["id"][i])
+        )
         return bool(sku[best] == sku[query])
 
     def where(self, column: str, value: object) -> list[int]:
@@ -96,7 +101,9 @@ def test_galleries_hold_only_what_the_protocol_names(shop: Shop, name: str) -> N
     assert asked.answerable == bool(scored)
     if scored:
         found = asked.evaluate(QUICK, 1, "00")
-        assert (found.protocol, found.n) == (name, len(scored)) and found.top1 == pytest.approx(np.mean(scored), abs=1e-12)
+        assert (found.protocol, found.n) == (name, len(scored)) and found.top1 == pytest.approx(
+            np.mean(scored), abs=1e-12
+        )
 
 
 @given(shops)
@@ -122,4 +129,7 @@ def test_queries_that_were_dropped_are_in_no_figure() -> None:
     asked = ask("full", shop.lists["full"], kept, np.delete(shop.vectors, dropped, axis=0))
     assert shop.items["id"][dropped] not in asked.ranking.query_ids
     whole = ask("full", shop.lists["full"], shop.items, shop.vectors)
-    assert asked.hashes["gallery"] == whole.hashes["gallery"] and asked.hashes["queries"] != whole.hashes["queries"]
+    assert (
+        asked.hashes["gallery"] == whole.hashes["gallery"]
+        and asked.hashes["queries"] != whole.hashes["queries"]
+    )

@@ -28,13 +28,18 @@ def by_hand(gallery: np.ndarray, skus: list[str], query: np.ndarray, left_out: i
 def test_hits_are_those_of_a_count_by_hand(seed: int, loo: bool, backend: str) -> None:
     draws = np.random.default_rng(seed)
     size, skus = int(draws.integers(1, 25)), int(draws.integers(1, 6))
-    gallery, names = draws.integers(-1, 2, (size, 3)).astype(np.float32), [f"s{i}" for i in draws.integers(0, skus, size)]
+    gallery, names = (
+        draws.integers(-1, 2, (size, 3)).astype(np.float32),
+        [f"s{i}" for i in draws.integers(0, skus, size)],
+    )
     ids = [f"{i:02}" for i in range(size)]
     queries = gallery if loo else draws.integers(-1, 2, (8, 3)).astype(np.float32)
     wanted = names if loo else [f"s{i}" for i in draws.integers(0, skus + 1, 8)]
     asked = ids if loo else [f"q{i}" for i in range(8)]
     found = prototype_hits((gallery, ids, names), (queries, asked, wanted), backend)  # type: ignore[arg-type]
-    expected = [by_hand(gallery, names, queries[i], i if loo else None) == wanted[i] for i in range(len(wanted))]
+    expected = [
+        by_hand(gallery, names, queries[i], i if loo else None) == wanted[i] for i in range(len(wanted))
+    ]
     assert found.tolist() == expected
 
 

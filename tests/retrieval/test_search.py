@@ -22,15 +22,21 @@ def oracle(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray
     """Every pair, one by one, sorted by (-similarity, index)."""
     rows = []
     for query in queries.astype(np.float64):
-        scored = [(-np.float32(sum(row * query)), index) for index, row in enumerate(gallery.astype(np.float64))]
+        scored = [
+            (-np.float32(sum(row * query)), index) for index, row in enumerate(gallery.astype(np.float64))
+        ]
         rows.append(sorted(scored)[:k])
-    return np.array([[-s for s, _ in row] for row in rows], np.float32), np.array([[i for _, i in row] for row in rows])
+    return np.array([[-s for s, _ in row] for row in rows], np.float32), np.array(
+        [[i for _, i in row] for row in rows]
+    )
 
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     """Small integer vectors, so that many similarities tie exactly."""
-    seed, n, m, d = draw(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 6), st.integers(1, 5)))
+    seed, n, m, d = draw(
+        st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 6), st.integers(1, 5))
+    )
     generator = np.random.default_rng(seed)
     gallery, queries = generator.integers(-1, 2, (n, d)), generator.integers(-1, 2, (m, d))
     return gallery.astype(np.float32), queries.astype(np.float32), draw(st.integers(1, 70))
@@ -123,7 +129,9 @@ def test_flat_faiss_and_torch_name_the_same_five_of_nearly_all_queries() -> None
     generator = np.random.default_rng(6)
     size, asked = count(4000, 40_000), count(1000, 20_000)
     gallery, queries = unit(generator, size, 64), unit(generator, asked, 64)
-    gallery[size // 2 :] += 0.05 * generator.normal(size=(size - size // 2, 64)).astype(np.float32) + gallery[: size - size // 2]
+    gallery[size // 2 :] += (
+        0.05 * generator.normal(size=(size - size // 2, 64)).astype(np.float32) + gallery[: size - size // 2]
+    )
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     flat = faiss.IndexFlatIP(64)
     flat.add(gallery)
@@ -132,7 +140,9 @@ def test_flat_faiss_and_torch_name_the_same_five_of_nearly_all_queries() -> None
     products = torch.from_numpy(gallery).T
     theirs = (
         flat.search(queries, 5)[1],
-        torch.cat([(part @ products).topk(5).indices for part in torch.from_numpy(queries).split(500)]).numpy(),
+        torch.cat(
+            [(part @ products).topk(5).indices for part in torch.from_numpy(queries).split(500)]
+        ).numpy(),
     )
     for found in theirs:
         same = (np.sort(found, axis=1) == np.sort(ours["faiss"], axis=1)).all(axis=1)
@@ -144,9 +154,14 @@ def test_the_order_is_as_exact_where_similarities_are_not_asked_for(backend: Bac
     generator = np.random.default_rng(11)
     gallery, queries = unit(generator, 3000, 32), unit(generator, 300, 32)
     gallery[1000:1500] = gallery[:500]  # ties
-    gallery[2000:2500] = gallery[500:1000] + np.float32(1e-7) * unit(generator, 500, 32)  # less apart than rounding
+    gallery[2000:2500] = gallery[500:1000] + np.float32(1e-7) * unit(
+        generator, 500, 32
+    )  # less apart than rounding
     index = search.Index(gallery, backend)
-    (similarities, whole), (rough, order) = index.nearest(queries, 40), index.nearest(queries, 40, scored=False)
+    (similarities, whole), (rough, order) = (
+        index.nearest(queries, 40),
+        index.nearest(queries, 40, scored=False),
+    )
     np.testing.assert_array_equal(order, whole)
     np.testing.assert_array_equal(index.score(queries, whole), similarities)
     np.testing.assert_allclose(rough, similarities, rtol=0, atol=1e-5)
@@ -239,20 +254,28 @@ class Gpus:
     def StandardGpuResources(self) -> object:  # noqa: N802 - faiss's name
         return object()
 
-    def knn_gpu(self, _: object, queries: np.ndarray, gallery: np.ndarray, k: int, **__: object) -> tuple[np.ndarray, np.ndarray]:
+    def knn_gpu(
+        self, _: object, queries: np.ndarray, gallery: np.ndarray, k: int, **__: object
+    ) -> tuple[np.ndarray, np.ndarray]:
         return self._answer("gpu", queries, gallery, k)
 
-    def knn(self, queries: np.ndarray, gallery: np.ndarray, k: int, **__: object) -> tuple[np.ndarray, np.ndarray]:
+    def knn(
+        self, queries: np.ndarray, gallery: np.ndarray, k: int, **__: object
+    ) -> tuple[np.ndarray, np.ndarray]:
         return self._answer("cpu", queries, gallery, k)
 
-    def _answer(self, where: str, queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _answer(
+        self, where: str, queries: np.ndarray, gallery: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         self.asked.append((where, k))
         scores = queries @ gallery.T
         order = np.argsort(-scores, axis=1)[:, :k]
         return np.take_along_axis(scores, order, axis=1), order
 
 
-@pytest.mark.parametrize(("gpus", "device", "where"), [(1, "cuda", "gpu"), (1, "cpu", "cpu"), (0, "cuda", "cpu")])
+@pytest.mark.parametrize(
+    ("gpus", "device", "where"), [(1, "cuda", "gpu"), (1, "cpu", "cpu"), (0, "cuda", "cpu")]
+)
 def test_faiss_takes_the_gpu_where_there_is_one_and_it_is_wanted(
     monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, where: str
 ) -> None:
@@ -265,7 +288,9 @@ def test_faiss_takes_the_gpu_where_there_is_one_and_it_is_wanted(
         found = top_k(gallery, queries, k, "faiss", device)
         for mine, theirs in zip(found, oracle(gallery, queries, k), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    assert {place for place, k in fake.asked if k <= 40} == {where} and {place for place, k in fake.asked if k > 40} == {"cpu"}
+    assert {place for place, k in fake.asked if k <= 40} == {where} and {
+        place for place, k in fake.asked if k > 40
+    } == {"cpu"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -273,5 +298,7 @@ def test_faiss_takes_the_gpu_where_there_is_one_and_it_is_wanted(
 def test_a_gpu_gives_the_same_answer(backend: Backend) -> None:
     generator = np.random.default_rng(10)
     gallery, queries = unit(generator, 20_000, 128), unit(generator, 500, 128)
-    for mine, theirs in zip(top_k(gallery, queries, 32, backend, "cuda"), top_k(gallery, queries, 32, backend), strict=True):
+    for mine, theirs in zip(
+        top_k(gallery, queries, 32, backend, "cuda"), top_k(gallery, queries, 32, backend), strict=True
+    ):
         np.testing.assert_array_equal(mine, theirs)

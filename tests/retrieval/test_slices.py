@@ -50,12 +50,24 @@ def shop() -> tuple[pd.DataFrame, np.ndarray]:
 
 def test_slices_tell_queries_apart_by_what_is_known_of_them() -> None:
     facts, hits = shop()
-    found = {(one.family, one.name): one for one in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)}
+    found = {
+        (one.family, one.name): one
+        for one in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
+    }
     assert [name for family, name in found if family == "thirds"] == ["head", "middle", "tail"]
-    assert (found["thirds", "tail"].n, found["thirds", "tail"].skus, found["thirds", "tail"].top1) == (4, 2, 0.5)
-    assert found["thirds", "tail"].about == "1 to 2 gallery images" and found["thirds", "head"].about == "20 to 30 gallery images"
+    assert (found["thirds", "tail"].n, found["thirds", "tail"].skus, found["thirds", "tail"].top1) == (
+        4,
+        2,
+        0.5,
+    )
+    assert (
+        found["thirds", "tail"].about == "1 to 2 gallery images"
+        and found["thirds", "head"].about == "20 to 30 gallery images"
+    )
     assert found["thirds", "middle"].top1 == 0.25 and found["thirds", "head"].top1 == 1
-    assert found["size", "low"].about == "shorter side 50 to 80 px"  # four of 100 px and more are equal: their middle is in the last third
+    assert (
+        found["size", "low"].about == "shorter side 50 to 80 px"
+    )  # four of 100 px and more are equal: their middle is in the last third
     assert sum(one.n for (family, _), one in found.items() if family == "aspect") == 12
     assert found["blur", "high"].about == "variance of the Laplacian 800 to 1,100"
     assert (found["unseen", "unseen"].n, found["unseen", "seen"].n) == (2, 10)
@@ -66,8 +78,17 @@ def test_slices_tell_queries_apart_by_what_is_known_of_them() -> None:
 
 def test_families_that_tell_nothing_apart_are_left_out() -> None:
     facts, hits = shop()
-    families = {one.family for one in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)}
-    assert families == {"thirds", "size", "aspect", "blur", "unseen", "group"}  # all are equally bright, and none is new
+    families = {
+        one.family for one in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
+    }
+    assert families == {
+        "thirds",
+        "size",
+        "aspect",
+        "blur",
+        "unseen",
+        "group",
+    }  # all are equally bright, and none is new
     bare = facts[["sku", "gallery_images"]].assign(gallery_images=7)
     assert slices_of(bare, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1) == ()
 
@@ -86,11 +107,17 @@ PAIRS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, m
 
 @given(PAIRS)
 def test_clusters_are_the_finest_that_part_neither_sku_nor_group(pairs: list[tuple[int, int]]) -> None:
-    skus, groups = (np.array([f"{letter}{pair[side]}" for pair in pairs], dtype=object) for side, letter in ((0, "s"), (1, "g")))
+    skus, groups = (
+        np.array([f"{letter}{pair[side]}" for pair in pairs], dtype=object)
+        for side, letter in ((0, "s"), (1, "g"))
+    )
     found = clusters_of(skus, groups)
     names = list(range(len(pairs)))
     for _ in names:  # spread the smallest name until nothing changes
-        names = [min(n for n, pair in zip(names, pairs, strict=True) if pair[0] == own[0] or pair[1] == own[1]) for own in pairs]
+        names = [
+            min(n for n, pair in zip(names, pairs, strict=True) if pair[0] == own[0] or pair[1] == own[1])
+            for own in pairs
+        ]
     assert len(set(zip(found.tolist(), names, strict=True))) == len(set(names)) == len(set(found.tolist()))
 
 

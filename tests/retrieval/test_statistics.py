@@ -24,7 +24,9 @@ from skumatch.retrieval.statistics import (
 from tests.proving import count
 
 
-def clustered(generator: np.random.Generator, skus: int, each: int, spread: float, rate: float = 0.85) -> tuple[np.ndarray, np.ndarray]:
+def clustered(
+    generator: np.random.Generator, skus: int, each: int, spread: float, rate: float = 0.85
+) -> tuple[np.ndarray, np.ndarray]:
     """Hits whose rate differs from SKU to SKU by `spread`, and their SKUs."""
     rates = np.clip(rate + spread * generator.normal(size=skus), 0, 1)
     return generator.random(skus * each) < np.repeat(rates, each), np.repeat(np.arange(skus), each)
@@ -34,14 +36,19 @@ def naive_low(values: np.ndarray, clusters: np.ndarray, tail: float, resamples: 
     """The bootstrap as a loop: draw SKUs, pool their queries, take the mean."""
     generator, names = np.random.default_rng(5), np.unique(clusters)
     own = {name: values[clusters == name] for name in names}
-    means = [np.concatenate([own[name] for name in generator.choice(names, len(names))]).mean() for _ in range(resamples)]
+    means = [
+        np.concatenate([own[name] for name in generator.choice(names, len(names))]).mean()
+        for _ in range(resamples)
+    ]
     return float(np.quantile(means, tail))
 
 
 def test_agrees_with_a_bootstrap_written_as_a_loop() -> None:
     generator = np.random.default_rng(0)
     clusters = np.repeat(np.arange(200), generator.integers(1, 12, 200))  # SKUs of unequal size
-    values = generator.random(len(clusters)) < np.clip(0.7 + 0.25 * generator.normal(size=200), 0, 1)[clusters]
+    values = (
+        generator.random(len(clusters)) < np.clip(0.7 + 0.25 * generator.normal(size=200), 0, 1)[clusters]
+    )
     found = change_interval(values, clusters, 0.95, seed=1)
     half = (found.high - found.low) / 2
     assert found.low == pytest.approx(naive_low(values, clusters, 0.025, 4000), abs=0.1 * half)
@@ -59,8 +66,12 @@ def test_clustered_errors_widen_the_interval() -> None:
 def test_coverage_is_near_the_promise_even_for_few_skus(skus: int) -> None:
     generator, covered = np.random.default_rng(2), 0
     for _ in range(300):
-        values = np.repeat(generator.normal(size=skus), 5)  # whole SKUs rise and fall together; the true mean is 0
-        found = change_interval(values, np.repeat(np.arange(skus), 5), 0.95, seed=int(generator.integers(2**31)), resamples=500)
+        values = np.repeat(
+            generator.normal(size=skus), 5
+        )  # whole SKUs rise and fall together; the true mean is 0
+        found = change_interval(
+            values, np.repeat(np.arange(skus), 5), 0.95, seed=int(generator.integers(2**31)), resamples=500
+        )
         covered += found.low <= 0 <= found.high
     assert 0.91 <= covered / 300 <= 0.985
 
@@ -69,12 +80,19 @@ def test_few_skus_get_about_the_interval_of_students_t() -> None:
     generator, widths = np.random.default_rng(11), []
     for _ in range(30):
         means = generator.normal(size=10)
-        found = change_interval(np.repeat(means, 4), np.repeat(np.arange(10), 4), 0.95, seed=1, resamples=2000)
-        widths.append((found.high - found.low) / (2 * 2.262 * means.std(ddof=1) / math.sqrt(10)))  # 2.262: t, 9 degrees of freedom
+        found = change_interval(
+            np.repeat(means, 4), np.repeat(np.arange(10), 4), 0.95, seed=1, resamples=2000
+        )
+        widths.append(
+            (found.high - found.low) / (2 * 2.262 * means.std(ddof=1) / math.sqrt(10))
+        )  # 2.262: t, 9 degrees of freedom
     assert np.mean(widths) == pytest.approx(1, abs=0.07)  # a plain percentile interval has 0.82
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), st.booleans()), min_size=1, max_size=60), st.randoms())
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), st.booleans()), min_size=1, max_size=60),
+    st.randoms(),
+)
 @settings(max_examples=60)
 def test_order_and_names_do_not_matter(rows: list[tuple[str, bool, bool]], random: object) -> None:
     def found(rows: list[tuple[str, bool, bool]], rename: str) -> tuple[object, ...]:
@@ -91,7 +109,11 @@ def test_order_and_names_do_not_matter(rows: list[tuple[str, bool, bool]], rando
 
 def test_seed_decides() -> None:
     hits, skus = clustered(np.random.default_rng(3), 50, 5, 0.2)
-    assert mean_interval(hits, skus, 0.95, 1) == mean_interval(hits, skus, 0.95, 1) != mean_interval(hits, skus, 0.95, 2)
+    assert (
+        mean_interval(hits, skus, 0.95, 1)
+        == mean_interval(hits, skus, 0.95, 1)
+        != mean_interval(hits, skus, 0.95, 2)
+    )
 
 
 def test_one_sku_tells_nothing_about_others() -> None:
@@ -111,7 +133,10 @@ def test_difference_of_equal_hits_is_nothing() -> None:
 def test_difference_is_paired_and_signed() -> None:
     hits, skus = clustered(np.random.default_rng(5), 100, 10, 0.2, rate=0.6)
     better = hits | (np.random.default_rng(6).random(len(hits)) < 0.1)
-    gain, loss = paired_difference(better, hits, skus, 0.975, 1), paired_difference(hits, better, skus, 0.975, 1)
+    gain, loss = (
+        paired_difference(better, hits, skus, 0.975, 1),
+        paired_difference(hits, better, skus, 0.975, 1),
+    )
     assert gain.estimate == -loss.estimate == pytest.approx(better.mean() - hits.mean())
     assert 0 < gain.lower < gain.estimate and loss.lower < loss.estimate < 0
     assert gain.changed == len(set(skus[better != hits]))
@@ -124,7 +149,10 @@ def test_difference_is_paired_and_signed() -> None:
 )
 @settings(max_examples=count(60, 600))
 def test_p_and_bound_agree(rows: list[tuple[int, bool, bool]], above: float, confidence: float) -> None:
-    rows = [*rows, *((sku, False, sku % 3 == 0) for sku in range(10))]  # with fewer SKUs p is the more careful of the two
+    rows = [
+        *rows,
+        *((sku, False, sku % 3 == 0) for sku in range(10)),
+    ]  # with fewer SKUs p is the more careful of the two
     skus, ours, theirs = (np.array(column) for column in zip(*rows, strict=True))
     found = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above)
     if found.p > 1 - confidence + 0.003:  # a resample more or less decides in between
@@ -179,7 +207,10 @@ def test_one_sku_has_no_p() -> None:
 @pytest.mark.parametrize("skus", [2, 81, 2388])
 def test_a_perfect_score_is_not_called_certain(skus: int) -> None:
     clusters = np.repeat(np.arange(skus), 3)
-    perfect, none = (mean_interval(hits, clusters, 0.95, 1, 200) for hits in (np.ones(3 * skus, bool), np.zeros(3 * skus, bool)))
+    perfect, none = (
+        mean_interval(hits, clusters, 0.95, 1, 200)
+        for hits in (np.ones(3 * skus, bool), np.zeros(3 * skus, bool))
+    )
     exact = stats.binomtest(skus, skus).proportion_ci(0.95, method="exact").low
     assert (perfect.value, perfect.low, perfect.high) == (1.0, pytest.approx(exact), 1.0)
     assert (none.value, none.low, none.high) == (0.0, 0.0, pytest.approx(1 - exact))
@@ -266,7 +297,10 @@ def test_bounds_are_the_same_bits_however_the_weights_are_cut(monkeypatch: pytes
     hits, skus = clustered(np.random.default_rng(3), 50, 5, 0.2)
     share, change = (method(hits, skus, 0.95, 1, 500) for method in (mean_interval, change_interval))
     monkeypatch.setattr(statistics, "CHUNK", 700)
-    assert (mean_interval(hits, skus, 0.95, 1, 500), change_interval(hits, skus, 0.95, 1, 500)) == (share, change)
+    assert (mean_interval(hits, skus, 0.95, 1, 500), change_interval(hits, skus, 0.95, 1, 500)) == (
+        share,
+        change,
+    )
 
 
 def test_what_is_no_share_is_a_bug() -> None:
@@ -275,7 +309,9 @@ def test_what_is_no_share_is_a_bug() -> None:
 
 
 def test_holm_is_the_published_procedure() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust(method="holm") has it
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )  # as R's p.adjust(method="holm") has it
     assert holm([]) == [] and holm([0.4]) == [0.4] and holm([0.9, 0.8]) == [1.0, 1.0]
 
 
@@ -290,7 +326,10 @@ def test_holm_rejects_what_stepping_down_by_hand_rejects(p_values: list[float], 
 
 
 def test_mcnemar_counts_what_only_one_found() -> None:
-    better, base = np.array([True] * 9 + [False] * 3), np.array([True] * 2 + [False] * 7 + [True] + [False] * 2)
+    better, base = (
+        np.array([True] * 9 + [False] * 3),
+        np.array([True] * 2 + [False] * 7 + [True] + [False] * 2),
+    )
     found = mcnemar(better, base)
     assert (found.better, found.worse) == (7, 1) and found.p == pytest.approx(2 * (1 + 8) / 2**8)
     assert mcnemar(base, base).p == 1
@@ -303,7 +342,9 @@ def test_means_of_clusters_come_in_order_of_their_names() -> None:
 def test_smallest_detectable_difference_shrinks_with_data() -> None:
     found = []
     for skus in (50, 800):
-        (ours, names), (theirs, _) = (clustered(np.random.default_rng(seed), skus, 10, 0.1) for seed in (7, 8))
+        (ours, names), (theirs, _) = (
+            clustered(np.random.default_rng(seed), skus, 10, 0.1) for seed in (7, 8)
+        )
         found.append(paired_difference(ours, theirs, names, 0.975, 1).smallest_detectable or 0.0)
     assert found[0] / found[1] == pytest.approx(4, rel=0.3)  # 16 times the SKUs, a quarter of the difference
 
@@ -317,7 +358,12 @@ def test_smallest_detectable_difference_is_seen_about_four_times_in_five() -> No
     seen = 0
     for _ in range(200):
         delta = np.repeat(generator.normal(size=200), each) + true
-        seen += paired_difference(delta, np.zeros(len(delta)), skus, 0.975, int(generator.integers(2**31)), 500).lower > 0
+        seen += (
+            paired_difference(
+                delta, np.zeros(len(delta)), skus, 0.975, int(generator.integers(2**31)), 500
+            ).lower
+            > 0
+        )
     assert 0.7 <= seen / 200 <= 0.9
 
 

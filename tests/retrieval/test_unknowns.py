@@ -43,7 +43,10 @@ def called(thresholds: Thresholds, ranking: Ranking) -> float:
 
 
 class Shelf:
-    """Products as clouds of vectors. Those trained on are dense and far apart; the others wider, each of its own width."""
+    """Products as clouds of vectors.
+
+    Those trained on are dense and far apart; the others wider, each of its own width.
+    """
 
     def __init__(self, seed: int, trained: int = 60, new: int = 500, images: int = 8) -> None:
         self.draws = np.random.default_rng(seed)
@@ -113,7 +116,9 @@ def test_what_a_model_was_trained_on_is_never_fitted_on() -> None:
     shelf = Shelf(0, new=20)
     before = fit_thresholds(shelf.embedded, TARGET)
     assert (before.pictures, before.skus, before.fitted_on) == (160, 20, UNSEEN)
-    shelf.items.loc[shelf.items["sku"].eq("new 0000"), "trained"] = True  # another model was trained on it: no new product any more
+    shelf.items.loc[shelf.items["sku"].eq("new 0000"), "trained"] = (
+        True  # another model was trained on it: no new product any more
+    )
     assert fit_thresholds(shelf.embedded, TARGET).pictures == 152
 
 
@@ -138,7 +143,9 @@ def test_the_test_asks_held_out_products_products_without_pictures_and_catch_all
     shelf.add("others", 1, 0.5, role="other")
     shelf.items.loc[shelf.items["role"].eq("other"), "sku"] = "others"
     copied = shelf.items.index[shelf.items["role"].eq("other")][0]
-    shelf.items.loc[copied, "group"] = shelf.items.loc[0, "group"]  # a copy of a product's picture shows that product
+    shelf.items.loc[copied, "group"] = shelf.items.loc[
+        0, "group"
+    ]  # a copy of a product's picture shows that product
     found = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
     assert found is not None
     assert {kind.name: kind.n for kind in found.kinds} == {HELD_OUT: 240, WITHOUT_GALLERY: 40, OTHERS: 7}
@@ -146,7 +153,9 @@ def test_the_test_asks_held_out_products_products_without_pictures_and_catch_all
     assert found.called is not None and found.called_unseen is not None and found.found is not None
     assert (found.called.n, found.called_unseen.n, found.found.n) == (400, 240, 287)
     assert found.auroc == pytest.approx(sum(kind.auroc * kind.n for kind in found.kinds) / found.unknown)
-    assert found.found.share == pytest.approx(sum((kind.found or 0) * kind.n for kind in found.kinds) / found.unknown)
+    assert found.found.share == pytest.approx(
+        sum((kind.found or 0) * kind.n for kind in found.kinds) / found.unknown
+    )
     assert found.auroc_interval[0] < found.auroc < found.auroc_interval[1] <= 1
     assert OpenSet.model_validate(json.loads(found.model_dump_json())) == found
 
@@ -184,7 +193,9 @@ def test_a_held_out_product_is_asked_of_the_gallery_without_it() -> None:
         positions=np.ones((2, 2), np.int64),
     )
     assert np.allclose(scores(ranking), [[0.9, 0.8], [0.4, 0.1]])
-    assert np.allclose(scores(ranking, without_own=True), [[0.5, 0.8], [1.5, 0.1]]), "a second that there is none of is at -1"
+    assert np.allclose(scores(ranking, without_own=True), [[0.5, 0.8], [1.5, 0.1]]), (
+        "a second that there is none of is at -1"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +213,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Vect
 
 
 def rate(embedded: Embedded, fitted_on: pd.Series[bool]) -> float:
-    """Thresholds from the gallery pictures of some SKUs, asked by the queries of the others; of all, if all are fitted on."""
+    """Thresholds from the gallery pictures of some SKUs, asked by the queries of the others.
+
+    Of all, if all are fitted on.
+    """
     items = embedded.items
     fitted = fit_thresholds(replace(embedded, items=items.assign(trained=~fitted_on)), TARGET)
     assert (fitted.fitted_on, fitted.skus) == (UNSEEN, items.loc[fitted_on, "sku"].nunique())
@@ -210,11 +224,15 @@ def rate(embedded: Embedded, fitted_on: pd.Series[bool]) -> float:
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the grocery photos of ../shared")
-def test_real_photos_meet_the_rate_where_queries_are_like_the_gallery(photos: tuple[pd.DataFrame, Vectors]) -> None:
-    """Promise 22 on real photos: gallery and queries drawn from one pile, several times; the mean, as 81 SKUs make single draws uncertain.
+def test_real_photos_meet_the_rate_where_queries_are_like_the_gallery(
+    photos: tuple[pd.DataFrame, Vectors],
+) -> None:
+    """Promise 22 on real photos: gallery and queries drawn from one pile, several times.
 
-    The published test side comes from other visits to the shops: there the rate is several times the target. No fit on the gallery can
-    know of that, so a run reports the rate that its queries meet.
+    The mean, as 81 SKUs make single draws uncertain.
+
+    The published test side comes from other visits to the shops: there the rate is several times the target.
+    No fit on the gallery can know of that, so a run reports the rate that its queries meet.
     """
     items, vectors = photos
     same, others = [], []
@@ -226,7 +244,9 @@ def test_real_photos_meet_the_rate_where_queries_are_like_the_gallery(photos: tu
         others += [rate(embedded, half), rate(embedded, ~half)]
     assert np.mean(same) == pytest.approx(TARGET, abs=POINT), same
     assert np.mean(others) == pytest.approx(TARGET, abs=POINT), others
-    published = Embedded(items.assign(role=items["side"].map({"train": "gallery", "test": "query"}), trained=False), vectors)
+    published = Embedded(
+        items.assign(role=items["side"].map({"train": "gallery", "test": "query"}), trained=False), vectors
+    )
     assert rate(published, items["sku"].notna()) > 3 * TARGET
 
 

@@ -16,7 +16,18 @@ from skumatch.stages.train import CODE
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 # How a stage says things, not what it finds.
-NAMES = ("errors", "network", "config", "params", "cron", "texts", "files", "progress", "stages.runner", "stages.together")
+NAMES = (
+    "errors",
+    "network",
+    "config",
+    "params",
+    "cron",
+    "texts",
+    "files",
+    "progress",
+    "stages.runner",
+    "stages.together",
+)
 RECIPE = ("recipe", "recipe.knobs", "recipe.overrides", "recipe.refusal", "recipe.strict_yaml")
 PLUMBING = {f"skumatch.{name}" for name in (*NAMES, *RECIPE)}
 
@@ -30,7 +41,9 @@ def used_by(stage: str) -> set[str]:
     """Files of the modules that the stage's own imports, at any distance, named from the root."""
     module = f"skumatch.stages.{stage}"
     modules = {module, *imports().find_upstream_modules(module)} - PLUMBING
-    return {f"{name.replace('.', '/')}.py" for name in modules if not (ROOT / name.replace(".", "/")).is_dir()}
+    return {
+        f"{name.replace('.', '/')}.py" for name in modules if not (ROOT / name.replace(".", "/")).is_dir()
+    }
 
 
 def uncovered(files: set[str], deps: list[str]) -> set[str]:
@@ -48,7 +61,14 @@ def test_a_stage_depends_on_all_code_it_imports(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_stage_depends_on_exists_or_is_another_stages_out(stage: str) -> None:
-    made = {"data", "data/manifest.parquet", "inputs/weights", "inputs/champion", "inputs/code.json", "inputs/baseline.json"}
+    made = {
+        "data",
+        "data/manifest.parquet",
+        "inputs/weights",
+        "inputs/champion",
+        "inputs/code.json",
+        "inputs/baseline.json",
+    }
     made |= {"inputs/run.json", "inputs/released", "inputs/trained"}
     made |= {out for name in STAGES[: STAGES.index(stage)] for out in PIPELINE[name]["outs"]}
     assert [dep for dep in PIPELINE[stage]["deps"] if dep not in made and not (ROOT / dep).exists()] == []
@@ -56,7 +76,9 @@ def test_what_a_stage_depends_on_exists_or_is_another_stages_out(stage: str) -> 
 
 def test_the_stages_are_the_same_wherever_they_are_listed() -> None:
     assert tuple(PIPELINE) == STAGES  # that the DAG's tasks are dvc.yaml's stages is seen in tests/dags
-    assert [fields["cmd"] for fields in PIPELINE.values()] == [f"python -m skumatch stage {name}" for name in STAGES]
+    assert [fields["cmd"] for fields in PIPELINE.values()] == [
+        f"python -m skumatch stage {name}" for name in STAGES
+    ]
     files = {path.stem for path in (ROOT / "skumatch/stages").glob("*.py")}
     assert set(STAGES) <= files
 

@@ -30,7 +30,10 @@ PARAMS = Params(
     runtime=RuntimeParams(device="cpu", threads=1),
 )
 MODELS = ("challenger", "refreshed")
-KNOWN, LEARNT = "test/sku 0/0.png", "test/sku 3/0.png"  # a query that is also trained on, and one the champion learnt from
+KNOWN, LEARNT = (
+    "test/sku 0/0.png",
+    "test/sku 3/0.png",
+)  # a query that is also trained on, and one the champion learnt from
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after both stages: two models, two queries that one of them knows, a version before without one of the SKUs."""
     root, folder = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("delivery")
     for sku, number in product(range(6), range(7)):
-        draw(folder / "all" / ("train" if number < 4 else "test") / f"sku {sku}" / f"{number % 4}.png", f"{sku} {number}")
+        draw(
+            folder / "all" / ("train" if number < 4 else "test") / f"sku {sku}" / f"{number % 4}.png",
+            f"{sku} {number}",
+        )
     shutil.copyfile(folder / "all/train/sku 0/0.png", folder / "all/test/sku 0/0.png")
     with Image.open(folder / "all/train/sku 2/1.png") as picture:
         picture.save(folder / "all/test/sku 2/near.jpg", quality=92)
@@ -47,12 +53,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split.run(root, PARAMS)
     for seed, place in enumerate((root / "out/train/encoder", root / "inputs/champion/encoder")):
         torch.manual_seed(seed)
-        encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), place)
+        encoders.save(
+            encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(),
+            place,
+        )
     pixels = read_manifest(root / "data").set_index("id")["pixels"]
     training(root / "inputs/champion", [pixels[LEARNT]])
     roles = pq.read_table(root / "out/split/split.parquet").to_pandas()
     training(root / "out/train", pixels[roles.loc[roles["role"].eq("train"), "id"]])
-    profile = {"skus": {f"sku {i}": (4, 3) for i in range(5)}, "short_sides": [48.0] * 101, "aspects": [1.0] * 101}
+    profile = {
+        "skus": {f"sku {i}": (4, 3) for i in range(5)},
+        "short_sides": [48.0] * 101,
+        "aspects": [1.0] * 101,
+    }
     write_json(root / "inputs/baseline.json", {"baseline": profile})
     embed.run(root, PARAMS)
     serve(root, without=["sku 5"])
@@ -72,7 +85,9 @@ def test_queries_that_either_model_was_trained_on_are_asked_of_neither(root: Pat
     roles = pq.read_table(root / "out/split/split.parquet").to_pandas().set_index("id")["role"]
     pixels = read_manifest(root / "data").set_index("id")["pixels"]
     trained = set(pixels[roles.index[roles.eq("train")]])
-    wanted = {name for name in roles.index[roles.eq("query")] if name != LEARNT and pixels[name] not in trained}
+    wanted = {
+        name for name in roles.index[roles.eq("query")] if name != LEARNT and pixels[name] not in trained
+    }
     assert roles["train/sku 0/0.png"] == "train" and KNOWN not in wanted
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     assert set(items.loc[items["role"].eq("query"), "id"]) == wanted
@@ -88,13 +103,27 @@ def test_both_models_are_asked_the_same_in_every_slice(root: Path) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_hits_tell_what_the_figures_tell(root: Path, model: str) -> None:
-    found, full = {name: rows["hit"] for name, rows in hits(root, model).groupby("slice")}, figures(root, model)
-    for name, evaluation in {"full": full, "k5": figures(root, f"{model}-k5"), "unseen": figures(root, f"{model}-unseen")}.items():
+    found, full = (
+        {name: rows["hit"] for name, rows in hits(root, model).groupby("slice")},
+        figures(root, model),
+    )
+    for name, evaluation in {
+        "full": full,
+        "k5": figures(root, f"{model}-k5"),
+        "unseen": figures(root, f"{model}-unseen"),
+    }.items():
         assert len(found[name]) == evaluation.n and found[name].mean() == pytest.approx(evaluation.top1)
     free = full.near_duplicate_free
-    assert free and len(found["near_duplicate_free"]) == free.n and found["near_duplicate_free"].mean() == pytest.approx(free.top1)
+    assert (
+        free
+        and len(found["near_duplicate_free"]) == free.n
+        and found["near_duplicate_free"].mean() == pytest.approx(free.top1)
+    )
     assert len(found["tail"]) == full.n  # every SKU has four gallery images
-    assert all(query[:2] in {f"{draw}/" for draw in range(10)} for query in hits(root, model).query("slice == 'k5'")["query"])
+    assert all(
+        query[:2] in {f"{draw}/" for draw in range(10)}
+        for query in hits(root, model).query("slice == 'k5'")["query"]
+    )
 
 
 def test_slices_are_those_of_the_photos_and_of_the_version_before(root: Path) -> None:
@@ -112,7 +141,10 @@ def test_slices_are_those_of_the_photos_and_of_the_version_before(root: Path) ->
     new = next(part for part in one.slices if (part.family, part.name) == ("new", "new"))
     assert (new.skus, new.n) == (1, 3)  # sku 5
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
-    assert items["blur"].notna().equals(items["role"].eq("query")) and items["brightness"].between(0, 255).sum() == one.n
+    assert (
+        items["blur"].notna().equals(items["role"].eq("query"))
+        and items["brightness"].between(0, 255).sum() == one.n
+    )
     assert figures(root, "challenger-k5").slices == ()
 
 
@@ -128,7 +160,9 @@ def test_the_same_inputs_give_the_same_bytes(root: Path) -> None:
     paths = sorted(path for stage in ("embed", "evaluate") for path in (root / "out" / stage).iterdir())
     before = [sha256(path) for path in paths]
     embed.run(root, PARAMS)
-    evaluate.run(root, PARAMS.model_copy(update={"search": PARAMS.search.model_copy(update={"backend": "torch"})}))
+    evaluate.run(
+        root, PARAMS.model_copy(update={"search": PARAMS.search.model_copy(update={"backend": "torch"})})
+    )
     assert [sha256(path) for path in paths] == before
 
 

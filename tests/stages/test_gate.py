@@ -27,11 +27,16 @@ BUNDLE = {"bundle": "a" * 64, "megabytes": 15.0, "blessed": True, "p95_ms": 1000
 
 def table(found: np.ndarray) -> pd.DataFrame:
     skus = names(SKUS)
-    return pd.DataFrame({"query": [f"test/{number:04}" for number in range(len(skus))], "sku": skus, "hit": found})
+    return pd.DataFrame(
+        {"query": [f"test/{number:04}" for number in range(len(skus))], "sku": skus, "hit": found}
+    )
 
 
 def workspace(root: Path, wrong: dict[str, int], tail: dict[str, int] | None = None, **bundle: Any) -> Path:
-    """What the stages before the gate leave; models miss `wrong` of each SKU's ten queries, and `tail` of those in the slice `tail`."""
+    """What the stages before the gate leave.
+
+    Models miss `wrong` of each SKU's ten queries, and `tail` of those in the slice `tail`.
+    """
     for who, missed in wrong.items():
         found = hits(missed, SKUS)
         slices = {"full": table(found)} | ({"tail": table(hits(tail[who], SKUS))} if tail else {})
@@ -50,7 +55,9 @@ def workspace(root: Path, wrong: dict[str, int], tail: dict[str, int] | None = N
     return root
 
 
-def gallery(folder: Path, skus: Sequence[str] = ("sku-00", "sku-01"), similarity: float | None = None) -> None:
+def gallery(
+    folder: Path, skus: Sequence[str] = ("sku-00", "sku-01"), similarity: float | None = None
+) -> None:
     """A bundle with one picture of each product, whose encoder is no encoder."""
     for name in ("encoder.json", "encoder.safetensors"):
         write_text(folder.with_name(f"{folder.name}-encoder") / name, "{}")
@@ -60,11 +67,22 @@ def gallery(folder: Path, skus: Sequence[str] = ("sku-00", "sku-01"), similarity
 
 
 def answered(root: Path, lost: int = 0) -> None:
-    """Answers to photos of the old products; the refreshed gallery names the first `lost` of each product wrong."""
+    """Answers to photos of the old products.
+
+    The refreshed gallery names the first `lost` of each product wrong.
+    """
     skus = names(SKUS)
-    rows = pd.DataFrame({"query": [f"test/{number:04}" for number in range(len(skus))], "sku": skus, "group": range(len(skus))})
+    rows = pd.DataFrame(
+        {
+            "query": [f"test/{number:04}" for number in range(len(skus))],
+            "sku": skus,
+            "group": range(len(skus)),
+        }
+    )
     wrong = np.tile(np.arange(EACH) < lost, SKUS)
-    rows = rows.assign(asked_as="photo", status="old", served=skus, served_unknown=False, refreshed_unknown=False)
+    rows = rows.assign(
+        asked_as="photo", status="old", served=skus, served_unknown=False, refreshed_unknown=False
+    )
     rows = rows.assign(refreshed=np.where(wrong, "another", skus), group=rows["group"].astype(str))
     write_parquet(root / "out/evaluate/answers.parquet", rows.reindex(columns=SCHEMA.names), SCHEMA)
     write_json(root / "out/evaluate/held.json", {"refreshed": {}, "challenger": {}})
@@ -87,7 +105,9 @@ def decided(root: Path) -> Decision:
         ({"challenger": 1, "refreshed": 2}, None, {"p95_ms": None, "blessed": False}, "refuse"),
     ],
 )
-def test_what_the_stages_left_is_decided(tmp_path: Path, wrong: Any, tail: Any, bundle: Any, verdict: str) -> None:
+def test_what_the_stages_left_is_decided(
+    tmp_path: Path, wrong: Any, tail: Any, bundle: Any, verdict: str
+) -> None:
     assert decided(workspace(tmp_path, wrong, tail, **bundle)).verdict == verdict
 
 
@@ -106,10 +126,15 @@ def test_a_champion_that_could_not_be_scored_is_refused_in_words(tmp_path: Path)
     assert decision.verdict == "refuse" and "could not be read" in decision.sentence
 
 
-def test_models_that_were_asked_other_queries_are_refused_and_the_log_says_which(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_models_that_were_asked_other_queries_are_refused_and_the_log_says_which(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = workspace(tmp_path, {"challenger": 1, "refreshed": 2})
     fewer = hits_table({"full": table(hits(2, SKUS)).iloc[EACH:]})
     write_parquet(root / "out/evaluate/refreshed-hits.parquet", fewer, HITS_SCHEMA)
     decision = decided(root)
-    assert (decision.verdict, next(check.name for check in decision.checks if check.status == "failed")) == ("refuse", "pairs")
+    assert (decision.verdict, next(check.name for check in decision.checks if check.status == "failed")) == (
+        "refuse",
+        "pairs",
+    )
     assert "different queries in the slice 'full'" in capfd.readouterr().err

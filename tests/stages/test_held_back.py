@@ -33,7 +33,10 @@ ENCODERS = ("champion", "challenger")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace after embed: four products of three gallery photos and three queries; the last product is new."""
+    """A workspace after embed: four products of three gallery photos and three queries.
+
+    The last product is new.
+    """
     root, folder = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("delivery")
     for sku, number in product(range(4), range(6)):
         draw(
@@ -53,7 +56,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def see(root: Path, swallowing: tuple[str, ...]) -> None:
-    """Give every product a direction of its own; encoders named in `swallowing` see the old one's queries as the new one."""
+    """Give every product a direction of its own.
+
+    Encoders named in `swallowing` see the old one's queries as the new one.
+    """
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     for encoder in ENCODERS:
         path = root / f"out/embed/{encoder}.safetensors"
@@ -69,7 +75,9 @@ def see(root: Path, swallowing: tuple[str, ...]) -> None:
     serve(root, without=[NEW])
 
 
-@pytest.mark.parametrize("swallowing", [("champion",), ("challenger",), ENCODERS, ()], ids=lambda names: "+".join(names) or "none")
+@pytest.mark.parametrize(
+    "swallowing", [("champion",), ("challenger",), ENCODERS, ()], ids=lambda names: "+".join(names) or "none"
+)
 def test_each_encoder_holds_back_what_its_own_answers_lose(
     root: Path, swallowing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,23 +85,32 @@ def test_each_encoder_holds_back_what_its_own_answers_lose(
     evaluate.run(root, PARAMS)
     held = {"refreshed": "champion" in swallowing, "challenger": "challenger" in swallowing}
     reasons = read_json(root / "out/evaluate/held.json")
-    assert {name: list(products) for name, products in reasons.items()} == {name: [NEW] * is_held for name, is_held in held.items()}
-    assert all(f"of the old product {OLD}" in reason for products in reasons.values() for reason in products.values())
+    assert {name: list(products) for name, products in reasons.items()} == {
+        name: [NEW] * is_held for name, is_held in held.items()
+    }
+    assert all(
+        f"of the old product {OLD}" in reason for products in reasons.values() for reason in products.values()
+    )
 
     galleries: dict[str, set[str]] = {}
-    monkeypatch.setattr(bundle, "_bundle", lambda *args: galleries.update({args[2]: set(args[3]["sku"])}) or {})
+    monkeypatch.setattr(
+        bundle, "_bundle", lambda *args: galleries.update({args[2]: set(args[3]["sku"])}) or {}
+    )
     bundle.run(root, PARAMS)
     assert {name: NEW not in skus for name, skus in galleries.items()} == held
     rows = pq.read_table(root / "out/evaluate/answers.parquet").to_pandas()
     lost = rows["sku"].eq(OLD)
-    assert rows.loc[lost, ["refreshed", "challenger"]].eq(OLD).all(axis=None), "what is held back takes no answer"
+    assert rows.loc[lost, ["refreshed", "challenger"]].eq(OLD).all(axis=None), (
+        "what is held back takes no answer"
+    )
 
 
 def test_encoders_are_compared_on_the_whole_gallery(root: Path) -> None:
     see(root, ("champion",))
     evaluate.run(root, PARAMS)
     refreshed, challenger = (
-        Evaluation.model_validate(read_json(root / f"out/evaluate/{name}.json")) for name in ("refreshed", "challenger")
+        Evaluation.model_validate(read_json(root / f"out/evaluate/{name}.json"))
+        for name in ("refreshed", "challenger")
     )
     assert refreshed.n == challenger.n and refreshed.skus == challenger.skus == 4
     assert (refreshed.top1, challenger.top1) == (0.75, 1.0), "the held-back product counts in the comparison"

@@ -53,7 +53,9 @@ def test_a_stage_leaves_its_outs_and_its_seconds(run: Callable[[Stage], None], w
     assert not (workspace / runner.ERROR).exists()
 
 
-def test_a_stage_that_fails_leaves_its_error_and_no_outs(run: Callable[[Stage], None], workspace: Path) -> None:
+def test_a_stage_that_fails_leaves_its_error_and_no_outs(
+    run: Callable[[Stage], None], workspace: Path
+) -> None:
     with pytest.raises(TrainingDiverged):
         run(half(TrainingDiverged("The loss is no number any more; lower train.optimizer.lr_tower.")))
     error = {
@@ -67,7 +69,9 @@ def test_a_stage_that_fails_leaves_its_error_and_no_outs(run: Callable[[Stage], 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_refuses_is_one_sentence_and_may_pass(run: Callable[[Stage], None], workspace: Path, number: int) -> None:
+def test_a_disk_that_refuses_is_one_sentence_and_may_pass(
+    run: Callable[[Stage], None], workspace: Path, number: int
+) -> None:
     with pytest.raises(StorageError, match="free some space"):
         run(half(OSError(number, os.strerror(number))))
     assert read_json(workspace / runner.ERROR)["retry"] is True
@@ -80,7 +84,9 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(run: Callable[[Stage], None], 
     assert not (workspace / runner.ERROR).exists() and not (workspace / "out/train").exists()
 
 
-def test_the_error_of_an_earlier_try_is_gone_when_the_next_succeeds(run: Callable[[Stage], None], workspace: Path) -> None:
+def test_the_error_of_an_earlier_try_is_gone_when_the_next_succeeds(
+    run: Callable[[Stage], None], workspace: Path
+) -> None:
     with pytest.raises(TrainingDiverged):
         run(half(TrainingDiverged("No.")))
     run(lambda root, params: None)

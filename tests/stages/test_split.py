@@ -40,11 +40,20 @@ def test_duplicates_and_protocols_are_recorded(folder: Path, tmp_path: Path) -> 
     facts = read_json(out / "split.json")
     assert facts["images"]["query"] == 9 and facts["images"]["catalogue"] == 2
     found = facts["duplicates"]
-    assert (found["exact_groups"], found["exact_images"], found["near_groups"], found["near_images"]) == (1, 2, 1, 2)
+    assert (found["exact_groups"], found["exact_images"], found["near_groups"], found["near_images"]) == (
+        1,
+        2,
+        1,
+        2,
+    )
     assert facts["queries_with_duplicate"]["gallery"] == 1
     rows = pq.read_table(out / "split.parquet").to_pandas().set_index("id")
     assert rows.loc["test/sku 1/copy.jpg", "group"] == rows.loc["train/sku 1/0.png", "group"]
-    assert {path.stem for path in (out / "protocols").iterdir()} == set(facts["protocols"]) >= {"full", "k5", "test_loo", "catalogue"}
+    assert (
+        {path.stem for path in (out / "protocols").iterdir()}
+        == set(facts["protocols"])
+        >= {"full", "k5", "test_loo", "catalogue"}
+    )
     for name, about in facts["protocols"].items():
         lists = pq.read_table(out / f"protocols/{name}.parquet").to_pandas()
         assert set(lists["id"]) <= set(rows.index) and lists["draw"].nunique() == about["draws"]

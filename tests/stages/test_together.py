@@ -30,7 +30,14 @@ from skumatch.model.weights import fetch_weights
 from skumatch.stages import runner, split
 from tests.conftest import ROOT, draw, make_project, wait_until
 
-TINY = ("encoder.model=smoke", "encoder.weights=none", "encoder.height=32", "encoder.width=32", "train.epochs=2", "train.batch=8")
+TINY = (
+    "encoder.model=smoke",
+    "encoder.weights=none",
+    "encoder.height=32",
+    "encoder.width=32",
+    "train.epochs=2",
+    "train.batch=8",
+)
 CPU = ("embed.batch=4", "split.unseen_share=0", "runtime.device=cpu", "runtime.threads=1")
 TWO = "runtime.nproc=2"
 
@@ -42,10 +49,14 @@ def set_params(root: Path, *overrides: str) -> None:
 
 def start(root: Path, stage: str, *overrides: str) -> subprocess.Popen[str]:
     set_params(root, *overrides)
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")
+    }
     places = {"SKUMATCH_HOME": str(root / "home"), "SKUMATCH_EVENTS": "1"}
     words = [sys.executable, "-m", "skumatch", "stage", stage]
-    return subprocess.Popen(words, cwd=root, env=kept | places, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        words, cwd=root, env=kept | places, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -65,7 +76,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, folder = make_project(tmp_path_factory.mktemp("root")), tmp_path_factory.mktemp("delivery")
     for sku in range(4):
         for number in range(9):
-            draw(folder / "all" / ("train" if number < 6 else "test") / f"sku {sku}" / f"{number}.png", f"{sku} {number}")
+            draw(
+                folder / "all" / ("train" if number < 6 else "test") / f"sku {sku}" / f"{number}.png",
+                f"{sku} {number}",
+            )
     import_data(folder, root / "data")
     set_params(root)
     params = load_params(root / "params.yaml")
@@ -100,10 +114,17 @@ def test_two_processes_train_what_one_does_and_leave_the_same_outs(alone: Path, 
     assert sha256(root / "out/train/training.json") == sha256(alone / "out/train/training.json")
     one, two = (load_file(place / "out/train/encoder/encoder.safetensors") for place in (alone, root))
     assert all(np.allclose(one[name], two[name], atol=1e-3) for name in one)
-    lines = [[json.loads(line) for line in (place / "out/train/history.jsonl").read_text().splitlines()] for place in (alone, root)]
+    lines = [
+        [json.loads(line) for line in (place / "out/train/history.jsonl").read_text().splitlines()]
+        for place in (alone, root)
+    ]
     assert lines[0] == [pytest.approx(line, rel=1e-2, abs=0.2) for line in lines[1]]
     assert read_json(root / "log/train.json")["seconds"] > 0 and (root / runner.LIVE).is_file()
-    told = [json.loads(line.partition(" ")[2]) for line in output.splitlines() if line.startswith("skumatch-progress")]
+    told = [
+        json.loads(line.partition(" ")[2])
+        for line in output.splitlines()
+        if line.startswith("skumatch-progress")
+    ]
     assert [line["done"] for line in told].count(told[-1]["total"]) == 1, "one process shows the progress"
 
 
@@ -181,7 +202,9 @@ def test_fewer_gpus_than_processes(root: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     set_params(root, TWO, "runtime.device=auto")
-    with pytest.raises(ParameterError, match=r"fewer GPUs \(1\) than processes \(2\); set runtime.nproc to 1"):
+    with pytest.raises(
+        ParameterError, match=r"fewer GPUs \(1\) than processes \(2\); set runtime.nproc to 1"
+    ):
         runner.run("train", root)
     assert read_json(root / runner.ERROR)["kind"] == "ParameterError"
 
@@ -192,4 +215,6 @@ def test_parts_are_all_pictures_once_in_the_batches_of_one_process(count: int, s
     parts = World(0, size).parts(count, 4)
     assert len(parts) == size and [i for part in parts for i in part] == list(range(count))
     assert all(part.start % 4 == 0 for part in parts if part)
-    assert max(map(len, parts)) <= 4 * -(-count // (4 * size)), "no process has more than a batch over its share"
+    assert max(map(len, parts)) <= 4 * -(-count // (4 * size)), (
+        "no process has more than a batch over its share"
+    )

@@ -39,16 +39,25 @@ PARAMS = Params(
 def workspace(root: Path, folder: Path, params: Params) -> Path:
     """A workspace after embed: one encoder, as challenger and as champion that was trained on nothing."""
     for sku, number in product(range(SKUS), range(TRAIN + TEST)):
-        draw(folder / "all" / ("train" if number < TRAIN else "test") / f"sku {sku}" / f"{number}.png", f"{sku} {number}")
+        draw(
+            folder / "all" / ("train" if number < TRAIN else "test") / f"sku {sku}" / f"{number}.png",
+            f"{sku} {number}",
+        )
     for number in range(OTHER):
         draw(folder / "all/train/others" / f"{number}.png", f"other {number}")
     import_data(folder, root / "data")
     split.run(root, params)
     for place in (root / "out/train/encoder", root / "inputs/champion/encoder"):
         torch.manual_seed(0)
-        encoders.save(encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), place)
+        encoders.save(
+            encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(),
+            place,
+        )
     training(root / "inputs/champion")
-    roles, pixels = (pq.read_table(root / name).to_pandas() for name in ("out/split/split.parquet", "data/manifest.parquet"))
+    roles, pixels = (
+        pq.read_table(root / name).to_pandas()
+        for name in ("out/split/split.parquet", "data/manifest.parquet")
+    )
     training(root / "out/train", pixels.set_index("id")["pixels"][roles.loc[roles["role"].eq("train"), "id"]])
     write_json(root / "inputs/baseline.json", {"baseline": None})
     embed.run(root, params)
@@ -91,13 +100,19 @@ def test_thresholds_are_fitted_on_products_never_trained_on_and_tested_on_others
     unseen = roles[roles["unseen"]]
     fitted, found = thresholds(root), figures(root)
     assert (fitted.fitted_on, fitted.target, fitted.skus) == (UNSEEN, TARGET, unseen["sku"].nunique())
-    assert fitted.pictures == unseen["role"].eq("gallery").sum() and fitted.called is not None and fitted.called <= TARGET
+    assert (
+        fitted.pictures == unseen["role"].eq("gallery").sum()
+        and fitted.called is not None
+        and fitted.called <= TARGET
+    )
     assert found.thresholds == fitted
     asked = int(unseen["role"].eq("query").sum())
     assert {kind.name: kind.n for kind in found.kinds} == {HELD_OUT: asked, OTHERS: OTHER}
     assert (found.known, found.unknown) == (SKUS * TEST, asked + OTHER)
     assert found.called_unseen is not None and found.called_unseen.n == asked
-    assert Evaluation.model_validate(read_json(root / "out/evaluate/challenger-unseen.json")).unknown is None, "of the protocol full only"
+    assert (
+        Evaluation.model_validate(read_json(root / "out/evaluate/challenger-unseen.json")).unknown is None
+    ), "of the protocol full only"
 
 
 def test_the_challengers_thresholds_depend_on_no_champion(root: Path, tmp_path: Path) -> None:
@@ -112,7 +127,9 @@ def test_the_challengers_thresholds_depend_on_no_champion(root: Path, tmp_path: 
     assert thresholds(other) == before
     assert thresholds(other, "refreshed") != before
     tested = [figures(other, model) for model in ("challenger", "refreshed")]
-    assert tested[0].kinds[0].n == tested[1].kinds[0].n == figures(root).kinds[0].n - TEST, "both are tested on what neither knows"
+    assert tested[0].kinds[0].n == tested[1].kinds[0].n == figures(root).kinds[0].n - TEST, (
+        "both are tested on what neither knows"
+    )
 
 
 def test_the_bundle_carries_them_and_calls_as_many_unknown_as_were_tested(root: Path) -> None:
@@ -137,8 +154,14 @@ def test_with_few_unseen_products_validation_pictures_stand_in_and_it_says_so(tm
     evaluate.run(root, params)
     fitted = thresholds(root)
     drawn = pq.read_table(root / "out/split/split.parquet").to_pandas().query("role == 'val'")
-    assert (fitted.fitted_on, fitted.pictures, fitted.skus) == (VALIDATION, len(drawn), drawn["sku"].nunique())
+    assert (fitted.fitted_on, fitted.pictures, fitted.skus) == (
+        VALIDATION,
+        len(drawn),
+        drawn["sku"].nunique(),
+    )
     assert [kind.name for kind in figures(root).kinds] == [OTHERS] and figures(root).called_unseen is None
-    evaluate.run(root, PARAMS.model_copy(update={"evaluate": EvaluateParams(resamples=200, unknown_rate=0.001)}))
+    evaluate.run(
+        root, PARAMS.model_copy(update={"evaluate": EvaluateParams(resamples=200, unknown_rate=0.001)})
+    )
     assert not thresholds(root).fitted and "nothing" in thresholds(root).fitted_on
     assert figures(root).called is None

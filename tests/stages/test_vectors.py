@@ -1,4 +1,7 @@
-"""Stages and the store of vectors: the same outs whatever is known, killed or removed; and the counts that a run shows."""
+"""Stages and the store of vectors: the same outs whatever is known, killed or removed.
+
+And the counts that a run shows.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, folder = make_project(tmp_path_factory.mktemp("root")), tmp_path_factory.mktemp("delivery")
     for sku in range(4):
         for number in range(9):
-            draw(folder / "all" / ("train" if number < 6 else "test") / f"sku {sku}" / f"{number}.png", f"{sku} {number}")
+            draw(
+                folder / "all" / ("train" if number < 6 else "test") / f"sku {sku}" / f"{number}.png",
+                f"{sku} {number}",
+            )
     import_data(folder, root / "data")
     split.run(root, PARAMS)
     fetch_weights(SPEC, root / "inputs/weights")
@@ -104,7 +110,10 @@ def vectors(root: Path, ids: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[
     from safetensors.numpy import load_file
 
     rows = load_file(root / "out/embed/challenger.safetensors")["embeddings"]
-    places = {name: row for row, name in enumerate(pq.read_table(root / "out/embed/items.parquet")["id"].to_pylist())}
+    places = {
+        name: row
+        for row, name in enumerate(pq.read_table(root / "out/embed/items.parquet")["id"].to_pylist())
+    }
     return np.asarray(rows[[places[name] for name in ids]])
 
 

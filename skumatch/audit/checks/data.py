@@ -32,7 +32,10 @@ def weights(dossier: Dossier) -> str:
     must(random == (told.weights_sha256 is None), f"the record has no hash of the weights {told.weights}")
     if told.weights_sha256:
         found = sha256(dossier.path(WORKSPACE, "inputs/weights/weights.safetensors"))
-        must(found == told.weights_sha256, f"the weights are {short(found)}, the record names {short(told.weights_sha256)}")
+        must(
+            found == told.weights_sha256,
+            f"the weights are {short(found)}, the record names {short(told.weights_sha256)}",
+        )
     return "none were needed" if refresh else facts.licence or "no licence told"
 
 
@@ -65,7 +68,11 @@ def data(dossier: Dossier) -> str:
     root = dossier.path(WORKSPACE, "data")
     there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     must(there == set(listed), f"{', '.join(sorted(there ^ set(listed))[:3])} is missing or too many")
-    changed = [name for name, digest in sorted(listed.items()) if name != "manifest.parquet" and md5(root / name) != digest]
+    changed = [
+        name
+        for name, digest in sorted(listed.items())
+        if name != "manifest.parquet" and md5(root / name) != digest
+    ]
     must(not changed, f"{', '.join(changed[:3])} was changed")
     return f"{len(listed)} files"
 

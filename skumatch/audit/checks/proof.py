@@ -12,7 +12,10 @@ def same(dossier: Dossier, told: str, kept: str, used: str) -> None:
     """A file has the recorded hash, as MLflow keeps it with the run and as it lies in the run's workspace."""
     for path in (dossier.path(RUN, kept), dossier.path(WORKSPACE, used)):
         found = sha256(path)
-        must(found == told, f"{path.relative_to(dossier.folder)} is {short(found)}, the record names {short(told)}")
+        must(
+            found == told,
+            f"{path.relative_to(dossier.folder)} is {short(found)}, the record names {short(told)}",
+        )
 
 
 def copies(dossier: Dossier, *stages: str) -> None:
@@ -32,7 +35,9 @@ def copies(dossier: Dossier, *stages: str) -> None:
 def absent(dossier: Dossier, part: str, otherwise: str) -> Broken | Unchecked:
     """What an audit may lack: in the store's own words, where it should have given that."""
     missing = dossier.why(dossier.path(part))
-    return Unchecked(otherwise) if missing is None else (Broken if missing.broken else Unchecked)(missing.reason)
+    return (
+        Unchecked(otherwise) if missing is None else (Broken if missing.broken else Unchecked)(missing.reason)
+    )
 
 
 def must(holds: bool, otherwise: str) -> None:

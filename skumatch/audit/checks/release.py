@@ -29,10 +29,15 @@ def journal(dossier: Dossier) -> str:
     must(not found, " ".join(found))
     closed = [entry.after for entry in entries if entry.after]
     last = closed[-1].champion if closed else None
-    must(last == registered.champion, f"the journal ends with champion {last}, the registry says {registered.champion}")
+    must(
+        last == registered.champion,
+        f"the journal ends with champion {last}, the registry says {registered.champion}",
+    )
     named = max(map(number_of, heads.values()), default=0)
     if named < len(closed):
-        raise Unchecked(f"the chain of {len(entries)} entries holds, but no version's tag names the last: its head is not recorded")
+        raise Unchecked(
+            f"the chain of {len(entries)} entries holds, but no version's tag names the last: its head is not recorded"
+        )
     return f"entries in the chain: {len(entries)}"
 
 
@@ -42,25 +47,41 @@ def version(dossier: Dossier) -> str:
     told = registered.tags.get("skumatch.lineage")
     found = record_hash(dossier.json(RUN, "lineage.json"))
     must(told == found, f"the version names lineage record {short(told)}, the run's is {short(found)}")
-    must(record.results.bundle == registered.bundle, f"the record is of bundle {short(record.results.bundle)}")
+    must(
+        record.results.bundle == registered.bundle, f"the record is of bundle {short(record.results.bundle)}"
+    )
     must(record.run == registered.tags.get(RUN_TAG), f"the record is of run {record.run}")
-    must(record.results.verdict == registered.tags.get("skumatch.verdict"), f"the record says {record.results.verdict}")
+    must(
+        record.results.verdict == registered.tags.get("skumatch.verdict"),
+        f"the record says {record.results.verdict}",
+    )
     return f"lineage record {short(found)} of run {record.run}"
 
 
 def origin(dossier: Dossier) -> str:
-    """The provenance statement says what the record says, of this bundle's parts; and it is signed, where a key is given."""
-    if dossier.key and not dossier.path(RUN, ORIGIN).is_file():  # even where a store was away: whoever gives a key wants a signature
+    """The provenance statement says what the record says, of this bundle's parts.
+
+    And it is signed, where a key is given.
+    """
+    if (
+        dossier.key and not dossier.path(RUN, ORIGIN).is_file()
+    ):  # even where a store was away: whoever gives a key wants a signature
         raise Broken(f"there is no statement that {dossier.key.name} could have signed")
     found, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
     told = provenance.opened(found)
     parts = {name: part.sha256 for name, part in dossier.manifest.parts.items()}
     parts[MANIFEST] = dossier.facts.registered.bundle
     ended = _finished(told)
-    must(told == provenance.statement(record, parts, ended), "the statement is of another bundle or other inputs than the record")
+    must(
+        told == provenance.statement(record, parts, ended),
+        "the statement is of another bundle or other inputs than the record",
+    )
     names = provenance.signers(found)
     if dossier.key:
-        must(provenance.signed_by(found, dossier.key), f"it isn't signed with {dossier.key.name}" if names else "it is unsigned")
+        must(
+            provenance.signed_by(found, dossier.key),
+            f"it isn't signed with {dossier.key.name}" if names else "it is unsigned",
+        )
         return f"signed with {dossier.key.name}"
     if names:
         raise Unchecked(f"it is signed ({names[0][:12]}); give the public key to check that (--key)")
@@ -80,7 +101,10 @@ def bundle(dossier: Dossier) -> str:
     registered = dossier.facts.registered.bundle
     manifest = verify_bundle(dossier.there(BUNDLE), registered)
     decided = dossier.decision.bundle
-    must(decided == registered, f"the gate decided on bundle {short(decided)}, registered is {short(registered)}")
+    must(
+        decided == registered,
+        f"the gate decided on bundle {short(decided)}, registered is {short(registered)}",
+    )
     made = bundle_hash(dossier.there(WORKSPACE, dossier.made_bundle))
     must(made == registered, f"the run made bundle {short(made)}, registered is {short(registered)}")
     return f"{len(manifest.parts)} parts"
@@ -123,7 +147,11 @@ def evaluation(dossier: Dossier) -> str:
 
 
 def _shown(dossier: Dossier, candidate: str) -> None:
-    told, shown, who = dossier.evaluation(f"{WORKSPACE}/out", candidate), dossier.facts.run.metrics, dossier.file_of(candidate)
+    told, shown, who = (
+        dossier.evaluation(f"{WORKSPACE}/out", candidate),
+        dossier.facts.run.metrics,
+        dossier.file_of(candidate),
+    )
     must(f"{who}.top1" in shown, f"MLflow shows no top-1 of the {who}")
     for name, value in shown.items():
         model, _, figure = name.partition(".")
@@ -146,6 +174,9 @@ def champion(dossier: Dossier) -> str:
         recorded = getattr(dossier.record.inputs, name)
         if recorded:
             present = bundle_hash(dossier.there(WORKSPACE, f"inputs/{name}"))
-            must(present == recorded, f"inputs/{name} is bundle {short(present)}, the record names {short(recorded)}")
+            must(
+                present == recorded,
+                f"inputs/{name} is bundle {short(present)}, the record names {short(recorded)}",
+            )
     verify_bundle(folder, told)
     return f"version {dossier.record.inputs.champion_version}"

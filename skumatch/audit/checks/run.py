@@ -27,8 +27,14 @@ def stages(dossier: Dossier) -> str:
             must(made.get(path_, digest) == digest, f"stage {name} read another {path_} than was made")
     changed = recompute.changed(dossier, made)
     must(not changed, f"{', '.join(changed)} isn't what the stage wrote")
-    read = {path: digest for stage in told.values() for path, digest in stage.deps.items() if path not in made}
-    here = {path: digest for path, digest in read.items() if path != "data" or dossier.path(WORKSPACE, "data/shards").is_dir()}
+    read = {
+        path: digest for stage in told.values() for path, digest in stage.deps.items() if path not in made
+    }
+    here = {
+        path: digest
+        for path, digest in read.items()
+        if path != "data" or dossier.path(WORKSPACE, "data/shards").is_dir()
+    }
     changed = recompute.changed(dossier, here)
     must(not changed, f"{', '.join(changed)} isn't what the stages read")
     copies(dossier, *told)
@@ -45,7 +51,11 @@ def parameters(dossier: Dossier) -> str:
     tree = yaml.safe_load(path.read_text("utf-8"))
     must(isinstance(tree, dict), "params.yaml holds no parameters")
     asked = dict(leaves(tree)).keys() & known.keys()  # of defaults, later code may have more
-    differing = [name for name in sorted(shown.keys() | asked) if name not in shown or shown[name] != str(known.get(name))]
+    differing = [
+        name
+        for name in sorted(shown.keys() | asked)
+        if name not in shown or shown[name] != str(known.get(name))
+    ]
     must(not differing, f"MLflow shows {', '.join(differing[:3])} otherwise than the run's parameters")
     return f"{len(shown)} parameters, {len(dossier.record.inputs.overrides)} overrides"
 
@@ -84,7 +94,10 @@ def tree(dossier: Dossier) -> str:
     if told.commit is None or not dossier.path(GIT).is_dir():
         raise absent(dossier, GIT, "there is no commit to hold the code against")
     differing = _uncommitted(dossier, _code(dossier), told.commit)
-    must(told.dirty or not differing, f"the record calls it clean, but {', '.join(differing[:3])} isn't the commit's")
+    must(
+        told.dirty or not differing,
+        f"the record calls it clean, but {', '.join(differing[:3])} isn't the commit's",
+    )
     if told.dirty:
         return f"dirty: {', '.join(differing[:3]) or 'code was deleted'} isn't the commit's"
     return "clean: the code is the commit's"

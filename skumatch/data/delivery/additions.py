@@ -46,9 +46,8 @@ def add(
         catalogue: a folder of pictures named <sku>.<ext>.
         erased: SHA-256 of pictures that were erased; they are left out.
 
-    Raises:
-        DataError: for a delivery that can't be used, a SKU that is another spelling of one that is there, or pictures
-            of a retired product.
+    Raises: DataError: for a delivery that can't be used, a SKU that is another spelling of one that is there,
+        or pictures of a retired product.
     """
     with open_source(path, side) as source:
         items = _named(with_catalogue(source, catalogue, path), version, path)
@@ -68,7 +67,10 @@ def add(
 
 
 def _named(items: list[Item], version: Version, path: Path) -> list[Item]:
-    """The items under the names that products have here. Raises DataError for a name that can't be, or is retired."""
+    """The items under the names that products have here.
+
+    Raises DataError for a name that can't be, or is retired.
+    """
     names = new_skus(version, sorted({item.sku for item in items}), path)
     for sku in sorted(retired(version.products) & set(names.values())):
         back = "leave them out, or bring it back with `skumatch data retire --back`"

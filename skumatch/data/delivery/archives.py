@@ -17,7 +17,15 @@ from skumatch.data.images import HEAD, MAX_BYTES
 from skumatch.errors import DataError, ImageError
 
 # What zipfile raises on damaged archives and entries, and on ways of packing it doesn't know.
-BAD = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error, NotImplementedError)
+BAD = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    struct.error,
+    NotImplementedError,
+)
 MAX_ENTRIES = 1_000_000
 
 
@@ -47,7 +55,9 @@ class ZipSource(Source):
         try:
             data = self._bytes(source, MAX_TABLE_BYTES + 1)
         except (*BAD, RuntimeError) as error:
-            raise DataError(f"{self.where}: {source.filename} can't be read ({error}); deliver it again.") from error
+            raise DataError(
+                f"{self.where}: {source.filename} can't be read ({error}); deliver it again."
+            ) from error
         return check_small(data, f"{self.where}: {source.filename}")
 
     def _bytes(self, source: zipfile.ZipInfo, most: int) -> bytes:
@@ -62,10 +72,15 @@ class ZipSource(Source):
 
 def _found(archive: zipfile.ZipFile) -> tuple[list[Found], set[str]]:
     infos = [info for info in archive.infolist() if not info.filename.endswith(("/", "\\"))]
-    archive.filelist, archive.NameToInfo = [], {}  # each file keeps its own entry; of a million others nothing need stay
+    archive.filelist, archive.NameToInfo = (
+        [],
+        {},
+    )  # each file keeps its own entry; of a million others nothing need stay
     names = _with_slashes([info.filename for info in infos])
     names, repaired = repair(names, [bool(info.flag_bits & 0x800) for info in infos])
-    return [Found(info, name, info.file_size, _kind(info)) for info, name in zip(infos, names, strict=True)], repaired
+    return [
+        Found(info, name, info.file_size, _kind(info)) for info, name in zip(infos, names, strict=True)
+    ], repaired
 
 
 def _with_slashes(names: list[str]) -> list[str]:
@@ -86,7 +101,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except (*BAD, OSError) as error:
-        raise DataError(f"{path} is a damaged zip: its list of files can't be read ({error}); deliver it again.") from error
+        raise DataError(
+            f"{path} is a damaged zip: its list of files can't be read ({error}); deliver it again."
+        ) from error
     if len(archive.filelist) > MAX_ENTRIES:
         archive.close()
         raise DataError(f"{path} has over {MAX_ENTRIES:,} files; deliver it in parts, as folders.")

@@ -16,7 +16,10 @@ Rows = dict[str, list[tuple[str, str]]]  # by sha256: id and SKU of each image w
 
 @dataclass(frozen=True)
 class Changes:
-    """Ids of images (`relabelled`: old and new SKU behind them) and names of SKUs, in order; all empty for equal versions."""
+    """Ids of images (`relabelled`: old and new SKU behind them) and names of SKUs, in order.
+
+    All empty for equal versions.
+    """
 
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -26,14 +29,16 @@ class Changes:
     skus_removed: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return any((self.added, self.removed, self.relabelled, self.moved, self.skus_added, self.skus_removed))
+        return any(
+            (self.added, self.removed, self.relabelled, self.moved, self.skus_added, self.skus_removed)
+        )
 
 
 def compare(old: pa.Table, new: pa.Table) -> Changes:
     """Tell what changed between two manifests (columns id, sha256, sku).
 
-    An image is known by its bytes. Relabelled: the same bytes under another SKU. Moved: the same bytes and SKU, but another
-    side, name or number of copies.
+    An image is known by its bytes. Relabelled: the same bytes under another SKU. Moved: the same bytes and
+    SKU, but another side, name or number of copies.
     """
     gone, come = (~_among(one["sha256"], other["sha256"]) for one, other in ((old, new), (new, old)))
     relabelled, moved = _renamed(old, new)
@@ -49,7 +54,10 @@ def compare(old: pa.Table, new: pa.Table) -> Changes:
 
 
 def _renamed(old: pa.Table, new: pa.Table) -> tuple[list[str], list[str]]:
-    """Images with bytes of both versions that are relabelled, and moved. Only rows that differ are looked at one by one."""
+    """Images with bytes of both versions that are relabelled, and moved.
+
+    Only rows that differ are looked at one by one.
+    """
     keys = [pc.binary_join_element_wise(table["sha256"], table["id"], " ") for table in (old, new)]
     different = [table.filter(pa.array(~_among(*pair))) for table, pair in ((old, keys), (new, keys[::-1]))]
     digests = pa.concat_tables(different)["sha256"]

@@ -22,7 +22,17 @@ PUBLISHED_SHA256 = "4c32449993e720285865405c3b46d2958cb36f33a9d7db6c3d70bde49d58
 CATCH_ALL = "1331"  # the class `others` in the renumbered edition
 SIDE_NAMES = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 COLUMNS = {
-    "path": ("image_path", "path", "file_path", "filepath", "img_path", "image", "file", "filename", "file_name"),
+    "path": (
+        "image_path",
+        "path",
+        "file_path",
+        "filepath",
+        "img_path",
+        "image",
+        "file",
+        "filename",
+        "file_name",
+    ),
     "class": ("instance_id", "class", "class_name", "label", "category", "sku", "name"),
     "split": ("split", "subset", "set", "side"),
 }
@@ -51,7 +61,9 @@ def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes],
     if any(locate(file.name.split("/")) for file in files):
         meta = _meta_file(files)
         return (
-            Kaggle(_read_meta(read(meta.source), f"{where}: {meta.name}"), files).edition if meta else Edition(plain_title(where), locate)
+            Kaggle(_read_meta(read(meta.source), f"{where}: {meta.name}"), files).edition
+            if meta
+            else Edition(plain_title(where), locate)
         )
     if side:
         return Edition(f"folders of SKUs, on the {side} side", locate_in(side))
@@ -67,7 +79,9 @@ def plain_title(path: Path) -> str:
         return "plain RP2K layout"
     if _sha256(path) == PUBLISHED_SHA256:
         return "RP2K as published (SHA-256 verified)"
-    return "plain RP2K layout (as large as the published RP2K zip, but its SHA-256 differs: it may be damaged)"
+    return (
+        "plain RP2K layout (as large as the published RP2K zip, but its SHA-256 differs: it may be damaged)"
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -102,14 +116,23 @@ def _meta_file(files: Sequence[Found]) -> Found | None:
 
 
 def _read_meta(data: bytes, where: str) -> pd.DataFrame:
-    """side, folder, name, sku of each row. Raises DataError if the table can't be read or has no column for path or class."""
+    """side, folder, name, sku of each row.
+
+    Raises DataError if the table can't be read or has no column for path or class.
+    """
     table = read_csv(data, where, "remove it to go by folder names")
     columns = {key: next((name for name in names if name in table), None) for key, names in COLUMNS.items()}
     if columns["path"] is None or columns["class"] is None:
         found = ", ".join(map(str, table.columns[:8]))
-        raise DataError(f"{where} has no column for the images' path and class (found: {found}); remove it to go by folder names.")
+        raise DataError(
+            f"{where} has no column for the images' path and class (found: {found}); remove it to go by folder names."
+        )
     paths = [composed(path.replace("\\", "/")).split("/") for path in table[columns["path"]]]
-    sides = table[columns["split"]] if columns["split"] is not None else [parts[-3] if len(parts) > 2 else "" for parts in paths]
+    sides = (
+        table[columns["split"]]
+        if columns["split"] is not None
+        else [parts[-3] if len(parts) > 2 else "" for parts in paths]
+    )
     return pd.DataFrame(
         {
             "side": [SIDE_NAMES.get(str(side).strip().lower(), "") for side in sides],
@@ -124,7 +147,9 @@ class Kaggle:
     """A tree whose meta.csv tells the class of each image, so that folder names that were lost in unpacking come back."""
 
     def __init__(self, meta: pd.DataFrame, files: Sequence[Found]) -> None:
-        rows = [row for row in meta.itertuples(index=False, name=None) if row[0] and row[3] and "/" not in row[3]]
+        rows = [
+            row for row in meta.itertuples(index=False, name=None) if row[0] and row[3] and "/" not in row[3]
+        ]
         self.by_path = {(folder, name): (side, sku) for side, folder, name, sku in rows}
         places = [place for place in (locate(_parts(file)) for file in files if not file.kind) if place]
         missing = len(self.by_path.keys() - {place[1:] for place in places})
@@ -150,5 +175,7 @@ class Kaggle:
         for side, folder, name in places:
             votes[side, folder].update(named.get((side, name), ()))
             votes[side, folder][""] += 1  # its files, known or not
-        winners = {key: max(counts, key=lambda sku: (sku != "", counts[sku], sku)) for key, counts in votes.items()}
+        winners = {
+            key: max(counts, key=lambda sku: (sku != "", counts[sku], sku)) for key, counts in votes.items()
+        }
         return {key: sku for key, sku in winners.items() if sku and 2 * votes[key][sku] > votes[key][""]}

@@ -63,7 +63,8 @@ def examine(data: bytes, min_short_side: int, known: Mapping[str, Facts] = NONE)
         try:
             return _facts(image, data, min_short_side)
         finally:
-            image.close()  # large pictures take turns; the next may start only when this one's pixels are gone
+            # Large pictures take turns; the next may start only when this one's pixels are gone.
+            image.close()
 
 
 def _facts(image: Image.Image, data: bytes, min_short_side: int) -> Facts:
@@ -71,13 +72,17 @@ def _facts(image: Image.Image, data: bytes, min_short_side: int) -> Facts:
     picture = upright_rgb(image)
     check_size(*picture.size, min_short_side)
     digest = hashlib.sha256(data).hexdigest()
-    return Facts(digest, pixel_hash(picture), *fingerprint(picture), picture.width, picture.height, mode, container)
+    return Facts(
+        digest, pixel_hash(picture), *fingerprint(picture), picture.width, picture.height, mode, container
+    )
 
 
 def check_size(width: int, height: int, min_short_side: int) -> None:
     """Raise ImageError for a picture that is too small."""
     if min(width, height) < min_short_side:
-        raise ImageError("tiny", f"The picture is {width} x {height} px, under {min_short_side}; deliver a larger crop.")
+        raise ImageError(
+            "tiny", f"The picture is {width} x {height} px, under {min_short_side}; deliver a larger crop."
+        )
 
 
 def examine_all(
@@ -108,7 +113,12 @@ def examine_all(
                 held -= waiting[0][0]
                 yield from waiting.popleft()[1].result()
             held += size
-            waiting.append((size, pool.submit(_examine_batch, [_read(item, read) for item in batch], min_short_side, known)))
+            waiting.append(
+                (
+                    size,
+                    pool.submit(_examine_batch, [_read(item, read) for item in batch], min_short_side, known),
+                )
+            )
         while waiting:
             yield from waiting.popleft()[1].result()
 
@@ -134,7 +144,9 @@ def _read(item: Item, read: Reader) -> tuple[Item, bytes, ImageError | None]:
         return item, b"", error
 
 
-def _examine_batch(batch: list[tuple[Item, bytes, ImageError | None]], min_short_side: int, known: Mapping[str, Facts]) -> list[Examined]:
+def _examine_batch(
+    batch: list[tuple[Item, bytes, ImageError | None]], min_short_side: int, known: Mapping[str, Facts]
+) -> list[Examined]:
     return [(item, data, error or _tried(data, min_short_side, known)) for item, data, error in batch]
 
 

@@ -34,7 +34,9 @@ class FolderSource(Source):
 
 
 def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
-    """Catalogue pictures `folder`/<sku>.<ext> as items of the side `catalogue`, in order of id; and what was left out, by kind.
+    """Catalogue pictures `folder`/<sku>.<ext> as items of the side `catalogue`, in order of id.
+
+    And what was left out, by kind.
 
     A picture whose name has no ending of pictures is named by its SKU alone: `Cola 1.5` has none.
     Raises DataError if there is no such folder, no picture in it, or two with one name.
@@ -46,7 +48,9 @@ def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
     junk = Counter(file.kind for file in files if file.kind)
     pictures = [file for file in files if not file.kind]
     if not pictures:
-        raise DataError(f"{folder} has no catalogue picture; give a folder with a picture <sku>.<ext> for each SKU.")
+        raise DataError(
+            f"{folder} has no catalogue picture; give a folder with a picture <sku>.<ext> for each SKU."
+        )
     items = (Item(CATALOGUE, _sku_of(file.name), file.name, file.source, file.size) for file in pictures)
     return sorted(items, key=lambda item: item.id), junk
 
@@ -79,9 +83,17 @@ def walk(root: Path) -> Iterator[Found]:
         for name in sorted(names + links):
             path = Path(folder, name)
             status = path.lstat()
-            kind = "link" if stat.S_ISLNK(status.st_mode) else None if stat.S_ISREG(status.st_mode) else "special"
+            kind = (
+                "link"
+                if stat.S_ISLNK(status.st_mode)
+                else None
+                if stat.S_ISREG(status.st_mode)
+                else "special"
+            )
             yield Found(str(path), path.relative_to(root).as_posix(), status.st_size, kind)
 
 
 def _refuse(error: OSError) -> None:
-    raise StorageError(f"Could not read {error.filename}: {error.strerror}; correct its permissions and import again.") from error
+    raise StorageError(
+        f"Could not read {error.filename}: {error.strerror}; correct its permissions and import again."
+    ) from error

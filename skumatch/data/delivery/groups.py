@@ -30,7 +30,10 @@ def groups_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes])
 
 
 def products_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> pd.DataFrame | None:
-    """Read the uppermost products.csv outside `all/`; None if there is none. Raises what `products_of_csv` does."""
+    """Read the uppermost products.csv outside `all/`; None if there is none.
+
+    Raises what `products_of_csv` does.
+    """
     top = _uppermost(files, CSV)
     return None if top is None else products_of_csv(read(top.source), f"{where}: {top.name}")
 
@@ -44,7 +47,9 @@ def _uppermost(files: Sequence[Found], name: str) -> Found | None:
 def _read(data: bytes, where: str) -> dict[str, str]:
     table = read_csv(data, where, "correct or remove it")
     if not {"sku", "group"} <= set(table.columns):
-        raise DataError(f"{where} lacks a column sku or group (found: {', '.join(map(str, table.columns[:8]))}); correct or remove it.")
+        raise DataError(
+            f"{where} lacks a column sku or group (found: {', '.join(map(str, table.columns[:8]))}); correct or remove it."
+        )
     groups: dict[str, str] = {}
     for sku, text in zip(table["sku"], table["group"], strict=True):
         group = composed(text).strip()

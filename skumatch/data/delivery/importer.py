@@ -38,7 +38,8 @@ COUNTS = ("images", "skus", "junk", "quarantined", "catalogue", "catalogue_only"
 class Imported:
     """What an import found: counts, junk by kind, quarantined images with their reason, and what it changed.
 
-    `changes` is None where there was no version to compare with. `catalogue_only` counts the SKUs that have a catalogue picture only.
+    `changes` is None where there was no version to compare with. `catalogue_only` counts the SKUs that have a
+    catalogue picture only.
     """
 
     images: int
@@ -86,9 +87,13 @@ def import_data(
             if changed:
                 swap(folder, root)
     except OSError as error:
-        raise StorageError(f"Could not write {root}: {error.strerror or error}; free some space, then import again.") from error
+        raise StorageError(
+            f"Could not write {root}: {error.strerror or error}; free some space, then import again."
+        ) from error
     counts = {name: delivered.summary[name] for name in COUNTS}
-    return Imported(**counts, changed=changed, edition=delivered.edition, repaired=delivered.repaired, changes=changes)
+    return Imported(
+        **counts, changed=changed, edition=delivered.edition, repaired=delivered.repaired, changes=changes
+    )
 
 
 class Delivered(NamedTuple):
@@ -114,7 +119,9 @@ def _deliver(
         items = _wanted(with_catalogue(source, catalogue, path), skus, path)
         known = _manifest(root, STORED)
         store = Store(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
-        summary = _write(source, items, store, folder, path, least, erased, examined, examined.known(_with_facts(root)))
+        summary = _write(
+            source, items, store, folder, path, least, erased, examined, examined.known(_with_facts(root))
+        )
         return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
 
 
@@ -139,7 +146,10 @@ def _wanted(items: list[Item], skus: Mapping[str, str] | None, path: Path) -> li
 
 
 def _manifest(root: Path, columns: list[str]) -> pa.Table | None:
-    """Columns of the version at `root`; None if there is none, or one that is damaged or of another format."""
+    """Columns of the version at `root`.
+
+    None if there is none, or one that is damaged or of another format.
+    """
     try:
         known = read_json(root / "import.json")["format"] == FORMAT
         return pq.read_table(root / "manifest.parquet", columns=columns) if known else None
@@ -150,7 +160,11 @@ def _manifest(root: Path, columns: list[str]) -> pa.Table | None:
 def _with_facts(root: Path) -> pa.Table | None:
     """The manifest of the version at `root`, if its facts are those that this code finds."""
     manifest = _manifest(root, COLUMNS.names)
-    return manifest if manifest is not None and read_json(root / "import.json").get("facts", 1) == FACTS_VERSION else None
+    return (
+        manifest
+        if manifest is not None and read_json(root / "import.json").get("facts", 1) == FACTS_VERSION
+        else None
+    )
 
 
 def _write(
@@ -188,14 +202,21 @@ def _write(
         write_products(folder, named_here(source.products, skus))
     groups = {sku: source.groups[alike(sku)] for sku in skus if alike(sku) in source.groups}
     counts = {**rows.counts(), "junk": dict(sorted(source.junk.items()))}
-    summary = {"format": FORMAT, "facts": FACTS_VERSION, **counts, "quarantined": quarantined, "groups": groups}
+    summary = {
+        "format": FORMAT,
+        "facts": FACTS_VERSION,
+        **counts,
+        "quarantined": quarantined,
+        "groups": groups,
+    }
     write_json(folder / "import.json", summary)
     write_json(folder / QUARANTINE, pictures.found)
     return summary
 
 
 def _same(folder: Path, root: Path) -> bool:
-    # Shards are named by what they hold, and the manifest lists every image with hash, shard, offset and length.
+    # Shards are named by what they hold, and the manifest lists every image with hash, shard, offset and
+    # length.
     names = ("manifest.parquet", "import.json", QUARANTINE, FILE)
     return all(_bytes(root / name) == _bytes(folder / name) for name in names)
 

@@ -44,7 +44,9 @@ class KnownFacts(Mapping[str, Facts]):
 
 
 class Examined:
-    """The facts of an import that is under way, beside the data version `root`; the next import of a stopped one reads them.
+    """The facts of an import that is under way, beside the data version `root`.
+
+    The next import of a stopped one reads them.
 
     Used as a context: an import that ends well, or is refused, removes them.
     """
@@ -68,14 +70,18 @@ class Examined:
 
     def _flush(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        write_table(self.folder / f"{self._parts:06}.parquet", pa.Table.from_pylist(self._open, schema=COLUMNS))
+        write_table(
+            self.folder / f"{self._parts:06}.parquet", pa.Table.from_pylist(self._open, schema=COLUMNS)
+        )
         self._parts += 1
         self._open = []
 
     def __enter__(self) -> Examined:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None or isinstance(error, DataError):
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self._open and isinstance(error, KeyboardInterrupt):

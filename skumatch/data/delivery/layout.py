@@ -141,7 +141,9 @@ def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: b
             junk[file.kind or "outside-the-layout"] += 1
             continue
         side, sku, name = place
-        item = Item(intern(side), intern(sku), name, file.source, file.size)  # one string for a thousand images of a SKU
+        item = Item(
+            intern(side), intern(sku), name, file.source, file.size
+        )  # one string for a thousand images of a SKU
         first = items.setdefault(item.id, item)
         if first is not item:
             clashes.append((first, item))
@@ -159,8 +161,14 @@ def _check_sides(items: Iterable[Item], junk: Counter[str], where: Path, whole: 
     if not sides and not junk:
         raise DataError(f"{where} is empty; {EXPECTED}.")
     if not sides:
-        raise DataError(f"{where} is not in RP2K's layout ({junk.total():,} other files found: {listed(junk)}); {EXPECTED}.")
+        raise DataError(
+            f"{where} is not in RP2K's layout ({junk.total():,} other files found: {listed(junk)}); {EXPECTED}."
+        )
     for side in SIDES if whole else ():
         if side not in sides:
-            what = "gallery images to match against" if side == "train" else "query images, so no model could be judged"
+            what = (
+                "gallery images to match against"
+                if side == "train"
+                else "query images, so no model could be judged"
+            )
             raise DataError(f"{where} has no {side} side: there are no {what}; add all/{side}/<sku>/<image>.")

@@ -23,7 +23,10 @@ def unmojibake(name: str) -> str | None:
 
 
 def unescape(name: str) -> str:
-    """`#U4e2d` and `#L01f600` as the characters they stand for; what would be ASCII, such as `#U002f`, stays."""
+    """`#U4e2d` and `#L01f600` as the characters they stand for.
+
+    What would be ASCII, such as `#U002f`, stays.
+    """
     return ESCAPE.sub(lambda match: _character(int(match[1] or match[2], 16), match[0]), name)
 
 
@@ -47,12 +50,17 @@ def repair(names: Sequence[str], declared: Sequence[bool]) -> tuple[list[str], s
     done = {what for what, found in ((MOJIBAKE, any(wrong.values())), (ESCAPES, escaped)) if found}
     if not odd and not escaped:
         return list(names), done
-    repaired = [(unmojibake(name) or name) if wrong[known] else name for name, known in zip(names, declared, strict=True)]
+    repaired = [
+        (unmojibake(name) or name) if wrong[known] else name
+        for name, known in zip(names, declared, strict=True)
+    ]
     return [composed(unescape(name) if escaped else name) for name in repaired], done
 
 
 def _all_mojibake(repaired: list[str | None]) -> bool:
-    return all(text is not None for text in repaired) and any(ord(letter) >= 0x800 for text in repaired for letter in text or "")
+    return all(text is not None for text in repaired) and any(
+        ord(letter) >= 0x800 for text in repaired for letter in text or ""
+    )
 
 
 def check_spelling(skus: set[str], where: Path) -> None:
@@ -90,8 +98,16 @@ def chosen(names: Mapping[str, str], skus: Iterable[str], where: Path) -> set[st
 def unsafe(name: str) -> bool:
     """Whether `name` can't be a path below a delivery: absolute, with `..`, a drive, a backslash, control or undecodable characters."""
     parts = name.split("/")
-    return ".." in parts or parts[0] == "" or "\\" in name or bool(re.match("[A-Za-z]:", name)) or not _printable(name)
+    return (
+        ".." in parts
+        or parts[0] == ""
+        or "\\" in name
+        or bool(re.match("[A-Za-z]:", name))
+        or not _printable(name)
+    )
 
 
 def _printable(name: str) -> bool:
-    return name.isprintable() or not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+    return name.isprintable() or not any(
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name
+    )

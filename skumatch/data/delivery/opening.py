@@ -45,11 +45,19 @@ def _starts_as_zip(path: Path) -> bool:
 
 
 def folder_images(root: Path, side: str, others: tuple[str, ...] = ()) -> Images:
-    """One side of a folder in RP2K's layout, as it lies there, without importing; classes in `others` are left out."""
+    """One side of a folder in RP2K's layout, as it lies there, without importing.
+
+    Classes in `others` are left out.
+    """
     with open_source(root) as source:
         if not isinstance(source, FolderSource):
             raise DataError(f"{root} is a zip; unpack it, or import it with `skumatch data import`.")
         items = [item for item in source.items if item.side == side and item.sku not in others]
     if not items:
         raise DataError(f"{root} has no images under all/{side}; {EXPECTED}.")
-    return Images([i.id for i in items], [i.sku for i in items], [i.name for i in items], [Extent(i.source) for i in items])
+    return Images(
+        [i.id for i in items],
+        [i.sku for i in items],
+        [i.name for i in items],
+        [Extent(i.source) for i in items],
+    )

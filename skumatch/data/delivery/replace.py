@@ -15,7 +15,10 @@ from skumatch.errors import StorageError
 
 @contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Hold the right to change `root`; may be entered again by the holder. Raises StorageError if another process has it."""
+    """Hold the right to change `root`; may be entered again by the holder.
+
+    Raises StorageError if another process has it.
+    """
     path = root.with_name(f".{root.name}.lock")
     lock = FileLock(path, timeout=0, is_singleton=True)
     try:
@@ -25,18 +28,25 @@ def exclusive(root: Path) -> Iterator[None]:
         other = f"Another import into {root}, or a change of it, is running"
         raise StorageError(f"{other}; wait for its end, then run again.") from error
     except OSError as error:
-        raise StorageError(f"Could not write {path}: {error.strerror or error}; free some space, then import again.") from error
+        raise StorageError(
+            f"Could not write {path}: {error.strerror or error}; free some space, then import again."
+        ) from error
     try:
         yield
     finally:
         if lock.lock_counter == 1:
-            path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether the file is still there
+            path.unlink(
+                missing_ok=True
+            )  # while it is held: who waits for it looks whether the file is still there
         lock.release()
 
 
 @contextmanager
 def aside(root: Path) -> Iterator[Path]:
-    """Yield a new folder beside `root`, removed afterwards. First what a killed import left is put right. Call it within `exclusive`."""
+    """Yield a new folder beside `root`, removed afterwards.
+
+    First what a killed import left is put right. Call it within `exclusive`.
+    """
     recover(root)
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))
     try:

@@ -28,7 +28,15 @@ class Rows:
         self._catalogue = 0
 
     def add(self, item: Item, length: int, facts: Facts, spot: Spot) -> None:
-        row = {"id": item.id, "sku": item.sku, "side": item.side, "name": item.name, "length": length, "shard": "", "offset": 0}
+        row = {
+            "id": item.id,
+            "sku": item.sku,
+            "side": item.side,
+            "name": item.name,
+            "length": length,
+            "shard": "",
+            "offset": 0,
+        }
         self._open.append(row | facts._asdict())
         self._spots.append(spot)
         self._skus[item.side].add(item.sku)
@@ -53,11 +61,19 @@ class Rows:
         places = [moved.get(spot, spot) for spot in self._spots]
         names = pa.array(shards, pa.string()).take(pa.array([spot.shard for spot in places], pa.int64()))
         table = pa.Table.from_batches(self._batches, SCHEMA)
-        for column, values in (("shard", names), ("offset", pa.array([spot.offset for spot in places], pa.int64()))):
+        for column, values in (
+            ("shard", names),
+            ("offset", pa.array([spot.offset for spot in places], pa.int64())),
+        ):
             table = table.set_column(COLUMNS.index(column), SCHEMA.field(column), values)
         return table
 
     def counts(self) -> dict[str, int]:
         shelf = self._skus["train"] | self._skus["test"]
         only = len(self._skus[CATALOGUE] - shelf)
-        return {"images": len(self._spots), "skus": len(shelf), "catalogue": self._catalogue, "catalogue_only": only}
+        return {
+            "images": len(self._spots),
+            "skus": len(shelf),
+            "catalogue": self._catalogue,
+            "catalogue_only": only,
+        }

@@ -46,13 +46,17 @@ class Source(ABC):
         self.items, self.junk, clashes = arrange(found, where, edition.find, whole=not side)
         for first, second in clashes:
             if not self._equal(first, second):
-                raise DataError(f"Two files of {where} are both named {first.id}; rename one and import again.")
+                raise DataError(
+                    f"Two files of {where} are both named {first.id}; rename one and import again."
+                )
             self.junk["copy"] += 1
 
     def read(self, item: Item) -> bytes:
         """The original bytes. Raises ImageError if there are too many, or they can't be had."""
         if item.size > MAX_BYTES:
-            raise ImageError("too-large", f"The file has {item.size:,} bytes, over {MAX_BYTES:,}; deliver it smaller.")
+            raise ImageError(
+                "too-large", f"The file has {item.size:,} bytes, over {MAX_BYTES:,}; deliver it smaller."
+            )
         # A catalogue picture lies in a folder of its own, whatever the delivery is.
         return Extent(item.source).read() if isinstance(item.source, str) else self.image(item.source)
 

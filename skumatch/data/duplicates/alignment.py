@@ -1,8 +1,8 @@
 """How much two pictures differ once one is laid over the other: cropped, scaled and lit alike.
 
-Aligned by Gauss-Newton steps on grey pictures, coarse to fine (Lucas and Kanade 1981; gradients of the fixed picture, as in
-Baker and Matthews 2004), over scale and shift of each axis and a common gain and offset. Compared in colour: flavours of one
-brand often differ in nothing else.
+Aligned by Gauss-Newton steps on grey pictures, coarse to fine (Lucas and Kanade 1981; gradients of the fixed
+picture, as in Baker and Matthews 2004), over scale and shift of each axis and a common gain and offset.
+Compared in colour: flavours of one brand often differ in nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from PIL import Image
 
 SIDE, COARSE = 48, 16  # pixels
 STEPS = ((COARSE, 4), (SIDE, 2))  # side and number of steps of each round
-UNALIKE = 0.2  # residual of the coarse round from which a pair is no further looked at; a copy's is at most 0.12
+UNALIKE = (
+    0.2  # residual of the coarse round from which a pair is no further looked at; a copy's is at most 0.12
+)
 WHITE = 244  # level from which a brighter copy may have lost its detail
 NOISE = 0.5  # variance that no copy can be told by, in squared levels
 LEAST_SEEN = 0.05  # share of colours neither of which is burnt out
@@ -43,7 +45,9 @@ def residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
 
 
 def _residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
-    place = np.tile(np.array([1, 0], np.float32), (len(first), 2, 1))  # of each pair and axis: scale and shift
+    place = np.tile(
+        np.array([1, 0], np.float32), (len(first), 2, 1)
+    )  # of each pair and axis: scale and shift
     found = np.ones(len(first))
     left = np.arange(len(first))
     for side, steps in STEPS:
@@ -69,7 +73,9 @@ def _blurred(values: Floats) -> Floats:
         first, last = (values.take([end], axis=axis) for end in (0, -1))
         before = np.concatenate([first, values], axis=axis)
         after = np.concatenate([values, last], axis=axis)
-        around = before.take(range(values.shape[axis]), axis=axis) + after.take(range(1, values.shape[axis] + 1), axis=axis)
+        around = before.take(range(values.shape[axis]), axis=axis) + after.take(
+            range(1, values.shape[axis] + 1), axis=axis
+        )
         values = (values + around / 2) / 2
     return values
 
@@ -87,7 +93,9 @@ def _aligned(a: Floats, b: Floats, place: Floats, steps: int) -> Floats:
         warped, inside = _warped(a[..., None], place)
         weighted = jacobian * (inside * inner).reshape(n, 1, -1)
         normal = weighted @ jacobian.transpose(0, 2, 1)
-        normal += np.eye(6, dtype=np.float32) * (1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-3)
+        normal += np.eye(6, dtype=np.float32) * (
+            1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-3
+        )
         solved = np.linalg.solve(normal, weighted @ warped.reshape(n, -1, 1))[..., 0]
         change = np.clip(solved[:, 2:] / np.maximum(solved[:, 1:2], 0.2), -STEP, STEP).reshape(n, 2, 2)
         scale = place[..., 0] / (1 + change[..., 0])
@@ -106,7 +114,9 @@ def _warped(a: Floats, place: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """`a` [n, side, side, channels] sampled at `place`, and which samples lie inside it [n, side, side]."""
     side = a.shape[1]
     at = (_centres(side) * place[..., :1] + place[..., 1:] + 1) / 2 * side - 0.5
-    weights = np.maximum(0, 1 - np.abs(np.clip(at, 0, side - 1)[..., None] - np.arange(side, dtype=np.float32)))
+    weights = np.maximum(
+        0, 1 - np.abs(np.clip(at, 0, side - 1)[..., None] - np.arange(side, dtype=np.float32))
+    )
     inside = np.abs(at - (side - 1) / 2) <= side / 2
     rows, columns = weights[:, None, 0], weights[:, None, 1].transpose(0, 1, 3, 2)
     warped = (rows @ a.transpose(0, 3, 1, 2) @ columns).transpose(0, 2, 3, 1)
@@ -124,9 +134,13 @@ def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:
     count = clean.sum(axis=1, keepdims=True)
     mean_x, mean_y = ((v * clean).sum(axis=1, keepdims=True) / np.maximum(count, 1) for v in (x, y))
     deviation = (x - mean_x) * clean
-    gain = (deviation * y).sum(axis=1, keepdims=True) / ((deviation**2).sum(axis=1, keepdims=True) + count + 1)
+    gain = (deviation * y).sum(axis=1, keepdims=True) / (
+        (deviation**2).sum(axis=1, keepdims=True) + count + 1
+    )
     error = y - mean_y - gain * (x - mean_x)
-    error = np.where(burnt[0], np.minimum(error, 0), error)  # a burnt-out pixel was at least as bright as it looks
+    error = np.where(
+        burnt[0], np.minimum(error, 0), error
+    )  # a burnt-out pixel was at least as bright as it looks
     error = np.where(burnt[1], np.maximum(error, 0), error) * seen
     total = seen.sum(axis=1)
     spread = (y - (y * seen).sum(axis=1, keepdims=True) / total[:, None]) * seen

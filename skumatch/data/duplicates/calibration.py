@@ -24,9 +24,10 @@ APART = 0.5  # of what the nearest other products differ by, at most
 class Calibration:
     """Residuals (share of variance that differs) of a sample of pictures, and the threshold that follows.
 
-    copies: 99th percentile for copies made of them. within, across: 5th percentile for the nearest picture of the same SKU and
-    of another one, by hash; None where there is none. recall: share of the copies that hash and threshold both find.
-    look_alikes: share of the nearest pictures of other SKUs that the threshold would call copies.
+    copies: 99th percentile for copies made of them. within, across: 5th percentile for the nearest picture of
+    the same SKU and of another one, by hash; None where there is none. recall: share of the copies that hash
+    and threshold both find. look_alikes: share of the nearest pictures of other SKUs that the threshold would
+    call copies.
     """
 
     threshold: float
@@ -38,7 +39,9 @@ class Calibration:
     look_alikes: float
 
 
-def calibrate(codes: Codes, pixels: list[str], skus: NDArray[Any], pictures: Images, max_residual: float) -> Calibration:
+def calibrate(
+    codes: Codes, pixels: list[str], skus: NDArray[Any], pictures: Images, max_residual: float
+) -> Calibration:
     """Choose the threshold for pictures with hashes `codes` [n, w], pixel hashes and SKUs, in order of pixel hash.
 
     It lets 99 % of made copies pass and stays below half of what look-alikes of other SKUs differ by, and below `max_residual`;
@@ -46,9 +49,16 @@ def calibrate(codes: Codes, pixels: list[str], skus: NDArray[Any], pictures: Ima
     """
     sample = np.sort(np.argsort([_draw(digest) for digest in pixels], kind="stable")[:SAMPLE])
     small = np.stack([thumbnail(pictures[i]) for i in sample])
-    copies = [_copy(pictures, i, pixels[i], KINDS[place % len(KINDS)]) for place, i in enumerate(sample.tolist())]
+    copies = [
+        _copy(pictures, i, pixels[i], KINDS[place % len(KINDS)]) for place, i in enumerate(sample.tolist())
+    ]
     differ = residuals(small, np.stack([thumbnail(copy) for copy in copies]))
-    hashed = np.array([_bits_apart(codes[i : i + 1], fingerprint(copy))[0] <= RADIUS for i, copy in zip(sample, copies, strict=True)])
+    hashed = np.array(
+        [
+            _bits_apart(codes[i : i + 1], fingerprint(copy))[0] <= RADIUS
+            for i, copy in zip(sample, copies, strict=True)
+        ]
+    )
     near = {same: _nearest_residuals(codes, skus, sample, pictures, same) for same in (True, False)}
     high, low = float(np.quantile(differ, FOUND)), _low(near[False])
     threshold = min(max_residual, max(high, APART * (low if low is not None else max_residual)))
@@ -79,7 +89,9 @@ def _bits_apart(codes: Codes, hashes: Any) -> Indices:
     return least
 
 
-def _nearest_residuals(codes: Codes, skus: NDArray[Any], sample: Indices, pictures: Images, same: bool) -> NDArray[np.float64]:
+def _nearest_residuals(
+    codes: Codes, skus: NDArray[Any], sample: Indices, pictures: Images, same: bool
+) -> NDArray[np.float64]:
     """Residuals of the sample's pictures and each one's nearest by hash of the same SKU, or of another."""
     pairs = []
     for i in sample.tolist():

@@ -32,7 +32,10 @@ PAIRS = 4096  # compared at a time
 
 @dataclass(frozen=True)
 class Census:
-    """groups: for each row of the manifest the least pixel hash of its group; a picture without copies is a group of its own."""
+    """groups: for each row of the manifest the least pixel hash of its group.
+
+    A picture without copies is a group of its own.
+    """
 
     groups: NDArray[Any]
     facts: dict[str, Any]
@@ -52,9 +55,15 @@ def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: floa
     pairs, _ = near_pairs(codes)
     confirmed = pairs[_differences(pairs, pictures) <= calibration.threshold]
     label = _joined(confirmed, len(rows))
-    leader = rows["pixels"].to_numpy()[np.unique(label, return_index=True)[1]][label]  # rows are in order of pixel hash
+    leader = rows["pixels"].to_numpy()[np.unique(label, return_index=True)[1]][
+        label
+    ]  # rows are in order of pixel hash
     groups = manifest["pixels"].map(dict(zip(rows["pixels"], leader, strict=True))).to_numpy()
-    facts = {"candidate_pairs": len(pairs), "confirmed_pairs": len(confirmed), "calibration": asdict(calibration)}
+    facts = {
+        "candidate_pairs": len(pairs),
+        "confirmed_pairs": len(confirmed),
+        "calibration": asdict(calibration),
+    }
     return Census(groups, facts | _counts(manifest, groups))
 
 

@@ -1,10 +1,11 @@
 """Pairs of pictures whose perceptual hashes differ in few bits, in near-linear time.
 
-Each of TABLES tables sorts all hashes by an order of the 64 bits of its own, so that close ones come to lie side by side
-(Charikar 2002; Manku, Jain and Das Sarma 2007), and compares each with those that follow it and share the table's first bits.
-At most WINDOW of them are compared, and only the nearest pairs of each picture are kept, so that a crowd costs no more than its size.
-Among 1.2 million hashes a pair 6 bits apart is found with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %; most near-copies
-have more than one pair of hashes to be found by.
+Each of TABLES tables sorts all hashes by an order of the 64 bits of its own, so that close ones come to lie
+side by side (Charikar 2002; Manku, Jain and Das Sarma 2007), and compares each with those that follow it and
+share the table's first bits. At most WINDOW of them are compared, and only the nearest pairs of each picture
+are kept, so that a crowd costs no more than its size. Among 1.2 million hashes a pair 6 bits apart is found
+with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %; most near-copies have more than one pair of
+hashes to be found by.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Indices = NDArray[np.int64]
 RADIUS = 10  # bits that may differ: more than JPEG, scaling, light and the nearest of a crop's windows change
 TABLES = 96
 WINDOW = 16
-LIMIT = 16  # pairs of a picture, the nearest first; and pictures of one hash that are paired with those of another
+# Pairs of a picture, the nearest first; and pictures of one hash that are paired with those of another.
+LIMIT = 16
 BITS = 65  # distances that can be
 AT_ONCE = 4  # tables between two cuts down to the nearest: bounds the memory
 
@@ -39,7 +41,9 @@ def near_pairs(codes: Codes, radius: int = RADIUS) -> tuple[Indices, Indices]:
     a, b, distance = np.concatenate([close, *same], axis=1)
     apart = a != b
     pairs, distance = _undirected(_both_ways(a[apart], b[apart], distance[apart], len(codes)), len(codes))
-    return _undirected(_nearest(_both_ways(pairs[:, 0], pairs[:, 1], distance, len(codes)), len(codes)), len(codes))
+    return _undirected(
+        _nearest(_both_ways(pairs[:, 0], pairs[:, 1], distance, len(codes)), len(codes)), len(codes)
+    )
 
 
 def _both_ways(a: Indices, b: Indices, distance: Indices, count: int) -> Indices:

@@ -34,7 +34,9 @@ TITLES = {
 def rendered(findings: Sequence[Finding]) -> dict[str, str]:
     """HTML by title: for each frame the sections of Great Expectations' validation page, every value of the data escaped."""
     frames = dict.fromkeys(finding.rule.frame for finding in findings)
-    return {TITLES[frame]: _sections([f.result for f in findings if f.rule.frame == frame]) for frame in frames}
+    return {
+        TITLES[frame]: _sections([f.result for f in findings if f.rule.frame == frame]) for frame in frames
+    }
 
 
 def _sections(results: list[Any]) -> str:
@@ -44,18 +46,27 @@ def _sections(results: list[Any]) -> str:
 
     meta = {"run_id": {"run_name": "validate", "run_time": "1970-01-01T00:00:00+00:00"}}
     suite = ExpectationSuiteValidationResult(
-        success=all(result.success for result in results), results=results, suite_name="data", meta=meta, statistics=_statistics(results)
+        success=all(result.success for result in results),
+        results=results,
+        suite_name="data",
+        meta=meta,
+        statistics=_statistics(results),
     )
     page = ValidationResultsPageRenderer().render(suite).to_json_dict()
     view = _view()
-    sections = [section for section in page["sections"] if section["section_name"] != "Overview"]  # it has the time of the run
+    sections = [
+        section for section in page["sections"] if section["section_name"] != "Overview"
+    ]  # it has the time of the run
     return str(view.env.from_string(SECTIONS).render(page | {"sections": sections}))
 
 
 def _statistics(results: list[Any]) -> dict[str, Any]:
     passed = sum(bool(result.success) for result in results)
     counts = {"evaluated_expectations": len(results), "successful_expectations": passed}
-    return counts | {"unsuccessful_expectations": len(results) - passed, "success_percent": 100 * passed / max(len(results), 1)}
+    return counts | {
+        "unsuccessful_expectations": len(results) - passed,
+        "success_percent": 100 * passed / max(len(results), 1),
+    }
 
 
 @cache

@@ -17,7 +17,9 @@ from skumatch.params import DataParams
 
 QUANTILES = 101
 Count = Annotated[int, Field(ge=0)]
-Quantiles = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=QUANTILES, max_length=QUANTILES)]
+Quantiles = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=QUANTILES, max_length=QUANTILES)
+]
 
 
 class Profile(BaseModel):
@@ -63,7 +65,9 @@ def _quantiles(values: pd.Series[Any]) -> tuple[float, ...]:
 
 
 def read_baseline(path: Path) -> Profile | None:
-    """The profile of the last version that passed, as `pull` laid it into the inputs; None if there was none, or no `pull`.
+    """The profile of the last version that passed, as `pull` laid it into the inputs.
+
+    None if there was none, or no `pull`.
 
     Raises DataError for a file that is no such thing.
     """
@@ -73,42 +77,71 @@ def read_baseline(path: Path) -> Profile | None:
         baseline = read_json(path)["baseline"]
         return None if baseline is None else Profile.model_validate(baseline)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no profile of an earlier data version; lay it there again with `skumatch pull`.") from error
+        raise DataError(
+            f"{path} is no profile of an earlier data version; lay it there again with `skumatch pull`."
+        ) from error
 
 
 def drift_frames(now: Profile | None, before: Profile | None) -> Frames:
-    """What is new, gone and changed: by SKU, by side, and as a whole; nothing where there are no two versions of the same data.
+    """What is new, gone and changed: by SKU, by side, and as a whole.
+
+    Nothing where there are no two versions of the same data.
 
     The rendered sample is an earlier version of nothing: it stands in until there is data.
     """
     if now is None or before is None or now.rendered or before.rendered:
         return {}
-    return {"drift_skus": sku_changes(now, before), "drift_sides": side_changes(now, before), "drift": shifts(now, before)}
+    return {
+        "drift_skus": sku_changes(now, before),
+        "drift_sides": side_changes(now, before),
+        "drift": shifts(now, before),
+    }
 
 
 def sku_changes(now: Profile, before: Profile) -> pd.DataFrame:
     """One row a SKU of either version: sku, before, now (images).
 
-    kept: `now` of the SKUs that were there before. known: `before` of those that are there now. change: the larger count over the
-    smaller, of those that are in both. NaN for all others.
+    kept: `now` of the SKUs that were there before. known: `before` of those that are there now. change: the
+    larger count over the smaller, of those that are in both. NaN for all others.
     """
-    joined = before.counts().sum(axis=1).rename("before").to_frame().join(now.counts().sum(axis=1).rename("now"), how="outer")
+    joined = (
+        before.counts()
+        .sum(axis=1)
+        .rename("before")
+        .to_frame()
+        .join(now.counts().sum(axis=1).rename("now"), how="outer")
+    )
     rows = joined.fillna(0).astype(int).rename_axis("sku").sort_index().reset_index()
     was, is_ = rows["before"].gt(0), rows["now"].gt(0)
     larger, smaller = rows[["before", "now"]].max(axis=1), rows[["before", "now"]].min(axis=1)
-    return rows.assign(kept=rows["now"].where(was), known=rows["before"].where(is_), change=(larger / smaller).where(was & is_))
+    return rows.assign(
+        kept=rows["now"].where(was),
+        known=rows["before"].where(is_),
+        change=(larger / smaller).where(was & is_),
+    )
 
 
 def side_changes(now: Profile, before: Profile) -> pd.DataFrame:
-    """side, before, now (images), ratio: over all images and on each side; ratio is NaN where there were none before."""
-    totals = [counts.assign(all=counts.sum(axis=1))[["all", "train", "test"]].sum() for counts in (before.counts(), now.counts())]
+    """side, before, now (images), ratio: over all images and on each side.
+
+    Ratio is NaN where there were none before.
+    """
+    totals = [
+        counts.assign(all=counts.sum(axis=1))[["all", "train", "test"]].sum()
+        for counts in (before.counts(), now.counts())
+    ]
     rows = pd.DataFrame({"before": totals[0], "now": totals[1]}).rename_axis("side").reset_index()
     return rows.assign(ratio=(rows["now"] / rows["before"]).where(rows["before"].gt(0)))
 
 
 def shifts(now: Profile, before: Profile) -> pd.DataFrame:
     """One row: size_shift and aspect_shift, factors of 1 or more."""
-    return pd.DataFrame({"size_shift": [shift(now.short_sides, before.short_sides)], "aspect_shift": [shift(now.aspects, before.aspects)]})
+    return pd.DataFrame(
+        {
+            "size_shift": [shift(now.short_sides, before.short_sides)],
+            "aspect_shift": [shift(now.aspects, before.aspects)],
+        }
+    )
 
 
 def shift(now: Quantiles, before: Quantiles) -> float:

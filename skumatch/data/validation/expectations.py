@@ -11,9 +11,12 @@ SHOWN = 12  # rows that break an expectation, kept by name
 
 @dataclass(frozen=True)
 class Rule:
-    """One expectation. worst: columns that rank the rows that break it, most extreme first; `-` before a name: largest first.
+    """One expectation. worst: columns that rank the rows that break it, most extreme first.
 
-    note: what is said of such a row, from its columns. figure: how a one-row frame is told; None where rows are counted.
+    `-` before a name: largest first.
+
+    note: what is said of such a row, from its columns. figure: how a one-row frame is told; None where rows
+        are counted.
     """
 
     name: str
@@ -37,8 +40,13 @@ def library() -> tuple[Any, Any]:
     return gx, gxe
 
 
-def between(column: str, sentence: str, low: float | None = None, high: float | None = None, missed: float = 0) -> Any:
-    """`column` lies between the bounds in all rows but a share of `missed`; rows without a value don't count."""
+def between(
+    column: str, sentence: str, low: float | None = None, high: float | None = None, missed: float = 0
+) -> Any:
+    """`column` lies between the bounds in all rows but a share of `missed`.
+
+    Rows without a value don't count.
+    """
     _, gxe = library()
     return gxe.ExpectColumnValuesToBeBetween(
         column=column, min_value=low, max_value=high, mostly=round(1 - missed, 12), description=sentence
@@ -47,7 +55,9 @@ def between(column: str, sentence: str, low: float | None = None, high: float | 
 
 def equal(a: str, b: str, sentence: str) -> Any:
     _, gxe = library()
-    return gxe.ExpectColumnPairValuesToBeEqual(column_A=a, column_B=b, ignore_row_if="either_value_is_missing", description=sentence)
+    return gxe.ExpectColumnPairValuesToBeEqual(
+        column_A=a, column_B=b, ignore_row_if="either_value_is_missing", description=sentence
+    )
 
 
 def one_of(column: str, values: tuple[str, ...] | list[str], sentence: str) -> Any:

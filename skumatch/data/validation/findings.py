@@ -37,18 +37,26 @@ class Finding:
 
 
 def require(findings: Sequence[Finding], where: str = "") -> None:
-    """Raise ValidationFailed with the failed expectations and their worst offenders, if there are any; `where` they are shown."""
+    """Raise ValidationFailed with the failed expectations and their worst offenders, if there are any.
+
+    `where` they are shown.
+    """
     failed = [finding for finding in findings if not finding.passed]
     if failed:
         what = "; ".join(_failure(finding) for finding in failed[:NAMED])
         more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         see = f" {where} shows them." if where else ""
         cure = "Correct the data, or the bound under `validate` in params.yaml."
-        raise ValidationFailed(f"The data broke {len(failed)} of {len(findings)} expectations: {what}{more}.{see} {cure}")
+        raise ValidationFailed(
+            f"The data broke {len(failed)} of {len(findings)} expectations: {what}{more}.{see} {cure}"
+        )
 
 
 def _failure(finding: Finding) -> str:
-    said = [f"{name} ({note})" if note else name for name, note in zip(finding.offenders, finding.notes, strict=True)]
+    said = [
+        f"{name} ({note})" if note else name
+        for name, note in zip(finding.offenders, finding.notes, strict=True)
+    ]
     worst = f"; worst: {', '.join(said[:NAMED])}" if said else ""
     return f"{finding.rule.sentence} ({finding.observed}{worst})"
 

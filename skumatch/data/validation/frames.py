@@ -20,12 +20,20 @@ def column_frame(manifest: pd.DataFrame) -> pd.DataFrame:
     """column, type, wanted: one row a column of the schema that the manifest has, with Arrow's names of the types."""
     here = [field for field in SCHEMA if field.name in manifest.columns]
     found = [_type_of(manifest[field.name]) for field in here]
-    return pd.DataFrame({"column": [field.name for field in here], "type": found, "wanted": [str(field.type) for field in here]})
+    return pd.DataFrame(
+        {
+            "column": [field.name for field in here],
+            "type": found,
+            "wanted": [str(field.type) for field in here],
+        }
+    )
 
 
 def _type_of(column: pd.Series[Any]) -> str:
     try:
-        return str(pa.Schema.from_pandas(column.to_frame(), preserve_index=False)[0].type).removeprefix("large_")
+        return str(pa.Schema.from_pandas(column.to_frame(), preserve_index=False)[0].type).removeprefix(
+            "large_"
+        )
     except pa.ArrowException:
         return "mixed"
 
@@ -38,10 +46,11 @@ def image_frame(manifest: pd.DataFrame) -> pd.DataFrame:
 def features(m: pd.DataFrame) -> dict[str, pd.Series[Any]]:
     """Columns that follow from a manifest.
 
-    missing: empty cells of the row. expected_id: what the id should be. composed: the SKU's name as it should be written.
-    short_side, long_side: pixels. aspect: the longer side over the shorter. contents: different bytes that claim the image's place
-    in its shard. room: bytes between it and the image before it. copies: images with its pixels; repeated: 1 if it isn't the first
-    of them. labels: SKUs with its pixels. leaked: 1 for a query with the pixels of a gallery image, 0 for any other query.
+    missing: empty cells of the row. expected_id: what the id should be. composed: the SKU's name as it should
+    be written. short_side, long_side: pixels. aspect: the longer side over the shorter. contents: different
+    bytes that claim the image's place in its shard. room: bytes between it and the image before it. copies:
+    images with its pixels; repeated: 1 if it isn't the first of them. labels: SKUs with its pixels. leaked: 1
+    for a query with the pixels of a gallery image, 0 for any other query.
     """
     sides = m[["width", "height"]]
     written = {sku: composed(sku).strip() for sku in m["sku"].dropna().unique()}
@@ -64,7 +73,10 @@ def features(m: pd.DataFrame) -> dict[str, pd.Series[Any]]:
 
 
 def _room(m: pd.DataFrame) -> pd.Series[Any]:
-    """Bytes from the end of all that starts before an image in its shard to the image's start; NaN for the first."""
+    """Bytes from the end of all that starts before an image in its shard to the image's start.
+
+    NaN for the first.
+    """
     places = m.groupby(PLACE, sort=True)["length"].max().rename("length").reset_index()
     places["end"] = places["offset"] + places["length"]
     before = places.groupby("shard")["end"].cummax().groupby(places["shard"]).shift()
@@ -81,9 +93,17 @@ def delivered_frame(manifest: pd.DataFrame, summary: Mapping[str, Any]) -> pd.Da
 
 
 def per_sku(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """sku, train, test: images on each side; catch-all classes, images without a SKU and SKUs of the catalogue alone are left out."""
+    """sku, train, test: images on each side.
+
+    Catch-all classes, images without a SKU and SKUs of the catalogue alone are left out.
+    """
     known = manifest[~manifest["sku"].isin([*data.others, ""]) & manifest["side"].isin(["train", "test"])]
-    counts = known.groupby(["sku", "side"]).size().unstack(fill_value=0).reindex(columns=["train", "test"], fill_value=0)
+    counts = (
+        known.groupby(["sku", "side"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=["train", "test"], fill_value=0)
+    )
     return counts.rename_axis(columns=None).reset_index()
 
 
@@ -105,4 +125,10 @@ def sku_frame(manifest: pd.DataFrame, data: DataParams, known: Collection[str] |
 
 def whole_frame(manifest: pd.DataFrame, skus: pd.DataFrame, summary: Mapping[str, Any]) -> pd.DataFrame:
     """One row: images, imported (what the import counted) and gallery_skus, the SKUs with gallery images."""
-    return pd.DataFrame({"images": [len(manifest)], "imported": [int(summary["images"])], "gallery_skus": [int(skus["train"].gt(0).sum())]})
+    return pd.DataFrame(
+        {
+            "images": [len(manifest)],
+            "imported": [int(summary["images"])],
+            "gallery_skus": [int(skus["train"].gt(0).sum())],
+        }
+    )

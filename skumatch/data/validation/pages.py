@@ -19,13 +19,21 @@ from skumatch.data.validation.findings import Finding
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import ImageError, StorageError
 
-PICTURED = {"images": "id", "bytes": "id", "skus": "sku", "drift_skus": "sku"}  # frames whose rows have a picture, by this column
+PICTURED = {
+    "images": "id",
+    "bytes": "id",
+    "skus": "sku",
+    "drift_skus": "sku",
+}  # frames whose rows have a picture, by this column
 PLAIN = r"[^/\\]+"
 Show = Callable[[Finding, str], str | None]
 
 
 class Offender(NamedTuple):
-    """What breaks an expectation. name: a SKU or whatever it is; file: an image's side and file name; picture: a data URI."""
+    """What breaks an expectation. name: a SKU or whatever it is.
+
+    File: an image's side and file name; picture: a data URI.
+    """
 
     name: str
     file: str
@@ -52,7 +60,10 @@ def _parts(finding: Finding, name: str) -> tuple[str, str]:
 
 
 def docs_page(findings: Sequence[Finding], facts: Mapping[str, Any]) -> str:
-    """The data docs: what was asked and found, in our words and as Great Expectations shows it; readable offline."""
+    """The data docs: what was asked and found, in our words and as Great Expectations shows it.
+
+    Readable offline.
+    """
     sections = {title: Markup(html) for title, html in rendered(findings).items()}  # noqa: S704 escaped there
     return _page("docs.html.jinja", findings=findings, facts=facts, sections=sections)
 
@@ -68,11 +79,16 @@ def facts_of(manifest: pd.DataFrame, summary: Mapping[str, Any], compared: bool)
 
 
 def pictures(root: Path, manifest: pd.DataFrame) -> Show:
-    """A function that shows what breaks an expectation: the image itself, or the first image of a SKU; None where there is none."""
+    """A function that shows what breaks an expectation: the image itself, or the first image of a SKU.
+
+    None where there is none.
+    """
     if not {"id", "sku", "shard", "offset", "length"} <= set(manifest.columns):
         return lambda *_: None
     offset, length = (pd.to_numeric(manifest[name], errors="coerce") for name in ("offset", "length"))
-    plain = manifest["shard"].astype(str).str.fullmatch(PLAIN)  # the manifest is what may be wrong: no reading outside of the shards
+    plain = (
+        manifest["shard"].astype(str).str.fullmatch(PLAIN)
+    )  # the manifest is what may be wrong: no reading outside of the shards
     rows = manifest[plain & offset.ge(0) & length.between(1, MAX_BYTES)]
 
     def show(finding: Finding, name: str) -> str | None:
@@ -86,7 +102,10 @@ def pictures(root: Path, manifest: pd.DataFrame) -> Show:
 def _picture(root: Path, row: pd.DataFrame) -> str | None:
     try:
         return thumbnail(images(root, row)[0])
-    except (ImageError, StorageError):  # broken bytes may be what the page is about; it says that there is no picture
+    except (
+        ImageError,
+        StorageError,
+    ):  # broken bytes may be what the page is about; it says that there is no picture
         return None
 
 
@@ -97,7 +116,11 @@ def _page(name: str, **context: Any) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("skumatch.data.validation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("skumatch.data.validation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["count"] = "{:,}".format
     return environment

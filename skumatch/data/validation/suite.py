@@ -1,7 +1,7 @@
 """The suite: what must hold of a data version.
 
-Every expectation looks at one column (or a pair) of one frame of `frames` and `drift`, chosen so that one defect breaks one
-expectation: what another already says is left out of the column.
+Every expectation looks at one column (or a pair) of one frame of `frames` and `drift`, chosen so that one
+defect breaks one expectation: what another already says is left out of the column.
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from __future__ import annotations
 from functools import partial
 
 from skumatch.data.manifest import COLUMNS
-from skumatch.data.validation.expectations import Rule, between, columns_are, empty, equal, like, one_of, percent, unique
+from skumatch.data.validation.expectations import (
+    Rule,
+    between,
+    columns_are,
+    empty,
+    equal,
+    like,
+    one_of,
+    percent,
+    unique,
+)
 from skumatch.params import ValidateParams
 
 SIDES = ["train", "test", "catalogue"]
@@ -22,13 +32,25 @@ def schema_rules() -> list[Rule]:
     columns = columns_are(COLUMNS, "The manifest has its columns, in their order")
     return [
         Rule("columns", "manifest", columns),
-        Rule("types", "columns", equal("type", "wanted", "Every column holds values of its type"), note="{type} instead of {wanted}"),
+        Rule(
+            "types",
+            "columns",
+            equal("type", "wanted", "Every column holds values of its type"),
+            note="{type} instead of {wanted}",
+        ),
     ]
 
 
 def rules(p: ValidateParams) -> list[Rule]:
     """All that a data version is asked by itself."""
-    return [*_name_rules(), *_picture_rules(p), *_place_rules(), *_copy_rules(p), *_sku_rules(p), *_whole_rules(p)]
+    return [
+        *_name_rules(),
+        *_picture_rules(p),
+        *_place_rules(),
+        *_copy_rules(p),
+        *_sku_rules(p),
+        *_whole_rules(p),
+    ]
 
 
 def _name_rules() -> list[Rule]:
@@ -37,10 +59,21 @@ def _name_rules() -> list[Rule]:
     return [
         rule("missing", expectation=between("missing", "No value is missing", high=0), worst=("-missing",)),
         rule("id", expectation=unique("id", "Every image has an id of its own")),
-        rule("id-parts", expectation=equal("id", "expected_id", "Every id is made of side, SKU and name"), note="wanted: {expected_id}"),
+        rule(
+            "id-parts",
+            expectation=equal("id", "expected_id", "Every id is made of side, SKU and name"),
+            note="wanted: {expected_id}",
+        ),
         rule("sku", expectation=like("sku", r"\S", "Every image has a SKU")),
-        rule("sku-written", expectation=equal("sku", "composed", "SKUs are written in composed Unicode (NFC), without blanks around them")),
-        rule("name", expectation=like("name", r"^[^/\x00]+$", "Every image has a file name, without a folder")),
+        rule(
+            "sku-written",
+            expectation=equal(
+                "sku", "composed", "SKUs are written in composed Unicode (NFC), without blanks around them"
+            ),
+        ),
+        rule(
+            "name", expectation=like("name", r"^[^/\x00]+$", "Every image has a file name, without a folder")
+        ),
         rule("side", expectation=one_of("side", SIDES, sides), note="side: {side}"),
     ]
 
@@ -50,10 +83,20 @@ def _picture_rules(p: ValidateParams) -> list[Rule]:
     few = f"At most {percent(p.max_slim_share)} of images are over"
     slim = f"{few} {p.max_aspect:g} times as long as they are short"
     long = f"{few} {p.max_long_side:,} px on their longer side"
-    short = between("short_side", f"No image is under {p.min_short_side} px on its shorter side", low=p.min_short_side)
+    short = between(
+        "short_side", f"No image is under {p.min_short_side} px on its shorter side", low=p.min_short_side
+    )
     return [
-        rule("format", expectation=one_of("format", p.formats, "Every image is of an allowed format"), note="{format}"),
-        rule("mode", expectation=one_of("mode", p.modes, "Every image has an allowed pixel mode"), note="{mode}"),
+        rule(
+            "format",
+            expectation=one_of("format", p.formats, "Every image is of an allowed format"),
+            note="{format}",
+        ),
+        rule(
+            "mode",
+            expectation=one_of("mode", p.modes, "Every image has an allowed pixel mode"),
+            note="{mode}",
+        ),
         rule("short-side", expectation=short, worst=("short_side",), note="{width} x {height} px"),
         rule(
             "long-side",
@@ -74,16 +117,33 @@ def _place_rules() -> list[Rule]:
     rule = partial(Rule, frame="images")
     overlap = "No image's bytes overlap those of another"
     return [
-        rule("sha256", expectation=like("sha256", SHA256, "Every hash of an image's bytes is a SHA-256"), note="{sha256}"),
-        rule("pixels", expectation=like("pixels", SHA256, "Every hash of an image's pixels is a SHA-256"), note="{pixels}"),
-        rule("shard", expectation=like("shard", SHARD, "Every shard is a .tar file, named without a folder"), note="{shard}"),
+        rule(
+            "sha256",
+            expectation=like("sha256", SHA256, "Every hash of an image's bytes is a SHA-256"),
+            note="{sha256}",
+        ),
+        rule(
+            "pixels",
+            expectation=like("pixels", SHA256, "Every hash of an image's pixels is a SHA-256"),
+            note="{pixels}",
+        ),
+        rule(
+            "shard",
+            expectation=like("shard", SHARD, "Every shard is a .tar file, named without a folder"),
+            note="{shard}",
+        ),
         rule(
             "offset",
             expectation=between("offset", "Every image lies inside its shard", low=0),
             worst=("offset",),
             note="byte {offset:,} of {shard}",
         ),
-        rule("length", expectation=between("length", "Every image has bytes", low=1), worst=("length",), note="{length:,} bytes"),
+        rule(
+            "length",
+            expectation=between("length", "Every image has bytes", low=1),
+            worst=("length",),
+            note="{length:,} bytes",
+        ),
         rule(
             "place",
             expectation=between("contents", "Images at one place of a shard have the same bytes", high=1),
@@ -91,7 +151,10 @@ def _place_rules() -> list[Rule]:
             note="byte {offset:,} of {shard}",
         ),
         rule(
-            "overlap", expectation=between("room", overlap, low=0), worst=("room",), note="{length:,} bytes from byte {offset:,} of {shard}"
+            "overlap",
+            expectation=between("room", overlap, low=0),
+            worst=("room",),
+            note="{length:,} bytes from byte {offset:,} of {shard}",
         ),
     ]
 
@@ -99,7 +162,9 @@ def _place_rules() -> list[Rule]:
 def _copy_rules(p: ValidateParams) -> list[Rule]:
     rule = partial(Rule, frame="images")
     copies = f"At most {percent(p.max_duplicate_share)} of images have the pixels of another before them"
-    conflict = f"At most {percent(p.max_conflict_share)} of images carry two SKUs (the same pixels under another)"
+    conflict = (
+        f"At most {percent(p.max_conflict_share)} of images carry two SKUs (the same pixels under another)"
+    )
     leaked = f"At most {percent(p.max_leaked_share)} of queries have the pixels of a gallery image"
     return [
         rule(
@@ -114,14 +179,20 @@ def _copy_rules(p: ValidateParams) -> list[Rule]:
             worst=("-labels", "pixels"),
             note="{labels} SKUs with these pixels",
         ),
-        rule("leaked", expectation=between("leaked", leaked, high=0, missed=p.max_leaked_share), worst=("-copies", "pixels")),
+        rule(
+            "leaked",
+            expectation=between("leaked", leaked, high=0, missed=p.max_leaked_share),
+            worst=("-copies", "pixels"),
+        ),
     ]
 
 
 def _sku_rules(p: ValidateParams) -> list[Rule]:
     rule = partial(Rule, frame="skus")
     few, least = p.min_images_per_sku, percent(p.max_sparse_share)
-    sparse = f"At most {least} of SKUs with gallery images, new ones aside, have fewer than {few} gallery images"
+    sparse = (
+        f"At most {least} of SKUs with gallery images, new ones aside, have fewer than {few} gallery images"
+    )
     no_gallery = f"At most {percent(p.max_without_gallery_share)} of SKUs are without gallery images"
     no_query = f"At most {percent(p.max_without_query_share)} of SKUs are without queries"
     return [
@@ -147,7 +218,11 @@ def _sku_rules(p: ValidateParams) -> list[Rule]:
 
 
 def _whole_rules(p: ValidateParams) -> list[Rule]:
-    aside = empty("reason", f"At most {percent(p.max_quarantined_share)} of delivered images were set aside", p.max_quarantined_share)
+    aside = empty(
+        "reason",
+        f"At most {percent(p.max_quarantined_share)} of delivered images were set aside",
+        p.max_quarantined_share,
+    )
     enough = between("gallery_skus", f"At least {p.min_skus} SKUs have gallery images", low=p.min_skus)
     return [
         Rule("quarantine", "delivered", aside, worst=("reason",)),
@@ -168,10 +243,10 @@ def drift_rules(p: ValidateParams) -> list[Rule]:
     new = f"At most {percent(p.max_added_share)} of SKUs are new since the last version"
     factor = f"{p.max_sku_ratio:g}"
     changed = f"At most {percent(p.max_changed_share)} of SKUs have over {factor} times the images of the last version, or under 1/{factor}"
-    counts = (
-        f"There are {p.min_images_ratio:g} to {p.max_images_ratio:g} times as many images as in the last version, in all and on each side"
+    counts = f"There are {p.min_images_ratio:g} to {p.max_images_ratio:g} times as many images as in the last version, in all and on each side"
+    size = (
+        f"Pictures are by a factor of at most {p.max_size_ratio:g} larger or smaller than in the last version"
     )
-    size = f"Pictures are by a factor of at most {p.max_size_ratio:g} larger or smaller than in the last version"
     aspect = f"Pictures are by a factor of at most {p.max_aspect_ratio:g} wider or narrower in shape than in the last version"
     return [
         rule(
@@ -180,7 +255,12 @@ def drift_rules(p: ValidateParams) -> list[Rule]:
             worst=("-before",),
             note="{before:,} images then",
         ),
-        rule("drift-added", expectation=between("known", new, low=1, missed=p.max_added_share), worst=("-now",), note="{now:,} images now"),
+        rule(
+            "drift-added",
+            expectation=between("known", new, low=1, missed=p.max_added_share),
+            worst=("-now",),
+            note="{now:,} images now",
+        ),
         rule(
             "drift-skus",
             expectation=between("change", changed, high=p.max_sku_ratio, missed=p.max_changed_share),
@@ -194,11 +274,27 @@ def drift_rules(p: ValidateParams) -> list[Rule]:
             worst=("ratio",),
             note="{before:,} images then, {now:,} now",
         ),
-        Rule("drift-size", "drift", between("size_shift", size, high=p.max_size_ratio), figure="a factor of {size_shift:.2f}"),
-        Rule("drift-aspect", "drift", between("aspect_shift", aspect, high=p.max_aspect_ratio), figure="a factor of {aspect_shift:.2f}"),
+        Rule(
+            "drift-size",
+            "drift",
+            between("size_shift", size, high=p.max_size_ratio),
+            figure="a factor of {size_shift:.2f}",
+        ),
+        Rule(
+            "drift-aspect",
+            "drift",
+            between("aspect_shift", aspect, high=p.max_aspect_ratio),
+            figure="a factor of {aspect_shift:.2f}",
+        ),
     ]
 
 
 def byte_rules() -> list[Rule]:
     """What is asked of the shards, which takes reading all of them."""
-    return [Rule("bytes", "bytes", equal("sha256", "stored", "The bytes of every image are those that were imported"))]
+    return [
+        Rule(
+            "bytes",
+            "bytes",
+            equal("sha256", "stored", "The bytes of every image are those that were imported"),
+        )
+    ]

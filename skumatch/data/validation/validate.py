@@ -15,12 +15,27 @@ from skumatch.data.validation import suite
 from skumatch.data.validation.drift import Profile, drift_frames, profile_of
 from skumatch.data.validation.expectations import SHOWN, Rule, library, percent
 from skumatch.data.validation.findings import Finding
-from skumatch.data.validation.frames import Frames, column_frame, delivered_frame, image_frame, sku_frame, whole_frame
+from skumatch.data.validation.frames import (
+    Frames,
+    column_frame,
+    delivered_frame,
+    image_frame,
+    sku_frame,
+    whole_frame,
+)
 from skumatch.params import DataParams, ValidateParams
 from skumatch.progress import track
 
 NOTE_LETTERS = 90
-KEYS = {"columns": "column", "images": "id", "bytes": "id", "delivered": "image", "skus": "sku", "drift_skus": "sku", "drift_sides": "side"}
+KEYS = {
+    "columns": "column",
+    "images": "id",
+    "bytes": "id",
+    "delivered": "image",
+    "skus": "sku",
+    "drift_skus": "sku",
+    "drift_sides": "side",
+}
 
 
 def validate(
@@ -64,7 +79,10 @@ def validate(
 
 
 def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[Finding]:
-    """Hash every image's bytes in the shards below `root` against a manifest that passed. Raises StorageError for a missing shard."""
+    """Hash every image's bytes in the shards below `root` against a manifest that passed.
+
+    Raises StorageError for a missing shard.
+    """
     pictures = images(root, manifest)
     stored = []
     with track("validate", len(pictures)) as advance:
@@ -88,10 +106,17 @@ def _run(name: str, frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas(name)
-    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    batch = (
+        source.add_dataframe_asset(name)
+        .add_batch_definition_whole_dataframe("all")
+        .get_batch({"dataframe": frame})
+    )
     # One suite a frame: with each call Great Expectations hashes the whole frame anew.
     asked = gx.ExpectationSuite(name=name, expectations=[rule.expectation for rule in rules])
-    by_sentence = {result.expectation_config.description: result for result in batch.validate(asked, result_format="COMPLETE").results}
+    by_sentence = {
+        result.expectation_config.description: result
+        for result in batch.validate(asked, result_format="COMPLETE").results
+    }
     return {rule.name: by_sentence[rule.sentence] for rule in rules}
 
 
@@ -104,7 +129,9 @@ def _finding(rule: Rule, frame: pd.DataFrame, result: Any) -> Finding:
     notes = [rule.note.format_map(row)[:NOTE_LETTERS] for row in rows.to_dict("records")] if key else []
     values = dict(zip(broken, details.get("unexpected_list") or [], strict=False))
     result.result = _cut(details, [str(values.get(place)) for place in rows.index], names)
-    return Finding(rule, bool(result.success), _observed(rule, frame, details), len(broken), names, notes, result)
+    return Finding(
+        rule, bool(result.success), _observed(rule, frame, details), len(broken), names, notes, result
+    )
 
 
 def _worst_first(rows: pd.DataFrame, worst: tuple[str, ...]) -> pd.DataFrame:
@@ -128,8 +155,15 @@ def _observed(rule: Rule, frame: pd.DataFrame, details: dict[str, Any]) -> str:
 
 
 def _columns(found: list[str]) -> str:
-    missing, strange = [name for name in COLUMNS if name not in found], [name for name in found if name not in COLUMNS]
-    told = [f"{words}: {', '.join(names)}" for words, names in (("missing", missing), ("unknown", strange)) if names]
+    missing, strange = (
+        [name for name in COLUMNS if name not in found],
+        [name for name in found if name not in COLUMNS],
+    )
+    told = [
+        f"{words}: {', '.join(names)}"
+        for words, names in (("missing", missing), ("unknown", strange))
+        if names
+    ]
     return "; ".join(told) or (f"{len(found)} columns" if found == COLUMNS else "in another order")
 
 
@@ -139,5 +173,9 @@ def _cut(details: dict[str, Any], values: list[str], names: list[str]) -> dict[s
     if not values:
         return shown
     counts = [{"value": value, "count": values.count(value)} for value in dict.fromkeys(values)]
-    lists = {"unexpected_list": values, "partial_unexpected_list": values, "unexpected_index_list": names or values}
+    lists = {
+        "unexpected_list": values,
+        "partial_unexpected_list": values,
+        "unexpected_index_list": names or values,
+    }
     return shown | lists | {"partial_unexpected_counts": counts}

@@ -1,4 +1,7 @@
-"""What is promoted: one folder with one hash. Encoder, preprocessing, labelled gallery and thresholds; no pickle anywhere."""
+"""What is promoted: one folder with one hash.
+
+Encoder, preprocessing, labelled gallery and thresholds; no pickle anywhere.
+"""
 
 from skumatch.release.bundle.assortment import Assortment
 from skumatch.release.bundle.manifest import FORMAT, MANIFEST, PARTS, Manifest, bundle_hash

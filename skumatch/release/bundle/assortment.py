@@ -132,7 +132,11 @@ class Shelves:
         missing = [name for key, name in spelt.items() if key not in self._spellings]
         if not skus:
             cure = "correct the names, or import pictures of these products and refresh the model"
-            none = f"None of the {len(missing):,} products of {where} is" if len(missing) > 1 else f"The product of {where} is not"
+            none = (
+                f"None of the {len(missing):,} products of {where} is"
+                if len(missing) > 1
+                else f"The product of {where} is not"
+            )
             raise DataError(f"{none} in the model's gallery: {first_names(missing)}; {cure}.")
         return Assortment(tuple(skus), tuple(missing), where)
 

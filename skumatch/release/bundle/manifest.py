@@ -15,7 +15,12 @@ READ = ("skumatch-bundle-1", FORMAT)
 FAMILY = "skumatch-bundle-"
 MANIFEST = "bundle.json"
 WEIGHTS, ENCODER = "encoder/encoder.safetensors", "encoder/encoder.json"
-GALLERY, LABELS, THRESHOLDS, TRAINING = "gallery.parquet", "labels.json", "thresholds.json", "training.parquet"
+GALLERY, LABELS, THRESHOLDS, TRAINING = (
+    "gallery.parquet",
+    "labels.json",
+    "thresholds.json",
+    "training.parquet",
+)
 PARTS = (WEIGHTS, ENCODER, GALLERY, LABELS, THRESHOLDS, TRAINING)
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -38,7 +43,10 @@ class Counts(_Model):
 
 
 class Manifest(_Model):
-    """bundle.json: what the folder holds, and the hash of every part. Its own SHA-256 is the bundle's hash."""
+    """bundle.json: what the folder holds, and the hash of every part.
+
+    Its own SHA-256 is the bundle's hash.
+    """
 
     format: Literal["skumatch-bundle-1", "skumatch-bundle-2"]
     dim: int = Field(ge=1)
@@ -50,7 +58,9 @@ def bundle_hash(folder: Path) -> str:
     """The hash a bundle is known by: SHA-256 of its bundle.json. Raises BundleError if there is none."""
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; give a folder written by the bundle stage.")
+        raise BundleError(
+            f"{folder} is no bundle: it has no {MANIFEST}; give a folder written by the bundle stage."
+        )
     return sha256(path)
 
 
@@ -76,7 +86,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 def check_files(folder: Path) -> None:
     """Raises BundleError unless the folder holds the manifest and its parts as plain files, and nothing else."""
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
     for name in sorted(found - {MANIFEST, *PARTS}):
         raise BundleError(f"The bundle in {folder} holds {name}, which is no part of it; remove that file.")
     for name in PARTS:

@@ -47,11 +47,14 @@ class Gallery(NamedTuple):
     embeddings: Floats
 
 
-def write_bundle(folder: Path, encoder_dir: Path, gallery: Gallery, thresholds: dict[str, Any], training_ids: Iterable[str]) -> str:
+def write_bundle(
+    folder: Path, encoder_dir: Path, gallery: Gallery, thresholds: dict[str, Any], training_ids: Iterable[str]
+) -> str:
     """Write a bundle and return its hash; the same inputs give the same bytes, whatever their order.
 
-    `encoder_dir` holds encoder.safetensors and encoder.json (model room). Raises StorageError if the disk refuses,
-    BundleError if `folder` holds other files; bundle.json comes last, so a half-written bundle is never read.
+    `encoder_dir` holds encoder.safetensors and encoder.json (model room). Raises StorageError if the disk
+    refuses, BundleError if `folder` holds other files; bundle.json comes last, so a half-written bundle is
+    never read.
     """
     ids, skus, embeddings = _by_id(gallery)
     training = sorted(set(training_ids))
@@ -60,13 +63,19 @@ def write_bundle(folder: Path, encoder_dir: Path, gallery: Gallery, thresholds: 
         with replacing(folder / name) as aside:
             shutil.copyfile(encoder_dir / Path(name).name, aside)
     origin = {MADE_WITH: sha256(folder / ENCODER)}
-    _write_parquet(folder / GALLERY, pa.table({"id": ids, "sku": skus, "embedding": _vectors(embeddings)}, metadata=origin))
+    _write_parquet(
+        folder / GALLERY,
+        pa.table({"id": ids, "sku": skus, "embedding": _vectors(embeddings)}, metadata=origin),
+    )
     _write_parquet(folder / TRAINING, pa.table({"id": pa.array(training, pa.string())}, metadata=origin))
     write_json(folder / LABELS, labels_of(skus))
     write_json(folder / THRESHOLDS, {"similarity": None} | thresholds | {MADE_FOR: sha256(folder / GALLERY)})
     counts = Counts(gallery=len(ids), skus=len(set(skus)), training=len(training))
     parts = {name: Part(sha256=sha256(folder / name), size=(folder / name).stat().st_size) for name in PARTS}
-    write_json(folder / MANIFEST, Manifest(format=FORMAT, dim=embeddings.shape[1], counts=counts, parts=parts).model_dump())
+    write_json(
+        folder / MANIFEST,
+        Manifest(format=FORMAT, dim=embeddings.shape[1], counts=counts, parts=parts).model_dump(),
+    )
     check_files(folder)
     return bundle_hash(folder)
 
@@ -75,9 +84,15 @@ def read_gallery(path: Path, dim: int) -> Gallery:
     """Read gallery.parquet. Raises BundleError if it holds no unit vectors of `dim` numbers."""
     with parsing(path):
         table = pq.read_table(path, columns=["id", "sku", "embedding"])
-        flat = np.array(table["embedding"].combine_chunks().flatten(), dtype=np.float32)  # a copy: Arrow's memory is read-only
-    if len(flat) != table.num_rows * dim or not np.allclose(np.linalg.norm(flat.reshape(-1, dim), axis=1), 1, atol=1e-3):
-        raise BundleError(f"{path} doesn't hold {table.num_rows} unit vectors of {dim} numbers; make the bundle again.")
+        flat = np.array(
+            table["embedding"].combine_chunks().flatten(), dtype=np.float32
+        )  # a copy: Arrow's memory is read-only
+    if len(flat) != table.num_rows * dim or not np.allclose(
+        np.linalg.norm(flat.reshape(-1, dim), axis=1), 1, atol=1e-3
+    ):
+        raise BundleError(
+            f"{path} doesn't hold {table.num_rows} unit vectors of {dim} numbers; make the bundle again."
+        )
     return Gallery(table["id"].to_pylist(), table["sku"].to_pylist(), flat.reshape(-1, dim))
 
 
@@ -101,7 +116,9 @@ def parsing(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BundleError(f"{path} can't be read as a part of a bundle ({why}); fetch the bundle again.") from error
+        raise BundleError(
+            f"{path} can't be read as a part of a bundle ({why}); fetch the bundle again."
+        ) from error
 
 
 def labels_of(skus: list[str]) -> dict[str, Any]:
@@ -110,7 +127,11 @@ def labels_of(skus: list[str]) -> dict[str, Any]:
 
 def _by_id(gallery: Gallery) -> Gallery:
     ids, skus, embeddings = gallery
-    assert embeddings.dtype == np.float32 and embeddings.ndim == 2 and len(ids) == len(skus) == len(embeddings) > 0
+    assert (
+        embeddings.dtype == np.float32
+        and embeddings.ndim == 2
+        and len(ids) == len(skus) == len(embeddings) > 0
+    )
     assert len(set(ids)) == len(ids), "a gallery image is listed twice"
     order = sorted(range(len(ids)), key=ids.__getitem__)
     return Gallery([ids[i] for i in order], [skus[i] for i in order], embeddings[order])

@@ -28,17 +28,21 @@ from skumatch.release.bundle.parts import MADE_FOR, labels_of, made_with, parsin
 def verify_bundle(folder: Path, expected: str | None = None) -> Manifest:
     """Hash every part, parsing none before, see that they belong together, and return the manifest.
 
-    Raises BundleError, naming the file, if one is missing, changed, too many or of another model, if the format is of another
-    version, or if the bundle's hash isn't `expected`.
+    Raises BundleError, naming the file, if one is missing, changed, too many or of another model, if the
+    format is of another version, or if the bundle's hash isn't `expected`.
     """
     found = bundle_hash(folder)
     if expected is not None and found != expected:
-        raise BundleError(f"The bundle in {folder} has hash {found[:12]}, not {expected[:12]} as recorded; fetch it again.")
+        raise BundleError(
+            f"The bundle in {folder} has hash {found[:12]}, not {expected[:12]} as recorded; fetch it again."
+        )
     manifest = read_manifest(folder)
     check_files(folder)
     for name, part in manifest.parts.items():
         if (folder / name).stat().st_size != part.size or sha256(folder / name) != part.sha256:
-            raise BundleError(f"{name} of the bundle in {folder} was changed after it was written; fetch the bundle again.")
+            raise BundleError(
+                f"{name} of the bundle in {folder} was changed after it was written; fetch the bundle again."
+            )
     _check_belonging(folder, manifest)
     _check_counts(folder, manifest)
     return manifest
@@ -70,8 +74,12 @@ def _check_counts(folder: Path, manifest: Manifest) -> None:
     if read_object(folder / LABELS) != labels_of(skus):
         raise _stranger(folder, LABELS, GALLERY)
     if manifest.counts.model_dump() != {"gallery": len(skus), "skus": len(set(skus)), "training": training}:
-        raise BundleError(f"{MANIFEST} in {folder} counts other pictures than its parts hold; fetch the bundle again.")
+        raise BundleError(
+            f"{MANIFEST} in {folder} counts other pictures than its parts hold; fetch the bundle again."
+        )
 
 
 def _stranger(folder: Path, part: str, other: str) -> BundleError:
-    return BundleError(f"{part} of the bundle in {folder} doesn't belong to the {other} beside it; fetch the bundle again.")
+    return BundleError(
+        f"{part} of the bundle in {folder} doesn't belong to the {other} beside it; fetch the bundle again."
+    )
