@@ -4,6 +4,7 @@
 #   make coverage                                        all tests, and which lines none of them reaches
 #   make test-deployment                                 the parts of docker/compose.yaml as processes, with faults (PostgreSQL, Redis)
 #   make mutants [ONLY="name name"]                      tests/mutants.toml: guards changed, tests turn red
+#   make house                                           the size and language of the code, in figures
 #   make up / make down                                  keep the servers running / stop them
 # Other Python:      make run PYTHON=python3.12
 # CPU-only PyTorch:  make run PIP_ARGS="--extra-index-url URL"  with the CPU index of pytorch.org
@@ -25,7 +26,7 @@ XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
 .PHONY: env run up down test lint types contracts tests coverage test-deployment prove mutants
-.PHONY: format hooks lock clean
+.PHONY: format hooks lock clean house
 
 run: env
 	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(foreach one,$(SET),--set $(one))
@@ -81,6 +82,9 @@ prove: $(VENV)/.deployment
 # In copies of the project's files, JOBS at a time; the project itself is never changed.
 mutants: env
 	@JOBS=$(JOBS) $(BIN)/python -m tests.mutants $(ONLY)
+
+house: env
+	@$(BIN)/python -m tests.house
 
 format: env
 	$(BIN)/ruff check --fix .
