@@ -1,4 +1,4 @@
-"""The only place that decodes images: bytes in, RGB pixels out, or a named reason why not."""
+"""The only place that decodes images: bytes in, RGB pixels out, or an ImageError with a named reason."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ T = TypeVar("T")
 
 
 class Quiet:
-    """Silences Pillow, which warns of broken EXIF blocks that don't touch the pixels.
+    """Context that silences Pillow's warnings about broken EXIF blocks, which don't touch the pixels.
 
-    Python's own way is not safe for threads.
+    It may be entered by several threads at once; `warnings.catch_warnings` alone is not safe for threads.
     """
 
     def __init__(self) -> None:
@@ -94,20 +94,25 @@ QUIET = Quiet()
 def decode(data: bytes) -> Image.Image:
     """Return the picture as RGB, upright by its EXIF orientation, transparency laid on white.
 
-    The first frame of a moving one.
+    Of a moving picture, return the first frame.
 
-    Raises ImageError with one of REASONS.
+    Raises:
+        ImageError: with one of REASONS, for a picture that can't be used.
     """
     with opened(data) as image:
         return upright_rgb(image)
 
 
 def decode_pixels(data: bytes) -> Pixels:
-    """The same picture as an array, uint8 [height, width, 3], as encoders get it.
+    """Return the picture of `decode` as an array, uint8 [height, width, 3], as encoders get it.
 
-    Plain JPEGs in a third of the time. Raises alike.
+    Plain JPEGs take a third of the time of `decode`.
+
+    Raises:
+        ImageError: as `decode` does.
     """
-    size = plain_size(data)  # of larger ones `opened` reads the header: there the time for it is nothing
+    # Of larger pictures `opened` reads the header; that time is small beside their decoding.
+    size = plain_size(data)
     pixels = _jpeg_pixels(data, *size) if size and size.width * size.height <= LARGE else None
     if pixels is not None:
         return pixels
@@ -125,15 +130,13 @@ def _is_upright_jpeg(image: Image.Image) -> bool:
 
 
 def _jpeg_pixels(data: bytes, width: int, height: int) -> Pixels | None:
-    """By the library that Pillow uses, without its detours.
+    """Decode a JPEG with libjpeg-turbo directly, which Pillow uses too, without Pillow's overhead.
 
-    None where anything is wrong: Pillow says what, or sees more than this.
+    Return None on any fault: Pillow then names the fault, or decodes more than this library does.
     """
     try:
-        if simplejpeg.decode_jpeg_header(data)[:2] != (
-            height,
-            width,
-        ):  # it found another header than the one that was checked
+        # libjpeg-turbo may find another header than the one that was checked.
+        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except ValueError:
@@ -142,19 +145,21 @@ def _jpeg_pixels(data: bytes, width: int, height: int) -> Pixels | None:
 
 
 def glimpse(data: bytes) -> Image.Image | None:
-    """What can be shown of bytes that were set aside: the whole picture, or the part of a JPEG before it breaks off; None if nothing."""
+    """Return the visible part of a picture that was set aside; None if nothing can be shown.
+
+    This is the whole picture, or the part of a JPEG before it breaks off.
+    """
     for attempt in (data, data + JPEG_END) if data.startswith(JPEG_START) else (data,):
         try:
             return decode(attempt)
-        except (
-            ImageError
-        ):  # why it was set aside is known; here it matters only whether there is anything to see
+        # The reason why the picture was set aside is known already.
+        except ImageError:
             continue
     return None
 
 
 def known_format(data: bytes) -> bool:
-    """Whether bytes begin as a picture of FORMATS does; the first HEAD of them are enough."""
+    """Return True if the bytes begin as a picture of FORMATS does; the first HEAD bytes are enough."""
     webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     bmp = data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BMP_HEADERS
     return data.startswith(STARTS) or webp or bmp
@@ -162,9 +167,12 @@ def known_format(data: bytes) -> bool:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """Yield the picture with its header read, small enough to load; its `format` is one of FORMATS.
+    """Yield the picture with its header read and its size checked; its `format` is one of FORMATS.
 
-    Errors of Pillow in the block become ImageErrors too.
+    Pillow's errors within the `with` block become ImageErrors too.
+
+    Raises:
+        ImageError: with one of REASONS, for a picture that can't be used.
     """
     if not data:
         raise ImageError("empty", "The file is empty; deliver it again.")
@@ -188,10 +196,10 @@ def opened(data: bytes) -> Iterator[Image.Image]:
 
 
 def _reader(data: bytes) -> ImageFile.ImageFile:
-    """Pillow's reader of the picture's own format.
+    """Return Pillow's reader for the picture's format.
 
-    A JPEG's is called by itself: Image.open would read the index of the pictures that phones and cameras put
-    behind the first one (a preview, a gain map, the other eye) and name the file MPO.
+    The reader for JPEG is called directly: Image.open would read the index of the pictures that phones and
+    cameras put behind the first one (a preview, a gain map, the other eye) and name the file MPO.
     """
     stream = io.BytesIO(data)
     return JpegImageFile(stream) if data.startswith(JPEG_START) else Image.open(stream, formats=FORMATS)
@@ -212,13 +220,14 @@ def _unreadable(data: bytes) -> ImageError:
 
 
 def _cut(data: bytes) -> bool:
-    """Whether a broken file lacks its end, by its format's own mark or length."""
+    """Return True if a broken file lacks its end, by its format's end mark or length field."""
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in data[-1024:]
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data[-1024:]
     if data.startswith(b"GIF8"):
         return not data.rstrip(b"\0").endswith(b";")
+    # The offset of the length that RIFF (WebP) and BMP files claim, and the bytes that it leaves out.
     claims = {b"RI": (4, 8), b"BM": (2, 0)}.get(data[:2])
     return (
         claims is not None
@@ -227,14 +236,18 @@ def _cut(data: bytes) -> bool:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Load a picture that `opened` yielded: RGB, upright, on white."""
+    """Load a picture that `opened` yielded, and return it as RGB, upright, transparency laid on white.
+
+    Raises:
+        ImageError: `unsupported`, for pixels that are no photo's.
+    """
     depth = _depth(image)
     image.load()
     _require_photo(image)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> (depth - 8)).astype(np.uint8))
-    if image.mode == "La":  # grey, multiplied by its alpha; Pillow turns it into nothing but LA
+    if image.mode == "La":  # grey, multiplied by its alpha; Pillow converts it to LA only
         image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -245,7 +258,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _depth(image: Image.Image) -> int:
-    """Bits of a sample that is held in 16: of a TIFF's 12, which Pillow doesn't scale, 12."""
+    """Return the bits of a sample held in 16 bits: 12 for a TIFF of 12 bits, which Pillow doesn't scale."""
     return 12 if isinstance(image, TiffImageFile) and image.tag_v2.get(BITS_PER_SAMPLE) == (12,) else 16
 
 
@@ -258,7 +271,7 @@ def _require_photo(image: Image.Image) -> None:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """SHA-256 of size and RGB pixels: equal for the same picture in another container."""
+    """Return the SHA-256 of size and RGB pixels: equal for the same picture in another container."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     rows = max(1, LARGE // image.width)
     for top in range(0, image.height, rows):  # a large picture in strips: no second copy of it
@@ -271,9 +284,12 @@ def pixel_hash(image: Image.Image) -> str:
 
 @dataclass(frozen=True)
 class Extent:
-    """Where an image's original bytes lie: `length` bytes from `offset` of `path`.
+    """The place of an image's original bytes in a file.
 
-    Whole file if `length` is None.
+    Attributes:
+        path: the file.
+        offset: bytes before the image.
+        length: bytes of the image; None for all bytes of the file.
     """
 
     path: str
@@ -281,19 +297,26 @@ class Extent:
     length: int | None = None
 
     def stamp(self) -> tuple[int, int]:
-        """Size and time of the last change of the file (ns): whether it may be another one by now.
+        """Return the file's size in bytes and the time of its last change in ns, to notice a later change.
 
-        Raises as `read`.
+        Raises:
+            StorageError: if the file can't be read.
         """
         try:
-            status = os.stat(self.path)  # noqa: PTH116 - Path doubles the cost, for hundreds of thousands of files
+            # Path would double the cost, for hundreds of thousands of files.
+            status = os.stat(self.path)  # noqa: PTH116
         except OSError as error:
             raise self._unread(error) from error
         return status.st_size, status.st_mtime_ns
 
     def read(self) -> bytes:
+        """Return the image's original bytes.
+
+        Raises:
+            StorageError: if the file can't be read.
+        """
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)  # a file object would cost more than what it reads
+            descriptor = os.open(self.path, os.O_RDONLY)  # a file object would cost more than the reading
             try:
                 size = os.fstat(descriptor).st_size if self.length is None else self.length
                 return os.pread(descriptor, size, self.offset)
@@ -307,9 +330,14 @@ class Extent:
 
 
 class Images(Sequence[Image.Image]):
-    """Labelled pictures, decoded when asked for; keeps no open files, so worker processes can share it.
+    """Labelled pictures, decoded on access; no file stays open, so worker processes can share an instance.
 
-    hashes: SHA-256 of each one's bytes in hex, where they are known, as a manifest's are.
+    Attributes:
+        ids: the pictures' ids.
+        skus: the SKU of each picture.
+        names: the file name of each picture.
+        extents: the place of each picture's bytes.
+        hashes: SHA-256 of each picture's bytes in hex; None where they are unknown. A manifest has them.
     """
 
     def __init__(
@@ -331,7 +359,12 @@ class Images(Sequence[Image.Image]):
         return self._decoded(index, decode)
 
     def pixels(self, index: int) -> Pixels:
-        """As `decode_pixels` gives them: what training and embedding see."""
+        """Return the pixels of one picture as `decode_pixels` does, for training and embedding.
+
+        Raises:
+            ImageError: for a picture that can't be used.
+            StorageError: for a file that can't be read.
+        """
         return self._decoded(index, decode_pixels)
 
     def _decoded(self, index: int, decoder: Callable[[bytes], T]) -> T:
@@ -341,15 +374,20 @@ class Images(Sequence[Image.Image]):
             raise ImageError(error.reason, f"{self.ids[index]}: {error}") from error
 
     def read_bytes(self, index: int) -> bytes:
+        """Return the original bytes of one picture.
+
+        Raises:
+            StorageError: if the file can't be read.
+        """
         return self.extents[index].read()
 
     def labels(self, classes: Sequence[str]) -> list[int]:
-        """Each picture's SKU as its place in `classes`, which has them all."""
+        """Return the index of each picture's SKU in `classes`, which must have all of them."""
         place = {sku: number for number, sku in enumerate(classes)}
         return [place[sku] for sku in self.skus]
 
     def take(self, indices: Sequence[int]) -> Images:
-        """The same pictures at `indices`, in that order."""
+        """Return the pictures at `indices`, in that order."""
         hashes = None if self.hashes is None else [self.hashes[i] for i in indices]
         columns = (self.ids, self.skus, self.names, self.extents)
         ids, skus, names, extents = ([column[i] for i in indices] for column in columns)
