@@ -1,7 +1,8 @@
-"""Deltas: functions from one data version to the next, which change rows and products and read no unchanged picture.
+"""Deltas: functions from one data version to the next, without reading unchanged pictures.
 
-The content of a version is its pictures and manifest rows and what is known of its products, wherever the
-bytes lie: any sequence of deltas has the content hash of one import of its result.
+A delta changes manifest rows and the table of products. The content of a version is its pictures, its
+manifest rows and its table of products; the shards in which the bytes lie don't belong to it. So any sequence
+of deltas has the content hash of one import of its result.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ from skumatch.data.version import Version
 from skumatch.errors import DataError
 from skumatch.texts import alike, composed, visible
 
-CLOSE = 0.75  # likeness from which on a name is offered as the one that was meant
+CLOSE = 0.75  # similarity from which a name is suggested, as difflib measures it
 LONGEST = 255  # bytes of a folder's name
 
 
 def retire(version: Version, skus: Mapping[str, str], until: str = "") -> Version:
-    """Retire products: their photos are no longer matched against, and stand for unknown products.
+    """Retire products: their photos leave the gallery and are tested as unknown products.
 
     Args:
         version: the version before.
-        skus: names in any spelling, each with the place where it stands.
-        until: the last day of sale, YYYY-MM-DD; empty where nobody says, and what is known of it stays.
+        skus: names in any spelling, each with the place where it stands (a file and line, or the command).
+        until: the last day of sale, YYYY-MM-DD; empty to keep the day that the table has.
+
+    Raises:
+        DataError: for a product that isn't there, or another form of day.
     """
     products = version.products
     last_day = {"until": table.day(until, "The day of --until")} if until else {}
@@ -44,14 +48,20 @@ def retire(version: Version, skus: Mapping[str, str], until: str = "") -> Versio
 def bring_back(version: Version, skus: Mapping[str, str], since: str = "") -> Version:
     """Sell retired products again.
 
+    Args:
+        version: the version before.
+        skus: names in any spelling, each with the place where it stands.
+        since: the first day of sale, YYYY-MM-DD; empty if it is unknown.
+
     Raises:
-        DataError: for a product that isn't there, or isn't retired.
+        DataError: for a product that isn't there, or isn't retired, or another form of day.
     """
     products = version.products
     for sku in known_skus(version, skus):
         if sku not in retired(version.products):
             raise DataError(
-                f"'{visible(sku)}' isn't retired, so it can't be brought back; `skumatch data inspect` lists what is."
+                f"'{visible(sku)}' isn't retired, so it can't be brought back; "
+                "`skumatch data inspect` lists what is."
             )
         products = with_product(
             products, sku, state=SOLD, since=table.day(since, "The day of --since"), until=""
@@ -62,7 +72,7 @@ def bring_back(version: Version, skus: Mapping[str, str], since: str = "") -> Ve
 def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
     """Give pictures other SKUs.
 
-    A new product whose pictures are all of retired ones is retired, too.
+    A new product is retired if all its pictures came from retired products.
 
     Args:
         version: the version before.
@@ -70,7 +80,8 @@ def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
         where: the table's name, for the sentence of an error.
 
     Raises:
-        DataError: for a picture that isn't there, or one with two new SKUs.
+        DataError: for a picture that isn't there, a picture with two new SKUs, a name that `new_skus`
+            refuses, or a new SKU that is retired.
     """
     rows, names = version.manifest, dict[int, str]()
     new = new_skus(version, labels["sku"], where)
@@ -98,14 +109,20 @@ def relabel(version: Version, labels: pd.DataFrame, where: str) -> Version:
 
 
 def rename(version: Version, old: str, new: str, merge: bool = False) -> Version:
-    """Give a product another name, or join it to one that is there.
+    """Give a product another name, or merge it into a product that is there.
 
-    The product is drawn by its old name on, so that it stays among what is never trained on, or out of it. Of
-    two that are joined the one that is drawn first decides, so that neither's held-out photos are trained on.
+    The product keeps the draw of its old name (`drawn_as`), so that it stays held out of training, or in it.
+    Of two merged products, the one that is held out first decides, so that no held-out photo is trained on.
+
+    Args:
+        version: the version before.
+        old: the product's name, in any spelling.
+        new: the new name.
+        merge: True to merge the product into the one that has the new name already.
 
     Raises:
-        DataError: for a product that isn't there, a new name that is there and is not to be merged with, or a
-            product that is sold and would be joined to a retired one.
+        DataError: for a product that isn't there, a name that can't be a product's, a new name that another
+            product has while `merge` is False, or a merge of a sold product into a retired one.
     """
     (old,) = known_skus(version, {old: "the command"})
     (new,) = new_skus(version, [new], "the command", but=old).values()
@@ -129,7 +146,7 @@ def rename(version: Version, old: str, new: str, merge: bool = False) -> Version
 
 
 def _set_aside_as(version: Version, old: str, new: str) -> Version:
-    """The version with the pictures of `old` that were set aside under the name `new`."""
+    """Return the version with the quarantined pictures of `old` renamed to `new`."""
     ids = [entry["id"] for entry in version.summary["quarantined"]]
     split = {name: name.split("/", 2) for name in ids}
     renamed = {
@@ -147,20 +164,21 @@ def remove(version: Version, ids: Collection[str]) -> Version:
     """Take pictures out of the version; earlier versions keep them.
 
     Raises:
-        DataError: for a product that would have no gallery picture left.
+        DataError: for a product that is not retired and would have no gallery picture left.
     """
     rows = version.manifest[~version.manifest["id"].isin(ids)]
     gallery = version.manifest[version.manifest["side"].eq("train")]
     bare = set(gallery.loc[gallery["id"].isin(ids), "sku"]) - set(rows.loc[rows["side"].eq("train"), "sku"])
     for sku in sorted(bare - retired(version.products)):
         raise DataError(
-            f"Then '{visible(sku)}' would have no gallery picture left; retire it, or keep one. Nothing was changed."
+            f"Then '{visible(sku)}' would have no gallery picture left; retire it, or keep one. "
+            "Nothing was changed."
         )
     return version.with_rows(rows)
 
 
 def erase(version: Version, pictures: Collection[str]) -> Version:
-    """Take every row of these pictures out of the version, whatever that leaves of a product.
+    """Take every row of these pictures out of the version, even a product's last gallery picture.
 
     Args:
         version: the version before.
@@ -170,11 +188,14 @@ def erase(version: Version, pictures: Collection[str]) -> Version:
 
 
 def ids_of(version: Version, images: Mapping[str, str]) -> list[str]:
-    """The ids of pictures that are named by id or by the SHA-256 of their bytes.
+    """Look up pictures by id or by the SHA-256 of their bytes.
 
     Args:
         version: the version that has them.
-        images: each name with the place where it stands.
+        images: each id or SHA-256 with the place where it stands.
+
+    Returns:
+        The pictures' ids, each once; all rows with a given SHA-256.
 
     Raises:
         DataError: for a picture that isn't there.
@@ -185,26 +206,36 @@ def ids_of(version: Version, images: Mapping[str, str]) -> list[str]:
     chosen: list[str] = []
     for image, where in images.items():
         if image not in ids and image.lower() not in by_hash:
-            known = "give ids or SHA-256 of manifest rows"
+            cure = "give ids or SHA-256 of manifest rows"
             raise DataError(
-                f"There is no picture '{visible(image)}' in the data, which {where} names; {known}."
+                f"There is no picture '{visible(image)}' in the data, which {where} names; {cure}."
             )
         chosen += [image] if image in ids else by_hash[image.lower()]
     return list(dict.fromkeys(chosen))
 
 
 def older_gallery(version: Version, skus: Mapping[str, str], before: Collection[str]) -> list[str]:
-    """Ids of gallery pictures of products whose bytes are among `before`, the SHA-256 of an earlier version's pictures."""
+    """Return the ids of products' gallery pictures that an earlier version had already.
+
+    Args:
+        version: the version that has the pictures.
+        skus: names in any spelling, each with the place where it stands.
+        before: SHA-256 of the bytes of the earlier version's pictures.
+
+    Raises:
+        DataError: for a product that isn't there.
+    """
     rows = version.manifest
     of_skus = rows["sku"].isin(known_skus(version, skus)) & rows["side"].eq("train")
     return rows.loc[of_skus & rows["sha256"].isin(before), "id"].tolist()
 
 
 def beside(rows: pd.DataFrame, newcomers: pd.DataFrame) -> pd.DataFrame:
-    """Rows with newcomers, which get the id of their side, SKU and name.
+    """Return the rows and behind them the newcomers, with ids made of their side, SKU and name.
 
-    A newcomer that has the id and the bytes of a row is that row. One with the id of other bytes is named by
-    the first eight digits of its hash besides, since the pictures of two weeks often have the same names.
+    A newcomer with the id and the bytes of a row is left out. If a row has its id but other bytes, the first
+    eight digits of the newcomer's hash are added to its name, since the pictures of two weeks often have the
+    same names.
     """
     taken = dict(zip(rows["id"], rows["sha256"], strict=True))
     kept, names = [], []
@@ -223,36 +254,42 @@ def beside(rows: pd.DataFrame, newcomers: pd.DataFrame) -> pd.DataFrame:
 
 
 def known_skus(version: Version, names: Mapping[str, str]) -> list[str]:
-    """The products that are named, in any spelling that is `alike`, each once.
+    """Look up products by name, in any spelling that `alike` treats as equal.
 
     Args:
         version: the version that has them.
         names: each name with the place where it stands.
 
+    Returns:
+        The products' names as the version spells them, each once.
+
     Raises:
-        DataError: for a name of none, with the likeliest one that was meant.
+        DataError: for a name of no product; the error suggests the most similar one.
     """
     spelt = {alike(sku): sku for sku in version.skus}
     for name, where in names.items():
         if alike(name) not in spelt:
-            meant = difflib.get_close_matches(alike(name), spelt, 1, CLOSE)
-            hint = f"Did you mean '{visible(spelt[meant[0]])}'? " if meant else ""
-            none = f"There is no product '{visible(name)}', which {where} names"
-            raise DataError(f"{hint}{none}; correct the name.")
+            matches = difflib.get_close_matches(alike(name), spelt, 1, CLOSE)
+            hint = f"Did you mean '{visible(spelt[matches[0]])}'? " if matches else ""
+            problem = f"There is no product '{visible(name)}', which {where} names"
+            raise DataError(f"{hint}{problem}; correct the name.")
     return list(dict.fromkeys(spelt[alike(name)] for name in names))
 
 
 def new_skus(version: Version, names: Iterable[str], where: object, but: str = "") -> dict[str, str]:
-    """Each name as it is kept; it may be that of a product that is there.
+    """Check names of products, which may be new or in the version already.
 
     Args:
         version: the version before.
         names: as they were given.
         where: the place where they stand, for the sentence of an error.
-        but: a product whose spelling may be changed.
+        but: a product whose spelling may be changed; empty for none.
+
+    Returns:
+        Each given name -> the name as it is stored: in composed Unicode, without blanks around it.
 
     Raises:
-        DataError: for no name, one that an import would leave out as a folder's, another spelling of a
+        DataError: for an empty name, a name that an import would refuse for a folder, another spelling of a
             product that is there, or two spellings of one name.
     """
     kept, spelt = dict[str, str](), {alike(sku): sku for sku in version.skus if sku != but}
@@ -264,18 +301,18 @@ def new_skus(version: Version, names: Iterable[str], where: object, but: str = "
         if other == sku:
             kept[name] = sku
         elif other in version.skus:
-            meant = f"Did you mean '{visible(other)}'? '{visible(sku)}', which {where} names,"
-            apart = "differs from it only in case, blanks or invisible characters"
-            raise DataError(f"{meant} {apart}; write it as it is there.")
+            question = f"Did you mean '{visible(other)}'? '{visible(sku)}', which {where} names,"
+            difference = "differs from it only in case, blanks or invisible characters"
+            raise DataError(f"{question} {difference}; write it as it is there.")
         else:
             pair = f"'{visible(other)}' and '{visible(sku)}'"
-            alone = "which differ only in case, blanks or invisible characters"
-            raise DataError(f"{where} has {pair}, {alone}; choose one.")
+            difference = "which differ only in case, blanks or invisible characters"
+            raise DataError(f"{where} has {pair}, {difference}; choose one.")
     return kept
 
 
 def _check_name(sku: str, where: object) -> None:
-    """Raise DataError for a name that can't name a folder, or whose folder an import would leave out."""
+    """Raise DataError for a name that can't name a folder, or whose folder an import would skip."""
     usable = alike(sku) and "/" not in sku and len(sku.encode("utf-8", "surrogatepass")) <= LONGEST
     if not usable or sku in (".", "..") or kind_by_name(f"{sku}/picture.jpg"):
         cure = "give one that can name a folder and doesn't begin with a dot"
@@ -301,6 +338,6 @@ def _check_sold(version: Version, skus: Collection[str], where: str) -> None:
 
 
 def _first_drawn(skus: list[str], products: pd.DataFrame) -> str:
-    """Of the names by which products are drawn the one that is held out of training first, whatever the share."""
+    """Return the draw name of the product that is held out of training first as `unseen_share` grows."""
     names = table.draw_names(products)
     return min((names.get(sku, sku) for sku in skus), key=lambda name: (share(f"unseen:{name}"), name))

@@ -1,4 +1,8 @@
-"""Shards: uncompressed tars of original bytes, named by what they hold, so that an unchanged one is never sent again."""
+"""Shards: uncompressed tars of original bytes.
+
+A shard's name is a hash of its members' names, which are hashes of their bytes. So DVC never sends an
+unchanged shard again.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +27,30 @@ STORED = ["sha256", "shard", "offset", "length", "format"]
 
 
 class Spot(NamedTuple):
-    """Where an image's bytes lie: the shard's number, the offset in bytes."""
+    """The place of an image's bytes.
+
+    Attributes:
+        shard: number of the shard.
+        offset: bytes of the shard before the image's.
+    """
 
     shard: int
     offset: int
 
 
 def suffix(container: str) -> str:
-    """The file name's ending for a format in Pillow's words."""
+    """Return the ending of file names, without a dot, for a format as Pillow names it."""
     return {"JPEG": "jpg", "TIFF": "tif"}.get(container, container.lower())
 
 
 class ShardWriter:
-    """Appends images to new shards in `folder`.
+    """Appends images to new shards in a folder.
 
-    A shard gets its name, a hash of its members', when it is full.
+    A shard is named when it is full, by a hash of its members' names.
+
+    Attributes:
+        folder: the folder of the new shards; it must not exist yet.
+        names: file names of the finished shards, in order of their numbers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,15 +64,15 @@ class ShardWriter:
     def add(self, name: str, data: bytes) -> Spot:
         """Append `data` as the member `name`.
 
-        Return the shard's number among the new ones and the offset of the data.
+        Returns:
+            The shard's number among the new ones, and the offset of the data.
         """
         if self._file and self._size + tarfile.BLOCKSIZE + len(data) > SHARD_BYTES:
             self.close()
         if self._file is None:
             self._file = (self.folder / OPEN).open("wb")
-        info = tarfile.TarInfo(
-            name
-        )  # time, owner and mode stay at their constants: equal bytes for equal images
+        # Time, owner and mode keep their constant defaults, so that equal images make equal bytes.
+        info = tarfile.TarInfo(name)
         info.size = len(data)
         spot = Spot(len(self.names), self._size + tarfile.BLOCKSIZE)
         self._size += self._file.write(
@@ -69,7 +82,7 @@ class ShardWriter:
         return spot
 
     def close(self) -> None:
-        """End the open shard, if there is one: on disk, under its name."""
+        """Finish the open shard, if there is one: flush it to disk and give it its name."""
         if self._file is None:
             return
         end = self._size + 2 * tarfile.BLOCKSIZE
@@ -83,14 +96,26 @@ class ShardWriter:
         self._members, self._size, self._file = [], 0, None
 
     def abandon(self) -> None:
-        """Let go of the open shard, if there is one."""
+        """Close the file of the open shard, if there is one, without finishing it."""
         if self._file:
             self._file.close()
             self._file = None
 
 
 class Known:
-    """The images of a stored version in columns, sorted by the SHA-256 of their bytes: a dict of them would take four times the memory."""
+    """The distinct images of a stored version in columns, sorted by the SHA-256 of their bytes.
+
+    A dict of them would take four times the memory.
+
+    Attributes:
+        shards: names of the version's shards; a shard's number is its index here.
+        digests: SHA-256 of each image's bytes in hex, as ASCII bytes.
+        shard: number of each image's shard.
+        offset: offset of each image's bytes in its shard.
+        length: length of each image's bytes.
+        suffix: ending of each image's member name.
+        wanted: True for each image that the next version has.
+    """
 
     def __init__(self, manifest: pa.Table) -> None:
         self.shards: list[str] = pc.unique(manifest["shard"]).to_pylist()
@@ -102,42 +127,63 @@ class Known:
         self.wanted = np.zeros(len(self.digests), bool)
 
     def find(self, sha256: str) -> int | None:
+        """Return the index of the image with these bytes; None if there is none."""
         at = int(np.searchsorted(self.digests, sha256.encode()))
         return at if at < len(self.digests) and self.digests[at] == sha256.encode() else None
 
     def spot(self, at: int) -> Spot:
+        """Return the place of the image with index `at`."""
         return Spot(int(self.shard[at]), int(self.offset[at]))
 
     def read(self, folder: Path, at: int) -> bytes:
+        """Read the bytes of the image with index `at` from the shards in `folder`.
+
+        Raises:
+            StorageError: if the shard can't be read.
+        """
         return Extent(
             str(folder / self.shards[self.shard[at]]), int(self.offset[at]), int(self.length[at])
         ).read()
 
     def broken(self) -> set[int]:
-        """The numbers of the shards that hold something unwanted."""
+        """Return the numbers of the shards that hold an unwanted image."""
         return set(self.shard[~self.wanted].tolist())
 
 
 class Store:
-    """The images of the version that is there, and new ones: each one's bytes are kept once.
+    """The images of the old version and new ones; the bytes of each image are stored once.
 
-    A shard of the old version is kept, byte for byte, if every image in it is wanted again; otherwise its
-    wanted images move into new shards, so that what was removed is gone.
+    A shard of the old version is kept, byte for byte, if every image in it is wanted again. Otherwise its
+    wanted images move into new shards, so that removed images are in no shard of the new version.
+
+    Attributes:
+        shards: folder of the old version's shards.
+        writer: writes the new shards.
+        known: the old version's images.
     """
 
     def __init__(self, root: Path, manifest: pa.Table, folder: Path) -> None:
-        """`manifest`: the columns of STORED of the version at `root`, no rows if there is none.
+        """Start from the version at `root`.
 
-        New shards go to `folder`.
+        Args:
+            root: the old version's folder.
+            manifest: the columns STORED of its manifest; no rows if there is no version.
+            folder: the folder for the new version's shards; it must not exist yet.
         """
         self.shards, self.writer = root / "shards", ShardWriter(folder)
         self.known = Known(manifest)
         self._new: dict[bytes, Spot] = {}
 
     def put(self, sha256: str, container: str, data: bytes) -> Spot:
-        """Keep `data`; return where.
+        """Store an image, unless the old version has its bytes undamaged; return its place.
 
-        New shards are numbered after the old ones; `settle` may still move images of old ones.
+        Args:
+            sha256: of the bytes, in hex.
+            container: the image's format as Pillow names it.
+            data: the bytes.
+
+        Returns:
+            The place. New shards are numbered after the old ones; `settle` may still move images of old ones.
         """
         key = bytes.fromhex(sha256)
         at = None if key in self._new else self.known.find(sha256)
@@ -147,9 +193,15 @@ class Store:
         return self.add(sha256, container, data)
 
     def add(self, sha256: str, container: str, data: bytes) -> Spot:
-        """Keep `data`, which the old version doesn't hold; return where.
+        """Store an image that the old version doesn't have, once; return its place.
 
-        New shards are numbered after the old ones.
+        Args:
+            sha256: of the bytes, in hex.
+            container: the image's format as Pillow names it.
+            data: the bytes.
+
+        Returns:
+            The place. New shards are numbered after the old ones.
         """
         key = bytes.fromhex(sha256)
         if key not in self._new:
@@ -157,9 +209,13 @@ class Store:
         return self._new[key]
 
     def keep(self, digests: Iterable[str]) -> list[str]:
-        """Want those images of the old version, and no others.
+        """Mark these images of the old version as wanted, and all others as unwanted.
 
-        Return the shards whose bytes `settle` will read.
+        Args:
+            digests: SHA-256 of the wanted images.
+
+        Returns:
+            The names of the shards that hold an unwanted image; `settle` reads the wanted images in them.
         """
         self.known.wanted = np.isin(self.known.digests, np.array(sorted(digests), "S64"))
         return [self.known.shards[number] for number in sorted(self.known.broken())]
@@ -173,12 +229,16 @@ class Store:
         return path.is_file() and self.known.read(self.shards, at) == data
 
     def settle(self, absent: bool = False) -> tuple[dict[Spot, Spot], list[str]]:
-        """End the new shards and take over the kept ones.
-
-        Return moved images, and the shards' names by number.
+        """Finish the new shards, and link or copy the kept ones beside them.
 
         Args:
-            absent: whether kept shards may be missing here, as where a version was fetched in part.
+            absent: True if kept shards may be missing on this machine, as after a fetch of part of a version.
+
+        Returns:
+            The old and the new place of each image that moved, and the shards' names by number.
+
+        Raises:
+            StorageError: if a shard can't be read.
         """
         broken = self.known.broken()
         moved = dict(self._rescue(broken))
@@ -189,10 +249,13 @@ class Store:
         return moved, [*self.known.shards, *self.writer.names]
 
     def places(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """End the new shards and take over the kept ones; return the rows with their final places.
+        """Finish the new shards, take over the kept ones, and return the rows with their final places.
 
         Args:
             rows: manifest rows; `shard` is the name of an old shard, or the number that `add` gave, as text.
+
+        Raises:
+            StorageError: if a shard can't be read.
         """
         moved, names = self.settle(absent=True)
         numbers = {name: number for number, name in enumerate(self.known.shards)}
@@ -218,6 +281,7 @@ def _places(rows: pd.DataFrame) -> tuple[list[str], list[int]]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to `source`, or a copy where links can't be made."""
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without links

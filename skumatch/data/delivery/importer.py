@@ -1,4 +1,4 @@
-"""A delivery becomes a data version: tar shards of the original bytes, a manifest, and a list of what was left out."""
+"""The import of a delivery as a data version: shards of original bytes, a manifest, and a quarantine."""
 
 from __future__ import annotations
 
@@ -36,10 +36,19 @@ COUNTS = ("images", "skus", "junk", "quarantined", "catalogue", "catalogue_only"
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found: counts, junk by kind, quarantined images with their reason, and what it changed.
+    """Result of an import.
 
-    `changes` is None where there was no version to compare with. `catalogue_only` counts the SKUs that have a
-    catalogue picture only.
+    Attributes:
+        images: number of images in the version.
+        skus: number of SKUs on the train or test side.
+        junk: number of files left out, by kind.
+        quarantined: id, reason and sentence of each image that can't be used.
+        changed: False if the version at `root` was the same and stayed.
+        edition: title of the delivery's edition.
+        repaired: kinds of garbled names that were repaired, as `names.repair` calls them.
+        catalogue: number of catalogue pictures.
+        catalogue_only: number of SKUs that have a catalogue picture only.
+        changes: differences from the version before; None if there was none to compare with.
     """
 
     images: int
@@ -68,11 +77,14 @@ def import_data(
 
     Args:
         path: a folder or zip.
-        root: the data version's folder; if the import fails it stays as it was.
+        root: the data version's folder; it stays unchanged if the import fails.
         skus: the only SKUs to take, each with the place that names it; None takes all.
         min_short_side: pixels; smaller images are quarantined as `tiny`.
         catalogue: a folder of pictures named <sku>.<ext>.
         erased: SHA-256 of pictures that were erased; they are left out.
+
+    Returns:
+        Counts of the new version, and its differences from the version before.
 
     Raises:
         DataError: the delivery can't be used.
@@ -80,7 +92,16 @@ def import_data(
     """
     try:
         with exclusive(root), aside(root) as folder, Examined(root) as examined:
-            delivered = _deliver(path, root, folder, skus, min_short_side, catalogue, erased, examined)
+            delivered = _deliver(
+                path,
+                root,
+                folder,
+                skus,
+                min_short_side=min_short_side,
+                catalogue=catalogue,
+                erased=erased,
+                examined=examined,
+            )
             old, new = _manifest(root, COMPARED), pq.read_table(folder / "manifest.parquet", columns=COMPARED)
             changes = None if old is None else compare(old, new)
             changed = delivered.stored or not _same(folder, root)
@@ -97,7 +118,14 @@ def import_data(
 
 
 class Delivered(NamedTuple):
-    """What was written aside: import.json, how the delivery is called, what its names needed, and whether any image was stored."""
+    """A data version that was written beside the one at `root`, before it takes its place.
+
+    Attributes:
+        summary: the content of import.json.
+        edition: title of the delivery's edition.
+        repaired: kinds of garbled names that were repaired.
+        stored: True if any image's bytes were written to a new shard.
+    """
 
     summary: dict[str, Any]
     edition: str
@@ -110,7 +138,7 @@ def _deliver(
     root: Path,
     folder: Path,
     skus: Mapping[str, str] | None,
-    least: int,
+    min_short_side: int,
     catalogue: Path | None,
     erased: Collection[str],
     examined: Examined,
@@ -120,12 +148,32 @@ def _deliver(
         known = _manifest(root, STORED)
         store = Store(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
         summary = _write(
-            source, items, store, folder, path, least, erased, examined, examined.known(_with_facts(root))
+            source,
+            items,
+            store,
+            folder,
+            path,
+            min_short_side=min_short_side,
+            erased=erased,
+            examined=examined,
+            known=examined.known(_with_facts(root)),
         )
         return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
 
 
 def with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Item]:
+    """Return the delivery's items and those of a folder of catalogue pictures, in order of id.
+
+    Files of the folder that are no pictures are counted in `source.junk`.
+
+    Args:
+        source: the delivery.
+        folder: the catalogue pictures, named <sku>.<ext>; None for none.
+        path: the delivery's path, for the sentence of an error.
+
+    Raises:
+        DataError: for a folder that can't be used, two files with one id, or two SKUs that are spelt alike.
+    """
     if folder is None:
         return source.items
     pictures, junk = catalogue_items(folder)
@@ -146,25 +194,20 @@ def _wanted(items: list[Item], skus: Mapping[str, str] | None, path: Path) -> li
 
 
 def _manifest(root: Path, columns: list[str]) -> pa.Table | None:
-    """Columns of the version at `root`.
-
-    None if there is none, or one that is damaged or of another format.
-    """
+    """Read columns of the manifest at `root`; None for no version, a damaged one or another format."""
     try:
-        known = read_json(root / "import.json")["format"] == FORMAT
-        return pq.read_table(root / "manifest.parquet", columns=columns) if known else None
+        same_format = read_json(root / "import.json")["format"] == FORMAT
+        return pq.read_table(root / "manifest.parquet", columns=columns) if same_format else None
     except (FileNotFoundError, ValueError, LookupError, TypeError):  # pyarrow's errors are ValueErrors
         return None
 
 
 def _with_facts(root: Path) -> pa.Table | None:
-    """The manifest of the version at `root`, if its facts are those that this code finds."""
+    """Read the manifest at `root`; None if its facts are of another FACTS_VERSION than this code's."""
     manifest = _manifest(root, COLUMNS.names)
-    return (
-        manifest
-        if manifest is not None and read_json(root / "import.json").get("facts", 1) == FACTS_VERSION
-        else None
-    )
+    if manifest is None or read_json(root / "import.json").get("facts", 1) != FACTS_VERSION:
+        return None
+    return manifest
 
 
 def _write(
@@ -173,7 +216,7 @@ def _write(
     store: Store,
     folder: Path,
     path: Path,
-    least: int,
+    min_short_side: int,
     erased: Collection[str],
     examined: Examined,
     known: KnownFacts,
@@ -181,7 +224,7 @@ def _write(
     rows, quarantined, pictures = Rows(), list[dict[str, str]](), Pictured()
     try:
         with track("import", len(items)) as advance:
-            for item, data, facts in examine_all(items, source.read, least, known):
+            for item, data, facts in examine_all(items, source.read, min_short_side, known):
                 if isinstance(facts, ImageError):
                     quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
                     pictures.add(item.id, facts.reason, data)
@@ -215,8 +258,8 @@ def _write(
 
 
 def _same(folder: Path, root: Path) -> bool:
-    # Shards are named by what they hold, and the manifest lists every image with hash, shard, offset and
-    # length.
+    # The shards need no comparison: the manifest has the hash, shard, offset and length of every image, and
+    # a shard's name is a hash of its members.
     names = ("manifest.parquet", "import.json", QUARANTINE, FILE)
     return all(_bytes(root / name) == _bytes(folder / name) for name in names)
 

@@ -1,7 +1,8 @@
-"""The suite: what must hold of a data version.
+"""The suite of expectations that a data version must pass.
 
-Every expectation looks at one column (or a pair) of one frame of `frames` and `drift`, chosen so that one
-defect breaks one expectation: what another already says is left out of the column.
+Every expectation looks at one column, or a pair of columns, of one frame of `frames` and `drift`. The columns
+are chosen so that one defect breaks one expectation: a column leaves out the rows that another expectation
+reports already.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SHARD = r"^[^/\\\x00]+\.tar$"
 
 
 def schema_rules() -> list[Rule]:
-    """What must hold before anything else can be asked."""
+    """Return the rules on the manifest's columns and types, which all other rules depend on."""
     columns = columns_are(COLUMNS, "The manifest has its columns, in their order")
     return [
         Rule("columns", "manifest", columns),
@@ -42,7 +43,7 @@ def schema_rules() -> list[Rule]:
 
 
 def rules(p: ValidateParams) -> list[Rule]:
-    """All that a data version is asked by itself."""
+    """Return the rules that need no other data version."""
     return [
         *_name_rules(),
         *_picture_rules(p),
@@ -237,17 +238,26 @@ def _whole_rules(p: ValidateParams) -> list[Rule]:
 
 
 def drift_rules(p: ValidateParams) -> list[Rule]:
-    """What is asked about the difference to the last version that passed."""
+    """Return the rules on the difference to the last version that passed."""
     rule = partial(Rule, frame="drift_skus")
     gone = f"At most {percent(p.max_removed_share)} of the SKUs of the last version are gone"
     new = f"At most {percent(p.max_added_share)} of SKUs are new since the last version"
     factor = f"{p.max_sku_ratio:g}"
-    changed = f"At most {percent(p.max_changed_share)} of SKUs have over {factor} times the images of the last version, or under 1/{factor}"
-    counts = f"There are {p.min_images_ratio:g} to {p.max_images_ratio:g} times as many images as in the last version, in all and on each side"
+    changed = (
+        f"At most {percent(p.max_changed_share)} of SKUs have over {factor} times the images "
+        f"of the last version, or under 1/{factor}"
+    )
+    counts = (
+        f"There are {p.min_images_ratio:g} to {p.max_images_ratio:g} times as many images "
+        "as in the last version, in all and on each side"
+    )
     size = (
         f"Pictures are by a factor of at most {p.max_size_ratio:g} larger or smaller than in the last version"
     )
-    aspect = f"Pictures are by a factor of at most {p.max_aspect_ratio:g} wider or narrower in shape than in the last version"
+    aspect = (
+        f"Pictures are by a factor of at most {p.max_aspect_ratio:g} wider or narrower in shape "
+        "than in the last version"
+    )
     return [
         rule(
             "drift-removed",
@@ -290,7 +300,7 @@ def drift_rules(p: ValidateParams) -> list[Rule]:
 
 
 def byte_rules() -> list[Rule]:
-    """What is asked of the shards, which takes reading all of them."""
+    """Return the rule on the bytes in the shards, which takes reading all of them."""
     return [
         Rule(
             "bytes",
