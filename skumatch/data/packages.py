@@ -1,7 +1,7 @@
 """Made-up packages for the rendered sample.
 
-Brands differ in shape, colours, pattern and logo; flavours of one brand only in an accent colour and small
-print.
+Brands differ in shape, colours, pattern and logo. Flavours of one brand differ only in an accent colour and
+small print.
 """
 
 from __future__ import annotations
@@ -22,33 +22,63 @@ FINE = 2  # faces and crops are drawn this much larger, then averaged down
 
 @dataclass(frozen=True)
 class Shape:
-    aspect: float  # height / width
-    outline: tuple[
-        tuple[float, float], ...
-    ]  # (distance from the top, half width), shares of height and of half the width
-    cap: float  # share of the height above the printed part
-    curve: float  # 0 flat, 1 a cylinder
+    """The shape and surface of a package.
+
+    Attributes:
+        aspect: height / width.
+        outline: (distance from the top, half width), as shares of the height and of half the width.
+        cap: share of the height above the printed part.
+        curve: 0 for a flat front, 1 for a cylinder.
+        gloss: strength of the reflected streak of light, from 0.
+        crease: strength of the creases of a soft pack, from 0.
+    """
+
+    aspect: float
+    outline: tuple[tuple[float, float], ...]
+    cap: float
+    curve: float
     gloss: float
     crease: float = 0.0
 
 
 @dataclass(frozen=True)
 class Brand:
+    """A made-up brand.
+
+    Attributes:
+        logo: text of the logo.
+        claim: text below the logo.
+        shape: key in SHAPES.
+        pattern: key in PATTERNS.
+        colours: of the ground, the pattern and the logo.
+        flavours: name of the SKU, printed text and accent colour of each flavour.
+    """
+
     logo: str
     claim: str
     shape: str
     pattern: str
-    colours: tuple[str, str, str]  # ground, pattern, logo
-    flavours: tuple[tuple[str, str, str], ...]  # name of the SKU, what is printed, accent colour
+    colours: tuple[str, str, str]
+    flavours: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
 class Sku:
+    """A made-up product.
+
+    Attributes:
+        name: the SKU's name.
+        brand: its brand.
+        printed: the flavour's name as it is printed on the package.
+        accent: colour of the band and the fruits.
+        edition: 0 for products of the catalogue; later editions have other hues.
+    """
+
     name: str
     brand: Brand
     printed: str
     accent: str
-    edition: int  # 0 is the catalogue; later editions turn the hues
+    edition: int
 
 
 SHAPES = {
@@ -67,9 +97,8 @@ SHAPES = {
     "box": Shape(1.55, ((0, 1), (1, 1)), 0.0, 0.0, 0.15),
     "jar": Shape(1.6, ((0, 0.84), (0.15, 0.84), (0.16, 0.8), (0.25, 1), (0.95, 1), (1, 0.9)), 0.15, 1.0, 0.6),
 }
-PATTERNS: dict[
-    str, Callable[[Array, Array], Array]
-] = {  # u: -1..1 across, v: from 0 down in the same unit; where the second colour is
+# Each pattern returns the mask of the second colour. u: -1 to 1 across; v: from 0 down, in the same unit.
+PATTERNS: dict[str, Callable[[Array, Array], Array]] = {
     "hills": lambda u, v: v + 0.22 * np.sin(3.1 * u + 0.6) + 0.1 * np.sin(7 * u) > 2.95,
     "rays": lambda u, v: np.sin(16 * np.arctan2(v - 1.6, u)) > 0,
     "waves": lambda u, v: np.sin(9 * v + 1.6 * np.sin(2.6 * u)) > 0.35,
@@ -81,35 +110,43 @@ PATTERNS: dict[
 }
 BRANDS = (
     Brand("Alpenhof", "Bergbauern", "carton", "hills", ("#f4f5f0", "#4f9a4d", "#1d4f9c"), (
-        ("Alpenhof Vollmilch 3,5% 1L", "Vollmilch 3,5%", "#1f4fa8"), ("Alpenhof Fettarme Milch 1,5% 1L", "Fettarm 1,5%", "#3fa4dc"),
+        ("Alpenhof Vollmilch 3,5% 1L", "Vollmilch 3,5%", "#1f4fa8"),
+        ("Alpenhof Fettarme Milch 1,5% 1L", "Fettarm 1,5%", "#3fa4dc"),
         ("Alpenhof Laktosefrei 1,5% 1L", "Laktosefrei", "#7a4fa8"))),
     Brand("SOLEADA", "100% fruta", "carton", "rays", ("#f9c22e", "#f7a823", "#b3261e"), (
-        ("Soleada Naranja & Mango 1L", "Naranja & Mango", "#e8731c"), ("Soleada Néctar Tropical 1L", "Tropical", "#8a9a1e"),
+        ("Soleada Naranja & Mango 1L", "Naranja & Mango", "#e8731c"),
+        ("Soleada Néctar Tropical 1L", "Tropical", "#8a9a1e"),
         ("Soleada Pomelo Rosa 1L", "Pomelo Rosa", "#d8506e"))),
     Brand("YUNSHAN", "mountain tea", "bottle", "leaves", ("#2f7d4a", "#276b40", "#f6f1dc"), (
-        ("云山绿茶500ml", "Green Tea", "#b9d437"), ("Yunshan Jasmine Tea 500ml", "Jasmine Tea", "#f0e6b4"),
+        ("云山绿茶500ml", "Green Tea", "#b9d437"),
+        ("Yunshan Jasmine Tea 500ml", "Jasmine Tea", "#f0e6b4"),
         ("Yunshan Oolong Tea 500ml", "Oolong Tea", "#c98b3a"))),
     Brand("Crisp & Co", "kettle cooked", "pouch", "stripes", ("#b5202f", "#a01626", "#fff3d6"), (
-        ("Crisp & Co Sea Salt 150g", "Sea Salt", "#4f86c6"), ("Crisp & Co Sweet Paprika 150g", "Sweet Paprika", "#e2762b"),
+        ("Crisp & Co Sea Salt 150g", "Sea Salt", "#4f86c6"),
+        ("Crisp & Co Sweet Paprika 150g", "Sweet Paprika", "#e2762b"),
         ("Crisp & Co Sour Cream 150g", "Sour Cream", "#6aa84f"))),
     Brand("Nordlys", "sparkling", "can", "waves", ("#173a5e", "#205b86", "#e9f4f7"), (
-        ("Nordlys Hyldeblomst 33cl", "Hyldeblomst", "#dfe8a0"), ("Nordlys Øko Rabarber 33cl", "Rabarber", "#d2344a"),
+        ("Nordlys Hyldeblomst 33cl", "Hyldeblomst", "#dfe8a0"),
+        ("Nordlys Øko Rabarber 33cl", "Rabarber", "#d2344a"),
         ("Nordlys Lakrids 33cl", "Lakrids", "#8d4a9e"))),
     Brand("Montalto", "medium roast", "jar", "diamonds", ("#3a241a", "#4b3022", "#e7b65c"), (
-        ("Café Montalto Classico 100g", "Classico", "#b5202f"), ("Café Montalto Crema 100g", "Crema", "#cf9a4a"),
+        ("Café Montalto Classico 100g", "Classico", "#b5202f"),
+        ("Café Montalto Crema 100g", "Crema", "#cf9a4a"),
         ("Café Montalto Decaffeinato 99,9% 100g", "Decaffeinato", "#3f8f5b"))),
     Brand("Hazel Hill", "wholegrain", "box", "dots", ("#efe3c8", "#e3d0a5", "#6b3d1f"), (
-        ("Hazel Hill Müsli Nuts 500g", "Nut Crunch", "#9a6233"), ("Hazel Hill Müsli Berries 500g", "Red Berries", "#a8325a"),
+        ("Hazel Hill Müsli Nuts 500g", "Nut Crunch", "#9a6233"),
+        ("Hazel Hill Müsli Berries 500g", "Red Berries", "#a8325a"),
         ("Hazel Hill Müsli Apple & Oat 500g", "Apple & Oat", "#7d9e3a"))),
     Brand("BRISE", "eau de source", "bottle", "rings", ("#cfe8f2", "#b4d9ea", "#14609e"), (
-        ("Brise Eau Minérale Nature 0.5L", "Nature", "#14609e"), ("Brise Eau Minérale Citron 0.5L", "Citron", "#d8c21f"),
+        ("Brise Eau Minérale Nature 0.5L", "Nature", "#14609e"),
+        ("Brise Eau Minérale Citron 0.5L", "Citron", "#d8c21f"),
         ("Brise Eau Minérale Menthe 0.5L", "Menthe", "#2f9e77"))),
 )  # fmt: skip
 CATALOGUE = sum(len(brand.flavours) for brand in BRANDS)
 
 
 def catalogue(skus: int) -> list[Sku]:
-    """The first `skus` products, brand by brand; past the end come new editions of all."""
+    """Return the first `skus` products, brand by brand; past the end follow new editions of all."""
     flavours = [(brand, *flavour) for brand in BRANDS for flavour in brand.flavours]
     chosen = [(*flavours[i % len(flavours)], i // len(flavours)) for i in range(skus)]
     return [
@@ -120,7 +157,7 @@ def catalogue(skus: int) -> list[Sku]:
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, `size` pixels; it has ASCII letters only, so packages print nothing else."""
+    """Return Pillow's built-in font at `size` pixels; since it has only ASCII letters, so has the print."""
     built_in = ImageFont.load_default(size=size)
     assert isinstance(built_in, ImageFont.FreeTypeFont), (
         "Pillow without FreeType draws no text of a chosen size"
@@ -137,9 +174,9 @@ def _write(
     fill: str,
     bold: float = 0,
 ) -> None:
-    """Centre `text` at `at`, as large as `width` and `height` (pixels) allow.
+    """Draw `text` centred at `at`, as large as `width` and `height` (pixels) allow.
 
-    `bold` is a share of the size.
+    `bold` is the stroke's width as a share of the font size.
     """
     size = int(min(height, 100 * width / font(100).getlength(text)))
     draw.text(at, text, fill, font(size), anchor="mm", stroke_width=round(bold * size), stroke_fill=fill)
@@ -147,7 +184,7 @@ def _write(
 
 @lru_cache(maxsize=128)
 def design(sku: Sku) -> Image.Image:
-    """The front of a package, RGBA, HEIGHT pixels high, transparent outside its outline."""
+    """Draw the front of a package: RGBA, HEIGHT pixels high, transparent outside its outline."""
     shape, (ground, second, ink) = SHAPES[sku.brand.shape], sku.brand.colours
     height, width = FINE * HEIGHT, round(FINE * HEIGHT / shape.aspect / 2) * 2
     u, v = np.meshgrid(np.linspace(-1, 1, width), np.linspace(0, 1, height))
@@ -156,9 +193,8 @@ def design(sku: Sku) -> Image.Image:
     face = Image.new("RGB", (width, height), ink)
     face.paste(ground, mask=Image.fromarray(print_area))
     if sku.brand.shape == "carton":
-        ImageDraw.Draw(face).circle(
-            (width / 2, 0.55 * shape.cap * height), 0.14 * width, second, ground, 6
-        )  # screw cap
+        screw_cap = (width / 2, 0.55 * shape.cap * height)
+        ImageDraw.Draw(face).circle(screw_cap, 0.14 * width, second, ground, 6)
     face.paste(second, mask=Image.fromarray(marks & print_area))
     _print(face, sku)
     if sku.edition:
@@ -171,7 +207,10 @@ def design(sku: Sku) -> Image.Image:
 
 
 def _relief(shape: Shape, u: Array, v: Array) -> Array:
-    """How light the surface is: darker round sides, a streak of gloss, the edge below the cap, creases of soft packs."""
+    """Return the brightness of the surface as a factor for each pixel.
+
+    It has darker round sides, a streak of gloss, the edge below the cap and the creases of soft packs.
+    """
     light = 1 - 0.5 * shape.curve * np.clip(np.abs(u), 0, 1) ** 3 - 0.06 * v
     light += 0.22 * shape.gloss * np.exp(-(((u + 0.45) / 0.12) ** 2))
     light += shape.crease * np.sin(7 * u + 5 * np.sin(4 * u + 5 * v)) * (2 * v - 1) ** 2
@@ -179,13 +218,13 @@ def _relief(shape: Shape, u: Array, v: Array) -> Array:
 
 
 def _print(face: Image.Image, sku: Sku) -> None:
-    """Logo, claim, a band and fruits in the accent colour with the flavour's name, and small print."""
-    draw, (w, h), top = ImageDraw.Draw(face), face.size, SHAPES[sku.brand.shape].cap
+    """Print logo, claim, a band and fruits in the accent colour with the flavour's name, and small print."""
+    draw = ImageDraw.Draw(face)
+    w, h = face.size
+    top = SHAPES[sku.brand.shape].cap
     ground, _, ink = sku.brand.colours
-    x, at = (
-        w / 2,
-        [h * (top + (1 - top) * share / 100) for share in range(101)],
-    )  # pixels at each hundredth of the printed part
+    x = w / 2
+    at = [h * (top + (1 - top) * share / 100) for share in range(101)]  # y at each hundredth of the print
     draw.rounded_rectangle((0.1 * w, at[26], 0.9 * w, at[42]), 0.05 * h, ink)
     _write(draw, (x, at[34]), sku.brand.logo, 0.7 * w, 0.13 * h, ground, 0.03)
     _write(draw, (x, at[46]), sku.brand.claim, 0.5 * w, 0.04 * h, ink)

@@ -1,14 +1,14 @@
-"""Products: what is known of a SKU besides its pictures, in the table `products.parquet` of a data version.
+"""Products: facts about SKUs besides their pictures, in the table `products.parquet` of a data version.
 
-The table has a row for each product of which anything is to be said; a version without any has no table.
-Columns:
+The table has a row for each product with any value other than the defaults; a version without such a product
+has no table. Columns:
 
 - sku: its name, as in the manifest.
-- state: `sold`, or `retired`: no longer in the shops. A product that has nothing but a catalogue picture is
-  catalogue-only; that follows from the manifest and is no state of its own.
-- since, until: days (YYYY-MM-DD) from which and to which it was sold; empty where nobody said.
-- drawn_as: the name by which it is drawn for what is never trained on; empty where that is its own. A product
-  that was renamed keeps the draw of its first name.
+- state: `sold` (the default), or `retired`, for no longer in the shops. A product that has nothing but a
+  catalogue picture is catalogue-only; that follows from the manifest and is no state of its own.
+- since, until: first and last day of sale (YYYY-MM-DD); empty if unknown.
+- drawn_as: the name that decides by its hash whether the product is held out of training; empty for its own
+  name. A product that was renamed keeps the draw of its first name.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ COLUMNS = SCHEMA.names
 
 
 def no_products() -> pd.DataFrame:
-    """The table of a version of which nothing is said."""
+    """Return an empty table of products."""
     return pd.DataFrame({name: pd.Series(dtype=object) for name in COLUMNS})
 
 
 def read_products(root: Path) -> pd.DataFrame:
-    """Read the products of the data version at `root`, in order of sku; without rows if it has no table.
+    """Read the products of the data version at `root`, in order of sku; an empty table if it has none.
 
     Raises:
         DataError: for a table that is damaged or has other columns.
@@ -49,14 +49,17 @@ def read_products(root: Path) -> pd.DataFrame:
 
 
 def write_products(root: Path, products: pd.DataFrame) -> None:
-    """Write the rows that say anything, in order of sku; no table where none does."""
+    """Write the rows with other values than the defaults, in order of sku; no table if there are none."""
     rows = telling(products)
     if len(rows):
         write_parquet(root / FILE, rows, SCHEMA)
 
 
 def telling(products: pd.DataFrame) -> pd.DataFrame:
-    """The rows that say more than that a product is sold, in order of sku; without a state it is sold."""
+    """Return the rows with other values than the defaults, in order of sku.
+
+    An empty state becomes `sold`; a `drawn_as` that is the product's own name becomes empty.
+    """
     drawn_as = products["drawn_as"].mask(products["drawn_as"].eq(products["sku"]), "")
     rows = products.assign(state=products["state"].replace("", SOLD), drawn_as=drawn_as)
     plain = rows["state"].eq(SOLD) & (rows["since"] + rows["until"] + rows["drawn_as"]).eq("")
@@ -65,18 +68,18 @@ def telling(products: pd.DataFrame) -> pd.DataFrame:
 
 
 def retired(products: pd.DataFrame) -> set[str]:
-    """The products that are no longer sold."""
+    """Return the names of the products that are no longer sold."""
     return set(products.loc[products["state"].eq(RETIRED), "sku"])
 
 
 def draw_names(products: pd.DataFrame) -> dict[str, str]:
-    """Product -> the name by which it is drawn, where that is another than its own."""
+    """Return the draw name of each product whose draw name is not its own."""
     rows = products[products["drawn_as"].ne("")]
     return dict(zip(rows["sku"], rows["drawn_as"], strict=True))
 
 
 def with_product(products: pd.DataFrame, sku: str, **values: str) -> pd.DataFrame:
-    """The table with these values of one product; a new row starts as `sold`."""
+    """Return the table with these column values for one product; a new row starts as `sold`."""
     rows = products[products["sku"].eq(sku)]
     before = (
         rows.iloc[0].to_dict()
@@ -88,23 +91,27 @@ def with_product(products: pd.DataFrame, sku: str, **values: str) -> pd.DataFram
 
 
 def of_skus(products: pd.DataFrame, skus: Iterable[str]) -> pd.DataFrame:
-    """The rows of products that still have a picture."""
+    """Return the rows of products that are among `skus`."""
     return products[products["sku"].isin(set(skus))].reset_index(drop=True)
 
 
 def named_here(products: pd.DataFrame, skus: Iterable[str]) -> pd.DataFrame:
-    """The rows of products that are among `skus`, under the spelling that these have."""
+    """Return the rows of products that are among `skus` in any spelling, with the names that `skus` has."""
     spelt = {alike(sku): sku for sku in skus}
     names = pd.Series([spelt.get(alike(sku), "") for sku in products["sku"]], products.index, dtype=str)
     return products.assign(sku=names)[names.ne("")].reset_index(drop=True)
 
 
 def products_of_csv(data: bytes, where: str) -> pd.DataFrame:
-    """Read a delivered table of products; of its columns only `sku` is needed.
+    """Read a delivered table of products; the column `sku` is required, all others are optional.
+
+    Args:
+        data: the file's bytes.
+        where: its name, for the sentence of an error.
 
     Raises:
-        DataError: for no table, no column `sku`, another state than `sold`, `retired` or none, no day, or a
-            SKU twice, in whatever spelling.
+        DataError: for a file that is no table, no column `sku`, a state other than `sold`, `retired` or
+            empty, another form of day, or a SKU twice, in any spelling.
     """
     table = read_csv(data, where, "correct or remove it")
     if "sku" not in table:
@@ -128,7 +135,15 @@ def products_of_csv(data: bytes, where: str) -> pd.DataFrame:
 
 
 def day(text: str, where: str) -> str:
-    """The day `text`, or nothing. Raises DataError for another form than YYYY-MM-DD."""
+    """Return the day as YYYY-MM-DD; empty for an empty text.
+
+    Args:
+        text: the day.
+        where: the place where it stands, for the sentence of an error.
+
+    Raises:
+        DataError: for another form than YYYY-MM-DD.
+    """
     try:
         return date.fromisoformat(text).isoformat() if text else ""
     except ValueError as error:

@@ -1,4 +1,7 @@
-"""A rendered data set: shelf photos of made-up packages in RP2K's layout, so that the loop turns with nothing downloaded."""
+"""A rendered data set: shelf photos of made-up packages in RP2K's layout.
+
+With it the whole loop runs without a download.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +24,25 @@ FLOOR = HEIGHT + 60  # where packages stand in a scene, pixels from its top
 
 
 def photograph(face: Image.Image, others: list[Image.Image], rng: np.random.Generator) -> Image.Image:
-    """A crop of a shelf photo, RGB, 140-320 pixels high, showing `face` between its two neighbours `others`."""
+    """Render a crop of a shelf photo, RGB, 140 to 320 pixels high.
+
+    Args:
+        face: the package's front, RGBA, as `design` draws it.
+        others: the fronts of its left and right neighbour.
+        rng: decides shelf, crop, perspective and light.
+    """
     scene = _shelf(face, others, rng)
     w, h = face.size
-    margin = rng.uniform(-0.03, (0.12, 0.06, 0.12, 0.06)) * (
-        w,
-        h,
-        w,
-        h,
-    )  # how tightly the detector cropped: left, top, right, bottom
+    # The detector's margin around the package in pixels: left, top, right, bottom.
+    margin = rng.uniform(-0.03, (0.12, 0.06, 0.12, 0.06)) * (w, h, w, h)
     centre = np.array([scene.width / 2, FLOOR - h / 2])
     box = np.array([[-w / 2 - margin[0], -h / 2 - margin[1]], [w / 2 + margin[2], h / 2 + margin[3]]])
-    corners = np.array(
-        [[box[i, 0], box[j, 1]] for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))]
-    )  # as Pillow's QUAD wants them
+    # In the order of Pillow's QUAD.
+    corners = np.array([[box[i, 0], box[j, 1]] for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))])
     angle = np.radians(rng.normal(0, 3))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    corners = (
-        corners @ turn * (1 + rng.uniform(-0.06, 0.06, (4, 1))) + centre
-    )  # unequal scaling of the corners: perspective
+    # Each corner is scaled by a factor of its own, which looks like perspective.
+    corners = corners @ turn * (1 + rng.uniform(-0.06, 0.06, (4, 1))) + centre
     tall = rng.uniform(140, 320)
     size = (round(tall * (box[1, 0] - box[0, 0]) / (box[1, 1] - box[0, 1])), round(tall))
     fine = (FINE * size[0], FINE * size[1])
@@ -48,7 +51,7 @@ def photograph(face: Image.Image, others: list[Image.Image], rng: np.random.Gene
 
 
 def _shelf(face: Image.Image, others: list[Image.Image], rng: np.random.Generator) -> Image.Image:
-    """The package on a shelf between its neighbours, in front of a dim back wall, with a price rail below."""
+    """Draw the package on a shelf between its neighbours, before a dim back wall, over a price rail."""
     scene = Image.new("RGB", (face.width + HEIGHT // 2, FLOOR + 110), "#2a2723")
     middle, rail = scene.width / 2, ImageDraw.Draw(scene)
     rail.rectangle((0, FLOOR - 6, scene.width, FLOOR + 10), "#8d8a84")
@@ -75,7 +78,7 @@ def _shelf(face: Image.Image, others: list[Image.Image], rng: np.random.Generato
 
 
 def _expose(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Shelf light, shadow of the shelf above, glare, colour cast, blur and grain."""
+    """Add shelf light, the shadow of the shelf above, glare, colour cast, blur and grain."""
     u, v = np.meshgrid(np.linspace(-1, 1, crop.width), np.linspace(0, 1, crop.height))
     light = rng.uniform(0.85, 1.3) * (1 + rng.normal(0, 0.12) * u - rng.uniform(0, 0.3) * v)
     light *= 1 - rng.uniform(0, 0.55) / (
@@ -92,18 +95,27 @@ def _expose(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def render_sample(folder: Path, skus: int = 24, train: int = 10, test: int = 5, seed: int = 7) -> None:
-    """Write `train` and `test` photos of each of `skus` products to `folder`/all/<side>/<sku>/.
-
-    Equal arguments, equal bytes.
+    """Render a sample to `folder`/all/<side>/<sku>/; equal arguments give equal bytes.
 
     A photo depends on the seed, its SKU, side and number only, so a smaller sample is a part of a larger one.
-    A complete sample of the same parameters is left alone; nothing is left of an interrupted one. Raises
-    ParameterError for a count below 1, DataError where `folder` holds anything else, StorageError for a full
-    disk.
+    A complete sample of the same parameters stays as it is. An interrupted call leaves nothing behind.
+
+    Args:
+        folder: the sample's folder.
+        skus: number of products, from 1.
+        train: photos of each product on the train side, from 1.
+        test: photos of each product on the test side, from 1.
+        seed: of all photos.
+
+    Raises:
+        ParameterError: for a count below 1.
+        DataError: if `folder` holds anything else.
+        StorageError: if the disk refuses.
     """
     if min(skus, train, test) < 1:
         raise ParameterError(
-            f"A sample needs at least 1 SKU, train and test image, not {skus}, {train} and {test}; raise the counts."
+            f"A sample needs at least 1 SKU, train and test image, not {skus}, {train} and {test}; "
+            "raise the counts."
         )
     about = {"format": FORMAT, "skus": skus, "train": train, "test": test, "seed": seed}
     counts = dict(zip(SIDES, (train, test), strict=True))
@@ -130,12 +142,13 @@ def render_sample(folder: Path, skus: int = 24, train: int = 10, test: int = 5, 
             whole.replace(folder)
     except OSError as error:
         raise StorageError(
-            f"Could not write {folder}: {error.strerror or error}; free some space or check the disk, then run again."
+            f"Could not write {folder}: {error.strerror or error}; "
+            "free some space or check the disk, then run again."
         ) from error
 
 
 def _shoot(path: Path, sku: Sku, key: str) -> None:
-    """Save one photo of `sku`, decided by `key` alone; its neighbours are often flavours of its own brand."""
+    """Save one photo of `sku`, decided by `key` alone; its neighbours are often of the same brand."""
     rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
     catalogued = catalogue(CATALOGUE)
     shelf = [s for s in catalogued if s.brand is sku.brand] if rng.random() < 0.6 else catalogued
@@ -145,20 +158,22 @@ def _shoot(path: Path, sku: Sku, key: str) -> None:
 
 
 def _rendered(folder: Path, about: dict[str, object], images: int) -> bool:
-    """Whether `folder` is this sample already; False where nothing is yet.
+    """Return True if `folder` holds this sample already, False if it is empty or missing.
 
-    Raises DataError for anything else.
+    Raises:
+        DataError: if the folder holds anything else.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found = read_json(folder / MARKER)
+        marker = read_json(folder / MARKER)
     except (OSError, ValueError):
         raise DataError(
             f"{folder} exists and is no rendered sample; remove it or give another folder."
         ) from None
-    if found != about or sum(1 for _ in folder.glob("all/*/*/*.jpg")) != images:
+    if marker != about or sum(1 for _ in folder.glob("all/*/*/*.jpg")) != images:
         raise DataError(
-            f"{folder} holds a sample of other parameters or an incomplete one; remove it or give another folder."
+            f"{folder} holds a sample of other parameters or an incomplete one; "
+            "remove it or give another folder."
         )
     return True

@@ -1,4 +1,4 @@
-"""A data version but for its shards, and how the next one takes its place, whole or not at all."""
+"""A data version without its shards, and the atomic step from one version to the next."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from skumatch.files import canonical_json, disk_errors, read_json, write_json
 
 SUMMARY = "import.json"
 PLACE = ("shard", "offset")
-OLDER: dict[str, Any] = {"junk": {}, "quarantined": [], "groups": {}}  # what an older import.json may lack
+OLDER: dict[str, Any] = {"junk": {}, "quarantined": [], "groups": {}}  # keys that old import.json files lack
 
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A data version but for its shards.
+    """A data version without its shards.
 
-    manifest: its rows, in order of id. products: as in products.py. summary: import.json. pictures:
-        quarantine.json.
+    Attributes:
+        manifest: its rows, in order of id.
+        products: the table of products, see products.py.
+        summary: the content of import.json.
+        pictures: the content of quarantine.json.
     """
 
     manifest: pd.DataFrame
@@ -41,10 +44,11 @@ class Version:
 
     @cached_property
     def skus(self) -> set[str]:
+        """The SKUs of all rows."""
         return set(self.manifest["sku"])
 
     def with_rows(self, rows: pd.DataFrame, products: pd.DataFrame | None = None) -> Version:
-        """The version with other rows, and other products if they are given.
+        """Return the version with other rows, and other products if they are given.
 
         Products without a picture are dropped.
         """
@@ -56,7 +60,8 @@ class Version:
 def read_version(root: Path) -> Version:
     """Read the data version at `root` without its shards.
 
-    Raises DataError for one that is missing or damaged.
+    Raises:
+        DataError: if it is missing or damaged.
     """
     manifest = read_manifest(root)
     try:
@@ -69,7 +74,7 @@ def read_version(root: Path) -> Version:
 
 
 def write_version(folder: Path, version: Version) -> None:
-    """Write all but the shards, with the counts of the rows."""
+    """Write the version's files except the shards; the counts in import.json follow from the rows."""
     write_manifest(folder, version.manifest)
     write_products(folder, version.products)
     groups = {sku: group for sku, group in sorted(version.summary["groups"].items()) if sku in version.skus}
@@ -79,7 +84,11 @@ def write_version(folder: Path, version: Version) -> None:
 
 
 def counts(manifest: pd.DataFrame) -> dict[str, int]:
-    """images, skus on the shelf, catalogue pictures, and skus that have nothing else."""
+    """Count a manifest's images, SKUs with shelf photos, catalogue pictures, and SKUs with nothing else.
+
+    Returns:
+        `images`, `skus`, `catalogue`, `catalogue_only`.
+    """
     shelf = set(manifest.loc[manifest["side"].isin(SIDES), "sku"])
     catalogue = manifest.loc[manifest["side"].eq(CATALOGUE), "sku"]
     return {
@@ -91,7 +100,7 @@ def counts(manifest: pd.DataFrame) -> dict[str, int]:
 
 
 def content_hash(version: Version) -> str:
-    """SHA-256 of the version's rows, but for the places of bytes, and of its products."""
+    """Return the SHA-256 of the version's rows, without the places of bytes, and of its products."""
     columns = [name for name in COLUMNS if name not in PLACE]
     parts = version.manifest[columns].sort_values("id"), table.telling(version.products)
     return hashlib.sha256(
@@ -100,11 +109,14 @@ def content_hash(version: Version) -> str:
 
 
 def require_usable(version: Version, others: Collection[str]) -> None:
-    """Raise DataError for a version that no run could use: under two products to match against, or no photo to ask.
+    """Check that runs can use a version.
 
     Args:
         version: the new version.
         others: catch-all classes, which are no products.
+
+    Raises:
+        DataError: if fewer than two products that are sold have gallery photos, or none has a test photo.
     """
     rows = version.manifest[~version.manifest["sku"].isin(retired(version.products) | set(others))]
     gallery = rows.loc[rows["side"].eq("train"), "sku"].nunique()
@@ -118,7 +130,13 @@ def require_usable(version: Version, others: Collection[str]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """From one version to the next. rewritten: shards of the old one whose kept pictures moved to new shards."""
+    """The step from one version to the next.
+
+    Attributes:
+        old: the version before.
+        new: the next version.
+        rewritten: names of the old version's shards whose kept pictures moved to new shards.
+    """
 
     old: Version
     new: Version
@@ -129,7 +147,7 @@ Make = Callable[[Version, Store], Version]
 
 
 def nothing(*_: object) -> None:
-    """A callback that does nothing."""
+    """Do nothing; the default of callbacks."""
 
 
 def step(
@@ -139,17 +157,17 @@ def step(
     fetch: Callable[[list[str]], None] = nothing,
     begin: Callable[[Step, Path], None] = nothing,
 ) -> Step | None:
-    """Put the next version in the place of the one at `root`; call it within `exclusive`.
+    """Replace the version at `root` by the next one; call it within `exclusive`.
 
     Args:
-        root: the data version's folder; shards may be missing where they are not needed.
-        make: returns the next version; the bytes of new pictures go into the store.
+        root: the data version's folder; shards that the step doesn't need may be missing.
+        make: returns the next version, and adds the bytes of new pictures to the store.
         others: catch-all classes.
-        fetch: gets the names of missing shards that are needed.
+        fetch: called with the names of needed shards that are missing; lays them into the folder.
         begin: called with the step and the folder of the next version, before that takes its place.
 
     Returns:
-        The step; None where the next version is as the last one, which then stays.
+        The step; None if the next version has the content of the last one, which then stays.
 
     Raises:
         DataError: the version at `root` is damaged, or the next one is unusable.
@@ -178,5 +196,5 @@ def step(
 
 
 def _same(old: Version, new: Version) -> bool:
-    aside, groups = (old.summary[name] == new.summary[name] for name in ("quarantined", "groups"))
-    return aside and groups and content_hash(old) == content_hash(new)
+    same_summary = all(old.summary[name] == new.summary[name] for name in ("quarantined", "groups"))
+    return same_summary and content_hash(old) == content_hash(new)

@@ -1,4 +1,4 @@
-"""A delivery that adds to a data version: its pictures become rows beside those that are there."""
+"""The addition of a delivery to a data version: its pictures become new rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add(
     catalogue: Path | None = None,
     erased: Collection[str] = (),
 ) -> Version:
-    """Add the pictures of a folder or zip, each examined once; those that are there already change nothing.
+    """Add the pictures of a folder or zip to a version; pictures that it has already change nothing.
 
     Args:
         version: the version before.
@@ -46,8 +46,12 @@ def add(
         catalogue: a folder of pictures named <sku>.<ext>.
         erased: SHA-256 of pictures that were erased; they are left out.
 
-    Raises: DataError: for a delivery that can't be used, a SKU that is another spelling of one that is there,
-        or pictures of a retired product.
+    Returns:
+        The next version; the places of new pictures are those that `store` gave.
+
+    Raises:
+        DataError: for a delivery that can't be used, a SKU that is another spelling of one that is there, or
+            pictures of a retired product.
     """
     with open_source(path, side) as source:
         items = _named(with_catalogue(source, catalogue, path), version, path)
@@ -67,9 +71,10 @@ def add(
 
 
 def _named(items: list[Item], version: Version, path: Path) -> list[Item]:
-    """The items under the names that products have here.
+    """Return the items with their SKUs as the version stores them.
 
-    Raises DataError for a name that can't be, or is retired.
+    Raises:
+        DataError: for a name that `new_skus` refuses, or that of a retired product.
     """
     names = new_skus(version, sorted({item.sku for item in items}), path)
     for sku in sorted(retired(version.products) & set(names.values())):
@@ -86,7 +91,12 @@ def _examined(
     min_short_side: int,
     erased: Collection[str],
 ) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, str]]:
-    """Rows of the pictures that can be used, the others with the reason, and small pictures of some of those."""
+    """Examine the items.
+
+    Returns:
+        Rows of the pictures that can be used; id, reason and sentence of the others; and thumbnails of some
+        of those, by id, as data URIs.
+    """
     first = version.manifest.drop_duplicates("sha256")
     places = dict(zip(first["sha256"], zip(first["shard"], first["offset"], strict=True), strict=True))
     rows, aside, pictures = [], list[dict[str, str]](), Pictured()
@@ -121,7 +131,7 @@ def _examined(
 
 
 def _quarantined(version: Version, aside: list[dict[str, str]], rows: pd.DataFrame) -> list[dict[str, str]]:
-    """All that were set aside and did not come again in a form that can be used."""
+    """Return all quarantined pictures, in order of id, without those that can be used now."""
     good = set(rows["id"])
     before = [entry for entry in version.summary["quarantined"] if entry["id"] not in good]
     whole = {entry["id"]: entry for entry in [*before, *aside]}
@@ -129,7 +139,7 @@ def _quarantined(version: Version, aside: list[dict[str, str]], rows: pd.DataFra
 
 
 def _said_of(delivered: pd.DataFrame, products: pd.DataFrame, skus: set[str]) -> pd.DataFrame:
-    """The products with what a delivery says of those that have a picture."""
+    """Return the table of products with a delivery's values for those that have a picture."""
     for row in named_here(delivered, skus).to_dict("records"):
         values = {str(name): str(text) for name, text in row.items() if name != "sku" and text}
         products = with_product(products, row["sku"], **values)

@@ -1,4 +1,4 @@
-"""Which edition of RP2K a delivery is, or plain layout: where each of its files belongs, and how it is called."""
+"""Recognition of a delivery's edition, one of RP2K's or the plain layout, which decides each file's place."""
 
 from __future__ import annotations
 
@@ -40,31 +40,34 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Edition:
-    """What a delivery is called, and the function that tells where each of its files belongs."""
+    """The edition of a delivery.
+
+    Attributes:
+        title: its name, for people.
+        find: returns the place (side, SKU, file name) of a file's path; None for a file outside the layout.
+    """
 
     title: str
     find: Locate
 
 
 def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes], side: str = "") -> Edition:
-    """Tell the edition by the files' names (and the zip's bytes).
+    """Recognise the edition by the files' names and, for the published one, the zip's bytes.
 
     Args:
-        files: the delivery's.
-        where: the delivery.
-        read: returns a table's bytes.
-        side: of pictures in `<sku>/<image>` without `all/`; empty where these are outside the layout.
+        files: the delivery's files, with their `kind` set.
+        where: the delivery's path.
+        read: returns the bytes of a table, given its `source`.
+        side: the side of pictures in `<sku>/<image>` without `all/`; empty if these are outside the layout.
 
     Raises:
         DataError: for a meta.csv that can't be used.
     """
     if any(locate(file.name.split("/")) for file in files):
         meta = _meta_file(files)
-        return (
-            Kaggle(_read_meta(read(meta.source), f"{where}: {meta.name}"), files).edition
-            if meta
-            else Edition(plain_title(where), locate)
-        )
+        if meta:
+            return Kaggle(_read_meta(read(meta.source), f"{where}: {meta.name}"), files).edition
+        return Edition(plain_title(where), locate)
     if side:
         return Edition(f"folders of SKUs, on the {side} side", locate_in(side))
     classes = {parts[-2] for parts in map(_parts, files) if _renumbered(parts)}
@@ -74,7 +77,7 @@ def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes],
 
 
 def plain_title(path: Path) -> str:
-    """The published zip by its size and SHA-256, else the plain layout."""
+    """Return the title of a plain delivery; the published zip is recognised by its size and SHA-256."""
     if not path.is_file() or path.stat().st_size != PUBLISHED_BYTES:
         return "plain RP2K layout"
     if _sha256(path) == PUBLISHED_SHA256:
@@ -98,16 +101,16 @@ def _parts(file: Found) -> list[str]:
 
 
 def _renumbered(parts: list[str]) -> Place | None:
-    """The place of `<train|val>/<number>/<image>`."""
+    """Return the place of `<train|val>/<number>/<image>`; None for any other path."""
     if len(parts) < 3 or parts[-3] not in SIDE_NAMES or not (parts[-2].isascii() and parts[-2].isdigit()):
         return None
     return SIDE_NAMES[parts[-3]], "others" if parts[-2] == CATCH_ALL else parts[-2], parts[-1]
 
 
 def _meta_file(files: Sequence[Found]) -> Found | None:
-    """The uppermost meta.csv, if the images lie below its folder."""
-    found = [file for file in files if _parts(file)[-1] == "meta.csv" and file.kind == NO_IMAGE]
-    top = min(found, key=lambda file: file.name.count("/"), default=None)
+    """Return the uppermost meta.csv, if images lie below its folder."""
+    tables = [file for file in files if _parts(file)[-1] == "meta.csv" and file.kind == NO_IMAGE]
+    top = min(tables, key=lambda file: file.name.count("/"), default=None)
     if top is None:
         return None
     above = top.name.removesuffix("meta.csv")
@@ -116,16 +119,21 @@ def _meta_file(files: Sequence[Found]) -> Found | None:
 
 
 def _read_meta(data: bytes, where: str) -> pd.DataFrame:
-    """side, folder, name, sku of each row.
+    """Read a meta.csv.
 
-    Raises DataError if the table can't be read or has no column for path or class.
+    Returns:
+        Columns side, folder, name and sku; side is empty if it is unknown.
+
+    Raises:
+        DataError: if the table can't be read or has no column for path or class.
     """
     table = read_csv(data, where, "remove it to go by folder names")
     columns = {key: next((name for name in names if name in table), None) for key, names in COLUMNS.items()}
     if columns["path"] is None or columns["class"] is None:
-        found = ", ".join(map(str, table.columns[:8]))
+        present = ", ".join(map(str, table.columns[:8]))
         raise DataError(
-            f"{where} has no column for the images' path and class (found: {found}); remove it to go by folder names."
+            f"{where} has no column for the images' path and class (found: {present}); "
+            "remove it to go by folder names."
         )
     paths = [composed(path.replace("\\", "/")).split("/") for path in table[columns["path"]]]
     sides = (
@@ -144,7 +152,15 @@ def _read_meta(data: bytes, where: str) -> pd.DataFrame:
 
 
 class Kaggle:
-    """A tree whose meta.csv tells the class of each image, so that folder names that were lost in unpacking come back."""
+    """A tree with a meta.csv that has the class of each image.
+
+    The table restores folder names that were lost in unpacking.
+
+    Attributes:
+        by_path: (folder, file name) -> (side, SKU), by the table's rows.
+        by_folder: (side, folder) -> SKU, for images that the table doesn't have by path.
+        edition: the delivery's edition.
+    """
 
     def __init__(self, meta: pd.DataFrame, files: Sequence[Found]) -> None:
         rows = [
@@ -158,23 +174,29 @@ class Kaggle:
         self.edition = Edition(f"RP2K from Kaggle (meta.csv: {len(meta):,} rows{lost})", self.find)
 
     def find(self, parts: list[str]) -> Place | None:
+        """Return the place of a path: by the table's row, else by its folder's class, else by its folder."""
         place = locate(parts)
         if place is None or place[0] not in SIDES:
             return place
         side, folder, name = place
-        told = self.by_path.get((folder, name))
-        return (*told, name) if told else (side, self.by_folder.get((side, folder), folder), name)
+        side_and_sku = self.by_path.get((folder, name))
+        if side_and_sku:
+            return (*side_and_sku, name)
+        return side, self.by_folder.get((side, folder), folder), name
 
     @staticmethod
     def _votes(rows: list[tuple[str, str, str, str]], places: list[Place]) -> dict[tuple[str, str], str]:
-        """The class of a folder: that of most rows which are named as its files, if over half of them agree."""
+        """Return the class of each folder, by a vote of the rows with its files' names.
+
+        A row votes for its class. The class with most votes wins, if they are over half the folder's files.
+        """
         named: dict[tuple[str, str], set[str]] = defaultdict(set)
         for side, _, name, sku in rows:
             named[side, name].add(sku)
         votes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for side, folder, name in places:
             votes[side, folder].update(named.get((side, name), ()))
-            votes[side, folder][""] += 1  # its files, known or not
+            votes[side, folder][""] += 1  # number of the folder's files, in the table or not
         winners = {
             key: max(counts, key=lambda sku: (sku != "", counts[sku], sku)) for key, counts in votes.items()
         }

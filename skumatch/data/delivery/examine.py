@@ -1,4 +1,7 @@
-"""Each image once: read, hashed, decoded, fingerprinted, on all cores, with results in order and bounded memory."""
+"""The examination of images: read, hashed, decoded and fingerprinted once each, on all cores.
+
+Results come in order, and memory is bounded.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,19 @@ BATCHES_A_THREAD = 4
 
 
 class Facts(NamedTuple):
-    """What an image's bytes say; the fields are those of the manifest's columns."""
+    """Facts that follow from an image's bytes; each field is a column of the manifest.
+
+    Attributes:
+        sha256: of the bytes, in hex.
+        pixels: SHA-256 of size and decoded RGB pixels, in hex.
+        phash: perceptual hash of the picture, 64 bits.
+        phash95: perceptual hash of its middle 95 %.
+        phash90: perceptual hash of its middle 90 %.
+        width: pixels, after turning upright.
+        height: pixels, after turning upright.
+        mode: pixel mode before conversion, as Pillow names it.
+        format: as Pillow names it.
+    """
 
     sha256: str
     pixels: str
@@ -37,7 +52,11 @@ class Facts(NamedTuple):
 
 
 class Reader(Protocol):
-    def __call__(self, item: Item) -> bytes: ...
+    """A function that reads the original bytes of an image."""
+
+    def __call__(self, item: Item) -> bytes:
+        """Return the bytes; raise ImageError if they can't be read."""
+        ...
 
 
 Examined = tuple[Item, bytes, Facts | ImageError]
@@ -49,11 +68,11 @@ def examine(data: bytes, min_short_side: int, known: Mapping[str, Facts] = NONE)
 
     Args:
         data: its bytes.
-        min_short_side: pixels.
-        known: facts by the SHA-256 of an image's bytes.
+        min_short_side: pixels; a smaller image can't be used.
+        known: facts of images by the SHA-256 of their bytes.
 
     Raises:
-        ImageError: with the reason why it can't be used.
+        ImageError: with the reason why the image can't be used.
     """
     facts = known.get(hashlib.sha256(data).hexdigest()) if known else None
     if facts:
@@ -63,7 +82,7 @@ def examine(data: bytes, min_short_side: int, known: Mapping[str, Facts] = NONE)
         try:
             return _facts(image, data, min_short_side)
         finally:
-            # Large pictures take turns; the next may start only when this one's pixels are gone.
+            # Large pictures are decoded in turn; the next may start only when these pixels are freed.
             image.close()
 
 
@@ -78,7 +97,16 @@ def _facts(image: Image.Image, data: bytes, min_short_side: int) -> Facts:
 
 
 def check_size(width: int, height: int, min_short_side: int) -> None:
-    """Raise ImageError for a picture that is too small."""
+    """Check that a picture is large enough.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        min_short_side: pixels that the shorter side must have.
+
+    Raises:
+        ImageError: `tiny`, for a picture that is too small.
+    """
     if min(width, height) < min_short_side:
         raise ImageError(
             "tiny", f"The picture is {width} x {height} px, under {min_short_side}; deliver a larger crop."
@@ -92,17 +120,18 @@ def examine_all(
     known: Mapping[str, Facts] = NONE,
     threads: int | None = None,
 ) -> Iterator[Examined]:
-    """Yield item, bytes and facts (or why not) in the order of `items`.
+    """Yield item, bytes, and facts or an ImageError, in the order of `items`.
 
-    This thread reads, so that a source need not be safe for several. At most 64 MB or one image are held at a
-    time.
+    The calling thread does all reading, so that a source need not be safe for threads. At most 64 MB of
+    images, or one larger image, are held at a time.
 
     Args:
         items: the images.
         read: returns an image's bytes.
         min_short_side: pixels; smaller ones can't be used.
         known: facts by the SHA-256 of an image's bytes; those images are not decoded.
-        threads: that hash and decode, in libraries that release Python's lock; one a core by default.
+        threads: number of threads that hash and decode, in libraries that release Python's global lock; one
+            for each core by default.
     """
     count = threads or os.cpu_count() or 1
     waiting: deque[tuple[int, Future[list[Examined]]]] = deque()
@@ -124,7 +153,10 @@ def examine_all(
 
 
 def _batches(items: Iterable[Item]) -> Iterator[tuple[list[Item], int]]:
-    """Items in their order, a few at a time, with the bytes of all: handing over one by one costs a tenth of the time."""
+    """Yield the items in batches, each with its size in bytes.
+
+    Handing items to threads one by one would cost a tenth of the time.
+    """
     batch: list[Item] = []
     size = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""RP2K's layout, `all/<train|test|catalogue>/<sku>/<image>`: which file of a delivery is which image, and which is none."""
+"""RP2K's layout, `all/<train|test|catalogue>/<sku>/<image>`: the images and other files of a delivery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_IMAGE = "not-an-image"
 SIDES = ("train", "test")
 CATALOGUE = "catalogue"
 THUMBS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
-# What cameras write beside their JPEGs: TIFFs by their first bytes, of which Pillow would show a thumbnail.
+# Raw files of cameras. By their first bytes they are TIFFs, and Pillow would decode only a thumbnail in them.
 RAW = frozenset({".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos"})
 RAW |= {".nef", ".nrw", ".pef", ".rwl", ".sr2", ".srw"}
 EXPECTED = "expected all/train/<sku>/<image> and all/test/<sku>/<image>"
@@ -27,7 +27,15 @@ Locate = Callable[[list[str]], Place | None]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One delivered image: its side, SKU and file name, how its source finds it again, and its size in bytes."""
+    """One delivered image.
+
+    Attributes:
+        side: `train`, `test` or `catalogue`.
+        sku: the SKU's name.
+        name: the file's name.
+        source: the path or zip entry by which the delivery reads the image.
+        size: bytes.
+    """
 
     side: str
     sku: str
@@ -37,13 +45,19 @@ class Item:
 
     @property
     def id(self) -> str:
+        """The image's id in the manifest: side/sku/name."""
         return f"{self.side}/{self.sku}/{self.name}"
 
 
 class Found(NamedTuple):
-    """A file of a delivery, its name repaired; `kind` says why it is no image, None for an image.
+    """A file of a delivery.
 
-    What lists files sets `kind` only where an entry tells (a link, a device); `sorted_out` sets it for all.
+    Attributes:
+        source: the path or zip entry by which the delivery reads the file.
+        name: the file's path within the delivery, repaired.
+        size: bytes.
+        kind: the reason why the file is no image; None for an image. The functions that list files set it
+            for links and devices only; `sorted_out` sets it for all.
     """
 
     source: Any
@@ -53,7 +67,13 @@ class Found(NamedTuple):
 
 
 class Arranged(NamedTuple):
-    """Items in order of id, other files by kind, and pairs of files that claim one place."""
+    """The files of a delivery, sorted.
+
+    Attributes:
+        items: the images, in order of id.
+        junk: number of other files, by kind.
+        clashes: pairs of images with the same id.
+    """
 
     items: list[Item]
     junk: Counter[str]
@@ -61,17 +81,17 @@ class Arranged(NamedTuple):
 
 
 def locate(parts: list[str]) -> Place | None:
-    """The place of a path in RP2K's own layout, `all` at any depth."""
-    known = len(parts) >= 4 and parts[-4] == "all" and parts[-3] in (*SIDES, CATALOGUE)
-    return (parts[-3], parts[-2], parts[-1]) if known and parts[-2].strip() else None
+    """Return the place of a path in RP2K's own layout, `all` at any depth; None outside it."""
+    in_layout = len(parts) >= 4 and parts[-4] == "all" and parts[-3] in (*SIDES, CATALOGUE)
+    return (parts[-3], parts[-2], parts[-1]) if in_layout and parts[-2].strip() else None
 
 
 def sorted_out(files: Iterable[Found], head: Callable[[Any], bytes]) -> list[Found]:
-    """Set each file's `kind`: by its entry, else its name, and where its ending is no picture's, its content.
+    """Set each file's `kind`: by its entry, else its name, or its content if its ending is no picture's.
 
     Args:
-        files: Files as they are listed.
-        head: Returns a source's first bytes, HEAD of them or more; b"" where they can't be had.
+        files: as they are listed.
+        head: returns a source's first bytes, HEAD of them or more; b"" if they can't be read.
     """
     return [_with_kind(file, head) for file in files]
 
@@ -83,9 +103,9 @@ def _with_kind(file: Found, head: Callable[[Any], bytes]) -> Found:
 
 
 def kind_by_name(name: str) -> str | None:
-    """Why a file is no image as far as its name tells; None where it ends as pictures do.
+    """Return the reason why a file is no image by its name; None if it has a picture's ending.
 
-    One of `__MACOSX`, `hidden`, `thumbs`, `camera-raw`, `unsafe-name`, `not-an-image`.
+    The reason is one of `__MACOSX`, `hidden`, `thumbs`, `camera-raw`, `unsafe-name`, `not-an-image`.
     """
     if unsafe(name):
         return "unsafe-name"
@@ -97,18 +117,21 @@ def kind_by_name(name: str) -> str | None:
     if parts[-1].lower() in THUMBS:
         return "thumbs"
     ending = ending_of(parts[-1])
-    return "camera-raw" if ending in RAW else None if ending in SUFFIXES else NO_IMAGE
+    if ending in RAW:
+        return "camera-raw"
+    return None if ending in SUFFIXES else NO_IMAGE
 
 
 def ending_of(name: str) -> str:
-    """A file's ending with its dot, in lower case; of a name without a dot the whole name behind one."""
+    """Return a file's ending with its dot, in lower case; for a name without a dot, a dot and the name."""
     return "." + name.rpartition(".")[2].lower()
 
 
 def locate_in(side: str) -> Locate:
-    """The function that places `<sku>/<image>`, folders at any depth, on a side.
+    """Return a function that places `<sku>/<image>`, at any depth, on a side.
 
-    A folder right above the SKU's that is named as a side says otherwise, so that test photos stay so.
+    If the folder above the SKU's is named as a side, the image goes to that side, so that test photos stay
+    test photos.
     """
 
     def find(parts: list[str]) -> Place | None:
@@ -124,13 +147,13 @@ def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: b
     """Sort files whose `kind` is set into items and junk.
 
     Args:
-        files: Files as they are listed.
-        where: The delivery, for the sentence of an error.
-        find: Tells the place of a file.
-        whole: Whether this is a whole data set, which needs both sides.
+        files: the delivery's files.
+        where: the delivery, for the sentence of an error.
+        find: returns the place of a file's path; None outside the layout.
+        whole: True for a whole data set, which needs both sides.
 
     Raises:
-        DataError: None lies in the layout, a side is missing, or two SKUs are spelt alike.
+        DataError: if no file lies in the layout, a side is missing, or two SKUs are spelt alike.
     """
     items: dict[str, Item] = {}
     junk: Counter[str] = Counter()
@@ -141,9 +164,8 @@ def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: b
             junk[file.kind or "outside-the-layout"] += 1
             continue
         side, sku, name = place
-        item = Item(
-            intern(side), intern(sku), name, file.source, file.size
-        )  # one string for a thousand images of a SKU
+        # Interned, so that the thousand images of a SKU share one string.
+        item = Item(intern(side), intern(sku), name, file.source, file.size)
         first = items.setdefault(item.id, item)
         if first is not item:
             clashes.append((first, item))
@@ -153,6 +175,7 @@ def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: b
 
 
 def listed(junk: Counter[str]) -> str:
+    """Return the kinds and their counts as text, in order of kind."""
     return ", ".join(f"{kind} {count:,}" for kind, count in sorted(junk.items()))
 
 
@@ -162,13 +185,16 @@ def _check_sides(items: Iterable[Item], junk: Counter[str], where: Path, whole: 
         raise DataError(f"{where} is empty; {EXPECTED}.")
     if not sides:
         raise DataError(
-            f"{where} is not in RP2K's layout ({junk.total():,} other files found: {listed(junk)}); {EXPECTED}."
+            f"{where} is not in RP2K's layout ({junk.total():,} other files found: {listed(junk)}); "
+            f"{EXPECTED}."
         )
     for side in SIDES if whole else ():
         if side not in sides:
-            what = (
+            missing = (
                 "gallery images to match against"
                 if side == "train"
                 else "query images, so no model could be judged"
             )
-            raise DataError(f"{where} has no {side} side: there are no {what}; add all/{side}/<sku>/<image>.")
+            raise DataError(
+                f"{where} has no {side} side: there are no {missing}; add all/{side}/<sku>/<image>."
+            )

@@ -1,8 +1,8 @@
-"""How much two pictures differ once one is laid over the other: cropped, scaled and lit alike.
+"""The difference of two pictures after alignment in scale, shift, gain and offset.
 
-Aligned by Gauss-Newton steps on grey pictures, coarse to fine (Lucas and Kanade 1981; gradients of the fixed
-picture, as in Baker and Matthews 2004), over scale and shift of each axis and a common gain and offset.
-Compared in colour: flavours of one brand often differ in nothing else.
+Pictures are aligned by Gauss-Newton steps on grey pictures, coarse to fine (Lucas and Kanade 1981; gradients
+of the fixed picture, as in Baker and Matthews 2004), over scale and shift of each axis and a common gain and
+offset. They are compared in colour, since flavours of one brand often differ in nothing else.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from PIL import Image
 
 SIDE, COARSE = 48, 16  # pixels
 STEPS = ((COARSE, 4), (SIDE, 2))  # side and number of steps of each round
-UNALIKE = (
-    0.2  # residual of the coarse round from which a pair is no further looked at; a copy's is at most 0.12
-)
+UNALIKE = 0.2  # residual of the coarse round from which a pair is dropped; a copy's is at most 0.12
 WHITE = 244  # level from which a brighter copy may have lost its detail
-NOISE = 0.5  # variance that no copy can be told by, in squared levels
-LEAST_SEEN = 0.05  # share of colours neither of which is burnt out
+NOISE = 0.5  # variance that counts as noise, in squared levels
+LEAST_SEEN = 0.05  # least share of colour values that are burnt out in neither picture
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 LARGEST_SCALE, LARGEST_SHIFT, STEP = 1.15, 0.13, 0.08  # in half sides
 BLOCK = 1024  # pairs at a time
@@ -28,37 +26,43 @@ Floats = NDArray[np.float32]
 
 
 def thumbnail(image: Image.Image) -> Pictures:
-    """The picture squashed to 48 x 48 px, RGB: [48, 48, 3]."""
+    """Return the picture resized to 48 x 48 px, whatever its shape, RGB: [48, 48, 3]."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0))
 
 
 def residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
-    """Share of each pair's variance that differs after alignment, [n]: 0 for copies, about 1 for pictures with nothing in common.
+    """Return the share of each pair's variance that differs after alignment.
 
-    `first` and `second` are thumbnails [n, 48, 48, 3]. Two pictures without any contrast are no copies for this measure.
+    Two pictures without any contrast are no copies by this measure.
+
+    Args:
+        first: thumbnails, [n, 48, 48, 3].
+        second: the other thumbnail of each pair, [n, 48, 48, 3].
+
+    Returns:
+        [n]: 0 for copies, about 1 for pictures with nothing in common.
     """
-    found = np.ones(len(first))
+    differences = np.ones(len(first))
     for start in range(0, len(first), BLOCK):
         part = slice(start, start + BLOCK)
-        found[part] = _residuals(first[part], second[part])
-    return found
+        differences[part] = _residuals(first[part], second[part])
+    return differences
 
 
 def _residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
-    place = np.tile(
-        np.array([1, 0], np.float32), (len(first), 2, 1)
-    )  # of each pair and axis: scale and shift
-    found = np.ones(len(first))
-    left = np.arange(len(first))
+    # Scale and shift of each pair and axis.
+    place = np.tile(np.array([1, 0], np.float32), (len(first), 2, 1))
+    differences = np.ones(len(first))
+    remaining = np.arange(len(first))
     for side, steps in STEPS:
-        a, b = _shrunk(first[left], side), _shrunk(second[left], side)
+        a, b = _shrunk(first[remaining], side), _shrunk(second[remaining], side)
         place = _aligned(_blurred(a @ GREY), _blurred(b @ GREY), place, steps)
-        found[left] = _difference(a, b, place)
-        near = found[left] < UNALIKE
-        left, place = left[near], place[near]
-        if not len(left):
+        differences[remaining] = _difference(a, b, place)
+        near = differences[remaining] < UNALIKE
+        remaining, place = remaining[near], place[near]
+        if not len(remaining):
             break
-    return found
+    return differences
 
 
 def _shrunk(pictures: Pictures, side: int) -> Floats:
@@ -68,7 +72,7 @@ def _shrunk(pictures: Pictures, side: int) -> Floats:
 
 
 def _blurred(values: Floats) -> Floats:
-    """Each pixel of [n, y, x, ...] averaged with its neighbours, 1-2-1 along each axis."""
+    """Average each pixel of [n, y, x, ...] with its neighbours, by weights 1-2-1 along each axis."""
     for axis in (1, 2):
         first, last = (values.take([end], axis=axis) for end in (0, -1))
         before = np.concatenate([first, values], axis=axis)
@@ -81,7 +85,10 @@ def _blurred(values: Floats) -> Floats:
 
 
 def _aligned(a: Floats, b: Floats, place: Floats, steps: int) -> Floats:
-    """Scale and shift [n, 2, 2] of each axis at which `a` looks like `b`; both are grey [n, side, side]."""
+    """Return scale and shift [n, 2, 2] of each axis that align `a` with `b`; both are grey [n, side, side].
+
+    `place` has the values to start from.
+    """
     n, side, _ = a.shape
     u = _centres(side)
     slope_y, slope_x = np.gradient(b, axis=1) * side / 2, np.gradient(b, axis=2) * side / 2
@@ -106,12 +113,12 @@ def _aligned(a: Floats, b: Floats, place: Floats, steps: int) -> Floats:
 
 
 def _centres(side: int) -> Floats:
-    """Places of pixels along an axis that goes from -1 to 1."""
+    """Return the centres of `side` pixels along an axis from -1 to 1."""
     return ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
 
 
 def _warped(a: Floats, place: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """`a` [n, side, side, channels] sampled at `place`, and which samples lie inside it [n, side, side]."""
+    """Sample `a` [n, side, side, channels] at `place`; also return a mask of samples inside `a`."""
     side = a.shape[1]
     at = (_centres(side) * place[..., :1] + place[..., 1:] + 1) / 2 * side - 0.5
     weights = np.maximum(
@@ -124,7 +131,10 @@ def _warped(a: Floats, place: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:
-    """Share of the variance of `b` over all colours that a gain and an offset of `a` leave unexplained, where both can be seen."""
+    """Return the share of the variance of `b`, over all colours, that a gain and an offset of `a` don't explain.
+
+    Only pixels that lie inside both pictures count.
+    """
     warped, inside = _warped(a, place)
     n = len(a)
     seen = np.repeat(inside.reshape(n, -1), 3, axis=1)
@@ -138,12 +148,11 @@ def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:
         (deviation**2).sum(axis=1, keepdims=True) + count + 1
     )
     error = y - mean_y - gain * (x - mean_x)
-    error = np.where(
-        burnt[0], np.minimum(error, 0), error
-    )  # a burnt-out pixel was at least as bright as it looks
+    # A burnt-out pixel was at least as bright as it looks.
+    error = np.where(burnt[0], np.minimum(error, 0), error)
     error = np.where(burnt[1], np.maximum(error, 0), error) * seen
     total = seen.sum(axis=1)
     spread = (y - (y * seen).sum(axis=1, keepdims=True) / total[:, None]) * seen
-    noise = NOISE * total  # so that two pictures without contrast differ wholly
+    noise = NOISE * total  # makes the share 1 for two pictures without contrast
     unexplained = ((error**2).sum(axis=1) + noise) / ((spread**2).sum(axis=1) + noise)
     return np.where(count[:, 0] < LEAST_SEEN * total, 1.0, unexplained).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What a data version is like, in a few numbers, and how far one has drifted from the last one that passed."""
+"""The profile of a data version, and the drift from the last version that passed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ Quantiles = Annotated[
 
 
 class Profile(BaseModel):
-    """A data version in small. skus: images on the train and on the test side of each. short_sides (pixels), aspects (width over
-    height): quantiles over all images of both sides, in 101 equal steps.
+    """A data version in a few numbers.
+
+    Attributes:
+        format: version of this file format.
+        skus: each SKU's number of images on the train side and on the test side.
+        short_sides: 101 quantiles, from 0 to 1 in equal steps, of the shorter side in pixels, over all images
+            of both sides.
+        aspects: the same quantiles of width over height.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -36,16 +42,17 @@ class Profile(BaseModel):
 
     @property
     def rendered(self) -> bool:
-        """Whether all SKUs are made-up ones of `skumatch data sample`."""
+        """True if all SKUs are made-up ones of `skumatch data sample`."""
         made_up = {sku.name for sku in catalogue(CATALOGUE)}
         return all(name.partition(" Edition ")[0] in made_up for name in self.skus)
 
     def counts(self) -> pd.DataFrame:
+        """Return each SKU's images as columns train and test, indexed by SKU."""
         return pd.DataFrame.from_dict(self.skus, orient="index", columns=["train", "test"])
 
 
 def profile_of(manifest: pd.DataFrame, data: DataParams) -> Profile | None:
-    """The profile of a manifest whose columns are sound; None if nothing is on its train and test side."""
+    """Return the profile of a manifest that passed the schema; None if its train and test side are empty."""
     shelf = manifest[manifest["side"].isin(["train", "test"])]
     if shelf.empty:
         return None
@@ -60,18 +67,20 @@ def profile_of(manifest: pd.DataFrame, data: DataParams) -> Profile | None:
 
 
 def _quantiles(values: pd.Series[Any]) -> tuple[float, ...]:
-    found = np.quantile(values.to_numpy(dtype=float), np.linspace(0, 1, QUANTILES))
-    return tuple(float(f"{value:.6g}") for value in found)  # one text on every machine
+    quantiles = np.quantile(values.to_numpy(dtype=float), np.linspace(0, 1, QUANTILES))
+    return tuple(float(f"{value:.6g}") for value in quantiles)  # rounded: the same text on every machine
 
 
 def read_baseline(path: Path) -> Profile | None:
-    """The profile of the last version that passed, as `pull` laid it into the inputs.
+    """Read the profile of the last version that passed, which `pull` puts into the inputs.
 
-    None if there was none, or no `pull`.
+    Returns:
+        The profile; None if there was no such version, or `pull` did not run.
 
-    Raises DataError for a file that is no such thing.
+    Raises:
+        DataError: for a file that is no such profile.
     """
-    if not path.is_file():  # the stage alone, by hand; DVC runs it only with all its inputs
+    if not path.is_file():  # the stage was run by hand; DVC runs it with all its inputs only
         return None
     try:
         baseline = read_json(path)["baseline"]
@@ -83,11 +92,10 @@ def read_baseline(path: Path) -> Profile | None:
 
 
 def drift_frames(now: Profile | None, before: Profile | None) -> Frames:
-    """What is new, gone and changed: by SKU, by side, and as a whole.
+    """Return the frames of the drift: by SKU, by side, and over all images.
 
-    Nothing where there are no two versions of the same data.
-
-    The rendered sample is an earlier version of nothing: it stands in until there is data.
+    Return no frames if a profile is missing, or one is of the rendered sample: the sample stands in until
+    there is data, so it is no earlier version of that data.
     """
     if now is None or before is None or now.rendered or before.rendered:
         return {}
@@ -99,10 +107,15 @@ def drift_frames(now: Profile | None, before: Profile | None) -> Frames:
 
 
 def sku_changes(now: Profile, before: Profile) -> pd.DataFrame:
-    """One row a SKU of either version: sku, before, now (images).
+    """Compare the SKUs of two versions.
 
-    kept: `now` of the SKUs that were there before. known: `before` of those that are there now. change: the
-    larger count over the smaller, of those that are in both. NaN for all others.
+    Returns:
+        One row for each SKU of either version, with the columns:
+
+        - sku; before, now: its images in each version.
+        - kept: `now`, if the SKU was there before; else NaN.
+        - known: `before`, if the SKU is there now; else NaN.
+        - change: the larger count over the smaller, if the SKU is in both versions; else NaN.
     """
     joined = (
         before.counts()
@@ -112,19 +125,21 @@ def sku_changes(now: Profile, before: Profile) -> pd.DataFrame:
         .join(now.counts().sum(axis=1).rename("now"), how="outer")
     )
     rows = joined.fillna(0).astype(int).rename_axis("sku").sort_index().reset_index()
-    was, is_ = rows["before"].gt(0), rows["now"].gt(0)
+    in_before, in_now = rows["before"].gt(0), rows["now"].gt(0)
     larger, smaller = rows[["before", "now"]].max(axis=1), rows[["before", "now"]].min(axis=1)
     return rows.assign(
-        kept=rows["now"].where(was),
-        known=rows["before"].where(is_),
-        change=(larger / smaller).where(was & is_),
+        kept=rows["now"].where(in_before),
+        known=rows["before"].where(in_now),
+        change=(larger / smaller).where(in_before & in_now),
     )
 
 
 def side_changes(now: Profile, before: Profile) -> pd.DataFrame:
-    """side, before, now (images), ratio: over all images and on each side.
+    """Compare the number of images, in all and on each side.
 
-    Ratio is NaN where there were none before.
+    Returns:
+        Columns side (all, train or test), before, now (images) and ratio, now over before; NaN for none
+        before.
     """
     totals = [
         counts.assign(all=counts.sum(axis=1))[["all", "train", "test"]].sum()
@@ -135,7 +150,7 @@ def side_changes(now: Profile, before: Profile) -> pd.DataFrame:
 
 
 def shifts(now: Profile, before: Profile) -> pd.DataFrame:
-    """One row: size_shift and aspect_shift, factors of 1 or more."""
+    """Return one row: size_shift and aspect_shift, factors of 1 or more."""
     return pd.DataFrame(
         {
             "size_shift": [shift(now.short_sides, before.short_sides)],
@@ -145,8 +160,9 @@ def shifts(now: Profile, before: Profile) -> pd.DataFrame:
 
 
 def shift(now: Quantiles, before: Quantiles) -> float:
-    """By which factor a typical value moved: the earth mover's distance between two distributions of logarithms, as a factor.
+    """Return the factor by which a typical value moved between two distributions.
 
-    Between equal numbers of equally weighted values it is the mean distance of the sorted ones (Vallender 1974).
+    It is exp of the earth mover's distance between the distributions' logarithms. For equal numbers of
+    equally weighted values that distance is the mean distance of the sorted values (Vallender 1974).
     """
     return float(np.exp(np.abs(np.log(now) - np.log(before)).mean()))

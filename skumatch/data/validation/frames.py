@@ -1,4 +1,4 @@
-"""What the expectations look at: the manifest and what follows from it, as one table for each kind of question."""
+"""The tables that the expectations check: the manifest, and figures that follow from it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ PLACE = ["shard", "offset"]
 
 
 def column_frame(manifest: pd.DataFrame) -> pd.DataFrame:
-    """column, type, wanted: one row a column of the schema that the manifest has, with Arrow's names of the types."""
+    """Return one row for each column of the schema that the manifest has.
+
+    Returns:
+        Columns column, type and wanted: the types by Arrow's names.
+    """
     here = [field for field in SCHEMA if field.name in manifest.columns]
-    found = [_type_of(manifest[field.name]) for field in here]
+    types = [_type_of(manifest[field.name]) for field in here]
     return pd.DataFrame(
         {
             "column": [field.name for field in here],
-            "type": found,
+            "type": types,
             "wanted": [str(field.type) for field in here],
         }
     )
@@ -39,18 +43,27 @@ def _type_of(column: pd.Series[Any]) -> str:
 
 
 def image_frame(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The manifest with what an image is judged by besides, one row an image; see `features`."""
+    """Return the manifest, one row an image, with the columns of `features`."""
     return manifest.assign(**features(manifest))
 
 
 def features(m: pd.DataFrame) -> dict[str, pd.Series[Any]]:
-    """Columns that follow from a manifest.
+    """Return columns that follow from a manifest.
 
-    missing: empty cells of the row. expected_id: what the id should be. composed: the SKU's name as it should
-    be written. short_side, long_side: pixels. aspect: the longer side over the shorter. contents: different
-    bytes that claim the image's place in its shard. room: bytes between it and the image before it. copies:
-    images with its pixels; repeated: 1 if it isn't the first of them. labels: SKUs with its pixels. leaked: 1
-    for a query with the pixels of a gallery image, 0 for any other query.
+    Returns:
+        Columns by name:
+
+        - missing: number of empty cells in the row.
+        - expected_id: the id that side, SKU and name make.
+        - composed: the SKU's name as it should be written.
+        - short_side, long_side: pixels.
+        - aspect: the longer side over the shorter.
+        - contents: number of different byte hashes at the image's place in its shard.
+        - room: bytes between the image and the one before it in its shard.
+        - copies: number of images with its pixels.
+        - repeated: 1 if it isn't the first of those images, else 0.
+        - labels: number of SKUs with its pixels.
+        - leaked: 1 for a query with the pixels of a gallery image, 0 for any other query, NaN for the rest.
     """
     sides = m[["width", "height"]]
     written = {sku: composed(sku).strip() for sku in m["sku"].dropna().unique()}
@@ -73,9 +86,9 @@ def features(m: pd.DataFrame) -> dict[str, pd.Series[Any]]:
 
 
 def _room(m: pd.DataFrame) -> pd.Series[Any]:
-    """Bytes from the end of all that starts before an image in its shard to the image's start.
+    """Return the bytes between each image's start and the end of all images before it in its shard.
 
-    NaN for the first.
+    It is negative where images overlap, and NaN for a shard's first image.
     """
     places = m.groupby(PLACE, sort=True)["length"].max().rename("length").reset_index()
     places["end"] = places["offset"] + places["length"]
@@ -85,7 +98,7 @@ def _room(m: pd.DataFrame) -> pd.Series[Any]:
 
 
 def delivered_frame(manifest: pd.DataFrame, summary: Mapping[str, Any]) -> pd.DataFrame:
-    """image, reason: one row a delivered image; `reason` is None for the ones that could be used."""
+    """Return one row for each delivered image: image, and reason, which is None for images in the manifest."""
     aside = summary["quarantined"]
     names = manifest["id"].tolist() + [f"{entry['id']} ({entry['reason']})" for entry in aside]
     reasons = [None] * len(manifest) + [entry["reason"] for entry in aside]
@@ -93,13 +106,13 @@ def delivered_frame(manifest: pd.DataFrame, summary: Mapping[str, Any]) -> pd.Da
 
 
 def per_sku(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """sku, train, test: images on each side.
+    """Return one row for each SKU: sku, and its images on each side as train and test.
 
     Catch-all classes, images without a SKU and SKUs of the catalogue alone are left out.
     """
-    known = manifest[~manifest["sku"].isin([*data.others, ""]) & manifest["side"].isin(["train", "test"])]
+    shelf = manifest[~manifest["sku"].isin([*data.others, ""]) & manifest["side"].isin(["train", "test"])]
     counts = (
-        known.groupby(["sku", "side"])
+        shelf.groupby(["sku", "side"])
         .size()
         .unstack(fill_value=0)
         .reindex(columns=["train", "test"], fill_value=0)
@@ -108,15 +121,15 @@ def per_sku(manifest: pd.DataFrame, data: DataParams) -> pd.DataFrame:
 
 
 def sku_frame(manifest: pd.DataFrame, data: DataParams, known: Collection[str] | None = None) -> pd.DataFrame:
-    """`per_sku` with `gallery`: the images on the train side.
+    """Return the rows of `per_sku` with the column `gallery`: images on the train side.
 
-    It is NaN where there is none, and for new products, which often come with a single photo.
+    `gallery` is NaN for SKUs without such images, and for new products, which often come with a single photo.
 
     Args:
         manifest: rows of products that are sold.
         data: the section `data`.
-        known: the products of the version that drift is measured against; None where there is none, so that
-            none is new.
+        known: the products of the version that drift is measured against; None if there is no such version,
+            so that no product is new.
     """
     counts = per_sku(manifest, data)
     new = ~counts["sku"].isin(counts["sku"] if known is None else known)
@@ -124,7 +137,17 @@ def sku_frame(manifest: pd.DataFrame, data: DataParams, known: Collection[str] |
 
 
 def whole_frame(manifest: pd.DataFrame, skus: pd.DataFrame, summary: Mapping[str, Any]) -> pd.DataFrame:
-    """One row: images, imported (what the import counted) and gallery_skus, the SKUs with gallery images."""
+    """Return one row of figures about the whole version.
+
+    Args:
+        manifest: all rows.
+        skus: the frame of `sku_frame`.
+        summary: the import's import.json.
+
+    Returns:
+        Columns images (rows of the manifest), imported (images that the import counted) and gallery_skus
+        (SKUs with gallery images).
+    """
     return pd.DataFrame(
         {
             "images": [len(manifest)],

@@ -1,4 +1,4 @@
-"""Great Expectations over a data version: what must hold before anything is learnt from it."""
+"""The validation of a data version with Great Expectations, before anything is learnt from it."""
 
 from __future__ import annotations
 
@@ -46,17 +46,20 @@ def validate(
     baseline: Profile | None = None,
     gone: Collection[str] = (),
 ) -> list[Finding]:
-    """Ask everything of a manifest: the schema first, and the rest only where that holds.
+    """Check all expectations on a manifest; if the schema fails, only those on the schema.
 
-    Nothing is raised for data that fails: see `require`.
+    Data that fails raises nothing here: see `require`.
 
     Args:
         manifest: all rows.
         summary: the import's import.json.
-        params: the bounds.
+        params: the bounds, section `validate` of params.yaml.
         data: the section `data`.
         baseline: the profile that drift is measured against; None for none.
         gone: retired products; they count in no figure by SKU, and as gone in the drift.
+
+    Returns:
+        One finding for each expectation, in the suite's order.
     """
     schema = judge({"manifest": manifest, "columns": column_frame(manifest)}, suite.schema_rules())
     if not all(finding.passed for finding in schema):
@@ -79,9 +82,10 @@ def validate(
 
 
 def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[Finding]:
-    """Hash every image's bytes in the shards below `root` against a manifest that passed.
+    """Hash every image's bytes in the shards below `root`, and compare them with a manifest that passed.
 
-    Raises StorageError for a missing shard.
+    Raises:
+        StorageError: for a missing shard.
     """
     pictures = images(root, manifest)
     stored = []
@@ -93,7 +97,7 @@ def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[Finding]:
 
 
 def judge(frames: Frames, rules: Sequence[Rule]) -> list[Finding]:
-    """Run the rules over the frames they are about; one finding each, in the order of `rules`."""
+    """Check each rule on its frame; return one finding a rule, in the order of `rules`."""
     results: dict[str, Any] = {}
     for name, frame in frames.items():
         results |= _run(name, frame, [rule for rule in rules if rule.frame == name])
@@ -111,11 +115,11 @@ def _run(name: str, frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any
         .add_batch_definition_whole_dataframe("all")
         .get_batch({"dataframe": frame})
     )
-    # One suite a frame: with each call Great Expectations hashes the whole frame anew.
-    asked = gx.ExpectationSuite(name=name, expectations=[rule.expectation for rule in rules])
+    # One suite for each frame, since Great Expectations hashes the whole frame with each call.
+    expectation_suite = gx.ExpectationSuite(name=name, expectations=[rule.expectation for rule in rules])
     by_sentence = {
         result.expectation_config.description: result
-        for result in batch.validate(asked, result_format="COMPLETE").results
+        for result in batch.validate(expectation_suite, result_format="COMPLETE").results
     }
     return {rule.name: by_sentence[rule.sentence] for rule in rules}
 
@@ -148,27 +152,23 @@ def _observed(rule: Rule, frame: pd.DataFrame, details: dict[str, Any]) -> str:
         return rule.figure.format_map(frame.iloc[0])
     if "unexpected_count" not in details:
         return "could not be computed"
-    count, of = details["unexpected_count"], details["element_count"]
-    if rule.frame != "delivered":  # there the rows without a value are the wanted ones
-        of -= details["missing_count"]
-    return f"{count:,} of {of:,}" + (f", {percent(count / of)}" if count else "")
+    count, total = details["unexpected_count"], details["element_count"]
+    if rule.frame != "delivered":  # in that frame the rows without a value are the good ones
+        total -= details["missing_count"]
+    return f"{count:,} of {total:,}" + (f", {percent(count / total)}" if count else "")
 
 
-def _columns(found: list[str]) -> str:
-    missing, strange = (
-        [name for name in COLUMNS if name not in found],
-        [name for name in found if name not in COLUMNS],
-    )
-    told = [
-        f"{words}: {', '.join(names)}"
-        for words, names in (("missing", missing), ("unknown", strange))
-        if names
+def _columns(columns: list[str]) -> str:
+    missing = [name for name in COLUMNS if name not in columns]
+    unknown = [name for name in columns if name not in COLUMNS]
+    faults = [
+        f"{kind}: {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", unknown)) if names
     ]
-    return "; ".join(told) or (f"{len(found)} columns" if found == COLUMNS else "in another order")
+    return "; ".join(faults) or (f"{len(columns)} columns" if columns == COLUMNS else "in another order")
 
 
 def _cut(details: dict[str, Any], values: list[str], names: list[str]) -> dict[str, Any]:
-    """The result as Data Docs show it: of the rows that break the expectation only the worst ones, by name."""
+    """Return a result's details for Data Docs, with only the worst of the broken rows, by name."""
     shown = {name: value for name, value in details.items() if "_list" not in name and "_index_" not in name}
     if not values:
         return shown
