@@ -1,10 +1,10 @@
-"""Who is trained on, who calibrates, who is in the gallery and who asks: a pure function of the manifest's content.
+"""The split: the role of each picture, as a pure function of the manifest's content.
 
 Roles: `train` and `val` (gallery images of trained SKUs), `gallery` (gallery images never trained on),
 `query` (the test side), `catalogue` (catalogue pictures), `other` (catch-all classes), `retired` (shelf
-photos of products that are no longer sold: they stand for unknown ones) and `idle` (catalogue pictures of
-these). The gallery is train + val + gallery. Every draw hashes content, so neither order nor file names nor
-the rest of the data changes it. A group of duplicates has one fate.
+photos of products that are no longer sold, tested as unknown products) and `idle` (catalogue pictures of
+retired products). The gallery is train + val + gallery. Every draw hashes content, so neither order nor file
+names nor the rest of the data changes it. All pictures of a group of duplicates share one draw.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MIN_FOR_VAL = 3
 
 
 def share(text: str) -> float:
-    """A number in [0, 1) fixed by `text`."""
+    """Return a number in [0, 1) that `text` decides by its hash."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def is_unseen(sku: str, params: SplitParams) -> bool:
-    """Whether a SKU is kept from training for good, by the name alone that it is drawn by."""
+    """Return True if a SKU is held out of training for good, by its draw name alone."""
     return share(f"unseen:{sku}") < params.unseen_share
 
 
@@ -52,19 +52,19 @@ def split(
 ) -> pd.DataFrame:
     """Give each picture its role.
 
-    A fixed `unseen_share` of SKUs (by the name alone that each is drawn by) is never trained on, nor are
-    copies of their pictures under other names. Of each other SKU's groups of gallery images about `val_share`
-    are kept from training, if it has at least three, and never all of them.
+    A fixed `unseen_share` of SKUs, drawn by their draw names alone, is never trained on, and neither are
+    copies of their pictures under other SKUs. Of each other SKU's groups of gallery images, about `val_share`
+    are held out for validation if the SKU has at least three groups, and never all of them.
 
     Args:
-        manifest: with a column `group`: a name, made of content, that duplicates share.
+        manifest: all rows, with a column `group`: a name, made of content, that duplicates share.
         params: the section `split`.
         data: the section `data`.
         seed: of the draw for validation.
-        products: as in products.py; None where nothing is said of any.
+        products: the table of products, see products.py; None for none.
 
     Returns:
-        id, sku, role, unseen, group for each row of the manifest, in order of id.
+        Columns id, sku, role, unseen and group, for each row of the manifest, in order of id.
 
     Raises:
         DataError: if fewer than two SKUs remain to train on.
@@ -97,7 +97,7 @@ def split(
 
 
 def _validation(frame: pd.DataFrame, val_share: float, seed: int) -> set[str]:
-    """Groups drawn for validation: none of a SKU with fewer than three, and of no SKU all."""
+    """Draw groups for validation: none of a SKU with fewer than three groups, and never all of a SKU's."""
     owned = frame[["sku", "group"]].drop_duplicates()
     owned = owned.assign(
         draw=owned["group"].map({group: share(f"val:{seed}:{group}") for group in owned["group"].unique()})
@@ -112,15 +112,22 @@ def _validation(frame: pd.DataFrame, val_share: float, seed: int) -> set[str]:
 
 
 def counts(roles: pd.DataFrame) -> dict[str, Any]:
-    """Images and SKUs of each role, the unseen SKUs, and how many queries have a duplicate in the gallery or among what is trained on."""
+    """Count images and SKUs of each role, and queries with duplicates; list the unseen SKUs.
+
+    Returns:
+        images and skus (counts by role), unseen (names of SKUs), and queries_with_duplicate: the queries with
+        a duplicate in the gallery, and with one among the pictures trained on.
+    """
     query, group = roles["role"].eq("query"), roles["group"]
-    shown = {
-        role: group.isin(group[roles["role"].isin(which)])
-        for role, which in (("gallery", GALLERY_ROLES), ("train", ("train",)))
+    duplicate_in = {
+        part: group.isin(group[roles["role"].isin(part_roles)])
+        for part, part_roles in (("gallery", GALLERY_ROLES), ("train", ("train",)))
     }
     return {
         "images": {role: int(n) for role, n in roles["role"].value_counts().items()},
         "skus": {role: int(n) for role, n in roles.groupby("role")["sku"].nunique().items()},
         "unseen": sorted(roles.loc[roles["unseen"], "sku"].unique()),
-        "queries_with_duplicate": {where: int((query & found).sum()) for where, found in shown.items()},
+        "queries_with_duplicate": {
+            part: int((query & duplicated).sum()) for part, duplicated in duplicate_in.items()
+        },
     }

@@ -42,7 +42,7 @@ def add(
         path: the delivery: `all/<side>/<sku>/<image>`, or `<sku>/<image>`.
         store: takes the bytes of new pictures.
         side: `train` or `test`, for pictures in `<sku>/<image>`.
-        min_short_side: pixels; smaller pictures are set aside.
+        min_short_side: pixels; smaller pictures are quarantined.
         catalogue: a folder of pictures named <sku>.<ext>.
         erased: SHA-256 of pictures that were erased; they are left out.
 
@@ -55,12 +55,12 @@ def add(
     """
     with open_source(path, side) as source:
         items = _named(with_catalogue(source, catalogue, path), version, path)
-        rows, aside, pictures = _examined(items, source, store, version, min_short_side, erased)
+        rows, quarantined, pictures = _examined(items, source, store, version, min_short_side, erased)
         skus = {item.sku for item in items}
         groups = {sku: source.groups[alike(sku)] for sku in skus if alike(sku) in source.groups}
         summary = version.summary | {
             "groups": version.summary["groups"] | groups,
-            "quarantined": _quarantined(version, aside, rows),
+            "quarantined": _quarantined(version, quarantined, rows),
             "junk": dict(sorted(source.junk.items())),
         }
         changed = replace(version, summary=summary, pictures=version.pictures | pictures)
@@ -99,13 +99,13 @@ def _examined(
     """
     first = version.manifest.drop_duplicates("sha256")
     places = dict(zip(first["sha256"], zip(first["shard"], first["offset"], strict=True), strict=True))
-    rows, aside, pictures = [], list[dict[str, str]](), Pictured()
+    rows, quarantined, pictures = [], list[dict[str, str]](), Pictured()
     same_code = version.summary.get("facts", 1) == FACTS_VERSION
     with Examined(store.shards.parent) as examined, track("add", len(items)) as advance:
         known = examined.known(columns_of(version.manifest, SCHEMA.names) if same_code else None)
         for item, data, facts in examine_all(items, source.read, min_short_side, known):
             if isinstance(facts, ImageError):
-                aside.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
+                quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
                 pictures.add(item.id, facts.reason, data)
             elif facts.sha256 in erased:
                 source.junk["erased"] += 1
@@ -127,14 +127,14 @@ def _examined(
             advance()
     # Typed, since pandas makes floats of hashes where it joins uint64 and int64.
     typed: pd.DataFrame = pa.Table.from_pylist(rows, SCHEMA).to_pandas()
-    return typed, aside, pictures.found
+    return typed, quarantined, pictures.found
 
 
-def _quarantined(version: Version, aside: list[dict[str, str]], rows: pd.DataFrame) -> list[dict[str, str]]:
+def _quarantined(version: Version, fresh: list[dict[str, str]], rows: pd.DataFrame) -> list[dict[str, str]]:
     """Return all quarantined pictures, in order of id, without those that can be used now."""
-    good = set(rows["id"])
-    before = [entry for entry in version.summary["quarantined"] if entry["id"] not in good]
-    whole = {entry["id"]: entry for entry in [*before, *aside]}
+    usable = set(rows["id"])
+    before = [entry for entry in version.summary["quarantined"] if entry["id"] not in usable]
+    whole = {entry["id"]: entry for entry in [*before, *fresh]}
     return [whole[name] for name in sorted(whole)]
 
 

@@ -131,7 +131,7 @@ def _warped(a: Floats, place: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:
-    """Return the share of the variance of `b`, over all colours, that a gain and an offset of `a` don't explain.
+    """Return the share of the variance of `b` that a gain and an offset of `a` don't explain, in colour.
 
     Only pixels that lie inside both pictures count.
     """

@@ -1,11 +1,11 @@
 """Pairs of pictures whose perceptual hashes differ in few bits, in near-linear time.
 
-Each of TABLES tables sorts all hashes by an order of the 64 bits of its own, so that close ones come to lie
-side by side (Charikar 2002; Manku, Jain and Das Sarma 2007), and compares each with those that follow it and
-share the table's first bits. At most WINDOW of them are compared, and only the nearest pairs of each picture
-are kept, so that a crowd costs no more than its size. Among 1.2 million hashes a pair 6 bits apart is found
-with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %; most near-copies have more than one pair of
-hashes to be found by.
+Each of TABLES tables permutes the 64 bits in an order of its own and sorts all hashes, so that close hashes
+tend to be side by side (Charikar 2002; Manku, Jain and Das Sarma 2007). Each hash is compared with at most
+WINDOW hashes that follow it and share the table's first bits, and only the nearest pairs of each picture are
+kept. So the cost of a cluster grows with its size, not with the square of its size. Among 1.2 million hashes a
+pair 6 bits apart is found with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %. Most near-copies
+have more than one close pair of hashes, and one of them is enough.
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ from numpy.typing import NDArray
 Codes = NDArray[np.uint64]
 Indices = NDArray[np.int64]
 
-RADIUS = 10  # bits that may differ: more than JPEG, scaling, light and the nearest of a crop's windows change
+RADIUS = 10  # bits that may differ: more than JPEG, scaling, light or a crop (by its best window) change
 TABLES = 96
 WINDOW = 16
-# Pairs of a picture, the nearest first; and pictures of one hash that are paired with those of another.
+# The nearest pairs kept for each picture, and the pictures of one hash that are paired with those of another.
 LIMIT = 16
-BITS = 65  # distances that can be
-AT_ONCE = 4  # tables between two cuts down to the nearest: bounds the memory
+BITS = 65  # number of possible distances: 0 to 64 bits
+AT_ONCE = 4  # tables after which only the nearest pairs are kept, which bounds the memory
 
 
 def near_pairs(codes: Codes, radius: int = RADIUS) -> tuple[Indices, Indices]:
-    """Pairs of rows of `codes` [n, w] of which some two hashes differ in at most `radius` bits: [m, 2], the smaller row first, sorted;
-    and the bits by which they differ, [m]. A pair must be among the LIMIT nearest of either row, ties to the smaller row.
+    """Find pairs of rows that have a hash each which differ in few bits.
 
-    Rows in an order of their own content give the same pairs whatever their names.
+    A pair is kept if it is among the LIMIT nearest of either row; of equally near ones the smaller row comes
+    first. If rows are ordered by their content, the pairs don't depend on the pictures' names.
+
+    Args:
+        codes: the hashes of each row, uint64 [n, w].
+        radius: bits that two hashes may differ in.
+
+    Returns:
+        The pairs [m, 2], the smaller row first, sorted; and the least bits that two hashes of a pair differ
+        in, [m].
     """
     values, kind = np.unique(codes.ravel(), return_inverse=True)
     owner = np.argsort(kind, kind="stable") // codes.shape[1]
@@ -40,19 +48,19 @@ def near_pairs(codes: Codes, radius: int = RADIUS) -> tuple[Indices, Indices]:
     same = [_following(kind, owner, step) for step in range(1, LIMIT)]
     a, b, distance = np.concatenate([close, *same], axis=1)
     apart = a != b
-    pairs, distance = _undirected(_both_ways(a[apart], b[apart], distance[apart], len(codes)), len(codes))
-    return _undirected(
-        _nearest(_both_ways(pairs[:, 0], pairs[:, 1], distance, len(codes)), len(codes)), len(codes)
-    )
+    count = len(codes)
+    pairs, distance = _undirected(_both_ways(a[apart], b[apart], distance[apart], count), count)
+    ends = _both_ways(pairs[:, 0], pairs[:, 1], distance, count)
+    return _undirected(_nearest(ends, count), count)
 
 
 def _both_ways(a: Indices, b: Indices, distance: Indices, count: int) -> Indices:
-    """Each pair twice, as one number that sorts by end, then distance, then other end."""
+    """Encode each pair twice, from either end, as a number that sorts by end, distance and other end."""
     return np.concatenate([(a * BITS + distance) * count + b, (b * BITS + distance) * count + a])
 
 
 def _nearest(ends: Indices, count: int) -> Indices:
-    """Of such numbers the LIMIT least of each end, sorted."""
+    """Return the LIMIT least numbers of `_both_ways` for each end, sorted."""
     ends = np.sort(ends)
     ends = ends[np.diff(ends, prepend=-1) != 0]
     end = ends // (BITS * count)
@@ -62,7 +70,10 @@ def _nearest(ends: Indices, count: int) -> Indices:
 
 
 def _undirected(ends: Indices, count: int) -> tuple[Indices, Indices]:
-    """Pairs [m, 2], the smaller end first, sorted, each once with its least distance; and the distances."""
+    """Decode the numbers of `_both_ways`.
+
+    Return the pairs [m, 2], each once, the smaller end first, sorted; and the least distance of each.
+    """
     rest, b = np.divmod(ends, max(count, 1))
     a, distance = np.divmod(rest, BITS)
     coded = np.sort((np.minimum(a, b) * count + np.maximum(a, b)) * BITS + distance)
@@ -72,7 +83,10 @@ def _undirected(ends: Indices, count: int) -> tuple[Indices, Indices]:
 
 
 def _owners(first: Indices, second: Indices, distance: Indices, owner: Indices, counts: Indices) -> Indices:
-    """[3, m]: rows that own the hashes `first` and `second`, LIMIT of each at most, and their distance."""
+    """Turn pairs of hashes into pairs of rows that have them, at most LIMIT rows of either hash.
+
+    Return [3, m]: the two rows and their distance.
+    """
     start, few = np.cumsum(counts) - counts, np.minimum(counts, LIMIT)
     times = few[first] * few[second]
     pair = np.repeat(np.arange(len(first)), times)
@@ -82,13 +96,16 @@ def _owners(first: Indices, second: Indices, distance: Indices, owner: Indices, 
 
 
 def _following(kind: Indices, owner: Indices, step: int) -> Indices:
-    """[3, m]: rows that own a hash, each with the one `step` places further that owns the same, and 0."""
+    """Pair each row with the row `step` places further, if both have the same hash.
+
+    Return [3, m]: the two rows and their distance, 0.
+    """
     at = np.flatnonzero(kind[step:] == kind[:-step])
     return np.stack([owner[at], owner[at + step], np.zeros(len(at), np.int64)])
 
 
 def _close_values(values: Codes, radius: int) -> tuple[Indices, Indices, Indices]:
-    """Pairs of places in the sorted distinct `values`, the nearest of each, and their distance."""
+    """Return close pairs of the distinct hashes `values`, as two arrays of indices, and their distances."""
     count = len(values)
     prefix = np.uint64(64 - max(8, math.ceil(math.log2(max(count, 2)))))
     generator = np.random.default_rng(0)
@@ -106,7 +123,7 @@ def _close_values(values: Codes, radius: int) -> tuple[Indices, Indices, Indices
 
 
 def _reordered(values: Codes, places: Indices) -> Codes:
-    """`values` with bit i moved to `places`[i], a byte at a time."""
+    """Return `values` with bit i moved to `places`[i], a byte at a time."""
     out = np.zeros(len(values), np.uint64)
     byte = np.arange(256, dtype=np.uint64)
     for start in range(0, 64, 8):
@@ -118,13 +135,16 @@ def _reordered(values: Codes, places: Indices) -> Codes:
 
 
 def _side_by_side(keys: Codes, order: Indices, prefix: np.uint64, radius: int) -> Indices:
-    """[2, m]: places of sorted keys that share their first bits, at most WINDOW apart, and differ in at most `radius` bits."""
-    found = [np.empty((2, 0), np.int64)]
+    """Find pairs of sorted keys, at most WINDOW places apart, that differ in at most `radius` bits.
+
+    Only keys that are equal after a shift by `prefix` bits are compared. Return [2, m]: entries of `order`.
+    """
+    pairs = [np.empty((2, 0), np.int64)]
     for step in range(1, min(WINDOW, len(keys) - 1) + 1):
         apart = keys[step:] ^ keys[:-step]
         alike = apart >> prefix == 0
         if not alike.any():
             break
         hits = np.flatnonzero(alike & (np.bitwise_count(apart) <= radius))
-        found.append(np.stack([order[hits], order[hits + step]]))
-    return np.concatenate(found, axis=1)
+        pairs.append(np.stack([order[hits], order[hits + step]]))
+    return np.concatenate(pairs, axis=1)

@@ -98,7 +98,7 @@ def _room(m: pd.DataFrame) -> pd.Series[Any]:
 
 
 def delivered_frame(manifest: pd.DataFrame, summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one row for each delivered image: image, and reason, which is None for images in the manifest."""
+    """Return one row for each delivered image: image, and reason, None for images in the manifest."""
     aside = summary["quarantined"]
     names = manifest["id"].tolist() + [f"{entry['id']} ({entry['reason']})" for entry in aside]
     reasons = [None] * len(manifest) + [entry["reason"] for entry in aside]

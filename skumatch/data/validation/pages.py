@@ -1,4 +1,4 @@
-"""Two pages for a person: why a data version was refused, with its worst pictures, and the data docs of one that passed."""
+"""The two HTML pages of a validation: the failure page with the worst pictures, and the data docs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from skumatch.data.validation.findings import Finding
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import ImageError, StorageError
 
-PICTURED = {
-    "images": "id",
-    "bytes": "id",
-    "skus": "sku",
-    "drift_skus": "sku",
-}  # frames whose rows have a picture, by this column
+# Frames whose rows have a picture, and the column of the manifest by which to find it.
+PICTURED = {"images": "id", "bytes": "id", "skus": "sku", "drift_skus": "sku"}
 PLAIN = r"[^/\\]+"
 Show = Callable[[Finding, str], str | None]
 
 
 class Offender(NamedTuple):
-    """What breaks an expectation. name: a SKU or whatever it is.
+    """A row that breaks an expectation.
 
-    File: an image's side and file name; picture: a data URI.
+    Attributes:
+        name: the SKU of an image, or the name of any other row.
+        file: side and file name of an image; empty for other rows.
+        note: the row's values that break the expectation.
+        picture: a data URI; None for no picture.
     """
 
     name: str
@@ -42,34 +42,50 @@ class Offender(NamedTuple):
 
 
 def failure_page(findings: Sequence[Finding], facts: Mapping[str, Any], show: Show) -> str:
-    """One HTML file with everything in it: each failed expectation with its worst offenders, and the list of all."""
+    """Render a self-contained HTML page: the failed expectations with their worst rows, and the list of all.
+
+    Args:
+        findings: of all expectations.
+        facts: as `facts_of` returns them.
+        show: returns the picture of a finding's offender as a data URI, or None.
+    """
     failed = [finding for finding in findings if not finding.passed]
     offenders = {finding.rule.name: _offenders(finding, show) for finding in failed}
     return _page("failure.html.jinja", findings=findings, failed=failed, offenders=offenders, facts=facts)
 
 
 def _offenders(finding: Finding, show: Show) -> list[Offender]:
-    told = zip(finding.offenders, finding.notes, strict=True)
-    return [Offender(*_parts(finding, name), note, show(finding, name)) for name, note in told]
+    rows = zip(finding.offenders, finding.notes, strict=True)
+    return [Offender(*_parts(finding, name), note, show(finding, name)) for name, note in rows]
 
 
 def _parts(finding: Finding, name: str) -> tuple[str, str]:
-    """An image's SKU, and its side with its file name; anything else as it is."""
+    """Split an image's id into its SKU, and its side with its file name; return other names as they are."""
     parts = name.split("/") if PICTURED.get(finding.rule.frame) == "id" else []
     return ("/".join(parts[1:-1]), f"{parts[0]} / {parts[-1]}") if len(parts) > 2 else (name, "")
 
 
 def docs_page(findings: Sequence[Finding], facts: Mapping[str, Any]) -> str:
-    """The data docs: what was asked and found, in our words and as Great Expectations shows it.
+    """Render the data docs: the findings in sentences and as Great Expectations shows them.
 
-    Readable offline.
+    The page needs no network.
     """
     sections = {title: Markup(html) for title, html in rendered(findings).items()}  # noqa: S704 escaped there
     return _page("docs.html.jinja", findings=findings, facts=facts, sections=sections)
 
 
 def facts_of(manifest: pd.DataFrame, summary: Mapping[str, Any], compared: bool) -> dict[str, Any]:
-    """images, skus, aside (by reason, the most first), compared (with an earlier version): for the pages."""
+    """Return the facts that both pages show.
+
+    Args:
+        manifest: all rows.
+        summary: the import's import.json.
+        compared: True if drift was measured against an earlier version.
+
+    Returns:
+        images and skus (counts), aside (ids of quarantined images by reason, the most frequent first), and
+        compared.
+    """
     return {
         "images": len(manifest),
         "skus": int(manifest["sku"].nunique()) if "sku" in manifest else 0,
@@ -79,22 +95,21 @@ def facts_of(manifest: pd.DataFrame, summary: Mapping[str, Any], compared: bool)
 
 
 def pictures(root: Path, manifest: pd.DataFrame) -> Show:
-    """A function that shows what breaks an expectation: the image itself, or the first image of a SKU.
+    """Return a function that shows an offender: the image itself, or the first image of a SKU.
 
-    None where there is none.
+    The function returns a data URI; None if there is no picture.
     """
     if not {"id", "sku", "shard", "offset", "length"} <= set(manifest.columns):
         return lambda *_: None
     offset, length = (pd.to_numeric(manifest[name], errors="coerce") for name in ("offset", "length"))
-    plain = (
-        manifest["shard"].astype(str).str.fullmatch(PLAIN)
-    )  # the manifest is what may be wrong: no reading outside of the shards
+    # The manifest may be wrong, so nothing outside the shards is read.
+    plain = manifest["shard"].astype(str).str.fullmatch(PLAIN)
     rows = manifest[plain & offset.ge(0) & length.between(1, MAX_BYTES)]
 
     def show(finding: Finding, name: str) -> str | None:
         column = PICTURED.get(finding.rule.frame)
-        found = rows[rows[column] == name].head(1) if column else rows.head(0)
-        return None if found.empty else _picture(root, found)
+        row = rows[rows[column] == name].head(1) if column else rows.head(0)
+        return None if row.empty else _picture(root, row)
 
     return show
 
@@ -102,10 +117,8 @@ def pictures(root: Path, manifest: pd.DataFrame) -> Show:
 def _picture(root: Path, row: pd.DataFrame) -> str | None:
     try:
         return thumbnail(images(root, row)[0])
-    except (
-        ImageError,
-        StorageError,
-    ):  # broken bytes may be what the page is about; it says that there is no picture
+    # The page may be about broken bytes; it then says that there is no picture.
+    except (ImageError, StorageError):
         return None
 
 
