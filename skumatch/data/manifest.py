@@ -1,4 +1,4 @@
-"""The manifest: one row an image, with the hashes of its bytes and pixels and its place in a shard."""
+"""The manifest: one row for each image, with the hashes of its bytes and pixels and its place in a shard."""
 
 from __future__ import annotations
 
@@ -38,23 +38,31 @@ COLUMNS = SCHEMA.names
 
 
 def write_parquet(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
-    """Write `frame` whole or not at all, the same bytes for the same rows."""
+    """Write a data frame as Parquet atomically; the same rows give the same bytes.
+
+    Args:
+        path: the file.
+        frame: the rows.
+        schema: names and types of the columns.
+    """
     write_table(
         path, pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
     )
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as Parquet atomically."""
     with replacing(path) as aside:
         pq.write_table(table, aside, compression="zstd")
 
 
 def write_manifest(root: Path, frame: pd.DataFrame) -> None:
+    """Write `root`/manifest.parquet, in order of id."""
     write_parquet(root / "manifest.parquet", frame[COLUMNS].sort_values("id", ignore_index=True), SCHEMA)
 
 
 def columns_of(frame: pd.DataFrame, names: list[str]) -> pa.Table:
-    """Some columns of a manifest as an Arrow table."""
+    """Return some columns of a manifest as an Arrow table."""
     schema = pa.schema([SCHEMA.field(name) for name in names])
     return pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False).replace_schema_metadata(
         None
@@ -62,17 +70,26 @@ def columns_of(frame: pd.DataFrame, names: list[str]) -> pa.Table:
 
 
 def read_manifest(root: Path) -> pd.DataFrame:
-    """Read `root`/manifest.parquet. Raises DataError if it is missing, damaged, or has other columns."""
+    """Read `root`/manifest.parquet.
+
+    Raises:
+        DataError: if it is missing, damaged, or has other columns.
+    """
     path = root / "manifest.parquet"
     if not path.is_file():
         raise DataError(
-            f"There is no {path}; import data first with `skumatch data import PATH` or `skumatch data sample`."
+            f"There is no {path}; import data first with `skumatch data import PATH` "
+            "or `skumatch data sample`."
         )
     return read_whole(path, COLUMNS)
 
 
 def read_whole(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read a table of a data version. Raises DataError if it is damaged, or has other columns."""
+    """Read a table of a data version.
+
+    Raises:
+        DataError: if it is damaged, or has other columns than `columns`, in their order.
+    """
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
@@ -86,7 +103,7 @@ def read_whole(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def images(root: Path, frame: pd.DataFrame) -> Images:
-    """The pictures of the manifest's rows `frame`, read from the shards below `root`."""
+    """Return the pictures of the manifest's rows `frame`, read from the shards below `root`."""
     shards = root / "shards"
     extents = [
         Extent(str(shards / s), int(o), int(n))
@@ -97,9 +114,11 @@ def images(root: Path, frame: pd.DataFrame) -> Images:
 
 
 def content_hash(hashes: Iterable[str], skus: Iterable[str]) -> str:
-    """SHA-256 over labelled images, given the SHA-256 of each one's bytes and its SKU.
+    """Return a SHA-256 over labelled images that doesn't depend on their order and names.
 
-    Whatever their order and names.
+    Args:
+        hashes: SHA-256 of each image's bytes, in hex.
+        skus: each image's SKU.
     """
     lines = sorted(f"{digest} {sku}\n" for digest, sku in zip(hashes, skus, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

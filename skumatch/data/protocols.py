@@ -1,10 +1,12 @@
-"""Protocols: which pictures are asked, and which they are matched against.
+"""Evaluation protocols: the queries and the gallery of each; every figure belongs to one protocol.
 
-A figure means nothing without its protocol's name.
+- full: all queries against the whole gallery.
+- k5: at most five pictures of each SKU as queries and in the gallery, in ten draws.
+- test_loo: the test side against itself, each query itself left out.
+- unseen: queries and gallery of the SKUs never trained on.
+- catalogue: all queries against catalogue pictures.
 
-full: all queries against the whole gallery. k5: at most five of each SKU on either side, in ten draws.
-test_loo: the test side against itself, each query itself left out. unseen: queries and gallery of the SKUs
-never trained on. catalogue: all queries against catalogue pictures. Catch-all classes are in none.
+Catch-all classes are in no protocol.
 """
 
 from __future__ import annotations
@@ -17,19 +19,22 @@ import pyarrow as pa
 
 from skumatch.data.split import GALLERY_ROLES, share
 
-SCHEMA = pa.schema(
-    [("draw", pa.int64()), ("id", pa.string()), ("part", pa.string())]
-)  # part: gallery, query or both
+# part: gallery, query or both
+SCHEMA = pa.schema([("draw", pa.int64()), ("id", pa.string()), ("part", pa.string())])
 DRAWS, AT_MOST = 10, 5
 PROTOCOLS = ("full", "k5", "test_loo", "unseen", "catalogue")
 
 
 def protocols(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """For each protocol that has a gallery and queries, its rows: draw, id, part; sorted.
+    """Choose the pictures of each protocol.
+
+    Draws hash the pictures' bytes, so names don't matter.
 
     Args:
-        rows: columns id, sku, role, unseen, sha256, and side where there are catalogue pictures that serve.
-            Draws hash the pictures' bytes, so names don't matter.
+        rows: columns id, sku, role, unseen, sha256, and side if catalogue pictures may serve in the gallery.
+
+    Returns:
+        For each protocol that has a gallery and queries, its rows, sorted: draw, id, part.
     """
     gallery, query = rows["role"].isin(GALLERY_ROLES), rows["role"].eq("query")
     catalogue = rows["role"].eq("catalogue") | (gallery & rows.get("side", rows["role"]).eq("catalogue"))
@@ -70,7 +75,16 @@ def _sampled(side: pd.DataFrame, draw: int) -> pd.DataFrame:
 
 
 def describe(rows: pd.DataFrame, made: dict[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
-    """For each protocol its draws, the pictures on either side (of all draws), and a hash of its content, whatever the files' names."""
+    """Describe each protocol.
+
+    Args:
+        rows: columns id, sha256 and sku of all pictures.
+        made: the protocols' rows, as `protocols` returns them.
+
+    Returns:
+        For each protocol: draws (their number), gallery and queries (rows in all draws), and hash, a SHA-256
+        of its content that doesn't depend on the files' names.
+    """
     facts = {}
     for name, frame in made.items():
         part = frame["part"].value_counts()

@@ -1,1 +1,1 @@
-"""From an archive or a folder that a supplier delivers to a data version."""
+"""The import of a supplier's archive or folder as a data version."""

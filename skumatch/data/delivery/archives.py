@@ -1,4 +1,4 @@
-"""Deliveries that are zips: read entry by entry, nothing unpacked, whatever their names and entries claim."""
+"""Deliveries that are zips: read entry by entry, never unpacked, so that entries' names can do no harm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skumatch.data.delivery.source import MAX_TABLE_BYTES, Source, check_small
 from skumatch.data.images import HEAD, MAX_BYTES
 from skumatch.errors import DataError, ImageError
 
-# What zipfile raises on damaged archives and entries, and on ways of packing it doesn't know.
+# Errors that zipfile raises on damaged archives and entries, and on compression that it doesn't know.
 BAD = (
     zipfile.BadZipFile,
     zlib.error,
@@ -30,7 +30,14 @@ MAX_ENTRIES = 1_000_000
 
 
 class ZipSource(Source):
-    """A zip of a folder in the layout. Not for several threads at once: zipfile keeps one position."""
+    """A zip of a folder in the layout.
+
+    Not safe for threads, since zipfile keeps one position.
+
+    Attributes:
+        archive: the open zip.
+        where: its path.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, where: Path, side: str = "") -> None:
         self.archive, self.where = archive, where
@@ -38,6 +45,11 @@ class ZipSource(Source):
         super().__init__(found, repaired, where, side)
 
     def image(self, source: Any) -> bytes:
+        """Return an image's bytes, at most MAX_BYTES.
+
+        Raises:
+            ImageError: for a locked or damaged entry.
+        """
         if source.flag_bits & 0x1:
             raise ImageError("locked", "The zip's entry is locked with a password; deliver it without.")
         try:
@@ -46,12 +58,18 @@ class ZipSource(Source):
             raise ImageError("damaged-entry", "The zip's entry is damaged; deliver it again.") from error
 
     def head(self, source: Any) -> bytes:
+        """Return the first HEAD bytes of an entry; b"" for a locked or damaged one."""
         try:
             return self._bytes(source, HEAD)
         except (*BAD, RuntimeError):  # damaged or locked, and not named as a picture
             return b""
 
     def table(self, source: Any) -> bytes:
+        """Return the bytes of a table.
+
+        Raises:
+            DataError: for a locked, damaged or too large entry.
+        """
         try:
             data = self._bytes(source, MAX_TABLE_BYTES + 1)
         except (*BAD, RuntimeError) as error:
@@ -65,26 +83,26 @@ class ZipSource(Source):
             with self.archive.open(source) as stream:
                 return stream.read(most)
         except OSError as error:
-            if error.errno is None:  # bz2 says so what others say by errors of their own
+            if error.errno is None:  # bz2 raises it for a damaged entry
                 raise EOFError(str(error)) from error
             raise
 
 
 def _found(archive: zipfile.ZipFile) -> tuple[list[Found], set[str]]:
     infos = [info for info in archive.infolist() if not info.filename.endswith(("/", "\\"))]
-    archive.filelist, archive.NameToInfo = (
-        [],
-        {},
-    )  # each file keeps its own entry; of a million others nothing need stay
+    # Each file holds its own entry, so the archive's list, of up to a million entries, isn't needed.
+    archive.filelist, archive.NameToInfo = [], {}
     names = _with_slashes([info.filename for info in infos])
     names, repaired = repair(names, [bool(info.flag_bits & 0x800) for info in infos])
-    return [
-        Found(info, name, info.file_size, _kind(info)) for info, name in zip(infos, names, strict=True)
-    ], repaired
+    files = [Found(info, name, info.file_size, _kind(info)) for info, name in zip(infos, names, strict=True)]
+    return files, repaired
 
 
 def _with_slashes(names: list[str]) -> list[str]:
-    """Some tools of Windows write backslashes as separators: then all names have them and none has a slash."""
+    """Return the names with slashes as separators.
+
+    Some tools of Windows write backslashes instead: then some names have them, and none has a slash.
+    """
     windows = any("\\" in name for name in names) and not any("/" in name for name in names)
     return [name.replace("\\", "/") for name in names] if windows else names
 
@@ -97,7 +115,11 @@ def _kind(info: zipfile.ZipInfo) -> str | None:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Raises DataError if the file's list of entries is damaged or has too many."""
+    """Open a zip.
+
+    Raises:
+        DataError: if its list of entries is damaged or longer than MAX_ENTRIES.
+    """
     try:
         archive = zipfile.ZipFile(path)
     except (*BAD, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a new data version changed: images and SKUs added, removed, relabelled, moved."""
+"""The differences between two data versions: images and SKUs added, removed, relabelled or moved."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ Rows = dict[str, list[tuple[str, str]]]  # by sha256: id and SKU of each image w
 
 @dataclass(frozen=True)
 class Changes:
-    """Ids of images (`relabelled`: old and new SKU behind them) and names of SKUs, in order.
+    """Differences between two data versions; all lists are sorted, and empty for equal versions.
 
-    All empty for equal versions.
+    Attributes:
+        added: ids of images whose bytes are new.
+        removed: ids of images whose bytes are gone.
+        relabelled: ids of images with the same bytes under another SKU, with the old SKU behind each.
+        moved: ids of images with the same bytes and SKU, but another side, name or number of copies.
+        skus_added: names of new SKUs.
+        skus_removed: names of SKUs that are gone.
     """
 
     added: list[str] = field(default_factory=list)
@@ -35,28 +41,26 @@ class Changes:
 
 
 def compare(old: pa.Table, new: pa.Table) -> Changes:
-    """Tell what changed between two manifests (columns id, sha256, sku).
-
-    An image is known by its bytes. Relabelled: the same bytes under another SKU. Moved: the same bytes and
-    SKU, but another side, name or number of copies.
-    """
-    gone, come = (~_among(one["sha256"], other["sha256"]) for one, other in ((old, new), (new, old)))
+    """Compare two manifests (columns id, sha256, sku); an image is identified by its bytes."""
+    removed = ~_among(old["sha256"], new["sha256"])
+    added = ~_among(new["sha256"], old["sha256"])
     relabelled, moved = _renamed(old, new)
-    skus = set(pc.unique(old["sku"]).to_pylist()), set(pc.unique(new["sku"]).to_pylist())
+    old_skus = set(pc.unique(old["sku"]).to_pylist())
+    new_skus = set(pc.unique(new["sku"]).to_pylist())
     return Changes(
-        sorted(new["id"].filter(pa.array(come)).to_pylist()),
-        sorted(old["id"].filter(pa.array(gone)).to_pylist()),
-        sorted(relabelled),
-        sorted(moved),
-        sorted(skus[1] - skus[0]),
-        sorted(skus[0] - skus[1]),
+        added=sorted(new["id"].filter(pa.array(added)).to_pylist()),
+        removed=sorted(old["id"].filter(pa.array(removed)).to_pylist()),
+        relabelled=sorted(relabelled),
+        moved=sorted(moved),
+        skus_added=sorted(new_skus - old_skus),
+        skus_removed=sorted(old_skus - new_skus),
     )
 
 
 def _renamed(old: pa.Table, new: pa.Table) -> tuple[list[str], list[str]]:
-    """Images with bytes of both versions that are relabelled, and moved.
+    """Return the relabelled and the moved images, among those whose bytes are in both versions.
 
-    Only rows that differ are looked at one by one.
+    Only rows that differ between the versions are compared one by one.
     """
     keys = [pc.binary_join_element_wise(table["sha256"], table["id"], " ") for table in (old, new)]
     different = [table.filter(pa.array(~_among(*pair))) for table, pair in ((old, keys), (new, keys[::-1]))]

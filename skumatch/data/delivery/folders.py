@@ -1,4 +1,4 @@
-"""Deliveries that are folders: one in RP2K's layout, one of catalogue pictures. Links are never followed."""
+"""Deliveries that are folders, in RP2K's layout or of catalogue pictures; links are never followed."""
 
 from __future__ import annotations
 
@@ -17,29 +17,35 @@ from skumatch.errors import DataError, StorageError
 
 
 class FolderSource(Source):
-    """A folder that holds (somewhere above its images) `all/train` and `all/test`."""
+    """A folder with `all/train` and `all/test` at any depth."""
 
     def __init__(self, root: Path, side: str = "") -> None:
         found, repaired = _found(walk(root))
         super().__init__(found, repaired, root, side)
 
     def image(self, source: Any) -> bytes:
+        """Return the bytes of the file at the path `source`; raise StorageError if it can't be read."""
         return Extent(source).read()
 
     def head(self, source: Any) -> bytes:
+        """Return the first HEAD bytes of the file; raise StorageError if it can't be read."""
         return head(source)
 
     def table(self, source: Any) -> bytes:
+        """Return the bytes of a table; raise DataError if there are too many."""
         return check_small(Extent(source, 0, MAX_TABLE_BYTES + 1).read(), source)
 
 
 def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
-    """Catalogue pictures `folder`/<sku>.<ext> as items of the side `catalogue`, in order of id.
+    """List the catalogue pictures `folder`/<sku>.<ext>.
 
-    And what was left out, by kind.
+    If a file's name has no picture's ending, as `Cola 1.5`, the whole name is the SKU.
 
-    A picture whose name has no ending of pictures is named by its SKU alone: `Cola 1.5` has none.
-    Raises DataError if there is no such folder, no picture in it, or two with one name.
+    Returns:
+        Items of the side `catalogue`, in order of id, and the number of other files by kind.
+
+    Raises:
+        DataError: if there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; give one with a picture <sku>.<ext> for each SKU.")
@@ -60,37 +66,47 @@ def _sku_of(name: str) -> str:
 
 
 def _found(files: Iterator[Found]) -> tuple[list[Found], set[str]]:
-    given = list(files)
-    names, repaired = repair([file.name for file in given], [True] * len(given))
-    return [file._replace(name=name) for file, name in zip(given, names, strict=True)], repaired
+    listed = list(files)
+    names, repaired = repair([file.name for file in listed], [True] * len(listed))
+    return [file._replace(name=name) for file, name in zip(listed, names, strict=True)], repaired
 
 
 def pictures(root: Path) -> list[Found]:
-    """The pictures below `root`, in order of their paths from there."""
-    found = [file for file in sorted_out(walk(root), head) if not file.kind]
-    return sorted(found, key=lambda file: file.name)
+    """Return the pictures below `root`, in order of their paths from there."""
+    files = [file for file in sorted_out(walk(root), head) if not file.kind]
+    return sorted(files, key=lambda file: file.name)
 
 
 def head(source: str) -> bytes:
-    """The first bytes of the file at `source`. Raises StorageError where it can't be read."""
+    """Return the first HEAD bytes of the file at `source`.
+
+    Raises:
+        StorageError: if it can't be read.
+    """
     return Extent(source, 0, HEAD).read()
 
 
 def walk(root: Path) -> Iterator[Found]:
-    """Every file below `root`, named by its path from there; `kind` says what it is if no plain file."""
+    """Yield every file below `root`, named by its path from there.
+
+    `kind` is `link` or `special` for a file that is not regular, else None.
+
+    Raises:
+        StorageError: for a folder that can't be read.
+    """
     for folder, folders, names in os.walk(root, onerror=_refuse):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in sorted(names + links):
             path = Path(folder, name)
             status = path.lstat()
-            kind = (
-                "link"
-                if stat.S_ISLNK(status.st_mode)
-                else None
-                if stat.S_ISREG(status.st_mode)
-                else "special"
-            )
+            kind = _kind(status.st_mode)
             yield Found(str(path), path.relative_to(root).as_posix(), status.st_size, kind)
+
+
+def _kind(mode: int) -> str | None:
+    if stat.S_ISLNK(mode):
+        return "link"
+    return None if stat.S_ISREG(mode) else "special"
 
 
 def _refuse(error: OSError) -> None:

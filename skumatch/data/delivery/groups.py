@@ -1,4 +1,4 @@
-"""Tables that a delivery may have beside all/: classes.csv (sku and group), and products.csv (state and days of sale)."""
+"""Optional tables of a delivery: classes.csv (sku and group) and products.csv (state and days of sale)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,31 @@ TABLE = "classes.csv"
 def groups_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> dict[str, str]:
     """Read the group of each SKU from the uppermost classes.csv outside `all/`.
 
+    Args:
+        files: the delivery's files, with their `kind` set.
+        where: the delivery, for the sentence of an error.
+        read: returns the bytes of a table, given its `source`.
+
     Returns:
         Groups by their SKU as `alike` spells it; empty if there is no table.
 
-    Raises DataError for one that can't be read, lacks a column, or puts a SKU into two groups.
+    Raises:
+        DataError: for a table that can't be read, lacks a column, or puts a SKU into two groups.
     """
     top = _uppermost(files, TABLE)
     return {} if top is None else _read(read(top.source), f"{where}: {top.name}")
 
 
 def products_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> pd.DataFrame | None:
-    """Read the uppermost products.csv outside `all/`; None if there is none.
+    """Read the uppermost products.csv outside `all/`; return None if there is none.
 
-    Raises what `products_of_csv` does.
+    Args:
+        files: the delivery's files, with their `kind` set.
+        where: the delivery, for the sentence of an error.
+        read: returns the bytes of a table, given its `source`.
+
+    Raises:
+        DataError: as `products_of_csv` does.
     """
     top = _uppermost(files, CSV)
     return None if top is None else products_of_csv(read(top.source), f"{where}: {top.name}")
@@ -47,9 +59,8 @@ def _uppermost(files: Sequence[Found], name: str) -> Found | None:
 def _read(data: bytes, where: str) -> dict[str, str]:
     table = read_csv(data, where, "correct or remove it")
     if not {"sku", "group"} <= set(table.columns):
-        raise DataError(
-            f"{where} lacks a column sku or group (found: {', '.join(map(str, table.columns[:8]))}); correct or remove it."
-        )
+        present = ", ".join(map(str, table.columns[:8]))
+        raise DataError(f"{where} lacks a column sku or group (found: {present}); correct or remove it.")
     groups: dict[str, str] = {}
     for sku, text in zip(table["sku"], table["group"], strict=True):
         group = composed(text).strip()

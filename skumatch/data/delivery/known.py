@@ -1,5 +1,7 @@
-"""Facts of pictures that were examined before, so that decoding is done once: those of the version that is
-there, and those of an import that was stopped."""
+"""Facts of pictures that were examined before, so that each picture is decoded once.
+
+They come from the version that is there, and from an import that was stopped.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ from skumatch.data.manifest import SCHEMA, write_table
 from skumatch.errors import DataError
 
 COLUMNS = pa.schema([SCHEMA.field(name) for name in Facts._fields])
-PART = 4096  # pictures whose facts a stopped import loses at most
+PART = 4096  # facts in a file; a stopped import loses at most so many
 
 
 class KnownFacts(Mapping[str, Facts]):
-    """Facts by the SHA-256 of a picture's bytes, in columns: a dict of them would take four times the memory."""
+    """Facts by the SHA-256 of a picture's bytes, in columns; a dict would take four times the memory."""
 
     def __init__(self, table: pa.Table) -> None:
-        """`table`: columns of Facts; others are left out."""
+        """Index a table by its column sha256; columns that Facts doesn't have are left out."""
         digests = np.array(table["sha256"].to_pylist(), "S64")
         self._digests, first = np.unique(digests, return_index=True)
         self._rows = table.select(COLUMNS.names).take(pa.array(first))
@@ -44,11 +46,13 @@ class KnownFacts(Mapping[str, Facts]):
 
 
 class Examined:
-    """The facts of an import that is under way, beside the data version `root`.
+    """The facts of a running import, kept in a folder beside the data version `root`.
 
-    The next import of a stopped one reads them.
+    If the import is stopped, the next one reads them. As a context manager, it removes them when the import
+    succeeds or is refused with a DataError.
 
-    Used as a context: an import that ends well, or is refused, removes them.
+    Attributes:
+        folder: the folder of the facts.
     """
 
     def __init__(self, root: Path) -> None:
@@ -57,13 +61,17 @@ class Examined:
         self._parts = len(list(self.folder.glob("*.parquet")))
 
     def known(self, manifest: pa.Table | None) -> KnownFacts:
-        """What is known of pictures: from `manifest`, that of the version that is there, and from a stopped import."""
+        """Return the facts of `manifest` and those that a stopped import left.
+
+        Args:
+            manifest: of the version that is there; None if its facts can't be used.
+        """
         tables = [pq.read_table(path, schema=COLUMNS) for path in sorted(self.folder.glob("*.parquet"))]
         tables += [] if manifest is None else [manifest.select(COLUMNS.names).cast(COLUMNS)]
         return KnownFacts(pa.concat_tables(tables) if tables else COLUMNS.empty_table())
 
     def add(self, facts: Facts) -> None:
-        """Keep the facts of a picture that was decoded."""
+        """Store the facts of a picture that was decoded."""
         self._open.append(facts._asdict())
         if len(self._open) == PART:
             self._flush()

@@ -1,4 +1,4 @@
-"""Names as they were meant: what tools made of names that are not ASCII is undone, for a delivery as a whole."""
+"""Repair of names that tools garbled because they are not ASCII, for a delivery as a whole."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from skumatch.errors import DataError
 from skumatch.texts import alike, composed, visible
 
-ESCAPE = re.compile("#U([0-9a-f]{4})|#L([0-9a-f]{6})")  # as Info-ZIP's unzip writes what its locale can't
+# As Info-ZIP's unzip writes characters that its locale doesn't have.
+ESCAPE = re.compile("#U([0-9a-f]{4})|#L([0-9a-f]{6})")
 MOJIBAKE, ESCAPES = "CP437 mojibake", "#U escapes"
 
 
 def unmojibake(name: str) -> str | None:
-    """The UTF-8 text that was read as CP437; None if `name` can't be such a misreading."""
+    """Return the UTF-8 text that was decoded as CP437; None if `name` can't be such a text."""
     try:
         return name.encode("cp437").decode("utf-8")
     except UnicodeError:
@@ -23,9 +24,9 @@ def unmojibake(name: str) -> str | None:
 
 
 def unescape(name: str) -> str:
-    """`#U4e2d` and `#L01f600` as the characters they stand for.
+    """Replace escapes such as `#U4e2d` and `#L01f600` by the characters that they stand for.
 
-    What would be ASCII, such as `#U002f`, stays.
+    Escapes of ASCII characters, such as `#U002f`, stay.
     """
     return ESCAPE.sub(lambda match: _character(int(match[1] or match[2], 16), match[0]), name)
 
@@ -35,26 +36,38 @@ def _character(code: int, written: str) -> str:
 
 
 def repair(names: Sequence[str], declared: Sequence[bool]) -> tuple[list[str], set[str]]:
-    """Return the names of one delivery in NFC, garbled ones repaired, and what was repaired (MOJIBAKE, ESCAPES).
+    """Repair the garbled names of one delivery.
 
-    `declared[i]` says that the encoding of `names[i]` is known: a folder's names, and a zip's entries with the UTF-8 flag.
-    One name alone can be read in two ways, a whole delivery hardly: undeclared names are taken for UTF-8 if most of those
-    that are not ASCII are valid UTF-8. Declared ones are repaired only if all of them are mojibake and some become
-    characters of three bytes (Chinese is). Escapes are undone only where every name is ASCII.
+    A single name can be ambiguous; a whole delivery hardly is. Undeclared names are taken for UTF-8 if most
+    of those that are not ASCII are valid UTF-8. Declared names are repaired only if all that are not ASCII
+    are mojibake and some become characters of three bytes, as Chinese ones are. Escapes are undone only if
+    every name is ASCII.
+
+    Args:
+        names: the files' names.
+        declared: for each name, True if its encoding is known, as for a folder's names and for a zip's
+            entries with the UTF-8 flag.
+
+    Returns:
+        The names in NFC, in the same order, and the kinds of repair: MOJIBAKE, ESCAPES, both or none.
     """
-    odd = [(name, known) for name, known in zip(names, declared, strict=True) if not name.isascii()]
-    loose = [unmojibake(name) for name, known in odd if not known]
-    firm = [unmojibake(name) for name, known in odd if known]
-    wrong = {False: 2 * sum(text is not None for text in loose) > len(loose), True: _all_mojibake(firm)}
-    escaped = not odd and any(unescape(name) != name for name in names)
-    done = {what for what, found in ((MOJIBAKE, any(wrong.values())), (ESCAPES, escaped)) if found}
-    if not odd and not escaped:
-        return list(names), done
+    not_ascii = [(name, known) for name, known in zip(names, declared, strict=True) if not name.isascii()]
+    undeclared = [unmojibake(name) for name, known in not_ascii if not known]
+    of_declared = [unmojibake(name) for name, known in not_ascii if known]
+    # By `declared`: True if such names are mojibake.
+    garbled = {
+        False: 2 * sum(text is not None for text in undeclared) > len(undeclared),
+        True: _all_mojibake(of_declared),
+    }
+    escaped = not not_ascii and any(unescape(name) != name for name in names)
+    kinds = {kind for kind, present in ((MOJIBAKE, any(garbled.values())), (ESCAPES, escaped)) if present}
+    if not not_ascii and not escaped:
+        return list(names), kinds
     repaired = [
-        (unmojibake(name) or name) if wrong[known] else name
+        (unmojibake(name) or name) if garbled[known] else name
         for name, known in zip(names, declared, strict=True)
     ]
-    return [composed(unescape(name) if escaped else name) for name in repaired], done
+    return [composed(unescape(name) if escaped else name) for name in repaired], kinds
 
 
 def _all_mojibake(repaired: list[str | None]) -> bool:
@@ -64,23 +77,30 @@ def _all_mojibake(repaired: list[str | None]) -> bool:
 
 
 def check_spelling(skus: set[str], where: Path) -> None:
-    """Raise DataError if two SKUs are spelt alike: most often one product, named in two ways."""
+    """Check that no two SKUs differ in spelling only; most often they would be one product.
+
+    Raises:
+        DataError: if two SKUs are spelt alike.
+    """
     spelt: dict[str, str] = {}
     for sku in sorted(skus):
         other = spelt.setdefault(alike(sku), sku)
         if other != sku:
             pair = f"'{visible(other)}' and '{visible(sku)}'"
-            alone = "differ only in case, blanks or invisible characters"
-            raise DataError(f"Two SKUs of {where} {alone}: {pair}; rename one and import again.")
+            difference = "differ only in case, blanks or invisible characters"
+            raise DataError(f"Two SKUs of {where} {difference}: {pair}; rename one and import again.")
 
 
 def chosen(names: Mapping[str, str], skus: Iterable[str], where: Path) -> set[str]:
-    """Look up the SKUs that a list names, whichever of the spellings that are `alike` it has.
+    """Look up the SKUs of a list, in any spelling that `alike` treats as equal.
 
     Args:
         names: the list's names, each with the place where it stands.
-        skus: all SKUs there are, no two of them spelt alike.
+        skus: the delivery's SKUs, no two of them spelt alike.
         where: the delivery, for the sentence of an error.
+
+    Returns:
+        The SKUs as the delivery spells them.
 
     Raises:
         DataError: for names of no SKU.
@@ -96,15 +116,13 @@ def chosen(names: Mapping[str, str], skus: Iterable[str], where: Path) -> set[st
 
 
 def unsafe(name: str) -> bool:
-    """Whether `name` can't be a path below a delivery: absolute, with `..`, a drive, a backslash, control or undecodable characters."""
+    """Return True if `name` can't be a path below a delivery.
+
+    Such names are absolute, or have `..`, a drive, a backslash, or control or undecodable characters.
+    """
     parts = name.split("/")
-    return (
-        ".." in parts
-        or parts[0] == ""
-        or "\\" in name
-        or bool(re.match("[A-Za-z]:", name))
-        or not _printable(name)
-    )
+    has_drive = bool(re.match("[A-Za-z]:", name))
+    return ".." in parts or parts[0] == "" or "\\" in name or has_drive or not _printable(name)
 
 
 def _printable(name: str) -> bool:

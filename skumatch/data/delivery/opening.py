@@ -1,4 +1,4 @@
-"""Opens what a user gave: a folder or a zip."""
+"""Opening of a delivery that is a folder or a zip."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def open_source(path: Path, side: str = "") -> Iterator[Source]:
 
     Args:
         path: the delivery.
-        side: of a delivery that adds to a data set, see Source; empty for a whole data set.
+        side: for a delivery that adds to a data set, see Source; empty for a whole data set.
 
     Raises:
-        DataError: it is neither, damaged, empty, or of another layout.
+        DataError: if it is neither, damaged, empty, or of another layout.
     """
     if path.is_dir():
         yield FolderSource(path, side)
@@ -45,9 +45,15 @@ def _starts_as_zip(path: Path) -> bool:
 
 
 def folder_images(root: Path, side: str, others: tuple[str, ...] = ()) -> Images:
-    """One side of a folder in RP2K's layout, as it lies there, without importing.
+    """Return the images of one side of a folder in RP2K's layout, without an import.
 
-    Classes in `others` are left out.
+    Args:
+        root: the folder.
+        side: `train` or `test`.
+        others: catch-all classes, which are left out.
+
+    Raises:
+        DataError: for a zip, a folder of another layout, or no image on the side.
     """
     with open_source(root) as source:
         if not isinstance(source, FolderSource):

@@ -1,4 +1,4 @@
-"""One folder takes the place of another, whole or not at all, one import at a time, whatever is killed in between."""
+"""Atomic replacement of a folder, by one import at a time, even if an import is killed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from skumatch.errors import StorageError
 
 @contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Hold the right to change `root`; may be entered again by the holder.
+    """Hold the exclusive right to change `root`; the holder may enter it again.
 
-    Raises StorageError if another process has it.
+    Raises:
+        StorageError: if another process holds it, or the disk refuses.
     """
     path = root.with_name(f".{root.name}.lock")
     lock = FileLock(path, timeout=0, is_singleton=True)
@@ -35,17 +36,16 @@ def exclusive(root: Path) -> Iterator[None]:
         yield
     finally:
         if lock.lock_counter == 1:
-            path.unlink(
-                missing_ok=True
-            )  # while it is held: who waits for it looks whether the file is still there
+            # Remove the file before the release: a waiting process checks that the file is still there.
+            path.unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
 def aside(root: Path) -> Iterator[Path]:
-    """Yield a new folder beside `root`, removed afterwards.
+    """Yield a new folder beside `root`, and remove it afterwards; call it within `exclusive`.
 
-    First what a killed import left is put right. Call it within `exclusive`.
+    First `recover` cleans up after a killed import.
     """
     recover(root)
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.new.", dir=root.parent))
@@ -56,7 +56,7 @@ def aside(root: Path) -> Iterator[Path]:
 
 
 def swap(new: Path, root: Path) -> None:
-    """Put `new` in the place of `root`."""
+    """Move the folder `new` to `root`, in place of the one that is there."""
     old = _old(root)
     new.chmod(0o755)
     if root.exists():
@@ -66,7 +66,10 @@ def swap(new: Path, root: Path) -> None:
 
 
 def recover(root: Path) -> None:
-    """Restore `root` if a swap was killed between its two renames, and remove what killed imports left beside it."""
+    """Clean up after killed imports.
+
+    Restore `root` if a swap was killed between its two renames, and remove leftover folders beside it.
+    """
     old = _old(root)
     if old.exists() and not root.exists():
         old.rename(root)

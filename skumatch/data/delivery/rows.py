@@ -1,4 +1,4 @@
-"""The manifest's rows as an import finds them, image by image."""
+"""The manifest's rows, collected image by image during an import."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ class Rows:
         self._catalogue = 0
 
     def add(self, item: Item, length: int, facts: Facts, spot: Spot) -> None:
+        """Add the row of an image.
+
+        Args:
+            item: the delivered image.
+            length: number of its bytes.
+            facts: that follow from its bytes.
+            spot: its place, as the store gave it.
+        """
         row = {
             "id": item.id,
             "sku": item.sku,
@@ -49,6 +57,15 @@ class Rows:
         self._open = []
 
     def require_sides(self, path: Path, quarantined: list[dict[str, str]]) -> None:
+        """Check that the train and the test side have images.
+
+        Args:
+            path: the delivery, for the sentence of an error.
+            quarantined: id and reason of each image that can't be used.
+
+        Raises:
+            DataError: if a side has no image that can be used.
+        """
         reasons = Counter(entry["reason"] for entry in quarantined)
         for side in SIDES:
             if not self._skus[side]:
@@ -56,7 +73,12 @@ class Rows:
                 raise DataError(f"{path} has no usable {side} image ({aside}); deliver them again.")
 
     def table(self, moved: dict[Spot, Spot], shards: list[str]) -> pa.Table:
-        """The manifest, each image at its place after `moved`; `shards` are the shards' names by number."""
+        """Return the manifest with the images' final places.
+
+        Args:
+            moved: old and new place of each image that moved.
+            shards: the shards' names; a shard's number is its index.
+        """
         self._flush()
         places = [moved.get(spot, spot) for spot in self._spots]
         names = pa.array(shards, pa.string()).take(pa.array([spot.shard for spot in places], pa.int64()))
@@ -69,6 +91,7 @@ class Rows:
         return table
 
     def counts(self) -> dict[str, int]:
+        """Return the counts images, skus (of the shelf), catalogue and catalogue_only."""
         shelf = self._skus["train"] | self._skus["test"]
         only = len(self._skus[CATALOGUE] - shelf)
         return {

@@ -1,4 +1,4 @@
-"""A delivery, whatever it comes as: its files arranged, each one's original bytes read when asked for."""
+"""A delivery, as a folder or a zip: its files, sorted, and access to their original bytes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ MAX_TABLE_BYTES = 500_000_000
 
 
 class Source(ABC):
-    """`items` in order of id, `junk`: files left out by kind, `edition`: how it is called, `repaired`: what was wrong with its names.
+    """A delivery.
 
-    `groups`: the group of each SKU that has one, by the SKU as `alike` spells it. `products`: what the
-    delivery says of products, as in products.py; None without a table.
+    Attributes:
+        items: its images, in order of id.
+        junk: number of files left out, by kind.
+        edition: title of its edition.
+        repaired: kinds of garbled names that were repaired, as `names.repair` returns them.
+        groups: the group of each SKU that has one, by the SKU as `alike` spells it.
+        products: the delivered table of products, see products.py; None without a table.
     """
 
     def __init__(self, found: Sequence[Found], repaired: set[str], where: Path, side: str = "") -> None:
-        """List a delivery's pictures.
+        """Sort a delivery's files and read its tables.
 
         Args:
             found: its files.
-            repaired: what was wrong with their names.
-            where: the delivery.
-            side: of a delivery that adds to a data set: `train` or `test`, where pictures lie in
-                `<sku>/<image>` without `all/`; it needs no picture of the other side. Empty for a whole data
-                set.
+            repaired: kinds of garbled names that were repaired.
+            where: the delivery's path.
+            side: empty for a whole data set. For a delivery that adds to one, `train` or `test`: the side of
+                pictures in `<sku>/<image>` without `all/`; no picture of the other side is needed.
 
         Raises:
             DataError: for a delivery of another layout, without a side, or with two different files for one
@@ -52,12 +56,17 @@ class Source(ABC):
             self.junk["copy"] += 1
 
     def read(self, item: Item) -> bytes:
-        """The original bytes. Raises ImageError if there are too many, or they can't be had."""
+        """Return the original bytes of an image.
+
+        Raises:
+            ImageError: if there are too many, or a zip's entry can't be read.
+            StorageError: if a file can't be read.
+        """
         if item.size > MAX_BYTES:
             raise ImageError(
                 "too-large", f"The file has {item.size:,} bytes, over {MAX_BYTES:,}; deliver it smaller."
             )
-        # A catalogue picture lies in a folder of its own, whatever the delivery is.
+        # A path: catalogue pictures are in a folder of their own, even if the delivery is a zip.
         return Extent(item.source).read() if isinstance(item.source, str) else self.image(item.source)
 
     def _equal(self, first: Item, second: Item) -> bool:
@@ -68,19 +77,23 @@ class Source(ABC):
 
     @abstractmethod
     def image(self, source: Any) -> bytes:
-        """The bytes of one file. Raises ImageError."""
+        """Return the bytes of one file; raise ImageError if they can't be read."""
 
     @abstractmethod
     def head(self, source: Any) -> bytes:
-        """The first bytes of a file, HEAD of them or more; b"" where they can't be had."""
+        """Return the first bytes of a file, HEAD of them or more; b"" if they can't be read."""
 
     @abstractmethod
     def table(self, source: Any) -> bytes:
-        """The bytes of a meta.csv or classes.csv. Raises DataError."""
+        """Return the bytes of a table such as classes.csv; raise DataError if they can't be read."""
 
 
 def check_small(data: bytes, where: object) -> bytes:
-    """Return the bytes of a table. Raises DataError for more than MAX_TABLE_BYTES."""
+    """Return the bytes of a table, `where` for the sentence of an error.
+
+    Raises:
+        DataError: for more than MAX_TABLE_BYTES.
+    """
     if len(data) > MAX_TABLE_BYTES:
         most = f"{MAX_TABLE_BYTES // 1_000_000} MB"
         raise DataError(f"{where} has over {most}, too much for a table; correct or remove it.")

@@ -1,1 +1,1 @@
-"""Which pictures of a data version are copies of one another."""
+"""The search for duplicates among the pictures of a data version."""

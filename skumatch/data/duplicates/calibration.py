@@ -1,4 +1,4 @@
-"""How alike copies are in this data, and how alike different products: what decides from when on a pair is a copy."""
+"""The threshold for near-copies, calibrated on the residuals of made copies and of different products."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from skumatch.data.duplicates.neighbours import RADIUS, Codes, Indices
 from skumatch.data.fingerprints import fingerprint
 from skumatch.data.images import Images
 
-SAMPLE = 256  # pictures looked at
+SAMPLE = 256  # number of pictures in the sample
 FOUND = 0.99  # share of made copies that the threshold must let pass
-APART = 0.5  # of what the nearest other products differ by, at most
+APART = 0.5  # the threshold is at most this share of the look-alikes' low residual
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Residuals (share of variance that differs) of a sample of pictures, and the threshold that follows.
 
-    copies: 99th percentile for copies made of them. within, across: 5th percentile for the nearest picture of
-    the same SKU and of another one, by hash; None where there is none. recall: share of the copies that hash
-    and threshold both find. look_alikes: share of the nearest pictures of other SKUs that the threshold would
-    call copies.
+    Attributes:
+        threshold: largest residual of a copy.
+        sample: number of pictures.
+        copies: 99th percentile of the residuals of copies made of them.
+        within: 5th percentile for the nearest picture of the same SKU, by hash; None if there is none.
+        across: 5th percentile for the nearest picture of another SKU, by hash; None if there is none.
+        recall: share of the made copies that hash and threshold both find.
+        look_alikes: share of the nearest pictures of other SKUs that the threshold calls copies.
     """
 
     threshold: float
@@ -42,10 +46,17 @@ class Calibration:
 def calibrate(
     codes: Codes, pixels: list[str], skus: NDArray[Any], pictures: Images, max_residual: float
 ) -> Calibration:
-    """Choose the threshold for pictures with hashes `codes` [n, w], pixel hashes and SKUs, in order of pixel hash.
+    """Choose the threshold for distinct pictures, in order of pixel hash.
 
-    It lets 99 % of made copies pass and stays below half of what look-alikes of other SKUs differ by, and below `max_residual`;
-    where these contradict, the copies win over the look-alikes and `max_residual` over both.
+    It lets 99 % of made copies pass, and is at most half of the look-alikes' low residual and at most
+    `max_residual`. If these contradict, the copies win over the look-alikes, and `max_residual` over both.
+
+    Args:
+        codes: perceptual hashes of each picture, [n, w].
+        pixels: pixel hashes, in hex.
+        skus: the SKU of each picture, [n].
+        pictures: the pictures.
+        max_residual: upper bound of the threshold.
     """
     sample = np.sort(np.argsort([_draw(digest) for digest in pixels], kind="stable")[:SAMPLE])
     small = np.stack([thumbnail(pictures[i]) for i in sample])
@@ -83,7 +94,7 @@ def _copy(pictures: Images, i: int, digest: str, kind: str) -> Any:
 
 
 def _bits_apart(codes: Codes, hashes: Any) -> Indices:
-    """Least bits by which any hash of each row of `codes` differs from any of `hashes`."""
+    """Return the least bits by which any hash of each row of `codes` differs from any of `hashes`."""
     apart = [np.bitwise_count(codes ^ np.uint64(value)).min(axis=1) for value in hashes]
     least: Indices = np.min(apart, axis=0).astype(np.int64)
     return least
@@ -92,7 +103,10 @@ def _bits_apart(codes: Codes, hashes: Any) -> Indices:
 def _nearest_residuals(
     codes: Codes, skus: NDArray[Any], sample: Indices, pictures: Images, same: bool
 ) -> NDArray[np.float64]:
-    """Residuals of the sample's pictures and each one's nearest by hash of the same SKU, or of another."""
+    """Return the residual of each sampled picture and its nearest picture, by hash.
+
+    The nearest picture is one of the same SKU, or of another SKU if `same` is False.
+    """
     pairs = []
     for i in sample.tolist():
         others = np.flatnonzero((skus == skus[i]) == same)
@@ -101,7 +115,9 @@ def _nearest_residuals(
             pairs.append((i, int(others[np.argmin(_bits_apart(codes[others], codes[i]))])))
     if not pairs:
         return np.empty(0)
-    return residuals(*(np.stack([thumbnail(pictures[pair[end]]) for pair in pairs]) for end in (0, 1)))
+    first = np.stack([thumbnail(pictures[sampled]) for sampled, _ in pairs])
+    second = np.stack([thumbnail(pictures[nearest]) for _, nearest in pairs])
+    return residuals(first, second)
 
 
 def _low(values: NDArray[np.float64]) -> float | None:

@@ -1,8 +1,8 @@
-"""Which pictures of a data version are copies of one another: exact ones by their pixels, near ones by hash and then by eye.
+"""The census of duplicates in a data version: exact ones by their pixels, near ones by hash and alignment.
 
-Near-copies are scaled, recompressed, cropped by up to 5 % at an edge, or lit otherwise. Pairs with close perceptual hashes,
-across SKUs too, are laid over each other and compared in colour. Joined pairs make a group, so that no pair lies in two;
-docs/decisions/0011-near-duplicates.md tells why, and what was measured.
+Near-duplicates are scaled, recompressed, cropped by up to 5 % at an edge, or lit otherwise. Pairs with close
+perceptual hashes, across SKUs too, are aligned and compared in colour. Confirmed pairs are joined to groups,
+so that no pair is ever separated. Reasons and measurements: docs/decisions/0011-near-duplicates.md.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ PAIRS = 4096  # compared at a time
 
 @dataclass(frozen=True)
 class Census:
-    """groups: for each row of the manifest the least pixel hash of its group.
+    """Result of the search for duplicates.
 
-    A picture without copies is a group of its own.
+    Attributes:
+        groups: for each row of the manifest the least pixel hash of its group. A picture without copies is a
+            group of its own.
+        facts: counts of pairs, groups and images, and the calibration, for split.json.
     """
 
     groups: NDArray[Any]
@@ -42,10 +45,17 @@ class Census:
 
 
 def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: float) -> Census:
-    """Group the manifest's pictures (`pictures`, in the order of its rows) by their content alone, whatever their names and order.
+    """Group the manifest's pictures by their content alone; neither names nor order matter.
 
-    `max_residual` bounds the share of a picture's variance by which a copy may differ; the data may ask for less.
-    Raises ImageError or StorageError for a picture that can't be read.
+    Args:
+        manifest: the rows.
+        pictures: the rows' pictures, in their order.
+        max_residual: upper bound on the share of a picture's variance by which a copy may differ; the
+            calibration on the data may choose a lower one.
+
+    Raises:
+        ImageError: for a picture that can't be decoded.
+        StorageError: for a picture that can't be read.
     """
     place = np.lexsort((manifest["sku"].astype(str), manifest["pixels"].astype(str)))
     distinct = place[~manifest["pixels"].iloc[place].duplicated().to_numpy()]
@@ -55,9 +65,8 @@ def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: floa
     pairs, _ = near_pairs(codes)
     confirmed = pairs[_differences(pairs, pictures) <= calibration.threshold]
     label = _joined(confirmed, len(rows))
-    leader = rows["pixels"].to_numpy()[np.unique(label, return_index=True)[1]][
-        label
-    ]  # rows are in order of pixel hash
+    # Rows are in order of pixel hash, so the first row of a group has its least hash.
+    leader = rows["pixels"].to_numpy()[np.unique(label, return_index=True)[1]][label]
     groups = manifest["pixels"].map(dict(zip(rows["pixels"], leader, strict=True))).to_numpy()
     facts = {
         "candidate_pairs": len(pairs),
@@ -68,19 +77,22 @@ def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: floa
 
 
 def _differences(pairs: Indices, pictures: Images) -> NDArray[np.float64]:
-    """The residual of each pair. Thumbnails lie in a file, so that memory doesn't grow with the data."""
+    """Return the residual of each pair.
+
+    Thumbnails are in a memory-mapped file, so that memory doesn't grow with the data.
+    """
     used, at = np.unique(pairs, return_inverse=True)
     at = at.reshape(pairs.shape)
-    found = np.empty(len(pairs))
+    differences = np.empty(len(pairs))
     with tempfile.TemporaryDirectory() as folder:
         thumbnails = _thumbnails(Path(folder) / "thumbnails", pictures, used)
         with track("compare", len(pairs), "pairs") as advance:
             for start in range(0, len(pairs), PAIRS):
                 part = at[start : start + PAIRS]
-                found[start : start + PAIRS] = residuals(thumbnails[part[:, 0]], thumbnails[part[:, 1]])
+                differences[start : start + PAIRS] = residuals(thumbnails[part[:, 0]], thumbnails[part[:, 1]])
                 advance(len(part))
         del thumbnails
-    return found
+    return differences
 
 
 def _thumbnails(path: Path, pictures: Images, used: Indices) -> Pictures:
@@ -97,7 +109,7 @@ def _thumbnails(path: Path, pictures: Images, used: Indices) -> Pictures:
 
 
 def _joined(pairs: Indices, count: int) -> NDArray[Any]:
-    """For each picture the number of its group: what confirmed pairs connect."""
+    """Return the group's number of each picture; confirmed pairs connect pictures to groups."""
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (count, count))
     label: NDArray[Any] = connected_components(graph, directed=False)[1]
     return label

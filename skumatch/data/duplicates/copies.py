@@ -1,4 +1,4 @@
-"""Near-copies made on purpose: what a search for duplicates is calibrated and tested with."""
+"""Near-copies made on purpose, to calibrate and test the search for duplicates."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from PIL import Image
 from skumatch.data.images import decode
 
 KINDS = ("scale", "jpeg", "crop", "brightness", "all")
-SCALE, QUALITY, CROP, BRIGHTNESS = (
-    (0.5, 1.5),
-    (30, 95),
-    0.05,
-    (0.7, 1.3),
-)  # CROP: share of the side, at each edge
+SCALE = (0.5, 1.5)
+QUALITY = (30, 95)
+CROP = 0.05  # share of the side, at each edge
+BRIGHTNESS = (0.7, 1.3)
 
 
 def near_copy(image: Image.Image, generator: np.random.Generator, kind: str = "all") -> Image.Image:
-    """The RGB picture scaled, cropped, lit otherwise or saved as JPEG.
+    """Return a picture scaled, cropped, lit otherwise or saved as JPEG, or all of these in turn.
 
-    Or all of these, one after the other.
+    Args:
+        image: the RGB picture.
+        generator: decides how much it is changed.
+        kind: one of KINDS.
     """
     if kind in ("scale", "all"):
         scale = generator.uniform(*SCALE)

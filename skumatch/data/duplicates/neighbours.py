@@ -3,8 +3,8 @@
 Each of TABLES tables permutes the 64 bits in an order of its own and sorts all hashes, so that close hashes
 tend to be side by side (Charikar 2002; Manku, Jain and Das Sarma 2007). Each hash is compared with at most
 WINDOW hashes that follow it and share the table's first bits, and only the nearest pairs of each picture are
-kept. So the cost of a cluster grows with its size, not with the square of its size. Among 1.2 million hashes a
-pair 6 bits apart is found with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %. Most near-copies
+kept. So the cost of a cluster grows with its size, not with the square of its size. Among 1.2 million hashes
+a pair 6 bits apart is found with a probability of 99.97 %, 8 bits of 96 %, 10 bits of 70 %. Most near-copies
 have more than one close pair of hashes, and one of them is enough.
 """
 

@@ -1,1 +1,1 @@
-"""Great Expectations over a data version: what must hold, and what a person is shown."""
+"""The validation of a data version with Great Expectations, and its pages for people."""

@@ -1,7 +1,8 @@
-"""Data Docs: Great Expectations' own rendering of its results, made to be read offline and to be the same each time.
+"""Data Docs: Great Expectations' own rendering of its results, offline and the same for the same data.
 
-Its pages load styles, fonts and scripts from the web, carry the time they were made at, and print values of the data unescaped
-(1.24). So only the sections are taken, rendered by its templates with escaped values, and put into a page of ours.
+The pages of Great Expectations 1.24 load styles, fonts and scripts from the web, have a time stamp, and print
+values of the data unescaped. So only their sections are taken, rendered by its templates with escaped values,
+for a page of skumatch.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ TITLES = {
 
 
 def rendered(findings: Sequence[Finding]) -> dict[str, str]:
-    """HTML by title: for each frame the sections of Great Expectations' validation page, every value of the data escaped."""
+    """Render the sections of Great Expectations' validation page, with every value of the data escaped.
+
+    Returns:
+        Title of each frame -> HTML of its sections.
+    """
     frames = dict.fromkeys(finding.rule.frame for finding in findings)
     return {
         TITLES[frame]: _sections([f.result for f in findings if f.rule.frame == frame]) for frame in frames
@@ -54,9 +59,8 @@ def _sections(results: list[Any]) -> str:
     )
     page = ValidationResultsPageRenderer().render(suite).to_json_dict()
     view = _view()
-    sections = [
-        section for section in page["sections"] if section["section_name"] != "Overview"
-    ]  # it has the time of the run
+    # The overview has the time of the run.
+    sections = [section for section in page["sections"] if section["section_name"] != "Overview"]
     return str(view.env.from_string(SECTIONS).render(page | {"sections": sections}))
 
 
@@ -73,8 +77,8 @@ def _statistics(results: list[Any]) -> dict[str, Any]:
 def _view() -> Any:
     from great_expectations.render.view import DefaultJinjaPageView
 
-    class OfflineView(DefaultJinjaPageView):  # type: ignore[misc]  # the library has no types for us
-        """Escapes what the library's own view prints as it is: values of the data in tables and lists."""
+    class OfflineView(DefaultJinjaPageView):  # type: ignore[misc]  # the library has no types
+        """Escapes values of the data in tables and lists, which the library's own view prints unescaped."""
 
         @pass_context
         def render_content_block(self, context: Any, block: Any, *rest: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures small enough to be shown in a page."""
+"""Thumbnails for HTML pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDE = 168  # pixels of a thumbnail's longer side, shown at half of it
 
 
 def thumbnail(image: Image.Image, side: int = SIDE) -> str:
-    """The picture within `side` x `side` pixels, as a JPEG data URI; nothing of its metadata."""
+    """Return the picture within `side` x `side` pixels, as a JPEG data URI without metadata."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
