@@ -41,8 +41,8 @@ class ZipSource(Source):
 
     def __init__(self, archive: zipfile.ZipFile, where: Path, side: str = "") -> None:
         self.archive, self.where = archive, where
-        found, repaired = _found(archive)
-        super().__init__(found, repaired, where, side)
+        files, repaired = _found(archive)
+        super().__init__(files, repaired, where, side)
 
     def image(self, source: Any) -> bytes:
         """Return an image's bytes, at most MAX_BYTES.

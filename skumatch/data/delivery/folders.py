@@ -20,8 +20,8 @@ class FolderSource(Source):
     """A folder with `all/train` and `all/test` at any depth."""
 
     def __init__(self, root: Path, side: str = "") -> None:
-        found, repaired = _found(walk(root))
-        super().__init__(found, repaired, root, side)
+        files, repaired = _found(walk(root))
+        super().__init__(files, repaired, root, side)
 
     def image(self, source: Any) -> bytes:
         """Return the bytes of the file at the path `source`; raise StorageError if it can't be read."""
@@ -49,8 +49,8 @@ def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; give one with a picture <sku>.<ext> for each SKU.")
-    found, _ = _found(file for file in walk(folder) if "/" not in file.name)
-    files = sorted_out(found, head)
+    listed, _ = _found(file for file in walk(folder) if "/" not in file.name)
+    files = sorted_out(listed, head)
     junk = Counter(file.kind for file in files if file.kind)
     pictures = [file for file in files if not file.kind]
     if not pictures:

@@ -28,11 +28,11 @@ class Source(ABC):
         products: the delivered table of products, see products.py; None without a table.
     """
 
-    def __init__(self, found: Sequence[Found], repaired: set[str], where: Path, side: str = "") -> None:
+    def __init__(self, files: Sequence[Found], repaired: set[str], where: Path, side: str = "") -> None:
         """Sort a delivery's files and read its tables.
 
         Args:
-            found: its files.
+            files: its files.
             repaired: kinds of garbled names that were repaired.
             where: the delivery's path.
             side: empty for a whole data set. For a delivery that adds to one, `train` or `test`: the side of
@@ -42,12 +42,12 @@ class Source(ABC):
             DataError: for a delivery of another layout, without a side, or with two different files for one
                 place.
         """
-        found = sorted_out(found, self.head)
-        edition = recognise(found, where, self.table, side)
+        files = sorted_out(files, self.head)
+        edition = recognise(files, where, self.table, side)
         self.edition, self.repaired = edition.title, repaired
-        self.groups = groups_of(found, where, self.table)
-        self.products = products_of(found, where, self.table)
-        self.items, self.junk, clashes = arrange(found, where, edition.find, whole=not side)
+        self.groups = groups_of(files, where, self.table)
+        self.products = products_of(files, where, self.table)
+        self.items, self.junk, clashes = arrange(files, where, edition.find, whole=not side)
         for first, second in clashes:
             if not self._equal(first, second):
                 raise DataError(

@@ -36,7 +36,7 @@ class Finding:
     result: Any
 
     def record(self) -> dict[str, Any]:
-        """The finding as JSON, the same for the same data."""
+        """Return the finding as a JSON object; the same data gives the same object."""
         rule = {"name": self.rule.name, "frame": self.rule.frame, "sentence": self.rule.sentence}
         outcome = {"passed": self.passed, "observed": self.observed, "broken": self.broken}
         return rule | outcome | {"offenders": self.offenders, "notes": self.notes}
