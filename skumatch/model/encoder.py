@@ -1,4 +1,4 @@
-"""The encoder: open_clip's image tower, what it needs to see, and its files."""
+"""The encoder: open_clip's image tower, its preprocessing and its files."""
 
 from __future__ import annotations
 
@@ -22,23 +22,33 @@ from skumatch.params import EncoderParams
 
 FORMAT = 1
 CANVAS = "canvas"  # in the metadata of our safetensors files
-PROJECTION = "projection."  # how its tensors' names begin
+PROJECTION = "projection."  # prefix of the names of the projection's tensors
 OWN_MODELS = tuple(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.json")))
 Resize = Literal["squash", "pad", "crop"]
+# open_clip's names of the ways to resize, and ours
 RESIZE: dict[str, Resize] = {
     "squash": "squash",
     "longest": "pad",
     "shortest": "crop",
-}  # as open_clip calls them
-# open_clip builds both towers; this one is dropped
+}
+# open_clip always builds an image and a text tower; the text tower is dropped, so a tiny one will do
 TINY_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
 
 
 class Encoder(nn.Module):
-    """Image tower with its `preprocess`, the length `dim` of its embeddings, and the parameters `spec` it was built from.
+    """Image tower with an optional trained projection and its preprocessing.
 
-    With `spec.dim` the embeddings have that length, through a trained projection; else they are the tower's `width` features.
-    Always in channels-last layout: a third faster for convolutions on a CPU, and one layout means one set of bits.
+    If `spec.dim` isn't 0, a trained projection maps the tower's features to embeddings of that length. Else
+    the embeddings are the tower's `width` features. The tensors always have the channels-last layout: it makes
+    convolutions on a CPU a third faster, and a single layout gives a single set of bits.
+
+    Attributes:
+        tower: open_clip's image tower.
+        preprocess: Canvas and normalisation of the pictures that the tower sees.
+        width: Length of the tower's features.
+        spec: The parameters that the encoder was built from.
+        dim: Length of the embeddings.
+        projection: The trained map from features to embeddings, or None.
     """
 
     def __init__(self, tower: nn.Module, preprocess: Preprocess, width: int, spec: EncoderParams) -> None:
@@ -49,25 +59,24 @@ class Encoder(nn.Module):
         self.projection = Projection(width, spec.dim) if spec.dim else None
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 [B, 3, H, W] -> float32 [B, dim] of length 1."""
+        """Map normalised pixels, float32 [B, 3, H, W], to embeddings of length 1, float32 [B, dim]."""
         return self.projected(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 [B, 3, H, W] -> what the tower alone says, float32 [B, width]."""
+        """Map normalised pixels, float32 [B, 3, H, W], to the tower's features, float32 [B, width]."""
         features: Tensor = self.tower(pixels.contiguous(memory_format=torch.channels_last)).float()
         return features
 
     def projected(self, features: Tensor) -> Tensor:
-        """What the tower says, [B, width] -> float32 [B, dim] of length 1."""
+        """Map the tower's features, [B, width], to embeddings of length 1, float32 [B, dim]."""
         return functional.normalize(self.projection(features) if self.projection else features, dim=-1)
 
     def views(self, share: float) -> Preprocess:
-        """Preprocess for training views of this share of the canvas, in steps of 8 pixels.
+        """Return the preprocessing for training views with sides of this share of the canvas's sides.
 
-        All of it where the tower takes no other size.
-
-        Random crops enlarge what they show, so smaller views match the scale of whole pictures on the canvas
-        (Touvron et al., arXiv 1906.06423), and cost less.
+        The sides are rounded to multiples of 8 pixels. A tower that takes one size only gets the whole canvas.
+        Random crops enlarge the products they show, so smaller views match the scale of whole pictures on the
+        canvas (Touvron et al., arXiv 1906.06423), and cost less.
         """
         if self.fixed_canvas:
             return self.preprocess
@@ -77,17 +86,26 @@ class Encoder(nn.Module):
 
     @property
     def fixed_canvas(self) -> bool:
+        """True if the tower is a vision transformer, which takes one canvas size only."""
         return patch(self.tower) is not None
 
 
 def build(spec: EncoderParams, weights: Path | None) -> Encoder:
-    """An encoder on the CPU with the tower's tensors from a safetensors file (fp16 becomes float32), or random ones.
+    """Build an encoder on the CPU with weights from a safetensors file, or with random ones.
 
-    Raises ParameterError for an unknown model or a canvas it can't take, WeightsError for a file that doesn't fit.
+    Args:
+        spec: Model, canvas and length of the embeddings.
+        weights: A safetensors file, whose fp16 tensors become float32, or None for random weights.
+
+    Raises:
+        ParameterError: The model is unknown or can't take the canvas.
+        WeightsError: The file doesn't fit the model.
     """
     encoder = _empty(spec)
     if table(encoder.tower):
-        _set_canvas(encoder)  # the table of positions is resampled for it as it is read
+        _set_canvas(
+            encoder
+        )  # before the weights are read, which resamples their position table to the canvas
     if weights is not None:
         _fill(encoder, read_tensors(weights), weights, canvas_of(weights))
     _set_canvas(encoder)
@@ -95,9 +113,12 @@ def build(spec: EncoderParams, weights: Path | None) -> Encoder:
 
 
 def published(spec: EncoderParams) -> EncoderParams:
-    """`spec` with the canvas its model was published with, and the way its weights' tag resizes where open_clip knows it.
+    """Return `spec` with the canvas that its model was published with.
 
-    Raises ParameterError for an unknown model.
+    The way to resize is that of the weights' tag, if open_clip knows it.
+
+    Raises:
+        ParameterError: The model is unknown.
     """
     size = _config(spec.model)["vision_cfg"].get("image_size", 224)
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
@@ -106,7 +127,7 @@ def published(spec: EncoderParams) -> EncoderParams:
 
 
 def save(encoder: Encoder, folder: Path) -> None:
-    """Write encoder.safetensors, then encoder.json, which carries its hash."""
+    """Write encoder.safetensors, then encoder.json, which holds its SHA-256."""
     path = folder / "encoder.safetensors"
     with replacing(path) as aside:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(encoder).items()}
@@ -120,9 +141,10 @@ def save(encoder: Encoder, folder: Path) -> None:
 
 
 def load(folder: Path) -> Encoder:
-    """The encoder that `save` wrote, in evaluation mode; its bytes are hashed before they are read.
+    """Load the encoder that `save` wrote, in evaluation mode, after checking its hash.
 
-    Raises WeightsError for a folder without an encoder, of a newer format, or changed since it was written.
+    Raises:
+        WeightsError: The folder has no encoder, has another format, or was changed since it was written.
     """
     facts, path = _facts(folder), folder / "encoder.safetensors"
     if not path.is_file() or sha256(path) != facts["sha256"]:
@@ -139,21 +161,20 @@ def load(folder: Path) -> Encoder:
     _set_canvas(encoder)
     tensors = read_tensors(path)
     if encoder.projection and not _of_projection(tensors):
-        raise WeightsError(
-            f"{path} has no projection, which its encoder.json names (dim); restore it or run the training again."
-        )
+        problem = f"{path} has no projection, which its encoder.json names (dim)"
+        raise WeightsError(f"{problem}; restore it or run the training again.")
     _fill(encoder, tensors, path, (encoder.spec.height, encoder.spec.width))
     return encoder.eval()
 
 
 def canvas_of(path: Path) -> tuple[int, int] | None:
-    """Height and width in pixels that a safetensors file of ours was made on.
+    """Read the canvas of a safetensors file, (height, width) in pixels, from its metadata.
 
-    None for files of others, which don't say.
+    Only files that `save` wrote name their canvas. Return None for others.
     """
     with safe_open(path, framework="pt") as file:
-        told = (file.metadata() or {}).get(CANVAS, "")
-    height, _, width = told.partition("x")
+        canvas = (file.metadata() or {}).get(CANVAS, "")
+    height, _, width = canvas.partition("x")
     return (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
 
 
@@ -166,7 +187,7 @@ def _of_projection(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(encoder: Encoder) -> dict[str, Tensor]:
-    """The tower's tensors by its own names, and the projection's."""
+    """Return the tensors of the tower, under its own names, and of the projection, with a prefix."""
     projection = encoder.projection.state_dict(prefix=PROJECTION) if encoder.projection else {}
     return {**encoder.tower.state_dict(), **projection}
 
@@ -182,26 +203,26 @@ def _facts(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path} can't be read; restore it or run the training again.") from error
     if facts.get("format") != FORMAT:
-        raise WeightsError(
-            f"{path} has format {facts.get('format')}, this version reads {FORMAT}; load it with the version that wrote it."
-        )
+        problem = f"{path} has format {facts.get('format')}, this version reads {FORMAT}"
+        raise WeightsError(f"{problem}; load it with the version that wrote it.")
     return facts
 
 
 def _empty(spec: EncoderParams) -> Encoder:
-    """An encoder with random weights; timm's towers have their own canvas still."""
+    """Build an encoder with random weights; a tower from timm still has its default canvas."""
     config = _config(spec.model)
     if isinstance(config["vision_cfg"].get("layers"), list):
-        what = f"{spec.model} is one of open_clip's own ResNets, which see squares of one size only"
-        raise ParameterError(
-            f"{what}; use a ViT, a model that open_clip has from timm, or one of {', '.join(OWN_MODELS)} (encoder.model)."
-        )
+        problem = f"{spec.model} is one of open_clip's own ResNets, which see squares of one size only"
+        models = f"a ViT, a model that open_clip has from timm, or one of {', '.join(OWN_MODELS)}"
+        raise ParameterError(f"{problem}; use {models} (encoder.model).")
     vision = config["vision_cfg"] | {"timm_model_pretrained": False, "output_tokens": False}
     if "timm_model_name" not in vision:
         vision["image_size"] = (spec.height, spec.width)  # timm's towers are resized by _set_canvas
     if spec.dim > config["embed_dim"]:
-        what = f"encoder.dim is {spec.dim}, but {spec.model} says {config['embed_dim']} numbers of a picture"
-        raise ParameterError(f"{what}; set it to at most as many, or to 0 for all of them.")
+        problem = (
+            f"encoder.dim is {spec.dim}, but {spec.model} says {config['embed_dim']} numbers of a picture"
+        )
+        raise ParameterError(f"{problem}; set it to at most as many, or to 0 for all of them.")
     tower = open_clip.CLIP(
         config["embed_dim"], vision, TINY_TEXT, quick_gelu=config.get("quick_gelu", False)
     ).visual
@@ -217,25 +238,24 @@ def _config(model: str) -> dict[str, Any]:
 
 
 def _preprocess(spec: EncoderParams, tower: Any) -> Preprocess:
-    """The spec's canvas.
+    """Return the preprocessing of a tower on the spec's canvas.
 
-    Mean, std and interpolation are timm's for our own models (but bicubic), the tag's for open_clip's.
+    For the models in `OWN_MODELS` the mean and std are timm's and the interpolation is bicubic. For open_clip's
+    models all three are those of the weights' tag.
     """
     own = spec.model in OWN_MODELS
     facts = tower.trunk.default_cfg if own else _tag(spec)
-    mean, std = (
-        facts.get("mean") or open_clip.OPENAI_DATASET_MEAN,
-        facts.get("std") or open_clip.OPENAI_DATASET_STD,
-    )
+    mean = facts.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = facts.get("std") or open_clip.OPENAI_DATASET_STD
     interpolation = "bilinear" if not own and facts.get("interpolation") == "bilinear" else "bicubic"
     canvas = {"height": spec.height, "width": spec.width, "resize": spec.resize}
     return Preprocess(**canvas, mean=mean, std=std, interpolation=interpolation)
 
 
 def _tag(spec: EncoderParams) -> dict[str, Any]:
-    """What open_clip knows of a tag's weights (of the model's first tag if they come from a file).
+    """Return open_clip's facts about the weights' tag, or about the model's first tag for weights from a file.
 
-    Nothing for our own models.
+    The result is empty for the models in `OWN_MODELS`.
     """
     tags = open_clip.list_pretrained_tags_by_model(spec.model)
     tag = spec.weights if spec.weights in tags else next(iter(tags), "")
@@ -245,19 +265,21 @@ def _tag(spec: EncoderParams) -> dict[str, Any]:
 
 def _set_canvas(encoder: Encoder) -> None:
     trunk: Any = getattr(encoder.tower, "trunk", encoder.tower)
-    canvas, side = (encoder.spec.height, encoder.spec.width), patch(encoder.tower)
-    if side is not None and (canvas[0] % side[0] or canvas[1] % side[1]):
+    canvas, patch_size = (encoder.spec.height, encoder.spec.width), patch(encoder.tower)
+    if patch_size is not None and (canvas[0] % patch_size[0] or canvas[1] % patch_size[1]):
         raise ParameterError(
-            f"{encoder.spec.model} sees patches of {side[0]} pixels; set encoder.height and encoder.width to multiples of it."
+            f"{encoder.spec.model} sees patches of {patch_size[0]} pixels; "
+            "set encoder.height and encoder.width to multiples of it."
         )
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=canvas)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors, floating ones as float32.
+    """Read a safetensors file's tensors; floating-point ones become float32.
 
-    Raises WeightsError for a file that can't be read.
+    Raises:
+        WeightsError: The file can't be read.
     """
     try:
         tensors = load_file(path)
@@ -271,34 +293,38 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fill(encoder: Encoder, tensors: dict[str, Tensor], path: Path, canvas: tuple[int, int] | None) -> None:
-    """Load a tower's tensors, named as open_clip's tower or as timm's trunk names them, and its projection's if they are there.
+    """Load the tensors of a tower, and those of its projection if there are any.
 
-    canvas: what they were made on, where that is known.
+    The tower's tensors have the names of open_clip's tower or of timm's trunk. `canvas` is the canvas that they
+    were trained on, if it is known.
     """
-    misfit, remedy = (
-        f"{path} does not fit the encoder {encoder.spec.model}",
-        "set encoder.weights to weights of this model",
-    )
-    if encoder.projection and (own := _of_projection(tensors)):  # base weights know none
-        fill(encoder.projection, own, misfit, f"{remedy} and encoder.dim")
+    misfit = f"{path} does not fit the encoder {encoder.spec.model}"
+    remedy = "set encoder.weights to weights of this model"
+    if encoder.projection and (projection := _of_projection(tensors)):  # base weights have none
+        fill(encoder.projection, projection, misfit, f"{remedy} and encoder.dim")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PROJECTION)}
     wanted = encoder.tower.state_dict()
     prefix = "trunk." if not wanted.keys() & tensors.keys() else ""
-    found = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-    fill(encoder.tower, resized(encoder.tower, found, canvas, path), misfit, remedy)
+    state = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    fill(encoder.tower, resized(encoder.tower, state, canvas, path), misfit, remedy)
 
 
-def fill(tower: nn.Module, state: dict[str, Tensor], what: str, remedy: str) -> None:
+def fill(tower: nn.Module, state: dict[str, Tensor], misfit: str, remedy: str) -> None:
     """Load all of a tower's tensors.
 
-    Raises WeightsError, which begins with `what`, unless names and sizes are the tower's own.
+    Args:
+        tower: The module that gets them.
+        state: Tensors by name.
+        misfit: How the error message begins.
+        remedy: How the error message ends.
+
+    Raises:
+        WeightsError: The names or sizes in `state` aren't exactly the tower's.
     """
-    sizes, expected = (
-        {name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, tower.state_dict())
-    )
+    sizes = {name: tensor.shape for name, tensor in state.items()}
+    expected = {name: tensor.shape for name, tensor in tower.state_dict().items()}
     wrong = sorted(name for name in sizes.keys() | expected.keys() if sizes.get(name) != expected.get(name))
     if wrong:
-        raise WeightsError(
-            f"{what}: {len(wrong)} tensors are missing, unknown or of another size, first {wrong[0]}; {remedy}."
-        )
+        problem = f"{misfit}: {len(wrong)} tensors are missing, unknown or of another size"
+        raise WeightsError(f"{problem}, first {wrong[0]}; {remedy}.")
     tower.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Vectors kept in the remote by (encoder, picture), so that each is computed once (decision 0016)."""
+"""A cache of vectors in the remote, keyed by (encoder, picture), so that each is computed once (decision 0016)."""
 
 from __future__ import annotations
 
@@ -31,20 +31,22 @@ from skumatch.model.runtime import prepare
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, silent, track
 
-if TYPE_CHECKING:  # whoever has an encoder has loaded its libraries already
+if TYPE_CHECKING:  # not at run time: a caller with an encoder has loaded its libraries already
     from skumatch.model.encoder import Encoder
 
-CODE_VERSION = 1  # of decoding, preprocessing and encoding: raise it when a vector's bits change with them
-PACKAGES = ("torch", "timm", "open_clip_torch", "numpy", "pillow", "simplejpeg")  # their versions may, too
-PART_BYTES = 2**28  # of vectors in one part: what a damaged byte costs, and what is held twice in memory
+# Version of the code that decodes, preprocesses and encodes: raise it when a change alters a vector's bits.
+CODE_VERSION = 1
+PACKAGES = ("torch", "timm", "open_clip_torch", "numpy", "pillow", "simplejpeg")  # may alter the bits, too
+# Size of a part's vectors: a damaged byte costs one part, and saving holds one part twice in memory.
+PART_BYTES = 2**28
 INDEX = re.compile(r"[0-9a-f]{64}\.json")
 READERS = 16  # index files that are fetched at once
-LENGTH_TOLERANCE = 1e-3  # of a unit vector in float32
+LENGTH_TOLERANCE = 1e-3  # how far the length of a unit vector in float32 may be from 1
 Rows = NDArray[np.float32]
 
 
-# Layers that compute a row alike wherever it stands in a batch. Others have exp or tanh in them, which a CPU
-# computes by other code where a block of 32 numbers isn't full.
+# Layers that compute the same bits for a row at any place in a batch. Other layers contain exp or tanh: for a
+# block of fewer than 32 numbers a CPU computes these with different code.
 ALIKE = frozenset(
     {
         "AdaptiveAvgPool2d",
@@ -63,9 +65,12 @@ ALIKE = frozenset(
 
 @dataclass(frozen=True)
 class Counts:
-    """Of different pictures: how many vectors were computed, and how many the store had.
+    """Counts of distinct pictures: vectors computed, and vectors taken from the store.
 
-    loose: Of those known, how many might have other last bits if they were computed in this run.
+    Attributes:
+        computed: Vectors that this run computed.
+        known: Vectors that the store had.
+        loose: How many of the known vectors might differ in their last bits if this run computed them.
     """
 
     computed: int
@@ -74,25 +79,30 @@ class Counts:
 
 
 def order_free(encoder: Encoder) -> bool:
-    """Whether no bit of a vector depends on the picture's place in a batch of fixed size, on a CPU.
+    """Return True if on a CPU a vector's bits don't depend on its picture's place in a batch of fixed size.
 
-    Measured on towers of these layers alone, as efficientnet-lite0 is; with SiLU or GELU the last bit of some
-    numbers depends on it, about 2e-8 of a vector of length 1 (decision 0016).
+    This was measured on towers that consist of the layers in `ALIKE` only, such as efficientnet-lite0. With
+    SiLU or GELU the last bit of some numbers depends on the place, a difference of about 2e-8 for a vector of
+    length 1 (decision 0016).
     """
     return all(type(layer).__name__ in ALIKE for layer in encoder.modules() if not list(layer.children()))
 
 
 def encoder_key(encoder: Encoder, batch: int, runtime: RuntimeParams, machine: str) -> str:
-    """Name all that decides the bits of an encoder's vectors, except the picture.
+    """Hash everything that decides the bits of an encoder's vectors, except the picture.
 
     Args:
-        encoder: Its tensors are hashed, so one rule holds for base weights, random and trained ones.
-        batch: Pictures in a forward pass: other shapes may be computed in another order.
-        runtime: Its device and threads.
-        machine: Processor, cores and GPU in words (`stages.runner.machine`): others may round otherwise.
+        encoder: Its tensors are hashed, so one rule holds for base, random and trained weights.
+        batch: Pictures in a forward pass; another shape may be computed in another order.
+        runtime: Device and threads.
+        machine: Processor, cores and GPU in words (`stages.runner.machine`); another machine may round
+            differently.
 
     Returns:
         A SHA-256 in hex.
+
+    Raises:
+        ParameterError: `runtime` names a GPU and there is none.
     """
     device = prepare(runtime)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
@@ -113,34 +123,45 @@ def encoder_key(encoder: Encoder, batch: int, runtime: RuntimeParams, machine: s
 
 
 class VectorStore:
-    """The vectors of one encoder: `<url>/vectors/<key>/` on any fsspec file system (a path, s3://...).
+    """The vectors of one encoder in `<url>/vectors/<key>/` on any fsspec file system (a path, s3://...).
 
-    A part is a safetensors file that is named by its SHA-256. It holds `vectors`, float32 [n, dim];
-    `pictures`, the SHA-256 of each picture file, uint8 [n, 32]; and `encoder`, the key. Its index, a JSON of
-    the same name, lists the pictures and appears last, which is the commit. No part is ever changed, so
-    several machines may write at once.
+    The vectors are stored in parts. A part is a safetensors file named by its SHA-256. It holds `vectors`,
+    float32 [n, dim]; `pictures`, the SHA-256 of each picture file, uint8 [n, 32]; and `encoder`, the key. Its
+    index is a JSON file of the same name that lists the pictures. The index is written last and commits the
+    part. Parts never change, so several machines may write at the same time.
+
+    Attributes:
+        fs: The file system of the remote.
+        key: `encoder_key` of the encoder.
+        dim: Length of its vectors.
+        seconds: Least time between two parts.
+        folder: The store's folder on `fs`.
+        shown: The folder as messages show it.
+        saved: `time.monotonic()` at the end of the last save, or when the store was opened.
+        took: Seconds that the last save took.
     """
 
     def __init__(self, url: str, key: str, dim: int, seconds: float = 60.0) -> None:
-        """Open a store; nothing is read or written.
+        """Open a store without reading or writing anything.
 
         Args:
             url: The remote.
             key: `encoder_key` of the encoder.
             dim: Length of its vectors.
-            seconds: Between parts, for `due`.
+            seconds: Least time between two parts, for `due`.
         """
         self.fs, root = file_system(url)
         self.key, self.dim, self.seconds = key, dim, seconds
-        self.folder, self.shown = (f"{place.rstrip('/')}/vectors/{key}" for place in (root, shown(url)))
+        self.folder = f"{root.rstrip('/')}/vectors/{key}"
+        self.shown = f"{shown(url).rstrip('/')}/vectors/{key}"
         self.saved, self.took = time.monotonic(), 0.0
 
     def mark_used(self, digest: str) -> None:
-        """Note that a run uses these vectors now, which keeps a clean-up from them.
+        """Record that a run uses these vectors now, so that no clean-up removes them.
 
         Args:
-            digest: MD5 of the file that names the encoder's weights. These vectors are kept as long as a
-                version or run needs that object of DVC's (pipeline/retention.py).
+            digest: MD5 of the file that names the encoder's weights. The vectors are kept as long as a version
+                or run needs that DVC object (pipeline/retention.py).
 
         Raises:
             StorageError: The remote refuses.
@@ -151,17 +172,17 @@ class VectorStore:
             self._put(f"used-{digest}.json", note.encode())
 
     def fill(self, pictures: Sequence[str], rows: Rows) -> NDArray[np.bool_]:
-        """Lay the vectors that are known into `rows`.
+        """Copy the vectors that the store has into `rows`.
 
-        Only parts that hold a wanted picture are fetched. A damaged part is named on stderr and removed; its
-        pictures stay unknown unless another part has them.
+        Only parts that hold a wanted picture are fetched. A damaged part is reported on stderr and removed;
+        its pictures stay unknown unless another part holds them.
 
         Args:
-            pictures: SHA-256 of different picture files, hex.
-            rows: float32 [len(pictures), dim]; rows of unknown pictures are left as they are.
+            pictures: SHA-256 of distinct picture files, hex.
+            rows: float32 [len(pictures), dim]. Rows of unknown pictures keep their values.
 
         Returns:
-            Which pictures are known, bool [len(pictures)].
+            bool [len(pictures)], True for each known picture.
 
         Raises:
             StorageError: The remote refuses or is away.
@@ -174,12 +195,16 @@ class VectorStore:
                 wanted = [row for row, place in held.items() if not known[place]]
                 part = self._part(name, listed) if wanted else None
                 if part is not None:
-                    there = [held[row] for row in wanted]
-                    rows[there], known[there] = part[wanted], True
+                    targets = [held[row] for row in wanted]
+                    rows[targets], known[targets] = part[wanted], True
         return known
 
     def due(self, count: int) -> bool:
-        """Whether `count` new vectors make a part: by time, later where saving takes long, or by size."""
+        """Return True if it is time to save `count` new vectors as a part.
+
+        A part is due `seconds` after the last one, later if saving takes long (`COST`), or once the new
+        vectors fill `PART_BYTES`.
+        """
         late = time.monotonic() - self.saved >= max(self.seconds, self.took / COST)
         return late or count * self.dim * np.dtype(np.float32).itemsize >= PART_BYTES
 
@@ -187,7 +212,7 @@ class VectorStore:
         """Commit a part.
 
         Args:
-            pictures: SHA-256 of different picture files, hex, at least one.
+            pictures: SHA-256 of distinct picture files, hex, at least one.
             rows: Their vectors, float32 [len(pictures), dim].
 
         Raises:
@@ -210,7 +235,7 @@ class VectorStore:
         self.took = self.saved - began
 
     def _indexes(self) -> Iterator[tuple[str, list[str]]]:
-        """Each part's name and pictures, in the order of names."""
+        """Yield each part's name and pictures, sorted by name; remove a part whose index is damaged."""
         self.fs.invalidate_cache(self.folder)
         if not self.fs.exists(self.folder):
             return
@@ -222,11 +247,11 @@ class VectorStore:
             name, listed = file.removesuffix(".json"), _listed(text)
             if listed is not None:
                 yield name, listed
-            elif text is not None:  # else another process removed it
+            elif text is not None:  # None: another process removed it
                 self._drop(name)
 
     def _part(self, name: str, listed: list[str]) -> Rows | None:
-        """A part's vectors, in the order of its index; a part that can't be trusted is removed, and None."""
+        """Return a part's vectors in the order of its index, or remove the part and return None if it is bad."""
         data = self._content(f"{name}.safetensors")
         rows = self._trusted(data, listed) if data is not None and _sha256(data) == name else None
         if rows is None:
@@ -234,7 +259,7 @@ class VectorStore:
         return rows
 
     def _trusted(self, data: bytes, listed: list[str]) -> Rows | None:
-        """The vectors of a part's bytes if they are this encoder's, of the listed pictures and sound."""
+        """Return a part's vectors if they belong to this encoder and the listed pictures and are sound."""
         try:
             tensors = safetensors.numpy.load(data)
             rows, pictures, key = tensors["vectors"], tensors["pictures"], tensors["encoder"]
@@ -248,8 +273,8 @@ class VectorStore:
 
     def _drop(self, name: str) -> None:
         """Remove a part that can't be used, its index first."""
-        what = f"The vectors in {self.shown}/{name} are damaged or of another encoder"
-        print(f"{what}; they are removed and computed again.", file=sys.stderr)
+        problem = f"The vectors in {self.shown}/{name} are damaged or of another encoder"
+        print(f"{problem}; they are removed and computed again.", file=sys.stderr)
         for suffix in (".json", ".safetensors"):
             try:
                 self.fs.rm_file(self._path(f"{name}{suffix}"))
@@ -277,12 +302,12 @@ def _sha256(data: bytes) -> str:
 
 
 def _hash_bytes(hashes: list[str]) -> NDArray[np.uint8]:
-    """SHA-256s in hex -> uint8 [n, 32]."""
+    """Convert SHA-256s in hex to uint8 [n, 32]."""
     return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), 32)
 
 
 def _listed(index: bytes | None) -> list[str] | None:
-    """The pictures that an index lists; None for what is no index."""
+    """Return the pictures that an index lists, or None if these bytes are no valid index."""
     try:
         pictures = json.loads(index or b"")["pictures"]
         return pictures if pictures and len(_hash_bytes(pictures)) == len(set(pictures)) else None
@@ -291,7 +316,7 @@ def _listed(index: bytes | None) -> list[str] | None:
 
 
 def _sound(rows: NDArray[np.generic], shape: tuple[int, int]) -> bool:
-    """Whether these are finite vectors of length 1, float32 of that shape."""
+    """Return True if `rows` are finite float32 vectors of length 1, and have this shape."""
     if rows.dtype != np.float32 or rows.shape != shape:
         return False
     lengths = np.linalg.norm(rows, axis=1)
@@ -307,35 +332,38 @@ def embed_once(
     label: str,
     world: World = ALONE,
 ) -> tuple[Rows, Counts]:
-    """Embed pictures, computing only vectors that the store lacks; it gets them in parts, about one a minute.
+    """Embed pictures: take known vectors from the store, compute the others and save them there.
 
-    Every forward pass has `batch` pictures, the last one filled up with black ones, so that a vector doesn't
-    depend on what was known: with an `order_free` encoder not in one bit (decision 0016).
+    New vectors are saved in parts, about one a minute. Every forward pass has `batch` pictures, and black
+    pictures fill up the last one. So a vector doesn't depend on which vectors were known; with an
+    `order_free` encoder not a single bit of it does (decision 0016).
 
     Args:
         encoder: In evaluation mode.
-        images: With their hashes; several may be the same file.
+        images: Pictures with their hashes; several may be the same file.
         batch: Pictures in a forward pass.
         runtime: Device, threads, worker processes.
-        store: None computes all of them.
-        label: Names the step in progress.
-        world: The processes that share the work. Each keeps what it computes; the first alone reads.
+        store: The store to read and fill, or None to compute every vector.
+        label: Name of the step in the progress line.
+        world: The processes that share the work. Each saves the vectors that it computes; only the first one
+            reads the store.
 
     Returns:
-        float32 [len(images), dim] in the order of `images`, and how many were computed in all processes. The
-        rows of other processes than the first mean nothing.
+        float32 [len(images), dim] in the order of `images`, and the counts over all processes. Only the first
+        process's rows have a meaning.
 
     Raises:
         DataError: A picture can't be decoded.
         StorageError: A picture can't be read, or the remote refuses.
-        WeightsError: The encoder's answer is no number.
+        WeightsError: The encoder returned a vector that is not finite.
     """
     assert images.hashes is not None, "a picture without a hash can't be looked up"
     pictures = list(dict.fromkeys(images.hashes))
-    number = {digest: row for row, digest in enumerate(pictures)}
-    order = np.array([number[digest] for digest in images.hashes], np.int64)
-    places = np.unique(order, return_index=True)[1]  # where each picture comes first
-    rows, known = np.empty((len(pictures), encoder.dim), np.float32), np.zeros(len(pictures), np.bool_)
+    row_of = {digest: row for row, digest in enumerate(pictures)}
+    order = np.array([row_of[digest] for digest in images.hashes], np.int64)
+    places = np.unique(order, return_index=True)[1]  # index in `images` of each picture's first occurrence
+    rows = np.empty((len(pictures), encoder.dim), np.float32)
+    known = np.zeros(len(pictures), np.bool_)
     if store and world.first:
         known = store.fill(pictures, rows)
     missing = np.flatnonzero(~np.frombuffer(world.shared(known.tobytes()), np.bool_))
@@ -358,13 +386,14 @@ def _computed(
     store: VectorStore | None,
     advance: Advance,
 ) -> Rows:
-    """The vectors of different pictures, kept in the store as they are made."""
-    rows, kept, done = np.empty((len(images), encoder.dim), np.float32), 0, 0
-    for made in stream(encoder, images, batch, runtime, full=True):
-        rows[made.rows] = made.whole()
-        done += len(made)
-        advance(len(made))
-        if store and images.hashes and (done == len(images) or store.due(done - kept)):
-            store.save(images.hashes[kept:done], rows[kept:done])
-            kept = done
+    """Compute the vectors of distinct pictures, and save them to the store in parts along the way."""
+    rows = np.empty((len(images), encoder.dim), np.float32)
+    saved, done = 0, 0
+    for embedded in stream(encoder, images, batch, runtime, full=True):
+        rows[embedded.rows] = embedded.whole()
+        done += len(embedded)
+        advance(len(embedded))
+        if store and images.hashes and (done == len(images) or store.due(done - saved)):
+            store.save(images.hashes[saved:done], rows[saved:done])
+            saved = done
     return rows
