@@ -1,7 +1,4 @@
-"""One loop for one process and for several: what they have to tell each other.
-
-Without torchrun nothing of this costs anything.
-"""
+"""Collectives for data-parallel training and embedding; with one process every method is a no-op."""
 
 from __future__ import annotations
 
@@ -29,15 +26,17 @@ from skumatch.model.checkpoint import Checkpoint
 from skumatch.model.shared_norm import share_statistics
 from skumatch.params import RuntimeParams
 
-PATIENCE = timedelta(hours=1)  # for the others, who may wait for the first one to validate
-ERROR = "skumatch-error"
+PATIENCE = timedelta(hours=1)  # the time-out: processes may wait this long while the first one validates
+ERROR = "skumatch-error"  # key of the first error in the store that all processes share
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train or embed together: this one's number `rank` of `size`.
+    """The processes that train or embed together. Only the first one writes files and shows progress.
 
-    The first one writes and shows for all.
+    Attributes:
+        rank: Number of this process, 0..size - 1.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -45,39 +44,46 @@ class World:
 
     @property
     def first(self) -> bool:
+        """True in the process with rank 0."""
         return self.rank == 0
 
     def agreed(self, loss: float, stop: bool) -> tuple[float, bool]:
-        """The mean loss of all, so that all see what is no number, and whether any is to stop: the same answer everywhere."""
+        """Return the mean loss over all processes, and True if any process wants to stop.
+
+        Every process gets the same result. If any loss is not finite, neither is the mean, so all notice it.
+        """
         if self.size == 1:
             return loss, stop
-        both = torch.tensor([loss / self.size, float(stop)], dtype=torch.float64)
-        dist.all_reduce(both)
-        return both[0].item(), bool(both[1] > 0)
+        loss_and_stop = torch.tensor([loss / self.size, float(stop)], dtype=torch.float64)
+        dist.all_reduce(loss_and_stop)
+        return loss_and_stop[0].item(), bool(loss_and_stop[1] > 0)
 
     def told(self, ask: Callable[[], float]) -> float:
-        """The first process asks, all get the answer."""
+        """Call `ask` in the first process only, and return its result in all of them."""
         if self.size == 1:
             return ask()
         answer = torch.tensor(ask() if self.first else 0.0, dtype=torch.float64)
         dist.broadcast(answer, 0)
         return answer.item()
 
-    def checkpoint(self, found: Checkpoint | None) -> Checkpoint | None:
-        """The first process's checkpoint, in all of them; the others need not reach the storage."""
+    def checkpoint(self, own: Checkpoint | None) -> Checkpoint | None:
+        """Return the first process's checkpoint in all processes; the others need not reach the storage."""
         if self.size == 1:
-            return found
-        facts = json.dumps([found.step, found.meta] if found else None).encode()
-        tensors = safetensors.torch.save(found.tensors) if found else b""
+            return own
+        facts = json.dumps([own.step, own.meta] if own else None).encode()
+        tensors = safetensors.torch.save(own.tensors) if own else b""
         facts, tensors = self._bytes(facts), self._bytes(tensors)
-        told = json.loads(facts)
-        return Checkpoint(told[0], safetensors.torch.load(tensors), told[1]) if told else None
+        step_and_meta = json.loads(facts)
+        if not step_and_meta:
+            return None
+        return Checkpoint(step_and_meta[0], safetensors.torch.load(tensors), step_and_meta[1])
 
     def shared(self, data: bytes) -> bytes:
-        """The first process's `data`, in all of them."""
+        """Return the first process's `data` in all processes."""
         return data if self.size == 1 else self._bytes(data)
 
     def _bytes(self, data: bytes) -> bytes:
+        """Broadcast the first process's `data`: its length, then its bytes."""
         length = torch.tensor(len(data))
         dist.broadcast(length, 0)
         buffer = torch.zeros(int(length), dtype=torch.uint8)
@@ -87,59 +93,75 @@ class World:
         return buffer.numpy().tobytes()
 
     def parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """`model` with the first process's weights, its gradients averaged over all in each backward pass."""
+        """Wrap `model`: it gets the first process's weights, and backward passes average the gradients."""
         if self.size == 1:
             return model
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
-        return DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False
-        )  # share_norms keeps them equal
+        # no broadcast of buffers: share_norms keeps them equal
+        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
     def share_norms(self, model: nn.Module, device: torch.device) -> None:
-        """Let batch normalisation see the images of all processes.
+        """Make batch normalisation use the images of all processes.
 
-        Before the optimiser and `tower.shaped`.
+        Call this before making the optimiser and before `tower.shaped`.
         """
         if self.size > 1:
             share_statistics(model, device)
 
     def gathered(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings and labels of all processes, in the order of ranks, for a loss that compares them.
+        """Gather the embeddings and labels of all processes, for a loss that compares pictures.
 
-        Every process then has the whole loss, and its own part of the gradients; times `size`, as `parallel`
-        averages them.
+        Each process then computes the loss of the whole batch, but gets the gradients of its own embeddings
+        only. These are multiplied by `size`, because `parallel` averages the gradients.
+
+        Args:
+            embeddings: [b, dim], of this process.
+            labels: [b], of this process.
+
+        Returns:
+            Embeddings [size * b, dim] and labels [size * b], in the order of ranks.
         """
         if self.size == 1:
             return embeddings, labels
-        parts, names = (
-            [torch.empty_like(tensor) for _ in range(self.size)] for tensor in (embeddings, labels)
-        )
-        dist.all_gather(parts, embeddings.detach().contiguous())
-        dist.all_gather(names, labels.contiguous())
-        parts[self.rank] = _steeper(embeddings, self.size)
-        return torch.cat(parts), torch.cat(names)
+        all_embeddings = [torch.empty_like(embeddings) for _ in range(self.size)]
+        all_labels = [torch.empty_like(labels) for _ in range(self.size)]
+        dist.all_gather(all_embeddings, embeddings.detach().contiguous())
+        dist.all_gather(all_labels, labels.contiguous())
+        all_embeddings[self.rank] = _steeper(embeddings, self.size)
+        return torch.cat(all_embeddings), torch.cat(all_labels)
 
     def parts(self, count: int, batch: int) -> list[range]:
-        """Which of `count` pictures each process takes: neighbours, in whole batches, so that a batch is the same for any `size`."""
-        batches = -(-count // batch)
+        """Split `count` pictures into one range of indices per process.
+
+        Each range consists of whole batches, so that the batches are the same for any `size`.
+        """
+        batches = -(-count // batch)  # rounded up
         bounds = [min(count, batches * rank // self.size * batch) for rank in range(self.size + 1)]
-        return [range(*pair) for pair in pairwise(bounds)]
+        return [range(start, stop) for start, stop in pairwise(bounds)]
 
     def collected(self, rows: NDArray[np.float32], parts: list[range]) -> NDArray[np.float32]:
-        """The rows of all `parts` in the first process; the others hand theirs over, and keep them."""
+        """Collect the rows of all processes in the first one.
+
+        Args:
+            rows: float32 [len(parts[rank]), dim], of this process.
+            parts: The ranges of `parts`.
+
+        Returns:
+            All rows in the first process; in another process its own `rows`.
+        """
         if self.size == 1:
             return rows
         if not self.first:
             if len(rows):
                 dist.send(torch.from_numpy(rows), 0)
             return rows
-        found = torch.from_numpy(
+        all_rows = torch.from_numpy(
             np.concatenate([rows, np.empty((parts[-1].stop - len(rows), rows.shape[1]), np.float32)])
         )
         for rank, part in enumerate(parts):
             if rank and part:
-                dist.recv(found[part.start : part.stop], rank)
-        collected: NDArray[np.float32] = found.numpy()
+                dist.recv(all_rows[part.start : part.stop], rank)
+        collected: NDArray[np.float32] = all_rows.numpy()
         return collected
 
 
@@ -147,17 +169,21 @@ ALONE = World()
 
 
 def _steeper(tensor: Tensor, factor: int) -> Tensor:
-    """The same numbers with `factor` times their gradients."""
+    """Return the same numbers, whose gradients are multiplied by `factor`."""
     fixed = tensor.detach()
     return fixed + factor * (tensor - fixed)
 
 
 @contextmanager
 def joined(runtime: RuntimeParams) -> Iterator[World]:
-    """The world that torchrun started this process in, or one of its own without torchrun.
+    """Join the processes that torchrun started; without torchrun, yield a world of one process.
 
-    gloo on a CPU, nccl on GPUs, one a process. A process's error ends all with its sentence: raises Relayed
-    in the others. Raises ParameterError for more processes than GPUs.
+    The processes use gloo on a CPU, and nccl on GPUs, one GPU per process. The first error in any process
+    ends all of them.
+
+    Raises:
+        Relayed: Another process failed first; carries its error.
+        ParameterError: There are more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -176,37 +202,39 @@ def joined(runtime: RuntimeParams) -> Iterator[World]:
 
 
 def check_gpus(runtime: RuntimeParams, processes: int) -> bool:
-    """Whether the work is on GPUs, one for each of this machine's `processes`.
+    """Return True if the work runs on GPUs, one for each of this machine's `processes`.
 
-    Raises ParameterError where they are fewer.
+    Raises:
+        ParameterError: It does, and the machine has fewer GPUs than processes.
     """
     if runtime.device == "cpu" or not torch.cuda.is_available():
         return False
-    there = torch.cuda.device_count()
-    if processes > there:
-        raise ParameterError(
-            f"This machine has fewer GPUs ({there}) than processes ({processes}); set runtime.nproc to {there}, or runtime.device to cpu."
-        )
+    gpus = torch.cuda.device_count()
+    if processes > gpus:
+        problem = f"This machine has fewer GPUs ({gpus}) than processes ({processes})"
+        raise ParameterError(f"{problem}; set runtime.nproc to {gpus}, or runtime.device to cpu.")
     return True
 
 
 @contextmanager
 def _one_for_all(store: Any, rank: int) -> Iterator[None]:
-    """Leave the first error's sentence in the store that all share.
+    """Let one error stand for all processes, by the store that they share.
 
-    Where the others are gone, raise what they left.
+    The first process that fails writes its error there and raises it. A later failure, such as a lost
+    connection to the first, raises Relayed with the stored error.
     """
     try:
         yield
     except Exception as error:
         first = store.compare_set(ERROR, "", _sentence(error, rank))
-        told = json.loads(first)
-        if told["rank"] == rank:
+        failure = json.loads(first)
+        if failure["rank"] == rank:
             raise
-        raise Relayed(**told["error"]) from error
+        raise Relayed(**failure["error"]) from error
 
 
 def _sentence(error: Exception, rank: int) -> str:
+    """Write an error as JSON; one that is not ours becomes a StageFailed."""
     known = (
         error
         if isinstance(error, SkumatchError)

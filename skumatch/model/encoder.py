@@ -39,8 +39,8 @@ class Encoder(nn.Module):
     """Image tower with an optional trained projection and its preprocessing.
 
     If `spec.dim` isn't 0, a trained projection maps the tower's features to embeddings of that length. Else
-    the embeddings are the tower's `width` features. The tensors always have the channels-last layout: it makes
-    convolutions on a CPU a third faster, and a single layout gives a single set of bits.
+    the embeddings are the tower's `width` features. The tensors always have the channels-last layout: it
+    makes convolutions on a CPU a third faster, and a single layout gives a single set of bits.
 
     Attributes:
         tower: open_clip's image tower.
@@ -74,9 +74,9 @@ class Encoder(nn.Module):
     def views(self, share: float) -> Preprocess:
         """Return the preprocessing for training views with sides of this share of the canvas's sides.
 
-        The sides are rounded to multiples of 8 pixels. A tower that takes one size only gets the whole canvas.
-        Random crops enlarge the products they show, so smaller views match the scale of whole pictures on the
-        canvas (Touvron et al., arXiv 1906.06423), and cost less.
+        The sides are rounded to multiples of 8 pixels. A tower that takes one size only gets the whole
+        canvas. Random crops enlarge the products they show, so smaller views match the scale of whole
+        pictures on the canvas (Touvron et al., arXiv 1906.06423), and cost less.
         """
         if self.fixed_canvas:
             return self.preprocess
@@ -155,9 +155,8 @@ def load(folder: Path) -> Encoder:
         encoder = _empty(EncoderParams.model_validate(facts["spec"]))
         encoder.preprocess = Preprocess.model_validate(facts["preprocess"])
     except ValidationError as error:
-        raise WeightsError(
-            f"{folder / 'encoder.json'} was written by another version of skumatch; load it with that version."
-        ) from error
+        problem = f"{folder / 'encoder.json'} was written by another version of skumatch"
+        raise WeightsError(f"{problem}; load it with that version.") from error
     _set_canvas(encoder)
     tensors = read_tensors(path)
     if encoder.projection and not _of_projection(tensors):
@@ -240,8 +239,8 @@ def _config(model: str) -> dict[str, Any]:
 def _preprocess(spec: EncoderParams, tower: Any) -> Preprocess:
     """Return the preprocessing of a tower on the spec's canvas.
 
-    For the models in `OWN_MODELS` the mean and std are timm's and the interpolation is bicubic. For open_clip's
-    models all three are those of the weights' tag.
+    For the models in `OWN_MODELS` the mean and std are timm's and the interpolation is bicubic. For
+    open_clip's models all three are those of the weights' tag.
     """
     own = spec.model in OWN_MODELS
     facts = tower.trunk.default_cfg if own else _tag(spec)
@@ -253,9 +252,10 @@ def _preprocess(spec: EncoderParams, tower: Any) -> Preprocess:
 
 
 def _tag(spec: EncoderParams) -> dict[str, Any]:
-    """Return open_clip's facts about the weights' tag, or about the model's first tag for weights from a file.
+    """Return open_clip's facts about the weights' tag.
 
-    The result is empty for the models in `OWN_MODELS`.
+    For weights from a file these are the facts about the model's first tag. For the models in `OWN_MODELS`
+    the result is empty.
     """
     tags = open_clip.list_pretrained_tags_by_model(spec.model)
     tag = spec.weights if spec.weights in tags else next(iter(tags), "")
@@ -295,8 +295,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _fill(encoder: Encoder, tensors: dict[str, Tensor], path: Path, canvas: tuple[int, int] | None) -> None:
     """Load the tensors of a tower, and those of its projection if there are any.
 
-    The tower's tensors have the names of open_clip's tower or of timm's trunk. `canvas` is the canvas that they
-    were trained on, if it is known.
+    The tower's tensors have the names of open_clip's tower or of timm's trunk. `canvas` is the canvas that
+    they were trained on, if it is known.
     """
     misfit = f"{path} does not fit the encoder {encoder.spec.model}"
     remedy = "set encoder.weights to weights of this model"

@@ -1,4 +1,4 @@
-"""The state of a training: all that a checkpoint holds, and one step of it."""
+"""The state of a training, its single step, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -28,9 +28,26 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Run:
-    """Tower and head, the optimiser's state, steps done, the epochs' history, and the weights of the best epoch where it is looked for.
+    """A training: encoder, head, optimiser, and the progress so far.
 
-    start: the encoder's weights before the first step.
+    Attributes:
+        encoder: The encoder that is trained.
+        head: The loss with its class weights.
+        schedule: The batches of all epochs.
+        params: Parameters of the training.
+        device: The device that it runs on.
+        world: The processes that train together.
+        learner: Encoder and head as one module.
+        parallel: `learner`, with gradients averaged over all processes.
+        optimizer: AdamW with its state.
+        average: The moving average of the encoder's weights, or None if it is turned off.
+        step: Steps done.
+        loss_sum: Sum of the losses of the epoch in progress.
+        best_epoch: Epochs done when the validation was best; 0 before the first validation.
+        history: Figures of each finished epoch.
+        best: Weights of the best epoch; empty unless `params.patience` is set.
+        trend: The loss's moving average and its minimum, which show a divergence.
+        start: The encoder's weights before the first step.
     """
 
     def __init__(
@@ -43,14 +60,8 @@ class Run:
         world: World,
         start: Mapping[str, Tensor],
     ) -> None:
-        self.encoder, self.head, self.schedule, self.params, self.device, self.world = (
-            encoder,
-            head,
-            schedule,
-            params,
-            device,
-            world,
-        )
+        self.encoder, self.head, self.schedule = encoder, head, schedule
+        self.params, self.device, self.world = params, device, world
         forward = compiled(encoder) if params.tower.compile else None
         self.learner = Learner(encoder, head, world, params.loss.kind == "supcon", forward).to(device)
         self.parallel = world.parallel(self.learner, device)
@@ -69,29 +80,39 @@ class Run:
 
     @property
     def between_epochs(self) -> bool:
+        """True if no epoch is in progress."""
         return self.step % self.schedule.steps_per_epoch == 0
 
     @property
     def unjudged(self) -> bool:
-        """Whether an epoch has ended that is to be judged, and has no verdict."""
+        """True if the epoch that has just ended is due for validation and has no top-1 yet."""
         due = self.epoch % self.params.validate_every == 0 or self.step == self.schedule.steps
         return due and self.step > 0 and self.between_epochs and "top1" not in self.history[-1]
 
     @property
     def shown(self) -> Encoder:
-        """What is validated and kept: the weights' average where there is one."""
+        """The encoder that is validated and returned: the weights' average if there is one."""
         return self.average.encoder if self.average else self.encoder
 
     def advance(self, pixels: Tensor, labels: Tensor, stop: bool = False) -> tuple[float, bool]:
-        """One step; returns the mean loss of all processes, and whether any of them is to `stop`.
+        """Do one step of training.
 
-        Raises TrainingDiverged before a loss or gradients that are no numbers touch the weights, and once the
-        loss has risen far above what it had come to, before that is saved.
+        Args:
+            pixels: uint8 [B, 3, H, W], this process's part of the batch.
+            labels: int64 [B].
+            stop: True if this process was asked to stop.
+
+        Returns:
+            The mean loss of all processes, and True if any of them was asked to stop.
+
+        Raises:
+            TrainingDiverged: The loss or the gradients are not finite, and the weights are still unchanged. Or
+                the loss has risen far above its minimum, and no checkpoint holds the new weights yet.
         """
         seed = generator(
             self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else [])
         )
-        torch.manual_seed(seed.initial_seed())  # dropout, the same after a resume
+        torch.manual_seed(seed.initial_seed())  # so that dropout draws the same numbers after a resume
         self.head.ramp(self.step / self.schedule.steps_per_epoch)
         if self.epoch >= self.params.epochs:
             show_whole(self.encoder.tower)
@@ -106,10 +127,9 @@ class Run:
         self.optimizer.step()
         if self.average:
             self.average.update(self.encoder, self.step)
-        grown = (
-            self.step >= self.params.loss.margin_epochs * self.schedule.steps_per_epoch
-        )  # while the margin grows so does the loss
-        if grown and self.trend.diverged(value):
+        # while the margin grows, the loss grows with it
+        full_margin = self.step >= self.params.loss.margin_epochs * self.schedule.steps_per_epoch
+        if full_margin and self.trend.diverged(value):
             raise self._lost(
                 f"has come to {self.trend.lowest:.2f} and risen to {self.trend.recent:.2f} again"
             )
@@ -137,9 +157,9 @@ class Run:
             self.loss_sum = 0.0
 
     def judge(self, top1: float) -> None:
-        """Note the validation top-1 of the epoch that has just ended.
+        """Record the validation top-1 of the epoch that has just ended.
 
-        Keep the weights of the best one if that is asked for.
+        With `params.patience`, keep a copy of the weights if it is the best epoch so far.
         """
         before = max((line["top1"] for line in self.history if "top1" in line), default=-1.0)
         self.history[-1]["top1"] = round(top1, 6)
@@ -148,24 +168,27 @@ class Run:
 
     @property
     def given_up(self) -> bool:
-        """Whether no epoch was better for as long as one waits."""
+        """True if the last `params.patience` epochs were no better than the best one."""
         waiting = bool(self.params.patience) and self.best_epoch > 0
         return waiting and "top1" in self.history[-1] and self.epoch - self.best_epoch >= self.params.patience
 
     def keep(self) -> None:
-        """Leave the encoder with what training ends with: the best epoch's weights where it was looked for, the average, or the last."""
+        """Load the weights that training ends with into the encoder.
+
+        These are the weights of the best epoch, else their moving average, else the last ones.
+        """
         if self.best or self.average:
             self.encoder.load_state_dict(self.best or self.shown.state_dict())
 
     def save(self, checkpoints: Checkpoints | None) -> None:
+        """Save a checkpoint of the whole state; do nothing where there is no storage for it."""
         if checkpoints is not None:
             tensors = {
                 f"{MODEL}{name}": tensor for name, tensor in self.learner.state_dict().items()
             } | self._moments()
             average = self.average.encoder.state_dict() if self.average else {}
-            start = {
-                name: tensor for name, tensor in self.start.items() if name.startswith(PROJECTION)
-            }  # a probe's; the rest is known
+            # the projection that the probe fitted; the other start weights are the base weights
+            start = {name: tensor for name, tensor in self.start.items() if name.startswith(PROJECTION)}
             for prefix, state in ((BEST, self.best), (AVERAGE, average), (START, start)):
                 tensors |= {f"{prefix}{name}": tensor for name, tensor in state.items()}
             facts = {
@@ -190,6 +213,7 @@ class Run:
         ]
 
     def resume(self, checkpoint: Checkpoint) -> None:
+        """Restore the state that `save` stored."""
         self.learner.load_state_dict(_under(MODEL, checkpoint.tensors))
         self.best = _under(BEST, checkpoint.tensors)
         self.start |= _under(START, checkpoint.tensors)
@@ -198,17 +222,12 @@ class Run:
         for name, parameter in self._trained():
             for kind in MOMENTS:
                 saved = checkpoint.tensors[f"{OPTIMIZER}{name}/{kind}"]
-                like = torch.zeros_like(
-                    parameter.detach()
-                )  # the parameter's memory layout too, as if the state had never left
-                self.optimizer.state[parameter][kind] = saved if kind == "step" else like.copy_(saved)
+                # in the parameter's memory layout, as in a run that was never interrupted
+                moment = torch.zeros_like(parameter.detach())
+                self.optimizer.state[parameter][kind] = saved if kind == "step" else moment.copy_(saved)
         meta: dict[str, Any] = checkpoint.meta
-        self.step, self.loss_sum, self.history, self.best_epoch = (
-            checkpoint.step,
-            meta["loss_sum"],
-            meta["history"],
-            meta["best_epoch"],
-        )
+        self.step, self.loss_sum = checkpoint.step, meta["loss_sum"]
+        self.history, self.best_epoch = meta["history"], meta["best_epoch"]
         self.trend = Trend.model_validate(meta["trend"])
 
 

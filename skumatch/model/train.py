@@ -1,6 +1,6 @@
-"""Training: a probe, fine-tuning, a fix at the size served; made exact.
+"""Training in three phases: a probe, fine-tuning, and a fix on whole pictures as they are served.
 
-A run that is killed and resumed ends with the same bits.
+A run that is killed and resumed ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -53,16 +53,38 @@ def train(
     world: World = ALONE,
     live: Path | None = None,
 ) -> Encoder:
-    """Return the encoder fine-tuned to tell `classes` apart, on the CPU, in evaluation mode.
+    """Fine-tune an encoder to tell `classes` apart.
 
-    images: every picture's SKU is one of `classes`. checkpoints: resume from the newest, save when one is
-    due, at SIGTERM (then exit 143) and at the end. history: JSON lines, one an epoch. judge: the validation
-    top-1 of an encoder, asked each `params.validate_every` epochs and after the last; with `params.patience`
-    the weights it found best are returned, with `params.average.wise` the best ones on the way from the
-    weights before. world: the processes that train together, each with the same arguments; the first one
-    alone reads and writes. live: a file told of each epoch as it ends, with its speed. The result is a pure
-    function of the arguments (but `live`), on a CPU with a given number of threads to the bit. Raises
-    ParameterError, TrainingDiverged, Fenced, StorageError, and what `build` raises.
+    The result is a pure function of the arguments other than `live`. On a CPU with a given number of threads
+    it is the same to the bit.
+
+    Args:
+        images: The training pictures; every picture's SKU is one of `classes`.
+        classes: The SKUs to tell apart.
+        spec: Model, canvas and length of the embeddings.
+        params: Parameters of the training.
+        seed: Seed of all random numbers.
+        weights: The base weights, a safetensors file, or None for random ones.
+        checkpoints: The training resumes from the newest one. It saves one when it is due, at SIGTERM (and
+            then exits with 143), and at the end. None saves nothing.
+        runtime: Device, threads, worker processes.
+        history: File for the history, one JSON line per epoch, or None.
+        judge: Computes the validation top-1 of an encoder. It is called every `params.validate_every` epochs
+            and after the last one. With `params.patience` the weights of the best epoch are returned, with
+            `params.average.wise` the best ones between the weights before and after training.
+        world: The processes that train together, each with the same arguments. Only the first one reads
+            checkpoints and writes.
+        live: File that gets a JSON line with the figures and the speed of each epoch when it ends, or None.
+
+    Returns:
+        The encoder on the CPU, in evaluation mode.
+
+    Raises:
+        ParameterError: A parameter asks for something that the data, model or machine can't do.
+        TrainingDiverged: The loss or the gradients became no number, or the loss rose again.
+        Fenced: Another attempt took over the checkpoints.
+        StorageError: The storage of the pictures or checkpoints refuses.
+        WeightsError: As `build` raises it.
     """
     _check(params, judge)
     device, first = prepare(runtime), world.first
@@ -80,11 +102,11 @@ def train(
         world=world.size,
     )
     checkpoints = checkpoints if first else None
-    saved = world.checkpoint(checkpoints.latest() if checkpoints else None)
+    checkpoint = world.checkpoint(checkpoints.latest() if checkpoints else None)
     head = Head(len(classes), encoder.dim, params.loss)
-    if params.probe.epochs and saved is None:
+    if params.probe.epochs and checkpoint is None:
         with shaped(encoder, params.tower):
-            adamw(encoder, head, params.optimizer)  # what the tower can't do is said before the work
+            adamw(encoder, head, params.optimizer)  # raises before the work if the tower can't do this
         head = _probed(
             encoder.to(device),
             images,
@@ -100,8 +122,8 @@ def train(
     start = snapshot(encoder) if params.average.wise else {}
     with shaped(encoder, params.tower):
         run = Run(encoder, head, schedule, params, device, world, start)
-        if saved:
-            run.resume(saved)
+        if checkpoint:
+            run.resume(checkpoint)
         views = Views(
             images,
             labels,
@@ -125,8 +147,9 @@ def train(
 
 
 def _check(params: TrainParams, judge: Judge | None) -> None:
-    for name, wanted in (("train.patience", params.patience), ("train.average.wise", params.average.wise)):
-        if wanted and judge is None:
+    """Raise ParameterError if an option needs validation and there are no pictures for it."""
+    for name, value in (("train.patience", params.patience), ("train.average.wise", params.average.wise)):
+        if value and judge is None:
             raise ParameterError(
                 f"{name} needs pictures to validate on; raise split.val_share, or turn it off."
             )
@@ -141,12 +164,13 @@ def _probed(
     seed: int,
     workers: int,
 ) -> Head:
-    several = params.probe.views
-    with track("probe", several * len(images)) as advance:
+    """Compute the tower's features of `params.probe.views` views per picture and train a head on them."""
+    view_count = params.probe.views
+    with track("probe", view_count * len(images)) as advance:
         features = tower_features(encoder, seen(images, encoder.preprocess, params, seed, workers, advance))
     return probe(
         encoder,
-        features.reshape(several, len(images), -1),
+        features.reshape(view_count, len(images), -1),
         torch.tensor(labels),
         classes,
         params.probe,
@@ -163,42 +187,42 @@ def _loop(
     judge: Judge | None,
     live: Path | None,
 ) -> None:
-    schedule, saved = run.schedule, run.step
+    """Train from the run's step to the end; raise SystemExit(143) after SIGTERM."""
+    schedule, saved_step = run.schedule, run.step
     pace = Pace(schedule.size, schedule.steps, run.step, live)
-    shown = track("train", schedule.steps * schedule.size) if run.world.first else nullcontext(silent)
-    with _stop_at_sigterm() as asked, shown as advance:
+    progress = track("train", schedule.steps * schedule.size) if run.world.first else nullcontext(silent)
+    with _stop_at_sigterm() as stop_request, progress as advance:
         advance(run.step * schedule.size)
-        if (
-            judge and run.unjudged and not _end_epoch(run, judge, pace, asked)
-        ):  # SIGTERM came while it was judged, and again
+        # A run that SIGTERM stopped in a validation resumes with an unjudged epoch; SIGTERM may come again.
+        if judge and run.unjudged and not _end_epoch(run, judge, pace, stop_request):
             raise SystemExit(128 + signal.SIGTERM)
-        if run.given_up:  # and resumed after its last checkpoint
+        if run.given_up:  # the run resumed from its last checkpoint
             return
         run.learner.train()
         for pixels, labels in pace.timed(batches(views, schedule.left(run.step), workers, run.device)):
-            loss, stop = run.advance(pixels, labels, asked.to_stop)
+            loss, stop = run.advance(pixels, labels, stop_request.to_stop)
             if run.between_epochs:
-                stop = not _end_epoch(run, judge, pace, asked) or stop
+                stop = not _end_epoch(run, judge, pace, stop_request) or stop
             advance(schedule.size, text=pace.said(loss, run.step, run.history))
             done = run.step == schedule.steps or run.given_up
             if done or stop or (checkpoints and checkpoints.due()):
                 run.save(checkpoints)
-                saved = run.step
+                saved_step = run.step
             if stop:
                 raise SystemExit(128 + signal.SIGTERM)
             if done:
                 break
-    assert saved == run.step
+    assert saved_step == run.step
 
 
-def _end_epoch(run: Run, judge: Judge | None, pace: Pace, asked: _Asked) -> bool:
-    """Judge the epoch and tell of it.
+def _end_epoch(run: Run, judge: Judge | None, pace: Pace, stop_request: _Asked) -> bool:
+    """Validate the epoch if it is due, and write its line to the live file.
 
-    False where SIGTERM came meanwhile, and the epoch is to be judged after a resume.
+    Return False if SIGTERM interrupted the validation; it is then repeated after a resume.
     """
     if judge and run.unjudged:
         try:
-            with pace.paused(), asked.interrupting():
+            with pace.paused(), stop_request.interrupting():
                 run.judge(run.world.told(lambda: judge(run.shown)))
         except _Interrupted:
             return False
@@ -213,11 +237,16 @@ def _write_history(lines: list[dict[str, Any]], path: Path | None) -> None:
 
 
 class _Interrupted(Exception):
-    """SIGTERM, while something is done that may take minutes and changes nothing."""
+    """SIGTERM came during work that may take minutes and changes no state."""
 
 
 class _Asked:
-    """What SIGTERM asks for: to stop after the step that is being done."""
+    """A SIGTERM handler that records the request to stop after the current step.
+
+    Attributes:
+        to_stop: True once SIGTERM came.
+        at_once: True while SIGTERM raises `_Interrupted` as well.
+    """
 
     to_stop, at_once = False, False
 
@@ -228,7 +257,7 @@ class _Asked:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within this it interrupts."""
+        """Let SIGTERM raise `_Interrupted` inside the context."""
         self.at_once = True
         try:
             yield
@@ -238,13 +267,16 @@ class _Asked:
 
 @contextmanager
 def _stop_at_sigterm() -> Iterator[_Asked]:
-    """What SIGTERM asks for; the handler is put back afterwards. Only a process's main thread can do this."""
-    asked = _Asked()
+    """Install a SIGTERM handler that records the signal, and restore the old handler afterwards.
+
+    Outside the main thread, where Python sets no handlers, it records nothing.
+    """
+    stop_request = _Asked()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop_request
         return
-    before = signal.signal(signal.SIGTERM, asked)
+    before = signal.signal(signal.SIGTERM, stop_request)
     try:
-        yield asked
+        yield stop_request
     finally:
         signal.signal(signal.SIGTERM, before)

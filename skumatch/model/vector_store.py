@@ -1,4 +1,4 @@
-"""A cache of vectors in the remote, keyed by (encoder, picture), so that each is computed once (decision 0016)."""
+"""The remote store of vectors by (encoder, picture), so that each is computed once (decision 0016)."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ class VectorStore:
         """Record that a run uses these vectors now, so that no clean-up removes them.
 
         Args:
-            digest: MD5 of the file that names the encoder's weights. The vectors are kept as long as a version
-                or run needs that DVC object (pipeline/retention.py).
+            digest: MD5 of the file that names the encoder's weights. The vectors are kept as long as a
+                version or run needs that DVC object (pipeline/retention.py).
 
         Raises:
             StorageError: The remote refuses.
@@ -251,7 +251,7 @@ class VectorStore:
                 self._drop(name)
 
     def _part(self, name: str, listed: list[str]) -> Rows | None:
-        """Return a part's vectors in the order of its index, or remove the part and return None if it is bad."""
+        """Return a part's vectors in the order of its index; remove a bad part and return None."""
         data = self._content(f"{name}.safetensors")
         rows = self._trusted(data, listed) if data is not None and _sha256(data) == name else None
         if rows is None:
