@@ -1,4 +1,4 @@
-"""A training picture as a shelf may show it next time: cropped, turned, beside a neighbour, in other light, blurred, compressed."""
+"""Augmentation of training pictures: crop, rotation, perspective, occlusion, light, blur, JPEG, cutout."""
 
 from __future__ import annotations
 
@@ -17,17 +17,29 @@ from skumatch.model.geometry import crop_box, moved_corners, warped
 from skumatch.model.preprocess import Picture, Preprocess, planes
 from skumatch.params import AugmentParams
 
-CUTOUT_CANVAS = 224  # train.augment.cutout is in pixels of a canvas of this side
-OVERLAP = (0.05, 0.25)  # share of the view that a neighbour covers
-QUALITY = (30, 85)  # of a JPEG that is sent on
-LONGEST_BLUR = 16  # so many times in the shorter side
+CUTOUT_CANVAS = 224  # train.augment.cutout is in pixels of a canvas with sides of this length
+OVERLAP = (0.05, 0.25)  # least and largest share of the view that a neighbour covers
+QUALITY = (30, 85)  # least and largest JPEG quality
+LONGEST_BLUR = 16  # the longest motion blur is the shorter side divided by this
 Neighbour = Callable[[float], Pixels]  # a number 0..1 -> another picture of the training set
 
 
 class Drawn(NamedTuple):
-    """Numbers 0..1 of one view.
+    """The random numbers 0..1 of one view, a list per option.
 
-    All are drawn, whatever is turned on: so turning one option on leaves the others as they were.
+    All of them are always drawn, so turning on one option doesn't change the others' numbers.
+
+    Attributes:
+        crop: Size, place across and place down of the crop.
+        light: Brightness, contrast, and the tint of each of the three channels.
+        cutout: Place down and place across of the cutout's centre.
+        ratio: Change of the aspect ratio.
+        rotate: Angle.
+        perspective: Moves of the four corners, x and y of each.
+        flip: The view is flipped if this is less than the option's probability.
+        occlude: Compared with the probability; then the neighbour, the edge and the depth.
+        blur: Compared with the probability; then length and direction.
+        jpeg: Compared with the probability; then the quality.
     """
 
     crop: list[float]
@@ -43,6 +55,7 @@ class Drawn(NamedTuple):
 
     @classmethod
     def of(cls, draws: torch.Generator) -> Self:
+        """Draw the numbers of one view."""
         counts = (3, 5, 2, 1, 1, 8, 1, 4, 3, 2)
         numbers = iter(torch.rand(sum(counts), generator=draws, dtype=torch.float64).tolist())
         return cls(*([next(numbers) for _ in range(count)] for count in counts))
@@ -55,11 +68,17 @@ def augmented(
     draws: torch.Generator,
     neighbour: Neighbour | None = None,
 ) -> Tensor:
-    """RGB picture -> uint8 [3, preprocess.height, preprocess.width], changed as `draws` say.
+    """Preprocess a picture with random changes.
 
-    An option at 0 costs nothing.
+    Args:
+        picture: An RGB picture.
+        preprocess: The canvas.
+        params: Strength or probability of each option; an option at 0 takes no time.
+        draws: Source of the random numbers.
+        neighbour: Returns another picture for a number 0..1; needed if `params.occlude` is over 0.
 
-    neighbour: needed where `params.occlude` is on.
+    Returns:
+        uint8 [3, preprocess.height, preprocess.width].
     """
     drawn = Drawn.of(draws)
     view = _framed(picture, preprocess, params, drawn, neighbour)
@@ -77,7 +96,7 @@ def augmented(
 def _framed(
     picture: Picture, preprocess: Preprocess, params: AugmentParams, drawn: Drawn, neighbour: Neighbour | None
 ) -> Tensor:
-    """The part of the picture that is shown, on the canvas, resampled once."""
+    """Lay a crop of the picture on the canvas, maybe rotated, distorted and occluded, resampled once."""
     pixels = planes(picture)
     rows, columns = pixels.shape[1:]
     box = crop_box(rows, columns, params, drawn.crop, drawn.ratio[0])
@@ -102,7 +121,10 @@ def _framed(
 
 
 def _occlude(view: Tensor, other: Tensor, preprocess: Preprocess, edge: float, depth: float) -> None:
-    """Lay the near part of another picture over one edge of the view: left, right, top or bottom."""
+    """Cover one edge of the view (left, right, top or bottom) with the facing part of another picture.
+
+    `edge` and `depth` are random numbers 0..1.
+    """
     share = OVERLAP[0] + depth * (OVERLAP[1] - OVERLAP[0])
     axis, first = (2, 2, 1, 1)[int(4 * edge)], int(4 * edge) % 2 == 0
     covered, shown = (max(1, round(share * tensor.shape[axis])) for tensor in (view, other))
@@ -112,24 +134,26 @@ def _occlude(view: Tensor, other: Tensor, preprocess: Preprocess, edge: float, d
 
 
 def _lit(view: Tensor, strength: float, numbers: list[float]) -> Tensor:
-    """Brightness and contrast within 1 +- strength, each channel within 1 +- strength / 4."""
+    """Scale brightness and contrast by 1 +- strength, and each channel by 1 +- strength / 4."""
     light, contrast, *tint = (1 + strength * (2 * value - 1) for value in numbers)
     pixels, gain = view.numpy(), light * (1 + (np.array(tint, np.float32) - 1) / 4)
-    centre = (
-        int(np.add.reduce(pixels.reshape(-1), dtype=np.uint32)) / pixels.size
-    )  # whole numbers: a mean of floats depends on the threads
+    # a sum of integers: the mean of floats depends on the number of threads
+    centre = int(np.add.reduce(pixels.reshape(-1), dtype=np.uint32)) / pixels.size
     levels = (np.arange(256, dtype=np.float32) - np.float32(centre)) * np.float32(contrast) + np.float32(
         centre
     )
-    table = (
-        (levels * gain[:, None]).round().clip(0, 255).astype(np.uint8)
-    )  # one look-up a pixel instead of a calculation
+    # a table of 256 levels per channel: one look-up per pixel instead of a calculation
+    table = (levels * gain[:, None]).round().clip(0, 255).astype(np.uint8)
     lit = b"".join(plane.tobytes().translate(row.tobytes()) for plane, row in zip(pixels, table, strict=True))
     return torch.frombuffer(bytearray(lit), dtype=torch.uint8).view(view.shape)
 
 
 def _moved(view: Tensor, length: float, direction: float) -> Tensor:
-    """Motion blur: the mean along a line of 3 pixels to a 16th of the shorter side, in whole pixels, so that any machine finds the same."""
+    """Add motion blur: the mean along a line of 3 pixels to a 16th of the shorter side.
+
+    The line has whole pixels, so that any machine computes the same. `length` and `direction` are random
+    numbers 0..1.
+    """
     longest = max(3, min(view.shape[1:]) // LONGEST_BLUR)
     taps, angle = 3 + int(length * (longest - 2)), math.pi * direction
     steps = [tap - (taps - 1) / 2 for tap in range(taps)]
@@ -143,14 +167,14 @@ def _moved(view: Tensor, length: float, direction: float) -> Tensor:
 
 
 def _compressed(view: Tensor, quality: float) -> Tensor:
-    """As a JPEG shows it, of a quality between 30 and 85."""
+    """Encode as JPEG and decode again; `quality` 0..1 is a JPEG quality of 30 to 85."""
     level = round(QUALITY[0] + quality * (QUALITY[1] - QUALITY[0]))
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(view.permute(1, 2, 0).numpy()), level, "RGB", "420")
     return planes(decode_pixels(data)).contiguous()
 
 
 def _cut_out(view: Tensor, side: int, preprocess: Preprocess, numbers: list[float]) -> Tensor:
-    """One rectangle of the mean colour, its centre anywhere on the canvas (DeVries & Taylor, arXiv 1708.04552)."""
+    """Fill a rectangle with the mean colour, its centre anywhere (DeVries & Taylor, arXiv 1708.04552)."""
     down, across = numbers
     rows, columns = preprocess.height * side // CUTOUT_CANVAS, preprocess.width * side // CUTOUT_CANVAS
     top, left = round(down * preprocess.height - rows / 2), round(across * preprocess.width - columns / 2)

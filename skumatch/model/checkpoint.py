@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: whole or absent, two generations, and only one attempt may write them."""
+"""Crash-safe checkpoints: written whole or not at all, two generations, with a single writing attempt."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from skumatch.errors import Fenced
 from skumatch.files import canonical_json, file_system, put_whole, store_refusals
 
 GENERATIONS = 2
-COST = 0.05  # the largest share of the time that saving may take
+COST = 0.05  # largest share of the running time that saving may take
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors and JSON-able facts as they were after `step` steps."""
+    """The state of a training after some steps.
+
+    Attributes:
+        step: Steps done.
+        tensors: Tensors by name.
+        meta: Facts that JSON can hold.
+    """
 
     step: int
     tensors: dict[str, Tensor]
@@ -33,16 +39,37 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one training, `<url>/checkpoints/<key>/` on any fsspec file system (a path, s3://...).
+    """The checkpoints of one training in `<url>/checkpoints/<key>/` on any fsspec file system.
 
-    Making this object claims the folder: an earlier attempt that still runs is refused at its next `save` (Fenced). A
-    checkpoint is a safetensors file and then a JSON with its SHA-256; the JSON's appearance is the commit.
-    seconds: between saves, for `due`. Raises StorageError where the storage refuses.
+    A new object claims the folder: an earlier attempt that still runs gets Fenced at its next `save`. A
+    checkpoint is a safetensors file and a JSON file with its SHA-256. The JSON file is written last and
+    commits the checkpoint.
+
+    Attributes:
+        fs: The file system of the storage.
+        folder: The folder of the checkpoints on `fs`.
+        shown: The folder as messages show it.
+        attempt: Number of this attempt, one more than the last.
+        uuid: Identifies this attempt as the folder's owner.
+        seconds: Least time between two saves.
+        saved: `time.monotonic()` at the end of the last save, or when this object was made.
+        took: Seconds that the last save took.
     """
 
     def __init__(self, url: str, key: str, seconds: float = 60.0) -> None:
+        """Claim the folder.
+
+        Args:
+            url: The storage (a path, s3://...).
+            key: Name of the training.
+            seconds: Least time between two saves, for `due`.
+
+        Raises:
+            StorageError: The storage refuses.
+        """
         self.fs, root = file_system(url)
-        self.folder, self.shown = (f"{place.rstrip('/')}/checkpoints/{key}" for place in (root, shown(url)))
+        self.folder = f"{root.rstrip('/')}/checkpoints/{key}"
+        self.shown = f"{shown(url).rstrip('/')}/checkpoints/{key}"
         with self._storage():
             self.fs.makedirs(self.folder, exist_ok=True)
             self.attempt = 1 + int(self._owner().get("attempt", 0))
@@ -51,13 +78,23 @@ class Checkpoints:
         self.seconds, self.saved, self.took = seconds, time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether it is time for the next one: so many seconds after the last, and later where saving takes long."""
+        """Return True if it is time for the next save.
+
+        It is `seconds` after the last one, or later if saving takes long (`COST`).
+        """
         return time.monotonic() - self.saved >= max(self.seconds, self.took / COST)
 
     def save(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Commit one checkpoint, then drop all but the newest two.
+        """Commit one checkpoint, then remove all but the newest two.
 
-        Raises Fenced if another attempt took over.
+        Args:
+            step: Steps done.
+            tensors: Tensors by name, on any device.
+            meta: Facts that JSON can hold.
+
+        Raises:
+            Fenced: Another attempt took over.
+            StorageError: The storage refuses.
         """
         began = time.monotonic()
         data = safetensors.torch.save(
@@ -81,9 +118,12 @@ class Checkpoints:
         self.took = self.saved - began
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose bytes still have their hash, None if there is none.
+        """Return the newest checkpoint whose bytes match their hash, or None if there is none.
 
-        Damaged ones are reported and removed.
+        Damaged checkpoints are reported on stderr and removed.
+
+        Raises:
+            StorageError: The storage refuses.
         """
         with self._storage():
             for name in self._committed():
@@ -98,6 +138,7 @@ class Checkpoints:
         return None
 
     def _read(self, name: str) -> Checkpoint | None:
+        """Read a checkpoint; return None if it is damaged."""
         facts = self._json(f"{name}.json")
         if facts.pop("facts_sha256", None) != _hash(facts):
             return None
@@ -110,15 +151,15 @@ class Checkpoints:
             return None
 
     def _json(self, name: str) -> dict[str, Any]:
-        """A JSON object of the folder; empty where it is missing or damaged."""
+        """Read a JSON object from the folder; return an empty one if it is missing or damaged."""
         try:
-            found = json.loads(self.fs.cat_file(self._path(name)))
-        except (FileNotFoundError, ValueError):  # ValueError: no JSON, or no UTF-8
+            content = json.loads(self.fs.cat_file(self._path(name)))
+        except (FileNotFoundError, ValueError):  # ValueError: neither JSON nor UTF-8
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def _committed(self) -> list[str]:
-        """Names without suffix, newest first: highest step, then latest attempt."""
+        """List the checkpoints' names without suffix, newest first: by step, then by attempt."""
         names = (name for name in self._names() if name.endswith(".json") and name != "owner.json")
         return sorted((name.removesuffix(".json") for name in names), reverse=True)
 
@@ -127,9 +168,9 @@ class Checkpoints:
         return [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.folder, detail=False)]
 
     def _prune(self) -> None:
-        """Remove older generations and what killed attempts left half-written.
+        """Remove older generations and the incomplete files of killed attempts.
 
-        JSONs first, as they are the commit.
+        The JSON files go first, because they are the commits.
         """
         kept = {
             f"{name}{suffix}"

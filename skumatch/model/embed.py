@@ -1,4 +1,4 @@
-"""Pictures to vectors: decode, preprocess, encode in batches."""
+"""Embedding: decode, preprocess and encode pictures in batches."""
 
 from __future__ import annotations
 
@@ -18,20 +18,31 @@ from skumatch.model.runtime import autocast, ignore_sigterm, prepare, workers
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, silent, track
 
-if TYPE_CHECKING:  # whoever has an encoder has loaded its libraries already
+if TYPE_CHECKING:  # not at run time: a caller with an encoder has loaded its libraries already
     from skumatch.model.encoder import Encoder
     from skumatch.model.preprocess import Preprocess
 
 
 class Unreadable(NamedTuple):
-    """Why a picture can't be decoded: one of data.images.REASONS, and a sentence that names it."""
+    """The reason why a picture can't be decoded.
+
+    Attributes:
+        reason: One of data.images.REASONS.
+        sentence: A sentence that names the picture.
+    """
 
     reason: str
     sentence: str
 
 
 class Batch(NamedTuple):
-    """The next pictures of a list: vectors, float32 [n, dim] of length 1, of those at `rows`, and why the others can't be decoded."""
+    """The vectors of the next pictures of a list.
+
+    Attributes:
+        rows: Positions in the list of the pictures that have a vector.
+        vectors: Their vectors of length 1, float32 [len(rows), dim].
+        problems: Position of each other picture -> the reason why it can't be decoded.
+    """
 
     rows: list[int]
     vectors: NDArray[np.float32]
@@ -41,7 +52,11 @@ class Batch(NamedTuple):
         return len(self.rows) + len(self.problems)
 
     def whole(self) -> NDArray[np.float32]:
-        """The vectors, of all the pictures. Raises DataError where one can't be decoded."""
+        """Return the vectors of all the pictures.
+
+        Raises:
+            DataError: A picture can't be decoded.
+        """
         if self.problems:
             raise DataError(next(iter(self.problems.values())).sentence)
         return self.vectors
@@ -51,7 +66,13 @@ Prepared = Tensor | Unreadable | StorageError
 
 
 class Pixels(NamedTuple):
-    """A batch on its way to the encoder: uint8 [n, 3, H, W] of the pictures at positions `good`, and the other positions' errors."""
+    """A batch of preprocessed pictures, as the encoder gets it.
+
+    Attributes:
+        pixels: uint8 [len(good), 3, H, W]; without good pictures an empty tensor.
+        good: Positions in the batch of the pictures in `pixels`.
+        bad: Position of each other picture -> its error.
+    """
 
     pixels: Tensor
     good: list[int]
@@ -61,12 +82,23 @@ class Pixels(NamedTuple):
 def embed(
     encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, label: str = "embed"
 ) -> NDArray[np.float32]:
-    """One L2-normalised row an image, in their order: float32 [n, encoder.dim].
+    """Embed images, and show the progress.
 
-    `label` names the step in progress.
+    Args:
+        encoder: It is moved to the device of `runtime` and set to evaluation mode.
+        images: The images to embed.
+        batch: Images in a forward pass.
+        runtime: Device, threads, worker processes.
+        label: Name of the step in the progress line.
 
-    Raises DataError for an image that can't be decoded, StorageError for one that can't be read, and
-    WeightsError if the encoder's answer is no number.
+    Returns:
+        One L2-normalised row per image, in their order: float32 [len(images), encoder.dim].
+
+    Raises:
+        DataError: An image can't be decoded.
+        StorageError: An image can't be read.
+        WeightsError: The encoder returned a vector that is not finite.
+        ParameterError: `runtime` names a GPU and there is none.
     """
     with track(label, len(images)) as advance:
         return vectors_of(encoder, images, batch, runtime, advance)
@@ -75,11 +107,28 @@ def embed(
 def vectors_of(
     encoder: Encoder, images: Images, batch: int, runtime: RuntimeParams, advance: Advance = silent
 ) -> NDArray[np.float32]:
-    """As `embed`; `advance` is told how many images are done."""
+    """Embed images as `embed` does, with a progress bar of the caller's.
+
+    Args:
+        encoder: It is moved to the device of `runtime` and set to evaluation mode.
+        images: The images to embed.
+        batch: Images in a forward pass.
+        runtime: Device, threads, worker processes.
+        advance: Called with the number of images in each batch that is done.
+
+    Returns:
+        One L2-normalised row per image, in their order: float32 [len(images), encoder.dim].
+
+    Raises:
+        DataError: An image can't be decoded.
+        StorageError: An image can't be read.
+        WeightsError: The encoder returned a vector that is not finite.
+        ParameterError: `runtime` names a GPU and there is none.
+    """
     rows = np.empty((len(images), encoder.dim), np.float32)
-    for found in stream(encoder, images, batch, runtime):
-        rows[found.rows] = found.whole()
-        advance(len(found))
+    for embedded in stream(encoder, images, batch, runtime):
+        rows[embedded.rows] = embedded.whole()
+        advance(len(embedded))
     return rows
 
 
@@ -90,12 +139,23 @@ def stream(
     runtime: RuntimeParams,
     full: bool = False,
 ) -> Iterator[Batch]:
-    """Yield `images` in their order, `batch` at a time.
+    """Embed images in their order and yield their vectors, a batch at a time.
 
-    Raises as `embed`, but for images that can't be decoded.
+    Args:
+        encoder: It is moved to the device of `runtime` and set to evaluation mode.
+        images: The images to embed. The batches name those that can't be decoded.
+        batch: Images in a forward pass.
+        runtime: Device, threads, worker processes.
+        full: Fill up each forward pass to `batch` pictures, so that a vector's bits don't depend on the
+            number of pictures.
 
-    full: fill up the last forward pass to `batch` pictures, so that a vector's bits don't depend on their
-        number.
+    Yields:
+        The batches.
+
+    Raises:
+        StorageError: An image can't be read.
+        WeightsError: The encoder returned a vector that is not finite.
+        ParameterError: `runtime` names a GPU and there is none.
     """
     device, done = prepare(runtime), 0
     encoder = encoder.to(device).eval()
@@ -120,7 +180,7 @@ def stream(
 
 
 def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) -> NDArray[np.float32]:
-    """The pictures' vectors, from a forward pass of at least `size` pictures: black ones fill it up."""
+    """Compute the pictures' vectors in a forward pass that black pictures fill up to `size` pictures."""
     count = len(pixels)
     if count < size:
         pixels = torch.cat([pixels, pixels.new_zeros(size - count, *pixels.shape[1:])])
@@ -128,8 +188,8 @@ def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) 
         vectors = functional.normalize(
             encoder(encoder.preprocess.normalise(pixels.to(device))).float(), dim=1
         )
-    found: NDArray[np.float32] = vectors[:count].cpu().numpy()
-    return found
+    rows: NDArray[np.float32] = vectors[:count].cpu().numpy()
+    return rows
 
 
 def _check_finite(vectors: NDArray[np.float32], rows: list[int], images: Images) -> None:
@@ -143,7 +203,7 @@ def _check_finite(vectors: NDArray[np.float32], rows: list[int], images: Images)
 class _Pictures(Dataset[Prepared]):
     """Preprocessed pictures.
 
-    An error is handed over as a value: a worker process would turn it into a traceback.
+    An error is returned as a value, because a worker process would turn an exception into a traceback.
     """
 
     def __init__(self, images: Images, preprocess: Preprocess) -> None:

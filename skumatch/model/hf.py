@@ -1,6 +1,7 @@
-"""Hugging Face's CLIP folders, such as FashionCLIP's: image tower and projection, converted to open_clip's tower.
+"""Conversion of a Hugging Face CLIP folder, such as FashionCLIP's, to open_clip's image tower.
 
-The forms are those of transformers' CLIPConfig, CLIPModel and CLIPImageProcessor; a test compares with transformers itself.
+The folder has the files of transformers' CLIPConfig, CLIPModel and CLIPImageProcessor. A test compares the
+results with those of transformers itself.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import EncoderParams
 
 PICKLE = "pytorch_model.bin"
-TEXT = ("text_model.", "text_projection.", "logit_scale")
-# parts of transformers' names and what open_clip calls them, replaced in this order
+TEXT = ("text_model.", "text_projection.", "logit_scale")  # names of the text side begin with these
+# parts of transformers' names -> open_clip's names, replaced in this order
 NAMES = {
     "vision_model.embeddings.class_embedding": "class_embedding",
     "vision_model.embeddings.patch_embedding.": "conv1.",
@@ -50,12 +51,14 @@ NAMES = {
 
 
 def load_clip(folder: Path) -> tuple[Encoder, str]:
-    """The image encoder of a CLIP folder, in evaluation mode, and the SHA-256 of its weights.
+    """Load the image encoder of a CLIP folder; only safetensors files are read.
 
-    Only safetensors are read.
+    Returns:
+        The encoder in evaluation mode, and the SHA-256 of its weights.
 
-    Raises WeightsError for a folder that lacks a file, holds another kind of model, or tensors that don't fit
-    its config.json.
+    Raises:
+        WeightsError: The folder lacks a file, holds another kind of model, or has tensors that don't fit its
+            config.json.
     """
     tower, files = _tower(folder), _tensor_files(folder)
     preprocess = _preprocess(
@@ -70,6 +73,7 @@ def load_clip(folder: Path) -> tuple[Encoder, str]:
 
 
 def _tower(folder: Path) -> Tower:
+    """Read the image tower's configuration from config.json."""
     path = folder / CONFIG
     tree = read_object(path)
     config = checked(Config, tree, path)
@@ -84,12 +88,13 @@ def _tower(folder: Path) -> Tower:
 
 
 def _visual(tower: Tower) -> nn.Module:
+    """Build open_clip's image tower with the same architecture and random weights."""
     vision = {
         "layers": tower.num_hidden_layers,
         "width": tower.hidden_size,
         "head_width": tower.hidden_size // tower.num_attention_heads,
-        "mlp_ratio": (tower.intermediate_size + 0.5)
-        / tower.hidden_size,  # open_clip cuts the product down to a whole number
+        # open_clip rounds the product of ratio and width down
+        "mlp_ratio": (tower.intermediate_size + 0.5) / tower.hidden_size,
         "patch_size": tower.patch_size,
         "image_size": tower.image_size,
         "norm_kwargs": {"eps": tower.layer_norm_eps},
@@ -101,7 +106,7 @@ def _visual(tower: Tower) -> nn.Module:
 
 
 def _converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image side's tensors by open_clip's names; query, key and value of a layer become one."""
+    """Return the image side's tensors under open_clip's names, with query, key and value joined."""
     state = {
         _renamed(name): tensor
         for name, tensor in tensors.items()
@@ -115,13 +120,13 @@ def _converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(name: str) -> str:
-    for theirs, ours in NAMES.items():
-        name = name.replace(theirs, ours)
+    for transformers_part, open_clip_part in NAMES.items():
+        name = name.replace(transformers_part, open_clip_part)
     return name
 
 
 def _preprocess(view: View, side: int, path: Path) -> Preprocess:
-    """What the processor does, if it ends in pictures of `side` x `side` pixels; else raises WeightsError."""
+    """Convert the processor's settings; raise WeightsError unless it makes pictures of side x side pixels."""
     size = {"shortest_edge": view.size} if isinstance(view.size, int) else view.size
     crop = (
         {"height": view.crop_size, "width": view.crop_size}
@@ -132,9 +137,8 @@ def _preprocess(view: View, side: int, path: Path) -> Preprocess:
     cropped = size.keys() == {"shortest_edge"} and view.do_center_crop and crop == square and short >= side
     squashed = size == square and (crop == square or not view.do_center_crop)
     if not cropped and not squashed:
-        raise WeightsError(
-            f"{path} does not make pictures of {side} x {side} pixels, which the model sees; fetch the folder again."
-        )
+        problem = f"{path} does not make pictures of {side} x {side} pixels, which the model sees"
+        raise WeightsError(f"{problem}; fetch the folder again.")
     return Preprocess(
         height=side,
         width=side,
@@ -147,7 +151,7 @@ def _preprocess(view: View, side: int, path: Path) -> Preprocess:
 
 
 def _tensor_files(folder: Path) -> list[Path]:
-    """model.safetensors, or the parts its index names."""
+    """Return model.safetensors, or the parts that its index names; raise WeightsError if there are none."""
     whole, index = folder / TENSORS, folder / f"{TENSORS}.index.json"
     if whole.is_file():
         return [whole]
@@ -155,12 +159,16 @@ def _tensor_files(folder: Path) -> list[Path]:
         parts = checked(Index, read_object(index), index).weight_map.values()
         return [folder / Path(name).name for name in sorted(set(parts))]
     if (folder / PICKLE).is_file():
-        convert = f"from transformers import AutoModel; AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')"
-        what = f"{folder} has its weights as {PICKLE}, a pickle, which may run code and is never opened"
-        raise WeightsError(f'{what}; if you trust it, convert it with `python -c "{convert}"`.')
+        convert = (
+            "from transformers import AutoModel; "
+            f"AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')"
+        )
+        problem = f"{folder} has its weights as {PICKLE}, a pickle, which may run code and is never opened"
+        raise WeightsError(f'{problem}; if you trust it, convert it with `python -c "{convert}"`.')
     raise missing(whole)
 
 
 def _digest(files: list[Path]) -> str:
+    """Hash one file, or the hashes of several."""
     digests = [sha256(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

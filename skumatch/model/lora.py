@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft, merged back into plain weights."""
+"""Low-rank adapters (LoRA) by peft, merged back into plain weights."""
 
 from __future__ import annotations
 
@@ -24,19 +24,26 @@ NAME = "default"  # peft's name of an adapter
 
 @contextmanager
 def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iterator[None]:
-    """Within this only changes of this rank to the linear layers of a ViT's blocks are trained (LoRA, Hu et al., arXiv 2106.09685).
+    """Train only low-rank changes to a ViT's linear layers (LoRA, Hu et al., arXiv 2106.09685).
 
-    Attention (query, key, value and output; of EVA-01 only the output) and MLP, in blocks whose parameters' ids aren't
-    `frozen`; weight + B A, B from 0.
-    A projection beside the tower is trained as it is. Afterwards the tower has plain weights again. Raises ParameterError for
-    another tower.
+    Inside the context each linear layer of attention and MLP has the weight W + B A with a trained B, which
+    starts at 0, and A of this rank. In attention these are query, key, value and output; in EVA-01 only the
+    output. A projection beside the tower is trained as it is. Afterwards the tower has plain weights again.
+
+    Args:
+        encoder: An encoder whose tower is a ViT.
+        rank: Rank of the changes.
+        frozen: The ids (`id()`) of parameters that aren't changed.
+
+    Raises:
+        ParameterError: The tower is no ViT, or all of its blocks are frozen.
     """
     tower = encoder.tower
     if not encoder.fixed_canvas:
         raise ParameterError(
             "train.tower.lora_rank is for ViTs, and this encoder is convolutional; set it to 0, or use a ViT."
         )
-    needed = [(parameter, parameter.requires_grad) for parameter in tower.parameters()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in tower.parameters()]
     attentions = {
         name: module
         for name, module in tower.named_modules()
@@ -51,21 +58,23 @@ def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iter
         _merge(tower)
         for name, module in attentions.items():
             tower.set_submodule(name, module)
-        for parameter, before in needed:
-            parameter.requires_grad_(before)
+        for parameter, requires_grad in trainable:
+            parameter.requires_grad_(requires_grad)
 
 
 def _adapt(tower: Any, rank: int, frozen: Set[int]) -> None:
-    past = {
+    """Add adapters to the linear layers of the blocks that aren't frozen."""
+    # With a q_bias timm's attention reads the weight of `qkv` and never calls the layer.
+    bypassed = {
         f"{name}.qkv" for name, module in tower.named_modules() if getattr(module, "q_bias", None) is not None
-    }  # uses its weight alone
+    }
     linear = {
         name: module
         for name, module in tower.named_modules()
         if BLOCK.search(name) and isinstance(module, nn.Linear)
     }
     targets = [
-        name for name, module in linear.items() if id(module.weight) not in frozen and name not in past
+        name for name, module in linear.items() if id(module.weight) not in frozen and name not in bypassed
     ]
     if not targets:
         raise ParameterError(
@@ -78,7 +87,7 @@ def _adapt(tower: Any, rank: int, frozen: Set[int]) -> None:
 
 @torch.no_grad()
 def _merge(tower: nn.Module) -> None:
-    """Add each adapter to its weight and put the plain layer in its place."""
+    """Add each adapter to its layer's weight and put the plain layer back in its place."""
     for name, module in list(tower.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
@@ -86,9 +95,15 @@ def _merge(tower: nn.Module) -> None:
 
 
 class Attention(nn.Module):
-    """The self-attention of torch's nn.MultiheadAttention, with its own weights in two linear layers that peft can adapt.
+    """Self-attention with the weights of a torch nn.MultiheadAttention in two linear layers for peft.
 
-    peft adapts that module itself too, but counts the change of its output twice (0.21, huggingface/peft pull request 3774).
+    peft also adapts nn.MultiheadAttention itself, but then counts the change of the output layer twice (peft
+    0.21, huggingface/peft pull request 3774).
+
+    Attributes:
+        heads: Number of heads.
+        in_proj: Linear layer for query, key and value.
+        out_proj: Linear layer for the output.
     """
 
     def __init__(self, plain: nn.MultiheadAttention) -> None:
@@ -103,9 +118,18 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, *_: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """[B, tokens, width] -> the same, and no weights."""
+        """Attend as nn.MultiheadAttention does when key and value equal the query.
+
+        Args:
+            query: [B, tokens, width].
+            need_weights: Must be False.
+            attn_mask: As in nn.MultiheadAttention.
+
+        Returns:
+            [B, tokens, width], and None in place of the attention weights.
+        """
         assert not need_weights
         queries, keys, values = self.in_proj(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask)
-        projected: Tensor = self.out_proj(found.transpose(1, 2).flatten(2))
+        attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask)
+        projected: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return projected, None

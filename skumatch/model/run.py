@@ -106,8 +106,8 @@ class Run:
             The mean loss of all processes, and True if any of them was asked to stop.
 
         Raises:
-            TrainingDiverged: The loss or the gradients are not finite, and the weights are still unchanged. Or
-                the loss has risen far above its minimum, and no checkpoint holds the new weights yet.
+            TrainingDiverged: The loss or the gradients are not finite, and the weights are still unchanged.
+                Or the loss has risen far above its minimum, and no checkpoint holds the new weights yet.
         """
         seed = generator(
             self.schedule.seed, "step", self.step, *([self.world.rank] if self.world.rank else [])

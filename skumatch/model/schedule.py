@@ -1,4 +1,4 @@
-"""Which images make which step, and at what rate: pure functions of seed and step, so that a resume needs no state."""
+"""Batches and learning rates as pure functions of seed and step, so that a resume needs no state."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from skumatch.model.sampling import balanced, grouped, occurrences
 from skumatch.params import SamplingParams, TrainParams
 
 AS_THEY_ARE = SamplingParams()
-FIRST, LAST = 1 / 25, 1e-5  # of the highest rate: PyTorch's OneCycleLR
+FIRST, LAST = 1 / 25, 1e-5  # shares of the highest rate at the start and the end, as PyTorch's OneCycleLR
 
 
 class Key(NamedTuple):
-    """One view: the epoch, the image, and how often the epoch has shown it before."""
+    """Identifies one view of an image.
+
+    Attributes:
+        epoch: Number of the epoch.
+        image: Number of the image.
+        again: How often the epoch has shown this image before.
+    """
 
     epoch: int
     image: int
@@ -30,13 +36,24 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs of batches over `images` pictures, from step `start` on.
+    """The batches of all epochs: iterate over the keys of this process's part of each batch.
 
-    A remainder smaller than a batch waits for the next epoch.
+    An epoch has whole batches only; the images of a remainder are left out of it. The parts of all processes,
+    joined in the order of ranks, are the batches that one process would have.
 
-    labels: each picture's SKU, needed where `sampling` isn't the default. Of `world` processes, number `rank`
-    takes its part of each batch: the parts together, in the order of ranks, are the batches of one process.
-    Raises ParameterError for a batch that can't be shared by processes or filled with groups of a SKU.
+    Attributes:
+        images: Number of images.
+        batch: Images per step, of all processes together.
+        epochs: Number of epochs.
+        seed: Seed of the order.
+        start: Steps that are left out at the beginning.
+        labels: Each image's SKU; needed if `sampling` isn't the default.
+        sampling: How often each SKU is drawn, and in groups of how many images.
+        rank: Number of this process, 0..world - 1.
+        world: Number of processes.
+
+    Raises:
+        ParameterError: The batch can't be shared among the processes, or not be filled with groups of a SKU.
     """
 
     images: int
@@ -55,55 +72,53 @@ class Schedule:
             len(self.labels) == self.images or (power == 1 and not per_sku)
         )
         if self.size % self.world:
-            raise ParameterError(
-                f"{self.world} processes can't share {self.size} images a step; set train.batch to a multiple of {self.world}."
-            )
+            problem = f"{self.world} processes can't share {self.size} images a step"
+            raise ParameterError(f"{problem}; set train.batch to a multiple of {self.world}.")
         if per_sku and self.batch % (per_sku * self.world):
             unit = per_sku * self.world
-            raise ParameterError(
-                f"train.batch is {self.batch}, which isn't made of groups of train.sampling.per_sku images; set it to a multiple of {unit}."
-            )
+            problem = f"train.batch is {self.batch}, which isn't made of groups of train.sampling.per_sku images"
+            raise ParameterError(f"{problem}; set it to a multiple of {unit}.")
         if per_sku and self.skus < self.batch // per_sku:
+            needed = f"A batch of {self.batch} with train.sampling.per_sku {per_sku} needs {self.batch // per_sku}"
             raise ParameterError(
-                f"A batch of {self.batch} with train.sampling.per_sku {per_sku} needs {self.batch // per_sku} SKUs, there are {self.skus};"
-                " lower train.batch or raise per_sku."
+                f"{needed} SKUs, there are {self.skus}; lower train.batch or raise per_sku."
             )
 
     @cached_property
     def skus(self) -> int:
+        """Number of different SKUs in `labels`."""
         return len(set(self.labels))
 
     @property
     def size(self) -> int:
-        """Images a step, of all processes together: the batch, or all there are if they are fewer."""
+        """Images per step, of all processes together: the batch, or all images if they are fewer."""
         return self.batch if self.sampling.per_sku else min(self.batch, self.images)
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps per epoch, at least one."""
         return max(1, self.images // self.batch)
 
     @property
     def steps(self) -> int:
+        """Steps of all epochs."""
         return self.epochs * self.steps_per_epoch
 
     def order(self, epoch: int) -> list[int]:
-        """The epoch's images: each once, or as `sampling` draws them."""
-        draws, power, per_sku = (
-            generator(self.seed, "order", epoch),
-            self.sampling.power,
-            self.sampling.per_sku,
-        )
+        """Return the numbers of the epoch's images: each once, or as `sampling` draws them."""
+        draws = generator(self.seed, "order", epoch)
+        power, per_sku = self.sampling.power, self.sampling.per_sku
         if per_sku:
             order = grouped(self.labels, power, self.steps_per_epoch, self.batch // per_sku, per_sku, draws)
         elif power < 1:
             order = balanced(self.labels, power, draws)
         else:
             order = torch.randperm(self.images, generator=draws).numpy()
-        found: list[int] = order.tolist()
-        return found
+        images: list[int] = order.tolist()
+        return images
 
     def left(self, start: int) -> Schedule:
-        """The same from step `start` on."""
+        """Return the same schedule from step `start` on."""
         return replace(self, start=start)
 
     def __len__(self) -> int:
@@ -113,16 +128,23 @@ class Schedule:
         own = self.size // self.world
         for epoch in range(self.start // self.steps_per_epoch, self.epochs):
             order = self.order(epoch)
-            keys = [
-                Key(epoch, *pair) for pair in zip(order, occurrences(np.array(order)).tolist(), strict=True)
-            ]
+            repeats = occurrences(np.array(order)).tolist()
+            keys = [Key(epoch, image, again) for image, again in zip(order, repeats, strict=True)]
             for step in range(max(0, self.start - epoch * self.steps_per_epoch), self.steps_per_epoch):
                 first = step * self.size + self.rank * own
                 yield keys[first : first + own]
 
 
 def rate_share(step: int, steps_per_epoch: int, params: TrainParams) -> float:
-    """Share of the highest rates at `step`: one cycle over fine-tuning, then a lower one, falling, over the epochs of the fix."""
+    """Return the learning rate at `step` as a share of the highest.
+
+    The rate has one cycle in fine-tuning. In the epochs of the fix it falls from `params.fix.lr_share`.
+
+    Args:
+        step: Number of the step, from 0.
+        steps_per_epoch: Steps per epoch.
+        params: Parameters of the training.
+    """
     tuning, fixing = params.epochs * steps_per_epoch, params.fix.epochs * steps_per_epoch
     if step < tuning:
         return one_cycle(step, tuning, params.optimizer.warmup_share)
@@ -130,7 +152,15 @@ def rate_share(step: int, steps_per_epoch: int, params: TrainParams) -> float:
 
 
 def one_cycle(step: int, steps: int, warmup_share: float) -> float:
-    """Share of the highest rate at `step`: a cosine up over the warm-up, a cosine down to nearly nothing (Smith, arXiv 1708.07120)."""
+    """Return the learning rate at `step` as a share of the highest, in one cycle (Smith, arXiv 1708.07120).
+
+    The rate rises as a cosine from 1/25 to 1 in the warm-up, then falls as a cosine to 1e-5.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Steps of the cycle.
+        warmup_share: Share of the steps that are the warm-up, 0..1.
+    """
     peak = warmup_share * steps - 1
     if step < peak:
         return _cosine(FIRST, 1.0, step / peak)
@@ -138,4 +168,5 @@ def one_cycle(step: int, steps: int, warmup_share: float) -> float:
 
 
 def _cosine(start: float, end: float, share: float) -> float:
+    """Interpolate from `start` to `end` by half a cosine wave."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2

@@ -1,4 +1,4 @@
-"""What training may change about a tower, and takes back at the end: frozen blocks, adapters, left-out patches, recomputing."""
+"""Temporary changes to a tower for training: frozen layers, LoRA, patch dropout, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ COMPILERS = ("cc", "gcc", "g++", "clang")
 
 @contextmanager
 def shaped(encoder: Encoder, params: TowerParams) -> Iterator[None]:
-    """Within this the encoder trains as `params` say.
+    """Change the encoder's tower for training as `params` say, and undo the changes afterwards.
 
-    Afterwards it is plain again, adapters merged into its weights.
+    Adapters are merged into the tower's weights at the end. Make the optimiser inside the context. The names
+    of tensors change inside it only if `params.lora_rank` is over 0.
 
-    Make the optimiser within it. Tensors' names differ inside only with `params.lora_rank`.
-    Raises ParameterError for what the tower can't do.
+    Raises:
+        ParameterError: The tower doesn't support an option.
     """
     with ExitStack() as undo:
         frozen = freeze(encoder.tower, params.freeze, undo) if params.freeze else set()
@@ -47,15 +48,26 @@ def shaped(encoder: Encoder, params: TowerParams) -> Iterator[None]:
 
 
 def freeze(tower: nn.Module, share: float, undo: ExitStack) -> set[int]:
-    """Fix the first `share` of the tower's layers, at least one, and return their parameters' ids.
+    """Freeze the first layers of a tower.
 
-    They get no gradients and stay in evaluation mode whatever `train()` says: statistics of batch
-    normalisation stay too.
+    Frozen parameters get no gradients. Modules that consist of them stay in evaluation mode, even if `train()`
+    is called, so the statistics of batch normalisation don't change either.
+
+    Args:
+        tower: The tower.
+        share: Share of the layers to freeze, 0..1; at least one is frozen, and the top never is.
+        undo: Gets the callbacks that undo this.
+
+    Returns:
+        The ids (`id()`) of the frozen parameters.
+
+    Raises:
+        ParameterError: The tower doesn't tell its layers apart.
     """
-    of = layers(tower)
-    last = max(of.values())
+    layer_of = layers(tower)
+    last = max(layer_of.values())
     count = min(last, max(1, round(share * (last + 1))))
-    frozen = [parameter for name, parameter in tower.named_parameters() if of[name] < count]
+    frozen = [parameter for name, parameter in tower.named_parameters() if layer_of[name] < count]
     for parameter in frozen:
         undo.callback(parameter.requires_grad_, parameter.requires_grad)
         parameter.requires_grad_(False)
@@ -74,30 +86,39 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 as
 
 
 def _leave_patches_out(tower: nn.Module, share: float, undo: ExitStack) -> None:
-    """Drop this share of a ViT's patches in training (Li et al., arXiv 2212.00794), by draws of torch's global generator."""
+    """Drop this share of a ViT's patches in training (Li et al., arXiv 2212.00794).
+
+    The patches are drawn by torch's global generator.
+    """
     trunk: Any = getattr(tower, "trunk", tower)
     name = "patch_dropout" if trunk is tower else "patch_drop"
     if not hasattr(trunk, name):
         raise ParameterError(
-            "This encoder has no patches that could be left out; set train.tower.patch_dropout to 0, or use a ViT."
+            "This encoder has no patches that could be left out; "
+            "set train.tower.patch_dropout to 0, or use a ViT."
         )
     before = getattr(trunk, name)
-    kind = (
-        timm.layers.PatchDropoutWithIndices if before is None else timm.layers.PatchDropout
-    )  # None: timm's towers with rotary positions
+    # it is None in timm's towers with rotary positions
+    kind = timm.layers.PatchDropoutWithIndices if before is None else timm.layers.PatchDropout
     setattr(trunk, name, kind(share, num_prefix_tokens=getattr(trunk, "num_prefix_tokens", 1)))
     undo.callback(setattr, trunk, name, before)
 
 
 def show_whole(tower: nn.Module) -> None:
-    """From now on leave no patches out, whatever `shaped` was asked for: a fix shows pictures as they are served."""
+    """Turn off patch dropout for the rest of the training.
+
+    The fix trains on pictures as they are served, so it must see all patches.
+    """
     for module in tower.modules():
         if isinstance(module, timm.layers.PatchDropout | timm.layers.PatchDropoutWithIndices):
             module.prob = 0.0
 
 
 def _recompute(tower: nn.Module, undo: ExitStack) -> None:
-    """Keep only what goes between blocks and compute the rest again for the gradients (Chen et al., arXiv 1604.06174)."""
+    """Turn on activation checkpointing (Chen et al., arXiv 1604.06174).
+
+    Only the activations between blocks are kept; the backward pass computes the others again.
+    """
     trunk: Any = getattr(tower, "trunk", tower)
     try:
         trunk.set_grad_checkpointing(True)
@@ -115,19 +136,19 @@ def _recompute(tower: nn.Module, undo: ExitStack) -> None:
 
 
 def _count_once(module: Any, _: tuple[Tensor, ...], momentum: float | None) -> None:
-    """A batch that is computed again for the gradients is no second one to the statistics of batch normalisation."""
-    again = (
-        module.training and torch._C._current_graph_task_id() != -1
-    )  # in a backward pass, as torch.utils.checkpoint tells it
+    """Keep batch normalisation from counting a batch twice when the backward pass computes it again."""
+    # a task id other than -1 means a backward pass; torch.utils.checkpoint uses the same test
+    again = module.training and torch._C._current_graph_task_id() != -1
     module.momentum = 0.0 if again else momentum
     if again:
         module.num_batches_tracked -= 1
 
 
 def compiled(encoder: Encoder, backend: str = "inductor") -> Callable[[Tensor], Tensor]:
-    """The encoder's forward as torch.compile makes it: for training, while the encoder itself stays as it is, names and all.
+    """Return the encoder's forward function compiled by torch.compile; the encoder itself stays unchanged.
 
-    Raises ParameterError where `backend` needs a C compiler and there is none.
+    Raises:
+        ParameterError: `backend` needs a C++ compiler and there is none.
     """
     if backend == "inductor" and not any(map(shutil.which, (os.environ.get("CXX", "cc"), *COMPILERS))):
         raise ParameterError(
