@@ -1,4 +1,4 @@
-"""Where a training view lies in its picture, and the one resampling that brings it from there onto the canvas."""
+"""Geometry of augmentation: the part of a picture that a view shows, and its resampling to the canvas."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from torch.nn import functional
 from skumatch.model.preprocess import Preprocess
 from skumatch.params import AugmentParams
 
-Corners = NDArray[
-    np.float64
-]  # [4, 2]: x and y of top left, top right, bottom right, bottom left, in pixels from the picture's corner
-FINEST = 2.0  # pixels of a picture for one of the view, of which bilinear sampling still sees all
+# [4, 2]: x and y of top left, top right, bottom right, bottom left, in pixels from the picture's corner
+Corners = NDArray[np.float64]
+FINEST = 2.0  # at most so many pixels of a picture per pixel of the view: bilinear sampling still uses all
 
 
 class Box(NamedTuple):
-    """A part of a picture, in whole pixels."""
+    """A rectangle in a picture, in whole pixels.
+
+    Attributes:
+        left: Distance from the picture's left edge.
+        top: Distance from the picture's top edge.
+        width: Width.
+        height: Height.
+    """
 
     left: int
     top: int
@@ -30,6 +36,7 @@ class Box(NamedTuple):
     height: int
 
     def corners(self) -> Corners:
+        """Return the rectangle's corners."""
         right, bottom = self.left + self.width, self.top + self.height
         return np.array(
             [(self.left, self.top), (right, self.top), (right, bottom), (self.left, bottom)], np.float64
@@ -37,39 +44,56 @@ class Box(NamedTuple):
 
 
 def crop_box(rows: int, columns: int, params: AugmentParams, place: Sequence[float], shape: float) -> Box:
-    """A box of at least `min_crop` of each side, made wider or taller by up to `ratio`.
+    """Return a random crop with at least `params.min_crop` of each side, stretched by up to `params.ratio`.
 
-    place (size, across, down) and shape are drawn numbers 0..1.
+    Args:
+        rows: Height of the picture in pixels.
+        columns: Width of the picture in pixels.
+        params: Parameters of the augmentation.
+        place: Random numbers 0..1 for the size, the place across and the place down.
+        shape: Random number 0..1 for the stretch: 0 is tallest, 1 is widest.
     """
     size, across, down = place
     share = params.min_crop + (1 - params.min_crop) * size
-    stretch = (1 + params.ratio) ** (
-        shape - 0.5
-    )  # of the width, and its inverse of the height: the area stays
+    # the width is multiplied by it and the height divided, which keeps the area
+    stretch = (1 + params.ratio) ** (shape - 0.5)
     width = max(1, min(columns, round(columns * share * stretch)))
     height = max(1, min(rows, round(rows * share / stretch)))
     return Box(round((columns - width) * across), round((rows - height) * down), width, height)
 
 
 def moved_corners(box: Box, params: AugmentParams, moves: Sequence[float], turn: float) -> Corners:
-    """The box's corners, each moved by up to `perspective` of the sides, then turned about the middle.
+    """Move each corner of a box by up to `params.perspective` of its sides, then turn all about its middle.
 
-    moves (8) and turn are drawn numbers 0..1.
+    Args:
+        box: The box.
+        params: Parameters of the augmentation.
+        moves: Eight random numbers 0..1: x and y of each corner's move.
+        turn: Random number 0..1 for the angle, which is at most `params.rotate` degrees either way.
     """
     middle = np.array([box.left + box.width / 2, box.top + box.height / 2])
     away = (2 * np.array(moves).reshape(4, 2) - 1) * params.perspective * (box.width, box.height)
     angle = math.radians(params.rotate) * (2 * turn - 1)
     turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    found: Corners = (box.corners() + away - middle) @ turned + middle
-    return found
+    corners: Corners = (box.corners() + away - middle) @ turned + middle
+    return corners
 
 
 def warped(pixels: Tensor, corners: Corners, height: int, width: int, preprocess: Preprocess) -> Tensor:
-    """What lies between `corners` of uint8 [3, rows, columns], as uint8 [3, height, width].
+    """Resample the quadrilateral between four corners of a picture to a rectangle.
 
-    The mean colour where there is no picture.
+    Places outside the picture get the mean colour. A part that is much larger than the result is first made
+    smaller, so that every pixel counts.
 
-    A much larger part is first made smaller, so that no pixel is left out.
+    Args:
+        pixels: uint8 [3, rows, columns].
+        corners: The quadrilateral.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+        preprocess: Its mean colour and interpolation are used.
+
+    Returns:
+        uint8 [3, height, width].
     """
     left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
@@ -85,18 +109,17 @@ def warped(pixels: Tensor, corners: Corners, height: int, width: int, preprocess
 
 
 def _grid(quad: Corners, height: int, width: int) -> Tensor:
-    """The projective map of a canvas onto a quadrilateral (in shares of the picture), as grid_sample wants it, float32 [height, width, 2].
+    """Return the projective map of a canvas onto a quadrilateral, for grid_sample: float32 [height, width, 2].
 
-    Heckbert, Fundamentals of Texture Mapping and Image Warping (1989), 2.2.3.
+    The quadrilateral is in shares of the picture's sides. The formulas are in Heckbert, Fundamentals of Texture
+    Mapping and Image Warping (1989), 2.2.3.
     """
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = (2 * quad - 1).tolist()
-    sums, sides = (
-        np.array([x0 - x1 + x2 - x3, y0 - y1 + y2 - y3]),
-        np.array([[x1 - x2, x3 - x2], [y1 - y2, y3 - y2]]),
-    )
+    sums = np.array([x0 - x1 + x2 - x3, y0 - y1 + y2 - y3])
+    sides = np.array([[x1 - x2, x3 - x2], [y1 - y2, y3 - y2]])
     g, h = np.linalg.solve(sides, sums).tolist()
-    across, down = (((torch.arange(side) + 0.5) / side) for side in (width, height))
-    across, down = across[None], down[:, None]
+    across = ((torch.arange(width) + 0.5) / width)[None]
+    down = ((torch.arange(height) + 0.5) / height)[:, None]
     depth = g * across + h * down + 1
     x = (x1 - x0 + g * x1) * across + (x3 - x0 + h * x3) * down + x0
     y = (y1 - y0 + g * y1) * across + (y3 - y0 + h * y3) * down + y0

@@ -1,4 +1,4 @@
-"""The JSON files of a Hugging Face CLIP folder, as far as they say what its image tower is and sees."""
+"""Models of the JSON files in a Hugging Face CLIP folder, as far as they describe its image tower."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ Read = TypeVar("Read", bound=BaseModel)
 
 
 class Config(BaseModel):
-    """config.json of a whole CLIP, or of its image side alone.
+    """The config.json of a whole CLIP model, or of its image side alone.
 
-    `vision_config_dict` is an older form, and goes before the newer.
+    Attributes:
+        model_type: `clip` for a whole model, `clip_vision_model` for its image side.
+        projection_dim: Length of the embeddings.
+        vision_config: The image tower's configuration, in a whole model.
+        vision_config_dict: The older name of `vision_config`; it takes precedence.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -32,7 +36,20 @@ class Config(BaseModel):
 
 
 class Tower(BaseModel):
-    """The `vision_config`; what it leaves out is as CLIPVisionConfig has it."""
+    """The `vision_config`. A missing field has the default of transformers' CLIPVisionConfig.
+
+    Attributes:
+        hidden_size: Width of the tower.
+        intermediate_size: Width of the MLPs' hidden layer.
+        projection_dim: Length of the embeddings.
+        num_hidden_layers: Number of blocks.
+        num_attention_heads: Heads of each block's attention.
+        num_channels: Channels of a picture.
+        image_size: Side of the square canvas in pixels.
+        patch_size: Side of a patch in pixels.
+        hidden_act: Activation of the MLPs.
+        layer_norm_eps: Epsilon of the layer normalisations.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -49,9 +66,20 @@ class Tower(BaseModel):
 
 
 class View(BaseModel):
-    """preprocessor_config.json.
+    """The preprocessor_config.json. A missing field has the default of transformers' CLIPImageProcessor.
 
-    What it leaves out is as CLIPImageProcessor has it. resample: Pillow's 2 bilinear, 3 bicubic.
+    Attributes:
+        image_processor_type: Name of the processor's class.
+        do_resize: Always True: pictures are resized.
+        do_rescale: Always True: values are multiplied by `rescale_factor`.
+        do_normalize: Always True: values are normalised by `image_mean` and `image_std`.
+        do_center_crop: True if the middle is cut out after resizing.
+        size: Length of the shorter side after resizing, or the sides' lengths by name, in pixels.
+        crop_size: Side of the square that is cut out, or its sides by name, in pixels.
+        resample: Pillow's number of the interpolation: 2 is bilinear, 3 bicubic.
+        rescale_factor: 1 / 255, rounded or not.
+        image_mean: Mean of each channel, for values 0..1.
+        image_std: Standard deviation of each channel, for values 0..1.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -70,13 +98,21 @@ class View(BaseModel):
 
 
 class Index(BaseModel):
-    """model.safetensors.index.json: which file holds which tensor."""
+    """The model.safetensors.index.json of a model whose tensors are in several files.
+
+    Attributes:
+        weight_map: A tensor's name -> its file's name.
+    """
 
     weight_map: dict[str, str]
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises WeightsError for a file that is missing or no JSON."""
+    """Read a JSON file's object; it is empty if the file holds something else than an object.
+
+    Raises:
+        WeightsError: The file is missing or isn't JSON.
+    """
     if not path.is_file():
         raise missing(path)
     try:
@@ -87,22 +123,29 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def missing(path: Path) -> WeightsError:
+    """Return the error for a missing file."""
     return WeightsError(
         f"There is no {path}; fetch {CONFIG}, {VIEW} and {TENSORS} of the model into that folder."
     )
 
 
 def checked(kind: type[Read], tree: dict[str, Any], path: Path) -> Read:
-    """`tree`, of the file at `path`, as a `kind`; what is required and not there is shown as None.
+    """Validate a JSON object.
 
-    Raises WeightsError.
+    Args:
+        kind: The model to validate it with.
+        tree: The object. A required field that it lacks counts as None, so that the error can quote it.
+        path: The file that it was read from, for the error.
+
+    Raises:
+        WeightsError: A field has a value that can't be converted.
     """
     required = [name for name, field in kind.model_fields.items() if field.is_required()]
     try:
         return kind.model_validate(dict.fromkeys(required) | tree)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{path} says {first['loc'][0]} is {first['input']!r}"
+        problem = f"{path} says {first['loc'][0]} is {first['input']!r}"
         raise WeightsError(
-            f"{what}, which this version can't convert ({first['msg'].lower()}); give another CLIP folder."
+            f"{problem}, which this version can't convert ({first['msg'].lower()}); give another CLIP folder."
         ) from error

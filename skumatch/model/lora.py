@@ -26,9 +26,10 @@ NAME = "default"  # peft's name of an adapter
 def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iterator[None]:
     """Train only low-rank changes to a ViT's linear layers (LoRA, Hu et al., arXiv 2106.09685).
 
-    Inside the context each linear layer of attention and MLP has the weight W + B A with a trained B, which
-    starts at 0, and A of this rank. In attention these are query, key, value and output; in EVA-01 only the
-    output. A projection beside the tower is trained as it is. Afterwards the tower has plain weights again.
+    Inside the context each linear layer of attention and MLP has the weight W + B A. W is fixed; A and B, of
+    this rank, are trained, and B starts at 0. In attention the layers are query, key, value and output; in
+    EVA-01 only the output. A projection beside the tower is trained as it is. Afterwards the tower has plain
+    weights again.
 
     Args:
         encoder: An encoder whose tower is a ViT.

@@ -1,4 +1,4 @@
-"""From a picture to pixels an encoder sees: one path for training, embedding and serving."""
+"""Preprocessing of pictures for an encoder, the same for training, embedding and serving."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 Colour = tuple[float, float, float]
-Picture = Image.Image | NDArray[np.uint8]  # RGB: Pillow's, or [height, width, 3] as `decode_pixels` gives it
+Picture = Image.Image | NDArray[np.uint8]  # RGB: a Pillow image, or [height, width, 3] from `decode_pixels`
 Resample = Callable[[int, int], Tensor]  # height and width -> uint8 [3, height, width]
 
 
 def planes(picture: Picture) -> Tensor:
-    """RGB picture -> uint8 [3, height, width]; of an array the same memory."""
+    """Convert an RGB picture to uint8 [3, height, width]; an array's memory is shared, not copied."""
     if isinstance(picture, Image.Image):
         assert picture.mode == "RGB", picture.mode
         picture = np.array(picture)
@@ -28,10 +28,18 @@ def planes(picture: Picture) -> Tensor:
 
 
 class Preprocess(BaseModel):
-    """Canvas of `height` x `width` pixels, how a picture is brought onto it, and the encoder's mean and std (of values 0..1).
+    """The canvas that an encoder sees, the way to fit a picture to it, and the normalisation.
 
-    resize: `squash` forgets the aspect, `pad` shows all of the picture, `crop` its middle: the shorter side becomes `short_side`
-    (the canvas is just covered where that is None), and what is over the canvas is cut off.
+    Attributes:
+        height: Height of the canvas in pixels.
+        width: Width of the canvas in pixels.
+        resize: `squash` changes the aspect ratio to the canvas's. `pad` shows the whole picture, with
+            borders. `crop` shows its middle: it scales the picture until its shorter side has `short_side`
+            pixels and cuts off everything outside the canvas.
+        mean: The encoder's mean of each channel, for values 0..1.
+        std: The encoder's standard deviation of each channel, for values 0..1.
+        interpolation: How pictures are resampled.
+        short_side: For `crop`, in pixels. If it is None, the picture just covers the canvas.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,65 +53,75 @@ class Preprocess(BaseModel):
     short_side: int | None = None
 
     def __call__(self, picture: Picture) -> Tensor:
-        """RGB picture -> uint8 tensor [3, height, width].
+        """Convert an RGB picture to a uint8 tensor [3, height, width].
 
-        Antialiased, within one level of Pillow's when shrinking.
+        Resampling is antialiased. When it shrinks a picture, the result is within one level (of 256) of
+        Pillow's.
         """
         pixels = planes(picture)
         rows, columns = pixels.shape[1:]
         return self.placed(rows, columns, lambda height, width: self.resized(pixels, height, width))
 
     def placed(self, rows: int, columns: int, resample: Resample) -> Tensor:
-        """Lay a picture of `rows` x `columns` on the canvas.
+        """Fit a picture to the canvas.
 
-        `resample` brings it to the size that it takes there.
+        Args:
+            rows: Height of the picture in pixels.
+            columns: Width of the picture in pixels.
+            resample: Returns the picture in a given height and width, as uint8 [3, height, width].
+
+        Returns:
+            uint8 [3, height, width] of the canvas.
         """
         if self.resize == "squash":
             return resample(self.height, self.width)
-        return (
-            self._padded(rows, columns, resample)
-            if self.resize == "pad"
-            else self._cropped(rows, columns, resample)
-        )
+        if self.resize == "pad":
+            return self._padded(rows, columns, resample)
+        return self._cropped(rows, columns, resample)
 
     def _padded(self, rows: int, columns: int, resample: Resample) -> Tensor:
-        """Keep the aspect; centre the picture on a canvas of the mean colour, which is zero after `normalise`."""
+        """Keep the aspect; centre the picture on a canvas of the mean colour, 0 after `normalise`."""
         scale = min(self.height / rows, self.width / columns)
-        height, width = (
-            max(1, min(side, round(length * scale)))
-            for side, length in ((self.height, rows), (self.width, columns))
-        )
+        height = max(1, min(self.height, round(rows * scale)))
+        width = max(1, min(self.width, round(columns * scale)))
         canvas = self.fill().expand(3, self.height, self.width).clone()
         top, left = (self.height - height) // 2, (self.width - width) // 2
         canvas[:, top : top + height, left : left + width] = resample(height, width)
         return canvas
 
     def _cropped(self, rows: int, columns: int, resample: Resample) -> Tensor:
-        """Keep the aspect; cut the canvas out of the middle, with the rounding of transformers."""
+        """Keep the aspect; cut the canvas out of the middle, with the rounding that transformers has."""
         down, across = (self.short_side, self.short_side) if self.short_side else (self.height, self.width)
         height, width = max(down, int(rows * across / columns)), max(across, int(columns * down / rows))
         top, left = (height - self.height) // 2, (width - self.width) // 2
         return resample(height, width)[:, top : top + self.height, left : left + self.width].contiguous()
 
     def fill(self) -> Tensor:
-        """The mean colour as uint8 [3, 1, 1]."""
+        """Return the mean colour as uint8 [3, 1, 1]."""
         return torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8).view(3, 1, 1)
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] -> float32 of the same shape with the encoder's mean and std, on the batch's device."""
-        mean, std = (
-            batch.new_tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (self.mean, self.std)
-        )
-        return (
-            batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
-        )  # in place: a third of the time
+        """Normalise uint8 [..., 3, H, W] by the encoder's mean and std: float32 of that shape and device."""
+        mean = batch.new_tensor(self.mean, dtype=torch.float32).view(3, 1, 1)
+        std = batch.new_tensor(self.std, dtype=torch.float32).view(3, 1, 1)
+        # in place, which takes a third of the time
+        return batch.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def at(self, height: int, width: int) -> Preprocess:
-        """The same on another canvas."""
+        """Return the same preprocessing on another canvas."""
         return self.model_copy(update={"height": height, "width": width})
 
     def resized(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """uint8 [3, rows, columns] -> uint8 [3, height, width], antialiased."""
+        """Resample an image, with antialiasing.
+
+        Args:
+            pixels: uint8 [3, rows, columns].
+            height: New height in pixels.
+            width: New width in pixels.
+
+        Returns:
+            uint8 [3, height, width].
+        """
         size = (height, width)
         return functional.interpolate(
             pixels[None], size, mode=self.interpolation, antialias=True, align_corners=False

@@ -75,8 +75,8 @@ def fit(projection: Projection, features: Tensor, labels: Tensor, classes: int) 
 
     The scatter within classes is the same for all of them and is shrunk (Friedman, 1989). The directions are
     ordered by how much SKUs differ in them, so that the first k numbers of an embedding are the best k. Each
-    direction is weighted by a power of that difference. If the embedding is longer than the number of SKUs, the
-    remaining directions have weights near zero.
+    direction is weighted by a power of that difference. If the embedding is longer than the number of SKUs,
+    the remaining directions have weights near zero.
 
     Args:
         projection: The projection to fit, in place.

@@ -1,4 +1,4 @@
-"""Which images an epoch shows, in which order: pure functions of the labels and a generator, so that a resume needs no state."""
+"""Samplers: draw an epoch's images in random order, as pure functions of labels and a generator."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ Whole = NDArray[np.int64]
 
 
 def balanced(labels: Sequence[int], power: float, draws: torch.Generator) -> Whole:
-    """As many images as there are labels, in random order.
+    """Draw as many images as there are labels, in random order.
 
-    SKUs with n images are drawn n ** power times as often as those with one.
+    A SKU with n images is drawn n ** power times as often as a SKU with one image. The images of a SKU are
+    drawn in turn, so their counts differ by at most one.
 
-    A SKU's images come round in turn, so no two of them differ by more than one in how often. labels: int
-    [images].
+    Args:
+        labels: SKU of each image, int [images].
+        power: 1 draws SKUs in proportion to their numbers of images, 0 all SKUs equally often.
+        draws: Source of the random numbers.
+
+    Returns:
+        Numbers of images, int [images].
     """
     members = _Members(labels, draws)
     quotas = whole_parts(_expected(members.counts, power, len(labels), len(labels)), draws)
@@ -29,36 +35,51 @@ def balanced(labels: Sequence[int], power: float, draws: torch.Generator) -> Who
 def grouped(
     labels: Sequence[int], power: float, steps: int, skus: int, per_sku: int, draws: torch.Generator
 ) -> Whole:
-    """int [steps * skus * per_sku]: batches of `skus` different SKUs, each with `per_sku` images in a row (P-K, Hermans, arXiv 1703.07737).
+    """Draw batches of several images of each of several SKUs (P-K batches, Hermans, arXiv 1703.07737).
 
-    SKUs are drawn by `power` as in `balanced`, but never twice in a batch. Images repeat in a batch only where a SKU has too few.
-    There must be at least `skus` SKUs.
+    A batch has `skus` different SKUs and `per_sku` images of each, in a row. An image is repeated in a batch
+    only if its SKU has fewer than `per_sku` images.
+
+    Args:
+        labels: SKU of each image, int [images], of at least `skus` different SKUs.
+        power: How often SKUs are drawn, as in `balanced`.
+        steps: Number of batches.
+        skus: SKUs in a batch.
+        per_sku: Images of each of them.
+        draws: Source of the random numbers.
+
+    Returns:
+        Numbers of images, int [steps * skus * per_sku].
     """
     members = _Members(labels, draws)
     quotas = whole_parts(_expected(members.counts, power, steps * skus, steps), draws)
-    by_chance = _shuffle(len(quotas), draws)
-    dealt = (
-        np.repeat(by_chance, quotas[by_chance]).reshape(skus, steps).T
-    )  # a SKU's run is no longer than the batches it is dealt to
-    groups = dealt[_shuffle(steps, draws)].reshape(-1)
+    shuffled = _shuffle(len(quotas), draws)
+    # Deal the SKUs to the batches in turn. No SKU has a quota over `steps`, so no batch gets a SKU twice.
+    batches = np.repeat(shuffled, quotas[shuffled]).reshape(skus, steps).T
+    groups = batches[_shuffle(steps, draws)].reshape(-1)
     turns = occurrences(groups)[:, None] * per_sku + np.arange(per_sku)
     return members.at(np.repeat(groups, per_sku), turns.reshape(-1))
 
 
 def occurrences(values: Whole) -> Whole:
-    """How many equal values came before each one."""
+    """Count for each value how many equal values come before it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.searchsorted(ordered, ordered)
-    found = np.empty_like(order)
-    found[order] = np.arange(len(values)) - starts
-    return found
+    counts = np.empty_like(order)
+    counts[order] = np.arange(len(values)) - starts
+    return counts
 
 
 def whole_parts(expected: NDArray[np.float64], draws: torch.Generator) -> Whole:
-    """Whole numbers that sum up as `expected` (whose sum is whole), each one of its two neighbours, on average itself.
+    """Round numbers up or down at random, keeping their sum, by systematic resampling.
 
-    Systematic resampling: one random offset for all (Carpenter, Clifford and Fearnhead, 1999).
+    The expectation of each rounded number is the number itself. One random offset serves for all of them
+    (Carpenter, Clifford and Fearnhead, 1999).
+
+    Args:
+        expected: Numbers of at least 0 whose sum is whole.
+        draws: Source of the random offset.
     """
     least = np.floor(expected)
     left = round(float((expected - least).sum()))
@@ -66,14 +87,14 @@ def whole_parts(expected: NDArray[np.float64], draws: torch.Generator) -> Whole:
     ends[-1] = left
     offset = torch.rand(1, generator=draws, dtype=torch.float64).item()
     more = np.diff(np.floor(ends + offset), prepend=0.0)
-    found: Whole = (least + more).astype(np.int64)
-    return found
+    rounded: Whole = (least + more).astype(np.int64)
+    return rounded
 
 
 def _expected(counts: Whole, power: float, total: int, most: int) -> NDArray[np.float64]:
-    """`total` shared out in proportion to counts ** power, but at most `most` each.
+    """Share out `total` in proportion to counts ** power, with at most `most` for each.
 
-    What is over goes to the others.
+    The excess over `most` is shared out among the others.
     """
     weights = counts.astype(np.float64) ** power
     full = np.zeros(len(counts), bool)
@@ -101,6 +122,6 @@ class _Members:
         self.starts = np.cumsum(self.counts) - self.counts
 
     def at(self, skus: Whole, turns: Whole) -> Whole:
-        """Image number `turns` of each of `skus`, beginning again after the last."""
-        found: Whole = self.images[self.starts[skus] + turns % self.counts[skus]]
-        return found
+        """Return image number `turns` of each of `skus`, starting again after a SKU's last image."""
+        images: Whole = self.images[self.starts[skus] + turns % self.counts[skus]]
+        return images

@@ -76,13 +76,15 @@ class Schedule:
             raise ParameterError(f"{problem}; set train.batch to a multiple of {self.world}.")
         if per_sku and self.batch % (per_sku * self.world):
             unit = per_sku * self.world
-            problem = f"train.batch is {self.batch}, which isn't made of groups of train.sampling.per_sku images"
+            problem = (
+                f"train.batch is {self.batch}, which isn't made of groups of train.sampling.per_sku images"
+            )
             raise ParameterError(f"{problem}; set it to a multiple of {unit}.")
         if per_sku and self.skus < self.batch // per_sku:
-            needed = f"A batch of {self.batch} with train.sampling.per_sku {per_sku} needs {self.batch // per_sku}"
-            raise ParameterError(
-                f"{needed} SKUs, there are {self.skus}; lower train.batch or raise per_sku."
+            needed = (
+                f"A batch of {self.batch} with train.sampling.per_sku {per_sku} needs {self.batch // per_sku}"
             )
+            raise ParameterError(f"{needed} SKUs, there are {self.skus}; lower train.batch or raise per_sku.")
 
     @cached_property
     def skus(self) -> int:
@@ -138,7 +140,7 @@ class Schedule:
 def rate_share(step: int, steps_per_epoch: int, params: TrainParams) -> float:
     """Return the learning rate at `step` as a share of the highest.
 
-    The rate has one cycle in fine-tuning. In the epochs of the fix it falls from `params.fix.lr_share`.
+    The rate has one cycle in fine-tuning. In the epochs of the fix it falls from about `params.fix.lr_share`.
 
     Args:
         step: Number of the step, from 0.

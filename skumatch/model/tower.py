@@ -50,8 +50,8 @@ def shaped(encoder: Encoder, params: TowerParams) -> Iterator[None]:
 def freeze(tower: nn.Module, share: float, undo: ExitStack) -> set[int]:
     """Freeze the first layers of a tower.
 
-    Frozen parameters get no gradients. Modules that consist of them stay in evaluation mode, even if `train()`
-    is called, so the statistics of batch normalisation don't change either.
+    Frozen parameters get no gradients. Modules that consist of them stay in evaluation mode, even if
+    `train()` is called, so the statistics of batch normalisation don't change either.
 
     Args:
         tower: The tower.

