@@ -1,4 +1,4 @@
-"""Weights between those of single steps: their moving average, and the way from before training to after it."""
+"""Weight averaging: a moving average over steps, and interpolation between before and after training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ State = Mapping[str, Tensor]
 
 
 class Average:
-    """The exponential moving average of an encoder's weights (Polyak & Juditsky, 1992), as an encoder of its own.
+    """The exponential moving average of an encoder's weights (Polyak & Juditsky, 1992).
 
-    The statistics of batch normalisation are averaged with the weights, so that both look back equally far; counts are copied.
+    The statistics of batch normalisation are averaged like the weights, so that both cover the same steps.
+    Counts are copied.
+
+    Attributes:
+        decay: Weight of the old average in an update, once the average has warmed up.
+        encoder: The average, as an encoder of its own in evaluation mode.
     """
 
     def __init__(self, encoder: Encoder, decay: float) -> None:
@@ -26,9 +31,9 @@ class Average:
 
     @torch.no_grad()
     def update(self, encoder: Encoder, step: int) -> None:
-        """Take in the weights after `step` earlier updates.
+        """Update the average with the encoder's weights after `step` earlier updates.
 
-        At first a short memory, so that the start is soon forgotten.
+        The decay warms up as min(decay, (1 + step) / (10 + step)), so that the start is soon forgotten.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         own, new = self.encoder.state_dict(), encoder.state_dict()
@@ -41,15 +46,21 @@ class Average:
 
 @torch.no_grad()
 def snapshot(encoder: Encoder) -> dict[str, Tensor]:
-    """A copy of the encoder's weights and statistics."""
+    """Copy the encoder's weights and statistics."""
     return {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
 
 
 @torch.no_grad()
 def between(before: State, after: State, share: float) -> dict[str, Tensor]:
-    """The weights at this share of the way from `before` to `after`, statistics of batch normalisation alike.
+    """Interpolate linearly between two states, with the statistics of batch normalisation.
 
-    1 is `after` to the bit.
+    Args:
+        before: The state at share 0.
+        after: The state at share 1, which gives its bits exactly.
+        share: Position between the two, 0..1.
+
+    Returns:
+        The interpolated tensors by name; those that aren't floating-point are copies of the ones in `after`.
     """
     return {
         name: torch.lerp(before[name].to(tensor), tensor, share)
@@ -62,16 +73,25 @@ def between(before: State, after: State, share: float) -> dict[str, Tensor]:
 def wise(
     encoder: Encoder, before: State, shares: Iterable[float], score: Callable[[Encoder], float]
 ) -> tuple[float, float]:
-    """Leave the encoder at the best of `shares` of the way from `before` to its weights (WiSE-FT, Wortsman et al., arXiv 2109.01903).
+    """Load the best weights between `before` and the encoder's own (WiSE-FT).
 
-    1, the weights as they are, is always among them; of equal scores the larger share wins. Returns share and score.
+    The method is that of Wortsman et al., arXiv 2109.01903.
+
+    Args:
+        encoder: The encoder after training; it gets the best weights.
+        before: The state before training.
+        shares: Positions to try, 0..1. 1, the encoder's own weights, is always tried too.
+        score: Computes the figure to maximise.
+
+    Returns:
+        The best share and its score. Of equal scores the larger share wins.
     """
     after = snapshot(encoder)
-    best, highest = 1.0, -float("inf")
+    best_share, best_score = 1.0, -float("inf")
     for share in sorted({*shares, 1.0}, reverse=True):
         encoder.load_state_dict(between(before, after, share))
-        found = score(encoder)
-        if found > highest:
-            best, highest = share, found
-    encoder.load_state_dict(between(before, after, best))
-    return best, highest
+        new_score = score(encoder)
+        if new_score > best_score:
+            best_share, best_score = share, new_score
+    encoder.load_state_dict(between(before, after, best_share))
+    return best_share, best_score

@@ -1,4 +1,4 @@
-"""Chance that can be repeated."""
+"""Deterministic torch generators, keyed by (seed, purpose, step)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import torch
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A random generator that is a pure function of `key`, so that a resumed run draws what the first one would have."""
+    """Return a random generator that depends only on `key`, so that a resumed run draws the same numbers."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

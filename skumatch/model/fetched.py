@@ -1,4 +1,4 @@
-"""Base weights that were fetched before; nothing here imports torch, which takes seconds."""
+"""Look-up of base weights that were fetched before. It doesn't import torch, which would take seconds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from skumatch.files import read_json, sha256
 
 
 def fetched_weights(folder: Path) -> Path | None:
-    """The file that `fetch_weights` wrote, None for random weights.
+    """Return the file that `fetch_weights` wrote, or None if the run uses random weights.
 
-    Raises WeightsError where it is missing or changed.
+    Raises:
+        WeightsError: The file is missing or was changed since.
     """
-    facts, path = folder / "weights.json", folder / "weights.safetensors"
-    if not facts.is_file():
+    facts_path, path = folder / "weights.json", folder / "weights.safetensors"
+    if not facts_path.is_file():
         raise WeightsError(
             f"There are no encoder weights in {folder}; start the run again so that they are fetched."
         )
-    expected = read_json(facts)
+    expected = read_json(facts_path)
     if expected["name"] == "none":
         return None
     if not path.is_file() or sha256(path) != expected["sha256"]:
-        raise WeightsError(
-            f"{path} is missing or was changed since it was fetched; start the run again so that it is fetched anew."
-        )
+        problem = f"{path} is missing or was changed since it was fetched"
+        raise WeightsError(f"{problem}; start the run again so that it is fetched anew.")
     return path

@@ -109,10 +109,10 @@ def warped(pixels: Tensor, corners: Corners, height: int, width: int, preprocess
 
 
 def _grid(quad: Corners, height: int, width: int) -> Tensor:
-    """Return the projective map of a canvas onto a quadrilateral, for grid_sample: float32 [height, width, 2].
+    """Compute grid_sample's grid, float32 [height, width, 2], that maps a canvas onto a quadrilateral.
 
-    The quadrilateral is in shares of the picture's sides. The formulas are in Heckbert, Fundamentals of Texture
-    Mapping and Image Warping (1989), 2.2.3.
+    The quadrilateral is in shares of the picture's sides. For the projective map see Heckbert, Fundamentals
+    of Texture Mapping and Image Warping (1989), 2.2.3.
     """
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = (2 * quad - 1).tolist()
     sums = np.array([x0 - x1 + x2 - x3, y0 - y1 + y2 - y3])

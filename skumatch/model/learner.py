@@ -1,4 +1,4 @@
-"""What is trained, as one module: so one checkpoint holds it, and one wrapper shares its gradients."""
+"""Encoder and head as one module, for a single checkpoint and a single data-parallel wrapper."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from skumatch.model.runtime import autocast
 
 
 class Learner(nn.Module):
-    """`forward(pixels uint8 [B, 3, H, W], labels int64 [B]) -> loss []`, on the pixels' device.
+    """Encoder and head as one module, which computes the loss of a batch.
 
-    Bf16 there where it is a GPU.
-
-    forward: the encoder's own, or a compiled one. pairs: the loss compares pictures with each other, so it
-        needs those of all processes.
+    Attributes:
+        encoder: The encoder.
+        head: The head.
+        world: The processes that train together.
+        pairs: True if the loss compares pictures with each other, so it needs those of all processes.
+        compiled: The encoder's compiled forward function, or None for its own.
     """
 
     def __init__(
@@ -34,6 +36,10 @@ class Learner(nn.Module):
         self.world, self.pairs, self.compiled = world, pairs, forward
 
     def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss [] of pixels, uint8 [B, 3, H, W], and labels, int64 [B], on the pixels' device.
+
+        On a GPU the encoder works in bfloat16.
+        """
         embed = self.compiled or self.encoder
         with autocast(pixels.device):
             embeddings = embed(self.encoder.preprocess.normalise(pixels))

@@ -1,4 +1,4 @@
-"""The losses by name, from pytorch-metric-learning, with its traps taken care of."""
+"""Metric-learning losses by name, from pytorch-metric-learning, with workarounds for its pitfalls."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from skumatch.params import LossParams
 
 
 def build_loss(classes: int, dim: int, params: LossParams) -> nn.Module:
-    """The loss of embeddings [B, dim] and labels [B].
+    """Build a loss of embeddings [B, dim] and labels [B].
 
-    arcface: Deng et al., arXiv 1801.07698. subcentre: Deng et al., ECCV 2020, `centres` directions a class,
-    the nearest counts. cosface: Wang et al., arXiv 1801.09414. supcon: Khosla et al., arXiv 2004.11362, which
-    knows no classes' weights.
+    The losses are arcface (Deng et al., arXiv 1801.07698), subcentre (Deng et al., ECCV 2020), cosface (Wang et
+    al., arXiv 1801.09414) and supcon (Khosla et al., arXiv 2004.11362). subcentre has `params.centres`
+    directions per class, of which the nearest counts. supcon has no class weights.
+
+    Args:
+        classes: Number of classes.
+        dim: Length of the embeddings.
+        params: The loss's kind and its parameters.
     """
     if params.kind == "supcon":
         return cast(nn.Module, SupConLoss(temperature=params.temperature))
     loss = _of_classes(classes, dim, params)
-    # directions of length 1: the library's own start is sqrt(dim) long, so a step of the optimiser would
-    # hardly turn them
+    # class directions of length 1: the library's initial ones have length sqrt(dim), so an optimiser step
+    # would hardly turn them
     nn.init.normal_(loss.W, std=dim**-0.5)
     loss.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=params.label_smoothing)
     return cast(nn.Module, loss)
 
 
 def set_margin(loss: nn.Module, margin: float) -> None:
-    """Use this margin from now on: radians (arcface, subcentre) or cosine (cosface).
+    """Set a loss's margin: in radians (arcface, subcentre) or as a cosine (cosface).
 
-    A loss of pairs has none.
+    A loss without a margin, such as supcon, stays unchanged.
     """
     if hasattr(loss, "margin"):
-        cast(ArcFaceLoss, loss).margin = margin  # the library takes degrees at first, but keeps radians
+        # in radians: the library's constructor takes degrees, but its attribute holds radians
+        cast(ArcFaceLoss, loss).margin = margin
 
 
 def _of_classes(classes: int, dim: int, params: LossParams) -> ArcFaceLoss | CosFaceLoss:

@@ -1,4 +1,4 @@
-"""The trained map from what a tower says to the vectors that are compared."""
+"""The trained map from a tower's features to the embeddings that are compared."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from skumatch.model.chance import generator
 
 
 class Projection(nn.Module):
-    """Linear without bias, then a BN neck: batch normalisation without shift (Luo et al., arXiv 1903.07071).
+    """A linear layer without bias, then a BN neck: batch normalisation without shift.
 
-    The neck centres the vectors, so that their directions spread over the whole sphere. Untrained the map is
-    a random rotation, the same for everyone, cut to `dim` numbers: it keeps angles as well as so many numbers
-    can (all of them where `dim` is the tower's own length or more). In evaluation a vector doesn't depend on
-    those beside it.
+    The BN neck (Luo et al., arXiv 1903.07071) centres the vectors, so that their directions spread over the
+    whole sphere. In evaluation mode a vector doesn't depend on the others in its batch.
+
+    The untrained map is a random rotation cut to `dim` numbers, the same on every machine and in every run. It
+    preserves angles as well as `dim` numbers can, and exactly if `dim` is at least the tower's width.
+
+    Attributes:
+        linear: The linear layer.
+        neck: The BN neck.
     """
 
     def __init__(self, width: int, dim: int) -> None:
@@ -28,9 +33,9 @@ class Projection(nn.Module):
         self.neck.register_parameter("bias", None)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, width] of any type -> float32 [B, dim], not yet of length 1.
+        """Map features [B, width] of any type to float32 [B, dim], not yet of length 1.
 
-        The features' own length doesn't count.
+        The length of a feature vector has no effect.
         """
         with torch.autocast(features.device.type, enabled=False):
             projected: Tensor = self.neck(self.linear(levelled(features)))
@@ -38,5 +43,5 @@ class Projection(nn.Module):
 
 
 def levelled(features: Tensor) -> Tensor:
-    """[..., width] -> float32 with a mean square of 1: the size that batch normalisation is made for."""
+    """Scale vectors [..., width] to a mean square of 1, the size that suits batch normalisation, in float32."""
     return functional.normalize(features.float(), dim=-1) * math.sqrt(features.shape[-1])

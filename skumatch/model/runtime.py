@@ -1,4 +1,4 @@
-"""Where the torch work of this process runs."""
+"""Device, threads and worker processes for torch in this process."""
 
 from __future__ import annotations
 
@@ -14,46 +14,56 @@ from skumatch.params import RuntimeParams
 
 
 def cores() -> int:
-    """Cores this process may use: its share, where torchrun started several on this machine."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Return how many cores this process may use; the processes that torchrun started share them equally."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare(runtime: RuntimeParams) -> torch.device:
-    """Set torch's threads for this process and return its device.
+    """Set the number of torch's threads for this process and return its device.
 
-    Raises ParameterError for a GPU that isn't there.
+    Raises:
+        ParameterError: `runtime` names a GPU and there is none.
     """
     torch.set_num_threads(runtime.threads or cores())
     _keep_freed_memory()
     cuda = torch.cuda.is_available()
     if runtime.device == "cuda" and not cuda:
         raise ParameterError(
-            "runtime.device is cuda but PyTorch finds no GPU here; set it to auto or cpu, or install a CUDA build of PyTorch."
+            "runtime.device is cuda but PyTorch finds no GPU here; "
+            "set it to auto or cpu, or install a CUDA build of PyTorch."
         )
     return torch.device("cuda" if cuda and runtime.device != "cpu" else "cpu")
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse freed memory instead of returning it after each layer, to be fetched and zeroed again by the kernel.
+    """Make glibc keep freed memory, instead of returning it to the kernel after each layer.
 
-    Embedding on a CPU takes half the time, training three quarters. Does nothing where the C library is another.
+    The kernel would have to zero the memory again for the next layer. With this, embedding on a CPU takes
+    half the time and training three quarters. With another C library nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no allocation of its own mapping
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes that may stay unused
+        mallopt(-4, 0)  # M_MMAP_MAX: no allocation gets a mapping of its own
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: so many bytes may stay unused
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """The number type that towers work in: bfloat16 on a GPU; on a CPU, where that is slower, float32."""
+    """Return the autocast for towers: bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slower."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def workers(runtime: RuntimeParams, device: torch.device, augmented: bool = False) -> int:
-    """Processes that make pictures ready: as set, or what keeps a GPU fed, or on a CPU one for augmented pictures, if a core is to spare.
+    """Return the number of worker processes that prepare pictures.
 
-    Decoding alone is a thirtieth of what an encoder needs on a CPU, so that no process of its own pays.
+    `runtime.workers` decides if it is set. A GPU gets up to 16. On a CPU one process prepares augmented
+    pictures if torch has more than one thread. Plain decoding takes a thirtieth of an encoder's time on a
+    CPU, so a process for it doesn't pay.
+
+    Args:
+        runtime: The setting.
+        device: The encoder's device.
+        augmented: True if the pictures are augmented.
     """
     if runtime.workers is not None:
         return runtime.workers
@@ -63,5 +73,8 @@ def workers(runtime: RuntimeParams, device: torch.device, augmented: bool = Fals
 
 
 def ignore_sigterm(_: int) -> None:
-    """For processes that make pictures ready: a SIGTERM to the group is the main process's to handle, and they end when it does."""
+    """Make a worker process ignore SIGTERM.
+
+    The signal goes to the whole process group. The main process handles it, and its workers end with it.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -81,10 +81,11 @@ class Schedule:
             )
             raise ParameterError(f"{problem}; set it to a multiple of {unit}.")
         if per_sku and self.skus < self.batch // per_sku:
-            needed = (
-                f"A batch of {self.batch} with train.sampling.per_sku {per_sku} needs {self.batch // per_sku}"
+            problem = (
+                f"A batch of {self.batch} with train.sampling.per_sku {per_sku} "
+                f"needs {self.batch // per_sku} SKUs, there are {self.skus}"
             )
-            raise ParameterError(f"{needed} SKUs, there are {self.skus}; lower train.batch or raise per_sku.")
+            raise ParameterError(f"{problem}; lower train.batch or raise per_sku.")
 
     @cached_property
     def skus(self) -> int:

@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of several processes, so that they learn what one process would."""
+"""Batch normalisation over the images of all processes, so that training equals that of a single process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from skumatch.model.torchvision_ops import open_clip
 
-timm = open_clip.timm_model.timm  # not without torchvision_ops
+timm = open_clip.timm_model.timm  # importing it directly would bypass torchvision_ops
 
 
 def share_statistics(model: nn.Module, device: torch.device) -> None:
-    """Make batch normalisation use the images of all processes, which have equally many.
+    """Make batch normalisation use the images of all processes, each of which must have equally many.
 
-    The names of tensors stay.
-
-    On GPUs torch's SyncBatchNorm takes its place. There is none for CPUs, so there its pass in training is
-    replaced by the same in plain torch: means and variances are gathered, and their gradients summed.
+    On GPUs torch's SyncBatchNorm replaces the layers. torch has none for CPUs, so there the layers' forward
+    pass in training is replaced by one in plain torch: means and variances are gathered, and their gradients
+    summed. The names of tensors don't change.
     """
     if device.type == "cuda":
         timm.layers.convert_sync_batchnorm(model)
@@ -32,7 +31,7 @@ def share_statistics(model: nn.Module, device: torch.device) -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """[...] of this process -> [processes, ...] of all."""
+    """Gather a tensor [...] of each process as [processes, ...], with gradients."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:  # noqa: ARG004
@@ -48,7 +47,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _normalised(module: _BatchNorm, pixels: Tensor) -> Tensor:
-    """[B, C, ...] -> the same, normalised over B of all processes; in evaluation mode as ever."""
+    """Normalise [B, C, ...] over the images of all processes; in evaluation mode call the layer's forward."""
     if not module.training:
         return type(module).forward(module, pixels)
     axes, shape = [0, *range(2, pixels.dim())], [1, -1] + [1] * (pixels.dim() - 2)
@@ -59,16 +58,16 @@ def _normalised(module: _BatchNorm, pixels: Tensor) -> Tensor:
     if module.track_running_stats:
         _remember(module, mean.detach(), variance.detach(), len(means) * pixels.numel() // pixels.shape[1])
     scale = (variance + module.eps).rsqrt() * module.weight
-    found = (pixels - mean.view(shape)) * scale.view(shape)
+    output = (pixels - mean.view(shape)) * scale.view(shape)
     if module.bias is not None:
-        found = found + module.bias.view(shape)
+        output = output + module.bias.view(shape)
     if isinstance(module, timm.layers.BatchNormAct2d):
-        found = module.act(module.drop(found))
-    return found
+        output = module.act(module.drop(output))
+    return output
 
 
 def _remember(module: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move the running statistics as torch does: by the momentum, with the unbiased variance."""
+    """Update the running statistics as torch does: by the momentum, with the unbiased variance."""
     assert module.momentum is not None and module.num_batches_tracked is not None
     assert module.running_mean is not None and module.running_var is not None
     module.num_batches_tracked += 1

@@ -1,9 +1,9 @@
-"""The only way open_clip is imported: makes it work beside a CPU-only torch.
+"""The single place that imports open_clip, and makes the import work with a CPU-only torch.
 
-The registry's torchvision is compiled against the CUDA torch. Beside the CPU build its compiled part can't be
-loaded, and `import torchvision` dies ("operator torchvision::nms does not exist"). Only its transforms are
-needed here, so the two missing operators are declared, without a body, before the first import. With a
-matching pair nothing is declared.
+The torchvision of the package registry is compiled for the CUDA build of torch. With the CPU build its
+compiled part can't be loaded, and `import torchvision` fails ("operator torchvision::nms does not exist").
+Only its transforms are needed here. So this module declares the two missing operators, without a body, before
+the first import. If torch and torchvision match, it declares nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES: list[torch.library.Library] = []  # a declaration lasts as long as its library object
+_LIBRARIES: list[torch.library.Library] = []  # a declaration lives as long as its library object
 
 
 def ensure() -> None:
-    """Make `import torchvision` work; does nothing where its compiled part loads, or on a second call."""
+    """Make `import torchvision` work; do nothing if its compiled part loads, or on a second call."""
     spec = importlib.util.find_spec("torchvision")
     assert spec is not None and spec.origin is not None, "torchvision is a requirement of this package"
     if _LIBRARIES or _loads(Path(spec.origin).parent):
@@ -29,6 +29,7 @@ def ensure() -> None:
 
 
 def _loads(folder: Path) -> bool:
+    """Return True if the compiled part in torchvision's folder can be loaded."""
     for path in folder.glob("_C*"):
         try:
             torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Validation while training: do pictures that are kept from training find their SKU among those that are not?"""
+"""Validation during training: top-1 accuracy of held-out pictures against a gallery of training pictures."""
 
 from __future__ import annotations
 
@@ -15,28 +15,35 @@ from skumatch.params import RuntimeParams
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder
 
-EACH, QUERIES = (
-    5,
-    2_000,
-)  # gallery pictures of a SKU, pictures asked: enough to steer by, a few percent of an epoch
+# gallery pictures per SKU, and queries: enough to compare epochs, at a few percent of an epoch's time
+EACH, QUERIES = 5, 2_000
 
 
 class Validation:
-    """Top-1 by nearest neighbour, micro: up to QUERIES of `queries` among up to EACH of `gallery` a SKU, the same at every call."""
+    """Micro-averaged top-1 by nearest neighbour, on the same random sample at every call.
+
+    The sample has up to `EACH` gallery pictures per SKU and up to `QUERIES` queries.
+
+    Attributes:
+        gallery: The sample of the gallery.
+        queries: The sample of the queries.
+        batch: Pictures in a forward pass.
+        runtime: Device, threads, worker processes.
+    """
 
     def __init__(
         self, gallery: Images, queries: Images, batch: int, runtime: RuntimeParams, seed: int
     ) -> None:
-        chance = np.random.default_rng(seed)
-        draws = pd.Series(chance.random(len(gallery))).groupby(pd.Series(gallery.skus, dtype=object)).rank()
-        self.gallery = gallery.take(np.flatnonzero(draws <= EACH).tolist())
-        self.queries = queries.take(sorted(chance.permutation(len(queries))[:QUERIES].tolist()))
+        rng = np.random.default_rng(seed)
+        ranks = pd.Series(rng.random(len(gallery))).groupby(pd.Series(gallery.skus, dtype=object)).rank()
+        self.gallery = gallery.take(np.flatnonzero(ranks <= EACH).tolist())
+        self.queries = queries.take(sorted(rng.permutation(len(queries))[:QUERIES].tolist()))
         self.batch, self.runtime = batch, runtime
 
     def __call__(self, encoder: Encoder) -> float:
-        """Share of pictures whose nearest gallery picture is of their SKU.
+        """Return the share of queries whose nearest gallery picture is of their SKU.
 
-        Leaves the encoder in evaluation mode.
+        The encoder is in evaluation mode afterwards.
         """
         return float(hits(encoder, self.gallery, self.queries, self.batch, self.runtime).mean())
 
@@ -44,11 +51,20 @@ class Validation:
 def hits(
     encoder: Encoder, gallery: Images, queries: Images, batch: int, runtime: RuntimeParams
 ) -> NDArray[np.bool_]:
-    """Whether each query's nearest gallery picture is of its SKU, [queries].
+    """Find out for each query if its nearest gallery picture is of its SKU.
 
-    Leaves the encoder in evaluation mode.
+    Args:
+        encoder: It is in evaluation mode afterwards.
+        gallery: The pictures to search.
+        queries: The pictures to search for.
+        batch: Pictures in a forward pass.
+        runtime: Device, threads, worker processes.
+
+    Returns:
+        bool [len(queries)].
     """
-    theirs, asked = (vectors_of(encoder, images, batch, runtime) for images in (gallery, queries))
-    nearest = (asked @ theirs.T).argmax(axis=1)
-    found: NDArray[np.bool_] = np.array(gallery.skus)[nearest] == np.array(queries.skus)
-    return found
+    gallery_vectors = vectors_of(encoder, gallery, batch, runtime)
+    query_vectors = vectors_of(encoder, queries, batch, runtime)
+    nearest = (query_vectors @ gallery_vectors.T).argmax(axis=1)
+    correct: NDArray[np.bool_] = np.array(gallery.skus)[nearest] == np.array(queries.skus)
+    return correct

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Views(Dataset[tuple[Tensor, int]]):
-    """A data set of views: item `Key` is the image as augmented in that epoch, uint8 [3, H, W], and its label.
+    """A data set of views: item `Key` is the image augmented for that epoch, uint8 [3, H, W], and its label.
 
     Attributes:
         images: The training pictures.
