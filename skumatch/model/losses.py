@@ -14,8 +14,8 @@ from skumatch.params import LossParams
 def build_loss(classes: int, dim: int, params: LossParams) -> nn.Module:
     """Build a loss of embeddings [B, dim] and labels [B].
 
-    The losses are arcface (Deng et al., arXiv 1801.07698), subcentre (Deng et al., ECCV 2020), cosface (Wang et
-    al., arXiv 1801.09414) and supcon (Khosla et al., arXiv 2004.11362). subcentre has `params.centres`
+    The losses are arcface (Deng et al., arXiv 1801.07698), subcentre (Deng et al., ECCV 2020), cosface (Wang
+    et al., arXiv 1801.09414) and supcon (Khosla et al., arXiv 2004.11362). subcentre has `params.centres`
     directions per class, of which the nearest counts. supcon has no class weights.
 
     Args:

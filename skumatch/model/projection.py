@@ -17,8 +17,8 @@ class Projection(nn.Module):
     The BN neck (Luo et al., arXiv 1903.07071) centres the vectors, so that their directions spread over the
     whole sphere. In evaluation mode a vector doesn't depend on the others in its batch.
 
-    The untrained map is a random rotation cut to `dim` numbers, the same on every machine and in every run. It
-    preserves angles as well as `dim` numbers can, and exactly if `dim` is at least the tower's width.
+    The untrained map is a random rotation cut to `dim` numbers, the same for every run. It preserves angles
+    as well as `dim` numbers can, and exactly if `dim` is at least the tower's width.
 
     Attributes:
         linear: The linear layer.
@@ -43,5 +43,5 @@ class Projection(nn.Module):
 
 
 def levelled(features: Tensor) -> Tensor:
-    """Scale vectors [..., width] to a mean square of 1, the size that suits batch normalisation, in float32."""
+    """Scale vectors [..., width] to a mean square of 1, which suits batch normalisation, in float32."""
     return functional.normalize(features.float(), dim=-1) * math.sqrt(features.shape[-1])
