@@ -103,9 +103,8 @@ def build(spec: EncoderParams, weights: Path | None) -> Encoder:
     """
     encoder = _empty(spec)
     if table(encoder.tower):
-        _set_canvas(
-            encoder
-        )  # before the weights are read, which resamples their position table to the canvas
+        # before the weights are read, because reading resamples their position table to the canvas
+        _set_canvas(encoder)
     if weights is not None:
         _fill(encoder, read_tensors(weights), weights, canvas_of(weights))
     _set_canvas(encoder)

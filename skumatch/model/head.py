@@ -45,7 +45,7 @@ class Head(nn.Module):
         self.nested = nn.ModuleList(build_loss(classes, short, params) for short in self.dims)
 
     def ramp(self, epochs: float) -> None:
-        """Set the margin for a training of so many epochs; it grows linearly over `params.margin_epochs`."""
+        """Set the margin after `epochs` epochs; it grows linearly over `params.margin_epochs`."""
         share = min(1.0, epochs / self.params.margin_epochs) if self.params.margin_epochs else 1.0
         for loss in (self.loss, *self.nested):
             set_margin(loss, self.params.margin * share)

@@ -44,7 +44,7 @@ def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iter
         raise ParameterError(
             "train.tower.lora_rank is for ViTs, and this encoder is convolutional; set it to 0, or use a ViT."
         )
-    trainable = [(parameter, parameter.requires_grad) for parameter in tower.parameters()]
+    grad_flags = [(parameter, parameter.requires_grad) for parameter in tower.parameters()]
     attentions = {
         name: module
         for name, module in tower.named_modules()
@@ -59,7 +59,7 @@ def adapted(encoder: Encoder, rank: int, frozen: Set[int] = frozenset()) -> Iter
         _merge(tower)
         for name, module in attentions.items():
             tower.set_submodule(name, module)
-        for parameter, requires_grad in trainable:
+        for parameter, requires_grad in grad_flags:
             parameter.requires_grad_(requires_grad)
 
 

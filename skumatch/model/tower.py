@@ -20,7 +20,7 @@ from skumatch.model.layers import layers
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import TowerParams
 
-timm = open_clip.timm_model.timm  # not without torchvision_ops
+timm = open_clip.timm_model.timm  # importing it directly would bypass torchvision_ops
 COMPILERS = ("cc", "gcc", "g++", "clang")
 
 
