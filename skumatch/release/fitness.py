@@ -1,24 +1,26 @@
-"""Is a refreshed gallery fit to serve, and which new products are held back? Pure functions of answers.
+"""Judge whether a refreshed gallery is fit to serve, and name the new products to hold back.
 
-A refreshed bundle is the champion's encoder on today's gallery, with thresholds fitted anew. It is asked the
-same questions as the bundle that serves, and as that of the last model release. All three have one encoder,
-so they answer nearly all questions alike, and a loss is a matter of a few products. docs/gate.md explains
-each rule and tells how often it errs.
+All functions are pure functions of a table of answers.
 
-`answers` has a row for each question:
+A refreshed bundle is the champion's encoder on today's gallery, with thresholds fitted anew. It answers the
+same questions as the bundle that serves and the bundle of the last model release. All three have the same
+encoder, so they answer nearly all questions alike, and a loss concerns a few products. docs/gate.md explains
+each rule and its error rates.
+
+The table `answers` has a row for each question:
 
 - query: an id, unique together with `asked_as`.
 - asked_as: `photo`, a photo of the test side, or `gallery`, a gallery photo of a new product without photos,
-  asked with its own duplicate group passed over.
+  whose own duplicate group is left out of the search.
 - sku: the product shown. group: the question's duplicate group.
 - status of that product: `old` (in the served gallery and in today's), `new` (in today's only), `retired` (in
-  the served one only), `other` (in neither: unknown by right).
-- served, released, refreshed: the SKU that the bundle answers. served_unknown, released_unknown,
-  refreshed_unknown: whether it calls the photo unknown. `released` may be missing or empty where no gallery
-  was released since the last model. A `gallery` row has answers of refreshed (and of a challenger) only, and
-  none if its product has no other gallery photo to be found by.
+  the served one only), `other` (in neither, so that `unknown` is the right answer).
+- served, released, refreshed: the SKU that each bundle answers. served_unknown, released_unknown,
+  refreshed_unknown: whether the bundle calls the photo unknown. `released` may be missing or empty where no
+  gallery was released since the last model release. A `gallery` row has answers of refreshed (and of a
+  challenger) only. It has none if its product has no other gallery photo that could match.
 
-An answer is right if it names the product and doesn't call it unknown.
+An answer is right if it names the product and doesn't call the photo unknown.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ __all__ = ["Fitness", "FitnessCheck", "Loss", "Measured", "hold_back", "judge"]
 STATUSES: Final = ("old", "new", "retired", "other")
 ASKED_AS: Final = ("photo", "gallery")
 BASES: Final = {"served": "the gallery that serves", "released": "the last model release"}
-CHANCE: Final = 0.25  # of a product's photos: how much few products may change beyond a limit
-SHOWN: Final = 5  # products named in a sentence; the rest is counted
+CHANCE: Final = 0.25  # share of an average product's photos by which few products may exceed a limit
+SHOWN: Final = 5  # products named in a sentence; the others are counted
 Base = Literal["served", "released"]
 
 
@@ -51,7 +53,13 @@ class _Record(BaseModel):
 
 
 class Loss(_Record):
-    """Photos of an old product that served answers right and refreshed names as the new product."""
+    """Photos of an old product that `served` answers right and `refreshed` names as a new product.
+
+    Attributes:
+        old: the old product.
+        new: the new product that takes the photos.
+        photos: how many photos.
+    """
 
     old: str
     new: str
@@ -59,14 +67,20 @@ class Loss(_Record):
 
 
 class Measured(_Record):
-    """A share of answers and how sure it is.
+    """A share of answers with its confidence bounds.
 
-    against: the bundle that refreshed is compared with on the same questions, or None for a share of its own.
-    before, after: the share in that bundle and in refreshed.
-    change: after - before, exact to the last question; None without a before.
-    low, high: one-sided bounds of after - before (of after, without a before), each at the policy's
-        confidence; None where all questions are of one product.
-    limit: the largest change allowed, or the bound of the share.
+    Attributes:
+        against: the bundle that `refreshed` is compared with on the same questions; None for a share of
+            `refreshed` alone.
+        questions: number of questions.
+        skus: number of products among them.
+        before: the share (0 to 1) in the bundle `against`; None without one.
+        after: the share in `refreshed`.
+        change: after - before, computed exactly from the counts; None without a `before`.
+        low: one-sided lower bound of the change (of `after`, without a `before`) at the policy's confidence;
+            None where all questions are of one product.
+        high: the upper bound, likewise.
+        limit: the largest change allowed, or the bound of the share.
     """
 
     against: Base | None
@@ -81,7 +95,14 @@ class Measured(_Record):
 
 
 class FitnessCheck(_Record):
-    """One rule's outcome in words, and the numbers it rests on."""
+    """The outcome of one rule.
+
+    Attributes:
+        name: name of the rule.
+        status: `passed`, `failed` or `not applicable`.
+        detail: the outcome in words.
+        measured: the numbers that the outcome rests on.
+    """
 
     name: str
     status: Status
@@ -90,15 +111,16 @@ class FitnessCheck(_Record):
 
 
 class Fitness(_Record):
-    """Whether a refreshed bundle is fit to serve, and why.
+    """The judgement on a refreshed bundle, with its reasons.
 
-    checks: all rules in order.
-    losses: photos of old products that went to new ones, most first.
-    accepted: products that would be held back but for the policy's `accept`, and the reason that was
-    overruled.
-    unasked: new products that nothing can be asked of, as they have a single gallery photo and no other.
-    thresholds_note: the kind of pictures that the thresholds were fitted on, before and now; it decides
-    nothing.
+    Attributes:
+        checks: the outcomes of all rules, in order.
+        losses: photos of old products that went to new ones, the largest loss first.
+        accepted: products that would be held back if the policy's `accept` didn't list them, each with the
+            reason that was overruled.
+        unasked: new products without a question, since they have a single gallery photo and no other photo.
+        thresholds_note: the kind of pictures that the thresholds were fitted on, before and now; recorded
+            only, no rule reads it.
     """
 
     checks: tuple[FitnessCheck, ...]
@@ -109,11 +131,12 @@ class Fitness(_Record):
 
     @property
     def fit(self) -> bool:
+        """True if no check failed."""
         return all(check.status != "failed" for check in self.checks)
 
     @property
     def sentence(self) -> str:
-        """The detail of the first check that failed, or that none did."""
+        """One sentence: the detail of the first failed check, or that no check failed."""
         failed = [check.detail for check in self.checks if check.status == "failed"]
         return f"Not fit to serve: {failed[0]}." if failed else "Fit to serve: no check failed."
 
@@ -121,16 +144,15 @@ class Fitness(_Record):
 def hold_back(answers: pd.DataFrame, policy: RefreshParams, candidate: str = "refreshed") -> dict[str, str]:
     """Name the new products that should not be released.
 
-    Take them out of the gallery, rank again and ask again, until none is named.
+    The caller takes them out of the gallery, ranks again and calls again, until the result is empty.
 
     Args:
         answers: the questions and answers, as described at the top of this module.
         policy: the section `refresh` of the parameters; products in its `accept` are never named.
-        candidate: whose answers are looked at: those of `refreshed`, or of a `challenger` with another
-            encoder.
+        candidate: the bundle whose answers are judged: `refreshed`, or a `challenger` with another encoder.
 
     Returns:
-        A sentence for each product to be held back, why.
+        Each product to hold back, with the reason as a sentence.
     """
     judged = answers.assign(refreshed=answers[candidate], refreshed_unknown=answers[f"{candidate}_unknown"])
     return {sku: reason for sku, reason in _faults(judged, policy).items() if sku not in policy.accept}
@@ -145,24 +167,27 @@ def judge(
 ) -> Fitness:
     """Judge whether a refreshed bundle is fit to serve, once nothing more is held back.
 
-    Args: answers: the questions and answers, as described at the top of this module. policy: the section
-        `refresh` of the parameters. thresholds_note: which kind of pictures the thresholds were fitted on,
-        before and now; it is recorded only. seed: of the bootstrap; the same seed gives the same record.
+    Args:
+        answers: the questions and answers, as described at the top of this module.
+        policy: the section `refresh` of the parameters.
+        thresholds_note: the kind of pictures that the thresholds were fitted on, before and now; it is
+            recorded only.
+        seed: seed of the bootstrap; the same seed gives the same record.
         retired: products of the served gallery that today's lacks and that no question shows, in any order.
 
     Returns:
-        The record of all checks; `fit` if none failed.
+        The record of all checks; its `fit` is true if none failed.
     """
-    asked = _asked(answers)
-    old, new = asked[_old_photos(asked)], asked[asked["status"].eq("new")]
-    bases: dict[Base, pd.DataFrame] = {"served": old, "released": _known_to_released(asked, old)}
+    questions = _asked(answers)
+    old, new = questions[_old_photos(questions)], questions[questions["status"].eq("new")]
+    bases: dict[Base, pd.DataFrame] = {"served": old, "released": _known_to_released(questions, old)}
     is_new, is_retired = (answers["status"].eq(status) for status in ("new", "retired"))
     unasked = sorted(set(answers.loc[is_new, "sku"]) - set(new["sku"]))
     return Fitness(
         checks=(
             *(_old_right(rows, base, policy, seed) for base, rows in bases.items()),
             _new_found(new, unasked, policy, seed),
-            _retired_returned(asked["refreshed"], {*retired, *answers.loc[is_retired, "sku"]}),
+            _retired_returned(questions["refreshed"], {*retired, *answers.loc[is_retired, "sku"]}),
             _old_unknown(bases, policy, seed),
             _new_unknown(new, policy, seed),
         ),
@@ -174,7 +199,7 @@ def judge(
 
 
 def _asked(answers: pd.DataFrame) -> pd.DataFrame:
-    """The questions that could be asked: all but gallery photos whose product has no other to be found by."""
+    """Return the rows that have an answer: all but gallery photos whose product has no other photo."""
     assert answers["status"].isin(STATUSES).all() and answers["asked_as"].isin(ASKED_AS).all()
     assert not answers.duplicated(["query", "asked_as"]).any(), "a question is asked once"
     return answers[answers["asked_as"].eq("photo") | answers["refreshed"].notna()]
@@ -185,21 +210,21 @@ def _old_photos(answers: pd.DataFrame) -> pd.Series[bool]:
 
 
 def _unknown(rows: pd.DataFrame, bundle: str) -> Flags:
-    """Whether the bundle calls each question [n] unknown; a missing answer is not."""
+    """Return for each question [n] whether the bundle calls it unknown; false for a missing answer."""
     return rows[f"{bundle}_unknown"].eq(True).fillna(False).to_numpy(np.bool_)
 
 
 def _right(rows: pd.DataFrame, bundle: str) -> Flags:
-    """Whether the bundle names each question's product [n] and doesn't call it unknown."""
+    """Return for each question [n] whether the bundle names its product and doesn't call it unknown."""
     named: Flags = rows[bundle].eq(rows["sku"]).fillna(False).to_numpy(np.bool_)
     return named & ~_unknown(rows, bundle)
 
 
 def _known_to_released(asked: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
-    """Photos of old products that the last model release can name; none where that is what serves.
+    """Return photos of old products that the last model release can name; none if that release serves.
 
-    Products that came since would hide what the others lost. One that it never answers is not in its gallery,
-    or has nothing to lose.
+    Products that were added since would hide the losses of the others. A product that the release never
+    answers is not in its gallery, or has nothing to lose.
     """
     if "released" not in asked or asked["released"].isna().all():
         return old.iloc[:0]
@@ -207,21 +232,22 @@ def _known_to_released(asked: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
 
 
 def _faults(answers: pd.DataFrame, policy: RefreshParams) -> dict[str, str]:
-    """New products that take an old one's photos or are not found themselves, by name, and the reason."""
+    """Return the new products that take an old one's photos or are not found, sorted, with the reason."""
     asked = _asked(answers)
     new = asked[asked["status"].eq("new")]
     reasons = _not_found(new, policy) | _takers(asked, set(new["sku"]), policy)
     return {sku: reasons[sku] for sku in sorted(reasons)}
 
 
-def _takers(asked: pd.DataFrame, new: set[str], policy: RefreshParams) -> dict[str, str]:
-    """New products that take too large a share of what served answers right of one old product.
+def _takers(questions: pd.DataFrame, new: set[str], policy: RefreshParams) -> dict[str, str]:
+    """Return new products that take too large a share of one old product's rightly answered photos.
 
-    Duplicates are one photo here. A single photo may be chance, so it counts only if the old product has no
-    more than two. Whether refreshed calls the photo unknown doesn't matter: a mislabelled product lies as
-    near as the right one, so that the threshold on the margin often hides its name.
+    Only photos that `served` answers right count, and duplicates count as one photo. A single photo may be
+    chance, so it counts only if the old product has no more than two. Photos that `refreshed` calls unknown
+    count too: a mislabelled product is as near as the right one, so that the threshold on the margin often
+    hides its name.
     """
-    right = asked[_old_photos(asked)]
+    right = questions[_old_photos(questions)]
     right = right[_right(right, "served")]
     photos = right.groupby("sku")["group"].nunique()
     pairs = right[right["refreshed"].isin(new)].groupby(["refreshed", "sku"])
@@ -239,7 +265,10 @@ def _takers(asked: pd.DataFrame, new: set[str], policy: RefreshParams) -> dict[s
 
 
 def _not_found(new: pd.DataFrame, policy: RefreshParams) -> dict[str, str]:
-    """New products that are clearly answered right less often than the floor; duplicates are one question."""
+    """Return new products whose share of right answers is clearly below the floor.
+
+    Duplicates count as one question. Clearly means that even the upper confidence bound is below the floor.
+    """
     right = pd.Series(_right(new, "refreshed").astype(np.float64), new.index)
     shares = right.groupby([new["sku"], new["group"]]).mean().groupby(level=0).agg(["sum", "count"])
     floor, sure, reasons = policy.min_new_found, percent(policy.confidence), {}
@@ -253,7 +282,10 @@ def _not_found(new: pd.DataFrame, policy: RefreshParams) -> dict[str, str]:
 
 
 def _losses(old: pd.DataFrame, new: set[str]) -> tuple[Loss, ...]:
-    """Photos that served answers right and refreshed names as a new product, most first, then by name."""
+    """Count the photos that `served` answers right and `refreshed` names as a new product.
+
+    The largest loss comes first; equal ones are in order of their names.
+    """
     lost = old[_right(old, "served") & old["refreshed"].isin(new).to_numpy(np.bool_)]
     counts = lost.groupby(["sku", "refreshed"]).size().reset_index(name="n").to_dict("records")
     losses = [Loss(old=row["sku"], new=row["refreshed"], photos=row["n"]) for row in counts]
@@ -261,7 +293,7 @@ def _losses(old: pd.DataFrame, new: set[str]) -> tuple[Loss, ...]:
 
 
 def _old_right(rows: pd.DataFrame, base: Base, policy: RefreshParams, seed: int) -> FitnessCheck:
-    """Old products' photos answered right: the share may not fall by more than the margin."""
+    """Check that the share of old products' photos answered right fell by less than the margin."""
     name = {"served": "old_vs_served", "released": "old_vs_release"}[base]
     if rows.empty and base == "released":
         return _check(name, None, "the last model release is what serves, or knows none of the old products")
@@ -275,35 +307,35 @@ def _old_right(rows: pd.DataFrame, base: Base, policy: RefreshParams, seed: int)
 
 
 def _old_unknown(bases: dict[Base, pd.DataFrame], policy: RefreshParams, seed: int) -> FitnessCheck:
-    """Old products' photos called unknown: the share may not rise by more than the margin."""
+    """Check that the share of old products' photos called unknown rose by less than the margin."""
     name, limit = "old_unknown", policy.max_unknown_rise
-    changes = [
+    measurements = [
         _compare(rows, base, _unknown(rows, base), _unknown(rows, "refreshed"), limit, policy, seed)
         for base, rows in bases.items()
         if len(rows)
     ]
-    if not changes:
+    if not measurements:
         return _check(name, None, "there is no photo of an old product")
-    passed = not any(_too_much(measured, 1, policy) for measured in changes)
-    words = "; ".join(_told(measured) for measured in changes)
+    passed = not any(_too_much(measured, 1, policy) for measured in measurements)
+    words = "; ".join(_told(measured) for measured in measurements)
     words = f"photos of old products called unknown: {words}, at most {_points(limit)} more"
-    return _check(name, passed, words, *changes)
+    return _check(name, passed, words, *measurements)
 
 
 def _new_found(new: pd.DataFrame, unasked: Collection[str], policy: RefreshParams, seed: int) -> FitnessCheck:
-    """New products' questions answered right: the share may not be shown to lie below the floor."""
-    silent = f"; no question can be asked of {_listed(unasked)}" if unasked else ""
+    """Check that the share of new products' questions answered right isn't shown to be below the floor."""
+    unasked_note = f"; no question can be asked of {_listed(unasked)}" if unasked else ""
     if new.empty:
-        return _check("new_found", None, f"no question can be asked of a new product{silent}")
+        return _check("new_found", None, f"no question can be asked of a new product{unasked_note}")
     measured = _share(new, _right(new, "refreshed"), policy.min_new_found, policy, seed)
     passed = measured.high is None or measured.high >= measured.limit
     floor = f"the floor is {percent(measured.limit)}"
-    words = f"questions of new products answered right: {_told(measured)}, {floor}{silent}"
+    words = f"questions of new products answered right: {_told(measured)}, {floor}{unasked_note}"
     return _check("new_found", passed, words, measured)
 
 
 def _new_unknown(new: pd.DataFrame, policy: RefreshParams, seed: int) -> FitnessCheck:
-    """New products' questions called unknown: the share may not be shown to lie above its bound."""
+    """Check that the share of new products' questions called unknown isn't shown to be over its limit."""
     if new.empty:
         return _check("new_unknown", None, "no question can be asked of a new product")
     measured = _share(new, _unknown(new, "refreshed"), policy.max_new_unknown, policy, seed)
@@ -314,12 +346,12 @@ def _new_unknown(new: pd.DataFrame, policy: RefreshParams, seed: int) -> Fitness
 
 
 def _retired_returned(names: pd.Series[str], retired: set[str]) -> FitnessCheck:
-    """No answer may name a retired product, called unknown or not: it has no place in today's gallery."""
+    """Check that no answer names a retired product, called unknown or not; today's gallery lacks it."""
     if not retired:
         return _check("retired_returned", None, "no product was retired")
     returned = names[names.isin(retired)]
-    which = f" ({_listed(set(returned))})" if len(returned) else ""
-    words = f"answers that name one of {len(retired)} retired products: {len(returned)}{which}"
+    returned_names = f" ({_listed(set(returned))})" if len(returned) else ""
+    words = f"answers that name one of {len(retired)} retired products: {len(returned)}{returned_names}"
     return _check("retired_returned", returned.empty, words)
 
 
@@ -332,7 +364,7 @@ def _compare(
     policy: RefreshParams,
     seed: int,
 ) -> Measured:
-    """Measure how a share changed over the same questions; products are resampled whole."""
+    """Measure the change of a share on the same questions, with a bootstrap that resamples whole products."""
     change = after.astype(np.float64) - before.astype(np.float64)
     if not change.any():  # nothing that chance could have moved
         same = statistics.Interval(0.0, 0.0, 0.0)
@@ -343,7 +375,7 @@ def _compare(
 
 
 def _share(rows: pd.DataFrame, flags: Flags, limit: float, policy: RefreshParams, seed: int) -> Measured:
-    """Measure a share of refreshed alone; products are resampled whole."""
+    """Measure a share of `refreshed` alone, with a bootstrap that resamples whole products."""
     sides = 2 * policy.confidence - 1
     values = flags.astype(np.float64)
     interval = statistics.mean_interval(values, _clusters(rows), sides, seed, policy.resamples)
@@ -377,11 +409,16 @@ def _clusters(rows: pd.DataFrame) -> Places:
 
 
 def _too_much(measured: Measured, worse: Literal[-1, 1], policy: RefreshParams) -> bool:
-    """Whether a share changed for the worse by more than its limit.
+    """Return whether a share changed for the worse by more than its limit.
 
-    With many products that has to be ruled out: the worst that the bounds allow counts. With few no bounds
-    are that narrow, so the change itself counts, and may be larger by the part of a product that chance
-    moves.
+    With at least `policy.min_skus` products the bounds have to rule that out, so the worse bound is compared
+    with the limit. With fewer, no bounds are that narrow: the change itself is compared, and may exceed the
+    limit by CHANCE of an average product's photos.
+
+    Args:
+        measured: the change.
+        worse: the sign of a change for the worse: -1 where the share should be high, 1 where low.
+        policy: the section `refresh` of the parameters.
     """
     assert measured.change is not None
     if measured.skus < policy.min_skus:
@@ -391,13 +428,15 @@ def _too_much(measured: Measured, worse: Literal[-1, 1], policy: RefreshParams) 
 
 
 def _check(name: str, passed: bool | None, detail: str, *measured: Measured) -> FitnessCheck:
-    """The record of one check; passed: None where there is nothing to judge."""
-    status: Status = "not applicable" if passed is None else "passed" if passed else "failed"
+    """Return the record of one check; `passed` is None where there is nothing to judge."""
+    status: Status = "not applicable"
+    if passed is not None:
+        status = "passed" if passed else "failed"
     return FitnessCheck(name=name, status=status, detail=detail, measured=measured)
 
 
 def _told(measured: Measured) -> str:
-    """The share, what it is compared with, the bounds, and what all that rests on."""
+    """Put a measurement in words: the share, its base, its bounds and its numbers of questions and SKUs."""
     extent = f"{measured.questions:,} questions of {measured.skus:,} SKUs"
     if measured.against is None or measured.before is None or measured.change is None:
         return f"{percent(measured.after)} ({_range(measured, percent)}, {extent})"
@@ -417,6 +456,6 @@ def _points(limit: float) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    """The first names in order, and how many more there are."""
+    """List the first names in order, and the number of the others."""
     first = ", ".join(sorted(names)[:SHOWN])
     return first if len(names) <= SHOWN else f"{first} and {len(names) - SHOWN} more"

@@ -1,11 +1,11 @@
-"""The gate: may this model, or this gallery, be released?
+"""The gate: decide whether a challenger or a refreshed gallery may be released.
 
-Pure functions of figures and policy, which say no by default.
+Pure functions of figures and policy. They release nothing unless every check allows it.
 
-A challenger, a new encoder, has to beat the champion's encoder on today's gallery. Rules and guards are asked
-in order; the first that fails decides, and only if none fails is the model promoted. Where there is no
-challenger or it isn't promoted, the refreshed gallery is released if it is fit to serve. All checks are
-recorded.
+A challenger is a new encoder; it has to beat the champion's encoder on today's gallery. Rules and guards are
+evaluated in order. The first that fails decides the verdict, and the model is promoted only if none fails.
+Where there is no challenger, or it isn't promoted, the refreshed gallery is released if it is fit to serve.
+All checks are recorded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ OPENING = {
 }
 CHANGED: Final = "changed"  # the check whether a refreshed gallery differs from what serves
 SHOWN: Final = 5  # names in a sentence
-# How a check that failed is told to a person. A model that isn't better is no fault: most are not.
+# The word that people read for a failed check. A model that isn't better is no fault: most are not.
 NOT_PASSED = {"identity": "nothing new", CHANGED: "nothing new", "floor": "not reached"} | dict.fromkeys(
     ("gain", "evidence", *GUARDS), "not shown"
 )
@@ -62,7 +62,13 @@ class _Record(BaseModel):
 
 
 class Check(_Record):
-    """One rule's outcome, with the numbers it rests on."""
+    """The outcome of one rule.
+
+    Attributes:
+        name: name of the rule, one of CHECKS or of the gallery's checks.
+        status: `passed`, `failed` or `not applicable`.
+        detail: the outcome in words, with the numbers that it rests on.
+    """
 
     name: str
     status: Status
@@ -70,15 +76,20 @@ class Check(_Record):
 
     @property
     def word(self) -> str:
-        """The status as a release manager reads it: a gain that isn't there was "not shown", nothing "failed"."""
+        """The status as people read it: a missing gain, for example, is "not shown" instead of "failed"."""
         return NOT_PASSED.get(self.name, "failed") if self.status == "failed" else self.status
 
 
 class Gain(_Record):
-    """Top-1 of challenger minus champion on the same queries; lower bound at one-sided `confidence`.
+    """The gain in top-1: challenger minus champion on the same queries.
 
-    smallest_detectable: the true gain this comparison would show with 80 % power; None where no SKU differs.
-    p: one-sided, that the true gain is the margin at most.
+    Attributes:
+        estimate: the difference of the two shares.
+        lower: its lower bound at one-sided `confidence`.
+        confidence: confidence of `lower`, 0 to 1.
+        smallest_detectable: the true gain that this comparison would show with 80 % power; None where no SKU
+            differs.
+        p: one-sided p-value of the hypothesis that the true gain is at most the margin.
     """
 
     estimate: float
@@ -89,9 +100,14 @@ class Gain(_Record):
 
 
 class Described(_Record):
-    """Queries that only one of the models found, and McNemar's exact p (two-sided), which takes queries as independent.
+    """McNemar's exact test, for the record only.
 
-    They are not, so its p is too small: it decides nothing.
+    The test takes queries as independent. They are not, so its p is too small, and no rule reads it.
+
+    Attributes:
+        only_challenger: queries that only the challenger answers right.
+        only_champion: queries that only the champion answers right.
+        mcnemar_p: two-sided p-value.
     """
 
     only_challenger: int
@@ -100,10 +116,13 @@ class Described(_Record):
 
 
 class Products(_Record):
-    """How today's gallery differs from the one that serves, in products.
+    """The difference in products between today's gallery and the one that serves.
 
-    new, retired: how many are in today's only, and in the served one only. held: new ones that are not
-    released, and why: by the challenger's answers if it is promoted, else by those of the refreshed gallery.
+    Attributes:
+        new: number of products in today's gallery only.
+        retired: number of products in the served gallery only.
+        held: new products that are not released, with the reason; by the challenger's answers if it is
+            promoted, else by those of the refreshed gallery.
     """
 
     new: int
@@ -112,7 +131,7 @@ class Products(_Record):
 
     @property
     def sentence(self) -> str:
-        """What the served gallery lacks, and what it has too many."""
+        """The numbers of products that the served gallery lacks and has in excess, in words."""
         new = f"{self.new:,} product{'s' if self.new != 1 else ''} of today's data can't be named by what serves"
         gone = f"{self.retired:,} that it names {'are' if self.retired != 1 else 'is'} no longer in the data"
         return f"{new}, and {gone}" if self.retired else new
@@ -121,9 +140,18 @@ class Products(_Record):
 class Decision(_Record):
     """The verdict, in words and with its reasons.
 
-    checks, gain, guards, described: of the challenger; empty where there is none. hashes: the inputs that the
-    verdict was made from. model: the verdict on the challenger alone, None without one. refresh, fitness,
-    products: of the refreshed gallery; None where there is no champion.
+    Attributes:
+        verdict: first, promote, refresh, keep or refuse.
+        sentence: the verdict and its reason in one sentence.
+        checks: the challenger's rules and guards; empty without a challenger.
+        gain: the challenger's gain in top-1; None without a comparison.
+        hashes: hashes of the inputs that the verdict was made from.
+        guards: the numbers of the challenger's guards.
+        described: McNemar's test, for the record.
+        model: the verdict on the challenger alone; None without one.
+        refresh: the checks of the refreshed gallery; empty without a champion.
+        fitness: the fitness of the refreshed gallery; None without a champion.
+        products: the new, retired and held-back products; None without a champion.
     """
 
     verdict: Verdict
@@ -140,27 +168,35 @@ class Decision(_Record):
 
     @property
     def promotable(self) -> bool:
+        """True if the verdict allows a release."""
         return self.verdict in ("first", "promote", "refresh")
 
     @property
     def bundle(self) -> str | None:
-        """Hash of the bundle that the verdict is about: the refreshed one's after `refresh`, else the challenger's."""
+        """Hash of the bundle that the verdict is about.
+
+        The refreshed bundle after the verdict `refresh` or without a challenger, otherwise the challenger's.
+        """
         refreshed = self.hashes.get("refreshed_bundle")
         return refreshed if self.verdict == "refresh" else self.hashes["challenger_bundle"] or refreshed
 
     @property
     def unfit(self) -> bool:
-        """Whether the gallery would have been refreshed, but is not fit to serve."""
+        """True if today's gallery differs, fails one of its checks, and is not released."""
         failed = {check.name for check in self.refresh if check.status == "failed"}
         return self.verdict != "refresh" and bool(failed) and CHANGED not in failed
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What is known of the refreshed gallery.
+    """The gate's inputs about the refreshed gallery.
 
-    evaluation: its figures under the protocol `full`. facts: of its bundle. changed: whether it differs from
-    the gallery that serves in pictures, products, vectors or thresholds.
+    Attributes:
+        evaluation: its figures under the protocol `full`.
+        facts: facts about its bundle and the code.
+        changed: whether it differs from the served gallery in pictures, products, vectors or thresholds.
+        fitness: its fitness to serve.
+        products: its new, retired and held-back products.
     """
 
     evaluation: Evaluation
@@ -176,13 +212,13 @@ def settle(
     policy: GateParams,
     held_by_challenger: dict[str, str] | None = None,
 ) -> Decision:
-    """Decide what is released: the challenger, the refreshed gallery, or nothing.
+    """Decide between releasing the challenger, releasing the refreshed gallery, and releasing nothing.
 
     Args:
         model: the decision on the challenger; None in a refresh, which has none.
-        refreshed: None where there is no champion.
+        refreshed: the refreshed gallery; None where there is no champion.
         policy: the section `gate` of the parameters.
-        held_by_challenger: products that the challenger's gallery goes without, and why.
+        held_by_challenger: products that the challenger's gallery leaves out, with the reason.
     """
     if refreshed is None:
         assert model, "a run has a challenger or a champion"
@@ -222,7 +258,7 @@ def _settled(model: Decision | None, refreshed: Refreshed, checks: tuple[Check, 
 
 
 def _without_challenger(refreshed: Refreshed, policy: GateParams) -> Decision:
-    """The parts of a decision that a refresh has: hashes of what it was made from, and no check of a challenger."""
+    """Return a decision without a challenger: the hashes of its inputs, and no checks."""
     hashes = {
         "challenger_bundle": None,
         "champion_bundle": refreshed.facts.champion_bundle,
@@ -271,18 +307,24 @@ def decide(
     policy: GateParams,
     seed: int,
 ) -> Decision:
-    """Compare a challenger with the champion (None = there is none yet), both scored on the same queries.
+    """Compare a challenger with the champion, both scored on the same queries.
 
-    `slices` holds their hits query by query: `full`, needed wherever there is a champion, and the guards'
-    slices by name. Never raises for bad figures: it refuses.
+    Bad figures raise nothing; their verdict is a refusal.
+
+    Args:
+        challenger: the challenger's figures.
+        champion: the champion's figures; None if there is no champion yet.
+        slices: the hits of both models query by query: `full`, needed wherever there is a champion, and the
+            guards' slices by name.
+        facts: facts about the bundle and the code.
+        policy: the section `gate` of the parameters.
+        seed: seed of the bootstrap; the same seed gives the same decision.
     """
     case = Case(challenger, champion, slices, facts, policy)
     measured: tuple[Guard, ...] = ()
     if slices and rules.pairs(case)[0] == "passed":
-        case, measured = (
-            replace(case, difference=_difference(slices[FULL], policy, seed)),
-            guards.measure(slices, policy, seed),
-        )
+        case = replace(case, difference=_difference(slices[FULL], policy, seed))
+        measured = guards.measure(slices, policy, seed)
     outcomes = [(name, *rule(case)) for name, _, rule in RULES] + [
         (name, *outcome) for name, outcome in guards.outcomes(case, measured)
     ]
@@ -321,15 +363,15 @@ def _verdict(case: Case, checks: tuple[Check, ...]) -> tuple[Verdict, str]:
 
 
 def _gain(case: Case) -> Gain | None:
-    found = case.difference
-    if found is None or not math.isfinite(found.lower):
+    difference = case.difference
+    if difference is None or not math.isfinite(difference.lower):
         return None
     return Gain(
-        estimate=found.estimate,
-        lower=found.lower,
-        confidence=found.confidence,
-        smallest_detectable=found.smallest_detectable,
-        p=found.p,
+        estimate=difference.estimate,
+        lower=difference.lower,
+        confidence=difference.confidence,
+        smallest_detectable=difference.smallest_detectable,
+        p=difference.p,
     )
 
 

@@ -1,4 +1,7 @@
-"""The gate's rules but for the guards: each looks at the case and says passed, failed or not applicable, with its numbers."""
+"""The gate's rules except the guards.
+
+Each rule is a pure function of the case and returns `passed`, `failed` or `not applicable` with a sentence.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,25 @@ FIGURES = ("top1", "top3", "top5", "image_top1", "image_top3", "image_top5", "ma
 FULL = "full"  # the slice that the gain is measured on
 NO_CHAMPION: Outcome = ("not applicable", "there is no champion yet")
 UNMEASURED: Outcome = ("failed", "nothing could be compared")
+UNREADABLE = (
+    "the champion could not be read and scored, so nothing can be compared; "
+    "repair or withdraw it and run again"
+)
+UNTRIED = "the bundle was not loaded and queried, so nobody knows that it works; run the bundle stage again"
 
 
 class Facts(BaseModel):
-    """What is known beyond the figures.
+    """The gate's inputs beside the figures: facts about the bundle and the code.
 
-    blessed: whether the bundle was loaded and queried with success; None = not tried.
-    p95_ms: milliseconds of processor time within which 95 of 100 queries were answered; None = not measured.
+    Attributes:
+        challenger_bundle: hash of the candidate's bundle.
+        champion_bundle: hash of the champion's bundle; None without a champion.
+        bundle_mb: size of the candidate's bundle in MB.
+        blessed: whether the bundle was loaded and queried with success; None if that was not tried.
+        p95_ms: milliseconds of processor time within which 95 of 100 queries were answered; None if not
+            measured.
+        dirty_code: whether the code differs from its commit.
+        commit: the commit of the code; None outside a git repository.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,10 +59,16 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class Case:
-    """All that the rules look at.
+    """The input of all rules.
 
-    challenger: the figures of the candidate, which may be a refreshed gallery; `candidate` is its name in
-    sentences. difference: the gain in top-1, once pairs were found to be sound.
+    Attributes:
+        challenger: the figures of the candidate, which may be a refreshed gallery.
+        champion: the champion's figures; None without a champion, or if it could not be scored.
+        slices: the hits of both models query by query; None without a comparison.
+        facts: facts about the bundle and the code.
+        policy: the section `gate` of the parameters.
+        difference: the gain in top-1; None until the rule `pairs` has passed.
+        candidate: the candidate's name in sentences.
     """
 
     challenger: Evaluation
@@ -60,10 +81,12 @@ class Case:
 
     @property
     def first(self) -> bool:
+        """True if there is no champion yet."""
         return self.facts.champion_bundle is None and self.champion is None
 
 
 def identity(case: Case) -> Outcome:
+    """Check that challenger and champion are different bundles."""
     if case.first:
         return NO_CHAMPION
     if case.facts.challenger_bundle and case.facts.challenger_bundle == case.facts.champion_bundle:
@@ -72,6 +95,7 @@ def identity(case: Case) -> Outcome:
 
 
 def code(case: Case) -> Outcome:
+    """Check that the code was committed."""
     if case.facts.dirty_code:
         return "failed", "a model from uncommitted code is never promotable; commit and run again"
     if not case.facts.commit:
@@ -81,6 +105,7 @@ def code(case: Case) -> Outcome:
 
 
 def figures(case: Case) -> Outcome:
+    """Check that the candidate has a bundle hash and sound figures."""
     if not case.facts.challenger_bundle:
         why = "has no bundle hash, so it can't be told which model was judged; run the bundle stage again"
         return "failed", f"the {case.candidate} {why}"
@@ -88,66 +113,59 @@ def figures(case: Case) -> Outcome:
 
 
 def champion(case: Case) -> Outcome:
+    """Check that the champion could be scored and has a bundle hash and sound figures."""
     if case.first:
         return NO_CHAMPION
     if case.champion is None:
-        return (
-            "failed",
-            "the champion could not be read and scored, so nothing can be compared; repair or withdraw it and run again",
-        )
+        return "failed", UNREADABLE
     if not case.facts.champion_bundle:
-        return (
-            "failed",
-            "the champion has no bundle hash, so it can't be told which model was compared; run the gate again",
-        )
+        why = "has no bundle hash, so it can't be told which model was compared; run the gate again"
+        return "failed", f"the champion {why}"
     return _sound(case.champion, "champion")
 
 
-def _sound(evaluation: Evaluation, who: str) -> Outcome:
-    """Figures that can be believed: some queries, every share a number from 0 to 1."""
+def _sound(evaluation: Evaluation, role: str) -> Outcome:
+    """Check that a model was scored on at least one query and that every share is a number from 0 to 1."""
     if evaluation.n < 1:
-        return "failed", f"the {who} was scored on no query at all; check the evaluate stage"
+        return "failed", f"the {role} was scored on no query at all; check the evaluate stage"
     for name in FIGURES:
         value = getattr(evaluation, name)
         if not 0 <= value <= 1:  # NaN too
-            return "failed", f"the {who}'s {name} is {value}, which is no share; check the evaluate stage"
-    return "passed", f"the {who} was scored on {evaluation.n} queries of {evaluation.skus} SKUs"
+            return (
+                "failed",
+                f"the {role}'s {name} is {value}, which is no share; check the evaluate stage",
+            )
+    return "passed", f"the {role} was scored on {evaluation.n} queries of {evaluation.skus} SKUs"
 
 
 def pairs(case: Case) -> Outcome:
+    """Check that both models answered the same queries on the same gallery, and that figures match hits."""
     if case.first:
         return NO_CHAMPION
     slices, ours, theirs = case.slices or {}, case.challenger, case.champion
     if theirs is None or FULL not in slices:
-        return (
-            "failed",
-            "the hits of both models, query by query, are missing, so they can't be compared; run the evaluate stage again",
-        )
+        missing = "the hits of both models, query by query, are missing, so they can't be compared"
+        return "failed", f"{missing}; run the evaluate stage again"
     for name in ("gallery", "queries"):
         if ours.hashes.get(name) != theirs.hashes.get(name):
-            return (
-                "failed",
-                f"challenger and champion were scored on other {name}, so they can't be compared; run the evaluate stage again",
-            )
-    same = (ours.protocol, ours.n, ours.without_partner, ours.skus) == (
-        theirs.protocol,
-        theirs.n,
-        theirs.without_partner,
-        theirs.skus,
-    )
+            unlike = f"challenger and champion were scored on other {name}, so they can't be compared"
+            return "failed", f"{unlike}; run the evaluate stage again"
+    same = _extent(ours) == _extent(theirs)
     whole = all(_whole(hits) for hits in slices.values())
     if not same or not whole or (len(slices[FULL].skus), len(set(slices[FULL].skus))) != (ours.n, ours.skus):
-        return (
-            "failed",
-            "challenger and champion were not scored on the same queries; run the evaluate stage again",
-        )
+        unlike = "challenger and champion were not scored on the same queries"
+        return "failed", f"{unlike}; run the evaluate stage again"
     if not _follow(ours, theirs, slices):
         return "failed", "the figures don't follow from the hits query by query; run the evaluate stage again"
     return "passed", f"both were asked the same {ours.n} queries under the protocol '{ours.protocol}'"
 
 
+def _extent(evaluation: Evaluation) -> tuple[str, int, int, int]:
+    return evaluation.protocol, evaluation.n, evaluation.without_partner, evaluation.skus
+
+
 def _whole(hits: PairedHits) -> bool:
-    """A SKU and two hits, each true or false, for every query."""
+    """Return whether every query has a SKU and two hits, each true or false."""
     lengths = {len(hits.skus), len(hits.challenger), len(hits.champion)}
     return len(lengths) == 1 and all(
         np.isin(found, (0, 1)).all() for found in (hits.challenger, hits.champion)
@@ -155,15 +173,18 @@ def _whole(hits: PairedHits) -> bool:
 
 
 def _follow(ours: Evaluation, theirs: Evaluation, slices: Slices) -> bool:
-    """The figures are the means of the hits: top-1 of the protocol, and where it was found without near-duplicates."""
-    told = {FULL: (ours.top1, theirs.top1)}
+    """Return whether the figures are the means of the hits.
+
+    Compared are top-1 of the protocol and, where both models have it, top-1 without near-duplicates.
+    """
+    shares = {FULL: (ours.top1, theirs.top1)}
     if ours.near_duplicate_free and theirs.near_duplicate_free:
-        told["near_duplicate_free"] = (ours.near_duplicate_free.top1, theirs.near_duplicate_free.top1)
+        shares["near_duplicate_free"] = (ours.near_duplicate_free.top1, theirs.near_duplicate_free.top1)
     return all(
         name in slices
-        and math.isclose(_mean(slices[name].challenger), one, abs_tol=1e-9)
-        and math.isclose(_mean(slices[name].champion), other, abs_tol=1e-9)
-        for name, (one, other) in told.items()
+        and math.isclose(_mean(slices[name].challenger), challenger_top1, abs_tol=1e-9)
+        and math.isclose(_mean(slices[name].champion), champion_top1, abs_tol=1e-9)
+        for name, (challenger_top1, champion_top1) in shares.items()
     )
 
 
@@ -172,27 +193,24 @@ def _mean(hits: np.ndarray) -> float:
 
 
 def size(case: Case) -> Outcome:
-    found, limit = case.facts.bundle_mb, case.policy.max_bundle_mb
-    return (
-        "passed" if 0 < found <= limit else "failed"
-    ), f"the bundle has {found:.1f} MB, of at most {limit}"
+    """Check that the bundle isn't empty and not larger than `gate.max_bundle_mb`."""
+    bundle_mb, limit_mb = case.facts.bundle_mb, case.policy.max_bundle_mb
+    status: Status = "passed" if 0 < bundle_mb <= limit_mb else "failed"
+    return status, f"the bundle has {bundle_mb:.1f} MB, of at most {limit_mb}"
 
 
 def blessing(case: Case) -> Outcome:
+    """Check that a clean process could load the bundle and find gallery pictures again."""
     if case.facts.blessed is None:
-        return (
-            "failed",
-            "the bundle was not loaded and queried, so nobody knows that it works; run the bundle stage again",
-        )
+        return "failed", UNTRIED
     if not case.facts.blessed:
-        return (
-            "failed",
-            "the bundle could not be loaded and queried in a clean process; see the bundle stage's log",
-        )
+        why = "could not be loaded and queried in a clean process; see the bundle stage's log"
+        return "failed", f"the bundle {why}"
     return "passed", "the bundle was loaded and answered queries"
 
 
 def latency(case: Case) -> Outcome:
+    """Check that 95 of 100 queries took at most `gate.max_p95_ms`."""
     p95_ms, limit = case.facts.p95_ms, case.policy.max_p95_ms
     if p95_ms is None:
         return "failed", "a bundle without a blessing has no measured latency; run the bundle stage again"
@@ -202,45 +220,40 @@ def latency(case: Case) -> Outcome:
 
 
 def floor(case: Case) -> Outcome:
+    """Check that the candidate's top-1 is at least `gate.floor_top1`."""
     top1, least = case.challenger.top1, case.policy.floor_top1
     passed = top1 >= least
     where = f"{'at or above' if passed else 'below'} the floor of {percent(least)}"
-    return (
-        "passed" if passed else "failed"
-    ), f"the {case.candidate}'s top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
+    status: Status = "passed" if passed else "failed"
+    return status, f"the {case.candidate}'s top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
 
 
 def gain(case: Case) -> Outcome:
+    """Check that the lower bound of the gain in top-1 is above `gate.margin`."""
     if case.first:
         return NO_CHAMPION
     if case.difference is None or case.champion is None:
         return UNMEASURED
     difference, margin = case.difference, case.policy.margin
-    told = f"top-1 {percent(case.challenger.top1)} against {percent(case.champion.top1)}"
+    shares = f"top-1 {percent(case.challenger.top1)} against {percent(case.champion.top1)}"
     if difference.changed == 0:
-        return (
-            "failed",
-            f"both models find as many products of every SKU ({told}), and a tie keeps the champion",
-        )
+        tie = f"both models find as many products of every SKU ({shares}), and a tie keeps the champion"
+        return "failed", tie
     if not math.isfinite(difference.lower):
-        return "failed", f"queries of one SKU alone can't show a gain ({told})"
+        return "failed", f"queries of one SKU alone can't show a gain ({shares})"
     if difference.estimate <= 0:
-        return "failed", f"the challenger is no better ({told}, {points(difference.estimate)})"
-    found, lower, confidence = (
-        points(difference.estimate),
-        points(difference.lower),
-        percent(difference.confidence),
-    )
+        return "failed", f"the challenger is no better ({shares}, {points(difference.estimate)})"
+    estimate, lower = points(difference.estimate), points(difference.lower)
+    confidence = percent(difference.confidence)
     if difference.lower > margin:
-        return (
-            "passed",
-            f"a gain of {found} ({told}), at least {lower} with {confidence} confidence, above the required {points(margin)}",
-        )
-    words = f"its lower bound at {confidence} confidence is {lower} and must be above {points(margin)}"
-    return "failed", f"a gain of {found} ({told}) is not sure enough: {words}"
+        bound = f"at least {lower} with {confidence} confidence, above the required {points(margin)}"
+        return "passed", f"a gain of {estimate} ({shares}), {bound}"
+    bound = f"its lower bound at {confidence} confidence is {lower} and must be above {points(margin)}"
+    return "failed", f"a gain of {estimate} ({shares}) is not sure enough: {bound}"
 
 
 def evidence(case: Case) -> Outcome:
+    """Check that the models differ on enough SKUs to show a gain at the policy's confidence."""
     if case.first:
         return NO_CHAMPION
     if case.difference is None:
@@ -250,7 +263,7 @@ def evidence(case: Case) -> Outcome:
     return ("passed" if changed >= needed else "failed"), words
 
 
-# name, verdict if it fails (always "refuse" while there is no champion to keep), rule
+# Each rule's name, the verdict if it fails, its function. Without a champion the verdict is always "refuse".
 RULES: tuple[tuple[str, Verdict, Callable[[Case], Outcome]], ...] = (
     ("identity", "keep", identity),
     ("code", "refuse", code),
@@ -266,15 +279,17 @@ RULES: tuple[tuple[str, Verdict, Callable[[Case], Outcome]], ...] = (
 )
 
 
-# As RULES, of a refreshed gallery beside its fitness: the encoder is the champion's, so no gain is asked for.
+# The rules for a refreshed gallery, beside its fitness. Its encoder is the champion's, so no gain is needed.
 REFRESH_RULES: tuple[tuple[str, Verdict, Callable[[Case], Outcome]], ...] = tuple(
     rule for rule in RULES if rule[0] in ("code", "figures", "size", "blessing", "latency", "floor")
 )
 
 
 def percent(share: float) -> str:
+    """Write a share as a percentage: 0.9612 is "96.1 %"."""
     return f"{100 * share:.1f} %"
 
 
 def points(share: float) -> str:
+    """Write a difference of shares in points, with its sign: 0.005 is "+0.50 points"."""
     return f"{100 * share:+.2f} points"
