@@ -1,7 +1,7 @@
-"""The blessing: a clean process loads the bundle, matches gallery pictures and reports their processor time.
+"""The blessing: a clean process loads the bundle, matches gallery pictures and measures its processor time.
 
 `python -m skumatch.release.blessing BUNDLE LIMIT_MS PICTURE...` is that process. It prints JSON: for each
-picture its match and the least processor seconds that the answer took in up to ROUNDS rounds.
+picture its match, and the least processor seconds that the answer took in up to ROUNDS rounds.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from skumatch.errors import LatencyExceeded
 from skumatch.release.bundle import Bundle
 
 QUERIES = 40
-WARM_UP = 5  # asked before, as a service that runs would have been
-ROUNDS = 3  # of asking all pictures; later ones only while the limit is not kept
-ONE_THREAD = {
+WARM_UP = 5  # queries before the measurement, as a running service has had
+ROUNDS = 3  # over all pictures; a further one only while the limit is exceeded
+ONE_THREAD = {  # more threads would add their waiting to the processor time
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-}  # more would add their waiting to the processor time
-LEAST = 0.999  # cosine of a gallery picture to itself; what is missing to 1 is rounding
+}
+LEAST = 0.999  # cosine of a gallery picture to itself, less a tolerance for rounding
 
 
 class Blessing(NamedTuple):
     """Facts about a bundle that the gate judges.
 
-    blessed: whether the bundle loads and every picture was matched to its own SKU.
-    p95_ms: the limit that 95 of 100 queries keep; None if the bundle is not blessed.
+    Attributes:
+        blessed: whether the bundle loads and every picture was matched to its own SKU.
+        p95_ms: the limit, in milliseconds, that 95 of 100 queries keep; None if the bundle is not blessed.
     """
 
     blessed: bool
@@ -46,7 +47,13 @@ class Blessing(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The best match of a picture queried alone, and the processor seconds from its file to the answer."""
+    """The answer to a picture that is queried alone.
+
+    Attributes:
+        sku: the best match.
+        similarity: its cosine.
+        seconds: processor seconds from the file to the answer.
+    """
 
     sku: str
     similarity: float
@@ -70,11 +77,10 @@ def bless(folder: Path, rows: pd.DataFrame, pictures: Images, limit_ms: int) -> 
         Whether the bundle is blessed, and the limit if it is.
 
     Raises:
-        LatencyExceeded: if a blessed bundle needs more than the limit.
+        LatencyExceeded: A blessed bundle needs more than the limit.
     """
-    single = np.flatnonzero(
-        ~rows["pixels"].duplicated(keep=False)
-    )  # a copy under another SKU would be as near
+    # A copy under another SKU would be as near.
+    single = np.flatnonzero(~rows["pixels"].duplicated(keep=False))
     chosen = [int(single[i * len(single) // QUERIES]) for i in range(QUERIES)] if len(single) else []
     with tempfile.TemporaryDirectory() as place:
         paths = [Path(place) / str(number) for number in range(len(chosen))]
@@ -105,7 +111,15 @@ def bless(folder: Path, rows: pd.DataFrame, pictures: Images, limit_ms: int) -> 
 
 
 def check_latency(seconds: Sequence[float], limit_ms: int) -> None:
-    """Print the 95th percentile of `seconds`. Raises LatencyExceeded where it is over `limit_ms`."""
+    """Print the 95th percentile of `seconds`, and compare it with the limit.
+
+    Args:
+        seconds: processor seconds of each query.
+        limit_ms: the limit in milliseconds.
+
+    Raises:
+        LatencyExceeded: the percentile is over the limit.
+    """
     p95_ms = percentile_95_ms(seconds)
     print(f"95 of 100 queries took up to {p95_ms:.1f} ms of processor time each; the limit is {limit_ms} ms")
     if p95_ms > limit_ms:
@@ -117,22 +131,22 @@ def check_latency(seconds: Sequence[float], limit_ms: int) -> None:
 
 
 def percentile_95_ms(seconds: Sequence[float]) -> float:
-    """The 95th percentile of `seconds` by nearest rank, in milliseconds."""
+    """Return the 95th percentile of `seconds` by nearest rank, in milliseconds."""
     return 1000 * sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
 
 
 def answer_all(folder: Path, limit_ms: int, paths: Sequence[str]) -> list[Answer]:
     """Match each picture file alone and keep its fastest answer.
 
-    Processor time hardly depends on what else the machine does, and the least of several rounds even less.
+    Processor time hardly depends on the load of the machine, and the least of several rounds even less.
 
     Args:
         folder: The bundle.
-        limit_ms: No further round is made once 95 of 100 queries keep it.
+        limit_ms: The limit; the rounds end once 95 of 100 queries keep it.
         paths: The picture files.
 
     Raises:
-        BundleError: if the bundle can't be loaded.
+        BundleError: The bundle can't be loaded.
     """
     bundle = Bundle.load(folder)
     for path in paths[:WARM_UP]:

@@ -1,6 +1,7 @@
-"""Where MLflow keeps pictures: galleries in models' artifacts, pages with small pictures in those of runs.
+"""Find and delete the files in MLflow that hold pictures or their vectors, and mark their versions.
 
-Nothing else there holds a picture or its vector. Runs that were removed in MLflow still have their artifacts.
+These files are galleries among the artifacts of models, and pages with small pictures among those of runs.
+Runs that were removed in MLflow still have their artifacts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,17 @@ PLACE = f"artifacts/bundle/{GALLERY}"  # within a logged model
 
 @dataclass(frozen=True)
 class Release:
-    """A registered version of any model: its data version, input set and bundle by their hashes."""
+    """A registered version of any model.
+
+    Attributes:
+        model: name of the registered model.
+        version: its number.
+        data: hash of its data version.
+        inputs: MD5 of its input set; empty if not recorded.
+        bundle: hash of its bundle; empty if not recorded.
+        champion: whether it is its model's champion.
+        erased: whether its gallery was erased.
+    """
 
     model: str
     version: int
@@ -49,7 +60,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that MLflow keeps: `path` below the address `place`."""
+    """A file that MLflow keeps.
+
+    Attributes:
+        place: address of the folder of artifacts.
+        path: path below that address.
+        size: size in bytes; 0 if unknown.
+    """
 
     place: str
     path: str
@@ -57,12 +74,21 @@ class Artifact:
 
     @property
     def name(self) -> str:
+        """The file's full address."""
         return f"{self.place}/{self.path}"
 
 
 @dataclass(frozen=True)
 class KeptGallery:
-    """A bundle's gallery in MLflow: hash, data version, the file's MD5, its pictures' ids."""
+    """The gallery of a bundle in MLflow.
+
+    Attributes:
+        artifact: the file.
+        bundle: hash of the bundle.
+        data: hash of the data version that it was made of.
+        md5: MD5 of the file.
+        ids: ids of its pictures.
+    """
 
     artifact: Artifact
     bundle: str
@@ -73,7 +99,14 @@ class KeptGallery:
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run that MLflow knows, removed ones too: its name, data version, and lock's text (empty: none)."""
+    """A run that MLflow knows, removed ones included.
+
+    Attributes:
+        id: its MLflow id.
+        name: skumatch's name of the run; empty if not recorded.
+        data: hash of its data version.
+        lock: the text of its dvc.lock; empty if it has none.
+    """
 
     id: str
     name: str
@@ -82,10 +115,12 @@ class KnownRun:
 
 
 def releases(tracking: Tracking) -> list[Release]:
-    """Every registered version of all models that names its data version."""
+    """Return every registered version, of all models, that names its data version."""
     with tracking.client() as client:
-        every = pages_of(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token))
-        versions = [version for version in every if DATA_TAG in version.tags]
+        every_version = pages_of(
+            lambda token: client.search_model_versions("", max_results=PAGE, page_token=token)
+        )
+        versions = [version for version in every_version if DATA_TAG in version.tags]
         names = {version.name for version in versions}
         champions = {name: client.get_registered_model(name).aliases.get(CHAMPION) for name in names}
     return [
@@ -103,13 +138,13 @@ def releases(tracking: Tracking) -> list[Release]:
 
 
 def runs(tracking: Tracking) -> list[KnownRun]:
-    """Every run that names its data version."""
+    """Return every run that names its data version, removed ones included."""
     with tracking.client() as client:
         return [_known(client, run) for run in _runs(client)]
 
 
 def galleries(tracking: Tracking, data: Collection[str]) -> list[KeptGallery]:
-    """The galleries of all bundles that were made of these data versions and still are in MLflow."""
+    """Return the galleries in MLflow of all bundles that were made of these data versions."""
     with tracking.client() as client, tempfile.TemporaryDirectory() as folder:
         made_of = {run.info.run_id: run.data.tags[DATA_TAG] for run in _runs(client)}
         kept: list[KeptGallery] = []
@@ -130,7 +165,10 @@ def galleries(tracking: Tracking, data: Collection[str]) -> list[KeptGallery]:
 
 
 def pages(tracking: Tracking, data: Collection[str]) -> list[Artifact]:
-    """Pages with small pictures of all runs on these data versions: reports, and pages of refused data."""
+    """Return the pages with small pictures of all runs on these data versions.
+
+    These are reports, and the pages of stages that refused their data.
+    """
     with tracking.client() as client:
         kept: list[Artifact] = []
         for run in _runs(client):
@@ -143,7 +181,7 @@ def pages(tracking: Tracking, data: Collection[str]) -> list[Artifact]:
 
 
 def remove(tracking: Tracking, artifact: Artifact) -> None:
-    """Delete a file; one that is gone already is fine."""
+    """Delete a file, if it still exists."""
     with tracking.client():
         store = _store(tracking, artifact.place)
         parent = artifact.path.rpartition("/")[0]
@@ -152,7 +190,14 @@ def remove(tracking: Tracking, artifact: Artifact) -> None:
 
 
 def mark(tracking: Tracking, model: str, version: int, words: str) -> None:
-    """Say in a version's tags that its gallery was erased; whoever asks for the version is told so."""
+    """Record in a version's tags that its gallery was erased; the registry refuses to fetch it then.
+
+    Args:
+        tracking: the server.
+        model: name of the registered model.
+        version: the version's number.
+        words: date, person and reason of the erasure, for sentences.
+    """
     with tracking.client() as client:
         for name, value in clean_tags({ERASED_TAG: words}).items():
             client.set_model_version_tag(model, str(version), name, value)

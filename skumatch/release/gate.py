@@ -76,7 +76,7 @@ class Check(_Record):
 
     @property
     def word(self) -> str:
-        """The status as people read it: a missing gain, for example, is "not shown" instead of "failed"."""
+        """The status as people read it: a missing gain, say, is "not shown" instead of "failed"."""
         return NOT_PASSED.get(self.name, "failed") if self.status == "failed" else self.status
 
 
@@ -132,7 +132,8 @@ class Products(_Record):
     @property
     def sentence(self) -> str:
         """The numbers of products that the served gallery lacks and has in excess, in words."""
-        new = f"{self.new:,} product{'s' if self.new != 1 else ''} of today's data can't be named by what serves"
+        products = f"{self.new:,} product{'s' if self.new != 1 else ''}"
+        new = f"{products} of today's data can't be named by what serves"
         gone = f"{self.retired:,} that it names {'are' if self.retired != 1 else 'is'} no longer in the data"
         return f"{new}, and {gone}" if self.retired else new
 

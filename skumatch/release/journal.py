@@ -1,10 +1,10 @@
-"""The promotion journal: append-only, one entry after the other, each chained to the one before by hash.
+"""The promotion journal: append-only, each entry chained to the one before by its hash.
 
-An entry is a version of the registered model `MODEL-journal`, so that it lies where the models do and every
-machine sees the same one. MLflow can't compare and set, but it gives each new version a number of its own, so
-the journal is the lock as well: whoever takes a number waits until all before it are closed (a ticket lock;
-Mellor-Crummey and Scott 1991). An entry says what was asked, what was found before, and what was there after;
-whoever died in between is closed by the next one.
+An entry is a version of the registered model `MODEL-journal`, so it is stored with the models and every
+machine sees the same journal. MLflow has no compare-and-set, but it numbers new versions one by one. So the
+journal is the lock as well: a promoter takes a number and waits until all entries before it are closed (a
+ticket lock; Mellor-Crummey and Scott 1991). An entry records the request, the champion before, and the
+champion after. If a promoter dies in between, the next one closes its entry.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SOURCE = "skumatch:///journal"
 ASKED, BEFORE, AFTER = "skumatch.asked", "skumatch.before", "skumatch.after"
 # A tag of the model's versions: the last entry that was closed when the version was promoted, NUMBER:HASH.
 HEAD = "skumatch.journal"
-EXPIRY_SECONDS = 30.0  # an entry in which nothing moved for so long has lost its promoter
+EXPIRY_SECONDS = 30.0  # an entry without progress for so long has lost its promoter
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.2
-FAR = 10  # who is so far from its turn, or farther, asks so many times less often than the next one
+FAR = 10  # the polling interval grows with the distance from the turn, up to this factor
 Outcome = Literal["done", "already", "stale", "failed", "abandoned"]
 
 
@@ -38,7 +38,15 @@ class _Record(BaseModel):
 
 
 class Asked(_Record):
-    """Who wants which version as champion, in place of which (`expected`; None = there is none), and why."""
+    """The request for a promotion or a rollback.
+
+    Attributes:
+        action: `promote` or `rollback`.
+        version: the version to make champion.
+        expected: the champion that it should replace; None if there is none.
+        who: the person or run that asks.
+        why: the reason.
+    """
 
     action: Literal["promote", "rollback"]
     version: int
@@ -48,7 +56,13 @@ class Asked(_Record):
 
 
 class Before(_Record):
-    """previous: hash of the entry before, empty for the first. champion: the version found when this entry's turn came."""
+    """The state when an entry's turn came.
+
+    Attributes:
+        previous: hash of the entry before; empty for the first one.
+        champion: the champion's version at that time; None if there was none.
+        at: the time.
+    """
 
     previous: str
     champion: int | None
@@ -56,9 +70,12 @@ class Before(_Record):
 
 
 class After(_Record):
-    """champion: the version found when the entry was closed.
+    """The state when an entry was closed.
 
-    `abandoned`: by the next, since its promoter was gone.
+    Attributes:
+        outcome: the outcome; `abandoned` if the next entry closed this one, since its promoter was gone.
+        champion: the champion's version at that time; None if there was none.
+        at: the time.
     """
 
     outcome: Outcome
@@ -67,7 +84,14 @@ class After(_Record):
 
 
 class Entry(_Record):
-    """One entry; `before` and `after` are None while it waits or is at work."""
+    """One entry of the journal.
+
+    Attributes:
+        number: its place in the journal, from 1.
+        asked: the request.
+        before: the state when its turn came; None while it waits.
+        after: the state when it was closed; None until then.
+    """
 
     number: int
     asked: Asked
@@ -76,7 +100,7 @@ class Entry(_Record):
 
     @property
     def changed(self) -> bool:
-        """Whether this entry moved the champion."""
+        """True if this entry moved the champion."""
         return (
             self.before is not None and self.after is not None and self.before.champion != self.after.champion
         )
@@ -88,9 +112,11 @@ class Entry(_Record):
 
 
 class Turn:
-    """The time in which one entry alone may move the champion.
+    """Exclusive right to move the champion alias, held by one journal entry.
 
-    `outcome` is what will be written at its end.
+    Attributes:
+        entry: the entry whose turn it is.
+        outcome: the outcome that is written when the turn ends.
     """
 
     def __init__(self, journal: Journal, entry: Entry) -> None:
@@ -98,48 +124,62 @@ class Turn:
         self.outcome: Outcome = "failed"
 
     def confirm(self) -> None:
-        """Call right before the write.
+        """Check, right before the write, that this entry still is open.
 
-        Raises ServiceError if another one has given this entry up meanwhile.
+        Raises:
+            ServiceError: another promoter has closed this entry meanwhile.
         """
         if self._journal.read(self.entry.number).after is not None:
-            raise ServiceError(
-                f"Entry {self.entry.number} of the journal took so long that another one closed it; try again."
-            )
+            closed = f"Entry {self.entry.number} of the journal took so long that another one closed it"
+            raise ServiceError(f"{closed}; try again.")
 
 
 class Journal:
-    """`client` is MLflow's; `champion` reads the champion's version as it is now."""
+    """The journal of one registered model.
+
+    Attributes:
+        client: MLflow's client.
+        name: name of the registered model that holds the entries.
+        champion: a function that reads the champion's present version.
+    """
 
     def __init__(self, client: Any, model: str, champion: Callable[[], int | None]) -> None:
         self.client, self.name, self.champion = client, journal_name(model), champion
 
     def entries(self) -> list[Entry]:
-        """All entries in order. Raises ServiceError for one that isn't ours to read."""
-        found = self.client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
-        return sorted((_entry(version) for version in found), key=lambda entry: entry.number)
+        """Return all entries in order.
+
+        Raises:
+            ServiceError: a version of the journal's model is no entry.
+        """
+        versions = self.client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
+        return sorted((_entry(version) for version in versions), key=lambda entry: entry.number)
 
     def read(self, number: int) -> Entry:
-        """One entry. Raises ServiceError if it is gone."""
+        """Return one entry.
+
+        Raises:
+            ServiceError: it was removed.
+        """
         entry = self._at(number)
         if entry is None:
-            raise ServiceError(
-                f"Entry {number} of {self.name} was removed in MLflow; `skumatch models --history` shows the break."
-            )
+            gone = f"Entry {number} of {self.name} was removed in MLflow"
+            raise ServiceError(f"{gone}; `skumatch models --history` shows the break.")
         return entry
 
     @contextmanager
-    def turn(self, asked: Asked) -> Iterator[Turn]:
-        """Take a number, wait for it, and write what was before and after.
+    def turn(self, request: Asked) -> Iterator[Turn]:
+        """Take a number, wait for its turn, and record the champion before and after.
 
-        Raises ServiceError if the wait takes minutes.
+        Raises:
+            ServiceError: the wait takes minutes.
         """
         unless_existing(self.client.create_registered_model, self.name)
-        text = asked.model_dump_json()
-        made = self.client.create_model_version(
-            self.name, SOURCE, tags={ASKED: text}, description=asked.why, await_creation_for=0
+        text = request.model_dump_json()
+        version = self.client.create_model_version(
+            self.name, SOURCE, tags={ASKED: text}, description=request.why, await_creation_for=0
         )
-        entry = self._begin(int(made.version))
+        entry = self._begin(int(version.version))
         turn = Turn(self, entry)
         try:
             yield turn
@@ -155,41 +195,43 @@ class Journal:
         return entry.model_copy(update={"before": before})
 
     def _wait(self, number: int) -> None:
-        """Until every entry below `number` is closed; one that is stuck is closed for its promoter."""
+        """Wait until every entry below `number` is closed; close one that makes no progress."""
         first, since, start = self._first_open(number), time.monotonic(), time.monotonic()
         while first is not None:
             now = time.monotonic()
             if now - since > EXPIRY_SECONDS:
                 self._close(first if first.before else self._begin(first.number), "abandoned")
             elif now - start > PATIENCE_SECONDS:
-                raise ServiceError(
-                    f"Entry {first.number} of {self.name} has been open for minutes; see who promotes, then try again."
-                )
+                stuck = f"Entry {first.number} of {self.name} has been open for minutes"
+                raise ServiceError(f"{stuck}; see who promotes, then try again.")
             time.sleep(POLL_SECONDS * min(number - first.number, FAR))
             seen, first = first, self._next_open(first.number, number)
             if first != seen:
                 since = time.monotonic()
 
     def _first_open(self, number: int) -> Entry | None:
-        """The lowest open entry below `number`: entries close in order, so all below the first closed one are closed."""
+        """Return the lowest open entry below `number`.
+
+        Entries close in order, so the search ends at the first closed one.
+        """
         lowest = None
         while (below := self._below(number)) is not None and below.after is None:
             lowest, number = below, below.number
         return lowest
 
     def _next_open(self, lowest: int, number: int) -> Entry | None:
-        """The same, where all below `lowest` are known to be closed."""
-        return next(
-            (entry for one in range(lowest, number) if (entry := self._at(one)) and entry.after is None), None
-        )
+        """Return the lowest open entry from `lowest` up to below `number`; all below `lowest` are closed."""
+        entries = (self._at(place) for place in range(lowest, number))
+        return next((entry for entry in entries if entry and entry.after is None), None)
 
     def _below(self, number: int) -> Entry | None:
-        """The entry before `number`, passing over removed ones."""
-        return next((entry for one in range(number - 1, 0, -1) if (entry := self._at(one))), None)
+        """Return the nearest entry below `number` that was not removed."""
+        entries = (self._at(place) for place in range(number - 1, 0, -1))
+        return next((entry for entry in entries if entry), None)
 
     def _at(self, number: int) -> Entry | None:
-        found = or_none(self.client.get_model_version, self.name, str(number))
-        return None if found is None else _entry(found)
+        version = or_none(self.client.get_model_version, self.name, str(number))
+        return None if version is None else _entry(version)
 
     def _close(self, entry: Entry, outcome: Outcome) -> None:
         self._write(entry.number, AFTER, After(outcome=outcome, champion=self.champion(), at=_now()))
@@ -199,22 +241,20 @@ class Journal:
 
 
 def journal_name(model: str) -> str:
+    """Return the name of the registered model that holds the journal of `model`."""
     return f"{model}-journal"
 
 
 def breaks(entries: Sequence[Entry]) -> list[str]:
-    """Where the chain doesn't hold, a sentence each: an entry removed, put in, or changed after it was written."""
+    """Check the chain and return a sentence for each entry that was removed, inserted or changed later."""
     found: list[str] = []
     last = ""
     for place, entry in enumerate(entries, 1):
         if entry.number != place:
             return [*found, f"Entry {place} is missing."]
         if entry.before is None or entry.after is None:
-            return (
-                found
-                if entry is entries[-1]
-                else [*found, f"Entry {place} was never closed, but others follow it."]
-            )
+            unclosed = f"Entry {place} was never closed, but others follow it."
+            return found if entry is entries[-1] else [*found, unclosed]
         if entry.before.previous != last:
             found.append(f"Entry {place} doesn't follow from the one before it: one of the two was changed.")
         found += _moved(entries[place - 2], entry.before.champion) if place > 1 else []
@@ -222,21 +262,30 @@ def breaks(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
-def _moved(entry: Entry, found: int | None) -> list[str]:
-    """Whether the champion is another than the one that `entry` ended with.
+def _moved(entry: Entry, champion: int | None) -> list[str]:
+    """Return a sentence if `champion`, that of the next entry, is another than the one after `entry`.
 
-    Whose promoter failed or was gone may have moved it later.
+    If the entry's outcome is `failed` or `abandoned`, its promoter may have moved the champion later.
     """
-    if entry.after is None or entry.after.outcome in ("failed", "abandoned") or entry.after.champion == found:
+    after = entry.after
+    if after is None or after.outcome in ("failed", "abandoned") or after.champion == champion:
         return []
-    left, now = (f"version {one}" if one else "none" for one in (entry.after.champion, found))
-    return [
-        f"After entry {entry.number} the champion was {left}, before the next it was {now}: it was moved outside the journal."
-    ]
+    left, now = _champion_words(after.champion), _champion_words(champion)
+    change = f"After entry {entry.number} the champion was {left}, before the next it was {now}"
+    return [f"{change}: it was moved outside the journal."]
+
+
+def _champion_words(version: int | None) -> str:
+    return f"version {version}" if version else "none"
 
 
 def unheaded(entries: Sequence[Entry], heads: Mapping[int, str]) -> list[str]:
-    """Heads (version -> what its tag HEAD says) that the journal doesn't have, a sentence each: its end was cut off or changed."""
+    """Return a sentence for each head that the journal lacks: its end was cut off or changed.
+
+    Args:
+        entries: the journal's entries.
+        heads: value of the tag HEAD by version.
+    """
     known = {head_of(entry) for entry in entries if entry.after}
     return [
         f"Version {version} names entry {number_of(head)} of the journal, which was changed or removed since."
@@ -246,18 +295,21 @@ def unheaded(entries: Sequence[Entry], heads: Mapping[int, str]) -> list[str]:
 
 
 def head_of(entry: Entry) -> str:
-    """A closed entry as the tag HEAD names it."""
+    """Return the value of the tag HEAD for a closed entry: NUMBER:HASH."""
     return f"{entry.number}:{entry.hash}"
 
 
 def number_of(head: str) -> int:
-    """The entry that the tag HEAD names; 0 for what is none."""
+    """Return the number of the entry that a value of the tag HEAD names; 0 for an invalid value."""
     number = head.partition(":")[0]
     return int(number) if number.isdecimal() else 0
 
 
 def predecessors(entries: Sequence[Entry]) -> list[int]:
-    """Versions to roll back to, the nearest first: champions that were replaced by promotion, not rolled away from."""
+    """Return the versions to roll back to, the nearest first.
+
+    These are champions that were replaced by a promotion; versions that were rolled away from are left out.
+    """
     stack: list[int] = []
     for entry in entries:
         champion = entry.after.champion if entry.after and entry.changed else None
@@ -270,17 +322,15 @@ def predecessors(entries: Sequence[Entry]) -> list[int]:
     return stack[-2::-1]
 
 
-def _entry(found: Any) -> Entry:
-    parts = {
-        name: found.tags.get(tag) for name, tag in (("asked", ASKED), ("before", BEFORE), ("after", AFTER))
-    }
+def _entry(version: Any) -> Entry:
+    tags = {"asked": ASKED, "before": BEFORE, "after": AFTER}
+    parts = {name: version.tags.get(tag) for name, tag in tags.items()}
     try:
-        read = {name: json.loads(text) for name, text in parts.items() if text is not None}
-        return Entry.model_validate({"number": int(found.version)} | read)
+        fields = {name: json.loads(text) for name, text in parts.items() if text is not None}
+        return Entry.model_validate({"number": int(version.version)} | fields)
     except (ValueError, ValidationError) as error:
-        raise ServiceError(
-            f"Version {found.version} of {found.name} is no entry of a journal; leave that model to skumatch."
-        ) from error
+        stranger = f"Version {version.version} of {version.name} is no entry of a journal"
+        raise ServiceError(f"{stranger}; leave that model to skumatch.") from error
 
 
 def _now() -> datetime:

@@ -1,4 +1,4 @@
-"""One JSON record a run: every input, every stage's inputs and outputs, and what came of it, each by its hash."""
+"""The lineage record of a run: its inputs, the inputs and outputs of each stage, its results, by hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ class _Record(BaseModel):
 
 
 class Code(_Record):
-    """What ran: the commit (None outside a repository), whether the tree differed from it, one hash over all code files."""
+    """The code of a run.
+
+    Attributes:
+        commit: the commit; None outside a repository.
+        dirty: whether the working tree differed from the commit.
+        files: one hash over all code files.
+    """
 
     commit: str | None
     dirty: bool
@@ -31,12 +37,23 @@ class Code(_Record):
 
 
 class Inputs(_Record):
-    """archive: MD5 of the input set, from which the run can be rebuilt. data: DVC's hash of data/ (`md5:....dir`).
+    """The inputs of a run.
 
-    kind: `retrain` or `refresh`. champion: hash of the champion's bundle, None if there was none. released: hash of
-    the bundle in which the champion's encoder was first released; None if that is the champion. trained: hash of the
-    bundle whose encoder was judged again; None if this run trained it, or there is none. params: hash of
-    params.yaml as it ran, `overrides` (section.name=value) included. environment: hash of constraints.txt.
+    Attributes:
+        kind: `retrain` or `refresh`.
+        archive: MD5 of the input set, from which the run can be rebuilt.
+        data: DVC's hash of data/ (`md5:....dir`).
+        champion: hash of the champion's bundle; None if there was none.
+        champion_version: the champion's version.
+        released: hash of the bundle in which the champion's encoder was first released; None if that is the
+            champion.
+        trained: hash of the bundle whose encoder was judged again; None if this run trained it, or there is
+            none.
+        weights: name of the base weights.
+        weights_sha256: their hash.
+        params: hash of params.yaml as it ran, `overrides` included.
+        overrides: the overrides of parameters, each as section.name=value.
+        environment: hash of constraints.txt.
     """
 
     kind: Literal["retrain", "refresh"] = "retrain"
@@ -54,7 +71,14 @@ class Inputs(_Record):
 
 
 class Stage(_Record):
-    """One stage of dvc.lock: path -> `algorithm:hash` of what it read and wrote, and the parameters it depends on."""
+    """One stage of dvc.lock.
+
+    Attributes:
+        command: its command.
+        deps: `algorithm:hash` of each path that it read.
+        params: the parameters that it depends on.
+        outs: `algorithm:hash` of each path that it wrote.
+    """
 
     command: str
     deps: dict[str, str]
@@ -63,12 +87,15 @@ class Stage(_Record):
 
 
 class Results(_Record):
-    """Hashes of the evaluations' and the decision's files and of the bundle.
+    """The results of a run. The registered version is recorded in MLflow only.
 
-    The registered version is in MLflow.
-
-    challenger: None in a refresh. champion: of its encoder on today's gallery. answers: of what each
-    candidate answers as it serves.
+    Attributes:
+        challenger: hash of the challenger's evaluation; None in a refresh.
+        champion: hash of the evaluation of the champion's encoder on today's gallery; None without a champion.
+        answers: hash of the table of served answers of each candidate.
+        decision: hash of the decision's file.
+        verdict: the gate's verdict.
+        bundle: hash of the bundle.
     """
 
     challenger: str | None = MaybeHash
@@ -80,7 +107,16 @@ class Results(_Record):
 
 
 class Lineage(_Record):
-    """The whole record. Schema 1, before gallery releases, is still read."""
+    """The whole record. Records of schema 1, from before gallery releases, still can be read.
+
+    Attributes:
+        schema_: name of the schema (`schema` in JSON).
+        run: skumatch's name of the run.
+        code: its code.
+        inputs: its inputs.
+        stages: its stages by name.
+        results: its results.
+    """
 
     schema_: Literal["skumatch-lineage-1", "skumatch-lineage-2"] = Field(
         default="skumatch-lineage-2", alias="schema"
@@ -93,21 +129,33 @@ class Lineage(_Record):
 
 
 def lineage(run: str, code: Code, inputs: Inputs, lock: str, results: Results) -> dict[str, Any]:
-    """The run's record, ready for write_json; `lock` is the text of its dvc.lock.
+    """Return the lineage record of a run, ready for write_json.
 
-    Raises DataError for an unreadable lock.
+    Args:
+        run: skumatch's name of the run.
+        code: its code.
+        inputs: its inputs.
+        lock: the text of its dvc.lock.
+        results: its results.
+
+    Raises:
+        DataError: the lock can't be read.
     """
     record = Lineage(run=run, code=code, inputs=inputs, stages=stages_of(lock), results=results)
     return record.model_dump(mode="json", by_alias=True)
 
 
 def record_hash(record: dict[str, Any]) -> str:
-    """Hash of a record: SHA-256 of its canonical JSON, which is also the hash of its file."""
+    """Return the hash of a record: SHA-256 of its canonical JSON, which is also the hash of its file."""
     return hashlib.sha256(canonical_json(record).encode()).hexdigest()
 
 
 def stages_of(lock: str) -> dict[str, Stage]:
-    """The stages of a dvc.lock, in order of name. Raises DataError if the text is no whole lock."""
+    """Return the stages of a dvc.lock in order of name.
+
+    Raises:
+        DataError: the text is no complete lock.
+    """
     try:
         tree = yaml.safe_load(lock)
         stages = {str(name): _stage(entry) for name, entry in sorted(tree["stages"].items())}

@@ -1,4 +1,4 @@
-"""Who is champion: promotion and rollback, each one alias write in a turn of the journal."""
+"""Promotion and rollback: each moves the alias `champion` in one write, within a turn of the journal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ PREVIOUS = "previous"
 
 
 def compared_with(ref: ModelRef) -> int | None:
-    """The champion that a version was compared with; None: there was none. Raises Refused if nothing says."""
+    """Return the champion that a version was compared with; None if there was none.
+
+    Raises:
+        Refused: the version has no record of it.
+    """
     compared = ref.tags.get(COMPARED_TAG)
     if compared is None:
         raise Refused(
@@ -25,9 +29,13 @@ def compared_with(ref: ModelRef) -> int | None:
 
 
 def proposed(registry: Registry, ref: ModelRef) -> int | None:
-    """As compared_with, looked at without a word in the journal.
+    """Return the champion that a version was compared with, if it still is the champion.
 
-    Raises StaleChampion if the champion is another by now.
+    The journal gets no entry.
+
+    Raises:
+        Refused: the version has no record of its comparison.
+        StaleChampion: the champion is another one by now.
     """
     expected, now = compared_with(ref), registry.champion()
     current = now.version if now else None
@@ -37,9 +45,9 @@ def proposed(registry: Registry, ref: ModelRef) -> int | None:
 
 
 def withdrawn(registry: Registry) -> set[str]:
-    """MD5s of the data versions whose releases were rolled back from, and nothing was promoted since.
+    """Return the data versions (MD5s) whose releases were rolled back, if nothing was promoted since.
 
-    No run that starts by itself may bring such a gallery back: a person took it away.
+    A person withdrew these galleries, so no run that starts by itself may release one of them again.
     """
     versions: set[int | None] = set()
     for entry in reversed(history(registry)):
@@ -51,14 +59,15 @@ def withdrawn(registry: Registry) -> set[str]:
 
 
 def gallery_moved(registry: Registry, version: int, expected: int | None) -> bool:
-    """Whether only the champion's gallery changed since the model release `version` was compared with `expected`.
+    """Return whether only the champion's gallery changed since a model release was compared with it.
 
-    Then the comparison of encoders stands, but the version's gallery is old: its encoder has to be put on the newest
-    data and judged again, which needs no training.
+    Then the comparison of encoders still holds, but the version's gallery is old. Its encoder has to be put
+    on the newest data and judged again, which needs no training.
 
     Args:
-        version: one that passed the gate.
-        expected: the champion that it was compared with.
+        registry: the registry that has the versions.
+        version: a version that passed the gate.
+        expected: the champion that it was compared with; None if there was none.
     """
     if expected is None or RELEASE_TAG in registry.resolve(str(version)).tags:
         return False
@@ -71,60 +80,92 @@ def gallery_moved(registry: Registry, version: int, expected: int | None) -> boo
 
 
 def promote(registry: Registry, version: int, expected: int | None, who: str, why: str) -> ModelRef:
-    """Make `version` the champion, if the champion still is `expected`, the one it was compared with (None: there was none).
+    """Make a version the champion. Promoting the champion again changes nothing.
 
-    Promoting the champion again changes nothing. Raises StaleChampion, ReferenceNotFound.
+    Args:
+        registry: the registry that has the version.
+        version: the version.
+        expected: the champion that it was compared with; None if there was none.
+        who: the person or run that promotes, for the journal.
+        why: the reason, for the journal.
+
+    Returns:
+        The new champion.
+
+    Raises:
+        StaleChampion: the champion is not `expected` any more.
+        ReferenceNotFound: there is no such version.
     """
     return _move(registry, Asked(action="promote", version=version, expected=expected, who=who, why=why))
 
 
 def rollback(registry: Registry, version: int, expected: int | None, who: str, why: str) -> ModelRef:
-    """Make an earlier champion the champion again, if the champion still is `expected`.
+    """Make an earlier champion the champion again.
 
-    Raises StaleChampion, ReferenceNotFound.
+    Args:
+        registry: the registry that has the version.
+        version: the earlier champion.
+        expected: the present champion; None if there is none.
+        who: the person or run that rolls back, for the journal.
+        why: the reason, for the journal.
+
+    Returns:
+        The new champion.
+
+    Raises:
+        StaleChampion: the champion is not `expected` any more.
+        ReferenceNotFound: there is no such version.
     """
     return _move(registry, Asked(action="rollback", version=version, expected=expected, who=who, why=why))
 
 
 def rollback_target(registry: Registry, version: int | None = None) -> ModelRef:
-    """The version that a rollback leads to: `version`, or the last champion before this one that still is there.
+    """Return the version that a rollback leads to.
 
-    Raises ReferenceNotFound if there is none, or if `version` never was champion: only what served before is rolled back to.
+    Args:
+        registry: the registry that has the versions.
+        version: an earlier champion; None for the last champion before the present one that still exists.
+
+    Raises:
+        ReferenceNotFound: `version` never was champion, or no earlier champion is left.
     """
     with registry.client() as client:
         entries, now = _journal(registry, client).entries(), _champion(registry, client)
         if version is not None:
             served = {entry.after.champion for entry in entries if entry.after}
             if version not in served:
-                raise ReferenceNotFound(
-                    f"Version {version} never was champion; promote it with `skumatch promote {version}` if it passed."
-                )
+                advice = f"promote it with `skumatch promote {version}` if it passed"
+                raise ReferenceNotFound(f"Version {version} never was champion; {advice}.")
             return registry.version(client, str(version))
         there = {ref.version for ref in registry.versions()}
-        found = next((one for one in _candidates(entries, now) if one in there), None)
-        if found is None:
+        target = next((one for one in _candidates(entries, now) if one in there), None)
+        if target is None:
             raise ReferenceNotFound(
                 "No earlier champion is left to roll back to; `skumatch models --history` lists what was."
             )
-        return registry.version(client, str(found))
+        return registry.version(client, str(target))
 
 
 def history(registry: Registry) -> list[Entry]:
-    """The journal's entries, oldest first."""
+    """Return the journal's entries, oldest first."""
     with registry.client() as client:
         return _journal(registry, client).entries()
 
 
 def heads(registry: Registry) -> dict[int, str]:
-    """Version -> the journal's head when it was promoted, where that was recorded.
+    """Return by version the journal's head at its promotion, where that was recorded.
 
-    To be read before the entries: the journal grows.
+    Read the heads before the entries: the journal may grow in between.
     """
     return {ref.version: ref.tags[HEAD] for ref in registry.versions() if HEAD in ref.tags}
 
 
 def _candidates(entries: list[Entry], now: int | None) -> list[int]:
-    """With the champion deleted in MLflow the last one named by the journal is gone, so its predecessors are next."""
+    """Return the versions to roll back to, the nearest first.
+
+    If there is no champion now, its version was deleted in MLflow. Then the last champion that the journal
+    names comes first, and its predecessors follow.
+    """
     last = next(
         (entry.after.champion for entry in reversed(entries) if entry.after and entry.after.champion), None
     )
@@ -132,6 +173,7 @@ def _candidates(entries: list[Entry], now: int | None) -> list[int]:
 
 
 def _move(registry: Registry, asked: Asked) -> ModelRef:
+    """Move the champion as `asked`, within a turn of the journal."""
     with registry.client() as client:
         registry.version(client, str(asked.version))  # one that isn't there leaves no entry
         with _turn(registry, client, asked) as turn:
@@ -157,7 +199,7 @@ def _set_champion(registry: Registry, client: Any, turn: Turn) -> None:
 
 
 def _complete(registry: Registry, client: Any, champion: int) -> None:
-    """Point `previous` at the champion before this one, where a promoter was gone between its two writes."""
+    """Point `previous` at the champion before this one, if a promoter died between its two writes."""
     moved = next((entry for entry in reversed(_journal(registry, client).entries()) if entry.changed), None)
     before = moved.before.champion if moved and moved.before else None
     if before in (None, champion) or registry.aliases(client).get(PREVIOUS) == str(before):
@@ -168,7 +210,10 @@ def _complete(registry: Registry, client: Any, champion: int) -> None:
 
 @contextmanager
 def _turn(registry: Registry, client: Any, asked: Asked) -> Iterator[Turn]:
-    """A turn of the journal, whose closed entry is then named by a version's tag: no later entry vouches for the last one."""
+    """Hold a turn of the journal, and record its closed entry in a version's tag.
+
+    The tag protects the last entry, since no later entry names its hash yet.
+    """
     journal = _journal(registry, client)
     try:
         with journal.turn(asked) as turn:
@@ -180,9 +225,9 @@ def _turn(registry: Registry, client: Any, asked: Asked) -> Iterator[Turn]:
 
 
 def _record_head(registry: Registry, client: Any, entry: Entry) -> None:
-    """The champion names it, or the version asked for where there is none.
+    """Record the entry as the journal's head in the tags of the champion, or of the requested version.
 
-    A head recorded later stays: promoters may overtake here.
+    A head of a later entry stays, since another promoter may have written it first.
     """
     version = str((entry.after and entry.after.champion) or entry.asked.version)
     found = or_none(client.get_model_version, registry.model_name, version)
@@ -191,21 +236,27 @@ def _record_head(registry: Registry, client: Any, entry: Entry) -> None:
 
 
 def stale(version: int, expected: int | None, current: int | None, action: str = "promote") -> StaleChampion:
-    """What is told where the champion is another than the one that a version was compared with."""
+    """Return the error for a champion that is another one than the version was compared with.
+
+    Args:
+        version: the version to promote or to roll back to.
+        expected: the champion that it was compared with; None if there was none.
+        current: the present champion; None if there is none.
+        action: `promote` or `rollback`.
+    """
     if current == version:
         return StaleChampion(f"Version {version} is the champion already; there is nothing to do.")
     now = "There is no champion now" if current is None else f"The champion is now version {current}"
     then = "none" if expected is None else f"version {expected}"
     if action == "rollback":
-        return StaleChampion(
-            f"{now}, but the rollback to version {version} was asked against {then}; look at it and ask again."
-        )
+        change = f"the rollback to version {version} was asked against {then}"
+        return StaleChampion(f"{now}, but {change}; look at it and ask again.")
     return StaleChampion(f"{now}, but version {version} was compared with {then}; retrain to compare again.")
 
 
 def _champion(registry: Registry, client: Any) -> int | None:
-    found = registry.aliases(client).get(CHAMPION)
-    return None if found is None else int(found)
+    version = registry.aliases(client).get(CHAMPION)
+    return None if version is None else int(version)
 
 
 def _journal(registry: Registry, client: Any) -> Journal:

@@ -1,6 +1,7 @@
-"""Where a bundle came from, as an in-toto statement with SLSA's predicate, in a DSSE envelope that may be signed.
+"""The provenance of a bundle: an in-toto statement with SLSA's predicate, in a DSSE envelope.
 
-in-toto Attestation Framework, Statement v1; SLSA Provenance v1; Dead Simple Signing Envelope v1.
+The envelope may be signed. Formats: in-toto Attestation Framework, Statement v1; SLSA Provenance v1; Dead
+Simple Signing Envelope v1.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ BUILD, BUILDER = "urn:skumatch:retrain:1", "urn:skumatch:register:1"
 
 
 def statement(record: Mapping[str, Any], parts: Mapping[str, str], ended: datetime) -> dict[str, Any]:
-    """What a run made of what. record: its lineage record.
+    """Return the in-toto statement of a run: its inputs and the bundle that it made.
 
-    Parts: the bundle's files and their SHA-256; ended: when it was registered.
+    Args:
+        record: the run's lineage record.
+        parts: SHA-256 of each file of the bundle, by name.
+        ended: time of the registration, in UTC.
     """
     run = Lineage.model_validate(record)
     results = {
@@ -63,7 +67,7 @@ def statement(record: Mapping[str, Any], parts: Mapping[str, str], ended: dateti
 
 def _dependencies(run: Lineage) -> list[dict[str, Any]]:
     inputs = run.inputs
-    found: list[tuple[str, dict[str, str | None]]] = [
+    digests_of: list[tuple[str, dict[str, str | None]]] = [
         ("code", {"sha256": run.code.files, "gitCommit": run.code.commit}),
         ("data", {"md5": inputs.data.removeprefix("md5:")}),
         ("inputs.tar", {"md5": inputs.archive.removeprefix("md5:")}),
@@ -72,60 +76,76 @@ def _dependencies(run: Lineage) -> list[dict[str, Any]]:
         (f"weights: {inputs.weights}", {"sha256": inputs.weights_sha256}),
         ("champion", {"sha256": inputs.champion}),
     ]
-    named = ((name, {kind: digest for kind, digest in digests.items() if digest}) for name, digests in found)
+    named = (
+        (name, {kind: digest for kind, digest in digests.items() if digest}) for name, digests in digests_of
+    )
     return [{"name": name, "digest": digest} for name, digest in named if digest]
 
 
-def envelope(told: Mapping[str, Any], key: Path | None) -> dict[str, Any]:
-    """The statement in its envelope, signed with the private key (PEM, without a password) where there is one.
+def envelope(contents: Mapping[str, Any], key: Path | None) -> dict[str, Any]:
+    """Put a statement into an envelope, and sign it where there is a key.
 
-    Raises ParameterError for a file that holds no such key.
+    Args:
+        contents: the statement.
+        key: file of the private key (PEM, without a password); None for an unsigned envelope.
+
+    Raises:
+        ParameterError: the file holds no such key.
     """
     from securesystemslib.dsse import Envelope
 
-    made = Envelope(json.dumps(told, sort_keys=True).encode(), PAYLOAD, {})
+    sealed = Envelope(json.dumps(contents, sort_keys=True).encode(), PAYLOAD, {})
     if key is not None:
-        made.sign(_signer(key))
-    return dict(made.to_dict())
+        sealed.sign(_signer(key))
+    return dict(sealed.to_dict())
 
 
-def opened(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The statement in an envelope. Raises ValueError for one that holds none."""
+def opened(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statement in an envelope.
+
+    Raises:
+        ValueError: the document is no envelope, or holds no statement.
+    """
     from securesystemslib.dsse import Envelope
 
     try:
-        inside = Envelope.from_dict(json.loads(json.dumps(found)))
-        told = json.loads(inside.payload)
+        parsed = Envelope.from_dict(json.loads(json.dumps(document)))
+        contents = json.loads(parsed.payload)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("it is no DSSE envelope") from error
-    if not isinstance(found.get("signatures"), list):
+    if not isinstance(document.get("signatures"), list):
         raise ValueError("it has no list of signatures")
-    if inside.payload_type != PAYLOAD or not isinstance(told, dict) or told.get("_type") != STATEMENT:
+    typed = isinstance(contents, dict) and contents.get("_type") == STATEMENT
+    if parsed.payload_type != PAYLOAD or not typed:
         raise ValueError("it holds no in-toto statement")
-    return dict(told)
+    return dict(contents)
 
 
-def signers(found: Mapping[str, Any]) -> list[str]:
-    """Ids of the keys that an envelope says it is signed with; empty where it is unsigned."""
-    return [str(signature["keyid"]) for signature in found.get("signatures", [])]
+def signers(document: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the keys that an envelope claims; none where it is unsigned."""
+    return [str(signature["keyid"]) for signature in document.get("signatures", [])]
 
 
-def signed_by(found: Mapping[str, Any], key: Path) -> bool:
-    """Whether the envelope carries a signature of this public key (PEM).
+def signed_by(document: Mapping[str, Any], key: Path) -> bool:
+    """Return whether an envelope carries a valid signature of a public key.
 
-    Raises ParameterError for a file that holds none.
+    Args:
+        document: the envelope.
+        key: file of the public key (PEM).
+
+    Raises:
+        ParameterError: the file holds no public key.
     """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError
     from securesystemslib.signer import Signature  # type: ignore[attr-defined]
 
-    inside, public = Envelope.from_dict(json.loads(json.dumps(found))), _public(key)
-    for one in inside.signatures.values():  # whatever id they claim: it is the signature that counts
-        named = Envelope(
-            inside.payload, inside.payload_type, {public.keyid: Signature(public.keyid, one.signature)}
-        )
+    parsed, public = Envelope.from_dict(json.loads(json.dumps(document))), _public(key)
+    for signature in parsed.signatures.values():  # the signature counts, not the key's id that it claims
+        renamed = {public.keyid: Signature(public.keyid, signature.signature)}
+        candidate = Envelope(parsed.payload, parsed.payload_type, renamed)
         try:
-            named.verify([public], 1)
+            candidate.verify([public], 1)
         except VerificationError:
             continue
         return True
@@ -133,10 +153,16 @@ def signed_by(found: Mapping[str, Any], key: Path) -> bool:
 
 
 def check_signing_key(key: Path | None) -> str:
-    """Try to sign with the key, so that no run is stopped for it after its training; return the key's id.
+    """Sign something with the key, so that a bad key stops a run before its training.
+
+    Args:
+        key: file of the private key (PEM, without a password); None for no key.
+
+    Returns:
+        The key's id; empty without a key.
 
     Raises:
-        ParameterError: The file can't be read, or holds no private key that can sign without a password.
+        ParameterError: the file can't be read, or holds no private key that can sign without a password.
     """
     return str(_signer(key).public_key.keyid) if key else ""
 

@@ -1,4 +1,4 @@
-"""Versions of the registered model on the MLflow server, their aliases, and the promotion of one to champion."""
+"""Versions of the registered model on the MLflow server, their bundles, tags and aliases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOP1_TAG, COMPARED_TAG = "skumatch.top1", "skumatch.compared_with"
 ENCODER_TAG = "skumatch.encoder"  # SHA-256 of its weights
 TRAINED_TAG = "skumatch.trained_in"  # of a model release that was judged again: the version that was trained
 RELEASE_TAG = "skumatch.model_release"  # of a gallery release: the version that brought its encoder
-ERASED_TAG = "skumatch.erased"  # of a version whose gallery held an erased picture: when, by whom, why
+ERASED_TAG = "skumatch.erased"  # of a version whose gallery held an erased picture: date, person, reason
 RESERVED_ALIAS = re.compile(r"latest|v?\d+", re.IGNORECASE)
 
 
@@ -35,7 +35,13 @@ RESERVED_ALIAS = re.compile(r"latest|v?\d+", re.IGNORECASE)
 class ModelRef:
     """One version of the registered model.
 
-    `bundle` is its bundle's hash, `run_id` the MLflow run that made it.
+    Attributes:
+        version: its number.
+        bundle: hash of its bundle.
+        run_id: the MLflow run that made it.
+        created: time of its registration.
+        aliases: the aliases that point at it, sorted.
+        tags: its tags.
     """
 
     version: int
@@ -47,29 +53,36 @@ class ModelRef:
 
     @property
     def top1(self) -> float | None:
+        """The top-1 that the gate saw, 0 to 1; None without its tag."""
         return float(self.tags[TOP1_TAG]) if TOP1_TAG in self.tags else None
 
     @property
     def data(self) -> str | None:
+        """MD5 of the data version that it was made of; None without its tag."""
         return self.tags.get(DATA_TAG)
 
 
 def model_release(registry: Registry, ref: ModelRef | None) -> ModelRef | None:
-    """The version that brought the encoder of a gallery release.
+    """Return the version that brought the encoder of a gallery release.
 
-    None for a model release, and where there is no version.
+    Returns:
+        None for a model release, and for no version.
 
-    Raises ReferenceNotFound if it was deleted.
+    Raises:
+        ReferenceNotFound: that version was deleted.
     """
-    brought = ref.tags.get(RELEASE_TAG) if ref else None
-    return registry.resolve(brought) if brought else None
+    version = ref.tags.get(RELEASE_TAG) if ref else None
+    return registry.resolve(version) if version else None
 
 
 class Registry(Tracking):
     """One registered model on one MLflow server; runs are logged through it too (Tracking).
 
-    `locks` is a folder shared by all who fetch bundles on this machine (default: the system's temporary
-    folder).
+    Args:
+        url: address of the server.
+        model_name: name of the registered model.
+        locks: folder for lock files that is shared by all processes which fetch bundles on this machine; None
+            for the system's temporary folder.
     """
 
     def __init__(self, url: str, model_name: str = "skumatch", locks: Path | None = None) -> None:
@@ -79,19 +92,24 @@ class Registry(Tracking):
         self._lock_path = (locks or Path(tempfile.gettempdir())) / f"skumatch-{key}.download"
 
     def champion(self) -> ModelRef | None:
+        """Return the version with the alias `champion`; None if there is none."""
         with self.client() as client:
             version = self.aliases(client).get(CHAMPION)
             return None if version is None else self.version(client, version)
 
     def versions(self) -> list[ModelRef]:
-        """Every version, newest first; empty before the first registration."""
+        """Return every version, newest first; none before the first registration."""
         with self.client() as client:
             aliases = self.aliases(client)
-            found = self._search(client, "")
-        return sorted((_model_ref(version, aliases) for version in found), key=lambda ref: -ref.version)
+            versions = self._search(client, "")
+        return sorted((_model_ref(version, aliases) for version in versions), key=lambda ref: -ref.version)
 
     def resolve(self, ref: str) -> ModelRef:
-        """The version named by an alias or a number. Raises ReferenceNotFound."""
+        """Return the version with an alias or a number.
+
+        Raises:
+            ReferenceNotFound: there is no such version.
+        """
         with self.client() as client:
             version = ref if ref.isdecimal() else self.aliases(client).get(ref)
             if version is None:
@@ -99,9 +117,9 @@ class Registry(Tracking):
             return self.version(client, version)
 
     def encoder(self, version: int | None) -> str | None:
-        """SHA-256 of the weights of a version's encoder; None where there is no such version.
+        """Return the SHA-256 of the weights of a version's encoder; None where there is no such version.
 
-        A version that was registered before it was a tag has it in its bundle's manifest.
+        Older versions have no tag for it; there the hash is read from the bundle's manifest.
         """
         with self.client() as client:
             ref = or_none(client.get_model_version, self.model_name, str(version)) if version else None
@@ -119,19 +137,21 @@ class Registry(Tracking):
                 return read_manifest(Path(file).parent).parts[WEIGHTS].sha256
 
     def download_bundle(self, ref: ModelRef, folder: Path) -> Path:
-        """Fetch the bundle into `folder`, whole and verified against the hash it was registered with, or not at all.
+        """Fetch the bundle of a version into `folder`, and verify it against its registered hash.
 
-        Nothing is fetched if it is there already; a damaged bundle there is replaced. Raises BundleError if the registry's bytes
-        changed or are gone or were erased, or `folder` holds other files.
+        `folder` gets the whole bundle or nothing. Nothing is fetched if the bundle is there already; a
+        damaged one is replaced.
+
+        Raises:
+            BundleError: the registry's bytes changed, are gone or were erased, or `folder` holds other files.
         """
         if ERASED_TAG in ref.tags:
-            what = f"Version {ref.version} of '{self.model_name}' can't serve or be rolled back to"
-            raise BundleError(
-                f"{what}: its gallery held a picture that was {ref.tags[ERASED_TAG]}; name another one."
-            )
+            unusable = f"Version {ref.version} of '{self.model_name}' can't serve or be rolled back to"
+            cause = f"its gallery held a picture that was {ref.tags[ERASED_TAG]}"
+            raise BundleError(f"{unusable}: {cause}; name another one.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self._lock_path):  # two runs of one machine may want the same champion
+        with filelock.FileLock(self._lock_path):  # two runs on one machine may fetch the same champion
             return folder if _holds(folder, ref.bundle) else self._download(ref, folder)
 
     def _download(self, ref: ModelRef, folder: Path) -> Path:
@@ -139,15 +159,13 @@ class Registry(Tracking):
             with self.client() as client:
                 from mlflow.artifacts import download_artifacts, list_artifacts
 
-                uri = (
-                    client.get_model_version_download_uri(self.model_name, str(ref.version))
-                    + "/artifacts/bundle"
-                )
+                model_uri = client.get_model_version_download_uri(self.model_name, str(ref.version))
+                uri = f"{model_uri}/artifacts/bundle"
                 if not list_artifacts(artifact_uri=uri, tracking_uri=self.url):
-                    what = f"MLflow at {self.shown} has no files of version {ref.version} of '{self.model_name}' any more"
-                    raise BundleError(
-                        f"{what}; restore its artifacts from a backup, or promote another version."
-                    )
+                    version = f"version {ref.version} of '{self.model_name}'"
+                    gone = f"MLflow at {self.shown} has no files of {version} any more"
+                    advice = "restore its artifacts from a backup, or promote another version"
+                    raise BundleError(f"{gone}; {advice}.")
                 found = Path(download_artifacts(artifact_uri=uri, dst_path=aside, tracking_uri=self.url))
             verify_bundle(found, ref.bundle)
             if folder.exists():
@@ -164,14 +182,24 @@ class Registry(Tracking):
         package: Path | None = None,
         card: Path | None = None,
     ) -> int:
-        """Make the bundle in `folder` a version, as an MLflow model that matches by itself.
+        """Register the bundle in `folder` as a version, as an MLflow model that matches by itself.
 
-        Return the version.
+        A bundle that already is a version keeps its number and nothing is written. After an interrupted call
+        the next one continues where that stopped.
 
-        A bundle that already is a version stays that version and nothing is written. `run_id` is the MLflow
-        run that log_run returned, `package` the skumatch that the model carries (default: the one that runs
-        here), `card` its model card. Raises BundleError for an incomplete bundle. A call that was cut off
-        goes on where it stopped.
+        Args:
+            folder: folder of the bundle.
+            run_id: the MLflow run that made it, as log_run returned it.
+            tags: tags of the version; credentials are cut out of their values.
+            description: description of the version.
+            package: folder of the package skumatch that the model carries; None for the running one.
+            card: file of the model card.
+
+        Returns:
+            The version's number.
+
+        Raises:
+            BundleError: the bundle is incomplete.
         """
         verify_bundle(folder)
         digest = bundle_hash(folder)
@@ -182,13 +210,13 @@ class Registry(Tracking):
                 )
                 self._make_model(client)
                 client.create_model_version(
-                    self.model_name, f"models:/{model_id}", run_id, tags=clean_tags(tags) | {BUNDLE_TAG: digest}, description=description,
-                    await_creation_for=0, model_id=model_id,
+                    self.model_name, f"models:/{model_id}", run_id, description=description,
+                    tags=clean_tags(tags) | {BUNDLE_TAG: digest}, await_creation_for=0, model_id=model_id,
                 )  # fmt: skip
             return self._settled(client, digest)
 
     def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
-        """Set tags of a version that may change, such as the champion that it was compared with last."""
+        """Set changeable tags of a version, such as the champion that it was compared with last."""
         with self.client() as client:
             known = self.version(client, str(version)).tags
             for name, value in clean_tags(tags).items():
@@ -197,22 +225,22 @@ class Registry(Tracking):
 
     def _make_model(self, client: Any) -> None:
         unless_existing(client.create_registered_model, self.model_name)
-        if not client.get_registered_model(self.model_name).description:  # someone's own words stay
+        if not client.get_registered_model(
+            self.model_name
+        ).description:  # a description that someone wrote stays
             client.update_registered_model(self.model_name, about(journal_name(self.model_name), self.shown))
 
     def _settled(self, client: Any, digest: str) -> int:
-        """The one version of a bundle: the first.
+        """Return the first version of a bundle and delete the others, except those with an alias.
 
-        Others, made at the same time by machines that didn't see each other, are deleted.
-
-        MLflow hands out numbers one by one, so whoever looks after making a version sees all that were made
-        before, and all agree on the first. What a killed call left is deleted by the next; what an alias
-        names stays.
+        Several versions arise if machines register the same bundle at the same time, or if a call is killed.
+        MLflow numbers versions one by one. A machine that searches after it made its version sees all earlier
+        ones, so all machines agree on the first.
         """
         first, *others = self._of_bundle(client, digest)
-        named = self.aliases(client).values() if others else ()
+        aliased = self.aliases(client).values() if others else ()
         for version in others:
-            if str(version) not in named:
+            if str(version) not in aliased:
                 or_none(client.delete_model_version, self.model_name, str(version))
         return first
 
@@ -222,9 +250,11 @@ class Registry(Tracking):
         )
 
     def set_alias(self, alias: str, version: int) -> None:
-        """Point an alias at a version.
+        """Point an alias other than `champion`, which only promotion.py moves, at a version.
 
-        The champion is moved by promotion.py only. Raises ParameterError, ReferenceNotFound.
+        Raises:
+            ParameterError: MLflow reserves the alias.
+            ReferenceNotFound: there is no such version.
         """
         assert alias != CHAMPION, "a promotion compares before it sets the champion"
         if RESERVED_ALIAS.fullmatch(alias):
@@ -234,32 +264,40 @@ class Registry(Tracking):
             client.set_registered_model_alias(self.model_name, alias, str(version))
 
     def aliases(self, client: Any) -> dict[str, str]:
-        """Alias -> version; empty before the first registration."""
+        """Return the version that each alias points at; empty before the first registration."""
         model = or_none(client.get_registered_model, self.model_name)
         return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
     def version(self, client: Any, version: str) -> ModelRef:
-        found = or_none(client.get_model_version, self.model_name, version)
-        if found is None:
+        """Return the version with a number.
+
+        Raises:
+            ReferenceNotFound: there is no such version.
+        """
+        record = or_none(client.get_model_version, self.model_name, version)
+        if record is None:
             raise self._not_found(f"version {version}")
-        return _model_ref(found, self.aliases(client))
+        return _model_ref(record, self.aliases(client))
 
-    def _not_found(self, what: str) -> ReferenceNotFound:
-        return ReferenceNotFound(
-            f"The model '{self.model_name}' on {self.shown} has no {what}; `skumatch models` lists what there is."
-        )
+    def _not_found(self, reference: str) -> ReferenceNotFound:
+        lacks = f"The model '{self.model_name}' on {self.shown} has no {reference}"
+        return ReferenceNotFound(f"{lacks}; `skumatch models` lists what there is.")
 
-    def _search(self, client: Any, more: str) -> list[Any]:
-        return list(client.search_model_versions(f"name = '{self.model_name}'{more}", max_results=10_000))
+    def _search(self, client: Any, condition: str) -> list[Any]:
+        query = f"name = '{self.model_name}'{condition}"
+        return list(client.search_model_versions(query, max_results=10_000))
 
 
 def _holds(folder: Path, digest: str) -> bool:
-    """Whether `folder` holds that bundle, whole. Raises BundleError if what it holds is no bundle of ours."""
+    """Return whether `folder` holds the whole bundle with that hash.
+
+    Raises:
+        BundleError: the folder holds files that are no part of a bundle.
+    """
     if not folder.exists() or not any(folder.iterdir()):
         return False
-    strangers = {path.name for path in folder.iterdir()} - {
-        Path(name).parts[0] for name in (MANIFEST, *PARTS)
-    }
+    expected = {Path(name).parts[0] for name in (MANIFEST, *PARTS)}
+    strangers = {path.name for path in folder.iterdir()} - expected
     if strangers:
         raise BundleError(
             f"{folder} holds other files ({min(strangers)}); give an empty folder for the bundle."
@@ -271,8 +309,13 @@ def _holds(folder: Path, digest: str) -> bool:
     return True
 
 
-def _model_ref(found: Any, aliases: Mapping[str, str]) -> ModelRef:
-    version, tags = str(found.version), dict(found.tags)
-    named = tuple(sorted(alias for alias, target in aliases.items() if target == version))
-    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
-    return ModelRef(int(version), tags.get(BUNDLE_TAG, ""), found.run_id or "", created, named, tags)
+def _model_ref(record: Any, aliases: Mapping[str, str]) -> ModelRef:
+    version, tags = str(record.version), dict(record.tags)
+    return ModelRef(
+        version=int(version),
+        bundle=tags.get(BUNDLE_TAG, ""),
+        run_id=record.run_id or "",
+        created=datetime.fromtimestamp(record.creation_timestamp / 1000, UTC),
+        aliases=tuple(sorted(alias for alias, target in aliases.items() if target == version)),
+        tags=tags,
+    )

@@ -1,4 +1,4 @@
-"""The MLflow server: reaching it, telling its failures apart, and the record of runs."""
+"""Access to the MLflow server: connection, classified failures, and the record of runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOCK_NAME = "dvc.lock"
 MODEL_PARAM = "release.model_name"
 LOOKED_AT = 20
 PROBE_SECONDS = 5.0
-UPLOADS = 4  # each file is a request, for each of which MLflow with sign-in checks the password
+UPLOADS = 4  # at a time: each file is a request, and MLflow with sign-in checks the password for each
 AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,7 +50,13 @@ Series = float | Sequence[float]
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that ended well: its MLflow id and tags, and the text of its dvc.lock (None if it left none)."""
+    """A run that ended well.
+
+    Attributes:
+        run_id: its MLflow id.
+        tags: its tags.
+        lock: the text of its dvc.lock; None if it left none.
+    """
 
     run_id: str
     tags: Mapping[str, str]
@@ -59,7 +65,12 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class RefusedRun:
-    """A run that ended because a stage refused its data: its MLflow id and tags."""
+    """A run that ended because a stage refused its data.
+
+    Attributes:
+        run_id: its MLflow id.
+        tags: its tags.
+    """
 
     run_id: str
     tags: Mapping[str, str]
@@ -68,14 +79,17 @@ class RefusedRun:
 class Tracking:
     """One MLflow server.
 
-    Every method raises RegistryUnavailable if it is away, ServiceError if it refuses.
+    Every method raises RegistryUnavailable if the server is away, and ServiceError if it refuses.
+
+    Attributes:
+        url: the server's address.
+        shown: the address without credentials, for sentences.
     """
 
     def __init__(self, url: str) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ParameterError(
-                f"'{shown(url)}' is no MLflow server; give its address, for example http://127.0.0.1:5000 (SKUMATCH_MLFLOW)."
-            )
+            advice = "give its address, for example http://127.0.0.1:5000 (SKUMATCH_MLFLOW)"
+            raise ParameterError(f"'{shown(url)}' is no MLflow server; {advice}.")
         self.url = url.rstrip("/")
         self.shown = shown(self.url)
 
@@ -88,20 +102,26 @@ class Tracking:
         artifacts: Mapping[str, Path],
         status: Literal["RUNNING", "FINISHED", "FAILED"] = "FINISHED",
     ) -> str:
-        """Record a run in the experiment `skumatch` and return its MLflow id.
+        """Record a run in the experiment `skumatch`.
 
-        `artifacts` maps a path in the run to a file.
+        A second call for the same `run` adds to the same MLflow run; metrics that it has stay.
 
-        A second call for the same `run` adds to the same MLflow run. A list as metric is one value an epoch.
+        Args:
+            run: skumatch's name of the run.
+            params: parameters by name.
+            metrics: metrics by name; a list has one value an epoch.
+            tags: tags by name; credentials are cut out of their values.
+            artifacts: the local file for each path in the run.
+            status: the run's status after the call.
+
+        Returns:
+            The run's MLflow id.
         """
         with self.client() as client, tempfile.TemporaryDirectory() as staged:
-            found = client.get_run(_run_id(client, run))
-            mlflow_id = str(found.info.run_id)
-            _log_metrics(
-                client,
-                mlflow_id,
-                {name: value for name, value in metrics.items() if name not in found.data.metrics},
-            )
+            record = client.get_run(_run_id(client, run))
+            mlflow_id = str(record.info.run_id)
+            new = {name: value for name, value in metrics.items() if name not in record.data.metrics}
+            _log_metrics(client, mlflow_id, new)
             _log_texts(client, mlflow_id, params, clean_tags(tags))
             for name, path in artifacts.items():
                 (Path(staged) / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,104 +132,117 @@ class Tracking:
             return mlflow_id
 
     def log_data(self, mlflow_id: str, version: str, uri: str) -> None:
-        """Name a data version, kept at `uri`, as what the run was trained and tested on: MLflow lists it as the run's datasets."""
+        """Record the data version that a run was trained and tested on; MLflow lists it as its datasets.
+
+        Args:
+            mlflow_id: the run's MLflow id.
+            version: hash of the data version.
+            uri: address of the store that keeps the data; credentials are cut out.
+        """
         with self.client() as client:
             client.log_inputs(
                 mlflow_id, [_dataset(version, shown(uri), context) for context in ("training", "test")]
             )
 
     def last_finished(self, kind: str | None = None, plain: bool = False) -> FinishedRun | None:
-        """The newest run that ended well, with the lock that the next run starts from.
+        """Return the newest run that ended well, with the lock that the next run starts from.
 
         Args:
             kind: only runs of this kind; None for any. A run that names no kind is a retrain.
             plain: only runs as the schedule would start them, without overrides and from committed code.
         """
-        wanted = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''" + (
-            f" and tags.`{PLAIN_TAG}` = 'true'" if plain else ""
-        )
+        query = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''"
+        if plain:
+            query += f" and tags.`{PLAIN_TAG}` = 'true'"
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
-            run = next(
-                (
-                    run
-                    for run in _newest(client, wanted)
-                    if kind in (None, run.data.tags.get(KIND_TAG, "retrain"))
-                ),
-                None,
-            )
+            runs = _newest(client, query)
+            fitting = (run for run in runs if kind in (None, run.data.tags.get(KIND_TAG, "retrain")))
+            run = next(fitting, None)
             if run is None:
                 return None
             run_id = str(run.info.run_id)
-            held = any(item.path == LOCK_NAME for item in client.list_artifacts(run_id))
-            lock = (
-                Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8")
-                if held
-                else None
-            )
+            lock: str | None = None
+            if any(item.path == LOCK_NAME for item in client.list_artifacts(run_id)):
+                lock = Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8")
             tags = {name: value for name, value in run.data.tags.items() if name.startswith("skumatch.")}
             return FinishedRun(run_id, tags, lock)
 
     def last_refused(self, basis: str) -> RefusedRun | None:
-        """The newest run that failed because a stage refused its data.
+        """Return the newest run that failed because a stage refused its data.
 
         Args:
-            basis: SHA-256 of all that the refusal rests on (`pipeline.refusals.basis_of`).
+            basis: SHA-256 of all inputs of the refusal (`pipeline.refusals.basis_of`).
         """
         with self.client() as client:
-            wanted = f"attributes.status = 'FAILED' and tags.`{REFUSED_TAG}` = '{basis}'"
-            run = next(_newest(client, wanted), None)
+            query = f"attributes.status = 'FAILED' and tags.`{REFUSED_TAG}` = '{basis}'"
+            run = next(_newest(client, query), None)
             return RefusedRun(str(run.info.run_id), dict(run.data.tags)) if run else None
 
     def earlier_version(self, data: str, model: str, artifact: str) -> str | None:
-        """The text of `artifact` of the newest run that ended well on other data than `data`, for the registered model `model`.
+        """Return the text of an artifact of the newest run that ended well on another data version.
 
-        Runs without such an artifact are passed over; None if there is no other.
+        Args:
+            data: MD5 of the data version whose runs are passed over.
+            model: name of the registered model; only its runs are searched.
+            artifact: path of the artifact in the run; runs without it are passed over.
+
+        Returns:
+            The text; None if none of the last LOOKED_AT runs has it.
         """
-        wanted = f"attributes.status = 'FINISHED' and tags.`{DATA_TAG}` != '{data}' and params.`{MODEL_PARAM}` = '{model}'"
+        finished = f"attributes.status = 'FINISHED' and tags.`{DATA_TAG}` != '{data}'"
+        query = f"{finished} and params.`{MODEL_PARAM}` = '{model}'"
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             order = ["attributes.end_time DESC"]
-            found = (
-                client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT)
-                if experiment
-                else []
+            if experiment is None:
+                return None
+            runs = client.search_runs(
+                [experiment.experiment_id], query, order_by=order, max_results=LOOKED_AT
             )
-            for run in found:
-                held = client.list_artifacts(run.info.run_id, artifact.rpartition("/")[0])
-                if any(item.path == artifact for item in held):
-                    return Path(client.download_artifacts(run.info.run_id, artifact, folder)).read_text(
-                        "utf-8"
-                    )
+            for run in runs:
+                siblings = client.list_artifacts(run.info.run_id, artifact.rpartition("/")[0])
+                if any(item.path == artifact for item in siblings):
+                    path = client.download_artifacts(run.info.run_id, artifact, folder)
+                    return Path(path).read_text("utf-8")
             return None
 
     def run(self, mlflow_id: str) -> Any:
-        """MLflow's record of a run; None if there is none."""
+        """Return MLflow's record of a run; None if there is none."""
         with self.client() as client:
             return or_none(client.get_run, mlflow_id)
 
     def download_artifacts(self, mlflow_id: str, folder: Path) -> None:
-        """Fetch all of a run's artifacts into `folder`."""
+        """Download all artifacts of a run into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         with self.client() as client:
             client.download_artifacts(mlflow_id, "", str(folder))
 
     def artifact(self, mlflow_id: str, path: str) -> bytes:
-        """One of a run's artifacts. Raises ServiceError if there is none."""
+        """Return the bytes of one artifact of a run.
+
+        Raises:
+            ServiceError: there is no such artifact.
+        """
         with self.client() as client, tempfile.TemporaryDirectory() as folder:
             return Path(client.download_artifacts(mlflow_id, path, folder)).read_bytes()
 
     def run_page(self, mlflow_id: str, place: str) -> str:
-        """The address of a run's page in MLflow's web interface, which people find at `place`."""
+        """Return the address of a run's page in MLflow's web interface, which people reach at `place`."""
         with self.client() as client:
             return f"{place}/#/experiments/{client.get_run(mlflow_id).info.experiment_id}/runs/{mlflow_id}"
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """Yield MLflow's client after a quick look whether the server is there; its errors become ours."""
+        """Check quickly that the server answers, yield MLflow's client, and translate its errors.
+
+        Raises:
+            RegistryUnavailable: the server doesn't answer, or stops answering.
+            ServiceError: the server refuses a request.
+        """
         self._probe()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from mlflow import MlflowClient  # takes a second; a server that is away is told without it
+        from mlflow import MlflowClient  # takes a second, so only once the server has answered
         from mlflow.exceptions import MlflowException
         from requests import RequestException
 
@@ -242,16 +275,16 @@ class Tracking:
 
 
 def upload_files(log: Callable[[str, str | None], None], folder: Path) -> None:
-    """Hand each file below `folder` to `log`, with its folder's path there, several at a time.
+    """Call `log` for each file below `folder`, with its parent's relative path, several at a time.
 
-    Raises what the first failure raises.
+    The exception of the first call that fails is raised.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor(UPLOADS) as pool:
-        sent = [pool.submit(log, str(path), _below(path.parent, folder)) for path in files]
+        uploads = [pool.submit(log, str(path), _below(path.parent, folder)) for path in files]
         try:
-            for one in sent:
-                one.result()
+            for upload in uploads:
+                upload.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -262,7 +295,7 @@ def _below(path: Path, folder: Path) -> str | None:
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags with credentials cut out of URLs. Keys must start with `skumatch.` or be MLflow's own."""
+    """Cut credentials out of URLs in tags. Keys have to start with `skumatch.` or `mlflow.`."""
     assert all(name.startswith(("skumatch.", "mlflow.")) for name in tags), (
         "tags of ours carry the prefix skumatch."
     )
@@ -270,7 +303,7 @@ def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def unless_existing(create: Callable[..., Any], name: str) -> None:
-    """Call `create(name)`; that it exists already is fine."""
+    """Call `create(name)`, and ignore the error that it exists already."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -281,7 +314,7 @@ def unless_existing(create: Callable[..., Any], name: str) -> None:
 
 
 def or_none(call: Callable[..., Any], *names: str) -> Any:
-    """What `call` answers; None if there is no such thing."""
+    """Return the result of `call(*names)`; None if MLflow knows no such thing."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -292,16 +325,16 @@ def or_none(call: Callable[..., Any], *names: str) -> Any:
         raise
 
 
-def _newest(client: Any, wanted: str) -> Iterator[Any]:
-    """The experiment's runs that fit the filter `wanted`, the one that ended last first.
+def _newest(client: Any, query: str) -> Iterator[Any]:
+    """Yield the experiment's runs that match MLflow's filter `query`, the one that ended last first.
 
-    A page is fetched when it is needed.
+    Pages are fetched as they are needed.
     """
     experiment, token = client.get_experiment_by_name(EXPERIMENT), None
     while experiment:
         order = ["attributes.end_time DESC"]
         page = client.search_runs(
-            [experiment.experiment_id], wanted, order_by=order, max_results=LOOKED_AT, page_token=token
+            [experiment.experiment_id], query, order_by=order, max_results=LOOKED_AT, page_token=token
         )
         yield from page
         token = page.token
@@ -310,19 +343,16 @@ def _newest(client: Any, wanted: str) -> Iterator[Any]:
 
 
 def _run_id(client: Any, run: str) -> str:
-    """The MLflow run that carries `run` as its tag, made if there is none."""
+    """Return the id of the MLflow run with the tag RUN_TAG = `run`, created if there is none."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         unless_existing(client.create_experiment, EXPERIMENT)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-    found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
-    return str(
-        (
-            found[0]
-            if found
-            else client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)
-        ).info.run_id
-    )
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
+    created = client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)
+    return str(created.info.run_id)
 
 
 def _dataset(version: str, uri: str, context: str) -> Any:
