@@ -1,1 +1,1 @@
-"""What may become the champion, and how: gate, bundle, registry, lineage, report."""
+"""Judging, packaging, registering and promoting models and galleries, with the record of their lineage."""

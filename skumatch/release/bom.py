@@ -1,4 +1,4 @@
-"""A bundle's bill of materials in CycloneDX: the model, the data and weights it came from, and every package of its environment."""
+"""A bundle's bill of materials in CycloneDX: the model, its data, its weights, and all packages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from skumatch.release.lineage import Lineage
 
 
 def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
-    """CycloneDX 1.6 as JSON.
+    """Return the bill of materials of a run as CycloneDX 1.6 in JSON; the same for the same run.
 
-    The same for the same run. constraints: the environment's lock; ended: when the run was registered.
+    Args:
+        record: the run's lineage record.
+        constraints: the text of the environment's lock, constraints.txt.
+        model: the registered model's name.
+        ended: time of the registration.
     """
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.bom import Bom
@@ -28,11 +32,13 @@ def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
     def sha256(digest: str | None) -> list[HashType]:
         return [HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else []
 
-    made = Bom(serial_number=UUID(record.results.bundle[:32]))
-    made.metadata.timestamp = ended
-    made.metadata.component = Component(
-        name=model, version=record.results.bundle[:12], type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="model",
-        hashes=sha256(record.results.bundle), properties=[Property(name="skumatch:run", value=record.run)],
+    document = Bom(serial_number=UUID(record.results.bundle[:32]))
+    document.metadata.timestamp = ended
+    document.metadata.component = Component(
+        name=model, version=record.results.bundle[:12],
+        type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="model",
+        hashes=sha256(record.results.bundle),
+        properties=[Property(name="skumatch:run", value=record.run)],
     )  # fmt: skip
     md5 = [HashType(alg=HashAlgorithm.MD5, content=inputs.data.removeprefix("md5:").removesuffix(".dir"))]
     parts = [
@@ -55,19 +61,19 @@ def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
         parts.append(
             Component(name=name, version=version, type=ComponentType.LIBRARY, bom_ref=str(purl), purl=purl)
         )
-    made.components.update(parts)
-    made.register_dependency(made.metadata.component, parts)
-    return str(JsonV1Dot6(made).output_as_string(indent=2)) + "\n"
+    document.components.update(parts)
+    document.register_dependency(document.metadata.component, parts)
+    return str(JsonV1Dot6(document).output_as_string(indent=2)) + "\n"
 
 
 def packages(constraints: str) -> Iterator[tuple[str, str]]:
-    """Name and version of what the lock pins for this Python and platform."""
+    """Yield name and version of each package that the lock pins for this Python and platform."""
     for line in constraints.splitlines():
         try:
-            found = Requirement(line.split("#")[0].strip())
+            requirement = Requirement(line.split("#")[0].strip())
         except InvalidRequirement:
             continue  # a comment, an empty line
-        marker: Marker | None = found.marker
-        pinned = [one.version for one in found.specifier if one.operator == "=="]
+        marker: Marker | None = requirement.marker
+        pinned = [clause.version for clause in requirement.specifier if clause.operator == "=="]
         if pinned and (marker is None or marker.evaluate()):
-            yield found.name, pinned[0]
+            yield requirement.name, pinned[0]

@@ -1,4 +1,4 @@
-"""What MLflow's records rest on: the input set and the lock of each registered version and of each run that is kept."""
+"""Find the input sets and locks that MLflow's versions and runs need, so that a clean-up keeps them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ PAGE = 1000
 
 @dataclass(frozen=True)
 class Holding:
-    """Whose it is, in words.
+    """The files that a version or a run needs.
 
-    MD5 of its input set; the text of its dvc.lock (empty: a run that has none yet).
+    Attributes:
+        who: the version or run, in words.
+        inputs: MD5 of its input set.
+        lock: the text of its dvc.lock; empty for a run that has none yet.
     """
 
     who: str
@@ -39,26 +42,38 @@ class Holding:
 
 
 def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
-    """Of all registered versions of all models, of runs since then, of runs that a journal names, and of those the next run starts from.
+    """Return the holdings of all versions and of the runs that have to be kept.
 
-    Runs that were removed in MLflow hold nothing, but for a version's. Raises RegistryUnavailable; CleaningRefused where a version's
-    or finished run's lock is gone, so that nobody knows what it rests on.
+    These are all registered versions of all models, runs since `since`, runs that a journal names, and the
+    runs whose lock the next run starts from. Runs that were removed in MLflow hold nothing, except the run of
+    a version.
+
+    Args:
+        tracking: the server.
+        since: start of the period whose runs are kept.
+
+    Raises:
+        RegistryUnavailable: the server is away.
+        CleaningRefused: the lock of a version or of a finished run is gone, so its needs are unknown.
     """
     with tracking.client() as client:
         versions = list(
             pages(lambda token: client.search_model_versions("", max_results=PAGE, page_token=token))
         )
         runs = list(_runs(client))
-        told, start = _in_journals(client, versions), since.timestamp() * 1000
-        kept = [run for run in runs if run.info.start_time >= start or _registered_as(run) in told] + list(
-            _next_start(runs)
-        )
-        found = [_of_run(client, run) for run in {run.info.run_id: run for run in kept}.values()]
-        return found + [_of_version(client, version) for version in versions if INPUTS_TAG in version.tags]
+        journalled, start_ms = _in_journals(client, versions), since.timestamp() * 1000
+        kept = [run for run in runs if run.info.start_time >= start_ms or _registered_as(run) in journalled]
+        by_id = {run.info.run_id: run for run in [*kept, *_next_start(runs)]}
+        of_runs = [_of_run(client, run) for run in by_id.values()]
+        return of_runs + [_of_version(client, version) for version in versions if INPUTS_TAG in version.tags]
 
 
 def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Everything that a search of MLflow finds, page after page."""
+    """Yield all results of a search of MLflow, page after page.
+
+    Args:
+        search: a function of the page's token (None for the first page).
+    """
     token = None
     while True:
         page = search(token)
@@ -72,8 +87,8 @@ def _runs(client: Any) -> Iterator[Any]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
         place = [experiment.experiment_id]
-        found = pages(lambda token: client.search_runs(place, "", max_results=PAGE, page_token=token))
-        yield from (run for run in found if INPUTS_TAG in run.data.tags)
+        runs = pages(lambda token: client.search_runs(place, "", max_results=PAGE, page_token=token))
+        yield from (run for run in runs if INPUTS_TAG in run.data.tags)
 
 
 def _registered_as(run: Any) -> tuple[str, str]:
@@ -81,30 +96,31 @@ def _registered_as(run: Any) -> tuple[str, str]:
 
 
 def _in_journals(client: Any, versions: list[Any]) -> set[tuple[str, str]]:
-    """Model and version of all that a journal tells of, versions that were removed since among them."""
+    """Return (model, version) of each version that a journal names, versions that were removed included."""
     suffix = journal_name("")
     models = {
         version.name.removesuffix(suffix)
         for version in versions
         if version.name.endswith(suffix) and version.source == SOURCE
     }
-    told: set[tuple[str, str]] = set()
+    named: set[tuple[str, str]] = set()
     for model in models:
         for entry in Journal(client, model, lambda: None).entries():
             champions = {part.champion for part in (entry.before, entry.after) if part}
-            told |= {
-                (model, str(one))
-                for one in champions | {entry.asked.version, entry.asked.expected}
-                if one is not None
-            }
-    return told
+            versions_named = champions | {entry.asked.version, entry.asked.expected}
+            named |= {(model, str(version)) for version in versions_named if version is not None}
+    return named
 
 
 def _next_start(runs: list[Any]) -> Iterator[Any]:
-    """The runs whose lock the next run may start from, however old: the last finished one, and the last of the schedule's kind."""
+    """Yield the runs whose lock the next run may start from, however old they are.
+
+    These are the last finished run, and the last finished one as the schedule would start it.
+    """
     finished = [run for run in runs if run.info.status == "FINISHED" and run.data.tags.get(RUN_TAG)]
-    for some in (finished, [run for run in finished if run.data.tags.get(PLAIN_TAG) == "true"]):
-        yield from sorted(some, key=lambda run: run.info.end_time)[-1:]
+    plain = [run for run in finished if run.data.tags.get(PLAIN_TAG) == "true"]
+    for candidates in (finished, plain):
+        yield from sorted(candidates, key=lambda run: run.info.end_time)[-1:]
 
 
 def _of_run(client: Any, run: Any) -> Holding:

@@ -91,7 +91,7 @@ class Results(_Record):
 
     Attributes:
         challenger: hash of the challenger's evaluation; None in a refresh.
-        champion: hash of the evaluation of the champion's encoder on today's gallery; None without a champion.
+        champion: hash of the evaluation of the champion's encoder on today's gallery; None without one.
         answers: hash of the table of served answers of each candidate.
         decision: hash of the decision's file.
         verdict: the gate's verdict.

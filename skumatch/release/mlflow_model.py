@@ -1,6 +1,6 @@
-"""A bundle as an MLflow model that matches by itself: the bundle, the package's code and the exact packages.
+"""Package a bundle as an MLflow model that matches by itself.
 
-No pickle.
+The model holds the bundle, the package's code and the exact requirements. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -20,42 +20,59 @@ from skumatch.release.tracking import upload_files
 
 BUNDLE_TAG = "skumatch.bundle"
 MODEL_PACKAGES = (
-    "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings", "pyyaml", "rich", "safetensors",
-    "simplejpeg", "timm", "torch", "torchvision",
+    "mlflow", "numpy", "open-clip-torch", "pandas", "pillow", "pyarrow", "pydantic", "pydantic-settings",
+    "pyyaml", "rich", "safetensors", "simplejpeg", "timm", "torch", "torchvision",
 )  # fmt: skip
-ABOUT = """Says which product (SKU) a cropped shelf photo shows.
-
-Each version is one bundle: image encoder, preprocessing, labelled gallery and thresholds, under one SHA-256 (tag `skumatch.bundle`).
-Alias `champion` serves, `previous` was champion before. `challenger` is the newest version with a new encoder that
-passed the gate, `refreshed` the newest that keeps the champion's encoder and brings a new gallery.
-`skumatch promote` and `skumatch rollback` move them and say so in the journal; a change made here does not.
-
-Who was champion when, and who said so: the registered model [{journal}]({page}), or `skumatch models --history`.
-"""
+ABOUT = (
+    "Says which product (SKU) a cropped shelf photo shows.\n"
+    "\n"
+    "Each version is one bundle: image encoder, preprocessing, labelled gallery and thresholds, "
+    "under one SHA-256 (tag `skumatch.bundle`).\n"
+    "Alias `champion` serves, `previous` was champion before. "
+    "`challenger` is the newest version with a new encoder that\n"
+    "passed the gate, `refreshed` the newest that keeps the champion's encoder and brings a new gallery.\n"
+    "`skumatch promote` and `skumatch rollback` move them and say so in the journal; "
+    "a change made here does not.\n"
+    "\n"
+    "Who was champion when, and who said so: the registered model [{journal}]({page}), "
+    "or `skumatch models --history`.\n"
+)
 
 
 def about(journal: str, url: str) -> str:
-    """The registered model's description, for those who meet it in MLflow at `url`."""
+    """Return the registered model's description, for readers of MLflow's web interface at `url`."""
     return ABOUT.format(journal=journal, page=f"{url}/#/models/{quote(journal, safe='')}")
 
 
 def uploaded(client: Any, run_id: str, digest: str) -> str | None:
-    """The model that an interrupted call had uploaded in full."""
+    """Return the id of the model that an interrupted call had uploaded completely; None if there is none.
+
+    Args:
+        client: MLflow's client.
+        run_id: the MLflow run that made the bundle.
+        digest: the bundle's hash.
+    """
     experiment = client.get_run(run_id).info.experiment_id
-    found = client.search_logged_models([experiment], filter_string=f"tags.`{BUNDLE_TAG}` = '{digest}'")
-    return next(
-        (
-            str(model.model_id)
-            for model in found
-            if model.source_run_id == run_id and model.status.value == "READY"
-        ),
-        None,
-    )
+    models = client.search_logged_models([experiment], filter_string=f"tags.`{BUNDLE_TAG}` = '{digest}'")
+    for model in models:
+        if model.source_run_id == run_id and model.status.value == "READY":
+            return str(model.model_id)
+    return None
 
 
 def upload(
     client: Any, run_id: str, folder: Path, digest: str, package: Path, card: Path | None = None
 ) -> str:
+    """Upload the bundle in `folder` as an MLflow model, and return the model's id.
+
+    Args:
+        client: MLflow's client.
+        run_id: the MLflow run that made the bundle.
+        folder: folder of the bundle.
+        digest: the bundle's hash.
+        package: folder of the package skumatch that the model carries.
+        card: file of the model card, uploaded as README.md.
+    """
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, "bundle", run_id, tags={BUNDLE_TAG: digest})
     with tempfile.TemporaryDirectory() as staged:
@@ -68,9 +85,9 @@ def upload(
 
 
 def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: str, package: Path) -> Path:
-    """Lay out the MLflow model: the bundle, the package's code and the exact packages.
+    """Write the MLflow model with the bundle, the package's code and the exact requirements.
 
-    Nothing inferred, nothing pickled.
+    Nothing is inferred by MLflow, and nothing is pickled.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # MLflow warns of its own type hints when imported
@@ -78,9 +95,8 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    shutil.copytree(
-        folder, staged / "bundle"
-    )  # MLflow records the paths it is given: let them be none of this machine's homes
+    # MLflow records the paths that it is given. A copy keeps this machine's folders out of the record.
+    shutil.copytree(folder, staged / "bundle")
     code = _carried(package, staged)
     shutil.copyfile(package / "release" / "pyfunc.py", staged / "pyfunc.py")
     lists = [
@@ -96,9 +112,7 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
         params=ParamSchema([top_k, skus]),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # it wants an input example, would run it, and learn nothing
+        warnings.simplefilter("ignore", UserWarning)  # MLflow asks for an input example, which isn't needed
         mlflow.pyfunc.save_model(
             path=str(staged / "model"),
             python_model=str(staged / "pyfunc.py"),
@@ -115,11 +129,18 @@ def _save_model(staged: Path, folder: Path, digest: str, run_id: str, model_id: 
 
 
 def _carried(package: Path, staged: Path) -> Path:
-    """What matching imports of the package, at once or later, and the encoders' configurations, in `staged`: each file is a request."""
+    """Copy the modules that matching imports, at once or later, and the encoders' configurations.
+
+    Other files are left out, since each file costs a request.
+
+    Returns:
+        The folder of the copied package in `staged`.
+    """
     finder = ModuleFinder(path=[str(package.parent)])
     finder.run_script(str(package / "release" / "pyfunc.py"))
-    found = [vars(module)["__file__"] for module in finder.modules.values()]
-    for path in (*(Path(name) for name in found if name), *sorted((package / "model" / "configs").iterdir())):
+    files = [vars(module)["__file__"] for module in finder.modules.values()]
+    modules = [Path(name) for name in files if name]
+    for path in (*modules, *sorted((package / "model" / "configs").iterdir())):
         target = staged / path.relative_to(package.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)

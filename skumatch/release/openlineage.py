@@ -1,6 +1,7 @@
-"""A run as an OpenLineage event: which data version and weights went in, which model came out, what the gate decided.
+"""OpenLineage events of runs: the data version and weights, the model, and the gate's decision.
 
-Airflow's provider tells of tasks; this tells of what they were about. OpenLineage 2.0.2, to a file or over HTTP.
+Airflow's provider reports tasks; this module reports their data and results. OpenLineage 2.0.2, to a file or
+over HTTP.
 """
 
 from __future__ import annotations
@@ -29,14 +30,23 @@ PRODUCER = "urn:skumatch:register:1"
 
 @attr.define
 class DataVersion(DatasetFacet):
-    """version: DVC's hash of the data."""
+    """The facet of the run's data.
+
+    Attributes:
+        version: DVC's hash of the data.
+    """
 
     version: str
 
 
 @attr.define
 class ModelVersion(DatasetFacet):
-    """bundle: the bundle's SHA-256. version: its number in the registry, None where it wasn't registered."""
+    """The facet of the run's model.
+
+    Attributes:
+        bundle: SHA-256 of the bundle.
+        version: its number in the registry; None where it wasn't registered.
+    """
 
     bundle: str
     version: int | None
@@ -44,7 +54,13 @@ class ModelVersion(DatasetFacet):
 
 @attr.define
 class Decision(RunFacet):
-    """The gate's verdict and its words; record: hash of the lineage record."""
+    """The facet of the gate's decision.
+
+    Attributes:
+        verdict: the gate's verdict.
+        sentence: the decision in words.
+        record: hash of the lineage record.
+    """
 
     verdict: str
     sentence: str
@@ -54,7 +70,7 @@ class Decision(RunFacet):
 def event(
     record: Lineage, digest: str, sentence: str, model: str, version: int | None, ended: datetime
 ) -> RunEvent:
-    """The COMPLETE event of a run, whose job is named as the DAG of the run's kind is.
+    """Return the COMPLETE event of a run. Its job has the name of the DAG for the run's kind.
 
     Args:
         record: the run's lineage record.
@@ -77,30 +93,36 @@ def event(
     )  # fmt: skip
 
 
-def emit(made: RunEvent, where: str) -> None:
-    """Send an event to an HTTP endpoint or append it to a file.
+def emit(run_event: RunEvent, target: str) -> None:
+    """Send an event to an HTTP endpoint, or append it to a file.
 
-    One that can't be sent is told, and stops nothing.
+    An event that can't be sent is reported on stderr; the run goes on.
+
+    Args:
+        run_event: the event.
+        target: an http(s) URL, or the path of a file.
     """
     try:
-        OpenLineageClient(transport=transport(where)).emit(made)
-    except Exception as error:  # noqa: BLE001 - whatever a transport raises: a listener that is away is no reason to fail a run
+        OpenLineageClient(transport=transport(target)).emit(run_event)
+    # A transport may raise anything, and a listener that is away is no reason to fail a run.
+    except Exception as error:  # noqa: BLE001
+        reason = shown(str(error))[:200]
         print(
-            f"The OpenLineage event could not be sent to {shown(where)} ({shown(str(error))[:200]}); the run goes on.",
+            f"The OpenLineage event could not be sent to {shown(target)} ({reason}); the run goes on.",
             file=sys.stderr,
         )
 
 
-def transport(where: str) -> Transport:
-    """By the place: an http(s) URL, or a file that events are appended to, one JSON a line."""
-    if where.startswith(("http://", "https://")):
-        return HttpTransport(HttpConfig(url=where, retry={"total": 1}))
-    Path(where).parent.mkdir(parents=True, exist_ok=True)
-    return FileTransport(FileConfig(log_file_path=where, append=True))
+def transport(target: str) -> Transport:
+    """Return the transport to an http(s) URL, or to a file that gets one JSON object a line."""
+    if target.startswith(("http://", "https://")):
+        return HttpTransport(HttpConfig(url=target, retry={"total": 1}))
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    return FileTransport(FileConfig(log_file_path=target, append=True))
 
 
-def airflow_transport(where: str) -> Mapping[str, Any]:
-    """The same for Airflow's provider: its setting [openlineage] transport."""
-    if where.startswith(("http://", "https://")):
-        return {"type": "http", "url": where}
-    return {"type": "file", "log_file_path": where, "append": True}
+def airflow_transport(target: str) -> Mapping[str, Any]:
+    """Return the same transport as a setting of Airflow's provider: [openlineage] transport."""
+    if target.startswith(("http://", "https://")):
+        return {"type": "http", "url": target}
+    return {"type": "file", "log_file_path": target, "append": True}

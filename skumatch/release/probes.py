@@ -1,6 +1,6 @@
-"""Small questions to an MLflow server that tell whether a run could be recorded there.
+"""Probes of an MLflow server: short checks that a run could be recorded there.
 
-What they write they delete.
+They delete everything that they write.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ REFUSED = (401, 403)
 
 
 def server_version(tracking: Tracking) -> str:
-    """The MLflow version of the server.
+    """Return the server's MLflow version.
 
-    Raises ServiceError where it doesn't let us in, or is something else.
+    Raises:
+        ServiceError: the server refuses the user and password of the environment, or is no MLflow server.
     """
     with tracking.client():
-        from mlflow.tracking._tracking_service.utils import (
-            get_default_host_creds,
-        )  # with the user and password of the environment
+        from mlflow.tracking._tracking_service.utils import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
 
         answer = http_request(get_default_host_creds(tracking.url), "/version", "GET")
     if answer.status_code in REFUSED:
-        raise ServiceError(
-            f"MLflow at {tracking.shown} doesn't let us in; check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-        )
+        advice = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        raise ServiceError(f"MLflow at {tracking.shown} doesn't let us in; {advice}.")
     try:
         return str(Version(answer.text))
     except InvalidVersion as error:
-        raise ServiceError(
-            f"What answers at {tracking.shown} is not MLflow; choose another port or address (SKUMATCH_MLFLOW)."
-        ) from error
+        advice = "choose another port or address (SKUMATCH_MLFLOW)"
+        raise ServiceError(f"What answers at {tracking.shown} is not MLflow; {advice}.") from error
 
 
 def try_artifacts(tracking: Tracking) -> str:
-    """Write a small artifact where those of runs go, read it back, delete it, and return that place.
+    """Write a small artifact to the store of runs, read it back and delete it.
 
-    Raises ServiceError.
+    Returns:
+        The address of the store.
+
+    Raises:
+        ServiceError: one of these steps failed.
     """
     text = uuid.uuid4().hex
     with tracking.client() as client, tempfile.TemporaryDirectory() as folder:
@@ -66,19 +67,23 @@ def try_artifacts(tracking: Tracking) -> str:
             back = Path(store.download_artifacts(probe.name, folder)).read_text("utf-8")
             store.delete_artifacts()
         except (MlflowException, RequestException, OSError) as error:
-            what = f"MLflow at {tracking.shown} can't write, give back or delete artifacts in {place}"
-            raise ServiceError(f"{what}; see its log, its disk or bucket, and our rights there.") from error
+            failure = f"MLflow at {tracking.shown} can't write, give back or delete artifacts in {place}"
+            raise ServiceError(
+                f"{failure}; see its log, its disk or bucket, and our rights there."
+            ) from error
     if back != text:
-        raise ServiceError(
-            f"MLflow at {tracking.shown} gave back another artifact than was written; check its disk or bucket."
-        )
+        failure = f"MLflow at {tracking.shown} gave back another artifact than was written"
+        raise ServiceError(f"{failure}; check its disk or bucket.")
     return place
 
 
 def manifest_hash(registry: Registry, ref: ModelRef) -> str:
-    """The SHA-256 of the list of parts in a version's bundle, as the server has it now: its bundle's hash, if all is well.
+    """Return the SHA-256 of a version's bundle.json as the server has it now.
 
-    Raises ServiceError where the server has it no more.
+    It equals the bundle's registered hash if the file is unchanged.
+
+    Raises:
+        ServiceError: the server doesn't have the file any more.
     """
     with tempfile.TemporaryDirectory() as folder:
         return hashlib.sha256(fetch_file(registry, ref, MANIFEST, Path(folder)).read_bytes()).hexdigest()

@@ -1,8 +1,8 @@
-"""The bundle as an MLflow model, defined by this file (models from code): nothing is pickled or unpickled.
+"""The bundle as an MLflow model that this file defines (models from code); nothing is pickled or unpickled.
 
 Input: a DataFrame with a column `image` of encoded pictures, as bytes or base64 text. Params: `top_k`, 5 by
-default, and `skus`, the names of the products to search alone. Output: a row a picture with the lists `skus`,
-`similarities` and `gallery_ids` (best first, `top_k` of them) and `unknown`.
+default, and `skus`, the names of the products to search alone. Output: a row for each picture with the lists
+`skus`, `similarities` and `gallery_ids` (best first, `top_k` of them) and `unknown`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from skumatch.errors import ImageError
 from skumatch.release.bundle import Assortment, Bundle
 from skumatch.release.bundle.assortment import EVERY_SKU
 
-REMEMBERED = 1024  # sentences: a shop's products that the gallery lacks are named once, not at each call
+REMEMBERED = 1024  # warnings: the products that the gallery lacks are named once, not at each call
 LOGGER = logging.getLogger(__name__)
 
 
 class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-checked here
-    """Loads the bundle beside it, checked against the hash it was registered with."""
+    """A model that loads the bundle stored with it, verified against its registered hash."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Load and verify the bundle."""
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]), context.model_config.get("bundle"))
 
     def predict(
@@ -39,16 +40,24 @@ class BundleModel(PythonModel):  # type: ignore[misc]  # MLflow isn't type-check
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Match each row's picture.
+        """Match the picture of each row.
+
+        Args:
+            context: MLflow's context; not used.
+            model_input: a row for each picture, with the column `image`.
+            params: `top_k` and `skus`, both optional.
+
+        Returns:
+            A row for each picture, as described at the top of this module.
 
         Raises:
-            ImageError: naming the row, for a picture that can't be decoded.
-            DataError: for `skus` without a product of the gallery.
+            ImageError: a picture can't be decoded; the message names its row.
+            DataError: `skus` has no product of the gallery.
         """
-        wanted = params or {}
-        assortment = self._assortment(wanted.get("skus"))
+        options = params or {}
+        assortment = self._assortment(options.get("skus"))
         images = [_picture(row, value) for row, value in enumerate(model_input["image"])]
-        rows = self.bundle.match(images, int(wanted.get("top_k", 5)), assortment)
+        rows = self.bundle.match(images, int(options.get("top_k", 5)), assortment)
         return pd.DataFrame(
             {
                 "skus": [[match.sku for match in row] for row in rows],

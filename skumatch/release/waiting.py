@@ -1,7 +1,7 @@
-"""Versions that passed the gate and wait: for a person's approval, or for their encoder to be judged again.
+"""Versions that passed the gate and wait for approval by a person, or for a new judgement of their encoder.
 
-Airflow tells of them by events, but hands on only the first of several (decision 0018 in docs). So the record
-is a tag of the version, and a run that an event started looks here for the next one.
+Airflow announces them by events, but passes on only the first of several (decision 0018 in docs). So the
+record is a tag of the version, and a run that an event started looks here for the next one.
 """
 
 from __future__ import annotations
@@ -18,29 +18,46 @@ WAITS_TAG, APPROVED_TAG = "skumatch.waits_for", "skumatch.approved_by"
 
 @dataclass(frozen=True)
 class Taken:
-    """A version that a run takes up; others: whether further versions wait for the same."""
+    """A version that a run takes up.
+
+    Attributes:
+        ref: the version.
+        others: whether further versions wait for the same.
+    """
 
     ref: ModelRef
     others: bool
 
     @property
     def approved_by(self) -> str:
-        """Who approved the version's encoder; empty where nobody did."""
+        """Name of the person who approved the version's encoder; empty where nobody did."""
         return self.ref.tags.get(APPROVED_TAG, "")
 
 
 def wait(registry: Registry, version: int, reason: Reason, approved_by: str = "") -> None:
-    """Record that a version waits, before an event tells of it."""
+    """Record that a version waits, before an event announces it.
+
+    Args:
+        registry: the registry that has the version.
+        version: the version's number.
+        reason: `approval` or `judgement`.
+        approved_by: the person who approved the encoder; empty where nobody did.
+    """
     registry.set_tags(version, {WAITS_TAG: reason} | ({APPROVED_TAG: approved_by} if approved_by else {}))
 
 
 def take(registry: Registry, reason: Reason, run: str) -> Taken | None:
-    """Take up the oldest version that waits for `reason`; no other run takes it from then on.
+    """Take up the oldest version that waits for `reason`, so that no other run takes it.
 
-    A run that asks again, since its task was tried again, gets the version that it has taken already.
+    A run whose task is tried again gets the version that it has taken already.
+
+    Args:
+        registry: the registry that has the versions.
+        reason: `approval` or `judgement`.
+        run: name of the run that takes the version.
 
     Returns:
-        None where no version waits.
+        The version; None where no version waits.
     """
     taken_by_run = f"{reason} in {run}"
     refs = [ref for ref in reversed(registry.versions()) if ref.tags.get(WAITS_TAG) in (reason, taken_by_run)]
@@ -54,12 +71,15 @@ def take(registry: Registry, reason: Reason, run: str) -> Taken | None:
 
 
 def pass_over(registry: Registry, ref: ModelRef) -> None:
-    """Record that a version waits no longer, since the champion is another than it was compared with."""
+    """Record that a version waits no longer, since the champion isn't the one it was compared with."""
     registry.set_tags(ref.version, {WAITS_TAG: "nothing"})
 
 
 def _comparable(registry: Registry, ref: ModelRef) -> bool:
-    """Whether the champion has the encoder that a version was compared with; if not, a retrain compares."""
+    """Return whether the champion has the encoder that a version was compared with.
+
+    If not, only a retrain can compare.
+    """
     champion, expected = registry.champion(), compared_with(ref)
     if champion is None or champion.version == ref.version:
         return False

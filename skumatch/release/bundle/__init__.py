@@ -1,6 +1,6 @@
-"""What is promoted: one folder with one hash.
+"""The bundle, the unit of promotion: one folder with one hash.
 
-Encoder, preprocessing, labelled gallery and thresholds; no pickle anywhere.
+It holds encoder, preprocessing, labelled gallery and thresholds, and no pickle.
 """
 
 from skumatch.release.bundle.assortment import Assortment

@@ -19,7 +19,7 @@ from skumatch.texts import alike, visible
 if TYPE_CHECKING:
     from skumatch.retrieval.search import Index, Nearest
 
-EVERY_SKU: Final = ("*",)  # as a list of names: the whole gallery, where no list at all can't be given
+EVERY_SKU: Final = ("*",)  # a list that stands for the whole gallery, where None can't be given
 SHOWN = 3  # missing names in a sentence
 NAMES = "SKU names as text"
 
@@ -27,8 +27,10 @@ NAMES = "SKU names as text"
 class Assortment(NamedTuple):
     """The products that a shop sells, as a gallery names them.
 
-    skus: of the gallery, sorted, each once. missing: names of the list that are of no product in the gallery,
-    as they were written. where: the list, for sentences.
+    Attributes:
+        skus: SKUs of the gallery, sorted, each once.
+        missing: names in the list without a product in the gallery, as they were written.
+        where: name of the list, for sentences.
     """
 
     skus: tuple[str, ...]
@@ -47,16 +49,20 @@ class Assortment(NamedTuple):
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many more there are."""
+    """List the first few of `names`, and the number of the others."""
     shown = ", ".join(f"'{visible(name)}'" for name in names[:SHOWN])
     return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown
 
 
 @dataclass(frozen=True, eq=False)
 class GalleryPart:
-    """Gallery rows that are searched together; `backend` is the search's.
+    """Gallery rows that are searched together.
 
-    The rows stand in the whole gallery's order, so equal similarities have the order that they have there.
+    The rows are in the whole gallery's order, so equal similarities are ranked as in the whole gallery.
+
+    Attributes:
+        gallery: the rows.
+        backend: backend of the search.
     """
 
     gallery: Gallery
@@ -67,25 +73,25 @@ class GalleryPart:
 
     @cached_property
     def index(self) -> Index:
-        """The rows, ready to be searched."""
+        """The search index of the rows."""
         from skumatch.retrieval.search import Index
 
         return Index(self.gallery.embeddings, self.backend)
 
     @cached_property
     def products(self) -> int:
-        """How many SKUs the rows are of."""
+        """Number of SKUs among the rows."""
         return len(set(self.gallery.skus))
 
     def nearest(self, vectors: Floats, wanted: int) -> list[Nearest]:
         """Find the nearest products, exactly.
 
         Args:
-            vectors: [n, dim], the pictures'.
-            wanted: how many products of each picture; all where there are fewer.
+            vectors: the pictures' vectors [n, dim].
+            wanted: number of products for each picture; all where there are fewer.
 
         Returns:
-            For each picture (row of this part, cosine) of each product's best row, best first.
+            For each picture a pair for each product, best first: its best row in this part, and the cosine.
         """
         from skumatch.retrieval.search import nearest_products
 
@@ -93,10 +99,14 @@ class GalleryPart:
 
 
 class Shelves:
-    """A gallery and its parts by assortment.
+    """A gallery with a cache of its parts by assortment.
 
-    Parts that were searched last stay, as long as they have together at most as many rows as the gallery. So
-    many shops cost at most the gallery's memory once more.
+    The parts used last are kept, as long as they have together at most as many rows as the gallery. So many
+    shops need at most the gallery's memory once more.
+
+    Args:
+        gallery: the whole gallery.
+        backend: backend of the search.
     """
 
     def __init__(self, gallery: Gallery, backend: Backend = "torch") -> None:
@@ -105,17 +115,17 @@ class Shelves:
         self._lock = threading.Lock()  # a server answers several requests at a time
 
     def resolve(self, names: object, where: str = "the assortment") -> Assortment:
-        """Look names up in the gallery, whichever of the spellings that are `alike` they have.
+        """Look names up in the gallery; spellings that are `alike` are the same name.
 
         Args:
-            names: of products, any iterable of texts. Blank and repeated ones are left out.
-            where: the list, for sentences.
+            names: names of products, any iterable of texts. Blank and repeated ones are left out.
+            where: name of the list, for sentences.
 
         Returns:
             The assortment, with the names that the gallery has no product for.
 
         Raises:
-            DataError: for what is no list of texts, has no names, or has only names that the gallery lacks.
+            DataError: `names` is no list of texts, has no names, or has only names that the gallery lacks.
         """
         if isinstance(names, str | bytes) or not isinstance(names, Iterable):
             raise DataError(f"{where} is no list; give a list of {NAMES}.")
@@ -132,27 +142,25 @@ class Shelves:
         missing = [name for key, name in spelt.items() if key not in self._spellings]
         if not skus:
             cure = "correct the names, or import pictures of these products and refresh the model"
-            none = (
-                f"None of the {len(missing):,} products of {where} is"
-                if len(missing) > 1
-                else f"The product of {where} is not"
-            )
+            none = f"The product of {where} is not"
+            if len(missing) > 1:
+                none = f"None of the {len(missing):,} products of {where} is"
             raise DataError(f"{none} in the model's gallery: {first_names(missing)}; {cure}.")
         return Assortment(tuple(skus), tuple(missing), where)
 
     def part(self, assortment: Assortment | None) -> GalleryPart:
-        """The gallery's rows of an assortment, in order; where it is None the whole gallery, not copied."""
+        """Return the gallery's rows of an assortment in order; for None the whole gallery, not copied."""
         if assortment is None or len(assortment.skus) == self.whole.products:
             return self.whole
         with self._lock:
             known = assortment.skus in self._parts
             part = self._parts.pop(assortment.skus) if known else self._take(assortment.skus)
-            self._parts[assortment.skus] = part  # last, as it was used last
+            self._parts[assortment.skus] = part  # at the end, as the part used last
             self._forget()
         return part
 
     def _forget(self) -> None:
-        """Let go of the parts used longest ago, but for the newest."""
+        """Drop the parts used longest ago, until the others fit; the newest one stays."""
         rows, most = sum(len(part) for part in self._parts.values()), len(self.whole)
         while len(self._parts) > 1 and rows > most:
             rows -= len(self._parts.pop(next(iter(self._parts))))
@@ -166,7 +174,7 @@ class Shelves:
 
     @cached_property
     def _rows(self) -> dict[str, NDArray[np.int64]]:
-        """The rows of each SKU: taking a part then costs as much as the part is large."""
+        """The rows of each SKU, so that the cost of making a part is in proportion to its size."""
         names, numbers = np.unique(np.array(self.whole.gallery.skus, dtype=object), return_inverse=True)
         order = np.argsort(numbers, kind="stable")
         parts = np.split(order, np.cumsum(np.bincount(numbers, minlength=len(names)))[:-1])
@@ -174,7 +182,7 @@ class Shelves:
 
     @cached_property
     def _spellings(self) -> dict[str, list[str]]:
-        """The gallery's SKUs by what all spellings of a name share."""
+        """The gallery's SKUs by the key that all spellings of a name share."""
         spellings: dict[str, list[str]] = {}
         for sku in sorted(set(self.whole.gallery.skus)):
             spellings.setdefault(alike(sku), []).append(sku)

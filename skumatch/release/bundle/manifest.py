@@ -1,4 +1,4 @@
-"""bundle.json: the parts of a bundle's folder, each with its hash; it is read before any of them."""
+"""bundle.json: the parts of a bundle's folder with their hashes; it is read before any part."""
 
 from __future__ import annotations
 
@@ -32,20 +32,39 @@ class _Model(BaseModel):
 
 
 class Part(_Model):
+    """A file of the bundle.
+
+    Attributes:
+        sha256: its hash.
+        size: its size in bytes.
+    """
+
     sha256: str = Hex
     size: int = Field(ge=0)
 
 
 class Counts(_Model):
+    """Numbers of pictures and products.
+
+    Attributes:
+        gallery: gallery pictures.
+        skus: SKUs in the gallery.
+        training: training pictures.
+    """
+
     gallery: int = Field(ge=1)
     skus: int = Field(ge=1)
     training: int = Field(ge=0)
 
 
 class Manifest(_Model):
-    """bundle.json: what the folder holds, and the hash of every part.
+    """The contents of bundle.json, whose own SHA-256 is the bundle's hash.
 
-    Its own SHA-256 is the bundle's hash.
+    Attributes:
+        format: the bundle's format.
+        dim: length of a vector.
+        counts: numbers of pictures and products.
+        parts: the parts by their path in the folder.
     """
 
     format: Literal["skumatch-bundle-1", "skumatch-bundle-2"]
@@ -55,7 +74,11 @@ class Manifest(_Model):
 
 
 def bundle_hash(folder: Path) -> str:
-    """The hash a bundle is known by: SHA-256 of its bundle.json. Raises BundleError if there is none."""
+    """Return the bundle's hash, the SHA-256 of its bundle.json.
+
+    Raises:
+        BundleError: the folder has no bundle.json.
+    """
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
         raise BundleError(
@@ -65,7 +88,11 @@ def bundle_hash(folder: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read bundle.json. Raises BundleError if it is none, or of a format that this skumatch doesn't know."""
+    """Read bundle.json.
+
+    Raises:
+        BundleError: the file is no manifest, or of a format that this skumatch doesn't know.
+    """
     path = folder / MANIFEST
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is too large to be a bundle's manifest; fetch the bundle again.")
@@ -73,8 +100,9 @@ def read_manifest(folder: Path) -> Manifest:
         tree = read_json(path)
         kind = tree.get("format") if isinstance(tree, dict) else None
         if isinstance(kind, str) and kind.startswith(FAMILY) and kind not in READ:
+            readable = f"this skumatch reads {' and '.join(READ)}"
             raise BundleError(
-                f"The bundle in {folder} has format {kind[:40]}, this skumatch reads {' and '.join(READ)}; install a newer skumatch."
+                f"The bundle in {folder} has format {kind[:40]}, {readable}; install a newer skumatch."
             )
         manifest = Manifest.model_validate(tree)
     except (ValidationError, ValueError, RecursionError) as error:
@@ -85,7 +113,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path) -> None:
-    """Raises BundleError unless the folder holds the manifest and its parts as plain files, and nothing else."""
+    """Check that the folder holds the manifest and its parts as plain files, and nothing else.
+
+    Raises:
+        BundleError: a file is missing, a link, or no part of a bundle.
+    """
     found = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

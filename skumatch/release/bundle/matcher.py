@@ -1,4 +1,4 @@
-"""A bundle in memory: pictures in, the most similar SKUs out."""
+"""A bundle in memory, which matches pictures to the most similar SKUs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ BATCH = 64  # pictures encoded at a time
 
 
 class Match(NamedTuple):
-    """One SKU a picture may show: cosine to its best gallery image.
+    """One SKU that a picture may show.
 
-    `unknown` is of the picture, alike for all its matches: whether it shows none of the products searched, by
-    the bundle's thresholds.
+    Attributes:
+        sku: the SKU.
+        similarity: cosine of the picture to the SKU's best gallery image.
+        gallery_id: id of that gallery image.
+        unknown: whether the picture shows none of the products searched, by the bundle's thresholds; the same
+            for all matches of a picture.
     """
 
     sku: str
@@ -39,7 +43,15 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle in memory, ready to match."""
+    """A verified bundle in memory, ready to match.
+
+    Attributes:
+        hash: the bundle's hash.
+        manifest: its manifest.
+        encoder: the encoder with its preprocessing.
+        gallery: the labelled vectors.
+        thresholds: the thresholds for unknown products.
+    """
 
     hash: str
     manifest: Manifest
@@ -49,9 +61,14 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: Path, expected: str | None = None) -> Bundle:
-        """Verify, then read.
+        """Verify a bundle's folder, then read it.
 
-        Raises BundleError as verify_bundle does, or if encoder and gallery don't belong together.
+        Args:
+            folder: the bundle's folder.
+            expected: the hash that the bundle has to have; None for any.
+
+        Raises:
+            BundleError: as verify_bundle, or if encoder and gallery don't belong together.
         """
         manifest = verify_bundle(folder, expected)
         from skumatch.model.encoder import load  # torch takes seconds to import
@@ -73,7 +90,7 @@ class Bundle:
 
         Args:
             images: RGB, of Pillow or as arrays of uint8 [height, width, 3].
-            top_k: how many SKUs; all where there are fewer.
+            top_k: number of SKUs; all where there are fewer.
             assortment: products to search alone; None for the whole gallery.
 
         Returns:
@@ -83,21 +100,30 @@ class Bundle:
         return [row for vectors in batches for row in self.nearest(vectors, top_k, assortment)]
 
     def nearest(self, vectors: Floats, top_k: int, assortment: Assortment | None = None) -> list[list[Match]]:
-        """As `match`, for pictures' vectors [n, dim] of this bundle's encoder."""
+        """Find the most similar SKUs of each picture by its vector.
+
+        Args:
+            vectors: the pictures' vectors [n, dim] by this bundle's encoder.
+            top_k: number of SKUs, at least 1; all where there are fewer.
+            assortment: products to search alone; None for the whole gallery.
+
+        Returns:
+            As `match`.
+        """
         assert top_k >= 1
         part = self.shelves.part(assortment)
-        lists = part.nearest(vectors, max(top_k, 2))  # the margin asks for a second SKU
+        lists = part.nearest(vectors, max(top_k, 2))  # the margin needs a second SKU
         called_unknown = self.thresholds.unknown(scores_of(lists)).tolist()
         pairs = zip(lists, called_unknown, strict=True)
         return [_matches(part, nearest[:top_k], unknown) for nearest, unknown in pairs]
 
     def assortment(self, names: Iterable[str], where: str = "the assortment") -> Assortment:
-        """Look up a shop's products in the gallery. Takes and raises what `Shelves.resolve` does."""
+        """Look up a shop's products in the gallery, as `Shelves.resolve` does."""
         return self.shelves.resolve(names, where)
 
     @cached_property
     def shelves(self) -> Shelves:
-        """The gallery and its parts, ready to be searched."""
+        """The gallery with the cache of its parts."""
         return Shelves(self.gallery)
 
     def _embed(self, images: Sequence[Picture]) -> Floats:
@@ -116,6 +142,11 @@ def _matches(part: GalleryPart, nearest: Nearest, unknown: bool) -> list[Match]:
 
 
 def read_thresholds(path: Path) -> Thresholds:
+    """Read thresholds.json.
+
+    Raises:
+        BundleError: the file holds no thresholds that this skumatch can read.
+    """
     try:
         return Thresholds.model_validate(read_json(path))
     except ValueError as error:

@@ -1,4 +1,7 @@
-"""The parts of a bundle, as files: written so that the same inputs give the same bytes, and read as what anyone may have written."""
+"""Write and read the parts of a bundle.
+
+The same inputs give the same bytes. Files that are read are not trusted: anyone may have written them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,13 @@ Floats = NDArray[np.float32]
 
 
 class Gallery(NamedTuple):
-    """Labelled vectors: `embeddings` is float32 [n, dim], rows of length 1."""
+    """Labelled vectors.
+
+    Attributes:
+        ids: id of each gallery picture.
+        skus: SKU of each picture.
+        embeddings: float32 [n, dim], rows of length 1.
+    """
 
     ids: list[str]
     skus: list[str]
@@ -50,11 +59,23 @@ class Gallery(NamedTuple):
 def write_bundle(
     folder: Path, encoder_dir: Path, gallery: Gallery, thresholds: dict[str, Any], training_ids: Iterable[str]
 ) -> str:
-    """Write a bundle and return its hash; the same inputs give the same bytes, whatever their order.
+    """Write a bundle. The same inputs give the same bytes, in any order.
 
-    `encoder_dir` holds encoder.safetensors and encoder.json (model room). Raises StorageError if the disk
-    refuses, BundleError if `folder` holds other files; bundle.json comes last, so a half-written bundle is
-    never read.
+    bundle.json is written last, so a half-written bundle is never read.
+
+    Args:
+        folder: the bundle's folder.
+        encoder_dir: folder with encoder.safetensors and encoder.json, as the model room writes them.
+        gallery: the labelled vectors.
+        thresholds: the thresholds for unknown products.
+        training_ids: ids of the training pictures.
+
+    Returns:
+        The bundle's hash.
+
+    Raises:
+        StorageError: the disk refuses.
+        BundleError: `folder` holds other files.
     """
     ids, skus, embeddings = _by_id(gallery)
     training = sorted(set(training_ids))
@@ -81,15 +102,17 @@ def write_bundle(
 
 
 def read_gallery(path: Path, dim: int) -> Gallery:
-    """Read gallery.parquet. Raises BundleError if it holds no unit vectors of `dim` numbers."""
+    """Read gallery.parquet.
+
+    Raises:
+        BundleError: the file holds no unit vectors of `dim` numbers.
+    """
     with parsing(path):
         table = pq.read_table(path, columns=["id", "sku", "embedding"])
-        flat = np.array(
-            table["embedding"].combine_chunks().flatten(), dtype=np.float32
-        )  # a copy: Arrow's memory is read-only
-    if len(flat) != table.num_rows * dim or not np.allclose(
-        np.linalg.norm(flat.reshape(-1, dim), axis=1), 1, atol=1e-3
-    ):
+        # A copy, since Arrow's memory is read-only.
+        flat = np.array(table["embedding"].combine_chunks().flatten(), dtype=np.float32)
+    size = table.num_rows * dim
+    if len(flat) != size or not np.allclose(np.linalg.norm(flat.reshape(-1, dim), axis=1), 1, atol=1e-3):
         raise BundleError(
             f"{path} doesn't hold {table.num_rows} unit vectors of {dim} numbers; make the bundle again."
         )
@@ -97,21 +120,28 @@ def read_gallery(path: Path, dim: int) -> Gallery:
 
 
 def made_with(path: Path) -> str | None:
-    """The hash of the encoder.json that a table names; None in format 1."""
+    """Return the hash of the encoder.json that a table was made with; None in format 1."""
     with parsing(path):
-        found = (pq.read_schema(path).metadata or {}).get(MADE_WITH)
-        return None if found is None else str(found, "utf-8")
+        digest = (pq.read_schema(path).metadata or {}).get(MADE_WITH)
+        return None if digest is None else str(digest, "utf-8")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Raises BundleError for a file that is no JSON object."""
+    """Read a JSON object.
+
+    Raises:
+        BundleError: the file is no JSON object.
+    """
     with parsing(path):
         return dict(read_json(path))
 
 
 @contextmanager
 def parsing(path: Path) -> Iterator[None]:
-    """Right hashes are no sign of right content: whoever wrote the one may have written the other."""
+    """Turn errors of parsing a part into BundleError.
+
+    Matching hashes don't make a part readable, since the same person may have written part and manifest.
+    """
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -122,6 +152,7 @@ def parsing(path: Path) -> Iterator[None]:
 
 
 def labels_of(skus: list[str]) -> dict[str, Any]:
+    """Return the contents of labels.json: the number of gallery pictures of each SKU."""
     return {"gallery_images": dict(Counter(skus))}
 
 
@@ -144,6 +175,6 @@ def _vectors(embeddings: Floats) -> pa.FixedSizeListArray:
 def _write_parquet(path: Path, table: pa.Table) -> None:
     with replacing(path) as aside:  # every setting fixed: the same table gives the same bytes
         pq.write_table(
-            table, aside, version="2.6", data_page_version="1.0", compression="none", use_dictionary=False, write_statistics=False,
-            row_group_size=65536,
+            table, aside, version="2.6", data_page_version="1.0", compression="none", use_dictionary=False,
+            write_statistics=False, row_group_size=65536,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether a folder is the bundle it says it is: every part unchanged, and of one model."""
+"""Verify a bundle's folder: every part is unchanged, and all parts belong to one model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,18 @@ from skumatch.release.bundle.parts import MADE_FOR, labels_of, made_with, parsin
 
 
 def verify_bundle(folder: Path, expected: str | None = None) -> Manifest:
-    """Hash every part, parsing none before, see that they belong together, and return the manifest.
+    """Verify all parts of a bundle; no part is parsed before all are hashed.
 
-    Raises BundleError, naming the file, if one is missing, changed, too many or of another model, if the
-    format is of another version, or if the bundle's hash isn't `expected`.
+    Args:
+        folder: the bundle's folder.
+        expected: the hash that the bundle has to have; None for any.
+
+    Returns:
+        The bundle's manifest.
+
+    Raises:
+        BundleError: a file is missing, changed, unexpected or of another model (the message names it), the
+            format is unknown, or the bundle's hash isn't `expected`.
     """
     found = bundle_hash(folder)
     if expected is not None and found != expected:
@@ -49,9 +57,11 @@ def verify_bundle(folder: Path, expected: str | None = None) -> Manifest:
 
 
 def _check_belonging(folder: Path, manifest: Manifest) -> None:
-    """Each part names what it was made with, so one of another model is seen even where bundle.json was rewritten to fit it.
+    """Check that each part was made with the other parts of this bundle.
 
-    Parts of format 1 named the weights only; what they do name is looked at all the same.
+    A part names the hash of the part that it was made with. So a part of another model is detected even if
+    bundle.json was rewritten to match it. Parts of format 1 name fewer hashes; those that they name are
+    checked too.
     """
     named = {
         (ENCODER, WEIGHTS): read_object(folder / ENCODER).get("sha256", ""),
@@ -66,7 +76,7 @@ def _check_belonging(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_counts(folder: Path, manifest: Manifest) -> None:
-    """What is said of gallery and training pictures is counted again: matching relies on it."""
+    """Check the labels and the counts of gallery and training pictures, since matching relies on them."""
     with parsing(folder / GALLERY):
         skus = pq.read_table(folder / GALLERY, columns=["sku"])["sku"].to_pylist()
     with parsing(folder / TRAINING):
