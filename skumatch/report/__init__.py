@@ -1,1 +1,1 @@
-"""The page of a run, and its model card: from the stages' results to what a person reads."""
+"""The report page of a run and its model card, made from the results of the stages."""

@@ -12,8 +12,13 @@ from skumatch.retrieval.ranking import Ranking
 
 
 class Confused(NamedTuple):
-    """One SKU of a pair. picture: the gallery picture of it that queries match most often. taken: how many of its `n` queries were
-    answered with the other SKU.
+    """One SKU of a pair.
+
+    Attributes:
+        sku: the SKU.
+        picture: its gallery picture that queries match most often, as a data URI.
+        taken: number of its queries that were answered with the other SKU.
+        n: number of its queries.
     """
 
     sku: str
@@ -23,7 +28,12 @@ class Confused(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two SKUs, the one that is more often taken for the other first."""
+    """Two SKUs that are confused.
+
+    Attributes:
+        one: the SKU that is more often taken for the other.
+        other: the other SKU.
+    """
 
     one: Confused
     other: Confused
@@ -32,15 +42,18 @@ class Pair(NamedTuple):
 def confused_pairs(
     ranking: Ranking, first_of: Mapping[str, str], picture: Picture, limit: int = 8
 ) -> Some[Pair]:
-    """The pairs with the most wrong first answers, both directions together.
+    """Return the pairs of SKUs with the most wrong first answers, both directions together.
 
-    `first_of` has a gallery image of each SKU; queries of other SKUs are no mistakes. `picture` opens an
-    image by its id.
+    Args:
+        ranking: the ranked lists of all queries.
+        first_of: id of a gallery image by SKU; queries of other SKUs don't count as mistakes.
+        picture: opens an image by its id.
+        limit: largest number of pairs.
     """
     taken = Counter((ranking.query_skus[i], ranking.skus[i, 0]) for i in wrong(ranking, first_of))
     both: Counter[tuple[str, str]] = Counter()
-    for (wanted, answered), count in taken.items():
-        both[min(wanted, answered), max(wanted, answered)] += count
+    for (shown, answered), count in taken.items():
+        both[min(shown, answered), max(shown, answered)] += count
     order = sorted(both, key=lambda pair: (-both[pair], pair))
     queries, matched = Counter(ranking.query_skus), _matched(ranking)
 
@@ -52,17 +65,17 @@ def confused_pairs(
             queries[sku],
         )
 
-    turned = [(two, one) if taken[two, one] > taken[one, two] else (one, two) for one, two in order[:limit]]
-    return Some([Pair(side(one, other), side(other, one)) for one, other in turned], len(order))
+    pairs = [(b, a) if taken[b, a] > taken[a, b] else (a, b) for a, b in order[:limit]]
+    return Some([Pair(side(first, second), side(second, first)) for first, second in pairs], len(order))
 
 
 def _matched(ranking: Ranking) -> dict[str, Counter[str]]:
-    """SKU -> how often each of its gallery images was its best one for a query, whatever the query's SKU."""
-    found: dict[str, Counter[str]] = {}
+    """Count for each SKU how often each of its gallery images was its best one, for queries of any SKU."""
+    counts: dict[str, Counter[str]] = {}
     for skus, ids in zip(ranking.skus, ranking.gallery_ids, strict=True):
         for sku, image_id in zip(skus, ids, strict=True):
-            found.setdefault(sku, Counter())[image_id] += 1
-    return found
+            counts.setdefault(sku, Counter())[image_id] += 1
+    return counts
 
 
 def _typical(matched: Counter[str] | None, first: str) -> str:

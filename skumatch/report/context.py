@@ -1,6 +1,6 @@
-"""All that the report of a run shows, as plain records.
+"""The contents of a run's report, as plain records.
 
-What is shown of it, and how, is the view's and the templates'.
+The view and the templates decide on their presentation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from skumatch.retrieval.figures import Evaluation
 
 @dataclass(frozen=True)
 class Aside:
-    """An image that was set aside. picture: a data URI, None where nothing can be shown of it."""
+    """An image that was set aside.
+
+    Attributes:
+        sku: its SKU.
+        file: its file's name.
+        reason: the reason, in a word or two.
+        sentence: the reason as a sentence.
+        picture: the picture as a data URI; None where it can't be shown.
+    """
 
     sku: str
     file: str
@@ -29,11 +37,20 @@ class Aside:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """images: all that were delivered and kept; gallery, queries: images to match against and to judge by.
+    """Facts about the run's data.
 
-    set_aside: quarantined images; aside_by_reason: how many for each reason. duplicates: what the search for
-    duplicates found, by its name. expectations: how many were met, of how many. changes: None where there is
-    no earlier version to compare with.
+    Attributes:
+        images: number of delivered images that were kept.
+        skus: number of their SKUs.
+        gallery: number of images to match against.
+        queries: number of images to evaluate with.
+        unseen_skus: number of SKUs that are never trained on.
+        warnings: sentences of the validation.
+        set_aside: quarantined images.
+        aside_by_reason: number of quarantined images for each reason.
+        duplicates: results of the search for duplicates, by name.
+        expectations: number of expectations met, and of all.
+        changes: changes against the earlier version; None where there is none.
     """
 
     images: int
@@ -51,7 +68,16 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """losses, rates: mean loss and learning rate of each epoch. settings: what else a reader should know of the training, by name."""
+    """Facts about the run's training.
+
+    Attributes:
+        encoder: name of the encoder.
+        weights: name of the base weights, `none` for random ones.
+        images: number of training images.
+        losses: mean loss of each epoch.
+        rates: learning rate of each epoch.
+        settings: further settings to show, by name.
+    """
 
     encoder: str
     weights: str
@@ -62,20 +88,30 @@ class TrainingFacts:
 
     @property
     def from_nothing(self) -> bool:
-        """Whether the training started from random weights."""
+        """True if the training started from random weights."""
         return self.weights == "none"
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """All that the report shows.
+    """All contents of the report.
 
-    challenger: figures of the candidate that the page is about; of the refreshed gallery where that is
-    released or there is no challenger. champion: of what it is compared with, the champion's encoder on
-    today's gallery; else None. hashes: name -> hash of every input and result, shown in the footer. frozen:
-    figures of the encoder before its training. protocols: figures under protocols other than `full`, of
-    challenger and champion. training: None unless this run trained the candidate. gallery: None where there
-    is no champion.
+    Attributes:
+        decision: the gate's decision.
+        challenger: figures of the candidate that the page is about: the refreshed gallery's where that is
+            released or there is no challenger.
+        champion: figures of the champion's encoder on today's gallery, if the candidate is compared with it;
+            else None.
+        weak: the SKUs with the lowest top-1.
+        mistakes: queries with a wrong first answer.
+        data: facts about the data.
+        training: facts about the training; None unless this run trained the candidate.
+        hashes: hash of every input and result by name, shown in the footer.
+        model_name: name of the registered model.
+        protocols: figures of challenger and champion under protocols other than `full`.
+        frozen: figures of the encoder before its training; None without a training.
+        pairs: SKUs that are confused.
+        gallery: changes of the gallery; None where there is no champion.
     """
 
     decision: Decision

@@ -1,4 +1,4 @@
-"""Line charts as SVG text: pure functions of their points, every text escaped."""
+"""Line charts as SVG text: pure functions of their points. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from xml.etree import ElementTree
 
 Point = tuple[float, float]
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 12, 40  # pixels around the drawing
-DOTTED = 24  # up to so many points each is marked
+DOTTED = 24  # lines of up to so many points have a mark at each
 STEPS = (1, 2, 2.5, 5, 10)
 
 
 class Axis(NamedTuple):
-    """What is measured, from where to where.
+    """An axis of a chart.
 
-    `share` writes 0.25 as 25 %, `whole` has ticks at whole numbers only.
+    Attributes:
+        label: the quantity that it shows.
+        low: its lower end.
+        high: its upper end.
+        share: whether values are written in percent: 0.25 as 25 %.
+        whole: whether it has ticks at whole numbers only.
     """
 
     label: str
@@ -27,21 +32,35 @@ class Axis(NamedTuple):
 
     @property
     def ticks(self) -> list[float]:
+        """The values with a tick."""
         return [value for value in ticks(self.low, self.high) if not self.whole or value.is_integer()]
 
     def text(self, value: float) -> str:
+        """Write a value as a tick's label."""
         return f"{100 * value:g}\u202f%" if self.share else f"{value:g}"
 
 
 class Line(NamedTuple):
-    """A named series of points in order of x."""
+    """A named series of points.
+
+    Attributes:
+        name: its name.
+        points: points (x, y) in order of x.
+    """
 
     name: str
     points: Sequence[Point]
 
 
 class Box(NamedTuple):
-    """Where values of two axes lie in pixels; what is outside of the axes is drawn at the edge."""
+    """The mapping from values of two axes to pixels; values outside an axis are drawn at its end.
+
+    Attributes:
+        x: the horizontal axis.
+        y: the vertical axis.
+        width: width of the chart in pixels.
+        height: height of the chart in pixels.
+    """
 
     x: Axis
     y: Axis
@@ -49,10 +68,11 @@ class Box(NamedTuple):
     height: int
 
     def at(self, point: Point) -> Point:
-        across, up = (_along(value, axis) for value, axis in zip(point, (self.x, self.y), strict=True))
-        return LEFT + across * (self.width - LEFT - RIGHT), self.height - BOTTOM - up * (
-            self.height - TOP - BOTTOM
-        )
+        """Return the place of a point (x, y) in pixels."""
+        x, y = point
+        across, up = _along(x, self.x), _along(y, self.y)
+        left = LEFT + across * (self.width - LEFT - RIGHT)
+        return left, self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
 
 
 def curves(
@@ -63,11 +83,18 @@ def curves(
     size: tuple[int, int] = (440, 230),
     here: float | None = None,
 ) -> str:
-    """Lines over two axes with ticks, the first line in the first colour.
+    """Draw lines over two axes with ticks, the first line in the first colour.
 
-    `here` marks one place of the x axis.
+    Args:
+        lines: the lines.
+        x: the horizontal axis.
+        y: the vertical axis.
+        about: the description that a screen reader reads.
+        size: width and height in pixels.
+        here: a value on the x axis that is marked with a vertical line; None for no mark.
 
-    `about` is what a screen reader says. Empty where no line has two points.
+    Returns:
+        The SVG text; empty where no line has two points.
     """
     if not any(len(line.points) > 1 for line in lines):
         return ""
@@ -84,7 +111,13 @@ def curves(
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Up to `most` + 1 round numbers from `low` to `high` (Heckbert 1990, "Nice numbers for graph labels")."""
+    """Return round numbers from `low` to `high` (Heckbert 1990, "Nice numbers for graph labels").
+
+    Args:
+        low: lower end of the axis.
+        high: upper end of the axis.
+        most: largest number of intervals, so there are at most `most` + 1 numbers.
+    """
     if high <= low:
         return [low]
     raw = (high - low) / most
@@ -96,7 +129,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def ceiling(value: float) -> float:
-    """The next round number from `value` up, where an axis may end."""
+    """Return the smallest round number that is at least `value`, as the end of an axis."""
     if value < 1e-12:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

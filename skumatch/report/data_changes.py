@@ -1,4 +1,4 @@
-"""What a data version has that the last one that passed had not, in a few rows for a page."""
+"""The changes of a data version against the last one that passed, in a few rows for a page."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ LISTED = 12
 
 
 class Count(NamedTuple):
-    """Images of something in the last version and in this one.
+    """The numbers of images of a SKU or a side.
 
-    Of a SKU perhaps with a picture (a data URI).
+    Attributes:
+        name: the SKU or the side.
+        before: number of images in the last version.
+        now: number of images in this version.
+        picture: a picture of the SKU as a data URI; None where there is none.
     """
 
     name: str
@@ -27,10 +31,15 @@ class Count(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """sides: all images, gallery side, query side. new, gone, changed: SKUs, the largest change first.
+    """The changes between two data versions.
 
-    size_shift, aspect_shift: by which factor a typical picture is larger or smaller, wider or narrower; 1 is
-        no change.
+    Attributes:
+        sides: numbers of all images, of the gallery side and of the query side.
+        new: new SKUs, the largest first.
+        gone: SKUs that are gone, the largest first.
+        changed: SKUs whose number of images changed, the largest change first.
+        size_shift: factor by which a typical picture is larger or smaller; 1 is no change.
+        aspect_shift: factor by which a typical picture is wider or narrower; 1 is no change.
     """
 
     sides: tuple[Count, ...]
@@ -42,15 +51,23 @@ class Changes(NamedTuple):
 
     @property
     def any(self) -> bool:
+        """True if any SKU is new, gone or changed."""
         return bool(self.new.total or self.gone.total or self.changed.total)
 
 
 def changes_of(
     now: Profile, before: Profile | None, first_of: Mapping[str, str], picture: Picture
 ) -> Changes | None:
-    """None where there are no two versions of the same data.
+    """Compare the profiles of two data versions.
 
-    `first_of` has a gallery image of SKUs, `picture` opens an image by its id.
+    Args:
+        now: profile of this version.
+        before: profile of the last version that passed; None if there is none.
+        first_of: id of a gallery image by SKU.
+        picture: opens an image by its id.
+
+    Returns:
+        The changes; None where there are no two versions of the same data.
     """
     frames = drift_frames(now, before)
     if not frames:

@@ -1,4 +1,4 @@
-"""What a refreshed gallery would change for who asks it: products, held-back ones, answers, and photos lost to new products."""
+"""The effects of a refreshed gallery: products, held-back ones, answers, photos lost to new products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ LISTED = 24
 
 
 class Product(NamedTuple):
-    """A product, a picture of it (a data URI) if today's gallery has any, and a sentence about it."""
+    """A product on the page.
+
+    Attributes:
+        name: its SKU.
+        picture: a picture as a data URI; None if today's gallery has none.
+        about: a sentence about it.
+    """
 
     name: str
     picture: str | None
@@ -22,7 +28,13 @@ class Product(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """An old product, the new one that took some of its photos, and how many."""
+    """Photos of an old product that a new product takes.
+
+    Attributes:
+        old: the old product.
+        new: the new product.
+        photos: number of photos.
+    """
 
     old: Product
     new: Product
@@ -30,10 +42,15 @@ class Lost(NamedTuple):
 
 
 class PictureLoss(NamedTuple):
-    """What an old product lost of its gallery pictures, as after new packaging, and what that does to its photos.
+    """The gallery pictures that an old product lost, as after new packaging, and the effect on its photos.
 
-    gone, kept: gallery pictures that serve and are not, or are, in today's gallery. photos: asked. before, after:
-    how many of them are answered right by what serves, and by today's gallery.
+    Attributes:
+        sku: the product.
+        gone: number of served gallery pictures that today's gallery lacks.
+        kept: number of served gallery pictures that today's gallery has.
+        photos: number of its photos that were asked.
+        before: number of these that the served bundle answers right.
+        after: number of these that the bundle with today's gallery answers right.
     """
 
     sku: str
@@ -45,17 +62,28 @@ class PictureLoss(NamedTuple):
 
 
 class Thinned(NamedTuple):
-    """An old product that lost gallery pictures."""
+    """An old product that lost gallery pictures.
+
+    Attributes:
+        product: the product.
+        loss: its numbers.
+    """
 
     product: Product
     loss: PictureLoss
 
 
 class GalleryChanges(NamedTuple):
-    """new, retired: products in today's gallery only, and in the served one only. held: new ones that are not released.
+    """The changes between the served gallery and today's.
 
-    thinned: old products that lost gallery pictures. answers: candidate -> `all`, `old`, `new` -> what it
-    answers as it serves. thresholds: which pictures they were fitted on, in words.
+    Attributes:
+        new: products in today's gallery only.
+        retired: products in the served gallery only.
+        held: new products that are not released.
+        losses: photos of old products that new products take.
+        thinned: old products that lost gallery pictures.
+        answers: shares of served answers by candidate and by `all`, `old` or `new` products.
+        thresholds: the pictures that the thresholds were fitted on, in words.
     """
 
     new: Some[Product]
@@ -75,15 +103,18 @@ def gallery_changes(
     picture: Picture,
     thinned: Sequence[PictureLoss] = (),
 ) -> GalleryChanges | None:
-    """Lay out what the decision says of the refreshed gallery; None where there is no champion.
+    """Collect the decision's facts about the refreshed gallery for the page.
 
     Args:
-        decision: the gate's.
-        served: the products that what serves can name.
-        answers: as `answers.shares` summed them up.
-        first_of: product -> id of the first of its pictures in today's gallery, held-back ones included.
+        decision: the gate's decision.
+        served: the products that the served bundle can name.
+        answers: shares of served answers, as `answers.shares` returns them.
+        first_of: id of the first picture in today's gallery by product, held-back products included.
         picture: opens a picture by its id.
-        thinned: of old products that lost gallery pictures, in order.
+        thinned: old products that lost gallery pictures, in order.
+
+    Returns:
+        The changes; None where there is no champion.
     """
     if decision.fitness is None or decision.products is None:
         return None

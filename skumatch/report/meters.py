@@ -1,4 +1,7 @@
-"""Small charts as wide as the place they stand in: SVG in percent of its width, so nothing is stretched and figures beside it stay text."""
+"""Small SVG charts that fill the width of their place on the page.
+
+Coordinates are in percent of the width, so nothing is stretched. Figures beside a chart stay text.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-HEIGHT, CAP = 20, 6  # pixels: of a bar, and of a whisker's end on either side of it
-ROW = 16  # pixels a dot
+HEIGHT, CAP = 20, 6  # pixels: height of a bar, and of a whisker's end on either side of the whisker
+ROW = 16  # pixels: height of a dot's row
 
 
 class Mark(NamedTuple):
-    """A share from 0 to 1 and the two ends of its interval. who: whose it is, a class of the page's style."""
+    """A share with its interval.
+
+    Attributes:
+        who: the model that it belongs to, a class of the page's style.
+        value: the share, 0 to 1.
+        bounds: the two ends of its interval.
+    """
 
     who: str
     value: float
@@ -19,13 +28,14 @@ class Mark(NamedTuple):
 
     @property
     def words(self) -> str:
+        """The share and its interval in words."""
         return (
             f"{self.who} {100 * self.value:.1f} % ({100 * self.bounds[0]:.1f} to {100 * self.bounds[1]:.1f})"
         )
 
 
 def meter(mark: Mark) -> str:
-    """A bar from 0 to 1 with a whisker for its interval. Shares outside 0..1 are drawn at the edge."""
+    """Draw a bar from 0 to 1 with a whisker for its interval; shares outside 0..1 are drawn at the edge."""
     svg = _svg("meter", mark.who, HEIGHT, mark.words)
     low, high = (_percent(end, 0.0) for end in mark.bounds)
     _add(svg, "rect", "track", width="100%", height=HEIGHT, rx=5)
@@ -38,7 +48,7 @@ def meter(mark: Mark) -> str:
 
 
 def dots(marks: Sequence[Mark], low: float) -> str:
-    """A dot with its interval for each mark, one under another, on an axis from `low` to 1."""
+    """Draw a dot with its interval for each mark, one below the other, on an axis from `low` to 1."""
     svg = _svg("dots", "", ROW * len(marks), ", ".join(mark.words for mark in marks))
     for step in range(5):
         _add(svg, "line", "grid", x1=f"{25 * step}%", x2=f"{25 * step}%", y1=0, y2=ROW * len(marks))
@@ -51,7 +61,10 @@ def dots(marks: Sequence[Mark], low: float) -> str:
 
 
 def lowest(marks: Sequence[Mark]) -> float:
-    """Where an axis for all `marks` may begin: a tenth, and at most half, so that differences are not blown up."""
+    """Return the start of a common axis for all marks.
+
+    It is a multiple of 0.1 and at most 0.5, so that small differences don't look large.
+    """
     least = min((mark.bounds[0] for mark in marks), default=0.0)
     return max(0.0, min(0.5, int(10 * least) / 10))
 

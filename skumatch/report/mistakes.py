@@ -1,4 +1,4 @@
-"""Where a model goes wrong: its worst SKUs, and pictures of its mistakes small enough to be shown in a page."""
+"""A model's errors: its worst SKUs, and its mistakes with pictures small enough for a page."""
 
 from __future__ import annotations
 
@@ -12,28 +12,41 @@ from PIL import Image
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.retrieval.ranking import Ranking
 
-SMALL = 112  # pixels of a neighbour's longer side; there are five of them for each query
+SMALL = 112  # pixels: longer side of a neighbour's picture; each query has five of them
 T = TypeVar("T")
 Picture = Callable[[str], Image.Image]
 
 
 class Some(NamedTuple, Generic[T]):
-    """What is shown of `total` things, the first in some order."""
+    """The first of several things in some order.
+
+    Attributes:
+        shown: the things that are shown.
+        total: the number of all things.
+    """
 
     shown: Sequence[T]
     total: int
 
     @property
     def more(self) -> int:
+        """The number of things that are not shown."""
         return self.total - len(self.shown)
 
 
 def nothing() -> Some[Any]:
+    """Return a Some without things."""
     return Some((), 0)
 
 
 class Shot(NamedTuple):
-    """A small picture (a data URI) of a SKU, and the query's similarity to it (None for the query itself)."""
+    """A small picture of a SKU.
+
+    Attributes:
+        sku: the SKU.
+        picture: the picture as a data URI.
+        similarity: the query's similarity to it; None for the query itself, and where it isn't known.
+    """
 
     sku: str
     picture: str
@@ -41,9 +54,13 @@ class Shot(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """A query whose nearest SKU is wrong: itself, its own SKU's best gallery picture, and the five nearest SKUs, best first.
+    """A query whose nearest SKU is wrong.
 
-    place: where its own SKU came among the listed SKUs, from 1; None if it is not listed.
+    Attributes:
+        query: the query's picture.
+        right: the best gallery picture of the query's SKU.
+        predicted: the five nearest SKUs, best first.
+        place: the rank of the query's SKU among the listed SKUs, from 1; None if it isn't listed.
     """
 
     query: Shot
@@ -53,7 +70,15 @@ class Mistake(NamedTuple):
 
 
 class WeakSku(NamedTuple):
-    """A SKU, its scored queries, top-1 of challenger and champion (None = no champion), and what it is mostly taken for."""
+    """A SKU with a low top-1.
+
+    Attributes:
+        sku: the SKU.
+        n: number of its scored queries.
+        top1: the challenger's top-1, 0 to 1.
+        champion_top1: the champion's top-1; None without a champion.
+        taken_for: the SKU that it is mostly taken for; None if it never is.
+    """
 
     sku: str
     n: int
@@ -65,9 +90,13 @@ class WeakSku(NamedTuple):
 def weak_skus(
     ranking: Ranking, per_sku: pd.DataFrame, champion_per_sku: pd.DataFrame | None, limit: int = 12
 ) -> Some[WeakSku]:
-    """The SKUs with the lowest top-1 below 1, the ones with more queries first.
+    """Return the SKUs with the lowest top-1 below 1; of equal ones, those with more queries come first.
 
-    `per_sku` has columns sku, n, top1.
+    Args:
+        ranking: the ranked lists of all queries.
+        per_sku: the challenger's figures, with the columns sku, n and top1.
+        champion_per_sku: the champion's figures, likewise; None without a champion.
+        limit: largest number of SKUs.
     """
     before = (
         {}
@@ -88,7 +117,12 @@ def weak_skus(
 
 
 def wrong(ranking: Ranking, skus: Mapping[str, object]) -> list[int]:
-    """The queries whose nearest SKU is another one, among those of `skus`, which have a gallery picture."""
+    """Return the places of queries whose nearest SKU is wrong.
+
+    Args:
+        ranking: the ranked lists of all queries.
+        skus: the SKUs with a gallery picture; queries of other SKUs are left out.
+    """
     return [
         i
         for i in range(len(ranking))
@@ -97,7 +131,7 @@ def wrong(ranking: Ranking, skus: Mapping[str, object]) -> list[int]:
 
 
 def first_pictures(gallery_ids: Sequence[str], gallery_skus: Sequence[str]) -> dict[str, str]:
-    """SKU -> the first of its gallery images by id."""
+    """Return for each SKU the first of its gallery images by id."""
     first_of: dict[str, str] = {}
     for image_id, sku in sorted(zip(gallery_ids, gallery_skus, strict=True)):
         first_of.setdefault(sku, image_id)
@@ -107,20 +141,23 @@ def first_pictures(gallery_ids: Sequence[str], gallery_skus: Sequence[str]) -> d
 def find_mistakes(
     ranking: Ranking, first_of: Mapping[str, str], picture: Picture, limit: int = 18
 ) -> Some[Mistake]:
-    """Up to `limit` mistakes, of as many SKUs as possible, the most confident ones of each first.
+    """Return mistakes of as many SKUs as possible, the most confident ones of each SKU first.
 
-    `first_of` has a gallery image of each SKU; queries of other SKUs are no mistakes. `picture` opens an
-    image by its id.
+    Args:
+        ranking: the ranked lists of all queries.
+        first_of: id of a gallery image by SKU; queries of other SKUs don't count as mistakes.
+        picture: opens an image by its id.
+        limit: largest number of mistakes.
     """
-    found = sorted(
+    mistakes = sorted(
         wrong(ranking, first_of), key=lambda i: (-ranking.similarities[i, 0], ranking.query_ids[i])
     )
     turns: Counter[str] = Counter()
-    order: list[tuple[int, int, int]] = []  # turn of its SKU, confidence's rank, query
-    for i in found:
+    order: list[tuple[int, int, int]] = []  # turn of its SKU, rank by confidence, query
+    for i in mistakes:
         turns[ranking.query_skus[i]] += 1
         order.append((turns[ranking.query_skus[i]], len(order), i))
-    return Some([_mistake(ranking, i, first_of, picture) for _, _, i in sorted(order)[:limit]], len(found))
+    return Some([_mistake(ranking, i, first_of, picture) for _, _, i in sorted(order)[:limit]], len(mistakes))
 
 
 def _mistake(ranking: Ranking, i: int, first_of: Mapping[str, str], picture: Picture) -> Mistake:

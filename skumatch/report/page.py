@@ -1,4 +1,4 @@
-"""The run's report: one static page for the person who must trust the decision, and a short model card."""
+"""The run's report: a static page for the person who has to trust the decision, and a short model card."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ DATA_DOCS = "../validate/docs.html"  # from the report's place among the stages'
 
 
 def render_report(context: ReportContext) -> str:
-    """One HTML file with everything in it: no script, no link, no font from elsewhere.
+    """Return the report as one HTML file without scripts and without links to other files or fonts.
 
-    Every text of the data escaped.
+    Every text from the data is escaped.
     """
     return _rendered("report.html.jinja", context)
 
 
 def model_card(context: ReportContext) -> str:
-    """What the model is, how good, on what, and what it is not for.
+    """Return the model card: the model, its figures, its data, and its intended and unintended uses.
 
-    Markdown, with the facts that Hugging Face reads at its head.
+    It is Markdown, with the metadata for Hugging Face at its head.
     """
     return f"---\n{_metadata(context).to_yaml()}\n---\n\n{_rendered('card.md.jinja', context)}"
 
 
 def _metadata(context: ReportContext) -> ModelCardData:
-    told = f"product matching, protocol {context.challenger.protocol}"
+    task = f"product matching, protocol {context.challenger.protocol}"
     results = [
         EvalResult(
-            task_type="image-feature-extraction", task_name=told, dataset_type="private", dataset_name="a skumatch data version",
-            metric_type=name, metric_name=words, metric_value=round(getattr(context.challenger, name), 6),
+            task_type="image-feature-extraction", task_name=task, dataset_type="private",
+            dataset_name="a skumatch data version", metric_type=name, metric_name=words,
+            metric_value=round(getattr(context.challenger, name), 6),
         )
         for name, words in METRICS.items()
     ]  # fmt: skip
     return ModelCardData(
-        model_name=context.model_name, library_name="skumatch", pipeline_tag="image-feature-extraction", eval_results=results,
-        base_model=context.training.weights if context.training else None, tags=["image-retrieval", "product-recognition", "retail"],
+        model_name=context.model_name, library_name="skumatch", pipeline_tag="image-feature-extraction",
+        eval_results=results, base_model=context.training.weights if context.training else None,
+        tags=["image-retrieval", "product-recognition", "retail"],
     )  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def _rendered(name: str, context: ReportContext) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("skumatch.report"),
         autoescape=select_autoescape(disabled_extensions=("md.jinja",), default=True),
         undefined=StrictUndefined,
@@ -59,7 +61,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "percent": percent,
         "points": points,
         "count": "{:,}".format,
@@ -67,22 +69,25 @@ def _environment() -> Environment:
         "sentence": sentence,
         "spread": spread,
     }
-    return made
+    return environment
 
 
 def spread(bounds: tuple[float, float]) -> str:
+    """Write an interval of shares in percent: (0.91, 0.97) is "91.0–97.0"."""
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
 
 
 def points(share: float) -> str:
+    """Write a difference of shares in points, with a sign and a true minus: 0.005 is "+0.5"."""
     return f"{100 * share:+.1f}".replace("-", "\u2212")
 
 
 def sentence(text: str) -> str:
+    """Return the text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 def cell(value: object) -> str:
-    """Text for a Markdown table: one line that opens no markup."""
+    """Return a value as text for a Markdown table: one line, with markup escaped."""
     text = " ".join(str(value).split())
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#~" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""Images that were set aside, for a page: some of each reason, with what can be shown of them."""
+"""Images that were set aside, for a page: some for each reason, with their picture where possible."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ MOST = 16
 
 
 def by_reason(entries: Sequence[Mapping[str, str]]) -> dict[str, int]:
-    """How many of the import's `quarantined` entries (id, reason, sentence) were set aside for each reason, the most frequent first."""
+    """Count the import's `quarantined` entries by reason, the most frequent reason first.
+
+    Args:
+        entries: entries with the keys id, reason and sentence.
+    """
     return {reason: len(ids) for reason, ids in quarantine.set_aside(entries).items()}
 
 
 def set_aside(
     entries: Sequence[Mapping[str, str]], pictures: Mapping[str, str], limit: int = MOST
 ) -> Some[Aside]:
-    """Up to `limit` of the import's `quarantined` entries, those with a picture first, the reasons taking turns."""
+    """Choose some of the import's `quarantined` entries for a page.
+
+    The reasons take turns; within a reason entries with a picture come first.
+
+    Args:
+        entries: entries with the keys id, reason and sentence.
+        pictures: pictures as data URIs by the entry's id.
+        limit: largest number of entries.
+    """
     by_id = {entry["id"]: entry for entry in entries}
     queues = [
         sorted(ids, key=lambda name: (name not in pictures, name))
@@ -32,5 +44,7 @@ def set_aside(
 
 def _aside(entry: Mapping[str, str], picture: str | None) -> Aside:
     parts = entry["id"].split("/")
-    named = ("/".join(parts[1:-1]), f"{parts[0]} / {parts[-1]}") if len(parts) > 2 else (entry["id"], "")
-    return Aside(*named, entry["reason"], entry["sentence"], picture)
+    sku, file = entry["id"], ""
+    if len(parts) > 2:
+        sku, file = "/".join(parts[1:-1]), f"{parts[0]} / {parts[-1]}"
+    return Aside(sku=sku, file=file, reason=entry["reason"], sentence=entry["sentence"], picture=picture)

@@ -1,4 +1,4 @@
-"""Slices of both models side by side, family by family, on one axis."""
+"""Slices of both models side by side, family by family, on a common axis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from skumatch.report.meters import Mark, dots, lowest
 from skumatch.retrieval.figures import Bounds, Evaluation, Slice
 
-MOST = 12  # slices shown of a family; product groups can be many
+MOST = 12  # largest number of slices shown of a family; there can be many product groups
 FAMILIES = {
     "thirds": "By gallery pictures of the product",
     "size": "By size of the photo",
@@ -35,7 +35,16 @@ NAMES = {
 
 
 class Line(NamedTuple):
-    """One slice: its name, what is in it, and the drawing of each model's share of right first answers with its interval."""
+    """One slice on the page.
+
+    Attributes:
+        name: its name.
+        about: its contents in words.
+        queries: number of its queries.
+        skus: number of its SKUs.
+        figures: name, top-1 and interval of each model.
+        chart: the drawing of these figures.
+    """
 
     name: str
     about: str
@@ -46,7 +55,13 @@ class Line(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Slices told apart by one thing; `more` are not shown."""
+    """The slices by one property.
+
+    Attributes:
+        title: the property in words.
+        lines: the slices that are shown.
+        more: the number of slices that are not shown.
+    """
 
     title: str
     lines: list[Line]
@@ -54,23 +69,25 @@ class Family(NamedTuple):
 
 
 def families(models: Sequence[tuple[str, Evaluation]]) -> dict[str, Any] | None:
-    """All slices of the first model beside those of the others, and where their common axis begins.
+    """Return the slices of the first model beside those of the others, by family.
 
-    None where there are no slices.
+    Args:
+        models: name and figures of each model.
+
+    Returns:
+        The families, and the start of their common axis as `low`; None where there are no slices.
     """
-    ours = models[0][1].slices
-    found = [(slice_, _marks(slice_, models)) for slice_ in ours]
-    if not found:
+    slices = models[0][1].slices
+    marked = [(slice_, _marks(slice_, models)) for slice_ in slices]
+    if not marked:
         return None
-    low = lowest([mark for _, marks in found for mark in marks])
-    return {
-        "low": low,
-        "families": [_family(name, found, low) for name in dict.fromkeys(slice_.family for slice_ in ours)],
-    }
+    low = lowest([mark for _, marks in marked for mark in marks])
+    names = dict.fromkeys(slice_.family for slice_ in slices)
+    return {"low": low, "families": [_family(name, marked, low) for name in names]}
 
 
-def _family(name: str, found: Sequence[tuple[Slice, list[Mark]]], low: float) -> Family:
-    own = [(slice_, marks) for slice_, marks in found if slice_.family == name]
+def _family(name: str, marked: Sequence[tuple[Slice, list[Mark]]], low: float) -> Family:
+    own = [(slice_, marks) for slice_, marks in marked if slice_.family == name]
     largest = sorted(own, key=lambda pair: -pair[0].n)[:MOST]
     lines = [_line(slice_, marks, low) for slice_, marks in own if (slice_, marks) in largest]
     return Family(FAMILIES.get(name, name), lines, len(own) - len(lines))
@@ -90,7 +107,7 @@ def _line(slice_: Slice, marks: Sequence[Mark], low: float) -> Line:
 
 
 def _marks(slice_: Slice, models: Sequence[tuple[str, Evaluation]]) -> list[Mark]:
-    """The same slice of each model that has it."""
+    """Return a mark for each model that has the slice."""
     key = (slice_.family, slice_.name)
     same = [
         (tone, other)

@@ -1,4 +1,4 @@
-"""What the report's templates put on the page: figures as rows and charts, in words that a buyer reads too."""
+"""The names that the report's templates use: figures as rows and charts, in words for buyers too."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ TONES = {
 NEXT = {
     "first": "There was no champion before. This model may become the first one.",
     "promote": "This model may take the champion's place.",
-    "refresh": "The encoder that serves stays. Its gallery may follow today's data, so that new products can be named.",
-    "keep": "Nothing has to be done. The champion stays in use; most retrainings end this way, and it is no fault of the run.",
+    "refresh": (
+        "The encoder that serves stays. "
+        "Its gallery may follow today's data, so that new products can be named."
+    ),
+    "keep": (
+        "Nothing has to be done. "
+        "The champion stays in use; most retrainings end this way, and it is no fault of the run."
+    ),
     "refuse": "This model can't be used as it is. What has to be put right stands below, under the checks.",
 }
 CHECKS = {
@@ -66,7 +72,7 @@ PROTOCOLS = {
     "catalogue": "All photos against catalogue pictures",
 }
 NO_DUPLICATES = "All photos, their own duplicates taken out of the gallery"
-MEASURES = {  # field of an evaluation: name, what it is
+MEASURES = {  # name and explanation by the field of an evaluation
     "macro_top1": (
         "Top 1, every product alike",
         "the mean over products, so that rarely asked ones count as much",
@@ -85,7 +91,15 @@ SCORERS = {
 
 
 class Bar(NamedTuple):
-    """One figure of one model with its drawing."""
+    """One figure of one model with its drawing.
+
+    Attributes:
+        who: name of the model.
+        tone: the model's class of the page's style.
+        value: the share, 0 to 1.
+        bounds: its interval.
+        chart: the drawing.
+    """
 
     who: str
     tone: str
@@ -95,7 +109,14 @@ class Bar(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Figures of the models in one way of asking; None where there is none."""
+    """Figures of the models under one protocol or by one measure.
+
+    Attributes:
+        name: the protocol or measure.
+        about: its explanation.
+        queries: number of queries; None for a measure.
+        figures: share and interval of each model; None where there is none.
+    """
 
     name: str
     about: str
@@ -104,7 +125,13 @@ class Row(NamedTuple):
 
 
 class Model(NamedTuple):
-    """An evaluation, how its model is called, and the class of the page's style that it has."""
+    """A model on the page.
+
+    Attributes:
+        name: its name on the page.
+        tone: its class of the page's style.
+        figures: its evaluation.
+    """
 
     name: str
     tone: str
@@ -112,11 +139,11 @@ class Model(NamedTuple):
 
 
 def view(context: ReportContext) -> dict[str, Any]:
-    """All names that the templates use."""
+    """Return all names that the templates use."""
     decision = context.decision
     tone, mark = TONES[decision.verdict]
     opening, _, reason = decision.sentence.partition(": ")
-    asked = [check for check in (*decision.checks, *decision.refresh) if check.status != "not applicable"]
+    checks = [check for check in (*decision.checks, *decision.refresh) if check.status != "not applicable"]
     shown = models(context)
     both = [model for model in shown if model.tone != "frozen"]
     return {
@@ -126,8 +153,8 @@ def view(context: ReportContext) -> dict[str, Any]:
         "opening": opening,
         "reason": reason,
         "next": NEXT[decision.verdict],
-        "passed": sum(check.status == "passed" for check in asked),
-        "asked": len(asked),
+        "passed": sum(check.status == "passed" for check in checks),
+        "asked": len(checks),
         "models": shown,
         "both": both,
         "chart": {k: [_bar(model, k) for model in shown] for k in (1, 3, 5)},
@@ -146,16 +173,20 @@ def view(context: ReportContext) -> dict[str, Any]:
 
 
 def models(context: ReportContext) -> list[Model]:
-    """Challenger, champion and the encoder before its training, as far as they are there.
+    """Return the models on the page.
 
-    Or the refreshed gallery.
+    These are the challenger and, where they exist, the champion and the encoder before its training; or the
+    refreshed gallery alone.
     """
     if context.training is None and context.champion is None:
         return [Model("Refreshed gallery", "challenger", context.challenger)]
-    named = (("Challenger", "challenger", context.challenger), ("Champion", "champion", context.champion))
     from_nothing = context.training is not None and context.training.from_nothing
-    untrained = ("Random weights" if from_nothing else "Before training", "frozen", context.frozen)
-    return [Model(name, tone, figures) for name, tone, figures in (*named, untrained) if figures]
+    candidates = (
+        ("Challenger", "challenger", context.challenger),
+        ("Champion", "champion", context.champion),
+        ("Random weights" if from_nothing else "Before training", "frozen", context.frozen),
+    )
+    return [Model(name, tone, figures) for name, tone, figures in candidates if figures]
 
 
 def _bar(model: Model, k: int) -> Bar:
@@ -164,7 +195,7 @@ def _bar(model: Model, k: int) -> Bar:
 
 
 def _learnt(context: ReportContext) -> dict[str, Any] | None:
-    """What training brought in top-1, and whether the baseline was asked the very same."""
+    """Return the gain in top-1 by training, and whether the baseline had the same queries and gallery."""
     if context.frozen is None:
         return None
     sides = ("gallery", "queries")
@@ -173,23 +204,23 @@ def _learnt(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _protocols(context: ReportContext) -> Iterator[Row]:
-    """A row a protocol, and one for `full` without duplicates; a column a model."""
+    """Yield a row for each protocol, and one for `full` without duplicates; each model has a column."""
     count = 2 if context.champion else 1
     for pair in ((context.challenger, context.champion), *context.protocols):
-        ours, both = pair[0], pair[:count]
+        challenger, evaluations = pair[0], pair[:count]
         yield Row(
-            ours.protocol,
-            PROTOCOLS[ours.protocol],
-            ours.n,
-            tuple((e.top1, e.interval.top1) if e else None for e in both),
+            name=challenger.protocol,
+            about=PROTOCOLS[challenger.protocol],
+            queries=challenger.n,
+            figures=tuple((e.top1, e.interval.top1) if e else None for e in evaluations),
         )
-        free = [e.near_duplicate_free if e else None for e in both]
+        free = [e.near_duplicate_free if e else None for e in evaluations]
         if free[0]:
             yield Row(
-                ours.protocol,
-                NO_DUPLICATES,
-                free[0].n,
-                tuple((f.top1, f.interval) if f else None for f in free),
+                name=challenger.protocol,
+                about=NO_DUPLICATES,
+                queries=free[0].n,
+                figures=tuple((f.top1, f.interval) if f else None for f in free),
             )
 
 
@@ -201,13 +232,11 @@ def _measures(shown: Sequence[Model]) -> Iterator[Row]:
 
 
 def _training(context: ReportContext) -> dict[str, Markup]:
-    """Curves over the epochs; none in a refresh."""
+    """Return the curves over the epochs; none in a refresh."""
     training = context.training
-    return (
-        {"loss": _epochs("Mean loss", training.losses), "rate": _epochs("Learning rate", training.rates)}
-        if training
-        else {}
-    )
+    if training is None:
+        return {}
+    return {"loss": _epochs("Mean loss", training.losses), "rate": _epochs("Learning rate", training.rates)}
 
 
 def _epochs(name: str, values: Sequence[float]) -> Markup:
@@ -217,27 +246,25 @@ def _epochs(name: str, values: Sequence[float]) -> Markup:
 
 
 def _unknown(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Figures of unknown products and their curve, where some stood for them."""
-    found = evaluation.unknown
-    if found is None:
+    """Return the figures of unknown products with their curve; None where none were measured."""
+    figures = evaluation.unknown
+    if figures is None:
         return None
+    curve = list(reversed(figures.curve))
     lines = [
-        Line("Wrong among the answers", [(point.coverage, point.risk) for point in reversed(found.curve)]),
-        Line(
-            "Unknown products answered", [(point.coverage, point.unknown) for point in reversed(found.curve)]
-        ),
+        Line("Wrong among the answers", [(point.coverage, point.risk) for point in curve]),
+        Line("Unknown products answered", [(point.coverage, point.unknown) for point in curve]),
     ]
     high = ceiling(max((value for line in lines for _, value in line.points), default=0))
-    x, y = (
-        Axis("Share of known products' photos that are answered", 0, 1, True),
-        Axis("Share", 0, min(1.0, high), True),
-    )
-    here = 1 - found.called.share if found.called else None
+    x = Axis("Share of known products' photos that are answered", 0, 1, share=True)
+    y = Axis("Share", 0, min(1.0, high), share=True)
+    here = 1 - figures.called.share if figures.called else None
     chart = Markup(  # noqa: S704 - curves escapes
         curves(lines, x, y, "Wrong answers and answered unknown products by coverage", (440, 240), here)
     )
-    return {"figures": found, "chart": chart, "lines": [line.name for line in lines], "here": here}
+    return {"figures": figures, "chart": chart, "lines": [line.name for line in lines], "here": here}
 
 
 def percent(share: float) -> str:
+    """Write a share as a percentage, with a narrow no-break space: 0.961 is "96.1 %"."""
     return f"{100 * share:.1f}\u202f%"
