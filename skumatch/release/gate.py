@@ -49,7 +49,7 @@ OPENING = {
     "keep": "Kept the champion",
     "refuse": "Refused the challenger",
 }
-CHANGED: Final = "changed"  # the check whether a refreshed gallery differs from what serves
+CHANGED: Final = "changed"  # the check that a refreshed gallery differs from the served one
 SHOWN: Final = 5  # names in a sentence
 # The word that people read for a failed check. A model that isn't better is no fault: most are not.
 NOT_PASSED = {"identity": "nothing new", CHANGED: "nothing new", "floor": "not reached"} | dict.fromkeys(

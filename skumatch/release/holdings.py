@@ -124,18 +124,18 @@ def _next_start(runs: list[Any]) -> Iterator[Any]:
 
 
 def _of_run(client: Any, run: Any) -> Holding:
-    who, lock = f"Run {run.data.tags.get(RUN_TAG, run.info.run_id)}", _lock(client, run.info.run_id)
+    owner, lock = f"Run {run.data.tags.get(RUN_TAG, run.info.run_id)}", _lock(client, run.info.run_id)
     if not lock and run.info.status == "FINISHED":
-        raise _unknown(who, run.info.run_id)
-    return Holding(who, run.data.tags[INPUTS_TAG], lock)
+        raise _unknown(owner, run.info.run_id)
+    return Holding(owner, run.data.tags[INPUTS_TAG], lock)
 
 
 def _of_version(client: Any, version: Any) -> Holding:
-    who, run_id = f"Version {version.version} of '{version.name}'", version.run_id or ""
+    owner, run_id = f"Version {version.version} of '{version.name}'", version.run_id or ""
     lock = _lock(client, run_id) if run_id and or_none(client.get_run, run_id) else ""
     if not lock:
-        raise _unknown(who, run_id)
-    return Holding(who, version.tags[INPUTS_TAG], lock)
+        raise _unknown(owner, run_id)
+    return Holding(owner, version.tags[INPUTS_TAG], lock)
 
 
 def _lock(client: Any, run_id: str) -> str:
@@ -145,8 +145,7 @@ def _lock(client: Any, run_id: str) -> str:
         return Path(client.download_artifacts(run_id, LOCK_NAME, folder)).read_text("utf-8")
 
 
-def _unknown(who: str, run_id: str) -> CleaningRefused:
+def _unknown(owner: str, run_id: str) -> CleaningRefused:
     lacks = f"the MLflow run {run_id or '(none named)'} has no {LOCK_NAME} for it"
-    return CleaningRefused(
-        f"{who} rests on what nobody knows: {lacks}; restore that run or remove what names it, then clean up."
-    )
+    advice = "restore that run or remove what names it, then clean up"
+    return CleaningRefused(f"{owner} rests on what nobody knows: {lacks}; {advice}.")

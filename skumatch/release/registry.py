@@ -225,9 +225,8 @@ class Registry(Tracking):
 
     def _make_model(self, client: Any) -> None:
         unless_existing(client.create_registered_model, self.model_name)
-        if not client.get_registered_model(
-            self.model_name
-        ).description:  # a description that someone wrote stays
+        # A description that a person wrote stays.
+        if not client.get_registered_model(self.model_name).description:
             client.update_registered_model(self.model_name, about(journal_name(self.model_name), self.shown))
 
     def _settled(self, client: Any, digest: str) -> int:

@@ -131,10 +131,7 @@ def _sound(evaluation: Evaluation, role: str) -> Outcome:
     for name in FIGURES:
         value = getattr(evaluation, name)
         if not 0 <= value <= 1:  # NaN too
-            return (
-                "failed",
-                f"the {role}'s {name} is {value}, which is no share; check the evaluate stage",
-            )
+            return "failed", f"the {role}'s {name} is {value}, which is no share; check the evaluate stage"
     return "passed", f"the {role} was scored on {evaluation.n} queries of {evaluation.skus} SKUs"
 
 

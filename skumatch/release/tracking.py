@@ -26,13 +26,13 @@ from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 EXPERIMENT = "skumatch"
 RUN_TAG, DATA_TAG, PLAIN_TAG, KIND_TAG = "skumatch.run", "skumatch.data", "skumatch.plain", "skumatch.kind"
 VERDICT_TAG = "skumatch.verdict"
-VERSION_TAG = "skumatch.version"  # of a run: the version that came of it
+VERSION_TAG = "skumatch.version"  # of a run: the version that it made
 INPUTS_TAG = "skumatch.inputs"  # MD5 of the input set of the run that made it
-MACHINE_TAG = "skumatch.machine."  # and a stage
+MACHINE_TAG = "skumatch.machine."  # a prefix; the stage's name follows
 REFUSED_TAG, STAGE_TAG = "skumatch.refused", "skumatch.stage"  # of a run whose data was refused
 LOCK_NAME = "dvc.lock"
 MODEL_PARAM = "release.model_name"
-LOOKED_AT = 20
+LOOKED_AT = 20  # runs in a page of a search
 PROBE_SECONDS = 5.0
 UPLOADS = 4  # at a time: each file is a request, and MLflow with sign-in checks the password for each
 AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})

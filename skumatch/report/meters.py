@@ -69,8 +69,8 @@ def lowest(marks: Sequence[Mark]) -> float:
     return max(0.0, min(0.5, int(10 * least) / 10))
 
 
-def _svg(kind: str, who: str, height: float, about: str) -> ElementTree.Element:
-    classes = f"{kind} {who}".strip()
+def _svg(kind: str, tone: str, height: float, about: str) -> ElementTree.Element:
+    classes = f"{kind} {tone}".strip()
     return ElementTree.Element(
         "svg",
         {"class": classes, "width": "100%", "height": f"{height:g}", "role": "img", "aria-label": about},
