@@ -1,10 +1,10 @@
-"""A change of the data, whole or not at all: a version beside the one that is there, in the remote, with its record.
+"""Atomic changes of the data: each makes a new data version, stores it in the remote and records it.
 
-A change starts from the version that data.dvc names, whatever a killed one left in data/. Its steps: the new
-version is written beside data/, put in its place, stored in the remote, named by data.dvc, and recorded.
-Killed before data.dvc is written, it leaves the old version, and the next change clears data/ up. Killed
-after, the next one writes the record. Refused before data.dvc is written, as where the remote is away, it
-puts the old version back itself.
+A change starts from the version that data.dvc names, whatever a killed change left in data/. It has five
+steps: write the new version beside data/, move it into data/, store it in the remote, write data.dvc, and
+write the record. A change that is killed before it writes data.dvc leaves the old version; the next change
+then cleans data/ up. If it is killed after that, the next change writes the record. If a step before data.dvc
+fails, for example because the remote is away, the change puts the old version back itself.
 """
 
 from __future__ import annotations
@@ -37,12 +37,18 @@ from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.repository import pointer as pointer_of
 
 TABLES = ("manifest.parquet", SUMMARY, QUARANTINE, FILE)
-LISTED = 1_000  # names of a kind that a record keeps
+LISTED = 1_000  # how many names of a kind (added pictures, new products) a record keeps
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Who makes a change, and why; source: the delivery or table that it comes from."""
+    """The author, reason and source of a change.
+
+    Attributes:
+        who: the person who makes it.
+        why: the reason in words; may be empty.
+        source: the delivery or table that it comes from; empty where there is none.
+    """
 
     who: str
     why: str = ""
@@ -51,7 +57,15 @@ class Reason:
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """What came of a change: MD5s of the version before and after, the pictures, and the products retired and brought back."""
+    """The result of a change.
+
+    Attributes:
+        before: MD5 of the data version before.
+        after: MD5 of the data version after; equal to `before` where nothing changed.
+        pictures: the pictures that differ.
+        retired: SKUs that were retired.
+        back: SKUs that were brought back.
+    """
 
     before: str
     after: str
@@ -61,18 +75,21 @@ class Changed:
 
     @property
     def version(self) -> str:
+        """The new version's short name: the first 12 digits of its MD5."""
         return self.after.removesuffix(".dir")[:12]
 
     @property
     def changed(self) -> bool:
+        """True where a new version was made."""
         return self.before != self.after
 
 
 class Pending(BaseModel):
-    """A change that is under way.
+    """A change that has begun and is not recorded yet.
 
-    change: its record; `after` is empty while the version that comes of it isn't known. tables: names and
-    MD5s of that version's tables, by which it is recognised as long as that is so.
+    Attributes:
+        change: its record; `after` is empty as long as the MD5 of the new version isn't known.
+        tables: name -> MD5 of the new version's tables, which identify it as long as `after` is empty.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -91,18 +108,22 @@ def change(
 ) -> Changed:
     """Make the next data version with `make`, store it, and record the change.
 
-    Nothing where it changes nothing.
+    If `make` changes nothing, no version is made and no change is recorded, except for an erasure.
 
     Args:
-        settings: this machine's places.
-        action: the word that the record has.
-        make: returns the next version; new pictures go into the store.
+        settings: this machine's settings.
+        action: the kind of change, for the record.
+        make: function of the current version that returns the next one and stores new pictures.
         reason: who, why and from where.
         others: catch-all classes.
-        erased: SHA-256 of the pictures that this erases; recorded even where only older versions have them.
+        erased: SHA-256 of the pictures that this change erases; they are recorded even where only older
+            versions have them.
+
+    Returns:
+        The difference between the two versions.
 
     Raises:
-        DataError: there is no data, or `make` or the result is unusable.
+        DataError: there is no data, or `make` fails, or its result is unusable.
         StorageError: the disk or the remote refuses, or another change is under way.
     """
     root = settings.project / "data"
@@ -134,16 +155,16 @@ def change(
 def _unchanged(
     settings: Settings, action: Action, pointer: str, reason: Reason, erased: Collection[str]
 ) -> Changed:
-    """What came of a change of nothing.
+    """Return the result of a change that makes no new version.
 
-    Where only older versions have erased pictures, the erasure is recorded.
+    An erasure is recorded all the same: older versions may have the erased pictures.
     """
     unchanged = Changed(md5_of(pointer), md5_of(pointer), Changes(), [], [])
     if erased:
-        words = f"{_number(sorted(erased), 'picture')} of older versions"
-        facts = {"after": md5_of(pointer), "erased": sorted(erased), "summary": words}
+        summary = f"{_number(sorted(erased), 'picture')} of older versions"
+        fields = {"after": md5_of(pointer), "erased": sorted(erased), "summary": summary}
         described = _described(action, pointer, unchanged, reason)
-        DataRecord(settings).write(described.model_copy(update=facts))
+        DataRecord(settings).write(described.model_copy(update=fields))
     return unchanged
 
 
@@ -159,12 +180,13 @@ def undo(settings: Settings, reason: Reason) -> Changed:
         before = md5_of(pointer)
         last = record.origin(before)
         if last is None or last.before is None:
-            none = "it is the first" if last else "no change that led to it is on record"
+            cause = "it is the first" if last else "no change that led to it is on record"
             cure = "`git checkout REF -- data.dvc` takes an older one"
-            raise DataError(f"Data version {_short(before)} can't be undone: {none}; {cure}.")
+            raise DataError(f"Data version {_short(before)} can't be undone: {cause}; {cure}.")
         if last.action == "erase":
-            erased = "came of an erasure, which can't be undone; take an older version with git where it was a mistake"
-            raise DataError(f"Data version {_short(before)} {erased}.")
+            cause = "came of an erasure, which can't be undone"
+            cure = "take an older version with git where it was a mistake"
+            raise DataError(f"Data version {_short(before)} {cause}; {cure}.")
         if repository.lacking(last.before):
             gone = f"The remote no longer has data version {_short(last.before)}, which was there before"
             raise StorageError(f"{gone}; import it again.")
@@ -179,21 +201,24 @@ def undo(settings: Settings, reason: Reason) -> Changed:
         if here >= {f"data/{name}" for name in listing}:
             repository.pull("data.dvc")
         changed = replace(_compared(old, read_version(root)), before=before, after=last.before)
-        words = _described("undo", pointer, changed, reason)
-        contents = {name: getattr(words, name) for name in ("summary", "pictures", "products")}
+        compared = _described("undo", pointer, changed, reason)
+        contents = {name: getattr(compared, name) for name in ("summary", "pictures", "products")}
         _begin(settings, Pending(change=described.model_copy(update=contents), tables={}))
         _finish(settings, repository, last.pointer)
         return changed
 
 
 def settle(settings: Settings) -> None:
-    """Record an import or a killed change if data.dvc names what came of it; call it within `exclusive`."""
+    """Record an import or a killed change if data.dvc names the version that it made.
+
+    The caller holds the lock of data/ (`exclusive`).
+    """
     if _pending(settings).is_file() and (settings.project / "data.dvc").is_file():
         _finish(settings, Repository(settings.project, settings), data_pointer(settings.project, None))
 
 
 def pictures_on(settings: Settings, day: date) -> set[str]:
-    """SHA-256 of the pictures that the data had at the end of a day (UTC), by the record of its changes.
+    """Return the SHA-256 of the pictures that the data had at the end of a day (UTC), by its record.
 
     Raises:
         DataError: the record doesn't reach back to that day.
@@ -218,8 +243,8 @@ def begin_import(settings: Settings, before: str, reason: Reason, summary: str) 
     """Note an import whose version lies in data/; `settle` records it once data.dvc names that version.
 
     Args:
-        settings: this machine's places.
-        before: the text of data.dvc; empty where there is none.
+        settings: this machine's settings.
+        before: the text of data.dvc before the import; empty where there is none.
         reason: who, and from where.
         summary: the import in words.
     """
@@ -239,15 +264,18 @@ def begin_import(settings: Settings, before: str, reason: Reason, summary: str) 
 
 @contextmanager
 def _turn(settings: Settings) -> Iterator[tuple[Repository, str, Callable[[str, str], None]]]:
-    """The right to change data/, which then has the tables that data.dvc names, whatever a killed change left.
+    """Take the exclusive right to change data/, and restore the tables that data.dvc names.
 
-    Yields the project's repository, the text of data.dvc, and the claim's function that names what is rested
-    on.
+    A killed change may have left others there.
+
+    Yields:
+        The project's repository, the text of data.dvc, and the function that tells the claim the new inputs
+        and lock (`at_work`).
     """
     root = settings.project / "data"
     with exclusive(root), at_work(settings, f"data-{uuid.uuid4().hex[:12]}", "data") as rest_on:
         pointer = data_pointer(settings.project, None)
-        md5_of(pointer)  # DVC's own sentence would not say how to mend it
+        md5_of(pointer)  # DVC's own message would not say how to mend a bad pointer
         rest_on("", pointer)
         recover(root)
         repository = Repository(settings.project, settings)
@@ -257,7 +285,7 @@ def _turn(settings: Settings) -> Iterator[tuple[Repository, str, Callable[[str, 
 
 
 def _lay_out(repository: Repository, root: Path) -> None:
-    """Put the tables of the version that data.dvc names into data/, and take away shards that it doesn't have."""
+    """Fetch the tables of the version that data.dvc names into data/, and delete files that it lacks."""
     listing = repository.listing("data")
     wrong = [
         name
@@ -271,7 +299,10 @@ def _lay_out(repository: Repository, root: Path) -> None:
 
 
 def _touched(made: Step, listing: Mapping[str, str], root: Path) -> list[str]:
-    """The files that a step wrote or took away, as paths from the project; shards never change in place."""
+    """Return the files that a step wrote or took away, as paths from the project.
+
+    A shard never changes in place, so a changed set of pictures shows in the names of shards.
+    """
     shards = {f"shards/{name}" for name in made.new.manifest["shard"]}
     known = {name for name in listing if name.startswith("shards/")}
     tables = [name for name in TABLES if name in listing or (root / name).is_file()]
@@ -279,25 +310,29 @@ def _touched(made: Step, listing: Mapping[str, str], root: Path) -> list[str]:
 
 
 def _put_back(repository: Repository, root: Path, here: list[str]) -> None:
-    """Lay out the version that data.dvc names as it was here; the next change does what can't be done now."""
+    """Restore the files that were here of the version that data.dvc names.
+
+    Errors are ignored: the next change restores the rest.
+    """
     with suppress(SkumatchError, OSError):
         _lay_out(repository, root)
         repository.fetch_files([path for path in here if not (root.parent / path).is_file()])
 
 
 def _files(root: Path) -> list[str]:
-    """The files below data/, as paths from the project."""
+    """Return the files below data/, as paths from the project."""
     return sorted(path.relative_to(root.parent).as_posix() for path in root.rglob("*") if path.is_file())
 
 
 def _compared(old: Version, new: Version) -> Changed:
-    tables = (columns_of(version.manifest, COMPARED) for version in (old, new))
+    """Return the difference of two versions; their MD5s stay empty."""
+    pictures = compare(columns_of(old.manifest, COMPARED), columns_of(new.manifest, COMPARED))
     was, now = retired(old.products), retired(new.products)
-    return Changed("", "", compare(*tables), sorted(now - was), sorted((was - now) & new.skus))
+    return Changed("", "", pictures, sorted(now - was), sorted((was - now) & new.skus))
 
 
 def _described(action: Action, pointer: str, changed: Changed, reason: Reason) -> DataChange:
-    """The record of a change whose version isn't known yet."""
+    """Return the record of a change of which the new version isn't known yet."""
     pictures = {name: getattr(changed.pictures, name) for name in ("added", "removed", "relabelled", "moved")}
     products = {
         "new": changed.pictures.skus_added,
@@ -323,7 +358,7 @@ def _described(action: Action, pointer: str, changed: Changed, reason: Reason) -
 
 
 def _pending(settings: Settings) -> Path:
-    """The note of the project's change that is under way; several projects may share a home."""
+    """Return the path of the note of the project's pending change; several projects may share a home."""
     project = hashlib.sha256(os.fsencode(settings.project.resolve())).hexdigest()[:12]
     return settings.home_dir / f"data-change-{project}.json"
 
@@ -333,12 +368,12 @@ def _tables(folder: Path) -> dict[str, str]:
 
 
 def _begin(settings: Settings, pending: Pending) -> None:
-    """Note a change that is under way, so that it is recorded even if it is killed once data.dvc is written."""
+    """Note a pending change, so that the next one can record it if it is killed after data.dvc is written."""
     write_text(_pending(settings), pending.model_dump_json())
 
 
 def _finish(settings: Settings, repository: Repository, pointer: str) -> None:
-    """Record the change that was noted, if data.dvc names what came of it, and drop the note."""
+    """Record the pending change if data.dvc names the version that it made; delete the note in any case."""
     path = _pending(settings)
     if not path.is_file():
         return

@@ -1,4 +1,4 @@
-"""register: tell MLflow what the run found, and register and promote what the gate let pass."""
+"""The task `register`: log a run to MLflow, and register and promote the bundle that passed the gate."""
 
 from __future__ import annotations
 
@@ -49,20 +49,22 @@ from skumatch.retrieval.answers import Share
 from skumatch.retrieval.evaluate import Evaluation
 
 ORIGIN = "log/origin"
-SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # whose files MLflow shows
-COMPARISON = (
-    COMPARED_TAG,
-    "skumatch.compared_bundle",
-    "skumatch.decision",
-)  # of the newest run that judged a version
+SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # stages whose files go into MLflow
+# Tags that a registered version takes from the newest run that judged it.
+COMPARISON = (COMPARED_TAG, "skumatch.compared_bundle", "skumatch.decision")
 FIGURES = ("top1", "top3", "top5", "macro_top1")
 
 
 class Outcome(BaseModel):
-    """What the stages made of the data version `data` (its MD5).
+    """The results of a run's stages, read from its workspace.
 
-    challenger: None in a refresh. refreshed: the champion's encoder on today's gallery; None before the first
-    release. answers: candidate -> part of the products -> what it answers as it serves (`answers.shares`).
+    Attributes:
+        decision: the gate's verdict, with its checks and reasons.
+        challenger: the evaluation of the newly trained model; None in a refresh.
+        refreshed: the evaluation of the champion's encoder on today's gallery; None before the first release.
+        answers: candidate -> part of the products -> shares of right, wrong and `unknown` answers, with the
+            thresholds that it serves with (`answers.shares`).
+        data: MD5 of the data version.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,6 +77,7 @@ class Outcome(BaseModel):
 
     @classmethod
     def read(cls, root: Path) -> Outcome:
+        """Read the results below the workspace `root`."""
         answers = root / "out/evaluate/answers.json"
         return cls(
             decision=Decision.model_validate(read_json(root / "out/gate/decision.json")),
@@ -86,7 +89,11 @@ class Outcome(BaseModel):
 
     @property
     def released(self) -> Evaluation:
-        """The figures of what the decision is about: the refreshed gallery's after `refresh`, else the challenger's."""
+        """The evaluation of the candidate that the decision is about.
+
+        It is the refreshed gallery's where the verdict is `refresh`. Otherwise it is the challenger's, or the
+        refreshed gallery's where there is no challenger.
+        """
         evaluation = (
             self.refreshed if self.decision.verdict == "refresh" else self.challenger or self.refreshed
         )
@@ -95,6 +102,7 @@ class Outcome(BaseModel):
 
     @property
     def gallery_release(self) -> bool:
+        """True where the run releases a new gallery with the champion's encoder."""
         return self.decision.verdict == "refresh"
 
 
@@ -104,10 +112,13 @@ def _evaluation(root: Path, candidate: str) -> Evaluation | None:
 
 
 def register(settings: Settings, message: Message) -> dict[str, Any]:
-    """Record the run in MLflow; register and promote its bundle if the gate let it pass; return the summary.
+    """Record the run in MLflow, register and promote a bundle that passed the gate, and return the summary.
 
-    A dry run writes nothing to MLflow. A model that was refused or not better stays a run and is never
-    registered. Raises StaleChampion if the champion is no longer the one that was evaluated.
+    A dry run writes nothing to MLflow. A model that the gate refused, or that is not better than the
+    champion, stays an MLflow run and is never registered.
+
+    Raises:
+        StaleChampion: the champion is no longer the one that was evaluated.
     """
     claim = at_work(settings, run_name(message.run), "register", message.inputs, message.lock)
     with claim, workspace(settings, message, "register") as repository:
@@ -120,19 +131,18 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
         outcome = Outcome.read(repository.folder)
         params = load_params(repository.folder / "params.yaml")
         summary = summarise(message, outcome) | {"report": keep_report(settings, message, repository.folder)}
-        return (
-            summary if message.dry_run else summary | _record(settings, message, params, outcome, repository)
-        )
+        if message.dry_run:
+            return summary
+        return summary | _record(settings, message, params, outcome, repository)
 
 
 def _record(
     settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository
 ) -> dict[str, Any]:
-    root, tracking, registry = (
-        repository.folder,
-        Tracking(settings.mlflow_url),
-        open_registry(settings, params),
-    )
+    """Write the run and its version to MLflow, and promote it; return the summary's entries of MLflow."""
+    root = repository.folder
+    tracking = Tracking(settings.mlflow_url)
+    registry = open_registry(settings, params)
     record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)
     write_origin(root, record, settings, params)
@@ -149,21 +159,24 @@ def _record(
         message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING"
     )
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
-    page, version, answer = tracking.run_page(mlflow_run, settings.mlflow_shown), None, dict[str, Any]()
+    page = tracking.run_page(mlflow_run, settings.mlflow_shown)
+    version, release_entries = None, dict[str, Any]()
     if outcome.decision.promotable:
-        said = f"{outcome.decision.sentence}\n\nReport and figures: [run {message.run}]({page}), artifact `report/report.html`."
+        report_link = f"Report and figures: [run {message.run}]({page}), artifact `report/report.html`."
+        description = f"{outcome.decision.sentence}\n\n{report_link}"
         folder = root / ("out/bundle/refreshed" if outcome.gallery_release else "out/bundle/model")
         version = registry.register(
-            folder, mlflow_run, tags, said, root / "skumatch", root / "out/report/card.md"
+            folder, mlflow_run, tags, description, root / "skumatch", root / "out/report/card.md"
         )
         registry.set_tags(version, {name: tags[name] for name in COMPARISON})
         registry.set_alias(REFRESHED if outcome.gallery_release else CHALLENGER, version)
-        answer = _release(registry, message, params, outcome, version)
-    # Only now: a run that ended earlier must neither be started from nor make a scheduled one skip.
+        release_entries = _release(registry, message, params, outcome, version)
+    # FINISHED is set only now. Later runs start from the last finished run, and scheduled runs skip where it
+    # has seen the same data; neither may happen for a run that died before its release.
     tracking.log_run(message.run, {}, {}, {VERSION_TAG: str(version)} if version else {}, {}, "FINISHED")
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
-    _tell_lineage(settings, record, outcome, params, version)
-    return {"version": version, "aliases": aliases, "waits": False, "mlflow_run": page} | answer
+    _emit_lineage(settings, record, outcome, params, version)
+    return {"version": version, "aliases": aliases, "waits": False, "mlflow_run": page} | release_entries
 
 
 def _release(
@@ -171,12 +184,14 @@ def _release(
 ) -> dict[str, Any]:
     """Make the version the champion, unless a person has to approve it.
 
-    Returns: `waits` where a person has to; `judge_again` and `approved_by` where the champion's gallery
-        changed meanwhile, so that the encoder has to be judged again on the newest data; another decision
-        where a newer gallery stays, or a person rolled back from this one.
+    Returns:
+        Entries that replace those of the run's summary; empty where the version became champion. `waits`
+        where a person has to approve. `judge_again` and `approved_by` where the champion's gallery changed
+        since the comparison, so that the encoder has to be judged again on the newest data. Another
+        `decision` where a newer gallery stays, or where a person rolled back from this one.
 
     Raises:
-        StaleChampion: if the champion has another encoder than the one that was compared with.
+        StaleChampion: the champion has another encoder than the one that the version was compared with.
     """
     if outcome.gallery_release and _serves_already(registry, message, version):
         return _kept(f"today's is the one that serves, version {version}") | {"version": None}
@@ -194,11 +209,7 @@ def _release(
         )
     except StaleChampion:
         now = registry.champion()
-        if (
-            outcome.gallery_release
-            and now
-            and registry.encoder(now.version) == registry.encoder(message.champion)
-        ):
+        if outcome.gallery_release and now and _same_encoder(registry, now.version, message.champion):
             return _kept(f"a newer gallery, version {now.version}, was released meanwhile, and stays")
         if not gallery_moved(registry, version, message.champion):
             registry.log_run(message.run, {}, {}, {VERSION_TAG: str(version)}, {}, "FAILED")
@@ -208,63 +219,78 @@ def _release(
     return {}
 
 
+def _same_encoder(registry: Registry, version: int, other: int | None) -> bool:
+    return registry.encoder(version) == registry.encoder(other)
+
+
 def _serves_already(registry: Registry, message: Message, version: int) -> bool:
-    """Whether the version is champion, and another run than this one, which may be taken up again, made it that."""
+    """Return whether the version is champion and another run promoted it.
+
+    This run may have been killed after its promotion and be taken up again; its own promotion doesn't count.
+    """
     champion = registry.champion()
     if champion is None or champion.version != version:
         return False
-    return all(
-        (entry.asked.version, entry.asked.who) != (version, _by_run(message)) for entry in history(registry)
-    )
+    promotions = ((entry.asked.version, entry.asked.who) for entry in history(registry))
+    return all(promotion != (version, _by_run(message)) for promotion in promotions)
 
 
 def _by_run(message: Message) -> str:
-    """How the journal names a run that promotes."""
+    """Return the name by which the journal of promotions records a run."""
     return f"run {message.run}"
 
 
 def _kept(why: str) -> dict[str, Any]:
-    """What a summary says instead of a release that didn't take place."""
+    """Return the summary's entries where the champion stays although the gate passed the gallery."""
     return {"decision": "keep", "sentence": f"Kept the champion's gallery: {why}.", "unfit": False}
 
 
 def _approval(registry: Registry, message: Message, outcome: Outcome) -> str:
-    """Who approved the encoder that was judged again; empty where nobody did.
+    """Return who approved the encoder that was judged again; empty where nobody did.
 
-    The message is believed only where the journal has that person's promotion, which came too late.
+    A message alone could name anybody. So it counts only where the journal has a promotion of that version by
+    that person, which came too late.
     """
     if outcome.gallery_release or not message.approved_by:
         return ""
-    wanted = (message.encoder, message.approved_by)
-    late = any((entry.asked.version, entry.asked.who) == wanted for entry in history(registry))
+    promotion = (message.encoder, message.approved_by)
+    late = any((entry.asked.version, entry.asked.who) == promotion for entry in history(registry))
     return message.approved_by if late else ""
 
 
 def approval_of(params: Params, outcome: Outcome) -> str:
-    """Whether a person approves releases of this kind: `none` or `required`."""
+    """Return the approval that releases of this kind need: `none`, or `required` from a person."""
     return params.release.approval_refresh if outcome.gallery_release else params.release.approval
 
 
-def _tell_lineage(
+def _emit_lineage(
     settings: Settings, record: dict[str, Any], outcome: Outcome, params: Params, version: int | None
 ) -> None:
     if settings.openlineage_target:
-        from skumatch.release import openlineage  # its import takes a moment, and most runs tell nobody
+        from skumatch.release import openlineage  # its import takes a moment, and most runs send no event
 
-        digest, model = lineage.record_hash(record), params.release.model_name
-        told = (
+        event = openlineage.event(
             lineage.Lineage.model_validate(record),
-            digest,
+            lineage.record_hash(record),
             outcome.decision.sentence,
-            model,
+            params.release.model_name,
             version,
             datetime.now(UTC),
         )
-        openlineage.emit(openlineage.event(*told), settings.openlineage_target)
+        openlineage.emit(event, settings.openlineage_target)
 
 
 def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[str, str]:
-    """What MLflow's lists show of the run and of its version: what was found, from what, and which run compared it with which champion."""
+    """Return the MLflow tags of the run and of its version.
+
+    They name the encoder, data, code and inputs, its accuracy, the gate's decision, and the champion that it
+    was compared with.
+
+    Args:
+        message: the run's last message.
+        outcome: the results of its stages.
+        code: facts of `inputs/code.json` (`Code.facts`).
+    """
     decision = outcome.decision
     machines = {
         f"{MACHINE_TAG}{stage}": message.machines[stage]
@@ -288,7 +314,13 @@ def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[st
 
 
 def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> dict[str, Any]:
-    """The run's lineage record, from what its workspace holds."""
+    """Return the run's lineage record: hashes of its inputs, lock and results.
+
+    Args:
+        message: the run's last message.
+        outcome: the results of its stages.
+        repository: the run's workspace, with its inputs, lock and results.
+    """
     root = repository.folder
     code, weights_facts = read_json(root / "inputs/code.json"), root / "inputs/weights/weights.json"
     weights = read_json(weights_facts) if weights_facts.is_file() else {"name": lineage.NO_WEIGHTS}
@@ -323,74 +355,79 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
 
 
 def write_origin(root: Path, record: dict[str, Any], settings: Settings, params: Params) -> None:
-    """Lay beside the run's results what others read of its origin: provenance (signed where there is a key), bill of materials."""
+    """Write the provenance (signed where there is a key) and the bill of materials of the run's bundle.
+
+    Args:
+        root: the run's workspace; the files go into its folder ORIGIN.
+        record: the run's lineage record, as of `lineage_of`.
+        settings: this machine's settings, with the path of the signing key, if any.
+        params: the run's parameters.
+    """
     ended = datetime.now(UTC)
-    folder = (
-        "refreshed"
-        if record["results"]["verdict"] == "refresh" or record["results"]["challenger"] is None
-        else "model"
-    )
+    results = record["results"]
+    refreshed = results["verdict"] == "refresh" or results["challenger"] is None
+    folder = "refreshed" if refreshed else "model"
     manifest = read_json(root / "out/bundle" / folder / MANIFEST)
-    parts = {name: part["sha256"] for name, part in manifest["parts"].items()} | {
-        MANIFEST: record["results"]["bundle"]
-    }
-    told = provenance.statement(record, parts, ended)
-    write_json(root / ORIGIN / "provenance.dsse.json", provenance.envelope(told, settings.signing_key_file))
+    parts = {name: part["sha256"] for name, part in manifest["parts"].items()}
+    parts |= {MANIFEST: results["bundle"]}
+    statement = provenance.statement(record, parts, ended)
+    envelope = provenance.envelope(statement, settings.signing_key_file)
+    write_json(root / ORIGIN / "provenance.dsse.json", envelope)
     constraints = (root / "requirements/constraints.txt").read_text("utf-8")
     text = bom.bill(lineage.Lineage.model_validate(record), constraints, params.release.model_name, ended)
     write_text(root / ORIGIN / "bom.cdx.json", text)
 
 
 def artifacts(root: Path) -> dict[str, Path]:
-    """Path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report, origin."""
-    found = {
-        Path(name).name: root / name
-        for name in ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")
-    }
+    """Return path in the MLflow run -> file: lock, parameters, lineage, figures, decision, report, origin."""
+    names = ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")
+    files = {Path(name).name: root / name for name in names}
     for stage in SHOWN:
-        found |= {
-            f"{stage}/{path.name}": path
-            for path in sorted((root / "out" / stage).iterdir())
-            if path.is_file()
-        }
-    return found | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).glob("*"))}
+        results = sorted((root / "out" / stage).iterdir())
+        files |= {f"{stage}/{path.name}": path for path in results if path.is_file()}
+    return files | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).glob("*"))}
 
 
 def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float | list[float]]:
-    """The figures MLflow plots: accuracy, each epoch's loss and validation top-1, pace, seconds, vectors.
+    """Return the metrics that MLflow plots: accuracy, training curves, pace, seconds and counts of vectors.
 
-    `seconds.STAGE` is a stage's own time; `vectors.computed.NAME` and `vectors.known.NAME` count vectors.
+    `seconds.STAGE` is a stage's own time. `vectors.computed.NAME` and `vectors.known.NAME` count the vectors
+    of the encoder NAME. `train.loss` and `train.top1` are lists with one value per epoch; `top1` is that of
+    the validation pictures.
+
+    Args:
+        message: the run's last message, with seconds, pace and counts of vectors.
+        outcome: the evaluations and answers.
+        root: the run's workspace, with the training's history.
     """
-    found: dict[str, float | list[float]] = {
+    figures: dict[str, float | list[float]] = {
         f"seconds.{stage}": seconds for stage, seconds in message.seconds.items()
     }
-    for who, evaluation in (("challenger", outcome.challenger), ("refreshed", outcome.refreshed)):
+    for candidate, evaluation in (("challenger", outcome.challenger), ("refreshed", outcome.refreshed)):
         if evaluation:
-            found |= {f"{who}.{name}": getattr(evaluation, name) for name in FIGURES}
-    for who, parts in outcome.answers.items():
+            figures |= {f"{candidate}.{name}": getattr(evaluation, name) for name in FIGURES}
+    for candidate, parts in outcome.answers.items():
         for part, share in parts.items():
-            found |= {
-                f"answers.{who}.{part}.{name}": getattr(share, name) for name in ("right", "wrong", "unknown")
-            }
-    history = root / "out/train/history.jsonl"
-    epochs = (
-        [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
-    )
-    found |= {f"train.{name}": value for name, value in message.pace.items()}
+            prefix = f"answers.{candidate}.{part}"
+            figures |= {f"{prefix}.{name}": getattr(share, name) for name in ("right", "wrong", "unknown")}
+    curves = root / "out/train/history.jsonl"
+    lines = curves.read_text("utf-8").splitlines() if curves.is_file() else []
+    epochs = [json.loads(line) for line in lines]
+    figures |= {f"train.{name}": value for name, value in message.pace.items()}
     for encoder, counts in message.vectors.items():
-        found |= {f"vectors.{kind}.{encoder}": float(count) for kind, count in counts.items()}
-    return found | {
+        figures |= {f"vectors.{kind}.{encoder}": float(count) for kind, count in counts.items()}
+    return figures | {
         f"train.{name}": [float(epoch.get(name, math.nan)) for epoch in epochs] for name in ("loss", "top1")
     }
 
 
 def flat(params: Params) -> dict[str, Any]:
-    """Parameters as section.name -> value; `runtime` changes no result and stays out."""
+    """Return parameters as section.name -> value, without `runtime`, which changes no result."""
     return dict(leaves(params.model_dump(mode="json", by_alias=True, exclude={"runtime"})))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a tree of mappings, as section.name and value."""
+    """Yield section.name and value of every leaf of a tree of mappings."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -399,32 +436,33 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def keep_report(settings: Settings, message: Message, root: Path) -> str:
-    """Copy the run's report and, below a folder of the run's, its data docs to this machine's reports.
+    """Copy the run's report and data docs to this machine's reports, and return the report's path.
 
-    Return the report's path.
+    The data docs lie in the run's own folder there, and the report's link to them is changed accordingly.
+
+    Args:
+        settings: this machine's settings.
+        message: the run's message.
+        root: the run's workspace.
     """
     folder = reports(settings, message.run)
     docs = folder / "validate" / "docs.html"
-    page = (
-        (root / "out/report/report.html")
-        .read_text("utf-8")
-        .replace(f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"')
-    )
+    text = (root / "out/report/report.html").read_text("utf-8")
+    page = text.replace(f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"')
     write_text(docs, (root / "out/validate/docs.html").read_text("utf-8"))
     write_text(folder.with_name(f"{folder.name}.html"), page)
     return str(folder.with_name(f"{folder.name}.html"))
 
 
 def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
-    """What a person wants to know at the end of a run."""
-    figures = {
-        who: {"top1": e.top1, "top3": e.top3, "top5": e.top5, "interval": list(e.interval.top1), "n": e.n}
-        if e
-        else None
-        for who, e in (("challenger", outcome.challenger), ("refreshed", outcome.refreshed))
-    }
+    """Return the run's summary for a person: figures, decision with its reasons, and facts of the run.
+
+    The entries `version`, `aliases`, `waits` and `mlflow_run` are those of a dry run.
+    """
     decision = outcome.decision
-    return figures | {
+    return {
+        "challenger": _figures(outcome.challenger),
+        "refreshed": _figures(outcome.refreshed),
         "kind": message.kind,
         "decision": decision.verdict,
         "sentence": decision.sentence,
@@ -432,8 +470,8 @@ def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
             f"{check.name}: {check.word} ({check.detail})" for check in (*decision.checks, *decision.refresh)
         ],
         "answers": {
-            who: {part: share.model_dump() for part, share in parts.items()}
-            for who, parts in outcome.answers.items()
+            candidate: {part: share.model_dump() for part, share in parts.items()}
+            for candidate, parts in outcome.answers.items()
         },
         "products": decision.products.model_dump() if decision.products else None,
         "unfit": decision.unfit,
@@ -445,4 +483,16 @@ def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
         "cached": list(message.cached),
         "vectors": message.vectors,
         "dry_run": message.dry_run,
+    }
+
+
+def _figures(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return {
+        "top1": evaluation.top1,
+        "top3": evaluation.top3,
+        "top5": evaluation.top5,
+        "interval": list(evaluation.interval.top1),
+        "n": evaluation.n,
     }
