@@ -1,12 +1,12 @@
-"""An erasure: find everything that holds erased pictures, tell what goes with it, and delete it.
+"""An erasure: find every file that holds erased pictures, report the losses, and delete the files.
 
-Which pictures were erased is told by the record of data. Manifests and listings of data versions stay, so
-that it is known for good which pictures a version had, and which of its shards are gone.
+The record of data says which pictures were erased. Manifests and listings of data versions are kept, so the
+pictures that a version had and its missing shards stay known.
 
-The steps may be killed at any moment. First comes the record, with all that will be deleted; then tags of the
-model versions; then MLflow's files, the remote, and this machine's copies; at the end the record once more.
-In a store a result goes before the folders that it names, and a folder before its files. The next erasure
-reads the record of a killed one, and deletes the rest of it.
+An erasure may be killed at any moment, so its order matters. It first writes its record, with all that it
+will delete. Then it tags the model versions, and deletes files in MLflow, in the remote and on this machine.
+At the end it writes the record again. In a store it deletes a result before the folders that the result
+names, and a folder before its files. The next erasure reads the record of a killed one and deletes the rest.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ WITHOUT_PICTURES = "docs.html"  # Great Expectations' pages
 
 @dataclass(frozen=True)
 class Losses:
-    """Model versions that can't serve or be made again afterwards; data versions (MD5) that lack shards."""
+    """Losses that an erasure causes.
+
+    Attributes:
+        versions: model versions that can't serve afterwards, or can't be made again.
+        data: MD5s of data versions that lack shards afterwards.
+    """
 
     versions: frozenset[ErasedVersion] = frozenset()
     data: frozenset[str] = frozenset()
@@ -60,12 +65,20 @@ class Losses:
         return bool(self.versions or self.data)
 
     def beyond(self, accepted: Losses) -> Losses:
+        """Return the losses that are not among the accepted ones."""
         return Losses(self.versions - accepted.versions, self.data - accepted.data)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What an erasure would delete: the piles in order, its record, and losses that no record has yet."""
+    """The deletions of an erasure.
+
+    Attributes:
+        piles: files to delete, by kind, in the order of their deletion.
+        erasure: the record to write; None where no picture was ever erased.
+        losses: losses that no earlier erasure has in its record.
+        name: the file name of the record of a killed erasure that this one finishes; empty for a new one.
+    """
 
     piles: list[Pile]
     erasure: Erasure | None
@@ -74,19 +87,21 @@ class Plan:
 
     @property
     def count(self) -> int:
+        """The number of files and folders to delete."""
         return sum(len(pile.items) for pile in self.piles)
 
 
 def plan(settings: Settings, who: str) -> Plan:
-    """Find what holds pictures that were erased; nothing is written.
+    """Find everything that holds pictures that were erased; nothing is written.
 
     Args:
-        settings: this machine's places.
-        who: who erases, for the record.
+        settings: this machine's settings.
+        who: the person who erases, for the record.
 
     Raises:
         CleaningRefused: today's data or a champion's gallery has an erased picture, or a manifest is missing.
-        RegistryUnavailable, StorageError: MLflow or a store is away.
+        RegistryUnavailable: MLflow is away.
+        StorageError: a store is away.
     """
     changes, erasures = DataRecord(settings).erasures(), ErasureRecord(settings).read()
     pictures = {picture for change in changes for picture in change.erased}
@@ -120,12 +135,13 @@ def plan(settings: Settings, who: str) -> Plan:
 
 
 def _check_mlflow(settings: Settings, tracking: Tracking, contents: Contents) -> None:
-    """An MLflow that never heard of the results in this remote can't say which version rests on what."""
+    """Refuse an MLflow server that knows no run of this remote: it can't say what model versions rest on."""
     if any(name.startswith("runs/") for name in contents.files[1]):
         check_place(settings, *contents.files, holdings(tracking, datetime.now(UTC)))
 
 
 def _check_current(settings: Settings, affected: Mapping[str, DataVersion]) -> None:
+    """Raise CleaningRefused if today's data version has an erased picture."""
     if not (settings.project / "data.dvc").is_file():
         return
     version = md5_of(data_pointer(settings.project, None))
@@ -136,6 +152,7 @@ def _check_current(settings: Settings, affected: Mapping[str, DataVersion]) -> N
 
 
 def _check_champions(releases: Iterable[Release], galleries: Iterable[KeptGallery]) -> None:
+    """Raise CleaningRefused if a champion's gallery has an erased picture."""
     held = {kept.bundle for kept in galleries}
     for release in releases:
         if release.champion and release.bundle in held:
@@ -153,7 +170,17 @@ def _objects(
     affected: Mapping[str, DataVersion],
     ids: Mapping[str, frozenset[str]],
 ) -> set[str]:
-    """MD5s of all of DVC's objects that hold any of the pictures."""
+    """Return the MD5s of all of DVC's objects that hold any of the pictures.
+
+    Args:
+        contents: objects of cache and remote.
+        runs: all runs of MLflow, with their locks.
+        releases: all registered versions.
+        galleries: MLflow's galleries that hold any of the pictures.
+        pictures: SHA-256 of the erased pictures.
+        affected: MD5 -> data version, of those that have any of the pictures.
+        ids: MD5 of an affected data version -> ids of these pictures in it.
+    """
     bundles: dict[str, set[str]] = {}
     for release in releases:
         bundles.setdefault(release.bundle, set()).add(release.data)
@@ -170,7 +197,11 @@ def _versions(
     affected: Mapping[str, DataVersion],
     objects: set[str],
 ) -> list[ErasedVersion]:
-    """The model versions that can't serve or can't be made again."""
+    """Return the model versions that can't serve afterwards, or can't be made again.
+
+    A version can't serve if the gallery of its bundle is deleted. It can't be made again if its data version
+    is affected, or if its input set names an object that is deleted.
+    """
     concerned: list[ErasedVersion] = []
     for release in releases:
         gallery = release.bundle in bundles
@@ -178,16 +209,20 @@ def _versions(
         texts = pointers(archive) if archive else ()
         rests_on = {digest for text in texts for digest in named(text, f"The input set {release.inputs}")}
         if gallery or release.data in affected or rests_on & objects:
-            names = {"model": release.model, "version": release.version, "bundle": release.bundle}
-            concerned.append(ErasedVersion.model_validate(names | {"gallery": gallery}))
+            fields = {"model": release.model, "version": release.version, "bundle": release.bundle}
+            concerned.append(ErasedVersion.model_validate(fields | {"gallery": gallery}))
     return concerned
 
 
 def _losses(versions: Iterable[ErasedVersion], affected: Iterable[str], erasures: Erasures) -> Losses:
-    """What no erasure has in its record yet."""
-    serving = {(erased.model, erased.version): False for erased in erasures.versions}
-    serving |= {(erased.model, erased.version): True for erased in erasures.versions if erased.gallery}
-    new = [erased for erased in versions if erased.gallery > serving.get((erased.model, erased.version), -1)]
+    """Return the losses that no erasure has in its record yet.
+
+    A version that couldn't be made again counts once more where it now loses its gallery, too.
+    """
+    # version -> whether a recorded erasure deleted its gallery; -1 below stands for a version without record
+    recorded = {(erased.model, erased.version): False for erased in erasures.versions}
+    recorded |= {(erased.model, erased.version): True for erased in erasures.versions if erased.gallery}
+    new = [erased for erased in versions if erased.gallery > recorded.get((erased.model, erased.version), -1)]
     return Losses(frozenset(new), frozenset(name for name in affected if erasures.of_data(name) is None))
 
 
@@ -200,7 +235,7 @@ def _erasure(
     versions: list[ErasedVersion],
     affected: Mapping[str, DataVersion],
 ) -> Erasure:
-    """The record of all that is to be deleted now."""
+    """Return the record of all deletions of this erasure."""
     names = {pile.kind: [item.name for item in pile.items] for pile in piles}
     shards = {name: objects.intersection(version.shards_of(pictures)) for name, version in affected.items()}
     return Erasure(
@@ -217,7 +252,7 @@ def _erasure(
 
 
 def _continued(made: Plan, erasures: Erasures) -> Plan:
-    """The plan with what a killed erasure had in its record, which it then ends."""
+    """Add the deletions that a killed erasure has in its record to the plan, so that it finishes them."""
     if erasures.open and made.erasure:
         name, begun = erasures.open
         return Plan(made.piles, merged([begun, made.erasure]), made.losses, name)
@@ -225,17 +260,19 @@ def _continued(made: Plan, erasures: Erasures) -> Plan:
 
 
 def erase(settings: Settings, who: str, accepted: Losses, advance: Advance = silent) -> dict[str, list[Item]]:
-    """Delete what holds erased pictures, after another look; returns what is gone, by kind.
+    """Make a new plan, delete everything that holds erased pictures, and return the deleted items by kind.
 
     Args:
-        settings: this machine's places.
-        who: who erases, for the record.
-        accepted: what may be lost.
-        advance: called with the number of files that are gone.
+        settings: this machine's settings.
+        who: the person who erases, for the record.
+        accepted: the losses that the person accepted.
+        advance: called with the number of files that were deleted, after each step.
 
     Raises:
         LossNotAccepted: more would be lost than is accepted; nothing was deleted.
-        CleaningRefused: a run is at work, and whatever `plan` raises.
+        CleaningRefused: a run is at work, or as for `plan`.
+        RegistryUnavailable: MLflow is away.
+        StorageError: a store is away.
     """
     record = ErasureRecord(settings)
     with cleaning(settings) as still:
@@ -260,6 +297,7 @@ def erase(settings: Settings, who: str, accepted: Losses, advance: Advance = sil
 
 
 def _mark(tracking: Tracking, erasure: Erasure) -> None:
+    """Tag the model versions whose gallery is deleted, except those that have the tag already."""
     marked = {(release.model, release.version) for release in erasable.releases(tracking) if release.erased}
     for erased in erasure.versions:
         if erased.gallery and (erased.model, erased.version) not in marked:
@@ -267,7 +305,7 @@ def _mark(tracking: Tracking, erasure: Erasure) -> None:
 
 
 def in_words(losses: Losses) -> str:
-    """What would be lost, as the begin of a sentence."""
+    """Return the losses as the beginning of a sentence."""
     serve = sorted(erased.version for erased in losses.versions if erased.gallery)
     again = sorted(erased.version for erased in losses.versions if not erased.gallery)
     data = sorted(name[:12] for name in losses.data)
@@ -279,7 +317,14 @@ def in_words(losses: Losses) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Places:
-    """Where files with erased pictures lie. objects: MD5s of those in DVC, now or by an earlier record."""
+    """The places with files that hold erased pictures; each method returns the piles of one.
+
+    Attributes:
+        settings: this machine's settings.
+        contents: objects of cache and remote.
+        tracking: MLflow.
+        objects: MD5s of DVC's objects that hold erased pictures now, or did by the record of an erasure.
+    """
 
     settings: Settings
     contents: Contents
@@ -287,6 +332,7 @@ class _Places:
     objects: set[str]
 
     def in_mlflow(self, artifacts: Iterable[erasable.Artifact]) -> Pile:
+        """Return the artifacts of MLflow as a pile."""
         by_name = {artifact.name: artifact for artifact in artifacts}
         items = tuple(sorted(Item(0, name, artifact.size) for name, artifact in by_name.items()))
 
@@ -297,6 +343,7 @@ class _Places:
         return Pile("mlflow", items, remove)
 
     def in_stores(self, vectors: list[str]) -> list[Pile]:
+        """Return the piles of the remote, of the vector store's parts `vectors` in it, and of the cache."""
         (cache, remote), (in_cache, in_remote) = self.contents.stores, self.contents.files
         ranks = {name: 0 if name.endswith(".json") else 1 for name in vectors}
         parts = tuple(sorted(Item(rank, name, in_remote[name].size) for name, rank in ranks.items()))
@@ -307,18 +354,23 @@ class _Places:
         ]
 
     def _doomed(self, store: Store, files: dict[str, File]) -> tuple[Item, ...]:
+        """Return a store's objects to delete, and the results that offer any of them."""
         results = {name: data for name, data in self.contents.results(store, files).items() if name in files}
         outs = {digest for data in results.values() for digest in outs_of(data) or ()}
         return tuple(unneeded(files, results, (self.contents.digests | outs) - self.objects))
 
     def bundles(self, hashes: Iterable[str]) -> Pile:
+        """Return this machine's copies of the bundles with these hashes as a pile."""
         folders = [self.settings.home_dir / "bundles" / digest for digest in sorted(hashes)]
         there = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
         items = tuple(Item(0, str(folder), _size_of(folder)) for folder in there)
         return Pile("bundles", items, lambda names: leftovers.remove(map(Path, names)))
 
     def reports(self, runs: Iterable[KnownRun], affected: Iterable[str]) -> Pile:
-        """Pages of all runs but those that MLflow knows to be of other data; it doesn't know dry runs."""
+        """Return the pages of all runs except those that MLflow knows to be of other data.
+
+        MLflow doesn't know dry runs, so their pages are deleted, too.
+        """
         doomed, root = set(affected), self.settings.home_dir / "reports"
         kept = {run_name(run.name) for run in runs if run.data not in doomed}
         pages = [page for page in root.rglob("*.html") if page.name != WITHOUT_PICTURES] if doomed else []
@@ -326,7 +378,7 @@ class _Places:
         return self._files("reports", [page for page, name in names.items() if name not in kept])
 
     def project(self) -> Pile:
-        """Results of stages that were run by hand."""
+        """Return the results of stages that were run by hand in the project."""
         root = self.settings.project
         files = [path for name in ("out", "inputs") for path in (root / name).rglob("*") if path.is_file()]
         doomed = [path for path in files if md5(path) in self.objects]

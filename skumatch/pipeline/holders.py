@@ -1,7 +1,8 @@
-"""Where this machine's cache and the remote hold pictures: data versions, stages' results, bundles, vectors.
+"""Find the objects in this machine's cache and the remote that hold given pictures, for an erasure.
 
-Data versions and results are known by their listings (DVC's .dir objects), so those that nobody refers to any
-more are seen, too. Nothing here writes.
+Pictures, vectors and small copies of them are in data versions, results of stages, bundles and the vector
+store. Data versions and results are found by their listings (DVC's .dir objects), so those to which nothing
+refers any more are found, too. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -36,27 +37,35 @@ MEMBER = re.compile(rb"[0-9a-f]{64}\.[a-z]{1,8}\0")  # how a shard begins: the n
 
 @dataclass(frozen=True, eq=False)
 class DataVersion:
-    """A data version: its MD5, the manifest's rows (columns of KNOWN), and shard -> MD5."""
+    """A data version in the cache or the remote.
+
+    Attributes:
+        md5: of its listing.
+        rows: its manifest, one row a picture, with the columns of KNOWN.
+        shards: file name of a shard -> MD5.
+    """
 
     md5: str
     rows: pd.DataFrame
     shards: dict[str, str]
 
     def having(self, pictures: Collection[str]) -> pd.DataFrame:
-        """The rows of pictures that are named by their SHA-256."""
+        """Return the rows of the pictures with these SHA-256."""
         return self.rows[self.rows["sha256"].isin(pictures)]
 
     def shards_of(self, pictures: Collection[str]) -> list[str]:
-        """MD5s of the shards that hold any of the pictures."""
+        """Return the MD5s of the shards that hold any of the pictures (SHA-256)."""
         return sorted({self.shards[name] for name in self.having(pictures)["shard"] if name in self.shards})
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """All that a cache and a remote hold, looked at once.
+    """The files of a cache and a remote, listed once.
 
-    stores: the cache, then the remote. files: of each, as Store.files. listings: MD5 of a folder -> path ->
-    MD5.
+    Attributes:
+        stores: the cache and the remote.
+        files: the files of the cache and of the remote, as `Store.files` lists them.
+        listings: MD5 of a folder (.dir object) -> path of a file in it -> MD5 of the file.
     """
 
     stores: tuple[Store, Store]
@@ -66,29 +75,29 @@ class Contents:
 
     @property
     def digests(self) -> set[str]:
-        """Every object that either of the stores has."""
+        """MD5s of all objects in either of the stores."""
         return {digest for files in self.files for name in files if (digest := digest_of(name))}
 
     def object(self, digest: str) -> bytes | None:
-        """An object's bytes; None where neither of the stores has it. It may be large and is not kept."""
+        """Return an object's bytes, which may be many and are not cached; None where neither store has it."""
         for store in self.stores:
             for data in store.read([path_of(digest)]).values():
                 return data
         return None
 
     def small(self, digests: Iterable[str]) -> Mapping[str, bytes]:
-        """Objects that are there, verified and kept for the next question."""
+        """Return those of the objects that exist; they are verified, and cached for the next call."""
         return self._objects.read(digests)
 
     def results(self, store: Store, files: Mapping[str, File]) -> dict[str, bytes]:
-        """The entries of a store's run cache."""
+        """Return the entries of a store's run cache: name -> content."""
         return store.read(name for name in files if RESULT.fullmatch(name))
 
     def data_versions(self) -> list[DataVersion]:
-        """Every data version of which anything is here.
+        """Return every data version of which the stores have the manifest.
 
         Raises:
-            CleaningRefused: for one whose shards are here and whose manifest isn't.
+            CleaningRefused: the stores have shards of a version but not its manifest.
         """
         folders = [md5 for md5, names in self.listings.items() if {TABLE, SUMMARY} <= names.keys()]
         versions = [self._data_version(md5, self.listings[md5]) for md5 in sorted(folders)]
@@ -106,19 +115,21 @@ class Contents:
         return DataVersion(md5, pq.read_table(io.BytesIO(data), columns=KNOWN).to_pandas(), shards)
 
     def vectors(self, pictures: Collection[str]) -> list[str]:
-        """Files of the vector store's parts that hold a picture, and of parts without a sound index.
+        """Return the remote's files of the vector store's parts that hold any of the pictures (SHA-256).
 
-        Of a part its index comes first.
+        Parts whose index is missing or damaged may hold any picture, so they are among them. So are files
+        that are half written. Indexes (.json) come first.
         """
         names = [name for name in self.files[1] if VECTORS.fullmatch(name) and "/used-" not in name]
         indexes = {name for name in names if name.endswith(".json")}
         texts = self.stores[1].read(indexes)
         clean = {name.removesuffix(".json") for name, text in texts.items() if not _lists_any(text, pictures)}
-        left = [name for name in names if name.partition(".")[0] not in clean or name.endswith(".part")]
-        return sorted(left, key=lambda name: (not name.endswith(".json"), name))
+        affected = [name for name in names if name.partition(".")[0] not in clean or name.endswith(".part")]
+        return sorted(affected, key=lambda name: (not name.endswith(".json"), name))
 
 
 def _lists_any(index: bytes, pictures: Collection[str]) -> bool:
+    """Return whether a part's index has any of the pictures; true for a damaged index."""
     try:
         return not set(pictures).isdisjoint(json.loads(index)["pictures"])
     except (ValueError, KeyError, TypeError):
@@ -126,7 +137,12 @@ def _lists_any(index: bytes, pictures: Collection[str]) -> bool:
 
 
 def look(settings: Settings) -> Contents:
-    """Look through cache and remote. Raises StorageError, and CleaningRefused for a damaged listing."""
+    """List the files of cache and remote and read the listings of all folders among them.
+
+    Raises:
+        StorageError: a store can't be read.
+        CleaningRefused: a listing is damaged.
+    """
     cache, remote = Store(str(own_place(settings, "cache"))), Store(settings.remote_url)
     if settings.remote is None:
         own_place(settings, "remote")
@@ -139,30 +155,40 @@ def look(settings: Settings) -> Contents:
 
 
 def _listing(data: bytes) -> dict[str, str]:
-    """Path -> MD5 of a folder's files."""
+    """Return path -> MD5 of the files in a folder's listing."""
     return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(data)}
 
 
 @dataclass(frozen=True)
 class Made:
-    """Which data versions results are made of, by a folder's MD5 and by a bundle's hash."""
+    """The data versions from which results were made.
+
+    Attributes:
+        by_folder: MD5 of a result's folder -> MD5s of data versions.
+        by_bundle: hash of a bundle -> MD5s of data versions.
+    """
 
     by_folder: dict[str, set[str]]
     by_bundle: dict[str, set[str]]
 
     def of_bundle(self, folder: str, manifest: bytes | None) -> set[str] | None:
-        """The data versions of a bundle in a folder; None where nobody knows."""
-        named = hashlib.sha256(manifest).hexdigest() if manifest else ""
-        return self.by_folder.get(folder) or self.by_bundle.get(named)
+        """Return the data versions of a bundle in a folder; None where they aren't known.
+
+        Args:
+            folder: MD5 of the folder.
+            manifest: the bundle's manifest, whose SHA-256 is the bundle's hash; None where it is missing.
+        """
+        bundle = hashlib.sha256(manifest).hexdigest() if manifest else ""
+        return self.by_folder.get(folder) or self.by_bundle.get(bundle)
 
 
 def made_of(contents: Contents, locks: Iterable[str], bundles: Mapping[str, set[str]]) -> Made:
-    """Where results come from, by the run caches and by locks.
+    """Collect the data versions of results from the run caches and from locks.
 
     Args:
-        contents: of cache and remote.
+        contents: objects of cache and remote.
         locks: texts of dvc.lock.
-        bundles: hash -> data versions, of the bundles that MLflow knows.
+        bundles: hash -> MD5s of data versions, of the bundles that MLflow knows.
     """
     entries: list[object] = []
     for store, files in zip(contents.stores, contents.files, strict=True):
@@ -185,7 +211,7 @@ def _yaml(data: bytes) -> object:
 
 
 def _outs_and_data(entry: object) -> Iterator[tuple[str, str]]:
-    """Of a stage that read the data itself: each out with the data version."""
+    """Yield each out of a stage with the data version that the stage read; nothing for other stages."""
     try:
         data = [str(dep["md5"]) for dep in entry["deps"] if dep["path"] == "data"]  # type: ignore[index]
         outs = [str(out["md5"]) for out in entry["outs"]]  # type: ignore[index]
@@ -200,13 +226,13 @@ def holding(
     pictures: Collection[str],
     ids: Mapping[str, Collection[str]],
 ) -> set[str]:
-    """MD5s of stages' results, folders and their files, with vectors or small copies of any of the pictures.
+    """Return the MD5s of results (folders and files) with vectors or small copies of any of the pictures.
 
     Args:
-        contents: of cache and remote.
-        made: where results come from; a folder of which that isn't known may come from any data version.
-        pictures: SHA-256.
-        ids: data version -> ids of the pictures in it, for each that has any.
+        contents: objects of cache and remote.
+        made: the data versions of results; a folder that it doesn't have may come from any data version.
+        pictures: SHA-256 of the pictures.
+        ids: MD5 of a data version -> ids of the pictures in it, for each version that has any.
     """
     held: set[str] = set()
     for folder, listing in contents.listings.items():
@@ -225,17 +251,17 @@ def _embedded(
     listing: Mapping[str, str],
     pictures: Collection[str],
 ) -> set[str]:
-    """The vectors of the stage `embed`, if its table has one of the pictures."""
+    """Return the MD5s of a folder of the stage `embed` and its files, if its table has any of the pictures.
+
+    A folder whose table is missing may have any picture.
+    """
     items = contents.object(listing[ITEMS])
     if items is not None:
         embedded = pq.read_table(io.BytesIO(items), columns=["sha256"])["sha256"].to_pylist()
         if set(pictures).isdisjoint(embedded):
             return set()
-    return {
-        folder,
-        listing[ITEMS],
-        *(digest for name, digest in listing.items() if name.endswith(".safetensors")),
-    }
+    vectors = (digest for name, digest in listing.items() if name.endswith(".safetensors"))
+    return {folder, listing[ITEMS], *vectors}
 
 
 def _bundled(
@@ -245,7 +271,7 @@ def _bundled(
     listing: Mapping[str, str],
     ids: Mapping[str, Collection[str]],
 ) -> set[str]:
-    """The folder and its galleries that have a vector of one of the pictures."""
+    """Return the MD5s of a folder and of its galleries that have a vector of any of the pictures."""
     held: set[str] = set()
     for name, digest in listing.items():
         if name.rpartition("/")[2] != GALLERY:
@@ -261,19 +287,26 @@ def _bundled(
 
 
 def stray_shards(contents: Contents, pictures: Collection[str]) -> set[str]:
-    """MD5s of shards with any of the pictures that no data version lists, as a killed import leaves them."""
+    """Return the MD5s of shards that hold any of the pictures and that no listing names.
+
+    A killed import leaves such shards.
+    """
     listed = {digest for listing in contents.listings.values() for digest in listing.values()}
     held: set[str] = set()
     for store, files in zip(contents.stores, contents.files, strict=True):
         for name in files:
             digest = digest_of(name)
-            alone = digest and not digest.endswith(".dir") and digest not in listed
-            if digest and alone and _holds_any(store, name, pictures):
+            unlisted = digest and not digest.endswith(".dir") and digest not in listed
+            if digest and unlisted and _holds_any(store, name, pictures):
                 held.add(digest)
     return held
 
 
 def _holds_any(store: Store, name: str, pictures: Collection[str]) -> bool:
+    """Return whether a file is a shard with any of the pictures.
+
+    A damaged shard counts as one. A file that can't be read doesn't.
+    """
     path = f"{store.root}/{name}"
     try:
         if not MEMBER.match(store.fs.cat_file(path, start=0, end=100)):

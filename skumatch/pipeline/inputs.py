@@ -1,4 +1,7 @@
-"""A run's input set: code, parameters and pointers to data, champion and weights, in one archive known by its hash."""
+"""A run's input set: one archive, named by its MD5, of all that the run depends on.
+
+It has code, parameters, and pointers to data, champion and weights.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,12 @@ from skumatch.recipe.strict_yaml import dump_yaml
 from skumatch.texts import UTF8, decode, read_text, visible
 
 CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
-READ = (".py", ".json", ".jinja")  # what programs read; of other kinds, ignored files are caches and leavings
-FEW = 3  # names of changed files that a sentence has
+# Files that git ignores are taken along if programs read them; other ignored files are caches and leftovers.
+READ = (".py", ".json", ".jinja")
+FEW = 3  # how many names of changed files a message has
 ARCHIVE = "inputs.tar"
-OWN = ("inputs/", "params.yaml", "data.dvc")  # of an input set, what isn't code
+OWN = ("inputs/", "params.yaml", "data.dvc")  # members of an input set that aren't code
+# Content of inputs/<name>/none.json where a run has no such input.
 NONE = {
     "champion": {"champion": None},
     "released": {"released": None},
@@ -35,24 +40,32 @@ NONE = {
 
 
 class Trouble(NamedTuple):
-    """Why a model of some code can't be promoted, and what to do."""
+    """The reason why a model made by some code can't be promoted.
+
+    Attributes:
+        found: the fault, as the predicate of a sentence about the code.
+        cure: a sentence that says how to mend it.
+    """
 
     found: str
     cure: str
 
     @property
     def warning(self) -> str:
-        """What to say before the run starts."""
+        """The message to print before the run starts."""
         return f"The code {self.found}. The run works, but the gate will refuse its model. {self.cure}"
 
 
 @dataclass(frozen=True)
 class Code:
-    """The code that a run takes along, and what git knows of it.
+    """The code that a run takes along, and its state in git.
 
-    files: path below the project -> content. commit: None outside a repository, and in one without a commit.
-    changed: paths whose content isn't the commit's, deleted ones too. folder: the project's path in its
-    repository, with a slash at its end; empty at the root. trouble: None for code that is its commit's.
+    Attributes:
+        files: path below the project -> content.
+        commit: the hash of HEAD; None outside a repository, and in one without a commit.
+        changed: paths whose content differs from the commit's, deleted ones too.
+        folder: the project's path in its repository, with a slash at its end; empty at the root.
+        trouble: the reason why a model of this code can't be promoted; None for the code of a commit.
     """
 
     files: dict[str, bytes]
@@ -62,16 +75,22 @@ class Code:
     trouble: Trouble | None = None
 
     def facts(self) -> dict[str, Any]:
-        """inputs/code.json: commit, dirty (not the commit's), sha256 of all code; folder if not the root."""
-        found = {"commit": self.commit, "dirty": bool(self.changed), "sha256": code_hash(self.files.items())}
-        return found | ({"folder": self.folder} if self.folder else {})
+        """Return the content of inputs/code.json.
+
+        Returns:
+            `commit`; `dirty`, true where the code differs from the commit's; `sha256` of all code; and
+            `folder` where the project isn't the root of its repository.
+        """
+        facts = {"commit": self.commit, "dirty": bool(self.changed), "sha256": code_hash(self.files.items())}
+        return facts | ({"folder": self.folder} if self.folder else {})
 
 
 def read_code(project: Path) -> Code:
-    """The code that a run in `project` takes along.
+    """Read the code that a run in `project` takes along.
 
-    Raises CodeError where git is missing or refuses, and for what an archive can't hold: a link, a repository
-    within the code, a file that can't be read, a name that isn't UTF-8.
+    Raises:
+        CodeError: git is missing or refuses; or the code has something that an archive can't hold: a link, a
+            repository, a file that can't be read, a name that isn't UTF-8.
     """
     try:
         tree = checkout(project, holding="dvc.yaml")
@@ -82,11 +101,11 @@ def read_code(project: Path) -> Code:
     listed = tree.names("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE)
     ignored = tree.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *CODE)
     read = [name for name in ignored if name.endswith((*READ, "/")) and "__pycache__" not in Path(name).parts]
-    return _held_against(tree, _contents(project, [*listed, *read]))
+    return _compared(tree, _contents(project, [*listed, *read]))
 
 
-def _held_against(tree: Checkout, files: dict[str, bytes]) -> Code:
-    """The files, and which differ from the commit: by content, as in an audit, whatever git's index says."""
+def _compared(tree: Checkout, files: dict[str, bytes]) -> Code:
+    """Compare the files with the commit by their content, as an audit does; git's index is not asked."""
     commit = tree.commit()
     known = tree.committed(*CODE) if commit else {}
     if strange := [name for name, (kind, _) in known.items() if kind != "blob"]:
@@ -98,6 +117,7 @@ def _held_against(tree: Checkout, files: dict[str, bytes]) -> Code:
 
 
 def _trouble(tree: Checkout, commit: str | None, changed: tuple[str, ...]) -> Trouble | None:
+    """Return why a model of this code can't be promoted; None for the code of a commit."""
     if commit is None:
         return Trouble("is under no git commit: its repository has none yet", "Commit it to release a model.")
     if not changed:
@@ -108,12 +128,16 @@ def _trouble(tree: Checkout, commit: str | None, changed: tuple[str, ...]) -> Tr
         return Trouble(f"has uncommitted changes ({names})", "Commit them to release a model.")
     why = "it ignores them, converts them or takes them for unchanged"
     where = "See `git check-ignore -v`, .gitattributes, core.autocrlf and `git ls-files -v`"
-    found = f"has uncommitted changes that `git status` doesn't show ({names}: {why})"
-    return Trouble(found, f"{where}; then commit to release a model.")
+    fault = f"has uncommitted changes that `git status` doesn't show ({names}: {why})"
+    return Trouble(fault, f"{where}; then commit to release a model.")
 
 
 def _contents(project: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Content of those of the files that are there. Raises CodeError for what an archive can't hold."""
+    """Return name -> content of the files that exist.
+
+    Raises:
+        CodeError: an archive can't hold one of them.
+    """
     present = [name for name in sorted(set(names)) if os.path.lexists(project / name)]
     contents = {name: _content(project, name) for name in present}
     return {name: data for name, data in contents.items() if data is not None}
@@ -126,7 +150,7 @@ def _content(project: Path, name: str) -> bytes | None:
     if name.endswith("/") or (path / ".git").exists():
         raise _not_taken(name, "is a git repository of its own", "move it away")
     if path.is_dir():
-        return None  # a file of that name was committed; what is in the folder is listed by itself
+        return None  # a file of that name was committed; the files in the folder are listed by themselves
     try:
         os.fsencode(name).decode("utf-8")
         return path.read_bytes()
@@ -137,12 +161,12 @@ def _content(project: Path, name: str) -> bytes | None:
 
 
 def _not_taken(name: str, why: str, cure: str) -> CodeError:
-    what = f"The code file {visible(name)} {why}, so a run can't take it along"
-    return CodeError(f"{what}; {cure}, then run again.")
+    fault = f"The code file {visible(name)} {why}, so a run can't take it along"
+    return CodeError(f"{fault}; {cure}, then run again.")
 
 
 def _walk(project: Path) -> Iterator[str]:
-    """The code of a folder without git: every file but Python's caches, and every link."""
+    """Yield the code of a folder without git: every file except Python's caches, and every link."""
     for name in CODE:
         if (project / name).is_symlink() or (project / name).is_file():
             yield name
@@ -158,26 +182,35 @@ def _unreadable(error: OSError) -> None:
 
 
 def code_files(project: Path) -> list[str]:
-    """The code a run takes along, as paths below `project`. Raises CodeError, as read_code does."""
+    """Return the code that a run takes along, as paths below `project`.
+
+    Raises:
+        CodeError: as for `read_code`.
+    """
     return list(read_code(project).files)
 
 
 def describe_code(project: Path) -> dict[str, Any]:
-    """As Code.facts. Raises CodeError, as read_code does."""
+    """Return the facts of the code of `project` (`Code.facts`).
+
+    Raises:
+        CodeError: as for `read_code`.
+    """
     return read_code(project).facts()
 
 
 def data_pointer(project: Path, ref: str | None) -> str:
-    """The text of data.dvc, from the working tree or from git `ref`.
+    """Return the text of data.dvc, from git `ref`, or from the working tree where that is None or empty.
 
-    Raises DataError if there is none, CodeError where git is missing or refuses.
+    Raises:
+        DataError: there is none.
+        CodeError: git is missing or refuses.
     """
     if not ref:
         path = project / "data.dvc"
         if not path.is_file():
-            raise DataError(
-                "There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`."
-            )
+            cure = "import some with `skumatch data import PATH` or render it with `skumatch data sample`"
+            raise DataError(f"There is no data yet; {cure}.")
         return read_text(path, "the data.dvc that `skumatch data import` wrote", marks=UTF8)
     try:
         committed = checkout(project).object("blob", f"{ref}:./data.dvc")
@@ -191,9 +224,15 @@ def data_pointer(project: Path, ref: str | None) -> str:
 
 
 def write_params(source: Path, target: Path, overrides: Iterable[str]) -> Params:
-    """Write every parameter of `source`, with overrides applied, to `target`.
+    """Write every parameter of `source`, with overrides applied, to `target`, and return them.
 
-    Raises what `load_params` raises.
+    Args:
+        source: a params.yaml, which may leave parameters out.
+        target: file for all parameters.
+        overrides: each `section.name=value`.
+
+    Raises:
+        ParameterError: as for `load_params`.
     """
     params = load_params(source, overrides)
     write_text(target, dump_yaml(params.model_dump(mode="json", by_alias=True)))
@@ -202,13 +241,19 @@ def write_params(source: Path, target: Path, overrides: Iterable[str]) -> Params
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a run starts from besides parameters and data.
+    """The inputs of a run besides parameters and data.
 
-    kind: `retrain` or `refresh`. champion: its bundle; None: there is none. released: the bundle of the
-    champion's encoder as it was first released, before any refresh; None: the champion itself is that.
-    trained: a bundle whose encoder is judged once more, on today's data; None: it is trained by this run, or
-    there is none. weights: the base weights; None: none are needed. baseline: the profile of the last data
-    version that passed; None: there was none.
+    Attributes:
+        code: the code that the run takes along.
+        champion: folder of the champion's bundle; None where there is no champion.
+        weights: folder of the base weights; None where none are needed.
+        baseline: the profile of the data version that drift is measured against (`pull.fetch_baseline`); None
+            where there is none.
+        kind: `retrain` or `refresh`.
+        released: the bundle in which the champion's encoder was first released, before any refresh; None
+            where that is the champion itself.
+        trained: the bundle whose encoder is judged once more, on today's data; None where this run trains the
+            encoder, or judges none.
     """
 
     code: Code
@@ -221,7 +266,10 @@ class Fetched:
 
 
 def place_inputs(folder: Path, fetched: Fetched) -> None:
-    """Lay what was fetched (or the note that there is none) and the code's facts into `folder`/inputs."""
+    """Copy the fetched bundles and weights and write the run's facts into `folder`/inputs.
+
+    An input that the run doesn't have is a folder with the file none.json alone.
+    """
     for name in NONE:
         source, target = getattr(fetched, name), folder / "inputs" / name
         shutil.rmtree(target, ignore_errors=True)
@@ -237,7 +285,20 @@ def place_inputs(folder: Path, fetched: Fetched) -> None:
 def build(
     folder: Path, project: Path, settings: Settings, data: str, overrides: Iterable[str], fetched: Fetched
 ) -> str:
-    """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5."""
+    """Assemble the input set in `folder`, store it in the remote, and return the archive's MD5.
+
+    Args:
+        folder: a workspace.
+        project: the folder with params.yaml.
+        settings: this machine's settings.
+        data: the text of data.dvc.
+        overrides: of parameters, each `section.name=value`.
+        fetched: the run's other inputs.
+
+    Raises:
+        ParameterError: as for `load_params`.
+        StorageError: the remote or the disk refuses.
+    """
     place_inputs(folder, fetched)
     write_params(project / "params.yaml", folder / "params.yaml", overrides)
     write_text(folder / "data.dvc", data)
@@ -254,43 +315,48 @@ def build(
 def _write_archive(path: Path, members: dict[str, bytes]) -> None:
     with replacing(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in sorted(members.items()):
-            info = tarfile.TarInfo(os.fsencode(name).decode("utf-8"))  # no time, no owner: same hash
+            # Without time and owner, so that equal members make an archive of equal bytes.
+            info = tarfile.TarInfo(os.fsencode(name).decode("utf-8"))
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
+    """Return the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def members(archive: Path) -> dict[str, bytes]:
-    """An input set's files: path -> content."""
+    """Return an input set's files: path -> content."""
     with tarfile.open(archive) as tar:
         streams = ((info.name, tar.extractfile(info)) for info in tar.getmembers())
         return {name: stream.read() for name, stream in streams if stream is not None}
 
 
 def code_of(archive: Path) -> list[str]:
-    """The code among an input set's files, as paths."""
+    """Return the paths of the code among an input set's files."""
     return sorted(name for name in members(archive) if not name.startswith(OWN))
 
 
 def code_hash(files: Iterable[tuple[str, bytes]]) -> str:
-    """SHA-256 over code files (path and content), in order of their paths.
+    """Return the SHA-256 over code files (path and content), in the order of their paths.
 
-    A path with a line's end or a backslash is escaped and its line marked, as sha256sum does, so that no two
-    sets of files are one text.
+    A path with a newline or a backslash is escaped and its line marked, as sha256sum does, so that two
+    different sets of files never make the same text.
+
+    Args:
+        files: pairs of path and content.
     """
     digest = hashlib.sha256()
     for name, data in sorted((os.fsencode(name), data) for name, data in files):
-        odd = b"\\" in name or b"\n" in name
-        line = b"\\" + name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") if odd else name
+        line = name
+        if b"\\" in name or b"\n" in name:
+            line = b"\\" + name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
         digest.update(line + f":{hashlib.sha256(data).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Lay an input set's files into `folder`; DVC checked the archive's hash when it was fetched."""
+    """Extract an input set's files into `folder`; DVC checked the archive's hash when it fetched it."""
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")

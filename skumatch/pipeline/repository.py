@@ -1,4 +1,7 @@
-"""The only user of DVC, with its run_cache.py: a folder with a cache of its machine and the remote that all workers share."""
+"""The interface to DVC: a folder that uses this machine's cache and the remote that all workers share.
+
+No other module but run_cache.py uses DVC.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ Answer = TypeVar("Answer")
 
 
 class Repository:
-    """A configured folder, which is the current one while DVC works: it resolves targets against that.
+    """A folder configured for DVC.
 
-    Its failures are our errors.
+    It is the current folder while DVC works, because DVC resolves targets against that. DVC's exceptions are
+    raised as this package's errors (`_translated`).
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -49,11 +53,12 @@ class Repository:
         return (self.folder / f"{path}.dvc").read_text("utf-8")
 
     def store_files(self, paths: Sequence[str]) -> str:
-        """Store files of a folder that is under DVC and may be here in part.
+        """Store changed files of a folder that is under DVC and of which some files may not be here.
 
         Args:
-            paths: below one folder, from the repository's root. Those that are not here are taken out of the
-                folder; its other files stay as its pointer has them, and are neither read nor sent.
+            paths: paths from the repository's root, all below one folder. Those that are not here are removed
+                from the folder's listing. Other files of the folder stay as its pointer has them, and are
+                neither read nor sent.
 
         Returns:
             The text of the folder's new pointer. The caller writes it: DVC would write one after each file,
@@ -87,20 +92,23 @@ class Repository:
             return str(dumps_yaml(to_single_stage_file(out.stage)))
 
     def write_pointer(self, folder: str, text: str) -> None:
-        """Write the pointer of a folder, whole or not at all; a `.dvc` beside it would be another to DVC."""
+        """Write the pointer of a folder atomically.
+
+        The temporary file lies in .dvc/tmp, because DVC would read a second `.dvc` file beside the pointer.
+        """
         aside = self.folder / ".dvc/tmp" / f"{folder}-pointer"
         write_text(aside, text)
         with disk_errors(f"{folder}.dvc"):
             aside.replace(self.folder / f"{folder}.dvc")
 
     def fetch_files(self, paths: Sequence[str]) -> None:
-        """Fetch files of folders under DVC, and put them in the place of what is there."""
+        """Fetch files of folders under DVC, and replace what lies in their places."""
         if paths:
             with _translated("fetch", ", ".join(paths[:3])), chdir(self.folder):
                 _patiently(lambda: self._repo.pull(targets=list(paths), force=True))
 
     def listing(self, folder: str) -> dict[str, str]:
-        """The files of a folder under DVC as its pointer names them: path below it -> MD5."""
+        """Return the files of a folder under DVC as its pointer names them: path below it -> MD5."""
         with _translated("look for", folder), chdir(self.folder):
             return _patiently(lambda: self._listing(folder))
 
@@ -116,14 +124,17 @@ class Repository:
         return {"/".join(key): str(digest.value) for key, (_, digest) in tree.iteritems()}
 
     def pull(self, *targets: str) -> None:
-        """Fetch and check out what the pointers or stages `targets` name."""
+        """Fetch and check out the files that the pointers or stages `targets` name."""
         with _translated("fetch", ", ".join(targets)), chdir(self.folder):
             _patiently(lambda: self._repo.pull(targets=list(targets)))
 
     def reproduce(self, stage: str, force: bool = False, push: bool = True) -> None:
-        """Run one stage, unless nothing it depends on changed; missing inputs are fetched, its outs pushed.
+        """Run one stage unless its result is known; missing inputs are fetched first.
 
-        force: run it although its result is known.
+        Args:
+            stage: its name in dvc.yaml.
+            force: run it although its result is known.
+            push: push its outs and its entry of the run cache.
         """
         with _translated("run", stage), chdir(self.folder):
             _patiently(lambda: self._fetch_changed_inputs(stage))
@@ -145,10 +156,10 @@ class Repository:
             raise error.__cause__ or error from error
 
     def _fetch_changed_inputs(self, name: str) -> None:
-        """Check out the absent inputs that differ from the lock's, or that nothing is known of.
+        """Check out the absent inputs that differ from the lock, or of which the lock has no hash.
 
-        A single-item run of DVC sees no upstream stages and takes an absent input for an unchanged one; this
-        way it sees what changed, and what is unchanged still need not be fetched.
+        When DVC runs a single stage it doesn't look at the stages before it, and takes an absent input for
+        unchanged. So changed inputs have to be here, while unchanged ones need not be fetched.
         """
         known = {out.fs_path: out.hash_info for stage in self._repo.index.stages for out in stage.outs}
         absent = [dep for dep in self._repo.stage.load_one(name=name).deps if not dep.exists]
@@ -157,7 +168,7 @@ class Repository:
             self._repo.pull(targets=changed)
 
     def lacking(self, md5: str) -> list[str]:
-        """The MD5s of a data version that the remote doesn't have: its own, or those of files that it lists."""
+        """Return the MD5s of a data version that the remote lacks: its own, or those of its files."""
         with _translated("look for", md5):
             store = self._repo.cloud.get_remote_odb(REMOTE)
             if not store.exists(md5):
@@ -169,34 +180,25 @@ class Repository:
             return sorted(listed - set(store.list_oids_exists(sorted(listed))))
 
     def amiss(self, *targets: str) -> list[str]:
-        """MD5s of what `targets` name that the remote doesn't have, or has with other bytes.
+        """Return the MD5s of the objects that `targets` name and the remote lacks, or has with other bytes.
 
-        What is in the cache was hashed on its way.
+        Objects in the cache are not checked again: DVC hashed them when it fetched them.
 
-        Raises StorageError where the remote is away, refuses, or holds nothing at all, as a disk that isn't
-        mounted does.
+        Raises:
+            StorageError: the remote is away, refuses, or holds nothing at all, as a disk that isn't mounted.
         """
         with _translated("look for", ", ".join(targets)), chdir(self.folder):
             store, cache = self._repo.cloud.get_remote_odb(REMOTE), self._repo.cache.local
             if not store.fs.exists(store.path):
-                raise StorageError(
-                    f"Could not look for {', '.join(targets)}: the DVC remote holds nothing; check its address."
-                )
-            found = [self._repo.stage.collect_granular(target) for target in targets]
-            outs = [
-                (one.filter_info, out)
-                for stages in found
-                for one in stages
-                for out in one.stage.outs
-                if out.hash_info
-            ]
-            return sorted(
-                {
-                    md5
-                    for only, out in outs
-                    for md5 in _unsound(store, cache, str(out.hash_info.value), out.fs_path, only)
-                }
-            )
+                empty = "the DVC remote holds nothing; check its address"
+                raise StorageError(f"Could not look for {', '.join(targets)}: {empty}.")
+            stage_infos = [info for target in targets for info in self._repo.stage.collect_granular(target)]
+            outs = [(info.filter_info, out) for info in stage_infos for out in info.stage.outs]
+            unsound: set[str] = set()
+            for only, out in outs:
+                if out.hash_info:
+                    unsound |= set(_unsound(store, cache, str(out.hash_info.value), out.fs_path, only))
+            return sorted(unsound)
 
     @property
     def lock(self) -> str:
@@ -206,7 +208,15 @@ class Repository:
 
 
 def _unsound(store: Any, cache: Any, md5: str, path: str, only: str | None) -> list[str]:
-    """Of one out, a file or a folder's listing and what it lists below `only`: the objects that aren't in the store as they should be."""
+    """Return the objects of one out that are missing or damaged in the store.
+
+    Args:
+        store: DVC's object database of the remote.
+        cache: that of this machine; objects in it count as sound.
+        md5: of the out, a file or a folder's listing.
+        path: the out's absolute path.
+        only: check only the files of a folder below this path; None checks all.
+    """
     if not _sound(store, md5):
         return [md5]
     if not md5.endswith(".dir"):
@@ -218,7 +228,7 @@ def _unsound(store: Any, cache: Any, md5: str, path: str, only: str | None) -> l
 
 
 def _sound(store: Any, md5: str) -> bool:
-    """Whether the object is there, with the bytes that it is named by."""
+    """Return whether the store has the object, and its bytes have the MD5 that it is named by."""
     try:
         with store.fs.open(store.oid_to_path(md5), "rb") as stream:
             return hashlib.file_digest(stream, "md5").hexdigest() == md5.removesuffix(".dir")
@@ -227,12 +237,16 @@ def _sound(store: Any, md5: str) -> bool:
 
 
 def pointer(md5: str, path: str) -> str:
-    """The text of a .dvc file for one file of that MD5."""
+    """Return the text of a .dvc file for one file of that MD5."""
     return yaml.safe_dump({"outs": [{"md5": md5, "hash": "md5", "path": path}]}, sort_keys=False)
 
 
 def md5_of(pointer_text: str) -> str:
-    """The hash that the text of data.dvc points to. Raises DataError for a text that is no such pointer."""
+    """Return the hash that the text of data.dvc points to.
+
+    Raises:
+        DataError: the text is no pointer of DVC.
+    """
     try:
         return str(yaml.safe_load(pointer_text)["outs"][0]["md5"])
     except (yaml.YAMLError, LookupError, TypeError) as error:
@@ -241,22 +255,28 @@ def md5_of(pointer_text: str) -> str:
 
 
 class _Failures(logging.Handler):
-    """Takes what DVC would print: why a transfer failed is in its log alone, and belongs into our one sentence."""
+    """Log handler that keeps the reason of DVC's last error for our own message.
+
+    DVC writes the reason why a transfer failed only to its log.
+
+    Attributes:
+        reason: the last error's; empty while there was none.
+    """
 
     reason = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         cause = record.exc_info[1] if record.exc_info else None
         if record.levelno >= logging.ERROR:
-            self.reason = (cause.strerror if isinstance(cause, OSError) else None) or str(
-                cause or record.getMessage()
-            )
+            strerror = cause.strerror if isinstance(cause, OSError) else None
+            self.reason = strerror or str(cause or record.getMessage())
 
 
 FAILURES = _Failures()
 
 
 def _listen() -> None:
+    """Replace the handlers of DVC's loggers with FAILURES, so that DVC prints nothing."""
     from dvc.logger import setup
 
     setup(logging.WARNING)
@@ -265,14 +285,17 @@ def _listen() -> None:
 
 
 def _words(error: Exception, reason: str = "") -> str:
-    """An error of DVC, which may have many lines, as one."""
+    """Return an error of DVC, which may have many lines, as one line."""
     return " ".join(f"{str(error).rstrip('.')}{f': {reason}' if reason else ''}".split())
 
 
 def _patiently(call: Callable[[], Answer]) -> Answer:
-    """What DVC answers, asked again while another process holds its lock, for which it waits only 3 s by itself.
+    """Return the result of `call`, and repeat it while another process holds DVC's lock.
 
-    Raises LockError after LOCK_SECONDS. The lock is never broken: whoever has it may be writing.
+    DVC itself waits only 3 s for its lock. The lock is never broken, because its owner may be writing.
+
+    Raises:
+        LockError: the lock was held for LOCK_SECONDS.
     """
     from dvc.lock import LockError
 
@@ -287,7 +310,8 @@ def _patiently(call: Callable[[], Answer]) -> Answer:
 
 
 @contextmanager
-def _translated(what: str, target: object) -> Iterator[None]:
+def _translated(verb: str, target: object) -> Iterator[None]:
+    """Raise DVC's exceptions as this package's errors: "Could not <verb> <target> ..."."""
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
     from dvc.lock import LockError
     from dvc_objects.errors import ObjectDBError, ObjectFormatError
@@ -298,27 +322,27 @@ def _translated(what: str, target: object) -> Iterator[None]:
     except (FileTransferError, CheckoutError) as error:
         why = _words(error, FAILURES.reason)
         raise StorageError(
-            f"Could not {what} {target} ({why}); check the DVC remote and the disk, then run again."
+            f"Could not {verb} {target} ({why}); check the DVC remote and the disk, then run again."
         ) from error
     except LockError as error:
         held = f"another process has held DVC's lock for {LOCK_SECONDS:.0f} s"
-        raise StorageError(f"Could not {what} {target}: {held}; wait for its end, then run again.") from error
+        raise StorageError(f"Could not {verb} {target}: {held}; wait for its end, then run again.") from error
     except (ObjectDBError, ObjectFormatError) as error:
         raise StorageError(
-            f"Could not {what} {target}: {_words(error)}; check the DVC remote, then run again."
+            f"Could not {verb} {target}: {_words(error)}; check the DVC remote, then run again."
         ) from error
     except DvcException as error:
         if full := disk_refused(error):
             raise StorageError(
-                f"Could not {what} {target}: {full.strerror}; check the disk, then run again."
+                f"Could not {verb} {target}: {full.strerror}; check the disk, then run again."
             ) from error
-        raise DataError(f"DVC could not {what} {target}: {_words(error)}.") from error
+        raise DataError(f"DVC could not {verb} {target}: {_words(error)}.") from error
     except sqlite3.DatabaseError as error:  # DVC keeps notes of files in SQLite
         raise StorageError(
-            f"Could not {what} {target}: DVC's notes: {error}; check the disk, then run again."
+            f"Could not {verb} {target}: DVC's notes: {error}; check the disk, then run again."
         ) from error
     except store_errors() as error:
         why = getattr(error, "strerror", None) or shown(str(error))
         raise StorageError(
-            f"Could not {what} {target}: {why}; check the disk or the remote, then run again."
+            f"Could not {verb} {target}: {why}; check the disk or the remote, then run again."
         ) from error
