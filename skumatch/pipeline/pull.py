@@ -1,4 +1,4 @@
-"""pull: resolve data, champion, weights, code and parameters once, and store them as the run's input set."""
+"""The task `pull`: resolve a run's data, champion, weights, code and parameters, and store its input set."""
 
 from __future__ import annotations
 
@@ -28,16 +28,21 @@ from skumatch.release.provenance import check_signing_key
 from skumatch.release.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry, model_release
 from skumatch.release.tracking import DATA_TAG, INPUTS_TAG, VERDICT_TAG, VERSION_TAG, Tracking
 
-PROFILE = "validate/profile.json"  # as register logs it
+PROFILE = "validate/profile.json"  # path in the MLflow run, where register logs it
 
 
 class Request(BaseModel):
-    """What a run is asked for.
+    """The request for a run.
 
-    kind: `retrain` trains a new encoder; `refresh` puts the champion's on today's data. encoder: of a
-    refresh, the version whose encoder is judged again beside it. data_ref: a git ref of data.dvc, None for
-    the working tree's. scheduled: a schedule or an event started it, so judge an encoder that waits for it,
-    and skip the run if nothing is new.
+    Attributes:
+        run: the run's id.
+        kind: `retrain` trains a new encoder; `refresh` makes a new gallery with the champion's encoder.
+        encoder: in a refresh, the version whose encoder is judged again beside the champion's.
+        data_ref: a git ref of data.dvc; None for that of the working tree.
+        overrides: of parameters, each `section.name=value`.
+        dry_run: register nothing.
+        scheduled: a schedule or an event started the run. It then judges an encoder that waits to be judged
+            again, and is skipped if nothing is new.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,18 +57,22 @@ class Request(BaseModel):
 
 
 def open_registry(settings: Settings, params: Params) -> Registry:
+    """Return the registry of the model that the parameters name, with this machine's lock files."""
     return Registry(settings.mlflow_url, params.release.model_name, settings.home_dir / "locks")
 
 
 def pull(settings: Settings, request: Request) -> Message:
-    """Resolve data, champion, weights, code and parameters once, store them as the run's input set, and name it.
+    """Resolve a run's inputs, store them as its input set, and return the message for its first stage.
+
+    The inputs are data, champion, weights, code and parameters. They are resolved only here, so that all
+    tasks of the run see the same ones.
 
     Raises:
-        NothingNew: if a scheduled run would see data that the last finished run saw, or that a stage refused.
-        ReferenceNotFound: for a refresh where no champion is.
-        ParameterError: for a signing key that the run's last task couldn't use.
-        CodeError: where git refuses or the code can't be taken along.
-        DataError: for a data version that lacks pictures since they were erased.
+        NothingNew: a scheduled run would see data that the last finished run saw, or that a stage refused.
+        ReferenceNotFound: there is no champion to refresh.
+        ParameterError: the run's last task couldn't use the signing key.
+        CodeError: git refuses, or the code can't be taken along.
+        DataError: the data version lacks pictures since they were erased.
     """
     project, code = settings.project, inputs.read_code(settings.project)
     if code.trouble:
@@ -77,8 +86,11 @@ def pull(settings: Settings, request: Request) -> Message:
     tracking = Tracking(settings.mlflow_url)
     champion = registry.champion()
     baseline = fetch_baseline(settings, params, data, champion)
-    others = {"champion": champion and champion.bundle, "baseline": baseline}
-    others["weights"] = _weights_key(settings, params)
+    others = {
+        "champion": champion and champion.bundle,
+        "baseline": baseline,
+        "weights": _weights_key(settings, params),
+    }
     basis = refusals.basis_of(request.kind, md5_of(data), code.facts()["sha256"], params, others)
     taken = None
     if request.scheduled:
@@ -101,15 +113,15 @@ def pull(settings: Settings, request: Request) -> Message:
             trained=fetch_bundle(settings, registry, trained),
         )
         for judged in (*champions_before(registry, request.kind, champion, md5_of(data)), champion):
-            bundle, released = (
-                fetch_bundle(settings, registry, judged),
-                fetch_released(settings, registry, judged),
+            whole = replace(
+                fetched,
+                champion=fetch_bundle(settings, registry, judged),
+                released=fetch_released(settings, registry, judged),
+                baseline=fetch_baseline(settings, params, data, judged),
             )
-            profile = fetch_baseline(settings, params, data, judged)
-            whole = replace(fetched, champion=bundle, released=released, baseline=profile)
             set_hash = inputs.build(Path(folder), project, settings, data, request.overrides, whole)
             if champion and champion.tags.get(INPUTS_TAG) == set_hash:
-                break  # the run that made the champion, once more
+                break  # these are the inputs of the run that made the champion, so its results are known
         rest_on(set_hash, lock)
     return Message(
         run=request.run,
@@ -131,13 +143,19 @@ def pull(settings: Settings, request: Request) -> Message:
 def champions_before(
     registry: Registry, kind: Kind, champion: ModelRef | None, data: str
 ) -> tuple[ModelRef, ...]:
-    """The champion that today's was compared with, where it is a gallery of the same data; none otherwise.
+    """Return the version that today's champion was compared with, if today's is a gallery of the same data.
 
-    A refresh that follows its own release would read another champion than the run before it, though nothing
-    changed. Started from the same inputs it is that run again, so its results are known.
+    A refresh that follows its own release would read another champion than that run did, though nothing else
+    changed. With the champion of that run it has the same inputs, and all results come from the cache.
 
     Args:
-        data: MD5 of the data version.
+        registry: of the model.
+        kind: of the run.
+        champion: today's; None where there is none.
+        data: MD5 of the run's data version.
+
+    Returns:
+        One version or none. It is empty for a retrain, and where erased pictures are in that version.
     """
     if kind != "refresh" or champion is None or champion.data != data:
         return ()
@@ -147,22 +165,28 @@ def champions_before(
 
 
 def _take_encoder(registry: Registry, request: Request) -> waiting.Taken | None:
-    """Take up the next trained encoder that waits to be judged again; a retrain judges only its own."""
+    """Take the next trained encoder that waits to be judged again; none for a retrain."""
     return waiting.take(registry, "judgement", request.run) if request.kind == "refresh" else None
 
 
 def _check_new(
     tracking: Tracking, registry: Registry, kind: Kind, data: str, champion: ModelRef | None
 ) -> None:
-    """Raise NothingNew where a run that nobody asked for by hand has nothing to do.
+    """Raise NothingNew if a run that a schedule or an event started has nothing to do.
 
-    A retrain also judges the refreshed gallery, so a refresh has nothing to add to the last run of either
-    kind on the same data, if that run made what serves, or judged the gallery of what serves. It has where a
-    challenger waits for a person, or where another champion came since. It must not bring back by itself what
-    a person rolled back.
+    A retrain has nothing to do if the last finished retrain saw the same data.
+
+    A refresh counts runs of both kinds, because a retrain judges the refreshed gallery, too. It has nothing
+    to do if the last run saw the same data, and either made the champion or judged the champion's gallery
+    without proposing a challenger. So a refresh goes on where a challenger waits for a person, or where
+    another version became champion since. It doesn't bring back a gallery from which a person rolled back.
 
     Args:
+        tracking: MLflow's runs.
+        registry: of the model.
+        kind: of the run.
         data: MD5 of the data version.
+        champion: today's; None where there is none.
     """
     if kind == "refresh" and champion is None:
         raise NothingNew("There is no champion yet whose gallery could be refreshed.")
@@ -172,21 +196,20 @@ def _check_new(
         )
     last = tracking.last_finished("retrain" if kind == "retrain" else None, plain=True)
     if last and last.tags.get(DATA_TAG) == data and (kind == "retrain" or _judged(last.tags, champion)):
-        raise NothingNew(
-            "The data is the same as in the last finished run; nothing to do until a new version is committed."
-        )
+        cure = "nothing to do until a new version is committed"
+        raise NothingNew(f"The data is the same as in the last finished run; {cure}.")
 
 
 def _judged(tags: Mapping[str, str], champion: ModelRef | None) -> bool:
-    """Whether the run with these tags made the champion, or judged its gallery and proposed no challenger instead."""
+    """Return whether the run with these tags made the champion, or judged it and proposed no challenger."""
     version = str(champion.version) if champion else "none"
-    return tags.get(VERSION_TAG) == version or (
-        tags.get(COMPARED_TAG) == version and tags.get(VERDICT_TAG) != "promote"
-    )
+    if tags.get(VERSION_TAG) == version:
+        return True
+    return tags.get(COMPARED_TAG) == version and tags.get(VERDICT_TAG) != "promote"
 
 
 def check_champion(kind: Kind, champion: ModelRef | None) -> None:
-    """Raises ReferenceNotFound for a refresh where no champion is."""
+    """Raise ReferenceNotFound for a refresh without a champion."""
     if kind == "refresh" and champion is None:
         raise ReferenceNotFound(
             "There is no champion whose gallery could be refreshed; `skumatch retrain` makes the first."
@@ -194,58 +217,74 @@ def check_champion(kind: Kind, champion: ModelRef | None) -> None:
 
 
 def fetch_bundle(settings: Settings, registry: Registry, ref: ModelRef | None) -> Path | None:
-    """A version's bundle in this machine's cache, verified against its registered hash; None for none."""
+    """Fetch a version's bundle into this machine's cache, verified against its registered hash.
+
+    Args:
+        settings: this machine's settings.
+        registry: of the version.
+        ref: the version; None for none.
+
+    Returns:
+        The bundle's folder; None for no version.
+    """
     return registry.download_bundle(ref, _made(settings.home_dir / "bundles") / ref.bundle) if ref else None
 
 
 def fetch_released(settings: Settings, registry: Registry, champion: ModelRef | None) -> Path | None:
-    """The bundle in which the champion's encoder was first released.
+    """Fetch the bundle in which the champion's encoder was first released.
 
-    None if it is the champion itself, or gone.
+    If that can't be fetched, a refresh is compared with the champion alone, and a printed line says so.
 
-    If it is gone, a refresh is held against what serves alone, and a line says so.
+    Args:
+        settings: this machine's settings.
+        registry: of the champion.
+        champion: None where there is none.
+
+    Returns:
+        The bundle's folder; None where that release is the champion itself, or can't be fetched.
     """
     try:
         return fetch_bundle(settings, registry, model_release(registry, champion))
     except (ReferenceNotFound, BundleError) as error:
-        print(
-            f"The model release of the champion's encoder can't be fetched, so it is compared with what serves alone: {error}"
-        )
+        fault = "The model release of the champion's encoder can't be fetched"
+        print(f"{fault}, so it is compared with what serves alone: {error}")
         return None
 
 
 def fetch_baseline(
     settings: Settings, params: Params, data: str, champion: ModelRef | None
 ) -> dict[str, Any] | None:
-    """The profile of the data version that drift is measured against: that of what serves.
+    """Fetch the profile of the data version that drift is measured against.
 
-    So many small changes of the data can't pass what one large change would not. Where what serves is of the
-    same data (or its profile is gone) it is the last other version that passed, of the same registered model:
-    a rerun on the same data finds the same one, and stays cached.
+    It is the champion's data version. So many small changes of the data can't get through where one large
+    change would not. If the champion was made from the same data, or its profile can't be read, it is the
+    last other data version that passed, in a run of the same registered model. A rerun on the same data gets
+    the same profile, so its results are cached.
 
     Args:
+        settings: this machine's settings.
+        params: the run's, with the name of the registered model.
         data: the text of data.dvc.
-        champion: what serves; None for nothing.
+        champion: the version that serves; None where there is none.
 
     Returns:
-        None if there is no such version.
+        The profile; None if there is no such data version.
     """
     tracking = Tracking(settings.mlflow_url)
     if champion and champion.data not in (None, md5_of(data)):
         try:
             return dict(json.loads(tracking.artifact(champion.run_id, PROFILE)))
         except ServiceError as error:
-            print(
-                f"The profile of version {champion.version} can't be read, so drift is measured against the last run's: {error}"
-            )
+            fault = f"The profile of version {champion.version} can't be read"
+            print(f"{fault}, so drift is measured against the last run's: {error}")
     profile = tracking.earlier_version(md5_of(data), params.release.model_name, PROFILE)
     return None if profile is None else dict(json.loads(profile))
 
 
 def fetch_base_weights(settings: Settings, params: Params) -> Path:
-    """The folder of the encoder's base weights in this machine's cache.
+    """Fetch the encoder's base weights into this machine's cache, and return their folder.
 
-    A local file is looked at each time.
+    A local file of weights is hashed each time, because the folder's name depends on its content.
     """
     spec, local = params.encoder, settings.project / expanded(params.encoder.weights)
     if spec.weights.endswith(".safetensors"):
@@ -262,7 +301,7 @@ def fetch_base_weights(settings: Settings, params: Params) -> Path:
 
 
 def _weights_key(settings: Settings, params: Params) -> str:
-    """Of the base weights: a local file counts by what it holds."""
+    """Return a hash of the base weights' model and address, and of the content of a local file."""
     local = settings.project / expanded(params.encoder.weights)
     content = sha256(local) if local.is_file() else None
     return inputs.fingerprint([params.encoder.model, params.encoder.weights, content])[:32]

@@ -1,4 +1,4 @@
-"""What one Airflow task does: rebuild the run's workspace anywhere, do one stage, hand on the lock."""
+"""The tasks of a run's stages: rebuild its workspace on any machine, run stages, and pass the lock on."""
 
 from __future__ import annotations
 
@@ -24,21 +24,33 @@ from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.repository import Repository, pointer
 from skumatch.stages.runner import ERROR, LIVE, PAGES, SECONDS, VECTORS
 
-PACE = ("images_per_second", "waiting_share")
+PACE = ("images_per_second", "waiting_share")  # figures of the training's live file (stages/runner.py)
 Kind = Literal["retrain", "refresh"]
 
 
 class Message(BaseModel):
-    """What travels between tasks.
+    """The state of a run that one task passes to the next.
 
-    kind: `retrain` makes a new encoder, `refresh` keeps the champion's. encoder: the version whose encoder a
-    refresh judges again. approved_by: who approved that version. others_wait_for: `judgement` where further
-    encoders wait to be judged again, else empty. by_itself: whether no person started the run. data: MD5 of
-    the data version. basis: SHA-256 of all that a refusal of the data rests on (pipeline/refusals.py).
-    inputs: MD5 of the input set. lock: dvc.lock's text. champion: the version evaluated against. pace: how
-    fast the training went, by name, since it was last taken up; empty where it was cached. machines: what
-    each stage that ran was done on. vectors: of each encoder that a stage embedded with, how many vectors
-    were `computed`, how many `known`, and how many of these are `loose` (model/vector_store.py).
+    Attributes:
+        run: the run's id.
+        kind: `retrain` trains a new encoder, `refresh` keeps the champion's.
+        encoder: the version whose encoder a refresh judges again; None where it judges none.
+        approved_by: the person who approved that version; empty where nobody did.
+        others_wait_for: `judgement` where further encoders wait to be judged again, else empty.
+        by_itself: True where a schedule or an event started the run.
+        data: MD5 of the data version.
+        basis: SHA-256 of all that a refusal of the data depends on (pipeline/refusals.py).
+        inputs: MD5 of the input set.
+        lock: text of dvc.lock; empty before the first stage.
+        dry_run: True where the run writes nothing to MLflow.
+        overrides: of parameters, each `section.name=value`.
+        champion: the version that the run is compared with; None where there is none.
+        seconds: stage -> duration, of the stages that ran.
+        cached: stages whose results were known.
+        pace: name (PACE) -> figure of the training since it was last resumed; empty where it was cached.
+        machines: stage -> description of the machine, of the stages that ran.
+        vectors: encoder -> how many vectors were `computed`, how many were `known`, and how many of the known
+            ones are `loose` (model/vector_store.py); of the encoders that a stage embedded with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +77,16 @@ class Message(BaseModel):
 
 @contextmanager
 def workspace(settings: Settings, message: Message, label: str) -> Iterator[Repository]:
-    """A private folder with the run's code, params, pointers and lock; gone afterwards."""
+    """Make a private folder with the run's code, parameters, pointers and lock, and remove it afterwards.
+
+    Args:
+        settings: this machine's settings.
+        message: the run's message.
+        label: prefix of the folder's name.
+
+    Yields:
+        The folder, as a repository of DVC.
+    """
     root = settings.home_dir / "workspaces" / run_name(message.run)
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=root))
@@ -85,7 +106,10 @@ def _rebuild(folder: Path, settings: Settings, message: Message) -> Repository:
 
 
 def stage_environment(settings: Settings) -> dict[str, str]:
-    """What a stage's process, which runs in another folder, is told: this machine's places, absolute, and this Python first."""
+    """Return the environment variables for the process of a stage, which runs in another folder.
+
+    They have this machine's settings with absolute paths, and this Python first in PATH.
+    """
     return {
         "SKUMATCH_PROJECT": str(settings.project.resolve()),
         "SKUMATCH_HOME": str(settings.home_dir),
@@ -96,15 +120,17 @@ def stage_environment(settings: Settings) -> dict[str, str]:
 
 
 def run_stages(settings: Settings, message: Message, stages: Sequence[str]) -> Message:
-    """Do stages of the run, one after the other in one workspace, and return the message for the next task.
+    """Run stages one after the other in one workspace, and return the message for the next task.
 
     Args:
-        settings: this machine's places.
-        message: what the task before handed on.
-        stages: names of dvc.yaml, at least one. Claim and workspace are called by the last.
+        settings: this machine's settings.
+        message: that of the task before.
+        stages: names of stages in dvc.yaml, at least one. The last one names the claim and the workspace.
 
-    Raises: SkumatchError: a stage's own error, after which no further stage is begun; StageFailed if it ended
-        without one; StorageError if the remote or disk refuses.
+    Raises:
+        SkumatchError: a stage's own error; the stages after it are not begun.
+        StageFailed: a stage ended without an error of its own.
+        StorageError: the remote or the disk refuses.
     """
     claim = at_work(settings, run_name(message.run), stages[-1], message.inputs, message.lock)
     with claim as rest_on, workspace(settings, message, stages[-1]) as repository:
@@ -139,44 +165,53 @@ def _run_stage(settings: Settings, message: Message, stage: str, repository: Rep
 
 
 def _pace(live: Path) -> dict[str, float]:
-    """PACE as the live file's last line has it: over the whole training, or since it was taken up again."""
+    """Return the figures PACE of the live file's last line; they cover the training since its last start."""
     lines = live.read_text("utf-8").splitlines() if live.is_file() else []
     last = json.loads(lines[-1]) if lines else {}
     return {name: last[name] for name in PACE if name in last}
 
 
 def _vectors(noted: Path) -> dict[str, dict[str, int]]:
-    """What a stage noted of its vectors; nothing where it was cached or embeds none."""
+    """Return a stage's counts of vectors from the file `noted`; empty where it embedded nothing."""
     counts: dict[str, dict[str, int]] = read_json(noted) if noted.is_file() else {}
     return counts
 
 
 def _loosely(vectors: dict[str, dict[str, int]]) -> str:
-    """What is added to the machine's words where last bits may be others if all is computed there again.
+    """Return a suffix for the machine's description where some vectors came from earlier runs.
 
-    `reproduce` demands equal bits only of words that end with the cores.
+    Such results may differ in their last bits if all is computed again on that machine. `reproduce` demands
+    equal bits only where the description ends with the number of cores, so the suffix turns that off.
     """
     return ", vectors of earlier runs" if any(counts["loose"] for counts in vectors.values()) else ""
 
 
 def own_error(folder: Path, pages: Path | None = None) -> Relayed | None:
-    """The error the stage process left in its workspace, as it was raised there.
+    """Read the error that a stage's process wrote into its workspace; None where it wrote none.
 
-    `pages` is where its pages are now.
+    Args:
+        folder: the workspace.
+        pages: the folder to which the stage's pages were copied, which replaces the old one in the message.
     """
     path = folder / ERROR
     if not path.is_file():
         return None
     fields = read_json(path)
-    return Relayed(
-        **fields | {"sentence": fields["sentence"].replace(str(folder / PAGES), str(pages or folder / PAGES))}
-    )
+    sentence = fields["sentence"].replace(str(folder / PAGES), str(pages or folder / PAGES))
+    return Relayed(**fields | {"sentence": sentence})
 
 
 def keep_pages(settings: Settings, message: Message, stage: str, folder: Path) -> Path | None:
     """Copy the pages that a failed stage left for a person to this machine's reports.
 
-    Return where, None if there are none.
+    Args:
+        settings: this machine's settings.
+        message: the run's message.
+        stage: name of the stage.
+        folder: the run's workspace.
+
+    Returns:
+        The folder of the copies; None if the stage left no pages.
     """
     made, kept = folder / PAGES, reports(settings, message.run) / stage
     if not made.is_dir():
@@ -188,15 +223,15 @@ def keep_pages(settings: Settings, message: Message, stage: str, folder: Path) -
 
 
 def reports(settings: Settings, run: str) -> Path:
-    """The folder of a run's pages; its report lies beside it, as `<folder>.html`."""
+    """Return the folder of a run's pages; its report lies beside it, as `<folder>.html`."""
     return settings.home_dir / "reports" / run_name(run)
 
 
 def stages(project: Path) -> list[str]:
-    """The pipeline's stages in the order dvc.yaml lists them."""
+    """Return the pipeline's stages in the order of dvc.yaml."""
     return list(yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))["stages"])
 
 
 def run_name(run: str) -> str:
-    """A run's id as a name for files and folders."""
+    """Return a run's id as a name for files and folders."""
     return re.sub(r"[^\w.+-]", "-", run)
