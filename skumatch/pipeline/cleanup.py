@@ -1,4 +1,7 @@
-"""A clean-up: look through all stores, say what isn't needed any more, and delete what was shown and still isn't needed."""
+"""A clean-up (`skumatch gc`): list the files in all stores that nothing needs any more, and delete them.
+
+It deletes only files that it listed before for the person, and that a second look finds unneeded again.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,19 @@ from skumatch.progress import Advance, silent
 from skumatch.release.holdings import Holding, holdings
 from skumatch.release.tracking import Tracking
 
-DAY = 86_400.0
-AT_ONCE = 500
+DAY = 86_400.0  # seconds
+AT_ONCE = 500  # items per step; before each step the clean-up renews its right to delete
 
 
 @dataclass(frozen=True)
 class Limits:
-    """age: days for which everything is kept. keep_runs: days for which MLflow's runs are. now: seconds since 1970."""
+    """How long a clean-up keeps files.
+
+    Attributes:
+        age: days for which every file is kept.
+        keep_runs: days for which the objects of MLflow's runs are kept.
+        now: seconds since 1970.
+    """
 
     age: float
     keep_runs: float
@@ -42,16 +51,24 @@ class Limits:
 
     @property
     def since(self) -> float:
+        """Files of this time or later are kept; seconds since 1970."""
         return self.now - self.age * DAY
 
     @property
     def runs_since(self) -> datetime:
+        """The objects of runs of this time or later are kept."""
         return datetime.fromtimestamp(self.now - self.keep_runs * DAY, UTC)
 
 
 @dataclass(frozen=True)
 class Pile:
-    """What is taken of one kind, in the order of its deletion, and how it is deleted."""
+    """The items of one kind to delete.
+
+    Attributes:
+        kind: name of the kind, as the CLI shows it.
+        items: files or folders in the order of their deletion.
+        remove: deletes items by their names.
+    """
 
     kind: str
     items: tuple[Item, ...]
@@ -59,30 +76,28 @@ class Pile:
 
 
 def piles(settings: Settings, limits: Limits) -> list[Pile]:
-    """All that isn't needed any more, a pile a kind; nothing is written.
+    """Return all items that aren't needed any more, one pile per kind; nothing is written.
 
-    Raises RegistryUnavailable, StorageError; CleaningRefused where it can't be told what is needed.
+    Raises:
+        RegistryUnavailable: MLflow is away.
+        StorageError: a store can't be read.
+        CleaningRefused: the needed objects can't be determined.
     """
     cache, remote = Store(str(own_place(settings, "cache"))), Store(settings.remote_url)
     if settings.remote is None:
         own_place(settings, "remote")
-    # In this order: what comes into being meanwhile isn't among the files, and what is needed is known at its
-    # latest.
+    # The files are listed first and the references to them afterwards. So a file that is written meanwhile is
+    # not in the list, and a reference that is written meanwhile is seen.
     in_cache, in_remote = cache.files(), remote.files()
-    claims, records = (
-        Board(settings.remote_url).claims(),
-        holdings(Tracking(settings.mlflow_url), limits.runs_since),
-    )
+    claims = Board(settings.remote_url).claims()
+    records = holdings(Tracking(settings.mlflow_url), limits.runs_since)
     check_place(settings, in_cache, in_remote, records)
     young = stored(in_cache, limits.since) | stored(in_remote, limits.since)
     needed = closure(*_roots(settings, limits, claims, records, young), Objects((cache, remote)))
-    left = leftovers.leftovers(settings.home_dir, limits.now)
+    folders = leftovers.leftovers(settings.home_dir, limits.now)
+    workspaces = tuple(sorted(Item(0, str(folder), size) for folder, size in folders.items()))
     return [
-        Pile(
-            "workspaces",
-            tuple(sorted(Item(0, str(folder), size) for folder, size in left.items())),
-            _remove_folders,
-        ),
+        Pile("workspaces", workspaces, _remove_folders),
         Pile("cache", _unneeded(cache, in_cache, needed), cache.remove),
         Pile("remote", _unneeded(remote, in_remote, needed), remote.remove),
         Pile("checkpoints", tuple(idle_checkpoints(in_remote, limits.since)), remote.remove),
@@ -94,39 +109,52 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
 def _roots(
     settings: Settings, limits: Limits, claims: dict[str, Claim], records: list[Holding], young: set[str]
 ) -> tuple[set[str], set[str]]:
-    """Objects that are needed, and input sets, which need more."""
+    """Return the objects that are needed, and the input sets, whose pointers name further objects."""
     counted = [claim for claim in claims.values() if counts(claim, limits.since, limits.now)]
-    held = [
-        *records,
-        *(Holding(f"The claim of run {claim.run}", claim.inputs, claim.lock) for claim in counted),
-    ]
-    in_locks = {digest for one in held for digest in named(one.lock, f"{one.who}: its lock")}
-    return young | in_history(settings.project) | in_locks, {one.inputs for one in held} - {""}
+    holders = list(records)
+    holders += [Holding(f"The claim of run {claim.run}", claim.inputs, claim.lock) for claim in counted]
+    in_locks = {digest for holder in holders for digest in named(holder.lock, f"{holder.who}: its lock")}
+    return young | in_history(settings.project) | in_locks, {holder.inputs for holder in holders} - {""}
 
 
 def _unneeded(store: Store, files: dict[str, File], needed: set[str]) -> tuple[Item, ...]:
+    """Return a store's results and objects that aren't needed, in the order of their deletion."""
     results = store.read(name for name in files if RESULT.fullmatch(name))
     return tuple(unneeded(files, {name: data for name, data in results.items() if name in files}, needed))
 
 
 def own_place(settings: Settings, name: str) -> Path:
+    """Return the folder `name` in this machine's home.
+
+    Raises:
+        CleaningRefused: it is a symbolic link, which a clean-up doesn't follow.
+    """
     place = settings.home_dir / name
     if place.is_symlink():
-        raise CleaningRefused(
-            f"{place} is a link, and a clean-up follows none; set SKUMATCH_HOME or SKUMATCH_REMOTE to where things are."
-        )
+        cure = "set SKUMATCH_HOME or SKUMATCH_REMOTE to where things are"
+        raise CleaningRefused(f"{place} is a link, and a clean-up follows none; {cure}.")
     return place
 
 
 def check_place(
     settings: Settings, in_cache: dict[str, File], in_remote: dict[str, File], records: list[Holding]
 ) -> None:
-    """An MLflow that never heard of this remote (another server, an empty one) says of everything that nobody needs it."""
+    """Raise CleaningRefused if the MLflow server knows no run whose input set is in the remote.
+
+    To another server, or an empty one, every object in the remote would look unneeded.
+
+    Args:
+        settings: this machine's settings, with the addresses of remote and server.
+        in_cache: files of the cache.
+        in_remote: files of the remote.
+        records: the holdings that MLflow knows.
+    """
     known = any(path_of(holding.inputs) in in_remote for holding in records)
     if not known and any(name.startswith("files/") for name in (*in_cache, *in_remote)):
         store, server = Store(settings.remote_url).shown, Tracking(settings.mlflow_url).shown
+        fault = f"MLflow at {server} knows of no run whose input set is in {store}"
         raise CleaningRefused(
-            f"MLflow at {server} knows of no run whose input set is in {store}, so it can't say what is needed there; "
+            f"{fault}, so it can't say what is needed there; "
             "check SKUMATCH_MLFLOW and SKUMATCH_REMOTE, or make a first run."
         )
 
@@ -138,17 +166,26 @@ def _remove_folders(names: list[str]) -> None:
 def delete(
     settings: Settings, limits: Limits, shown: list[Pile], advance: Advance = silent
 ) -> dict[str, list[Item]]:
-    """Delete what was shown, each kind after another look at what is needed; returns what is gone, by kind.
+    """Delete the shown items that still aren't needed, and return the deleted ones by kind.
 
-    Raises CleaningRefused while a run is at work, and whatever `piles` raises: then what is left stays.
+    Before each kind the needed objects are determined anew. After an error the remaining items stay.
+
+    Args:
+        settings: this machine's settings.
+        limits: as for `piles`.
+        shown: the piles that the person saw.
+        advance: called with the number of items that were deleted, after each step.
+
+    Raises:
+        CleaningRefused: a run or another clean-up is at work, or as for `piles`.
+        RegistryUnavailable: MLflow is away.
+        StorageError: a store can't be read or written.
     """
     gone: dict[str, list[Item]] = {}
     with cleaning(settings) as still:
         for pile in shown:
             still()
-            fresh = (
-                next(one for one in piles(settings, limits) if one.kind == pile.kind) if pile.items else pile
-            )
+            fresh = _of_kind(pile.kind, piles(settings, limits)) if pile.items else pile
             gone[pile.kind] = []
             for step in steps(set(pile.items) & set(fresh.items)):
                 still()
@@ -158,8 +195,12 @@ def delete(
     return gone
 
 
+def _of_kind(kind: str, choices: Iterable[Pile]) -> Pile:
+    return next(pile for pile in choices if pile.kind == kind)
+
+
 def steps(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """In order, so many at once, but never of two ranks."""
+    """Yield the items in order, at most AT_ONCE at a time and never two ranks together."""
     for _, ranked in groupby(sorted(items), key=lambda item: item.rank):
         group = list(ranked)
         yield from (group[start : start + AT_ONCE] for start in range(0, len(group), AT_ONCE))

@@ -1,8 +1,8 @@
-"""The record of erasures: which files with erased pictures were deleted, when, by whom, and why.
+"""The record of erasures: the files with erased pictures that were deleted, when, by whom, and why.
 
 Each erasure is a JSON file `records/erasures/<time>-<hash>.json` in the remote. It is written before the
-first deletion, with all that will be deleted, and again at the end. So a killed erasure can be finished, and
-its deletions are never taken for damage. No clean-up deletes it.
+first deletion, with everything that will be deleted, and again at the end. So a killed erasure can be
+finished, and its deletions are never taken for damage. No clean-up deletes these files.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ class _Record(BaseModel):
 
 
 class ErasedVersion(_Record):
-    """A model version that an erasure concerns.
+    """A model version that an erasure affects.
 
-    bundle: its bundle's hash. gallery: whether its gallery was deleted, so that it can't serve. Otherwise
-    files that it was made from were, so that it can't be made again.
+    Attributes:
+        model: name of the registered model.
+        version: its number.
+        bundle: hash of its bundle.
+        gallery: True where its gallery was deleted, so that it can't serve. False where files that it was
+            made from were deleted, so that it can't be made again.
     """
 
     model: str
@@ -41,7 +45,14 @@ class ErasedVersion(_Record):
 
 
 class EraseChange(_Record):
-    """The change of the data that asked for it: the data version that came of it, who, when and why."""
+    """A change of the data by which pictures were erased.
+
+    Attributes:
+        after: MD5 of the new data version.
+        who: the person who made the change.
+        when: time of the change.
+        why: the reason in words; may be empty.
+    """
 
     after: str
     who: str
@@ -50,12 +61,19 @@ class EraseChange(_Record):
 
 
 class Erasure(_Record):
-    """One erasure.
+    """One erasure, with everything that it deletes.
 
-    begun, who: when and by whom. changes: the erase changes that it follows. pictures: SHA-256. data: data
-    version -> MD5s of its deleted shards. objects: MD5s of all objects of DVC that were deleted, those shards
-    among them. vectors: names of parts in the remote. artifacts: addresses of files in MLflow. finished: None
-    where it was killed.
+    Attributes:
+        begun: when it began.
+        who: the person who ran it.
+        changes: the erase changes of the data that it carries out.
+        pictures: SHA-256 of the erased pictures.
+        data: MD5 of a data version -> MD5s of its deleted shards.
+        objects: MD5s of all deleted objects of DVC, those shards among them.
+        versions: the model versions that it affects.
+        vectors: names of the vector store's files in the remote.
+        artifacts: addresses of files in MLflow.
+        finished: when it ended; None where it was killed.
     """
 
     begun: datetime
@@ -71,7 +89,7 @@ class Erasure(_Record):
 
     @property
     def words(self) -> str:
-        """When, by whom and why, for the end of a sentence."""
+        """Time, person and reasons of the erasure, as the end of a sentence."""
         reasons = list(dict.fromkeys(change.why for change in self.changes if change.why))
         because = f", because: {'; '.join(reasons)}" if reasons else ""
         return f"erased on {self.begun:%Y-%m-%d} by {self.who}{because}"
@@ -79,54 +97,61 @@ class Erasure(_Record):
 
 @dataclass(frozen=True)
 class Erasures:
-    """All erasures of a remote by the name of their file, oldest first."""
+    """All erasures of a remote.
+
+    Attributes:
+        by_name: file name -> erasure, oldest first.
+    """
 
     by_name: dict[str, Erasure]
 
     @property
     def pictures(self) -> set[str]:
+        """SHA-256 of all erased pictures."""
         return {picture for erasure in self.by_name.values() for picture in erasure.pictures}
 
     @property
     def objects(self) -> set[str]:
+        """MD5s of all deleted objects of DVC."""
         return {digest for erasure in self.by_name.values() for digest in erasure.objects}
 
     @property
     def versions(self) -> list[ErasedVersion]:
+        """The affected model versions of all erasures; a version may occur twice."""
         return [erased for erasure in self.by_name.values() for erased in erasure.versions]
 
     @property
     def open(self) -> tuple[str, Erasure] | None:
-        """The erasure that was killed, with its name; None where each came to its end."""
+        """The first erasure that was killed, with its file name; None where all have finished."""
         killed = (pair for pair in self.by_name.items() if pair[1].finished is None)
         return next(killed, None)
 
     def of_objects(self, digests: Collection[str]) -> Erasure | None:
-        """The erasure that deleted one of these objects, where every one of them was deleted by some."""
+        """Return the first erasure that deleted any of these objects, if erasures deleted all of them."""
         if not digests or not set(digests) <= self.objects:
             return None
         return next(erasure for erasure in self.by_name.values() if set(digests) & set(erasure.objects))
 
     def of_data(self, version: str) -> Erasure | None:
-        """The erasure that took pictures out of a data version."""
+        """Return the first erasure that deleted shards of a data version."""
         return next((erasure for erasure in self.by_name.values() if version in erasure.data), None)
 
     def of_version(self, model: str, version: int) -> Erasure | None:
-        """The erasure after which a model version can't be made again."""
+        """Return the first erasure after which a model version can't be made again."""
         return self._first(lambda erased: (erased.model, erased.version) == (model, version))
 
     def of_bundle(self, bundle: str) -> Erasure | None:
-        """The erasure that deleted the gallery of a bundle, known by its hash."""
+        """Return the first erasure that deleted the gallery of the bundle with this hash."""
         return self._first(lambda erased: erased.gallery and erased.bundle == bundle)
 
     def _first(self, wanted: Callable[[ErasedVersion], bool]) -> Erasure | None:
-        """The oldest erasure that concerns a wanted version."""
-        concerned = (erasure for erasure in self.by_name.values() if any(map(wanted, erasure.versions)))
-        return next(concerned, None)
+        """Return the oldest erasure that has a model version for which `wanted` is true."""
+        erasures = (erasure for erasure in self.by_name.values() if any(map(wanted, erasure.versions)))
+        return next(erasures, None)
 
 
 def merged(erasures: Iterable[Erasure]) -> Erasure:
-    """One erasure that deletes what each does; begun by the first."""
+    """Merge erasures into one with all their deletions; time and person are those of the first."""
     first, *others = erasures
     for other in others:
         versions = {(erased.model, erased.version): erased for erased in (*first.versions, *other.versions)}
@@ -149,20 +174,23 @@ def _union(*lists: Iterable[str]) -> list[str]:
 
 
 def erase_changes(changes: Iterable[DataChange]) -> list[EraseChange]:
-    """Erase changes as an erasure names them."""
+    """Return changes of the data as entries for an erasure's record."""
     fields = set(EraseChange.model_fields)
     return [EraseChange.model_validate(change.model_dump(include=fields)) for change in changes]
 
 
 class ErasureRecord:
-    """The erasures in a remote. Every method raises StorageError where it can't be read or written."""
+    """The records of erasures in a remote.
+
+    Every method raises StorageError where the remote can't be read or written.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.fs, root = file_system(settings.remote_url)
         self.root, self.shown = f"{root.rstrip('/')}/{ERASURES}", shown(settings.remote_url)
 
     def read(self) -> Erasures:
-        """All erasures."""
+        """Read all erasures."""
         with self._storage():
             self.fs.invalidate_cache()
             paths = sorted(name for name in self.fs.find(self.root) if name.endswith(".json"))
@@ -174,7 +202,7 @@ class ErasureRecord:
             raise StorageError(f"A record of erasures in {where} is damaged; restore it.") from error
 
     def write(self, name: str, erasure: Erasure) -> None:
-        """Write an erasure in the place of what has its name."""
+        """Write the file `name` of an erasure, or replace it."""
         with self._storage():
             self.fs.makedirs(self.root, exist_ok=True)
             put_whole(self.fs, f"{self.root}/{name}", erasure.model_dump_json(indent=1).encode())
@@ -184,12 +212,12 @@ class ErasureRecord:
 
 
 def refuse_erased_data(settings: Settings, version: str) -> None:
-    """Raise DataError for a data version (its MD5) that lacks pictures since they were erased."""
+    """Raise DataError if pictures of a data version (its MD5) were erased, so that it lacks shards."""
     if erasure := ErasureRecord(settings).read().of_data(version):
         cure = "take a newer data version"
         raise DataError(f"Data version {version[:12]} has pictures that were {erasure.words}; {cure}.")
 
 
 def new_name(begun: datetime) -> str:
-    """The name of a new erasure's file."""
+    """Return the file name of a new erasure."""
     return f"{begun.astimezone(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:12]}.json"
