@@ -93,7 +93,8 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
     records = holdings(Tracking(settings.mlflow_url), limits.runs_since)
     check_place(settings, in_cache, in_remote, records)
     young = stored(in_cache, limits.since) | stored(in_remote, limits.since)
-    needed = closure(*_roots(settings, limits, claims, records, young), Objects((cache, remote)))
+    roots, archives = _roots(settings, limits, claims, records, young)
+    needed = closure(roots, archives, Objects((cache, remote)))
     folders = leftovers.leftovers(settings.home_dir, limits.now)
     workspaces = tuple(sorted(Item(0, str(folder), size) for folder, size in folders.items()))
     return [

@@ -1,4 +1,4 @@
-"""What is still needed: the objects that versions, runs, the project's history and runs in progress refer to."""
+"""Find the objects that a clean-up keeps: those that versions, runs and the project's history refer to."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ from skumatch.texts import visible
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 POINTERS = ("data.dvc", "dvc.lock")
-ANYWHERE = tuple(
-    f":(top,glob)**/{name}" for name in POINTERS
-)  # the project's folder may have had another name before
+# In any folder of the repository, because the project's folder may have had another name before.
+ANYWHERE = tuple(f":(top,glob)**/{name}" for name in POINTERS)
 
 
 def named(text: str, where: str) -> set[str]:
-    """The objects that a .dvc file or a dvc.lock names. Raises CleaningRefused if it can't be read."""
+    """Return the objects that a .dvc file or a dvc.lock names.
+
+    Args:
+        text: of the file.
+        where: name of the file for the error, as the beginning of a sentence.
+
+    Raises:
+        CleaningRefused: the text can't be parsed.
+    """
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -37,7 +44,10 @@ def named(text: str, where: str) -> set[str]:
 
 
 def _hashes(tree: Any) -> Iterator[str]:
-    """Whatever looks like an object's name, wherever it stands: one too many is kept rather than one too few."""
+    """Yield every value that looks like an object's name, wherever it stands.
+
+    Such a value may be something else. Then the clean-up keeps an object too many, which does no harm.
+    """
     if isinstance(tree, dict | list):
         for part in tree.values() if isinstance(tree, dict) else tree:
             yield from _hashes(part)
@@ -46,9 +56,12 @@ def _hashes(tree: Any) -> Iterator[str]:
 
 
 def in_history(project: Path) -> set[str]:
-    """What data.dvc and dvc.lock name in the working tree and in every commit of every branch and tag.
+    """Return the objects that data.dvc and dvc.lock name in the working tree and in all commits.
 
-    The project may be a folder within its repository. Raises CleaningRefused where git can't tell.
+    These are the commits of every branch and tag. The project may be a folder within its repository.
+
+    Raises:
+        CleaningRefused: git can't read the history, or a pointer can't be parsed.
     """
     texts = {name: (project / name).read_bytes() for name in POINTERS if (project / name).is_file()}
     try:
@@ -60,10 +73,11 @@ def in_history(project: Path) -> set[str]:
 
 
 def _history(project: Path) -> dict[str, bytes]:
-    """Every content that a pointer ever had, by its path and git's name for it; none without a repository.
+    """Return every content that a pointer ever had, by its path and blob hash; empty without a repository.
 
-    Raises CleaningRefused for half a history, and for a repository further up that git passes over; CodeError
-    where git refuses.
+    Raises:
+        CleaningRefused: the clone is shallow, or git passes over a repository further up.
+        CodeError: git refuses.
     """
     try:
         tree = checkout(project)
@@ -80,44 +94,48 @@ def _history(project: Path) -> dict[str, bytes]:
 
 
 def _committed(tree: Checkout) -> dict[str, str]:
-    """Every content that a pointer ever had, as git names it, with its path."""
-    words = ("--all", "--full-history", "--raw", "-z", "--no-abbrev", "--no-renames", "--format=")
-    fields = iter(tree.names("log", "-m", *words, "--", *ANYWHERE))  # -m: what only a merge made, too
+    """Return blob hash -> path of every content that a pointer ever had."""
+    options = ("--all", "--full-history", "--raw", "-z", "--no-abbrev", "--no-renames", "--format=")
+    fields = iter(tree.names("log", "-m", *options, "--", *ANYWHERE))  # -m: also contents made by a merge
     changes = [(field.split()[3], next(fields)) for field in fields if field.lstrip().startswith(":")]
     return {blob: path for blob, path in changes if blob.strip("0")}
 
 
 def path_of(digest: str) -> str:
-    """Where DVC keeps an object, in a cache as in a remote."""
+    """Return the path at which DVC keeps an object, in a cache and in a remote."""
     return f"files/md5/{digest[:2]}/{digest[2:]}"
 
 
 class Objects:
-    """Objects by their hash from the stores that may have them, the nearest first; each is read once."""
+    """A reader of objects by their hash, which caches each object.
+
+    It looks into the stores in their order, so the nearest one comes first.
+    """
 
     def __init__(self, stores: Iterable[Store]) -> None:
         self.stores, self._known = tuple(stores), dict[str, bytes]()
 
     def read(self, digests: Iterable[str]) -> Mapping[str, bytes]:
-        """Those that are there, whole.
+        """Return MD5 -> bytes of the objects that exist, verified against their MD5.
 
-        Raises CleaningRefused for one of which every copy is damaged: what it refers to is unknown.
+        Raises:
+            CleaningRefused: every copy of an object is damaged, so the objects that it refers to are unknown.
+            StorageError: a store can't be read.
         """
         wanted = set(digests)
         damaged: set[str] = set()
         for store in self.stores:
             paths = {path_of(digest): digest for digest in wanted - self._known.keys()}
-            found = {paths[path]: data for path, data in store.read(paths).items()}
-            whole = {
-                digest: data for digest, data in found.items() if _md5(data) == digest.removesuffix(".dir")
+            stored = {paths[path]: data for path, data in store.read(paths).items()}
+            sound = {
+                digest: data for digest, data in stored.items() if _md5(data) == digest.removesuffix(".dir")
             }
-            damaged |= found.keys() - whole.keys()
-            self._known |= whole
+            damaged |= stored.keys() - sound.keys()
+            self._known |= sound
         if lost := sorted(damaged - self._known.keys()):
             where = " and ".join(store.shown for store in self.stores)
-            raise CleaningRefused(
-                f"The object {lost[0]} in {where} is damaged, so what it refers to isn't known; restore it, then clean up."
-            )
+            fault = f"The object {lost[0]} in {where} is damaged"
+            raise CleaningRefused(f"{fault}, so what it refers to isn't known; restore it, then clean up.")
         return {digest: self._known[digest] for digest in wanted & self._known.keys()}
 
 
@@ -126,18 +144,31 @@ def _md5(data: bytes) -> str:
 
 
 def closure(roots: Iterable[str], archives: Iterable[str], objects: Objects) -> set[str]:
-    """The roots, the input sets, what these point to, and the members of every folder (.dir) among all those."""
+    """Return all objects that the roots and input sets refer to, themselves included.
+
+    Input sets refer to the objects that their pointers name. Folders (.dir) refer to their members.
+
+    Args:
+        roots: MD5s of objects.
+        archives: MD5s of input sets.
+        objects: reads them.
+
+    Raises:
+        CleaningRefused: an input set or a folder is damaged.
+        StorageError: a store can't be read.
+    """
     archives = set(archives)
     kept = set(roots) | archives
-    for digest, data in objects.read(archives).items():
-        kept |= {found for text in pointers(data) for found in named(text, f"The input set {digest}")}
+    for archive, data in objects.read(archives).items():
+        for text in pointers(data):
+            kept |= named(text, f"The input set {archive}")
     for data in objects.read(digest for digest in kept if digest.endswith(".dir")).values():
         kept |= {str(member["md5"]) for member in json.loads(data)}
     return kept
 
 
 def pointers(archive: bytes) -> Iterator[str]:
-    """The texts of the .dvc files in an input set."""
+    """Yield the texts of the .dvc files in an input set."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar.getmembers():
             stream = tar.extractfile(member) if member.name.endswith(".dvc") else None

@@ -1,4 +1,4 @@
-"""What the release and rollback DAGs do in the registry: look a proposal up, promote it, roll back."""
+"""The tasks of the release and rollback DAGs: look up a proposal, promote it, roll back."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ class _Message(BaseModel):
 
 
 class Proposal(_Message):
-    """A version that passed the gate, and the champion it was compared with.
+    """A version that passed the gate and that a person is asked to approve.
 
-    sentence: the gate's decision in words. others_wait_for: `approval` where further versions wait for one,
-    else empty.
+    Attributes:
+        version: the number of the version.
+        expected: the champion that it was compared with; None where there was none.
+        bundle: the hash of its bundle.
+        sentence: the gate's decision in words.
+        page: address of the run's page in MLflow.
+        others_wait_for: `approval` where further versions wait for one, else empty.
     """
 
     version: int
@@ -37,10 +42,12 @@ class Proposal(_Message):
 
 
 class Question(_Message):
-    """Which version a person is to approve.
+    """The request for a proposal.
 
-    version: None asks for the newest challenger, or, where an event started the run, for the next version
-    that waits. run: the run's id where an event started it, else empty.
+    Attributes:
+        version: the version to propose. None means the newest challenger, or, where an event started the
+            run, the next version that waits.
+        run: the run's id where an event started it, else empty.
     """
 
     version: int | None = None
@@ -48,13 +55,27 @@ class Question(_Message):
 
 
 class Approved(_Message):
+    """A person's approval of a proposal.
+
+    Attributes:
+        proposal: the approved version.
+        who: the person.
+        why: the reason in words; may be empty.
+    """
+
     proposal: Proposal
     who: Name
     why: str = ""
 
 
 class Back(_Message):
-    """version: None asks for the champion before this one."""
+    """The request for a rollback.
+
+    Attributes:
+        version: the version to roll back to; None for the champion before this one.
+        who: the person who asks for it.
+        why: the reason in words; may be empty.
+    """
 
     version: int | None = None
     who: Name
@@ -62,11 +83,11 @@ class Back(_Message):
 
 
 def propose(settings: Settings, question: Question) -> Proposal:
-    """Look up what a person is to approve.
+    """Look up the version that a person is to approve.
 
     Raises:
-        StaleChampion: the champion is another than the version was compared with, and no other one waits.
-        NothingNew: an event started the run, and another run has taken up what waited.
+        StaleChampion: the champion is another than the version was compared with, and no other version waits.
+        NothingNew: an event started the run, and another run has taken the version that waited.
     """
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
     if question.version is not None or not question.run:
@@ -84,7 +105,11 @@ def propose(settings: Settings, question: Question) -> Proposal:
 
 
 def _proposal(settings: Settings, registry: Registry, ref: ModelRef) -> Proposal:
-    """The question about a version. Raises StaleChampion if it was compared with another champion."""
+    """Return the proposal of a version.
+
+    Raises:
+        StaleChampion: the version was compared with another champion.
+    """
     expected = promotion.compared_with(ref)
     if not promotion.gallery_moved(registry, ref.version, expected):
         expected = promotion.proposed(registry, ref)
@@ -100,11 +125,18 @@ def _proposal(settings: Settings, registry: Registry, ref: ModelRef) -> Proposal
 
 
 def promote(settings: Settings, approved: Approved) -> dict[str, Any]:
-    """Make the approved version the champion, once its bytes were verified.
+    """Verify the bytes of the approved version and make it the champion.
 
-    If only the champion's gallery changed since the comparison, the version's encoder is to be judged again
-    on the newest data, and the approval stands for what comes of it: the answer names the version as
-    `judge_again`.
+    If only the champion's gallery changed since the comparison, the version isn't promoted. Its encoder has
+    to be judged again on the newest data, and the approval holds for the result.
+
+    Returns:
+        The task's summary: `version`, `decision` and `who`; or `judge_again` with the version and
+        `approved_by`, where its encoder has to be judged again.
+
+    Raises:
+        StaleChampion: the champion has another encoder than the one that the version was compared with.
+        BundleError: the bundle's bytes changed, are gone or were erased.
     """
     params, proposal = load_params(settings.project / "params.yaml"), approved.proposal
     registry = _registry(settings, params)
@@ -126,33 +158,49 @@ def promote(settings: Settings, approved: Approved) -> dict[str, Any]:
 
 
 def _verdict(ref: ModelRef, proposal: Proposal) -> str:
+    """Return the gate's verdict on a version, by its tags and the champion that it was compared with."""
     if RELEASE_TAG in ref.tags:
         return "refresh"
     return "promote" if proposal.expected else "first"
 
 
 def rollback(settings: Settings, back: Back) -> dict[str, Any]:
-    """Make an earlier champion the champion again, once its bytes were verified."""
+    """Verify the bytes of an earlier champion and make it the champion again."""
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
-    ref, now = rollback_plan(settings, registry, back.version)
-    promotion.rollback(registry, ref.version, now, back.who, back.why)
+    ref, champion_version = rollback_plan(settings, registry, back.version)
+    promotion.rollback(registry, ref.version, champion_version, back.who, back.why)
     return {"version": ref.version, "decision": "rollback", "who": back.who}
 
 
 def rollback_plan(settings: Settings, registry: Registry, version: int | None) -> tuple[ModelRef, int | None]:
-    """The earlier champion that a rollback leads to (`version`, or the one before this), verified, and the champion now."""
-    now = registry.champion()
-    return verified(
-        settings, registry, promotion.rollback_target(registry, version)
-    ), now.version if now else None
+    """Return the target of a rollback, with its bytes verified, and the number of today's champion.
+
+    Args:
+        settings: this machine's settings.
+        registry: of the model.
+        version: an earlier champion; None for the champion before this one.
+    """
+    champion = registry.champion()
+    target = verified(settings, registry, promotion.rollback_target(registry, version))
+    return target, champion.version if champion else None
 
 
 def verified(settings: Settings, registry: Registry, ref: ModelRef) -> ModelRef:
-    """The version, once the bytes of its bundle were found to be those that were registered."""
+    """Download a version's bundle, verify its bytes against the registered hash, and return the version.
+
+    Args:
+        settings: this machine's settings.
+        registry: of the model.
+        ref: the version.
+
+    Raises:
+        BundleError: the bytes changed, are gone or were erased.
+    """
     registry.download_bundle(ref, settings.home_dir / "bundles" / ref.bundle)
     return ref
 
 
 def _registry(settings: Settings, params: Params) -> Registry:
+    """Open the registry, once the settings for approvals were checked."""
     check_approval(settings, params)
     return open_registry(settings, params)

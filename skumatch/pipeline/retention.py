@@ -1,10 +1,8 @@
-"""What a clean-up takes: of each kind a pile, in the order in which it may be deleted.
+"""Pure functions that decide which files a clean-up deletes, and in which order.
 
-And the deletion of what was shown.
-
-Everything here that decides is pure. A result (an entry of DVC's run cache) goes before the folders it names,
-a folder (.dir) before its members: DVC takes a folder that is there for whole, so whoever is stopped in
-between leaves nothing that claims more than there is.
+DVC assumes that a result (an entry of its run cache) implies the folders that it names, and that a folder
+(.dir object) implies its members. So results are deleted first, then folders, then files: an interrupted
+clean-up leaves a consistent store.
 """
 
 from __future__ import annotations
@@ -33,7 +31,13 @@ HALF_WRITTEN = re.compile(r"claims/.*\.json\.[0-9a-f]{32}\.part")
 
 @dataclass(frozen=True, order=True)
 class Item:
-    """What is deleted as one: lower ranks go before higher ones. size: bytes."""
+    """A file or folder that is deleted as a whole.
+
+    Attributes:
+        rank: items of lower rank are deleted before those of higher rank.
+        name: path below the store, absolute path, or address in MLflow.
+        size: in bytes.
+    """
 
     rank: int
     name: str
@@ -41,18 +45,18 @@ class Item:
 
 
 def digest_of(name: str) -> str | None:
-    """The object that a file of a store is, None for any other file."""
-    found = STORED.fullmatch(name)
-    return "".join(found.groups()) if found else None
+    """Return the MD5 of the object in a store's file (with `.dir` for a folder); None for any other file."""
+    match = STORED.fullmatch(name)
+    return "".join(match.groups()) if match else None
 
 
 def stored(files: Mapping[str, File], since: float) -> set[str]:
-    """The objects that a store got since then, in seconds since 1970."""
+    """Return the objects that were written to a store at `since` or later, in seconds since 1970."""
     return {digest for name, file in files.items() if file.touched >= since and (digest := digest_of(name))}
 
 
 def outs_of(result: bytes) -> set[str] | None:
-    """The objects that an entry of the run cache offers, None where it is no such entry."""
+    """Return the MD5s of the outs of an entry of the run cache; None where the file is no such entry."""
     try:
         return {str(out["md5"]) for out in yaml.safe_load(result)["outs"]}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
@@ -60,24 +64,29 @@ def outs_of(result: bytes) -> set[str] | None:
 
 
 def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[str]) -> list[Item]:
-    """Of a store's files: results of which an out isn't kept, then objects that aren't kept.
+    """List a store's results of which an out isn't kept, and then its objects that aren't kept.
 
-    No other file is touched.
+    Files that a killed clean-up had put aside are listed, too; no other file is.
+
+    Args:
+        files: all files of the store.
+        results: name -> content of the entries of its run cache.
+        kept: MD5s of the objects to keep.
     """
-    found = [Item(0, name, files[name].size) for name in files if REMOVED.fullmatch(name)]
+    items = [Item(0, name, files[name].size) for name in files if REMOVED.fullmatch(name)]
     for name, data in results.items():
         outs = outs_of(data)
         if outs is not None and not outs <= kept:
-            found.append(Item(0, name, files[name].size))
+            items.append(Item(0, name, files[name].size))
     for name, file in files.items():
         digest = digest_of(name)
         if digest and digest not in kept:
-            found.append(Item(1 if digest.endswith(".dir") else 2, name, file.size))
-    return sorted(found)
+            items.append(Item(1 if digest.endswith(".dir") else 2, name, file.size))
+    return sorted(items)
 
 
 def idle_checkpoints(files: Mapping[str, File], since: float) -> list[Item]:
-    """The checkpoints of trainings that saved none since then.
+    """List the checkpoints of trainings that saved none since `since`, in seconds since 1970.
 
     A folder that holds anything else is left alone.
     """
@@ -90,7 +99,7 @@ def idle_checkpoints(files: Mapping[str, File], since: float) -> list[Item]:
 
 
 def _folders_of(files: Mapping[str, File], kind: str) -> list[dict[str, File]]:
-    """The files of each folder of one kind."""
+    """Return the files of each folder of one kind."""
     folders: dict[str, dict[str, File]] = {}
     for name, file in files.items():
         if name.startswith(f"{kind}/"):
@@ -99,18 +108,18 @@ def _folders_of(files: Mapping[str, File], kind: str) -> list[dict[str, File]]:
 
 
 def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: float) -> list[Item]:
-    """List vectors that nobody uses any more (model/vector_store.py).
+    """List the files of vectors that no run uses any more (model/vector_store.py).
 
     Args:
-        files: Of the remote.
-        needed: Objects that a version, kept run or run in progress rests on. A folder's `used-MD5.json` names
-            its encoder among them.
-        since: In seconds since 1970; what was touched later stays.
+        files: files of the remote.
+        needed: MD5s of objects that a version, a kept run or a run in progress needs. A folder's file
+            `used-MD5.json` names the object of its encoder.
+        since: in seconds since 1970; files that were touched at that time or later stay.
 
     Returns:
-        All of an encoder's vectors where no needed object is that encoder's and no run used them since. Of
-        other encoders what killed runs left: files that are half written, and parts without an index. A
-        folder that holds anything else is left alone.
+        All files of an encoder that is not needed and that no run used since. Of other encoders only the
+        files that killed runs left: half-written files, and parts without an index. A folder that holds
+        anything else is left alone.
     """
     items: list[Item] = []
     for group in _folders_of(files, "vectors"):
@@ -120,34 +129,50 @@ def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: floa
         kept = any(match["digest"] in needed for match in matches.values() if match["digest"])
         if kept or any(file.touched >= since for file in group.values()):
             indexed = {match["part"] for name, match in matches.items() if name.endswith(".json")}
-            left = [name for name, match in matches.items() if match["half"] or match["part"] not in indexed]
+            idle = [name for name, match in matches.items() if match["half"] or match["part"] not in indexed]
         else:
-            left = list(matches)
-        items += [
-            Item(_vectors_rank(name), name, group[name].size) for name in left if group[name].touched < since
-        ]
+            idle = list(matches)
+        old = [name for name in idle if group[name].touched < since]
+        items += [Item(_vectors_rank(name), name, group[name].size) for name in old]
     return sorted(items)
 
 
 def _vectors_rank(name: str) -> int:
-    """A part's index is what makes it one, so it goes first; the notes of use go last, with the folder."""
-    return 2 if "/used-" in name else 0 if name.endswith(".json") else 1
+    """Rank a part's index before its vectors, which count only with an index, and the notes of use last."""
+    if "/used-" in name:
+        return 2
+    return 0 if name.endswith(".json") else 1
 
 
 def _checkpoint_rank(name: str) -> int:
-    """A checkpoint's JSON is what makes it one, so it goes first; the owner goes last, with the folder."""
-    return 2 if "/owner.json" in name else 0 if name.endswith(".json") else 1
+    """Rank a checkpoint's JSON before its weights, which count only with the JSON, and the owner last."""
+    if "/owner.json" in name:
+        return 2
+    return 0 if name.endswith(".json") else 1
 
 
 def old_claims(
     files: Mapping[str, File], claims: Mapping[str, Claim], since: float, now: float
 ) -> list[Item]:
-    """Claims of runs that have done nothing since then, and what was left of writing one."""
+    """List claims that don't count any more, and half-written claims that are old.
+
+    Args:
+        files: files of the remote.
+        claims: file name -> claim.
+        since: claims and files of that time or later stay; in seconds since 1970.
+        now: in seconds since 1970.
+    """
     names = [name for name, file in files.items() if HALF_WRITTEN.fullmatch(name) and file.touched < since]
     names += [f"claims/{name}" for name, claim in claims.items() if not counts(claim, since, now)]
     return sorted(Item(0, name, files[name].size) for name in names if name in files)
 
 
 def counts(claim: Claim, since: float, now: float) -> bool:
-    """Whether what a claim names is kept for its run."""
+    """Return whether a clean-up keeps the objects that a claim names.
+
+    Args:
+        claim: of a run.
+        since: claims of that time or later count; in seconds since 1970.
+        now: in seconds since 1970; a claim counts while its task may be at work.
+    """
     return claim.at >= since or claim.at_work(now)
