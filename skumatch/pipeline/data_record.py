@@ -1,9 +1,8 @@
-"""The record of data versions: who changed the data, when, why and how.
+"""The record of data versions: author, time, reason and content of each change of the data.
 
-In the remote, and no stage depends on it.
-
-Each change is a JSON file `records/<version>/<time>-<hash>.json`, where `version` is the MD5 of the data
-version that came of it. A version that came about twice has two. A clean-up never deletes records.
+It lies in the remote, and no stage depends on it. Each change is a JSON file
+`records/<version>/<time>-<hash>.json`, where `version` is the MD5 of the data version that the change made.
+A version that was made twice has two files. A clean-up never deletes records.
 """
 
 from __future__ import annotations
@@ -28,12 +27,22 @@ Action = Literal["import", "add", "retire", "bring back", "relabel", "rename", "
 class DataChange(BaseModel):
     """One change of the data.
 
-    after, before: MD5s of the data versions; before is None for the first. pointer: the text of data.dvc
-    before, to which an undo goes back. summary: the change in words. pictures: ids of the first pictures by
-    what happened to them (added, removed, relabelled, moved); products: SKUs likewise. source: the delivery
-    or table. origin: of an undo, the time of the change by which its version had come about; None where none
-    was on record. erased: SHA-256 of the pictures that must go from everywhere (action `erase`); where only
-    older versions have them, after is before.
+    Attributes:
+        action: the kind of change.
+        after: MD5 of the data version that it made.
+        before: MD5 of the data version before; None for the first.
+        pointer: the text of data.dvc before, which an undo restores.
+        who: the person who made it.
+        when: the time of the change.
+        why: the reason in words; may be empty.
+        summary: the change in words.
+        source: the delivery or table that it comes from; empty where there is none.
+        pictures: `added`, `removed`, `relabelled` or `moved` -> ids of the first such pictures.
+        products: `new`, `gone`, `retired` or `brought back` -> the first such SKUs.
+        origin: in an undo, the time of the change that first made the restored version; None where none was
+            on record.
+        erased: SHA-256 of the pictures to delete everywhere (action `erase`). Where only older versions have
+            them, `after` equals `before`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,14 +63,17 @@ class DataChange(BaseModel):
 
 
 class DataRecord:
-    """The changes in a remote. Every method raises StorageError where it can't be read or written."""
+    """The records of changes in a remote.
+
+    Every method raises StorageError where the remote can't be read or written.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.fs, root = file_system(settings.remote_url)
         self.root, self.shown = f"{root.rstrip('/')}/{FOLDER}", shown(settings.remote_url)
 
     def write(self, change: DataChange) -> None:
-        """Add a change; the same one twice is one."""
+        """Add a change; writing the same change again has no effect."""
         data = change.model_dump_json(indent=1).encode()
         name = f"{change.when.astimezone(UTC):%Y%m%dT%H%M%S%f}-{hashlib.sha256(data).hexdigest()[:12]}.json"
         folder = f"{self.root}/{_key(change.after)}"
@@ -70,59 +82,62 @@ class DataRecord:
             put_whole(self.fs, f"{folder}/{name}", data)
 
     def changes(self, version: str) -> list[DataChange]:
-        """The changes that led to a version, newest first.
-
-        Empty where it was made before there was a record.
-        """
+        """Return the changes that made a version, newest first; empty for one older than the record."""
         return self._read(f"{self.root}/{_key(version)}")[::-1]
 
     def origin(self, version: str, until: datetime | None = None) -> DataChange | None:
-        """The change, no undo, by which the data came to a version; None where none is on record.
+        """Return the change that made a version; None where none is on record.
 
-        A version may have come about in several ways: retired and sold again is as it was. The last way
-        counts, and an undo goes back to the way of its time.
+        Several changes may have made the same version: a product that is retired and brought back leaves the
+        data as it was. The last of them counts. If that is an undo, the change to which the undo went back
+        counts instead.
 
         Args:
             version: MD5 of a data version.
-            until: changes from then on don't count; None counts all.
+            until: only changes before this time count; None counts all.
         """
         changes = [change for change in self.changes(version) if change.before != change.after]
         last = next((change for change in changes if until is None or change.when < until), None)
         if last is None or last.action != "undo":
             return last
-        ways = (change for change in changes if change.action != "undo")
-        return next((change for change in ways if change.when == last.origin), None)
+        origins = (change for change in changes if change.action != "undo")
+        return next((change for change in origins if change.when == last.origin), None)
 
     def chain(self, version: str) -> list[DataChange]:
-        """The changes from the first version to this one, newest first, without those that were undone.
+        """Return the changes from the first version to this one, newest first.
 
-        Among them are erasures that concern older versions alone.
+        Changes that were undone are left out. Erasures of pictures that only older versions have are among
+        them.
         """
         chain = list[DataChange]()
-        change, at = self.origin(version), version
+        change, current = self.origin(version), version
         while True:
-            chain += [erasure for erasure in self.changes(at) if erasure.before == erasure.after]
+            chain += [erasure for erasure in self.changes(current) if erasure.before == erasure.after]
             if change is None:
                 return chain
             chain.append(change)
             if change.before is None:
                 return chain
-            at, change = change.before, self.origin(change.before, change.when)
+            current, change = change.before, self.origin(change.before, change.when)
 
     def erasures(self) -> list[DataChange]:
-        """All changes that erased pictures, oldest first."""
+        """Return all changes that erased pictures, oldest first."""
         return [change for change in self._read(self.root) if change.erased]
 
     def erased(self) -> set[str]:
-        """SHA-256 of all pictures that were erased, which must not come back."""
+        """Return the SHA-256 of all pictures that were erased and must not come back."""
         return {picture for change in self.erasures() for picture in change.erased}
 
     def _read(self, folder: str) -> list[DataChange]:
-        """All changes below a folder, oldest first. Raises StorageError for one that is damaged."""
+        """Return all changes below a folder, oldest first.
+
+        Raises:
+            StorageError: a record is damaged, or the remote refuses.
+        """
         with self._storage():
             self.fs.invalidate_cache()
             names = [name for name in self.fs.find(folder) if RECORD.fullmatch(name[len(self.root) :])]
-            names.sort(key=lambda name: name.rsplit("/", 1)[-1])  # which begins with the time
+            names.sort(key=lambda name: name.rsplit("/", 1)[-1])  # file names begin with the time
             texts = [self.fs.cat_file(name) for name in names]
         try:
             return [DataChange.model_validate_json(text) for text in texts]

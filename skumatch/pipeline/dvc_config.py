@@ -1,4 +1,4 @@
-"""DVC's settings on this machine, `.dvc/config.local`: our entries are set, the user's own stay."""
+"""Write DVC's settings for this machine (`.dvc/config.local`), and keep the user's own entries."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ NAMED = re.compile(r'\s*(remote|machine|db)\s*"(.*)"\s*')
 def configure(folder: Path, settings: Settings) -> None:
     """Make `folder` a DVC repository that uses this machine's cache and the shared remote.
 
-    The file is replaced as a whole, in UTF-8 and for its owner only: a remote's URL may carry a password.
+    The file is replaced atomically, in UTF-8. Only its owner can read it, because a remote's URL may carry a
+    password.
 
     Raises:
-        ParameterError: see `check_places`; or settings that aren't UTF-8 or can't be parsed, which stay.
-        StorageError: the disk refuses; the file is as it was before.
+        ParameterError: as for `check_places`; or the file isn't UTF-8 or can't be parsed, and stays.
+        StorageError: the disk refuses; the file stays as it was.
     """
     check_places(settings)
     (settings.home_dir / "dvc").mkdir(parents=True, exist_ok=True)  # DVC would make it writable by everybody
     dvc_dir = folder / ".dvc"
     dvc_dir.mkdir(parents=True, exist_ok=True)
     (dvc_dir / "config").touch()
-    _read(dvc_dir / "config")  # DVC's own error would not name the file
+    _read(dvc_dir / "config")  # raises an error that names the file; DVC's own wouldn't
     local = dvc_dir / "config.local"
     config = _read(local)
     for name, values in _entries(folder, settings).items():
         _set(config, name, values, local)
     text = _text(config)
     if not local.exists() or local.read_bytes() != text.encode():
-        write_private(local.resolve(), text)  # what a link points to is replaced, the link stays
+        write_private(local.resolve(), text)  # replaces the target of a link; the link stays
     local.chmod(0o600)
 
 
 def _entries(folder: Path, settings: Settings) -> dict[str, dict[str, str]]:
-    """Our entries, by section."""
+    """Return section -> key -> value of the entries that skumatch sets."""
     core = {
         "remote": REMOTE,
         "analytics": "false",
@@ -58,15 +59,15 @@ def _entries(folder: Path, settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def _under_git(folder: Path, settings: Settings) -> bool:
-    """Whether DVC may look for git: in the project, not in a workspace below it, and where git answers."""
+    """Return whether DVC may use git: only in the project, not in a workspace below it, and if git works."""
     try:
         return folder.resolve() == settings.project.resolve() and bool(checkout(folder, holding="dvc.yaml"))
-    except (NoRepository, CodeError):  # what needs git says so itself; data is stored without
+    except (NoRepository, CodeError):  # data is stored without git; steps that need git raise the error
         return False
 
 
 def _read(path: Path) -> ConfigObj:
-    """A file of settings, parsed as DVC does, with its comments; empty where there is none."""
+    """Parse a file of settings as DVC does, and keep its comments; empty where there is none."""
     try:
         text = path.read_bytes().decode("utf-8-sig") if path.exists() else ""
         return ConfigObj(io.StringIO(text, newline=""), interpolation=False, encoding="utf-8")
@@ -77,9 +78,10 @@ def _read(path: Path) -> ConfigObj:
 
 
 def _set(config: ConfigObj, name: str, values: Mapping[str, str], path: Path) -> None:
-    """Set the keys that DVC will read as `values` in the section that it will read as `name`.
+    """Set the keys of `values` in the section `name`, however the file spells it.
 
-    DVC takes names of sections and keys in lower case, and the last of several that are then equal.
+    DVC reads names of sections and keys in lower case, and takes the last of several that are then equal. So
+    the last such section is used, and other spellings of the keys are deleted from it.
     """
     spelled = [known for known in config if _plain(known) == name]
     section = config.setdefault(spelled[-1] if spelled else name, {})
@@ -91,7 +93,7 @@ def _set(config: ConfigObj, name: str, values: Mapping[str, str], path: Path) ->
 
 
 def _plain(name: str) -> str:
-    """A section's name as DVC reads it."""
+    """Return a section's name as DVC reads it."""
     return NAMED.sub(r'\1 "\2"', name.lower())
 
 

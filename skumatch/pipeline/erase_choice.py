@@ -1,4 +1,4 @@
-"""Which pictures an erase change means, and which data versions and stores have them."""
+"""Find the pictures that a person asks to erase, and the data versions and stores that have them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 class Chosen:
     """Pictures to erase.
 
-    pictures: SHA-256 of their bytes. copies: how many of them were not named but have equal pixels. current:
-    MD5 of today's data version. versions: those that have any, today's first.
+    Attributes:
+        pictures: SHA-256 of their bytes.
+        copies: how many of them were not named, but have the same pixels as a named one.
+        current: MD5 of today's data version.
+        versions: the data versions that have any of the pictures, today's first.
     """
 
     pictures: frozenset[str]
@@ -35,7 +38,7 @@ class Chosen:
     _contents: Contents
 
     def stores(self) -> dict[str, int]:
-        """Kind of file and store, in words -> how many of these hold any of the pictures or their vectors."""
+        """Count the files that hold the pictures or their vectors, by kind of file and store in words."""
         shards = {digest for version in self.versions for digest in version.shards_of(self.pictures)}
         (cache, remote), (in_cache, in_remote) = self._contents.stores, self._contents.files
         indexes = [name for name in self._contents.vectors(self.pictures) if name.endswith(".json")]
@@ -50,17 +53,17 @@ class Chosen:
 def choose(settings: Settings, images: Collection[str], skus: Collection[str]) -> Chosen:
     """Find the pictures to erase in all data versions.
 
-    A picture is its bytes. Others with equal pixels, in whatever container, are the same picture to whoever
-    asks for an erasure, so they go along. Of a product go all its pictures, those too that only older
-    versions have under its name; a picture that has another product's name today stays.
+    A picture is identified by its bytes. Files with the same pixels in another container show the same
+    picture, so they are erased with it. A product's pictures are erased together, also those that only older
+    versions have under its name. A picture that today has another product's name is kept.
 
     Args:
-        settings: this machine's places.
+        settings: this machine's settings.
         images: SHA-256 of pictures.
-        skus: products, in any spelling that is alike.
+        skus: products, in any equivalent spelling (`texts.alike`).
 
     Raises:
-        ParameterError: an image is named by something else than its SHA-256.
+        ParameterError: an image isn't named by a SHA-256.
         DataError: a picture or product is in no data version, or was erased already.
     """
     images = [image.lower() for image in images]
@@ -78,9 +81,8 @@ def choose(settings: Settings, images: Collection[str], skus: Collection[str]) -
         raise DataError(f"No data version has the picture {image}; the manifest tells what there is.")
     pictures = set(rows.loc[rows["pixels"].isin(rows.loc[rows["sha256"].isin(named), "pixels"]), "sha256"])
     left = _not_yet_erased(settings, pictures, set(today["sha256"]))
-    whole = [
-        version for version in versions if path_of(version.md5) in contents.files[1]
-    ]  # others are steps of DVC
+    # A listing that is in the cache alone is an intermediate step of DVC, and no data version.
+    whole = [version for version in versions if path_of(version.md5) in contents.files[1]]
     holding = [version for version in whole if len(version.having(left))]
     return Chosen(
         pictures=frozenset(left),
@@ -92,7 +94,7 @@ def choose(settings: Settings, images: Collection[str], skus: Collection[str]) -
 
 
 def _of_skus(rows: pd.DataFrame, today: pd.DataFrame, skus: Collection[str]) -> set[str]:
-    """SHA-256 of the products' pictures, but for those that have another product's name today."""
+    """Return the SHA-256 of the products' pictures, except those that have another product's name today."""
     pictures: set[str] = set()
     for sku in skus:
         known = rows[rows["sku"].map(alike).eq(alike(sku))]
@@ -105,7 +107,11 @@ def _of_skus(rows: pd.DataFrame, today: pd.DataFrame, skus: Collection[str]) -> 
 
 
 def _not_yet_erased(settings: Settings, pictures: set[str], today: set[str]) -> set[str]:
-    """The pictures of which no erasure is on record, or that came back since."""
+    """Return the pictures that were never erased, or that came back into today's data since.
+
+    Raises:
+        DataError: there are pictures, but all were erased already.
+    """
     changes = DataRecord(settings).erasures()
     erased = {picture: change for change in changes for picture in change.erased}
     left = {picture for picture in pictures if picture not in erased or picture in today}

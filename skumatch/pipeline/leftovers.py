@@ -1,4 +1,7 @@
-"""Folders that killed processes left in this machine's home: workspaces of runs, of audits and of reproductions."""
+"""Find and delete folders that killed processes left in this machine's home.
+
+They are workspaces of runs, of audits and of reproductions.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,33 @@ import psutil
 
 from skumatch.files import disk_errors
 
-HOURS = 48  # a long task is in its folder, which counts too
-PRIVATE = re.compile(
-    r"([a-z]+-|tmp)[a-z0-9_]{8}"
-)  # as tempfile names them for worker, pull, audit and reproduce
+# Age of a leftover. The folder of a longer task is recognised by the process in it.
+HOURS = 48
+# Names that tempfile makes for worker, pull, audit and reproduce.
+PRIVATE = re.compile(r"([a-z]+-|tmp)[a-z0-9_]{8}")
 
 
 def leftovers(home: Path, now: float) -> dict[Path, int]:
-    """Folder -> bytes, of those in which nothing changed for two days and no process is.
+    """Return folder -> size in bytes of the folders that killed processes left.
 
-    Links are neither taken nor followed.
+    These are folders in which nothing changed for two days, and in which no process has its current folder.
+    Links are neither returned nor followed.
+
+    Args:
+        home: this machine's home of skumatch.
+        now: in seconds since 1970.
     """
     busy = _working_folders()
-    found = {}
+    sizes = {}
     for folder in _private(home):
-        touched, size = _measured(folder)
+        touched, size_bytes = _measured(folder)
         if now - touched > HOURS * 3600 and not any(place.is_relative_to(folder) for place in busy):
-            found[folder] = size
-    return found
+            sizes[folder] = size_bytes
+    return sizes
 
 
 def _private(home: Path) -> Iterator[Path]:
+    """Yield the private folders of tasks, audits and reproductions, and empty folders of runs."""
     for name in ("audit", "again"):
         yield from _folders(path for path in home.glob(f"{name}-*") if PRIVATE.fullmatch(path.name))
     root = home / "workspaces"
@@ -41,15 +50,16 @@ def _private(home: Path) -> Iterator[Path]:
         if PRIVATE.fullmatch(path.name) or not inside:  # of a pull; or of a run that has ended
             yield path
         else:
-            yield from _folders(one for one in inside if PRIVATE.fullmatch(one.name))
+            yield from _folders(child for child in inside if PRIVATE.fullmatch(child.name))
 
 
 def _folders(paths: Iterable[Path]) -> Iterator[Path]:
+    """Return those of the paths that are folders and no links, in order."""
     return (path for path in sorted(paths) if path.is_dir() and not path.is_symlink())
 
 
 def _measured(folder: Path) -> tuple[float, int]:
-    """When something in it changed last, in seconds since 1970, and its bytes."""
+    """Return when something in a folder changed last, in seconds since 1970, and its size in bytes."""
     stats = [folder.lstat()]
     for root, folders, files in os.walk(folder):
         stats += [stat for name in (*folders, *files) if (stat := _stat(Path(root) / name))]
@@ -59,18 +69,22 @@ def _measured(folder: Path) -> tuple[float, int]:
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.lstat()
-    except FileNotFoundError:  # what is at work there removed it meanwhile
+    except FileNotFoundError:  # a process at work there removed it meanwhile
         return None
 
 
 def _working_folders() -> set[Path]:
-    """Where processes of this machine are at work, as far as we may see."""
-    found = (process.info["cwd"] for process in psutil.process_iter(["cwd"]))
-    return {Path(place) for place in found if place}
+    """Return the current folders of this machine's processes, as far as this user may see them."""
+    folders = (process.info["cwd"] for process in psutil.process_iter(["cwd"]))
+    return {Path(folder) for folder in folders if folder}
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Delete whole folders; what links in them lead to stays. Raises StorageError."""
+    """Delete folders with all their files; targets of links in them stay.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
     with disk_errors("this machine's home"):
         for folder in folders:
             if folder.exists():

@@ -1,4 +1,4 @@
-"""A refresh trains nothing; dvc.yaml says which parameters it therefore has no use for."""
+"""Refuse overrides that a refresh doesn't use, because it trains nothing."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from skumatch.errors import ParameterError
 from skumatch.recipe.overrides import assignments
 from skumatch.stages.runner import TRAINING
 
-PRINTING = ("report",)  # it shows the whole recipe, whoever follows it
+PRINTING = ("report",)  # stages that print all parameters, also those that no computation uses
 
 
 def refuse_unused(project: Path, overrides: Iterable[str]) -> None:
-    """Refuse what a refresh would not heed, so that nobody takes its result for that of the override.
+    """Refuse overrides that have no effect on a refresh, so that nobody takes its result for theirs.
 
     Args:
         project: the folder with dvc.yaml.
         overrides: each `section.name=value`.
 
     Raises:
-        ParameterError: an override is read by the stages that train, and by no other.
+        ParameterError: only the training stages read a parameter that is overridden.
     """
     unused = unused_in_refresh(project)
     for name, _ in assignments(overrides):
@@ -34,7 +34,10 @@ def refuse_unused(project: Path, overrides: Iterable[str]) -> None:
 
 
 def unused_in_refresh(project: Path) -> set[str]:
-    """Sections or parameters that dvc.yaml names for the stages that train, and for no other that computes."""
+    """Return the sections and parameters that dvc.yaml names for training stages only.
+
+    The stages that print all parameters don't count.
+    """
     stages = yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))["stages"]
     named = {name: set(stage.get("params", ())) for name, stage in stages.items()}
     computing = (params for name, params in named.items() if name not in (*TRAINING, *PRINTING))

@@ -1,4 +1,4 @@
-"""Data that a stage refused: recorded once in MLflow, so that no run repeats it by itself."""
+"""Refusals: data that a stage refused is recorded in MLflow, so that no scheduled run tries it again."""
 
 from __future__ import annotations
 
@@ -25,26 +25,35 @@ from skumatch.stages.runner import TRAINING
 if TYPE_CHECKING:
     from skumatch.pipeline.worker import Message
 
-# Errors of a stage that the same data, code and parameters raise again. Others may be the machine's: a
-# ParameterError may name a GPU that is missing, a WeightsError or BundleError a damaged file.
+# Errors that a stage raises again for the same data, code and parameters. Other errors may come from the
+# machine: a ParameterError from a missing GPU, a WeightsError or BundleError from a damaged file.
 REPEATED = frozenset(error.kind for error in (ValidationFailed, DataError, ImageError, TrainingDiverged))
 
 
 def basis_of(kind: str, data: str, code: str, params: Params, others: dict[str, Any]) -> str:
-    """SHA-256 of all that a refusal rests on; another value means that a run may end otherwise.
+    """Return a SHA-256 over everything that a refusal depends on.
+
+    A run with another value may end differently.
 
     Args:
         kind: of the run, `retrain` or `refresh`.
         data: MD5 of the data version.
         code: SHA-256 of the code.
         params: with the run's overrides.
-        others: what else the stages read, each with a name: the champion, the baseline, the base weights.
+        others: name -> fact of the other inputs of stages: champion, baseline, base weights.
     """
     return fingerprint([kind, data, code, params.model_dump(mode="json", by_alias=True), others])
 
 
 def check_not_refused(settings: Settings, tracking: Tracking, kind: str, basis: str) -> None:
-    """Raises NothingNew where a run on the same basis was refused."""
+    """Raise NothingNew if a run on the same basis was refused.
+
+    Args:
+        settings: this machine's settings.
+        tracking: MLflow's runs.
+        kind: of the run, `retrain` or `refresh`.
+        basis: as of `basis_of`.
+    """
     refused = tracking.last_refused(basis)
     if refused:
         page = tracking.run_page(refused.run_id, settings.mlflow_shown)
@@ -65,13 +74,13 @@ def record(
 ) -> None:
     """Record a refusal as a failed run in MLflow; other errors and dry runs are not recorded.
 
-    Where MLflow is away, a line says so, and the next run meets the refusal again.
+    If MLflow is away, a printed line says so, and the next run tries the data again.
 
     Args:
-        settings: this machine's places.
-        message: of the run.
-        stage: which refused the data.
-        error: its own.
+        settings: this machine's settings.
+        message: the run's message.
+        stage: the stage that refused the data.
+        error: the stage's error.
         folder: the run's workspace.
         pages: the folder with the pages that the stage left for a person; None for none.
     """
@@ -94,12 +103,15 @@ def record(
     try:
         registry = Registry(settings.mlflow_url, load_params(folder / "params.yaml").release.model_name)
         registry.log_run(message.run, {}, {}, tags, files, "FAILED")
-        if message.encoder:  # it was not judged, so it waits for other data
+        if message.encoder:  # the encoder was not judged, so it waits for other data
             waiting.wait(registry, message.encoder, "judgement", message.approved_by)
     except SkumatchError as failure:
         print(f"The refusal could not be recorded, so the next run meets it again: {failure}")
 
 
 def _of_the_data(message: Message, stage: str) -> bool:
-    """Whether a run without the encoder that is judged again would have ended the same way."""
+    """Return whether a run would have ended the same way without the encoder that it judges again.
+
+    That encoder takes part only from the first training stage on.
+    """
     return message.encoder is None or STAGES.index(stage) < min(STAGES.index(name) for name in TRAINING)

@@ -1,4 +1,4 @@
-"""Folders of ours that a clean-up looks through: DVC's cache of this machine and the remote, on any fsspec file system."""
+"""Access to the files of this machine's DVC cache and of the remote, on any file system of fsspec."""
 
 from __future__ import annotations
 
@@ -18,43 +18,53 @@ from fsspec.implementations.local import LocalFileSystem
 from skumatch.config import shown
 from skumatch.files import file_system, store_refusals
 
-AT_ONCE = 16
-FOLDERS = ("files/md5", "runs", "checkpoints", "vectors", "claims", GONE := "gone")
-TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")  # S3, Azure, Google, a disk
+AT_ONCE = 16  # parallel requests to a remote
+GONE = "gone"  # results that are being deleted
+FOLDERS = ("files/md5", "runs", "checkpoints", "vectors", "claims", GONE)
+# The times that fsspec reports for S3, Azure, Google and a disk.
+TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class File:
-    """size: bytes. touched: when it was written or, on a disk, linked last, in seconds since 1970."""
+    """Facts of a stored file.
+
+    Attributes:
+        size: in bytes.
+        touched: when it was written or, on a disk, linked last; in seconds since 1970.
+    """
 
     size: int
     touched: float
 
 
 class Store:
-    """A folder by its path or URL. Every method raises StorageError where it can't be read or written."""
+    """A folder, given by its path or URL.
+
+    Every method raises StorageError where the folder can't be read or written.
+    """
 
     def __init__(self, url: str) -> None:
         self.fs, self.root = file_system(url)
         self.shown, self.local = shown(url), isinstance(self.fs, LocalFileSystem)
 
     def files(self) -> dict[str, File]:
-        """Path -> file of those folders that are ours, links left out and not followed.
+        """List the files below FOLDERS: path below the store -> file.
 
-        Empty where there are none.
+        Links are left out and not followed.
         """
-        found: dict[str, Any] = {}
+        infos: dict[str, Any] = {}
         with self._storage():
             self.fs.invalidate_cache()
             for folder in FOLDERS:
-                found |= self._below(folder)
-        plain = {
-            name[len(self.root) + 1 :]: info for name, info in found.items() if info["type"] == "file"
-        }  # so no link
-        return {name: File(int(info["size"] or 0), _touched(info)) for name, info in plain.items()}
+                infos |= self._below(folder)
+        plain = [(name, info) for name, info in infos.items() if info["type"] == "file"]  # so no link
+        start = len(self.root) + 1
+        return {name[start:]: File(int(info["size"] or 0), _touched(info)) for name, info in plain}
 
     def _below(self, folder: str) -> dict[str, Any]:
+        """Return path -> fsspec's facts of the files below a folder; empty for a link or a missing folder."""
         place = f"{self.root}/{folder}"
         if not self.local:
             return dict(self.fs.find(place, detail=True))
@@ -64,16 +74,13 @@ class Store:
         return dict(self.fs.find(place, detail=True, on_error="raise"))
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The content of those that are there, by name."""
+        """Return name -> content of the files that exist."""
         listed = sorted(names)
-        return {
-            name: data
-            for name, data in zip(listed, self._each(self._content, listed), strict=True)
-            if data is not None
-        }
+        contents = zip(listed, self._each(self._content, listed), strict=True)
+        return {name: data for name, data in contents if data is not None}
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete files; those that are gone already are fine."""
+        """Delete files; files that don't exist are skipped."""
         self._each(self._drop, list(names))
 
     def _each(self, call: Callable[[str], T], names: list[str]) -> list[T]:
@@ -96,7 +103,10 @@ class Store:
             return
 
     def _drop_result(self, path: Path) -> None:
-        """DVC stumbles over an empty folder of results, so the folder goes at once with the last of them."""
+        """Delete an entry of the run cache, and with a folder's last entry the folder.
+
+        DVC fails on an empty folder of results. So the folder is moved away before its last entry is deleted.
+        """
         if list(path.parent.iterdir()) != [path]:
             path.unlink()
             return
@@ -110,11 +120,10 @@ class Store:
 
 
 def _touched(info: dict[str, Any]) -> float:
-    """The latest of what the file system tells.
+    """Return the latest time that the file system reports for a file, in seconds since 1970.
 
-    A file that it tells no time of counts as new, so it is kept.
+    A file without any time counts as new, so that a clean-up keeps it.
     """
-    found = [info[name] for name in TIMES if info.get(name) is not None]
-    return max(
-        (one.timestamp() if isinstance(one, datetime) else float(one) for one in found), default=time.time()
-    )
+    times = [info[name] for name in TIMES if info.get(name) is not None]
+    seconds = [moment.timestamp() if isinstance(moment, datetime) else float(moment) for moment in times]
+    return max(seconds, default=time.time())
