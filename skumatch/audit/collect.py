@@ -1,6 +1,6 @@
-"""A dossier from the stores: MLflow, the DVC remote, git.
+"""Collect a version's dossier from the stores: MLflow, the DVC remote and git.
 
-Everything comes from there anew, nothing from this machine's caches.
+Everything is fetched from the stores; this machine's caches are not read.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from skumatch.release import promotion
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import INPUTS_TAG
 
+# Errors of a part that the store delivered, but that has other content than it should.
 UNREADABLE = (
     BundleError,
     Broken,
@@ -55,7 +56,7 @@ UNREADABLE = (
     KeyError,
     TypeError,
     FileNotFoundError,
-)  # it came, but is something else
+)
 
 
 def collect(
@@ -66,10 +67,22 @@ def collect(
     pictures: bool = True,
     whole: bool = True,
 ) -> Dossier:
-    """Fill the empty `folder` with a version's dossier; what can't be had is named in its facts.
+    """Fill a folder with a version's dossier.
 
-    pictures: the data's shards too, which may be large. whole: all that a verification needs; else what is
-    told of a version. Raises DataError for a folder that isn't empty, RegistryUnavailable.
+    Parts that can't be collected are listed in the dossier's facts.
+
+    Args:
+        settings: Addresses of the stores, and the project's folder.
+        registry: The registry that has the version.
+        ref: The version.
+        folder: A folder that is empty or doesn't exist yet.
+        pictures: Fetch the data's shards as well, which may be large.
+        whole: Fetch everything that a verification needs; else only the parts that the chain's facts come
+            from, without the shards.
+
+    Raises:
+        DataError: The folder isn't empty.
+        RegistryUnavailable: MLflow doesn't answer.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} isn't an empty folder; name a new folder for the dossier (--export).")
@@ -83,62 +96,81 @@ def collect(
             registry.download_bundle(ref, folder / BUNDLE)
         advance(text="bundle")
         with _noting(missing, WORKSPACE):
-            _workspace(settings, ref, folder, pictures and whole, missing, whole, erasures)
+            _workspace(
+                settings,
+                ref,
+                folder,
+                pictures=pictures and whole,
+                missing=missing,
+                whole=whole,
+                erasures=erasures,
+            )
         advance(text="data and stages")
         with _noting(missing, GIT):
             _commit(settings, folder, missing)
         advance(text="commit")
     heads, champion = promotion.heads(registry), registry.champion()
     registered = Registered(
-        model=registry.model_name, version=ref.version, bundle=ref.bundle, created=ref.created, aliases=ref.aliases,
-        tags=dict(ref.tags), champion=champion.version if champion else None,
-    )  # fmt: skip
+        model=registry.model_name,
+        version=ref.version,
+        bundle=ref.bundle,
+        created=ref.created,
+        aliases=ref.aliases,
+        tags=dict(ref.tags),
+        champion=champion.version if champion else None,
+    )
     facts = Facts(
-        collected=datetime.now(UTC).replace(microsecond=0), registry=registry.shown, registered=registered, run=run,
-        journal=tuple(promotion.history(registry)), heads=heads, missing=tuple(missing),
-    )  # fmt: skip
+        collected=datetime.now(UTC).replace(microsecond=0),
+        registry=registry.shown,
+        registered=registered,
+        run=run,
+        journal=tuple(promotion.history(registry)),
+        heads=heads,
+        missing=tuple(missing),
+    )
     write_json(folder / FACTS, facts.model_dump(mode="json", by_alias=True))
     return Dossier(folder)
 
 
 @contextmanager
 def _noting(missing: list[Missing], part: str) -> Iterator[None]:
-    """Note what a store can't give, and go on: an audit tells of every link it can look at.
+    """Append a part that can't be fetched to `missing` and go on, so that all other links are audited.
 
-    Broken is what a store gave, or should have: one that answers, but has something else there. Who is away
-        broke nothing.
+    A part is broken if its store answers, but lacks it or has other content there. A part is not broken if
+    its store is away.
     """
     try:
         yield
     except UNREADABLE as error:
-        words = " ".join(str(error).split())
-        words = (
-            words
-            if isinstance(error, BundleError | Broken)
-            else f"{part} can't be read ({type(error).__name__}: {words})"
-        )
-        missing.append(Missing(part=part, reason=words, broken=True))
+        reason = " ".join(str(error).split())
+        if not isinstance(error, BundleError | Broken):
+            reason = f"{part} can't be read ({type(error).__name__}: {reason})"
+        missing.append(Missing(part=part, reason=reason, broken=True))
     except (CodeError, StorageError, DataError) as error:
         missing.append(Missing(part=part, reason=str(error), broken=False))
 
 
 class Erased(DataError):
-    """What a store should have, but for an erasure that is on record."""
+    """A part is not in its store because of an erasure that is on record."""
 
 
 def _erasures(settings: Settings) -> Erasures:
-    """The erasures in the remote; none where it is away, which the parts that come from it say."""
+    """Return the remote's record of erasures; an empty one if the remote is away.
+
+    The parts that come from the remote report that it is away.
+    """
     with suppress(StorageError):
         return ErasureRecord(settings).read()
     return Erasures({})
 
 
 def _fetch(repository: Repository, erasures: Erasures, *targets: str) -> None:
-    """As Repository.pull.
+    """Pull `targets` as Repository.pull does, and tell apart why that fails.
 
     Raises:
-        Broken: the remote answers, but lacks an object or has other bytes than its hash.
-        Erased: all that it lacks was erased, by the record of erasures.
+        Broken: The remote answers, but lacks an object or has an object with another hash.
+        Erased: The remote lacks objects, and the record of erasures names all of them.
+        StorageError, DataError: The remote can't be read, as from Repository.pull.
     """
     try:
         repository.pull(*targets)
@@ -149,16 +181,17 @@ def _fetch(repository: Repository, erasures: Erasures, *targets: str) -> None:
         if erasure := erasures.of_objects(wrong):
             raise Erased(erasure.words) from error
         if wrong := [digest for digest in wrong if digest not in erasures.objects]:
-            named = f"{', '.join(wrong[:3])}{' and more' if len(wrong) > 3 else ''}"
+            digests = f"{', '.join(wrong[:3])}{' and more' if len(wrong) > 3 else ''}"
             raise Broken(
-                f"the DVC remote answers, but what {', '.join(targets)} names is gone or changed in it: {named}"
+                f"the DVC remote answers, but what {', '.join(targets)} names"
+                f" is gone or changed in it: {digests}"
             ) from error
         raise
 
 
 def _run(registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing], advance: Advance) -> Run:
-    found = registry.run(ref.run_id) if ref.run_id else None
-    if found is None:
+    mlflow_run = registry.run(ref.run_id) if ref.run_id else None
+    if mlflow_run is None:
         missing.append(
             Missing(part=RUN, reason=f"MLflow has no run {ref.run_id or '(none named)'}", broken=True)
         )
@@ -167,14 +200,19 @@ def _run(registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing]
     with _noting(missing, RUN):
         registry.download_artifacts(ref.run_id, folder / RUN)
     advance(text="run")
-    info = found.info
-    started, ended = (
-        datetime.fromtimestamp(at / 1000, UTC) if at else None for at in (info.start_time, info.end_time)
-    )
-    params, metrics = dict(found.data.params), dict(found.data.metrics)
+    info = mlflow_run.info
     return Run(
-        id=ref.run_id, status=info.status, started=started, ended=ended, params=params, metrics=metrics
+        id=ref.run_id,
+        status=info.status,
+        started=_utc(info.start_time),
+        ended=_utc(info.end_time),
+        params=dict(mlflow_run.data.params),
+        metrics=dict(mlflow_run.data.metrics),
     )
+
+
+def _utc(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
 def _workspace(
@@ -186,14 +224,14 @@ def _workspace(
     whole: bool,
     erasures: Erasures,
 ) -> None:
-    """Rebuild the run's workspace, all from the remote: DVC gets a cache of its own, which is empty at first."""
+    """Rebuild the run's workspace from the remote alone: DVC gets a new, empty cache."""
     root = folder / WORKSPACE
     archive = ref.tags.get(INPUTS_TAG, "")
     if not archive:
         raise Broken(f"the version names no input set (its tag {INPUTS_TAG}), so its run can't be rebuilt")
     root.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        private = settings.model_copy(update={"home": Path(own), "remote": settings.remote_url})
+    with tempfile.TemporaryDirectory(dir=folder) as home:
+        private = settings.model_copy(update={"home": Path(home), "remote": settings.remote_url})
         (root / f"{inputs.ARCHIVE}.dvc").write_text(pointer(archive, inputs.ARCHIVE), "utf-8")
         _fetch(Repository(root, private), erasures, f"{inputs.ARCHIVE}.dvc")
         inputs.unpack(root / inputs.ARCHIVE, root)
@@ -210,7 +248,7 @@ def _workspace(
             name: f"inputs/{name}.dvc" for name in inputs.NONE if (root / f"inputs/{name}.dvc").is_file()
         }
         targets = pointers | {MADE if name == BUNDLE else name: name for name in stages(root)}
-        if not whole:  # a refresh has no base weights that facts are told of
+        if not whole:  # the chain's facts need the base weights alone, and a refresh has none
             targets = {} if _kind(root) == "refresh" else {"weights": "inputs/weights/weights.json"}
         for part, target in targets.items():
             with _noting(missing, part):
@@ -219,22 +257,22 @@ def _workspace(
 
 
 def _kind(root: Path) -> str:
-    """The run's kind, as its input set has it; a run from before there were refreshes is a retrain."""
+    """Return the run's kind from its input set; a run from before there were refreshes is a retrain."""
     path = root / "inputs/run.json"
     return str(read_json(path)["kind"]) if path.is_file() else "retrain"
 
 
 def _data(repository: Repository, home: Path, folder: Path, pictures: bool, erasures: Erasures) -> None:
-    """Fetch the data, whole or its tables alone.
+    """Fetch the whole data, or without `pictures` its tables alone.
 
     Raises:
-        Erased: shards of the version were erased; its tables are here then.
+        Erased: Shards of the version were erased; its tables have been fetched.
     """
     tables = ["data/manifest.parquet", "data/import.json"]
     try:
         _fetch(repository, erasures, *(["data.dvc"] if pictures else tables))
     except Erased:
-        shutil.rmtree(repository.folder / "data", ignore_errors=True)  # other shards than those that are gone
+        shutil.rmtree(repository.folder / "data", ignore_errors=True)  # shards that were not erased
         _fetch(repository, erasures, *tables)
         _listing(repository.folder, home, folder)
         raise
@@ -242,10 +280,10 @@ def _data(repository: Repository, home: Path, folder: Path, pictures: bool, eras
 
 
 def _listing(root: Path, home: Path, folder: Path) -> None:
-    """Keep DVC's listing of the data version."""
+    """Copy DVC's listing of the data version into the dossier."""
     version = md5_of((root / "data.dvc").read_text("utf-8"))
     listing = home / "cache/files/md5" / version[:2] / version[2:]
-    if not listing.is_file():  # DVC takes a listing of other files without a word, but doesn't keep it
+    if not listing.is_file():  # DVC accepts a listing with another hash silently, but doesn't cache it
         raise Broken(f"the DVC remote has another listing than {version[:12]} of the data")
     shutil.copyfile(listing, folder / LISTING)
 
@@ -254,9 +292,9 @@ def _commit(settings: Settings, folder: Path, missing: list[Missing]) -> None:
     if not Dossier(folder).path(WORKSPACE, "inputs/code.json").is_file():
         return  # without the input set, which is noted, no commit is known
     facts, archive = Dossier(folder).code, folder / WORKSPACE / inputs.ARCHIVE
-    why = NO_COMMIT
+    reason = NO_COMMIT
     if facts.commit is not None:
         names = [f"{facts.folder}{name}" for name in inputs.code_of(archive)]
-        why = keep_proof(settings.project, facts.commit, names, folder / GIT)
-    if why:
-        missing.append(Missing(part=GIT, reason=why, broken=False))
+        reason = keep_proof(settings.project, facts.commit, names, folder / GIT)
+    if reason:
+        missing.append(Missing(part=GIT, reason=reason, broken=False))

@@ -1,4 +1,4 @@
-"""A version's dossier: a folder with all that an audit of it needs, so that an audit needs nothing else."""
+"""A version's dossier: one folder with everything that an audit of the version reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ ORIGIN = "origin/provenance.dsse.json"  # among the run's artifacts
 RUN, BUNDLE, WORKSPACE, GIT = "run", "bundle", "workspace", "git"
 MADE = f"out/{BUNDLE}"  # by the stage of the registered bundle's name
 NO_COMMIT = "the run's code was under no git commit"
-PLACES = {  # of the parts that a store may not give
+# The paths of each part that a store may fail to deliver.
+PLACES = {
     RUN: (RUN,),
     BUNDLE: (BUNDLE,),
     MADE: (f"{WORKSPACE}/{MADE}",),
@@ -47,7 +48,17 @@ class _Record(BaseModel):
 
 
 class Registered(_Record):
-    """The version as the registry has it: its hash, what its aliases and tags say, and the champion now."""
+    """The version as the registry had it when the dossier was collected.
+
+    Attributes:
+        model: Name of the registered model.
+        version: The version's number.
+        bundle: SHA-256 that the version's bundle was registered with.
+        created: Time of the registration.
+        aliases: The version's aliases.
+        tags: The version's tags.
+        champion: Number of the champion's version at that time; None if there was no champion.
+    """
 
     model: str
     version: int
@@ -59,7 +70,16 @@ class Registered(_Record):
 
 
 class Run(_Record):
-    """The MLflow run that made the version."""
+    """The MLflow run that made the version.
+
+    Attributes:
+        id: The run's id; empty if the version names no run.
+        status: Status in MLflow; `MISSING` if MLflow has no such run.
+        started: Start time, if it is known.
+        ended: End time, if it is known.
+        params: Parameters as MLflow shows them.
+        metrics: Metrics as MLflow shows them, such as `challenger.top1`.
+    """
 
     id: str
     status: str
@@ -70,9 +90,13 @@ class Run(_Record):
 
 
 class CodeFacts(BaseModel):
-    """inputs/code.json: what the run knew of its code.
+    """The run's record of its own code, from inputs/code.json.
 
-    folder: the project's path in its repository, with a slash at its end; empty where it is the root.
+    Attributes:
+        commit: Id of the checked-out commit; None outside a git repository.
+        dirty: True if the code differed from the commit.
+        sha256: One hash over all code files.
+        folder: The project's path in its repository, with a trailing slash; empty if it is the root.
     """
 
     model_config = ConfigDict(strict=True)
@@ -84,7 +108,15 @@ class CodeFacts(BaseModel):
 
 
 class WeightsFacts(BaseModel):
-    """inputs/weights/weights.json: the base weights; all but the name is missing where they are random."""
+    """The base weights, from inputs/weights/weights.json.
+
+    Random weights have a name only; the other fields are then empty.
+
+    Attributes:
+        name: Name of the weights.
+        source: Their origin.
+        licence: Their licence.
+    """
 
     name: str
     source: str = ""
@@ -92,34 +124,59 @@ class WeightsFacts(BaseModel):
 
 
 class Copies(BaseModel):
-    """Pictures that are copies of others, as split.json counts them."""
+    """Counts of duplicate pictures, from split.json.
+
+    Attributes:
+        exact_images: Pictures with the same pixels as another one.
+        near_images: Pictures that are nearly the same as another one.
+    """
 
     exact_images: int
     near_images: int
 
 
 class SplitFacts(BaseModel):
-    """split/split.json, as far as it is told: how many pictures have each role."""
+    """The part of split/split.json that the audit reads.
+
+    Attributes:
+        images: Role -> number of pictures with that role.
+        duplicates: Counts of duplicate pictures.
+    """
 
     images: dict[str, int]
     duplicates: Copies
 
 
 class SetAside(BaseModel):
-    """A delivered picture that could not be used."""
+    """A delivered picture that could not be used.
+
+    Attributes:
+        id: The picture's id.
+        reason: The reason why it was set aside.
+    """
 
     id: str
     reason: str
 
 
 class Expectation(BaseModel):
-    """What was asked of the data, as far as it is told: whether it was met."""
+    """The part of a data expectation that the audit reads.
+
+    Attributes:
+        passed: True if the data met the expectation.
+    """
 
     passed: bool
 
 
 class ValidationFacts(BaseModel):
-    """validate/validation.json: expectations, sentences of warning, and the pictures that were set aside."""
+    """The part of validate/validation.json that the audit reads.
+
+    Attributes:
+        expectations: The expectations of the data.
+        warnings: Warnings, a sentence each.
+        quarantined: The pictures that were set aside.
+    """
 
     expectations: tuple[Expectation, ...]
     warnings: tuple[str, ...]
@@ -127,23 +184,36 @@ class ValidationFacts(BaseModel):
 
 
 class Missing(_Record):
-    """A part that could not be put into the dossier. broken: the store has something else there than it should."""
+    """A part that could not be put into the dossier.
+
+    Attributes:
+        part: A key of PLACES, or the name of a stage.
+        reason: The reason in words.
+        broken: True if the store lacks the part or has other content there; False if the store is away.
+    """
 
     part: str
     reason: str
     broken: bool
 
     def covers(self, path: Path) -> bool:
-        """Whether a path of the dossier belongs to the part."""
+        """Return True if `path`, relative to the dossier, belongs to the part."""
         places = PLACES.get(self.part, (f"{WORKSPACE}/out/{self.part}",))  # else the part is a stage
         return any(path.is_relative_to(place) for place in places)
 
 
 class Facts(_Record):
-    """dossier.json: what isn't a file of its own.
+    """The facts that have no file of their own, from dossier.json.
 
-    journal: all entries of the model's journal, oldest first. heads: version -> the last entry (NUMBER:HASH)
-        when it was promoted.
+    Attributes:
+        schema_: Version of the format; `schema` in the file.
+        collected: Time of the collection, in UTC.
+        registry: Address of the registry, without passwords.
+        registered: The version as the registry has it.
+        run: The MLflow run that made the version.
+        journal: All entries of the model's promotion journal, oldest first.
+        heads: Version -> NUMBER:HASH of the last closed journal entry when that version was promoted.
+        missing: The parts that could not be collected.
     """
 
     schema_: Literal["skumatch-dossier-1"] = Field(default="skumatch-dossier-1", alias="schema")
@@ -158,10 +228,16 @@ class Facts(_Record):
 
 @dataclass(frozen=True)
 class Dossier:
-    """The folder: `run/` (the MLflow run's artifacts), `bundle/`, `workspace/` (the run's input set, data and every stage's outs),
-    `git/` (the commit and its trees), data.dir.json (DVC's listing of the data), dossier.json.
+    """Access to the files of a dossier.
 
-    key: the public key (PEM) that its provenance must be signed with, if that is to be checked.
+    The folder has `run/` (the MLflow run's artifacts), `bundle/`, `workspace/` (the run's input set, its data
+    and the outs of every stage), `git/` (the commit and its trees), data.dir.json (DVC's listing of the
+    data), data.changes.json (the data's record of changes) and dossier.json.
+
+    Attributes:
+        folder: The dossier's folder.
+        key: File of the public key (PEM) that must verify the provenance's signature; None to not require a
+            signature.
     """
 
     folder: Path
@@ -169,35 +245,41 @@ class Dossier:
 
     @cached_property
     def facts(self) -> Facts:
-        """Raises DataError for a folder that is no dossier, or one of another version of skumatch."""
+        """The content of dossier.json.
+
+        Raises:
+            DataError: The folder is no dossier, or was written by another version of skumatch.
+        """
         path = self.folder / FACTS
         try:
             return Facts.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
             raise DataError(
-                f"{path} can't be read as a dossier's facts; export the audit again (`skumatch audit --export`)."
+                f"{path} can't be read as a dossier's facts;"
+                " export the audit again (`skumatch audit --export`)."
             ) from error
 
     @cached_property
     def record(self) -> Lineage:
-        """The run's lineage record. Raises DataError if it is missing or none."""
+        """The run's lineage record. Raises DataError if it is missing or has another shape."""
         return self.read(Lineage, "lineage record", RUN, "lineage.json")
 
     @cached_property
     def code(self) -> CodeFacts:
-        """What the run knew of its code. Raises DataError if that is missing or of another shape."""
+        """The run's record of its code. Raises DataError if it is missing or has another shape."""
         return self.read(CodeFacts, "facts of code", WORKSPACE, "inputs/code.json")
 
     @cached_property
     def manifest(self) -> Manifest:
-        """bundle.json of the registered bundle. Raises DataError if it is missing or of another shape."""
+        """The registered bundle's bundle.json. Raises DataError if it is missing or has another shape."""
         return self.read(Manifest, "bundle's manifest", BUNDLE, MANIFEST)
 
     @cached_property
     def weights(self) -> WeightsFacts:
-        """What is known of the base weights; of a refresh, that there are none.
+        """The facts of the base weights; for a refresh a record that says that there are none.
 
-        Raises DataError if that is missing or of another shape.
+        Raises:
+            DataError: They are missing or have another shape.
         """
         if self.record.inputs.weights == NO_WEIGHTS:
             return WeightsFacts(name=NO_WEIGHTS)
@@ -205,60 +287,70 @@ class Dossier:
 
     @cached_property
     def decision(self) -> Decision:
-        """The gate's decision, as MLflow shows it. Raises DataError if it is missing or of another shape."""
+        """The gate's decision as MLflow shows it. Raises DataError if it is missing or has another shape."""
         return self.read(Decision, "decision", RUN, "gate/decision.json")
 
-    def evaluation(self, place: str, who: str) -> Evaluation:
-        """The evaluation of the candidate `who`, `challenger` or `refreshed`, below RUN or WORKSPACE/out.
+    def evaluation(self, place: str, candidate: str) -> Evaluation:
+        """Return the evaluation of one candidate.
 
-        Raises DataError.
+        Args:
+            place: RUN for MLflow's copy, WORKSPACE/out for the stage's own file.
+            candidate: `challenger` or `refreshed`.
+
+        Raises:
+            DataError: The file is missing or has another shape.
         """
-        return self.read(Evaluation, "evaluation", place, f"evaluate/{self.file_of(who)}.json")
+        return self.read(Evaluation, "evaluation", place, f"evaluate/{self.file_of(candidate)}.json")
 
     def file_of(self, candidate: str) -> str:
-        """What files and figures of a candidate are called.
+        """Return the name of the candidate's files and figures.
 
-        Before gallery releases the refreshed one was `champion`.
+        Runs from before gallery releases (lineage schema 1) call the refreshed candidate `champion`.
         """
         older = self.record.schema_ == "skumatch-lineage-1"
         return "champion" if older and candidate == REFRESHED else candidate
 
     @property
     def released(self) -> str:
-        """The candidate that the version is of."""
+        """The candidate that was registered as the version: `challenger` or `refreshed`."""
         return REFRESHED if self.record.results.verdict == "refresh" else CHALLENGER
 
     @property
     def made_bundle(self) -> str:
-        """Where the run's stages left the version's bundle, below WORKSPACE."""
+        """Path of the version's bundle as the run's stages wrote it, below WORKSPACE."""
         return "out/bundle/refreshed" if self.released == REFRESHED else "out/bundle/model"
 
     @cached_property
     def params(self) -> Params:
-        """The parameters of the run."""
+        """The parameters of the run. Raises ParameterError if they can't be used."""
         return load_params(self.workspace / "params.yaml")
 
     @property
     def workspace(self) -> Path:
+        """The folder of the run's workspace."""
         return self.folder / WORKSPACE
 
     def path(self, *parts: str) -> Path:
+        """Return the path of a part of the dossier; it need not exist."""
         return self.folder.joinpath(*parts)
 
     def there(self, *parts: str) -> Path:
-        """As path. Raises FileNotFoundError, which names it, where nothing is there."""
+        """Return the path of a part that exists. Raises FileNotFoundError, with the path, if it doesn't."""
         path = self.path(*parts)
         path.stat()
         return path
 
     def why(self, path: Path) -> Missing | None:
-        """Why nothing is at a path, if that is known; what broke comes first."""
+        """Return the entry of `missing` that explains why nothing is at `path`; None if none does.
+
+        An entry that is broken takes precedence.
+        """
         inside = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
-        found = [one for one in self.facts.missing if one.covers(inside)]
-        return next((one for one in found if one.broken), found[0] if found else None)
+        entries = [entry for entry in self.facts.missing if entry.covers(inside)]
+        return next((entry for entry in entries if entry.broken), entries[0] if entries else None)
 
     def json(self, *parts: str) -> dict[str, Any]:
-        """A JSON object of the dossier. Raises DataError if it is missing or none."""
+        """Read a JSON object of the dossier. Raises DataError if it is missing or no JSON object."""
         try:
             tree = read_json(self.path(*parts))
         except (OSError, ValueError, RecursionError) as error:
@@ -268,15 +360,15 @@ class Dossier:
         return tree
 
     def read(self, kind: type[Kind], name: str, *parts: str) -> Kind:
-        """A JSON file of the dossier as a record.
+        """Read a JSON file of the dossier as a record.
 
         Args:
-            kind: the record's class.
-            name: what the file is, for the sentence.
-            parts: its path.
+            kind: The record's class.
+            name: Name of the file's content, for the error message.
+            parts: The file's path below the dossier.
 
         Raises:
-            DataError: the file is missing, or of another shape.
+            DataError: The file is missing, or has another shape.
         """
         tree = self.json(*parts)
         try:
@@ -284,5 +376,5 @@ class Dossier:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "all of it"
-            said = f"{'/'.join(parts)} is no {name} of this version of skumatch"
-            raise DataError(f"{said} ({where}: {first['msg']})") from error
+            problem = f"{'/'.join(parts)} is no {name} of this version of skumatch"
+            raise DataError(f"{problem} ({where}: {first['msg']})") from error

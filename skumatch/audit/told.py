@@ -1,4 +1,8 @@
-"""What an auditor reads of each link: its hash, and its facts in words, as the dossier has them."""
+"""The facts of each link of the chain: its hash, and a table of facts in words, read from the dossier.
+
+Every public function returns both for one link; the hash is None for a link that has no hash of its own.
+A missing or damaged part raises as the dossier's readers do.
+"""
 
 from __future__ import annotations
 
@@ -20,79 +24,89 @@ from skumatch.release.tracking import MACHINE_TAG
 from skumatch.retrieval.figures import Evaluation
 from skumatch.stages.runner import STAGES
 
-SHOWN = 5  # changes of the data
+SHOWN = 5  # newest changes of the data that are listed
 Told = tuple[str | None, dict[str, str]]
 
 
 def journal(dossier: Dossier) -> Told:
-    entries, ours = dossier.facts.journal, dossier.facts.registered.version
-    said: dict[str, str] = {}
-    for at, what in aliases(entries, ours, dossier.facts.registered.created, dossier.released):
+    """Return the last journal entry's hash, and the times at which the version's aliases changed."""
+    entries, registered = dossier.facts.journal, dossier.facts.registered
+    facts: dict[str, str] = {}
+    for at, event in aliases(entries, registered.version, registered.created, dossier.released):
         when = _when(at)
-        said[when] = f"{said[when]}; {what}" if when in said else what
-    return (entries[-1].hash if entries and entries[-1].after else None), said
+        facts[when] = f"{facts[when]}; {event}" if when in facts else event
+    return (entries[-1].hash if entries and entries[-1].after else None), facts
 
 
 def version(dossier: Dossier) -> Told:
+    """Return the lineage record's hash, and the version's name, aliases and registration time."""
     registered = dossier.facts.registered
-    said = {
+    facts = {
         "model": f"{registered.model}, version {registered.version}",
         "aliases": ", ".join(registered.aliases) or "none",
         "registered": _when(registered.created),
         "registry": dossier.facts.registry,
     }
-    return record_hash(dossier.json(RUN, "lineage.json")), said
+    return record_hash(dossier.json(RUN, "lineage.json")), facts
 
 
 def origin(dossier: Dossier) -> Told:
-    found = dossier.json(RUN, ORIGIN)
-    provenance.opened(found)
-    names = provenance.signers(found)
-    said = {
+    """Return the hash of the provenance statement's file, and the keys that signed the statement."""
+    envelope = dossier.json(RUN, ORIGIN)
+    provenance.opened(envelope)
+    signers = provenance.signers(envelope)
+    facts = {
         "statement": "in-toto v1, SLSA provenance v1",
-        "signed": ", ".join(name[:12] for name in names) or "no",
+        "signed": ", ".join(name[:12] for name in signers) or "no",
     }
-    return sha256(dossier.path(RUN, ORIGIN)), said
+    return sha256(dossier.path(RUN, ORIGIN)), facts
 
 
 def bundle(dossier: Dossier) -> Told:
+    """Return the registered bundle's hash, and each part's hash and size."""
     manifest = dossier.manifest
     parts = {name: f"{part.sha256[:12]}, {part.size / 1e6:,.1f} MB" for name, part in manifest.parts.items()}
     return dossier.facts.registered.bundle, {"format": manifest.format} | parts
 
 
 def index(dossier: Dossier) -> Told:
+    """Return the gallery's hash, and its numbers of pictures, SKUs and dimensions."""
     manifest = dossier.manifest
     counts = manifest.counts
-    said = {"pictures": f"{counts.gallery:,} of {counts.skus:,} SKUs", "embedding": f"{manifest.dim} numbers"}
-    return manifest.parts[GALLERY].sha256, said
+    facts = {
+        "pictures": f"{counts.gallery:,} of {counts.skus:,} SKUs",
+        "embedding": f"{manifest.dim} numbers",
+    }
+    return manifest.parts[GALLERY].sha256, facts
 
 
 def decision(dossier: Dossier) -> Told:
+    """Return the decision's hash, and the gate's verdict, gain and checks."""
     decided = dossier.decision
-    said = {"verdict": decided.verdict, "in words": decided.sentence}
+    facts = {"verdict": decided.verdict, "in words": decided.sentence}
     if products := decided.products:
-        said["products"] = (
+        facts["products"] = (
             f"{products.new:,} new, {products.retired:,} retired, {len(products.held):,} held back"
         )
     if gain := decided.gain:
         least = f"at least {100 * gain.lower:+.1f} at {100 * gain.confidence:.1f} %"
-        said["gain"] = f"{100 * gain.estimate:+.1f} points, {least}"
+        facts["gain"] = f"{100 * gain.estimate:+.1f} points, {least}"
     checks = [check for check in (*decided.checks, *decided.refresh) if check.status != "not applicable"]
     words = (check.name if check.status == "passed" else f"{check.name} ({check.status})" for check in checks)
-    said["checks"] = ", ".join(words)
-    return dossier.record.results.decision, said
+    facts["checks"] = ", ".join(words)
+    return dossier.record.results.decision, facts
 
 
 def evaluation(dossier: Dossier) -> Told:
+    """Return the hash of the version's evaluation, and the figures of each evaluated candidate."""
     results = dossier.record.results
     hashes = {CHALLENGER: results.challenger, REFRESHED: results.champion}
-    said = {
-        dossier.file_of(who): _figures(dossier.evaluation(RUN, who))
-        for who, digest in hashes.items()
+    facts = {
+        dossier.file_of(candidate): _figures(dossier.evaluation(RUN, candidate))
+        for candidate, digest in hashes.items()
         if digest
     }
-    return hashes[dossier.released], said
+    return hashes[dossier.released], facts
 
 
 def _figures(evaluation: Evaluation) -> str:
@@ -103,22 +117,26 @@ def _figures(evaluation: Evaluation) -> str:
 
 
 def champion(dossier: Dossier) -> Told:
+    """Return the compared champion's bundle hash, and its version; None if this was the first model."""
     inputs = dossier.record.inputs
-    said = {"version": str(inputs.champion_version) if inputs.champion_version else "none: the first model"}
-    return inputs.champion, said | (
+    facts = {"version": str(inputs.champion_version) if inputs.champion_version else "none: the first model"}
+    return inputs.champion, facts | (
         {"its encoder's first release": f"bundle {inputs.released[:12]}"} if inputs.released else {}
     )
 
 
 def stages(dossier: Dossier) -> Told:
+    """Return no hash, and the run's ids, times, stages, training figures and machines."""
     run, record = dossier.facts.run, dossier.record
-    took = {
+    seconds = {
         name.removeprefix("seconds."): value
         for name, value in run.metrics.items()
         if name.startswith("seconds.")
     }
-    ran = ", ".join(f"{name} {took[name]:.0f} s" if name in took else f"{name} cached" for name in STAGES)
-    said = {
+    ran = ", ".join(
+        f"{name} {seconds[name]:.0f} s" if name in seconds else f"{name} cached" for name in STAGES
+    )
+    facts = {
         "DAG run": record.run,
         "MLflow run": run.id,
         "from": _when(run.started),
@@ -126,13 +144,13 @@ def stages(dossier: Dossier) -> Told:
         "stages": ran,
     }
     more = {"training": _learning(run.metrics), "machines": _machines(dossier)}
-    return None, said | {name: words for name, words in more.items() if words}
+    return None, facts | {name: words for name, words in more.items() if words}
 
 
 def _learning(metrics: dict[str, float]) -> str:
-    found = [f"loss {metrics['train.loss']:.2f}"] if "train.loss" in metrics else []
-    found += [f"top-1 in validation {100 * metrics['train.top1']:.1f} %"] if "train.top1" in metrics else []
-    return f"last epoch: {', '.join(found)}" if found else ""
+    figures = [f"loss {metrics['train.loss']:.2f}"] if "train.loss" in metrics else []
+    figures += [f"top-1 in validation {100 * metrics['train.top1']:.1f} %"] if "train.top1" in metrics else []
+    return f"last epoch: {', '.join(figures)}" if figures else ""
 
 
 def _machines(dossier: Dossier) -> str:
@@ -145,81 +163,92 @@ def _machines(dossier: Dossier) -> str:
 
 
 def input_set(dossier: Dossier) -> Told:
+    """Return the input set's MD5, and the command that rebuilds the version from it."""
     return dossier.record.inputs.archive.removeprefix("md5:"), {
         "rebuild": f"skumatch reproduce {dossier.facts.registered.version}"
     }
 
 
 def parameters(dossier: Dossier) -> Told:
+    """Return the hash of params.yaml, and the main parameters and the overrides."""
     params, inputs = recompute.params(dossier), dossier.record.inputs
-    learnt = f"{params.train.epochs} epochs of {params.train.batch}, {params.train.loss.kind}"
-    said = {"seed": str(params.seed), "encoder": params.encoder.model, "training": learnt}
-    return inputs.params, said | {"overrides": ", ".join(inputs.overrides) or "none"}
+    training = f"{params.train.epochs} epochs of {params.train.batch}, {params.train.loss.kind}"
+    facts = {"seed": str(params.seed), "encoder": params.encoder.model, "training": training}
+    return inputs.params, facts | {"overrides": ", ".join(inputs.overrides) or "none"}
 
 
 def environment(dossier: Dossier) -> Told:
+    """Return the hash of constraints.txt, and the pins of the main packages."""
     lines = dossier.path(RUN, "constraints.txt").read_text("utf-8").splitlines()
-    named = [
+    pins = [
         line
         for line in lines
         if line.split("==")[0] in ("torch", "open-clip-torch", "timm", "numpy", "faiss-cpu")
     ]
-    return dossier.record.inputs.environment, {"among them": ", ".join(named)}
+    return dossier.record.inputs.environment, {"among them": ", ".join(pins)}
 
 
 def commit(dossier: Dossier) -> Told:
+    """Return the commit's id, and no facts."""
     return dossier.record.code.commit, {}
 
 
 def tree(dossier: Dossier) -> Told:
+    """Return no hash, and `dirty`: yes if the code differed from the commit."""
     return None, {"dirty": "yes" if dossier.record.code.dirty else "no"}
 
 
 def code(dossier: Dossier) -> Told:
+    """Return the hash over all code files, and no facts."""
     return dossier.record.code.files, {}
 
 
 def weights(dossier: Dossier) -> Told:
-    said = {name: words for name, words in dossier.weights.model_dump().items() if words}
-    return dossier.record.inputs.weights_sha256, said
+    """Return the base weights' hash, and their name, source and licence."""
+    facts = {name: words for name, words in dossier.weights.model_dump().items() if words}
+    return dossier.record.inputs.weights_sha256, facts
 
 
 def split(dossier: Dossier) -> Told:
-    facts = dossier.read(SplitFacts, "facts of a split", RUN, "split/split.json")
-    roles, copies = ", ".join(f"{count:,} {role}" for role, count in facts.images.items()), facts.duplicates
+    """Return the hash of the split's outs, and the numbers of pictures by role and of duplicates."""
+    counts = dossier.read(SplitFacts, "facts of a split", RUN, "split/split.json")
+    roles, copies = ", ".join(f"{count:,} {role}" for role, count in counts.images.items()), counts.duplicates
     words = f"{copies.exact_images:,} of equal pixels, {copies.near_images:,} nearly so"
     return _out(dossier, "split"), {"pictures": roles, "duplicates": words}
 
 
 def validation(dossier: Dossier) -> Told:
-    facts = dossier.read(ValidationFacts, "validation", RUN, "validate/validation.json")
-    reasons = set_aside([picture.model_dump() for picture in facts.quarantined])
+    """Return the hash of the validation's outs, and its expectations, warnings and unusable pictures."""
+    validated = dossier.read(ValidationFacts, "validation", RUN, "validate/validation.json")
+    reasons = set_aside([picture.model_dump() for picture in validated.quarantined])
     aside = ", ".join(f"{len(ids):,} {reason}" for reason, ids in reasons.items())
-    missed = sum(not expectation.passed for expectation in facts.expectations)
-    met = f"{len(facts.expectations)}, {f'{missed} not met' if missed else 'all met'}"
-    said = {"expectations": met, "warnings": str(len(facts.warnings))}
-    return _out(dossier, "validate"), said | {"set aside": aside or "none"}
+    unmet = sum(not expectation.passed for expectation in validated.expectations)
+    met = f"{len(validated.expectations)}, {f'{unmet} not met' if unmet else 'all met'}"
+    facts = {"expectations": met, "warnings": str(len(validated.warnings))}
+    return _out(dossier, "validate"), facts | {"set aside": aside or "none"}
 
 
 def manifest(dossier: Dossier) -> Told:
-    table = pq.read_table(
+    """Return no hash, and the numbers of pictures by side and of SKUs."""
+    rows = pq.read_table(
         dossier.path(WORKSPACE, "data/manifest.parquet"), columns=["sku", "side"]
     ).to_pandas()
-    sides = ", ".join(f"{count:,} {side}" for side, count in table["side"].value_counts().items())
-    return None, {"pictures": sides, "SKUs": f"{table['sku'].nunique():,}"}
+    sides = ", ".join(f"{count:,} {side}" for side, count in rows["side"].value_counts().items())
+    return None, {"pictures": sides, "SKUs": f"{rows['sku'].nunique():,}"}
 
 
 def data(dossier: Dossier) -> Told:
+    """Return the data version's hash, and the number and size of its files and its newest changes."""
     root = dossier.there(WORKSPACE, "data")
     sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
-    said = {"files": f"{len(sizes)}, {sum(sizes) / 1e6:,.1f} MB"} | _changes(dossier)
-    return dossier.record.inputs.data.removeprefix("md5:"), said
+    facts = {"files": f"{len(sizes)}, {sum(sizes) / 1e6:,.1f} MB"} | _changes(dossier)
+    return dossier.record.inputs.data.removeprefix("md5:"), facts
 
 
 def _changes(dossier: Dossier) -> dict[str, str]:
-    """The newest changes that led to the data version, by their time.
+    """Return the newest changes that led to the data version, keyed by their time.
 
-    None for a version of before there was a record.
+    The result is empty for a version from before changes were recorded.
     """
     path = dossier.path(CHANGES)
     changes = [DataChange.model_validate(entry) for entry in read_json(path)] if path.is_file() else []
