@@ -1,10 +1,9 @@
-"""What changed between two versions: data, parameters, code, environment, figures, and the SKUs that gained or lost."""
+"""The differences of two versions: data, parameters, code, environment, figures, and each SKU's gain."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,7 +25,15 @@ FIGURES = ("top1", "top3", "top5", "macro_top1")
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures by the hash of their bytes: new ones, ones that are gone, and ones that have another SKU or side."""
+    """Differences of the data; pictures are compared by the hash of their bytes.
+
+    Attributes:
+        added: Number of new pictures.
+        removed: Number of pictures that are gone.
+        moved: Number of pictures with another SKU or side.
+        new_skus: SKUs that only the later version has, sorted.
+        gone_skus: SKUs that only the earlier version has, sorted.
+    """
 
     added: int
     removed: int
@@ -36,14 +43,20 @@ class Data:
 
     @property
     def changed(self) -> bool:
+        """True if any picture was added, removed or moved."""
         return bool(self.added or self.removed or self.moved)
 
 
 @dataclass(frozen=True)
 class Sku:
-    """One SKU's top-1 on the n queries that both were asked.
+    """Change of one SKU's top-1 on the queries that both versions were evaluated on.
 
-    The gain's interval takes these as independent.
+    Attributes:
+        name: The SKU.
+        n: Number of common queries of the SKU.
+        before: Top-1 of the earlier version, from 0 to 1.
+        after: Top-1 of the later version, from 0 to 1.
+        gain: The difference with its interval, which takes the queries as independent.
     """
 
     name: str
@@ -55,7 +68,13 @@ class Sku:
 
 @dataclass(frozen=True)
 class Gain:
-    """Top-1 of the later version minus the earlier one's, on the n queries that both were asked."""
+    """Change of top-1 on the queries that both versions were evaluated on.
+
+    Attributes:
+        interval: Top-1 of the later version minus that of the earlier one, with its interval.
+        n: Number of common queries.
+        skus: The SKUs with a changed hit, sorted by their gained hits, most first.
+    """
 
     interval: Interval
     n: int
@@ -64,9 +83,16 @@ class Gain:
 
 @dataclass(frozen=True)
 class Diff:
-    """params: name -> before and after. code, packages: names with + (new), - (gone) or ~ (changed). gain: None without common queries.
+    """All differences of two versions.
 
-    same_encoder: whether only the gallery differs, as between two gallery releases.
+    Attributes:
+        same_encoder: True if both have the same encoder, as two gallery releases may have.
+        data: Differences of the data.
+        params: Parameter -> values before and after, for the parameters that differ.
+        code: Code files, each with + (new), - (gone) or ~ (changed) before its name.
+        packages: Pinned packages, in the same form.
+        figures: Figure -> values before and after, from 0 to 1.
+        gain: Change of top-1; None without common queries.
     """
 
     same_encoder: bool
@@ -79,39 +105,44 @@ class Diff:
 
 
 def diff(before: Dossier, after: Dossier) -> Diff:
-    """What changed from one dossier to the other.
+    """Compare two dossiers.
 
-    Raises DataError for a dossier that lacks what is compared, or has it damaged.
+    Raises:
+        DataError: A dossier lacks a part that is compared, or the part is damaged.
     """
-    for one in (before, after):
+    for dossier in (before, after):
         if lacking := [
-            missing.reason for missing in one.facts.missing if missing.part in (RUN, WORKSPACE, "data")
+            missing.reason for missing in dossier.facts.missing if missing.part in (RUN, WORKSPACE, "data")
         ]:
-            raise DataError(f"Version {one.facts.registered.version} can't be compared: {lacking[0]}")
+            raise DataError(f"Version {dossier.facts.registered.version} can't be compared: {lacking[0]}")
     try:
         return _diff(before, after)
     except UNREADABLE as error:
-        which = f"{before.facts.registered.version} or {after.facts.registered.version}"
+        versions = f"{before.facts.registered.version} or {after.facts.registered.version}"
+        detail = " ".join(str(error).split())
         raise DataError(
-            f"A part of version {which} is missing or can't be read ({' '.join(str(error).split())}); audit both with --verify."
+            f"A part of version {versions} is missing or can't be read ({detail}); audit both with --verify."
         ) from error
 
 
 def _diff(before: Dossier, after: Dossier) -> Diff:
     return Diff(
-        data=_data(*(_rows(one) for one in (before, after))),
+        data=_data(_rows(before), _rows(after)),
         params=_params(before.params, after.params),
-        code=_changes(*(_code(one) for one in (before, after))),
-        packages=_changes(*(_packages(one.path(RUN, "constraints.txt")) for one in (before, after))),
-        same_encoder=len({one.manifest.parts[WEIGHTS].sha256 for one in (before, after)}) == 1,
-        figures=_figures(*(one.evaluation(RUN, one.released) for one in (before, after))),
-        gain=_gain(
-            *(
-                pd.read_parquet(one.path(RUN, f"evaluate/{one.released}-hits.parquet"))
-                for one in (before, after)
-            )
-        ),
+        code=_changes(_code(before), _code(after)),
+        packages=_changes(_packages(before), _packages(after)),
+        same_encoder=_weights(before) == _weights(after),
+        figures=_figures(before.evaluation(RUN, before.released), after.evaluation(RUN, after.released)),
+        gain=_gain(_hits(before), _hits(after)),
     )
+
+
+def _weights(dossier: Dossier) -> str:
+    return dossier.manifest.parts[WEIGHTS].sha256
+
+
+def _hits(dossier: Dossier) -> pd.DataFrame:
+    return pd.read_parquet(dossier.path(RUN, f"evaluate/{dossier.released}-hits.parquet"))
 
 
 def _rows(dossier: Dossier) -> pd.DataFrame:
@@ -121,7 +152,7 @@ def _rows(dossier: Dossier) -> pd.DataFrame:
 
 
 def _data(before: pd.DataFrame, after: pd.DataFrame) -> Data:
-    """A picture that is there several times counts as often."""
+    """Compare two manifests; a picture that stands in a manifest several times is counted as often."""
     counts = [frame["sha256"].value_counts() for frame in (before, after)]
     change = counts[1].sub(counts[0], fill_value=0)
     places = before.drop_duplicates().merge(after.drop_duplicates(), how="outer", indicator=True)
@@ -160,19 +191,19 @@ def _code(dossier: Dossier) -> dict[str, str]:
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
-    found = []
+    lines = []
     for name in sorted(before.keys() | after.keys()):
         if name not in before:
-            found.append(f"+ {name} {_short(after[name])}".rstrip())
+            lines.append(f"+ {name} {_short(after[name])}".rstrip())
         elif name not in after:
-            found.append(f"- {name} {_short(before[name])}".rstrip())
+            lines.append(f"- {name} {_short(before[name])}".rstrip())
         elif before[name] != after[name]:
-            found.append(f"~ {name} {_between(before[name], after[name])}")
-    return tuple(found)
+            lines.append(f"~ {name} {_between(before[name], after[name])}")
+    return tuple(lines)
 
 
 def _short(text: str) -> str:
-    """A version as it is; nothing of a file."""
+    """Return a package's version unchanged; an empty string for the text of a file."""
     return text if len(text) < 60 and "\n" not in text else ""
 
 
@@ -180,17 +211,21 @@ def _between(before: str, after: str) -> str:
     if _short(before) and _short(after):
         return f"{before} -> {after}"
     lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
-    return f"(+{sum(line.startswith('+') for line in lines)} -{sum(line.startswith('-') for line in lines)} lines)"
+    added = sum(line.startswith("+") for line in lines)
+    removed = sum(line.startswith("-") for line in lines)
+    return f"(+{added} -{removed} lines)"
 
 
-def _packages(path: Path) -> dict[str, str]:
-    lines = (line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines())
-    found: dict[str, str] = {}
+def _packages(dossier: Dossier) -> dict[str, str]:
+    """Return package -> pinned version; versions of a package that is pinned several times are listed."""
+    text = dossier.path(RUN, "constraints.txt").read_text("utf-8")
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    pins: dict[str, str] = {}
     for line in lines:
         name, pinned, version = line.partition("==")
         if pinned:
-            found[name.strip()] = f"{found[name]}, {version}" if name.strip() in found else version.strip()
-    return found
+            pins[name.strip()] = f"{pins[name]}, {version}" if name.strip() in pins else version.strip()
+    return pins
 
 
 def _figures(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, float]]:
@@ -198,7 +233,7 @@ def _figures(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, fl
 
 
 def _gain(before: pd.DataFrame, after: pd.DataFrame) -> Gain | None:
-    """Under the protocol `full`; both models' hits of the queries that both were asked."""
+    """Compare the hits of two versions on their common queries, under the protocol `full`."""
     sides = [frame[frame["slice"].eq("full")] if "slice" in frame else frame for frame in (before, after)]
     both = sides[0].merge(sides[1], on=["query", "sku"], suffixes=("_before", "_after"))
     if both.empty:

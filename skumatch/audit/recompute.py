@@ -1,4 +1,4 @@
-"""What follows from other links is computed again: cheap stages, figures from ranked lists, hashes of folders."""
+"""Recompute links that follow from others: cheap stages, figures from ranked lists, hashes of folders."""
 
 from __future__ import annotations
 
@@ -29,9 +29,15 @@ Hits = dict[str, tuple[str, bool]]
 
 
 def stage(dossier: Dossier, name: str) -> str:
-    """Run a stage again on the dossier's inputs, with the code that is installed here, and compare what it writes.
+    """Run a stage again on the dossier's inputs, with the code that is installed here, and compare its outs.
 
-    Raises Broken where it writes something else, Unchecked where it does, but with other code than the run's.
+    Returns:
+        A sentence that says that the outs are the same.
+
+    Raises:
+        Broken: The stage fails or writes other outs, with the run's code.
+        Unchecked: The stage fails or writes other outs, but the code here isn't the run's.
+        OSError: A part of the dossier that the stage needs is absent.
     """
     other = _other_code(dossier, name)
     dossier.there(WORKSPACE, "out", name)
@@ -39,9 +45,9 @@ def stage(dossier: Dossier, name: str) -> str:
         dossier.there(WORKSPACE, dep)
     try:
         differing = _differing(dossier, name)
-    except (OSError, Broken, Unchecked):  # a part that is absent is told as such, in the chain
+    except (OSError, Broken, Unchecked):  # the chain reports an absent part as such
         raise
-    except Exception as error:  # a stage that worked for the run and fails here, on data of any shape
+    except Exception as error:  # a stage that worked in the run can fail here, on data of any shape
         if other:
             raise Unchecked(f"stage {name} can't be run here ({_words(error)}), {_where(other)}") from error
         raise Broken(f"stage {name} fails when it is run again: {_words(error)}") from error
@@ -63,7 +69,7 @@ def _where(other: list[str]) -> str:
 
 
 def _differing(dossier: Dossier, name: str) -> list[str]:
-    told = dossier.path(WORKSPACE, "out", name)
+    outs = dossier.path(WORKSPACE, "out", name)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for path in (*dossier.workspace.iterdir(), *(dossier.workspace / "out").iterdir()):
@@ -75,16 +81,17 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
                 target.symlink_to(path.resolve())
         (root / "out" / name).mkdir(parents=True)
         importlib.import_module(f"skumatch.stages.{name}").run(root, params(dossier))
-        found, recorded = _files(root / "out" / name), _files(told)
-        paths = found.keys() | recorded.keys()
-        return sorted(path for path in paths if found.get(path) != recorded.get(path))
+        made, recorded = _files(root / "out" / name), _files(outs)
+        paths = made.keys() | recorded.keys()
+        return sorted(path for path in paths if made.get(path) != recorded.get(path))
 
 
 def params(dossier: Dossier) -> Params:
-    """The run's parameters.
+    """Return the run's parameters.
 
-    Raises Unchecked where this version of skumatch can't read them; whether they were changed, their hash
-    says.
+    Raises:
+        Unchecked: This version of skumatch can't read them. A change of the file shows in its hash, which
+            another check compares.
     """
     try:
         return dossier.params
@@ -95,20 +102,21 @@ def params(dossier: Dossier) -> Params:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Path -> hash of the files that say what was found; pages only show it."""
+    """Return path -> MD5 of the files with results; pages, which only show results, are left out."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix in COMPARED)
     return {path.relative_to(folder).as_posix(): md5(path) for path in paths}
 
 
 def _other_code(dossier: Dossier, name: str) -> list[str]:
-    """Code that the stage depends on and that differs between the run and this installation."""
+    """Return the stage's code files that differ between the run and this installation."""
     rooms = [dep for dep in _deps(dossier, name) if dep.startswith("skumatch/")]
     files = [path for room in rooms for path in _sources(dossier.workspace / room)]
     names = sorted(path.relative_to(dossier.workspace).as_posix() for path in files)
     return [
-        one
-        for one in names
-        if not (HERE / one).is_file() or (HERE / one).read_bytes() != (dossier.workspace / one).read_bytes()
+        file
+        for file in names
+        if not (HERE / file).is_file()
+        or (HERE / file).read_bytes() != (dossier.workspace / file).read_bytes()
     ]
 
 
@@ -123,21 +131,23 @@ def _deps(dossier: Dossier, name: str) -> list[str]:
 
 
 def _sources(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [one for one in path.rglob("*.py") if one.is_file()]
+    return [path] if path.is_file() else [source for source in path.rglob("*.py") if source.is_file()]
 
 
 def answers(dossier: Dossier) -> None:
-    """Sum up the served answers again.
+    """Compute answers.json again from answers.parquet and compare.
 
-    Raises Broken where answers.json doesn't follow from them, Unchecked where other code is here.
+    Raises:
+        Broken: answers.json doesn't follow from answers.parquet.
+        Unchecked: It doesn't follow, but the code here isn't the run's.
     """
     table = pq.read_table(dossier.there(WORKSPACE, "out/evaluate/answers.parquet")).to_pandas()
     recorded = read_json(dossier.there(WORKSPACE, "out/evaluate/answers.json"))
     recipe = params(dossier)
     shares = served_shares(table, recipe.evaluate, recipe.seed)
     again = {
-        who: {part: share.model_dump(mode="json") for part, share in parts.items()}
-        for who, parts in shares.items()
+        candidate: {part: share.model_dump(mode="json") for part, share in parts.items()}
+        for candidate, parts in shares.items()
     }
     if again == recorded:
         return
@@ -147,23 +157,37 @@ def answers(dossier: Dossier) -> None:
 
 
 def figures(dossier: Dossier, candidate: str) -> None:
-    """Count an evaluation's figures, and the hits that the gate goes by, again from its ranked lists and the gallery's SKUs.
+    """Compute an evaluation's figures, and the hits that the gate uses, again and compare.
 
-    Raises Broken where they don't follow, Unchecked where they don't, but by other code than the run's.
+    Both follow from the evaluation's ranked lists and the gallery's SKUs.
+
+    Args:
+        dossier: The dossier with the evaluation.
+        candidate: `challenger` or `refreshed`.
+
+    Raises:
+        Broken: The figures don't follow.
+        Unchecked: The figures don't follow, but the code here isn't the run's.
+        OSError: A part of the dossier that is needed is absent.
     """
-    other, who = _other_code(dossier, "evaluate"), dossier.file_of(candidate)
-    for name in (f"evaluate/{who}.json", f"evaluate/{who}.parquet", f"evaluate/{who}-hits.parquet", *NEEDED):
+    other, stem = _other_code(dossier, "evaluate"), dossier.file_of(candidate)
+    for name in (
+        f"evaluate/{stem}.json",
+        f"evaluate/{stem}.parquet",
+        f"evaluate/{stem}-hits.parquet",
+        *NEEDED,
+    ):
         dossier.there(WORKSPACE, "out", name)
     try:
         wrong = _miscounted(dossier, candidate)
     except (OSError, Broken, Unchecked):
         raise
-    except Exception as error:  # tables of any shape fail in any way
+    except Exception as error:  # a table of unknown shape can raise any error
         if other:
             raise Unchecked(
-                f"the figures of the {who} can't be counted here ({type(error).__name__}), {_where(other)}"
+                f"the figures of the {stem} can't be counted here ({type(error).__name__}), {_where(other)}"
             ) from error
-        raise Broken(f"the figures of the {who} can't be counted again ({_words(error)})") from error
+        raise Broken(f"the figures of the {stem} can't be counted again ({_words(error)})") from error
     if wrong and other:
         raise Unchecked(f"{wrong}, {_where(other)}")
     if wrong:
@@ -171,35 +195,35 @@ def figures(dossier: Dossier, candidate: str) -> None:
 
 
 def _miscounted(dossier: Dossier, candidate: str) -> str:
-    """What doesn't follow from the ranked lists, in words."""
-    root, who = dossier.path(WORKSPACE, "out"), dossier.file_of(candidate)
+    """Return a sentence about the first figure that doesn't follow from the ranked lists; empty if all do."""
+    root, stem = dossier.path(WORKSPACE, "out"), dossier.file_of(candidate)
     recorded = dossier.evaluation(f"{WORKSPACE}/out", candidate)
-    ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{who}.parquet").to_pandas())
+    ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{stem}.parquet").to_pandas())
     lists, items = (pq.read_table(root / name).to_pandas() for name in NEEDED)
     images = Counter(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
-    found = evaluate(ranking, set(images), "full", params(dossier).evaluate, params(dossier).seed)
-    wrong = [name for name in FIGURES if getattr(found, name) != getattr(recorded, name)]
+    recomputed = evaluate(ranking, set(images), "full", params(dossier).evaluate, params(dossier).seed)
+    wrong = [name for name in FIGURES if getattr(recomputed, name) != getattr(recorded, name)]
     if wrong:
         name = wrong[0]
-        return f"{name} of the {who} is {getattr(recorded, name)}, from its ranked lists it is {getattr(found, name)}"
-    told_hits = pq.read_table(root / f"evaluate/{who}-hits.parquet").to_pandas()
+        figures = f"{getattr(recorded, name)}, from its ranked lists it is {getattr(recomputed, name)}"
+        return f"{name} of the {stem} is {figures}"
+    recorded_hits = pq.read_table(root / f"evaluate/{stem}-hits.parquet").to_pandas()
     few = {sku for sku, count in images.items() if count <= params(dossier).evaluate.tail_images}
     for name, skus in {"full": set(images), "tail": few}.items():
-        if _hits(ranking, skus) != _told(told_hits, name):
-            return (
-                f"the hits of the {who} that the gate goes by (slice {name}) aren't those of its ranked lists"
-            )
+        if _hits(ranking, skus) != _recorded_hits(recorded_hits, name):
+            hits = f"the hits of the {stem} that the gate goes by (slice {name})"
+            return f"{hits} aren't those of its ranked lists"
     return ""
 
 
 def _hits(ranking: Ranking, skus: set[str]) -> Hits:
-    """Query -> its SKU, and whether the nearest one is of it; of the queries of these SKUs."""
+    """Return query -> (its SKU, True if the nearest SKU is the same), for the queries of `skus`."""
     pairs = zip(ranking.query_ids, ranking.query_skus, ranking.skus[:, 0], strict=True)
     return {str(query): (str(own), bool(own == nearest)) for query, own, nearest in pairs if own in skus}
 
 
-def _told(hits: pd.DataFrame, name: str) -> Hits:
-    """The same as the table of hits has it, in the slice of that name."""
+def _recorded_hits(hits: pd.DataFrame, name: str) -> Hits:
+    """Return query -> (its SKU, hit) from the rows of a table of hits that are in the slice `name`."""
     rows = hits[hits["slice"].eq(name)]
     return {
         str(query): (str(sku), bool(hit))
@@ -208,21 +232,28 @@ def _told(hits: pd.DataFrame, name: str) -> Hits:
 
 
 def changed(dossier: Dossier, paths: dict[str, str]) -> list[str]:
-    """Of the workspace's files and folders (path -> `md5:hash`) those that are there and have another hash."""
+    """Return the files and folders of the workspace that exist with another hash than in `paths`.
+
+    Args:
+        dossier: The dossier with the workspace.
+        paths: Path below the workspace -> `md5:hash`.
+    """
     return sorted(
         path for path, digest in paths.items() if hash_of(dossier.workspace / path) not in (None, digest)
     )
 
 
 def hash_of(path: Path) -> str | None:
-    """A file's or folder's hash as DVC names it; None if it is missing.
+    """Return a file's or folder's hash as DVC writes it; None if it is missing.
 
-    A folder's is that of the list of its files' hashes.
+    The hash is `md5:...` for a file and `md5:....dir` for a folder. A folder's hash is that
+    of the list of its files' names and hashes.
     """
     if path.is_file():
         return f"md5:{md5(path)}"
     if not path.is_dir():
         return None
-    files = sorted((one.relative_to(path).as_posix(), md5(one)) for one in path.rglob("*") if one.is_file())
+    members = (member for member in path.rglob("*") if member.is_file())
+    files = sorted((member.relative_to(path).as_posix(), md5(member)) for member in members)
     listing = json.dumps([{"md5": digest, "relpath": name} for name, digest in files], sort_keys=True)
     return f"md5:{hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()}.dir"

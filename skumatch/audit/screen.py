@@ -1,4 +1,4 @@
-"""The chain in the terminal."""
+"""Terminal output of the audit: the chain of links and the answers to its questions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNS = {
 
 
 def chain_table(facts: Facts, chain: list[Link]) -> RenderableType:
-    """A row a link: its verdict and hash, what is told of it, and why it holds or doesn't."""
+    """Return a table with one row per link: its verdict, hash, facts and the verdict's reason."""
     registered = facts.registered
     grid = Table(
         box=box.SIMPLE_HEAD,
@@ -65,61 +65,56 @@ def _sum(chain: list[Link]) -> Text:
     return Text(f"{len(chain)} links: {', '.join(parts)}.", style=style)
 
 
-def reproduction_table(found: Reproduction, version: int) -> RenderableType:
-    """A row an out of a stage: its hash as recorded and as it came out."""
+def reproduction_table(reproduction: Reproduction, version: int) -> RenderableType:
+    """Return a table with one row per out of a stage: its recorded and its reproduced hash."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Version {version}, made again")
     for name in ("", "stage", "out", "recorded", "found"):
         grid.add_column(name)
-    for out in found.outs:
+    for out in reproduction.outs:
         sign, style = SIGNS["holds" if out.equal else "broken"]
         grid.add_row(
             Text(sign, style=style),
             out.stage,
             out.path,
-            *(digest.removeprefix("md5:")[:12] for digest in (out.recorded, out.found)),
+            out.recorded.removeprefix("md5:")[:12],
+            out.found.removeprefix("md5:")[:12],
         )
-    tops = f"top-1 was {100 * found.recorded:.2f} %, is {100 * found.found:.2f} %"
-    words = (
-        f"Bit-equal throughout; {tops}."
-        if found.equal
-        else f"{sum(not out.equal for out in found.outs)} outs differ; {tops}."
-    )
-    notes = (
-        []
-        if found.environment
-        else [
-            Text(
-                "The environment's lock here isn't the run's (requirements/constraints.txt).", style="yellow"
-            )
-        ]
-    )
-    return Group(
-        grid,
-        Text(words, style="bold green" if found.equal else "bold yellow" if found.holds else "bold red"),
-        *notes,
-    )
+    top1 = f"top-1 was {100 * reproduction.recorded:.2f} %, is {100 * reproduction.found:.2f} %"
+    differing = sum(not out.equal for out in reproduction.outs)
+    words = f"Bit-equal throughout; {top1}." if reproduction.equal else f"{differing} outs differ; {top1}."
+    style = "bold green" if reproduction.equal else "bold yellow" if reproduction.holds else "bold red"
+    lines = [Text(words, style=style)]
+    if not reproduction.environment:
+        note = "The environment's lock here isn't the run's (requirements/constraints.txt)."
+        lines.append(Text(note, style="yellow"))
+    return Group(grid, *lines)
 
 
-def services_table(day: str, found: list[Service]) -> RenderableType:
-    """A row a champion of that day."""
+def services_table(day: str, services: list[Service]) -> RenderableType:
+    """Return a table with one row per champion of a day."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"In production on {day} (UTC)")
     for name in ("version", "from", "to", "by", "why"):
         grid.add_column(name)
-    for one in found:
-        since, until = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (one.since, one.until))
+    for service in services:
+        since, until = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (service.since, service.until))
         grid.add_row(
-            Text(str(one.version or "none"), style="bold"),
+            Text(str(service.version or "none"), style="bold"),
             since,
             until or "now",
-            Text(one.who),
-            Text(one.why),
+            Text(service.who),
+            Text(service.why),
         )
     return grid
 
 
-def uses_table(what: str, found: list[Use]) -> RenderableType:
-    """A row a version: as what it was given the pictures that were looked for."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"Models that were given {what}"))
+def uses_table(subject: str, uses: list[Use]) -> RenderableType:
+    """Return a table with one row per version: the numbers of wanted pictures in each role.
+
+    Args:
+        subject: The wanted pictures in words, for the title.
+        uses: Each version's wanted pictures.
+    """
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"Models that were given {subject}"))
     for name in (
         "version",
         "aliases",
@@ -130,7 +125,7 @@ def uses_table(what: str, found: list[Use]) -> RenderableType:
         "pictures",
     ):
         grid.add_column(name, justify="left" if name in ("aliases", "pictures") else "right")
-    for use in found:
+    for use in uses:
         ref = use.ref
         if use.rows is None:
             grid.add_row(
@@ -144,8 +139,14 @@ def uses_table(what: str, found: list[Use]) -> RenderableType:
     return grid
 
 
-def diff_table(found: Diff, before: str, after: str) -> RenderableType:
-    """What changed, a section a kind."""
+def diff_table(difference: Diff, before: str, after: str) -> RenderableType:
+    """Return a table of all differences, one row per kind.
+
+    Args:
+        difference: The differences of the two versions.
+        before: The earlier version's number.
+        after: The later version's number.
+    """
     grid = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -154,40 +155,39 @@ def diff_table(found: Diff, before: str, after: str) -> RenderableType:
     )
     grid.add_column("", style="bold", no_wrap=True)
     grid.add_column("")
-    grid.add_row("encoder", Text("the same" if found.same_encoder else "another"))
-    data = found.data
+    grid.add_row("encoder", Text("the same" if difference.same_encoder else "another"))
+    data = difference.data
     pictures = (
         f"{data.added:,} pictures more, {data.removed:,} fewer, {data.moved:,} with another SKU or side"
     )
     skus = [f"+ {name}" for name in data.new_skus] + [f"- {name}" for name in data.gone_skus]
     grid.add_row("data", Text("\n".join([pictures, *skus]) if data.changed else "the same"))
-    params = [f"{name}: {old} -> {new}" for name, (old, new) in found.params.items()]
+    params = [f"{name}: {old} -> {new}" for name, (old, new) in difference.params.items()]
     for name, lines in (
         ("parameters", params),
-        ("code", list(found.code)),
-        ("environment", list(found.packages)),
+        ("code", list(difference.code)),
+        ("environment", list(difference.packages)),
     ):
         grid.add_row(name, Text("\n".join(lines) or "the same"))
-    figures = [f"{name} {100 * old:.1f} % -> {100 * new:.1f} %" for name, (old, new) in found.figures.items()]
-    grid.add_row(
-        "figures",
-        Text("\n".join([*figures, *(_gains(found.gain) if found.gain else ["no query was asked of both"])])),
-    )
+    figures = [
+        f"{name} {100 * old:.1f} % -> {100 * new:.1f} %" for name, (old, new) in difference.figures.items()
+    ]
+    figures += _gains(difference.gain) if difference.gain else ["no query was asked of both"]
+    grid.add_row("figures", Text("\n".join(figures)))
     return grid
 
 
 def _gains(gain: Gain) -> list[str]:
+    """Return the change of top-1, then one line for each of the 10 most gained and 10 most lost SKUs."""
     low, high = (f"{100 * value:+.1f}" for value in (gain.interval.low, gain.interval.high))
-    head = f"top-1 {100 * gain.interval.value:+.1f} points ({low} to {high}) on the {gain.n:,} queries asked of both"
+    points = f"{100 * gain.interval.value:+.1f} points ({low} to {high})"
+    head = f"top-1 {points} on the {gain.n:,} queries asked of both"
     rows = [
         f"  {sku.name}: {100 * sku.before:.0f} % -> {100 * sku.after:.0f} % of {sku.n}"
         + (f" ({100 * sku.gain.low:+.0f} to {100 * sku.gain.high:+.0f})" if sku.n > 1 else "")
         for sku in gain.skus
     ]
     few = 10
-    return [
-        head,
-        *rows[:few],
-        *([f"  ... {len(rows) - 2 * few} more (--json has all)"] if len(rows) > 2 * few else []),
-        *rows[few:][-few:],
-    ]
+    left_out = len(rows) - 2 * few
+    more = [f"  ... {left_out} more (--json has all)"] if left_out > 0 else []
+    return [head, *rows[:few], *more, *rows[few:][-few:]]
