@@ -1,1 +1,1 @@
-"""What an audit looks at, link by link; each check is a function of the dossier alone."""
+"""The checks of an audit, one per link of the chain; each is a function of the dossier alone."""

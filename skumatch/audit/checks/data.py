@@ -1,4 +1,8 @@
-"""The checks of what the run was given: base weights, split, validation, manifest and pictures."""
+"""Checks of the run's data: base weights, split, validation, manifest and pictures.
+
+Every public function checks one link against the dossier. It returns a sentence about a link that holds, and
+raises Broken, Unchecked or a reader's error otherwise.
+"""
 
 from __future__ import annotations
 
@@ -17,57 +21,63 @@ WEIGHTS = "inputs/weights"
 
 
 def weights(dossier: Dossier) -> str:
-    """The encoder started from the recorded weights."""
-    told, facts = dossier.record.inputs, dossier.weights
-    must(facts.name == told.weights, f"the run started from {facts.name}, the record names {told.weights}")
-    read = {stage.deps[WEIGHTS] for stage in dossier.record.stages.values() if WEIGHTS in stage.deps}
-    must(read <= {recompute.hash_of(dossier.workspace / WEIGHTS)}, f"{WEIGHTS} isn't what the stages read")
-    refresh = told.kind == "refresh"
-    without = told.weights == NO_WEIGHTS
-    must(refresh == without, f"a {told.kind} doesn't start from the weights {told.weights}")
+    """Check that the encoder started from the recorded base weights; for a refresh, from none."""
+    recorded, facts = dossier.record.inputs, dossier.weights
+    must(
+        facts.name == recorded.weights,
+        f"the run started from {facts.name}, the record names {recorded.weights}",
+    )
+    digests = {stage.deps[WEIGHTS] for stage in dossier.record.stages.values() if WEIGHTS in stage.deps}
+    must(digests <= {recompute.hash_of(dossier.workspace / WEIGHTS)}, f"{WEIGHTS} isn't what the stages read")
+    refresh = recorded.kind == "refresh"
+    without = recorded.weights == NO_WEIGHTS
+    must(refresh == without, f"a {recorded.kind} doesn't start from the weights {recorded.weights}")
     if refresh:
         empty = dossier.path(WORKSPACE, WEIGHTS, "none.json").is_file()
         must(empty, f"a refresh reads no weights, but {WEIGHTS} holds some")
-    random = without or told.weights == "none"
-    must(random == (told.weights_sha256 is None), f"the record has no hash of the weights {told.weights}")
-    if told.weights_sha256:
-        found = sha256(dossier.path(WORKSPACE, "inputs/weights/weights.safetensors"))
+    random = without or recorded.weights == "none"
+    must(
+        random == (recorded.weights_sha256 is None),
+        f"the record has no hash of the weights {recorded.weights}",
+    )
+    if recorded.weights_sha256:
+        actual = sha256(dossier.path(WORKSPACE, "inputs/weights/weights.safetensors"))
         must(
-            found == told.weights_sha256,
-            f"the weights are {short(found)}, the record names {short(told.weights_sha256)}",
+            actual == recorded.weights_sha256,
+            f"the weights are {short(actual)}, the record names {short(recorded.weights_sha256)}",
         )
     return "none were needed" if refresh else facts.licence or "no licence told"
 
 
 def split(dossier: Dossier) -> str:
-    """The split follows again from the pictures' content and the seed."""
+    """Check that the split stage gives the same split again, from the pictures and the seed."""
     copies(dossier, "split")
     _pictures(dossier)
     return recompute.stage(dossier, "split")
 
 
 def validation(dossier: Dossier) -> str:
-    """The data passes every expectation again, and its profile is the recorded one."""
+    """Check that the validation stage gives the same results and profile again."""
     copies(dossier, "validate")
     _pictures(dossier)
     return recompute.stage(dossier, "validate")
 
 
 def manifest(dossier: Dossier) -> str:
-    """The manifest is the data version's: every picture's SKU, side and hashes."""
+    """Check the manifest, with each picture's SKU, side and hashes, against the data version's listing."""
     entry = _listed(dossier)["manifest.parquet"]
-    found = md5(dossier.path(WORKSPACE, "data/manifest.parquet"))
-    must(found == entry, f"the manifest is {short(found)}, the data version names {short(entry)}")
+    actual = md5(dossier.path(WORKSPACE, "data/manifest.parquet"))
+    must(actual == entry, f"the manifest is {short(actual)}, the data version names {short(entry)}")
     return f"{pq.read_metadata(dossier.path(WORKSPACE, 'data/manifest.parquet')).num_rows:,} pictures"
 
 
 def data(dossier: Dossier) -> str:
-    """The data version is the recorded one, and every file of it has its hash."""
+    """Check that the data version is the recorded one, and has exactly its files with their hashes."""
     listed = _listed(dossier)
     _pictures(dossier)
     root = dossier.path(WORKSPACE, "data")
-    there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    must(there == set(listed), f"{', '.join(sorted(there ^ set(listed))[:3])} is missing or too many")
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    must(present == set(listed), f"{', '.join(sorted(present ^ set(listed))[:3])} is missing or too many")
     changed = [
         name
         for name, digest in sorted(listed.items())
@@ -78,14 +88,17 @@ def data(dossier: Dossier) -> str:
 
 
 def _listed(dossier: Dossier) -> dict[str, str]:
-    """Path -> MD5 of the data version's files, once the listing was found to be the recorded version."""
+    """Check that the listing is the recorded data version; return path -> MD5 of its files."""
     path = dossier.there(LISTING)
-    told, pointed = dossier.record.inputs.data, dossier.path(WORKSPACE, "data.dvc").read_text("utf-8")
-    found = f"md5:{md5(path)}.dir"
-    must(found == told, f"the data version is {found}, the record names {told}")
-    must(told.removeprefix("md5:") in pointed, f"data.dvc names another version than the record ({told})")
+    recorded, pointer = dossier.record.inputs.data, dossier.path(WORKSPACE, "data.dvc").read_text("utf-8")
+    actual = f"md5:{md5(path)}.dir"
+    must(actual == recorded, f"the data version is {actual}, the record names {recorded}")
+    must(
+        recorded.removeprefix("md5:") in pointer,
+        f"data.dvc names another version than the record ({recorded})",
+    )
     tag = dossier.facts.registered.tags.get(DATA_TAG)
-    must(f"md5:{tag}" == told, f"the version names data {tag}, the record {told}")
+    must(f"md5:{tag}" == recorded, f"the version names data {tag}, the record {recorded}")
     return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text("utf-8"))}
 
 

@@ -1,4 +1,8 @@
-"""The checks of what the registry serves: promotions, version, statement, bundle, decision and figures."""
+"""Checks of the release's links: promotions, version, statement, bundle, decision and figures.
+
+Every public function checks one link against the dossier. It returns a sentence about a link that holds, and
+raises Broken, Unchecked or a reader's error otherwise.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,10 @@ from skumatch.retrieval.figures import Evaluation
 
 
 def journal(dossier: Dossier) -> str:
-    """Every promotion is chained to the one before, the last one to a version's tag, and the champion is the one that it made."""
+    """Check the hash chain of promotions, its head in a version's tag, and the champion at its end."""
     entries, registered, heads = dossier.facts.journal, dossier.facts.registered, dossier.facts.heads
-    found = [*breaks(entries), *unheaded(entries, heads)]
-    must(not found, " ".join(found))
+    problems = [*breaks(entries), *unheaded(entries, heads)]
+    must(not problems, " ".join(problems))
     closed = [entry.after for entry in entries if entry.after]
     last = closed[-1].champion if closed else None
     must(
@@ -35,14 +39,13 @@ def journal(dossier: Dossier) -> str:
     )
     named = max(map(number_of, heads.values()), default=0)
     if named < len(closed):
-        raise Unchecked(
-            f"the chain of {len(entries)} entries holds, but no version's tag names the last: its head is not recorded"
-        )
+        chain = f"the chain of {len(entries)} entries holds"
+        raise Unchecked(f"{chain}, but no version's tag names the last: its head is not recorded")
     return f"entries in the chain: {len(entries)}"
 
 
 def version(dossier: Dossier) -> str:
-    """The version names the hash of its run's lineage record, and the record this version's bundle."""
+    """Check that the version names its run's lineage record, and the record names the version's bundle."""
     registered, record = dossier.facts.registered, dossier.record
     told = registered.tags.get("skumatch.lineage")
     found = record_hash(dossier.json(RUN, "lineage.json"))
@@ -59,45 +62,45 @@ def version(dossier: Dossier) -> str:
 
 
 def origin(dossier: Dossier) -> str:
-    """The provenance statement says what the record says, of this bundle's parts.
+    """Check that the provenance statement agrees with the record, about the bundle's parts.
 
-    And it is signed, where a key is given.
+    With a key in the dossier, check the statement's signature as well.
     """
-    if (
-        dossier.key and not dossier.path(RUN, ORIGIN).is_file()
-    ):  # even where a store was away: whoever gives a key wants a signature
+    # A missing statement is broken even if its store was away: a given key asks for a signature.
+    if dossier.key and not dossier.path(RUN, ORIGIN).is_file():
         raise Broken(f"there is no statement that {dossier.key.name} could have signed")
-    found, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
-    told = provenance.opened(found)
+    envelope, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
+    told = provenance.opened(envelope)
     parts = {name: part.sha256 for name, part in dossier.manifest.parts.items()}
     parts[MANIFEST] = dossier.facts.registered.bundle
     ended = _finished(told)
-    must(
-        told == provenance.statement(record, parts, ended),
-        "the statement is of another bundle or other inputs than the record",
-    )
-    names = provenance.signers(found)
+    difference = "the statement is of another bundle or other inputs than the record"
+    must(told == provenance.statement(record, parts, ended), difference)
+    signers = provenance.signers(envelope)
     if dossier.key:
         must(
-            provenance.signed_by(found, dossier.key),
-            f"it isn't signed with {dossier.key.name}" if names else "it is unsigned",
+            provenance.signed_by(envelope, dossier.key),
+            f"it isn't signed with {dossier.key.name}" if signers else "it is unsigned",
         )
         return f"signed with {dossier.key.name}"
-    if names:
-        raise Unchecked(f"it is signed ({names[0][:12]}); give the public key to check that (--key)")
+    if signers:
+        raise Unchecked(f"it is signed ({signers[0][:12]}); give the public key to check that (--key)")
     return "says what the record says; unsigned"
 
 
-def _finished(told: dict[str, Any]) -> datetime:
+def _finished(statement: dict[str, Any]) -> datetime:
     try:
-        text = told["predicate"]["runDetails"]["metadata"]["finishedOn"]
+        text = statement["predicate"]["runDetails"]["metadata"]["finishedOn"]
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except (KeyError, TypeError, ValueError) as error:
         raise Broken("the statement doesn't say when the run ended, as each of ours does") from error
 
 
 def bundle(dossier: Dossier) -> str:
-    """Every part of the bundle has its hash, and the bundle the hash it was registered with, which the run made and the gate let pass."""
+    """Check the hashes of the bundle and its parts.
+
+    The registered bundle must be the one that the run made and that the gate decided on.
+    """
     registered = dossier.facts.registered.bundle
     manifest = verify_bundle(dossier.there(BUNDLE), registered)
     decided = dossier.decision.bundle
@@ -111,19 +114,22 @@ def bundle(dossier: Dossier) -> str:
 
 
 def index(dossier: Dossier) -> str:
-    """The gallery that is searched is the one the run's stages made."""
-    own, registered = bundle_hash(dossier.there(BUNDLE)), dossier.facts.registered.bundle
-    must(own == registered, f"the gallery's bundle is {short(own)}, registered is {short(registered)}")
-    told = dossier.manifest.parts[GALLERY].sha256
-    found = sha256(dossier.path(BUNDLE, GALLERY))
-    must(found == told, f"the gallery is {short(found)}, the bundle names {short(told)}")
+    """Check that the bundle's gallery is the one that the run's stages made."""
+    bundle_now, registered = bundle_hash(dossier.there(BUNDLE)), dossier.facts.registered.bundle
+    must(
+        bundle_now == registered,
+        f"the gallery's bundle is {short(bundle_now)}, registered is {short(registered)}",
+    )
+    named = dossier.manifest.parts[GALLERY].sha256
+    actual = sha256(dossier.path(BUNDLE, GALLERY))
+    must(actual == named, f"the gallery is {short(actual)}, the bundle names {short(named)}")
     made = sha256(dossier.path(WORKSPACE, dossier.made_bundle, GALLERY))
-    must(made == found, f"the run made the gallery {short(made)}, this one is {short(found)}")
+    must(made == actual, f"the run made the gallery {short(made)}, this one is {short(actual)}")
     return f"{pq.read_metadata(dossier.path(BUNDLE, GALLERY)).num_rows:,} vectors"
 
 
 def decision(dossier: Dossier) -> str:
-    """The decision is the recorded one, and the gate decides so again from both evaluations."""
+    """Check the decision's hash, and that the gate decides the same again from the evaluations."""
     same(dossier, dossier.record.results.decision, "gate/decision.json", "out/gate/decision.json")
     copies(dossier, "gate")
     recompute.stage(dossier, "gate")
@@ -131,12 +137,12 @@ def decision(dossier: Dossier) -> str:
 
 
 def evaluation(dossier: Dossier) -> str:
-    """The evaluations are the recorded ones, their figures follow from the ranked lists, and MLflow shows these figures."""
+    """Check the evaluations' hashes, and recompute their figures, which MLflow must show."""
     results = dossier.record.results
-    for candidate, told in ((CHALLENGER, results.challenger), (REFRESHED, results.champion)):
-        if told:
-            who = dossier.file_of(candidate)
-            same(dossier, told, f"evaluate/{who}.json", f"out/evaluate/{who}.json")
+    for candidate, digest in ((CHALLENGER, results.challenger), (REFRESHED, results.champion)):
+        if digest:
+            stem = dossier.file_of(candidate)
+            same(dossier, digest, f"evaluate/{stem}.json", f"out/evaluate/{stem}.json")
             recompute.figures(dossier, candidate)
             _shown(dossier, candidate)
     if results.answers:
@@ -147,29 +153,31 @@ def evaluation(dossier: Dossier) -> str:
 
 
 def _shown(dossier: Dossier, candidate: str) -> None:
-    told, shown, who = (
-        dossier.evaluation(f"{WORKSPACE}/out", candidate),
-        dossier.facts.run.metrics,
-        dossier.file_of(candidate),
-    )
-    must(f"{who}.top1" in shown, f"MLflow shows no top-1 of the {who}")
-    for name, value in shown.items():
+    """Check that MLflow's metrics and the version's tag show the figures of a candidate's evaluation."""
+    evaluated = dossier.evaluation(f"{WORKSPACE}/out", candidate)
+    metrics, prefix = dossier.facts.run.metrics, dossier.file_of(candidate)
+    must(f"{prefix}.top1" in metrics, f"MLflow shows no top-1 of the {prefix}")
+    for name, value in metrics.items():
         model, _, figure = name.partition(".")
-        is_told = getattr(told, figure, None) if figure in Evaluation.model_fields else None
-        must(model != who or is_told == value, f"MLflow shows {name} {value}, the evaluation says {is_told}")
+        expected = getattr(evaluated, figure, None) if figure in Evaluation.model_fields else None
+        same_value = model != prefix or expected == value
+        must(same_value, f"MLflow shows {name} {value}, the evaluation says {expected}")
     tag = dossier.facts.registered.tags.get(TOP1_TAG)
-    named = candidate != dossier.released or tag == f"{told.top1:.6f}"
-    must(named, f"the version names top-1 {tag}, the evaluation says {told.top1}")
+    named = candidate != dossier.released or tag == f"{evaluated.top1:.6f}"
+    must(named, f"the version names top-1 {tag}, the evaluation says {evaluated.top1}")
 
 
 def champion(dossier: Dossier) -> str:
-    """The champion it was compared with is the one recorded."""
-    told, folder = dossier.record.inputs.champion, dossier.there(WORKSPACE, "inputs/champion")
-    if told is None:
+    """Check that the run compared with the recorded champion."""
+    recorded_champion, folder = dossier.record.inputs.champion, dossier.there(WORKSPACE, "inputs/champion")
+    if recorded_champion is None:
         must((folder / "none.json").is_file(), "the run had a champion's bundle, the record knows none")
         return "there was none"
-    found = bundle_hash(folder)
-    must(found == told, f"the run compared with bundle {short(found)}, the record names {short(told)}")
+    actual = bundle_hash(folder)
+    must(
+        actual == recorded_champion,
+        f"the run compared with bundle {short(actual)}, the record names {short(recorded_champion)}",
+    )
     for name in ("released", "trained"):
         recorded = getattr(dossier.record.inputs, name)
         if recorded:
@@ -178,5 +186,5 @@ def champion(dossier: Dossier) -> str:
                 present == recorded,
                 f"inputs/{name} is bundle {short(present)}, the record names {short(recorded)}",
             )
-    verify_bundle(folder, told)
+    verify_bundle(folder, recorded_champion)
     return f"version {dossier.record.inputs.champion_version}"
