@@ -1,4 +1,4 @@
-"""The chain of a version, from its promotion back to the pictures: what each link is, and whether it holds."""
+"""The chain of a version from its promotion back to the pictures: each link's facts and verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ WORSE: tuple[Verdict, ...] = ("holds", "unchecked", "broken")  # in this order
 
 @dataclass(frozen=True)
 class Step:
-    """A link's name, what it is in words, what is told of it, and the check that says whether it holds."""
+    """One kind of link.
+
+    Attributes:
+        name: Name of the link.
+        title: The name for readers.
+        tell: Returns the link's hash, if it has one, and its facts.
+        check: Returns a sentence if the link holds; raises otherwise.
+    """
 
     name: str
     title: str
@@ -51,35 +58,46 @@ STEPS = (
 
 
 def links(dossier: Dossier, verify: bool) -> list[Link]:
-    """Every link with what is told of it; with `verify` each is checked.
+    """Return every link of the chain with its facts.
 
-    Without, only those have a verdict that can't be read.
+    Args:
+        dossier: The version's dossier.
+        verify: Check each link. Otherwise only links whose facts can't be read get a verdict.
+
+    Raises:
+        DataError: The folder is no dossier.
     """
-    _ = dossier.facts  # a folder that is no dossier has no chain
+    _ = dossier.facts  # raises for a folder that is no dossier
     with track("verify" if verify else "audit", len(STEPS), "links") as advance:
-        found = []
+        chain = []
         for step in STEPS:
-            found.append(linked(dossier, step, verify))
+            chain.append(linked(dossier, step, verify))
             advance(text=step.title)
-    return found
+    return chain
 
 
 def linked(dossier: Dossier, step: Step, verify: bool) -> Link:
-    """One link of the chain, checked with `verify`. One that can't be told never holds."""
+    """Return one link of the chain; a link whose facts can't be read never holds.
+
+    Args:
+        dossier: The version's dossier.
+        step: The kind of link.
+        verify: Check the link as well.
+    """
     judged: list[tuple[Verdict, str]] = []
     try:
-        digest, said = step.tell(dossier)
+        digest, facts = step.tell(dossier)
     except (Unchecked, Broken, *UNREADABLE) as error:
-        digest, said = None, {"not readable": _words(error)}
+        digest, facts = None, {"not readable": _words(error)}
         judged.append(_failed(dossier, error))
     if verify:
         judged.insert(0, _checked(dossier, step))
     verdict, reason = max(judged, key=lambda judgement: WORSE.index(judgement[0]), default=(None, ""))
-    return Link(name=step.name, title=step.title, hash=digest, said=said, verdict=verdict, reason=reason)
+    return Link(name=step.name, title=step.title, hash=digest, said=facts, verdict=verdict, reason=reason)
 
 
 def _checked(dossier: Dossier, step: Step) -> tuple[Verdict, str]:
-    """The verdict of a link's check, and its reason."""
+    """Return the verdict of a link's check, and its reason."""
     try:
         return "holds", step.check(dossier)
     except (Unchecked, Broken, *UNREADABLE) as error:
@@ -87,9 +105,10 @@ def _checked(dossier: Dossier, step: Step) -> tuple[Verdict, str]:
 
 
 def _failed(dossier: Dossier, error: Exception) -> tuple[Verdict, str]:
-    """What is absent since its store was away is unchecked, in the store's words.
+    """Return the verdict for an error, and its reason.
 
-    All else that can't be read is broken.
+    A part that is absent because its store was away is unchecked, with the store's message as reason. Any
+    other part that can't be read is broken.
     """
     if isinstance(error, Unchecked | Broken):
         return "unchecked" if isinstance(error, Unchecked) else "broken", str(error)
@@ -103,7 +122,7 @@ def _failed(dossier: Dossier, error: Exception) -> tuple[Verdict, str]:
 
 
 def _absent(error: BaseException | None) -> Path | None:
-    """The path whose absence an error comes from, if it comes from that."""
+    """Return the path whose absence caused an error; None if the error has another cause."""
     while error is not None:
         if isinstance(error, FileNotFoundError):
             return Path(error.filename or str(error))  # Arrow's message is the path alone

@@ -1,4 +1,4 @@
-"""The audit that the schedule asks for: the champion, and an older version that chance picks."""
+"""The scheduled audit: verify the champion and one older version, which is picked at random."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ SAID: tuple[Verdict, ...] = ("holds", "unchecked")
 
 
 class Request(BaseModel):
-    """run: the DAG run, which also picks the older version. pictures: fetch and hash the data's pictures, too."""
+    """The parameters of a scheduled audit.
+
+    Attributes:
+        run: Id of the DAG run; its hash picks the older version.
+        pictures: Fetch and hash the data's pictures as well.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,18 +36,28 @@ class Request(BaseModel):
     pictures: bool = True
 
 
-def audit(settings: Settings, asked: Request) -> dict[str, Any]:
-    """Verify the champion and an older version; keep a lineage page of each with this machine's reports.
+def audit(settings: Settings, request: Request) -> dict[str, Any]:
+    """Verify the champion and an older version; write a lineage page of each to this machine's reports.
 
-    Raises AuditFailed naming every broken link, NothingNew where there is no champion yet.
+    Args:
+        settings: Addresses of the stores, and the project's folder.
+        request: The parameters of the audit.
+
+    Returns:
+        The champion's version, the decision and a sentence for the DAG run, and for `holds` and `unchecked`
+        a map of version -> number of links.
+
+    Raises:
+        AuditFailed: Links are broken; the message names all of them.
+        NothingNew: There is no champion yet.
     """
     registry = open_registry(settings, load_params(settings.project / "params.yaml"))
     champion = registry.champion()
     if champion is None:
         raise NothingNew("There is no champion yet, so there is nothing to audit.")
-    chosen = [champion, *_older(registry, champion, asked.run)]
-    found = {ref.version: _verified(settings, registry, ref, asked.pictures) for ref in chosen}
-    judged = [(version, link) for version, chain in found.items() for link in chain]
+    chosen = [champion, *_older(registry, champion, request.run)]
+    chains = {ref.version: _verified(settings, registry, ref, request.pictures) for ref in chosen}
+    judged = [(version, link) for version, chain in chains.items() for link in chain]
     broken = [
         f"version {version}: {link.name} ({link.reason})"
         for version, link in judged
@@ -50,8 +65,8 @@ def audit(settings: Settings, asked: Request) -> dict[str, Any]:
     ]
     if broken:
         raise AuditFailed(f"The chain of lineage is broken: {'; '.join(broken)}.")
-    counts = {str(version): counted(chain) for version, chain in found.items()}
-    sentence = " ".join(_sentence(version, chain) for version, chain in found.items())
+    counts = {str(version): counted(chain) for version, chain in chains.items()}
+    sentence = " ".join(_sentence(version, chain) for version, chain in chains.items())
     print(sentence)
     return {"version": champion.version, "decision": "audited", "sentence": sentence} | {
         name: _each(counts, name) for name in SAID
@@ -63,7 +78,7 @@ def _each(counts: dict[str, dict[Verdict, int]], name: Verdict) -> dict[str, int
 
 
 def _sentence(version: int, chain: list[Link]) -> str:
-    """What is left unchecked isn't proved, so it is named; nothing is broken here."""
+    """Return a sentence on a chain without broken links; it names the unchecked ones as not proved."""
     counts, left = counted(chain), ", ".join(link.name for link in chain if link.verdict == "unchecked")
     more = f", {counts['unchecked']} can't be checked ({left})" if left else ""
     return f"Version {version}: {counts['holds']} of {len(chain)} links hold{more}."
@@ -71,8 +86,8 @@ def _sentence(version: int, chain: list[Link]) -> str:
 
 def _older(registry: Registry, champion: ModelRef, run: str) -> list[ModelRef]:
     others = [ref for ref in registry.versions() if ref.version != champion.version]
-    place = int(hashlib.sha256(run.encode()).hexdigest(), 16)
-    return [others[place % len(others)]] if others else []
+    number = int(hashlib.sha256(run.encode()).hexdigest(), 16)
+    return [others[number % len(others)]] if others else []
 
 
 def _verified(settings: Settings, registry: Registry, ref: ModelRef, pictures: bool) -> list[Link]:

@@ -1,4 +1,7 @@
-"""A commit and its trees as git keeps them, so that whoever has the files can see, without git, that they are the commit's."""
+"""Proof that files belong to a commit: the commit and its trees as git stores them.
+
+The proof can be checked against the files without git.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ TREE_MODE = b"40000"
 
 
 def keep_proof(project: Path, commit: str, names: Iterable[str], folder: Path) -> str:
-    """Write the commit and the trees on the way to `names` into `folder`, a file an object.
+    """Write a commit and the trees on the way to some files into a folder, one file per git object.
 
     Args:
-        project: the folder whose repository is asked.
-        commit: a commit's id.
-        names: files, as paths from the repository's root.
-        folder: gets `commit` and `trees/ID`.
+        project: A folder in the repository.
+        commit: The commit's id.
+        names: The files, as paths from the repository's root.
+        folder: The folder for `commit` and `trees/ID`.
 
     Returns:
-        Why that can't be done, empty where it was.
+        The reason why that can't be done; empty if it was done.
 
     Raises:
-        CodeError: git is missing or refuses to read the repository.
+        CodeError: Git is missing or refuses to read the repository.
     """
     try:
         repository = checkout(project)
@@ -37,17 +40,25 @@ def keep_proof(project: Path, commit: str, names: Iterable[str], folder: Path) -
     except LookupError as error:
         return f"the repository of {project} doesn't have the commit {commit[:12]} ({error})"
     for path in sorted(_on_the_way(names)):
-        with suppress(LookupError):  # a folder the commit doesn't have: its files are new
+        with suppress(LookupError):  # the commit doesn't have a folder whose files are all new
             tree = repository.object("tree", f"{commit}:{path}" if path else f"{commit}^{{tree}}")
             _write(folder / "trees" / object_id("tree", tree, commit), tree)
     return ""
 
 
 def committed_files(folder: Path, commit: str, names: Iterable[str]) -> dict[str, str]:
-    """Path -> blob id of the files that the kept trees name, once their hashes lead to `commit`.
+    """Check that kept trees belong to a commit, and return the files that they name.
 
-    Paths are from the repository's root. names: files whose trees must be there, unless it lacks them.
-    Raises ValueError where the trees don't lead to it.
+    Args:
+        folder: The folder that keep_proof wrote.
+        commit: The commit's id.
+        names: Files whose trees must be kept, unless the commit lacks them.
+
+    Returns:
+        Path from the repository's root -> blob id.
+
+    Raises:
+        ValueError: The hashes of the kept objects don't lead to the commit, or a tree is missing.
     """
     path = folder / "commit"
     data = path.read_bytes() if path.is_file() else b""
@@ -58,17 +69,28 @@ def committed_files(folder: Path, commit: str, names: Iterable[str]) -> dict[str
 
 
 def blob_id(data: bytes, commit: str) -> str:
-    """git's name of a file's content, in the repository of that commit."""
+    """Return the id that git gives a file's content, with the hash algorithm of the commit's id."""
     return object_id("blob", data, commit)
 
 
 def _on_the_way(names: Iterable[str]) -> set[str]:
-    """The folders above the files, the root as an empty path."""
+    """Return the folders above the files; the root is an empty path."""
     paths = {path for name in names for path in PurePosixPath(name).parents}
     return {"" if path == PurePosixPath() else str(path) for path in paths}
 
 
 def _walk(trees: Path, tree: str, where: str, needed: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield path and blob id of all files below a kept tree, after a check of each tree's hash.
+
+    Args:
+        trees: The folder with the kept trees.
+        tree: Id of the tree.
+        where: The tree's path from the repository's root; empty for the root.
+        needed: Paths whose trees must be kept; any other tree may be missing.
+
+    Raises:
+        ValueError: A needed tree is missing, or a tree has another hash than its id.
+    """
     path = trees / tree
     if not path.is_file():
         if where in needed:
@@ -86,7 +108,7 @@ def _walk(trees: Path, tree: str, where: str, needed: set[str]) -> Iterator[tupl
 
 
 def _entries(data: bytes, size: int) -> Iterator[tuple[bytes, str, str]]:
-    """Mode, name and id of a tree's entries: `MODE NAME\\0` and the id's `size` bytes each."""
+    r"""Yield mode, name and id of a tree's entries; each is `MODE NAME\0` and `size` bytes of the id."""
     while data:
         mode, rest = data.split(b" ", 1)
         name, rest = rest.split(b"\0", 1)

@@ -1,4 +1,4 @@
-"""One link of the chain from a promotion back to the pictures, and how well it holds."""
+"""One link of the chain from a promotion back to the pictures, and its verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.errors import SkumatchError
 
-# What reading a part raises that is missing, damaged or of another shape. An AttributeError is a bug of ours.
+# The errors of reading a part that is missing, damaged or of another shape. An AttributeError is a bug.
 UNREADABLE = (
     SkumatchError, OSError, ValueError, LookupError, TypeError, RecursionError,
     tarfile.TarError, yaml.YAMLError, pa.ArrowException,
@@ -21,10 +21,15 @@ Verdict = Literal["holds", "broken", "unchecked"]
 
 
 class Link(BaseModel):
-    """name: what is linked. hash: of it, where it has one. said: what an auditor reads of it.
+    """One link of the chain.
 
-    verdict: None where nobody has looked yet, and what is told could be read.
-    reason: what was found, or why it doesn't hold or can't be checked.
+    Attributes:
+        name: The link's name, such as `bundle`.
+        title: The name for readers.
+        hash: Hash of the linked thing; None if it has none.
+        said: The link's facts, name -> words.
+        verdict: None if the link was not checked and its facts could be read.
+        reason: The check's result in words, or the reason why the link doesn't hold or can't be checked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,14 +43,14 @@ class Link(BaseModel):
 
 
 def counted(links: Sequence[Link]) -> dict[Verdict, int]:
-    """How many links hold, are broken, can't be checked."""
+    """Return the number of links with each verdict."""
     verdicts: tuple[Verdict, ...] = get_args(Verdict)
     return {verdict: sum(link.verdict == verdict for link in links) for verdict in verdicts}
 
 
 class Broken(Exception):
-    """A check that found something else than it should; its words say what."""
+    """A check failed; the message says which difference it found."""
 
 
 class Unchecked(Exception):
-    """A check that can't be made here; its words say why."""
+    """A check can't be made here; the message says why."""

@@ -1,4 +1,4 @@
-"""From when to when a product could be named by what served."""
+"""The times in which the serving version could name a product."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ Labels = Callable[[int], Collection[str]]
 
 @dataclass(frozen=True)
 class Naming:
-    """A time without a gap in which what served had the product in its gallery.
+    """A period in which all champions had the product in their gallery.
 
-    until: None if it still serves. versions: the champions of that time, in order. reason: empty, or why
-    nobody knows whether the version could name the product.
+    Attributes:
+        since: Start of the period.
+        until: End of the period; None if its last version still serves.
+        versions: The champions of the period, in order.
+        reason: Empty; or why the gallery can't be read, so that its products are unknown.
     """
 
     since: datetime
@@ -28,40 +31,40 @@ class Naming:
 
 
 def namings(services: Sequence[Service], sku: str, labels: Labels) -> list[Naming]:
-    """When a product could be named, in order.
+    """Return the periods in which a product could be named, in order.
 
     Args:
-        services: the champions and their times, in order.
-        sku: the product's name, in any spelling that means the same.
-        labels: returns the SKUs that a version's gallery has; raises SkumatchError where that can't be read.
+        services: The champions and their times, in order.
+        sku: The product's name, in any equivalent spelling.
+        labels: Returns the SKUs of a version's gallery; raises SkumatchError if they can't be read.
     """
     wanted, known = alike(sku), dict[int, bool | str]()
-    times: list[Naming] = []
+    periods: list[Naming] = []
     for service in services:
         if service.version is None or service.since is None:
             continue
         if service.version not in known:
             known[service.version] = _names(labels, service.version, wanted)
-        answer = known[service.version]
-        if answer is False:
+        nameable = known[service.version]
+        if nameable is False:
             continue
-        reason = answer if isinstance(answer, str) else ""
+        reason = nameable if isinstance(nameable, str) else ""
         naming = Naming(service.since, service.until, (service.version,), reason)
-        if times and times[-1].until == naming.since and not times[-1].reason and not reason:
-            times[-1] = replace(
-                times[-1], until=naming.until, versions=(*times[-1].versions, service.version)
+        if periods and periods[-1].until == naming.since and not periods[-1].reason and not reason:
+            periods[-1] = replace(
+                periods[-1], until=naming.until, versions=(*periods[-1].versions, service.version)
             )
         else:
-            times.append(naming)
-    return times
+            periods.append(naming)
+    return periods
 
 
 def in_words(times: Sequence[Naming]) -> list[str]:
-    """A sentence about the times that are known, and one for each that is not."""
+    """Return one sentence about all known periods, and one for each unknown period."""
     spells = [f"{_span(time)}, by {_versions(time.versions)}" for time in times if not time.reason]
     unknown = [time for time in times if time.reason]
-    never = "could not be named by what served" if unknown else "could never be named by what served"
-    first = f"Nameable by what served: {'; '.join(spells)} (UTC)." if spells else f"It {never}."
+    negation = "could not be named by what served" if unknown else "could never be named by what served"
+    first = f"Nameable by what served: {'; '.join(spells)} (UTC)." if spells else f"It {negation}."
     return [
         first,
         *(f"Not known {_span(time)}, of version {time.versions[0]}: {time.reason}" for time in unknown),
@@ -69,7 +72,7 @@ def in_words(times: Sequence[Naming]) -> list[str]:
 
 
 def _names(labels: Labels, version: int, wanted: str) -> bool | str:
-    """Whether the version can name the product; a sentence where its labels can't be read."""
+    """Return True if the version can name the product; the error's message if its labels can't be read."""
     try:
         return any(alike(sku) == wanted for sku in labels(version))
     except SkumatchError as error:

@@ -1,6 +1,6 @@
-"""The lineage page: a version's chain as a picture, then each link with its hash, its facts and its verdict.
+"""The lineage page: a diagram of a version's chain, then each link's hash, facts and verdict.
 
-One static file.
+The page is one static file.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from skumatch.audit.dossier import Facts
 from skumatch.audit.link import Link, Verdict, counted
 
-BOX, GAP = (128, 52), (24, 26)  # a node's width and height, the space between nodes
-# name -> column, row, and the word in the box. Columns run from the pictures to the promotion.
+# Width and height of a node, and the horizontal and vertical space between nodes, in the diagram's units.
+BOX, GAP = (128, 52), (24, 26)
+# Link's name -> column, row and label of its node. Columns run from the pictures to the promotion.
 PLACES = {
     "data": (0, 0, "Pictures"),
     "manifest": (1, 0, "Manifest"),
@@ -37,19 +38,44 @@ PLACES = {
     "provenance": (6, 0, "Provenance"),
     "journal": (7, 1, "Promotions"),
 }
+# Start and end of each arrow: a link rests on the links whose arrows lead to it.
 EDGES = (
-    ("data", "manifest"), ("manifest", "validation"), ("manifest", "split"), ("commit", "code"), ("tree", "code"), ("code", "inputs"),
-    ("environment", "inputs"), ("parameters", "inputs"), ("weights", "inputs"), ("validation", "stages"), ("split", "stages"),
-    ("inputs", "stages"), ("stages", "index"), ("stages", "evaluation"), ("champion", "evaluation"), ("index", "bundle"),
-    ("evaluation", "decision"), ("bundle", "decision"), ("bundle", "version"), ("decision", "version"), ("version", "journal"),
+    ("data", "manifest"),
+    ("manifest", "validation"),
+    ("manifest", "split"),
+    ("commit", "code"),
+    ("tree", "code"),
+    ("code", "inputs"),
+    ("environment", "inputs"),
+    ("parameters", "inputs"),
+    ("weights", "inputs"),
+    ("validation", "stages"),
+    ("split", "stages"),
+    ("inputs", "stages"),
+    ("stages", "index"),
+    ("stages", "evaluation"),
+    ("champion", "evaluation"),
+    ("index", "bundle"),
+    ("evaluation", "decision"),
+    ("bundle", "decision"),
+    ("bundle", "version"),
+    ("decision", "version"),
+    ("version", "journal"),
     ("provenance", "version"),
-)  # fmt: skip
+)
 WORDS = {"holds": "holds", "broken": "broken", "unchecked": "can't be checked", None: "not checked"}
 
 
 @dataclass(frozen=True)
 class Node:
-    """A link's box, its top left corner in the picture's units."""
+    """A link's box in the diagram.
+
+    Attributes:
+        link: The link.
+        short: The box's label.
+        x: Left edge, in the diagram's units.
+        y: Top edge, in the diagram's units.
+    """
 
     link: Link
     short: str
@@ -58,21 +84,31 @@ class Node:
 
 
 def lineage_page(facts: Facts, links: list[Link]) -> str:
-    """One HTML file with everything in it: no script, nothing from elsewhere.
+    """Return the page as self-contained HTML, without scripts or external resources.
 
-    Every text of the dossier escaped.
+    All texts from the dossier are escaped.
     """
     nodes = {link.name: _node(link) for link in links}
     counts = counted(links)
-    return _environment().get_template("lineage.html.jinja").render(
-        registered=facts.registered, registry=facts.registry, collected=f"{facts.collected:%Y-%m-%d %H:%M} UTC", links=links,
-        nodes=list(nodes.values()), edges=[_path(nodes[start], nodes[end]) for start, end in EDGES], box=BOX, words=WORDS,
-        width=max(node.x for node in nodes.values()) + BOX[0] + 8, height=max(node.y for node in nodes.values()) + BOX[1] + 8,
-        verified=all(link.verdict for link in links), **_verdict(links, counts),
-    )  # fmt: skip
+    template = _environment().get_template("lineage.html.jinja")
+    return template.render(
+        registered=facts.registered,
+        registry=facts.registry,
+        collected=f"{facts.collected:%Y-%m-%d %H:%M} UTC",
+        links=links,
+        nodes=list(nodes.values()),
+        edges=[_path(nodes[start], nodes[end]) for start, end in EDGES],
+        box=BOX,
+        words=WORDS,
+        width=max(node.x for node in nodes.values()) + BOX[0] + 8,
+        height=max(node.y for node in nodes.values()) + BOX[1] + 8,
+        verified=all(link.verdict for link in links),
+        **_verdict(links, counts),
+    )
 
 
 def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]:
+    """Return the template's values for the whole chain: tone, sign, headline, reason, tiles."""
     broken = [link for link in links if link.verdict == "broken"]
     tiles = [(str(len(links)), "links from the promotion to the pictures")]
     tiles += [
@@ -89,26 +125,26 @@ def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]
             "tiles": tiles,
         }
     if not any(counts.values()):
-        said = "Told as it was recorded; nothing was hashed or computed again."
+        reason = "Told as it was recorded; nothing was hashed or computed again."
         return {
             "tone": "calm",
             "sign": "·",
             "headline": "The chain as recorded",
-            "reason": said,
+            "reason": reason,
             "tiles": tiles[:1],
         }
     if not counts["holds"] and sum(counts.values()) < len(links):
-        said = "Told as it was recorded; nothing was hashed or computed again, and this can't be read: "
-        said += ", ".join(link.title.lower() for link in links if link.verdict)
+        reason = "Told as it was recorded; nothing was hashed or computed again, and this can't be read: "
+        reason += ", ".join(link.title.lower() for link in links if link.verdict)
         headline = "The chain as recorded, with gaps"
-        return {"tone": "warn", "sign": "?", "headline": headline, "reason": f"{said}.", "tiles": tiles[:1]}
+        return {"tone": "warn", "sign": "?", "headline": headline, "reason": f"{reason}.", "tiles": tiles[:1]}
     if counts["unchecked"]:
         names = ", ".join(link.title.lower() for link in links if link.verdict == "unchecked")
         headline = f"{counts['holds']} of {len(links)} links hold, {counts['unchecked']} can't be checked"
-        said = f"Nothing that was looked at is broken, but the chain isn't proved: {names}. Each says why."
-        return {"tone": "warn", "sign": "?", "headline": headline, "reason": said, "tiles": tiles}
-    said = "Every part was hashed again, and what is cheap was computed again."
-    return {"tone": "good", "sign": "✓", "headline": "The chain holds", "reason": said, "tiles": tiles}
+        reason = f"Nothing that was looked at is broken, but the chain isn't proved: {names}. Each says why."
+        return {"tone": "warn", "sign": "?", "headline": headline, "reason": reason, "tiles": tiles}
+    reason = "Every part was hashed again, and what is cheap was computed again."
+    return {"tone": "good", "sign": "✓", "headline": "The chain holds", "reason": reason, "tiles": tiles}
 
 
 def _node(link: Link) -> Node:
@@ -117,10 +153,12 @@ def _node(link: Link) -> Node:
 
 
 def _path(start: Node, end: Node) -> str:
-    """From one box's edge to the other's: along a curve where they lie side by side, straight where one lies below the other."""
+    """Return the SVG path between two boxes: a straight line within one column, else a curve."""
     if start.x == end.x:
         down = end.y > start.y
-        return f"M{start.x + BOX[0] // 2} {start.y + (BOX[1] if down else 0)}V{end.y - 3 if down else end.y + BOX[1] + 3}"
+        x, y0 = start.x + BOX[0] // 2, start.y + (BOX[1] if down else 0)
+        y1 = end.y - 3 if down else end.y + BOX[1] + 3
+        return f"M{x} {y0}V{y1}"
     x0, y0, x1, y1 = start.x + BOX[0], start.y + BOX[1] // 2, end.x - 2, end.y + BOX[1] // 2
     middle = (x0 + x1) // 2
     return f"M{x0} {y0}C{middle} {y0} {middle} {y1} {x1} {y1}"

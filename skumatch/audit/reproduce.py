@@ -1,4 +1,4 @@
-"""A version made again: its run's workspace from its input set, every stage anew, and what comes out held against what was recorded."""
+"""Reproduce a version: run every stage again from its input set and compare the outs with the record."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import INPUTS_TAG, MACHINE_TAG
 from skumatch.stages.runner import SECONDS
 
-TOLERANCE = 0.005  # of top-1, where bits differ: what other hardware may do
+TOLERANCE = 0.005  # allowed difference of top-1 where bits differ, as on other hardware
 
 
 class Out(BaseModel):
-    """One out of a stage, as recorded and as it came out now."""
+    """One out of a stage, as recorded and as reproduced.
+
+    Attributes:
+        stage: The stage's name.
+        path: The out's path in the workspace.
+        recorded: Its hash (`md5:...`) in the lineage record.
+        found: Its hash now; `none` if the stage has no such out.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,13 +47,20 @@ class Out(BaseModel):
 
     @property
     def equal(self) -> bool:
+        """True if both hashes are equal."""
         return self.recorded == self.found
 
 
 class Reproduction(BaseModel):
-    """recorded, found: top-1 of the version then and now. environment: whether the environment's lock here is the run's.
+    """The result of a reproduction.
 
-    machine: whether what ran now ran on the processor and as many cores as then, without a GPU.
+    Attributes:
+        outs: Every recorded out with its hash now.
+        recorded: The version's recorded top-1, from 0 to 1.
+        found: Top-1 now.
+        environment: True if the environment's lock here is the run's.
+        machine: True if every stage that ran now ran on the same processor as then, with as many cores and
+            without a GPU.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,24 +73,37 @@ class Reproduction(BaseModel):
 
     @property
     def equal(self) -> bool:
+        """True if all outs are equal, bit by bit."""
         return all(out.equal for out in self.outs)
 
     @property
     def within(self) -> bool:
-        """Whether top-1 is the recorded one within TOLERANCE."""
+        """True if top-1 differs from the recorded one by at most TOLERANCE."""
         return abs(self.found - self.recorded) <= TOLERANCE
 
     @property
     def holds(self) -> bool:
-        """Whether it came out as it must: bit by bit where machine and packages are the same, else within TOLERANCE."""
+        """True if the version was reproduced.
+
+        Top-1 must be within TOLERANCE. Where machine and packages are the same, all outs must be equal too.
+        """
         return self.within and (self.equal or not (self.environment and self.machine))
 
 
 def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool) -> Reproduction:
-    """Make a version again, with its own code, and compare. Nothing is written to the remote or to MLflow.
+    """Make a version again, with its own code, and compare it with its record.
 
-    force: run every stage, training from its start; else stages whose result the remote knows are fetched.
-    Raises a stage's own error, DataError for a version that names no input set or rests on an erased picture.
+    Nothing is written to the remote or to MLflow.
+
+    Args:
+        settings: Addresses of the stores, and the project's folder.
+        registry: The registry that has the version.
+        ref: The version.
+        force: Run every stage, and training from its start; else results that the remote has are fetched.
+
+    Raises:
+        DataError: The version names no input set, or rests on an erased picture.
+        SkumatchError: A stage failed; this is the stage's own error.
     """
     archive = ref.tags.get(INPUTS_TAG)
     if not archive:
@@ -84,19 +111,23 @@ def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool
             f"Version {ref.version} names no input set (its tag {INPUTS_TAG}), so it can't be made again."
         )
     if erasure := ErasureRecord(settings).read().of_version(registry.model_name, ref.version):
-        why = f"it rests on a picture that was {erasure.words}"
-        raise DataError(f"Version {ref.version} can't be made again: {why}.")
+        reason = f"it rests on a picture that was {erasure.words}"
+        raise DataError(f"Version {ref.version} can't be made again: {reason}.")
     with tempfile.TemporaryDirectory() as folder:
         registry.download_artifacts(ref.run_id, Path(folder) / RUN)
-        then = Dossier(Path(folder))
-        record, top1, who = then.record, then.evaluation(RUN, then.released).top1, then.released
+        dossier = Dossier(Path(folder))
+        record, released = dossier.record, dossier.released
+        top1 = dossier.evaluation(RUN, released).top1
     message = Message(run=f"reproduce-{ref.version}-{secrets.token_hex(3)}", inputs=archive)
     with workspace(settings, message, "again") as repository, _stage_environment(settings, force):
         _run(repository, force)
-        found = read_json(repository.folder / f"out/evaluate/{who}.json")["top1"]
-        same = _constraints(settings.project) == _constraints(repository.folder)
-        outs, machine = _outs(record, repository.lock), _same_machine(ref.tags, repository.folder)
-        return Reproduction(outs=outs, recorded=top1, found=found, environment=same, machine=machine)
+        return Reproduction(
+            recorded=top1,
+            found=read_json(repository.folder / f"out/evaluate/{released}.json")["top1"],
+            environment=_constraints(settings.project) == _constraints(repository.folder),
+            outs=_outs(record, repository.lock),
+            machine=_same_machine(ref.tags, repository.folder),
+        )
 
 
 def _run(repository: Repository, force: bool) -> None:
@@ -121,21 +152,28 @@ def _outs(record: Lineage, lock: str) -> tuple[Out, ...]:
 
 
 def _same_machine(tags: Mapping[str, str], root: Path) -> bool:
-    """Whether training and embedding were recorded on one machine without a GPU, and every stage that ran now did so on such a one."""
-    told = {machine for name, machine in tags.items() if name.startswith(MACHINE_TAG)}
+    """Return True if all recorded stages and all stages that ran now ran on the same kind of machine.
+
+    A machine's description ends in ` cores` if the stage used no GPU; any other description returns False.
+
+    Args:
+        tags: The version's tags, with the machines of training and embedding.
+        root: The workspace of the reproduction.
+    """
+    recorded = {machine for name, machine in tags.items() if name.startswith(MACHINE_TAG)}
     files = (root / SECONDS.format(stage=name) for name in stages(root))
-    found = {
-        read_json(path)["machine"] for path in files if path.is_file()
-    }  # a stage that was fetched ran nowhere
-    return len(told) == 1 and found <= told and all(machine.endswith(" cores") for machine in told)
+    # A stage whose result was fetched has no such file.
+    used = {read_json(path)["machine"] for path in files if path.is_file()}
+    return len(recorded) == 1 and used <= recorded and all(machine.endswith(" cores") for machine in recorded)
 
 
 @contextmanager
 def _stage_environment(settings: Settings, force: bool) -> Iterator[None]:
-    """What stages are told while this lasts.
+    """Set the environment variables of stages while this lasts.
 
-    Vectors are computed again, not read from the remote, nor kept there. Where training is to start anew it
-    must not find the checkpoints of the run; those of this one are gone at the end.
+    Vectors are computed again; they are neither read from the remote nor written to it. With `force`, stages
+    use an empty folder as remote, so that training doesn't resume from the run's checkpoints; the folder is
+    deleted at the end.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="again-", dir=settings.home_dir) as folder:
@@ -153,11 +191,12 @@ def _constraints(folder: Path) -> str:
     return path.read_text("utf-8") if path.is_file() else ""
 
 
-def as_json(found: Reproduction) -> str:
-    facts = {
-        "equal": found.equal,
-        "holds": found.holds,
-        "within_tolerance": found.within,
+def as_json(reproduction: Reproduction) -> str:
+    """Return the reproduction and its verdicts as JSON text."""
+    verdicts = {
+        "equal": reproduction.equal,
+        "holds": reproduction.holds,
+        "within_tolerance": reproduction.within,
         "tolerance": TOLERANCE,
     }
-    return json.dumps(found.model_dump(mode="json") | facts, indent=2) + "\n"
+    return json.dumps(reproduction.model_dump(mode="json") | verdicts, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Who served when: the champions of a day, and the aliases of a version, by the journal."""
+"""The history of serving, read from the journal: the champions of a day and a version's aliases."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from skumatch.release.journal import Entry
 
 @dataclass(frozen=True)
 class Service:
-    """A champion and the time it served.
+    """A champion and the period in which it served.
 
-    Until None: it still does. version None: nobody served. who, why: of its promotion.
+    Attributes:
+        version: The version's number; None if there was no champion.
+        since: Start of the period; None for the time before the first promotion.
+        until: End of the period; None if it lasts.
+        who: The person or run that promoted the version.
+        why: The reason of the promotion.
     """
 
     version: int | None
@@ -25,7 +30,7 @@ class Service:
 
 
 def services(entries: Sequence[Entry]) -> list[Service]:
-    """Every time a version served, in order; before the first promotion nobody did."""
+    """Return every period of serving, in order; the first one, before any promotion, has no version."""
     changes = [
         (entry.after.at, entry.after.champion, entry.asked)
         for entry in entries
@@ -40,13 +45,13 @@ def services(entries: Sequence[Entry]) -> list[Service]:
 
 
 def on(entries: Sequence[Entry], day: date) -> list[Service]:
-    """Who served at some time of that day (UTC), in order."""
-    begin = datetime.combine(day, time(), UTC)
-    end = begin + timedelta(days=1)
+    """Return the periods of serving that overlap a day (UTC), in order."""
+    start = datetime.combine(day, time(), UTC)
+    end = start + timedelta(days=1)
     return [
-        one
-        for one in services(entries)
-        if (one.since is None or one.since < end) and (one.until is None or one.until > begin)
+        service
+        for service in services(entries)
+        if (service.since is None or service.since < end) and (service.until is None or service.until > start)
     ]
 
 
@@ -56,30 +61,30 @@ def aliases(
     registered: datetime,
     proposed_as: str = "challenger",
 ) -> list[tuple[datetime, str]]:
-    """How a version's aliases went: when, and what happened in words, in order.
+    """Return the changes of a version's aliases in order, each as its time and a phrase.
 
-    The next version of its kind to be registered takes `proposed_as` from it: of that the journal tells
-    nothing. Each move of the champion gives and takes `champion` and `previous`.
+    Each move of the champion changes `champion` and `previous`. The journal doesn't record that the next
+    registered version of the same kind takes over the alias `proposed_as`.
 
     Args:
-        entries: the journal.
-        version: the version.
-        registered: when it was registered.
-        proposed_as: the alias that it was registered with, `challenger` or `refreshed`.
+        entries: The journal's entries, oldest first.
+        version: The version's number.
+        registered: Time of the version's registration.
+        proposed_as: The alias that it was registered with, `challenger` or `refreshed`.
     """
-    found, previous = [(registered, f"registered as {proposed_as}")], False
+    events, previous = [(registered, f"registered as {proposed_as}")], False
     for entry in entries:
         if not (entry.before and entry.after and entry.changed):
             continue
         old, new = entry.before.champion, entry.after.champion
         if new == version:
-            what = "became champion"
+            event = "became champion"
         elif old == version:
-            what = f"became previous, replaced by version {new}"
+            event = f"became previous, replaced by version {new}"
         elif previous:
-            what = f"no longer previous: version {new} replaced version {old}"
+            event = f"no longer previous: version {new} replaced version {old}"
         else:
             continue
-        found.append((entry.after.at, f"{what} ({entry.asked.who}: {entry.asked.why})"))
+        events.append((entry.after.at, f"{event} ({entry.asked.who}: {entry.asked.why})"))
         previous = old == version
-    return found
+    return events

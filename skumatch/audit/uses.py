@@ -1,4 +1,4 @@
-"""Which models a picture or a SKU went into, and as what."""
+"""Find the versions that were given a picture or a SKU, and its role in each."""
 
 from __future__ import annotations
 
@@ -22,30 +22,39 @@ from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG, ModelRef, Regist
 from skumatch.release.tracking import KIND_TAG
 from skumatch.texts import alike
 
-SHORTEST = 8  # digits of a hash that is given in part
-LONGEST = 80  # characters of a name that are told
+SHORTEST = 8  # least digits of an abbreviated hash
+LONGEST = 80  # most characters of a name in an error message
 SPLIT = "split/split.parquet"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for: a SKU's name, or hashes of a picture (of its bytes or of its pixels, the latter from 8 digits on)."""
+    """A query for pictures, by SKU or by hash.
+
+    Attributes:
+        sku: Name of the SKU, in any equivalent spelling; None to search by hash.
+        hashes: SHA-256 digests of a picture's bytes or pixels, each at least 8 digits long.
+    """
 
     sku: str | None = None
     hashes: tuple[str, ...] = ()
 
     def among(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the matching rows of a table with the columns sku, sha256 and pixels."""
         if self.sku is not None:
             return rows[rows["sku"].map(alike).eq(alike(self.sku))]
-        found = [rows[name].str.startswith(digest) for name in ("sha256", "pixels") for digest in self.hashes]
-        return rows[pd.concat(found, axis=1).any(axis=1)]
+        hits = [rows[name].str.startswith(digest) for name in ("sha256", "pixels") for digest in self.hashes]
+        return rows[pd.concat(hits, axis=1).any(axis=1)]
 
 
 @dataclass(frozen=True)
 class Use:
-    """A version's pictures that were looked for: rows (id, sku, sha256, pixels, role).
+    """The wanted pictures that one version was given.
 
-    None where its record can't be read, and why.
+    Attributes:
+        ref: The version.
+        rows: One row per picture (id, sku, sha256, pixels, role); None if the version's record can't be read.
+        reason: The reason why the record can't be read; else empty.
     """
 
     ref: ModelRef
@@ -54,9 +63,14 @@ class Use:
 
 
 def picture(name: str) -> Wanted:
-    """A picture by its file, or by (the first digits of) its hash.
+    """Return the query for a picture, given by its file or by its hash.
 
-    Raises ParameterError for neither, ImageError for no picture.
+    Args:
+        name: Path of the picture, or at least the first 8 digits of the SHA-256 of its bytes or pixels.
+
+    Raises:
+        ParameterError: The name is neither a file nor a hash.
+        ImageError: The file is no picture.
     """
     path = expanded(name)
     if _is_file(path):
@@ -66,7 +80,8 @@ def picture(name: str) -> Wanted:
     if len(digest) < SHORTEST or set(digest) - set("0123456789abcdef"):
         shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         raise ParameterError(
-            f"'{shown}' (--image) is no file and no hash; give a picture, or {SHORTEST} or more digits of its SHA-256."
+            f"'{shown}' (--image) is no file and no hash;"
+            f" give a picture, or {SHORTEST} or more digits of its SHA-256."
         )
     return Wanted(hashes=(digest,))
 
@@ -79,11 +94,21 @@ def _is_file(path: Path) -> bool:
 
 
 def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use]:
-    """What each version, newest first, was given of it."""
+    """Yield for each version, newest first, the wanted pictures that it was given.
+
+    The run of a refresh trains nothing, so its gallery's pictures have the role `gallery`. A version whose
+    encoder was trained in an earlier version's run also gets the pictures that that run trained on or
+    validated with.
+
+    Args:
+        settings: Address of the DVC remote, which has the manifests.
+        registry: The registry that has the versions.
+        wanted: The query for pictures.
+    """
     manifests: dict[str, pd.DataFrame] = {}
 
     def given(ref: ModelRef) -> pd.DataFrame:
-        """The wanted pictures of a version's data, with their roles in its run."""
+        """Return the wanted pictures of a version's data, with their roles in its run."""
         split = pd.read_parquet(BytesIO(registry.artifact(ref.run_id, SPLIT)))[["id", "role"]]
         data = ref.data or ""
         if data not in manifests:
@@ -96,9 +121,9 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
             if RELEASE_TAG in ref.tags or ref.tags.get(KIND_TAG) == "refresh":  # its run trained nothing
                 rows["role"] = rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery")
             if TRAINED_TAG in ref.tags:
-                before = given(registry.resolve(ref.tags[TRAINED_TAG]))
-                learnt = before[before["role"].isin(["train", "val"])]
-                rows = pd.concat([rows[~rows["id"].isin(learnt["id"])], learnt], ignore_index=True)
+                trainer = given(registry.resolve(ref.tags[TRAINED_TAG]))
+                trained = trainer[trainer["role"].isin(["train", "val"])]
+                rows = pd.concat([rows[~rows["id"].isin(trained["id"])], trained], ignore_index=True)
             yield Use(ref, rows)
         except SkumatchError as error:
             yield Use(ref, None, str(error))
@@ -109,7 +134,7 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
 
 
 def _manifest(settings: Settings, data: str) -> pd.DataFrame:
-    """A data version's manifest, from the remote."""
+    """Fetch a data version's manifest from the remote."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "data.dvc").write_text(pointer(data, "data"), "utf-8")
