@@ -38,7 +38,7 @@ PLACES = {
     "provenance": (6, 0, "Provenance"),
     "journal": (7, 1, "Promotions"),
 }
-# Start and end of each arrow: a link rests on the links whose arrows lead to it.
+# Arrows of the diagram, each from a link to another that rests on it.
 EDGES = (
     ("data", "manifest"),
     ("manifest", "validation"),

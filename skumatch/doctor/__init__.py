@@ -1,1 +1,1 @@
-"""Is everything well? One check a part of the installation; each says what it found, and how to mend it."""
+"""Health checks of an installation: one check per part, each with a finding and a remedy."""

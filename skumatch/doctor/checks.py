@@ -1,4 +1,4 @@
-"""What `skumatch doctor` looks at, in the order in which one thing rests on another."""
+"""The checks of `skumatch doctor`, ordered so that each part comes after the parts that it depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check says, and how all of them are asked."""
+"""Checks, their findings, and the loop that runs them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from skumatch.params import Params
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 SECONDS = 10.0
-LONGER = 30.0  # for a check that loads a large library first
+LONGER = 30.0  # seconds for a check that loads a large library first
 
 
 class Finding(BaseModel):
-    """verdict: `warning` may harm later, `skipped` could not be looked at. found: what is there. fix: what to do, empty where all is
-    well or an earlier finding says it."""
+    """The result of one check.
+
+    Attributes:
+        name: Name of the checked part.
+        verdict: `ok`; `warning` for a fault that may do harm later; `failed`; `skipped` for a part that could
+            not be checked.
+        found: The part's state in words.
+        fix: The remedy; empty if none is needed or an earlier finding names it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +41,13 @@ class Finding(BaseModel):
 
 
 class Problem(Exception):
-    """Raised by a check for something that is wrong: what was found, and how to mend it."""
+    """A check's error for a part that is not well.
+
+    Attributes:
+        found: The fault in words.
+        fix: The remedy.
+        verdict: The finding's verdict.
+    """
 
     def __init__(self, found: str, fix: str, verdict: Verdict = "failed") -> None:
         super().__init__(found)
@@ -43,14 +56,19 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """The installation as it is told by its environment and params.yaml; other parameters may be `given`."""
+    """The installation that is checked.
+
+    Attributes:
+        settings: Its settings, from the environment.
+        given: Parameters to use instead of those in params.yaml.
+    """
 
     settings: Settings
     given: Params | None = None
 
     @property
     def params(self) -> Params:
-        """Raises Problem where params.yaml can't be used: what depends on it can't be looked at."""
+        """The parameters. Raises Problem, with the verdict `skipped`, if params.yaml can't be used."""
         try:
             return self.given or load_params(self.settings.project / "params.yaml")
         except ParameterError as error:
@@ -59,11 +77,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Check:
-    """One part of an installation.
+    """The check of one part of an installation.
 
-    ask: returns what is there if all is well, or raises Problem or one of our errors. cure: what to do where
-    an error doesn't say. after: the part without which this one can't be looked at. seconds: how long it is
-    waited for.
+    Attributes:
+        name: Name of the part.
+        ask: Returns the part's state if it is well; raises Problem or a SkumatchError otherwise.
+        cure: The remedy where an error doesn't name one.
+        after: Name of the part that this check needs; it is skipped if that part failed. Empty for none.
+        seconds: Time limit of the check.
     """
 
     name: str
@@ -74,43 +95,51 @@ class Check:
 
 
 def examine(place: Place, checks: Iterable[Check]) -> Iterator[Finding]:
-    """Ask each check, and wait for it no longer than its time: a host that doesn't answer must not keep the others from being asked."""
+    """Run the checks in order and yield their findings.
+
+    Each check has a time limit, so that a host that doesn't answer doesn't block the other checks.
+    """
     away: set[str] = set()
     for check in checks:
         if check.after in away:
-            found = Finding(name=check.name, verdict="skipped", found=f"not asked without {check.after}")
+            finding = Finding(name=check.name, verdict="skipped", found=f"not asked without {check.after}")
         else:
-            found = _in_time(check, place)
-        if found.verdict in ("failed", "skipped"):
+            finding = _in_time(check, place)
+        if finding.verdict in ("failed", "skipped"):
             away.add(check.name)
-        yield found
+        yield finding
 
 
 def _in_time(check: Check, place: Place) -> Finding:
-    with ThreadPool(1) as pool:  # which it leaves with its thread still waiting, if it must
+    """Run a check in a thread; after its time limit the thread is abandoned."""
+    with ThreadPool(1) as pool:
         try:
-            return pool.apply_async(_asked, (check, place)).get(check.seconds)
+            return pool.apply_async(_finding, (check, place)).get(check.seconds)
         except NoAnswer:
             return Finding(
                 name=check.name, verdict="failed", found=f"no answer in {check.seconds:.0f} s", fix=check.cure
             )
 
 
-def _asked(check: Check, place: Place) -> Finding:
+def _finding(check: Check, place: Place) -> Finding:
+    """Run a check and return its finding, whichever error it raises."""
     try:
         return Finding(name=check.name, verdict="ok", found=check.ask(place))
     except Problem as problem:
         return Finding(name=check.name, verdict=problem.verdict, found=shown(problem.found), fix=problem.fix)
     except SkumatchError as error:
-        found, _, fix = str(error).rstrip(".").rpartition("; ")  # our sentences end with what to do
-        said, cure = (found, f"{fix[0].upper()}{fix[1:]}.") if found else (fix, check.cure)
-        return Finding(name=check.name, verdict="failed", found=said, fix=cure)
+        # The messages of our errors have the form `FAULT; REMEDY.`
+        fault, _, remedy = str(error).rstrip(".").rpartition("; ")
+        if not fault:
+            return Finding(name=check.name, verdict="failed", found=remedy, fix=check.cure)
+        fix = f"{remedy[0].upper()}{remedy[1:]}."
+        return Finding(name=check.name, verdict="failed", found=fault, fix=fix)
     except refusals() as error:
         return Finding(name=check.name, verdict="failed", found=_words(error), fix=check.cure)
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What disks, stores, servers and libraries raise that are away or say no: for `except`."""
+    """Return the exception classes of disks, stores, servers and libraries that are away or refuse."""
     return (*store_errors(), ImportError, ValueError, httpx.HTTPError)
 
 

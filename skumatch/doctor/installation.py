@@ -1,4 +1,4 @@
-"""What is installed here: Python and its packages, the project with its parameters and pipeline, secrets."""
+"""Checks of the installation: Python and its packages, the project's parameters and pipeline, secrets."""
 
 from __future__ import annotations
 
@@ -19,40 +19,46 @@ from skumatch.pipeline.inputs import read_code
 from skumatch.release.provenance import check_signing_key
 
 LOCK = "requirements/constraints.txt"
-FEW = 3
+FEW = 3  # most packages that a sentence names
 ELSEWHERE = "Run this in the project's folder, or set SKUMATCH_PROJECT."
 
 
 def packages(place: Place) -> str:
-    """Whether Python and what is installed are what the project names: workers that differ make different models."""
+    """Check that Python and the installed packages are those of the project's lock.
+
+    Workers with different packages train different models.
+    """
     lock = place.settings.project / LOCK
     if not lock.is_file():
         raise Problem(f"there is no {lock}", ELSEWHERE)
     _check_needs(place.settings.project)
     pins = [Requirement(line) for line in lock.read_text("utf-8").splitlines() if "==" in line]
-    installed = [(pin, there) for pin in pins if _applies(pin) and (there := _version(pin.name))]
-    other = [
-        f"{pin.name} {there} ({LOCK}: {str(pin.specifier)[2:]})"
-        for pin, there in installed
-        if not _is(pin, there)
+    installed = [(pin, present) for pin in pins if _applies(pin) and (present := _version(pin.name))]
+    differing = [
+        f"{pin.name} {present} ({LOCK}: {str(pin.specifier)[2:]})"
+        for pin, present in installed
+        if not _is(pin, present)
     ]
-    if other:
-        more = f" and {len(other) - FEW} more" if len(other) > FEW else ""
+    if differing:
+        more = f" and {len(differing) - FEW} more" if len(differing) > FEW else ""
         raise Problem(
-            f"{', '.join(other[:FEW])}{more}", f"Install with -c {LOCK}, or build the image again.", "warning"
+            f"{', '.join(differing[:FEW])}{more}",
+            f"Install with -c {LOCK}, or build the image again.",
+            "warning",
         )
-    return f"skumatch {skumatch.__version__}, Python {platform.python_version()}, {len(installed)} packages as {LOCK} has them"
+    versions = f"skumatch {skumatch.__version__}, Python {platform.python_version()}"
+    return f"{versions}, {len(installed)} packages as {LOCK} has them"
 
 
 def _check_needs(project: Path) -> None:
-    """Raises Problem for another Python or skumatch than pyproject.toml's, and for a package that is not there."""
+    """Raise Problem for another Python or skumatch than in pyproject.toml, and for a missing package."""
     wanted = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     if platform.python_version() not in SpecifierSet(wanted["requires-python"], prereleases=True):
-        found = f"this is Python {platform.python_version()}, and skumatch wants {wanted['requires-python']}"
-        raise Problem(found, "Make the environment again with another: `make env PYTHON=python3.11`.")
+        fault = f"this is Python {platform.python_version()}, and skumatch wants {wanted['requires-python']}"
+        raise Problem(fault, "Make the environment again with another: `make env PYTHON=python3.11`.")
     if skumatch.__version__ != wanted["version"]:
-        found = f"the installed skumatch is {skumatch.__version__}, the project's is {wanted['version']}"
-        raise Problem(found, "Install the project, or build the image again.", "warning")
+        fault = f"the installed skumatch is {skumatch.__version__}, the project's is {wanted['version']}"
+        raise Problem(fault, "Install the project, or build the image again.", "warning")
     needs = [Requirement(line) for line in wanted["dependencies"]]
     if lacking := [need.name for need in needs if _applies(need) and _version(need.name) is None]:
         raise Problem(
@@ -65,8 +71,9 @@ def _applies(requirement: Requirement) -> bool:
     return requirement.marker is None or requirement.marker.evaluate()
 
 
-def _is(pin: Requirement, there: str) -> bool:
-    return pin.specifier.contains(there.split("+")[0], prereleases=True)  # 2.13.0+cpu is a build of 2.13.0
+def _is(pin: Requirement, installed: str) -> bool:
+    # 2.13.0+cpu is a build of 2.13.0
+    return pin.specifier.contains(installed.split("+")[0], prereleases=True)
 
 
 def _version(name: str) -> str | None:
@@ -77,56 +84,56 @@ def _version(name: str) -> str | None:
 
 
 def parameters(place: Place) -> str:
-    """Whether params.yaml can be used. Raises ParameterError as every command does."""
+    """Check that params.yaml can be used. Raises ParameterError, as every command does."""
     params = load_params(place.settings.project / "params.yaml")
     return f"{params.encoder.model}, {params.train.epochs} epochs; models named {params.release.model_name}"
 
 
 def pipeline(place: Place) -> str:
-    """Whether dvc.yaml has the stages that this skumatch knows."""
+    """Check that dvc.yaml has exactly the stages that this skumatch knows."""
     try:
         tree = yaml.safe_load((place.settings.project / "dvc.yaml").read_text("utf-8"))
-        there = list(tree["stages"])
+        names = list(tree["stages"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise Problem("dvc.yaml can't be read", "Restore it: git checkout -- dvc.yaml") from error
     fix = "Take dvc.yaml and the package from one commit."
-    if strange := [name for name in there if name not in STAGES]:
-        raise Problem(f"dvc.yaml has a stage that this skumatch doesn't know: {strange[0]}", fix)
-    if lacking := [name for name in STAGES if name not in there]:
+    if unknown := [name for name in names if name not in STAGES]:
+        raise Problem(f"dvc.yaml has a stage that this skumatch doesn't know: {unknown[0]}", fix)
+    if lacking := [name for name in STAGES if name not in names]:
         raise Problem(f"dvc.yaml has no stage {lacking[0]}", fix)
-    return f"{len(there)} stages"
+    return f"{len(names)} stages"
 
 
 def code(place: Place) -> str:
-    """Whether the code is a commit's. Raises CodeError where git refuses, as every run then does."""
-    found = read_code(place.settings.project)
-    if found.trouble:
-        raise Problem(f"it {found.trouble.found}", found.trouble.cure, "warning")
-    assert found.commit, "without a commit there is trouble"
-    return f"commit {found.commit[:12]}"
+    """Check that the code is a commit's. Raises CodeError if git refuses, as every run then does."""
+    state = read_code(place.settings.project)
+    if state.trouble:
+        raise Problem(f"it {state.trouble.found}", state.trouble.cure, "warning")
+    assert state.commit, "without a commit there is trouble"
+    return f"commit {state.commit[:12]}"
 
 
 def signing_key(place: Place) -> str:
-    """Whether the key that signs provenance can. Raises ParameterError as a run does."""
+    """Check that the key for provenance can sign. Raises ParameterError, as a run does."""
     path = place.settings.signing_key_file
     keyid = check_signing_key(path)
     return f"{path}, id {keyid[:12]}" if keyid else "none is set: provenance is unsigned"
 
 
 def secrets(place: Place) -> str:
-    """Whether files with passwords and keys are for their owner only."""
+    """Check that only their owner can access the files with passwords and keys."""
     settings = place.settings
-    ours = [
+    own = [
         settings.passwords_file,
         settings.home_dir / "airflow.secret",
         settings.project / "docker/secrets",
     ]
-    known = [*ours, settings.project / ".dvc/config.local", settings.signing_key_file]
-    there = [path for path in known if path and path.exists()]
-    if opened := [path for path in there if path.stat().st_mode & 0o077]:
+    known = [*own, settings.project / ".dvc/config.local", settings.signing_key_file]
+    existing = [path for path in known if path and path.exists()]
+    if opened := [path for path in existing if path.stat().st_mode & 0o077]:
         raise Problem(
             f"others can read {', '.join(map(str, opened))}",
             f"Close it: chmod go= {' '.join(map(str, opened))}",
             "warning",
         )
-    return f"{len(there)} for their owner only" if there else "none here"
+    return f"{len(existing)} for their owner only" if existing else "none here"

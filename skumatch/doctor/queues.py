@@ -1,4 +1,4 @@
-"""The broker between Airflow and its Celery workers, and whether somebody serves what waits there."""
+"""Checks of the broker between Airflow and its Celery workers, and of the workers' queues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 4.0
 
 
 def broker(_: Place) -> str:
-    """Whether the broker answers and lets us in."""
+    """Check that the broker answers and accepts our login."""
     app, began = _celery(), time.monotonic()
     from kombu.exceptions import KombuError
 
@@ -24,28 +24,28 @@ def broker(_: Place) -> str:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=SECONDS)
     except (KombuError, OSError) as error:
-        said = f"{shown(os.environ[BROKER])} can't be used ({' '.join(str(error).split())[:160]})"
-        raise Problem(said, f"Start it, or check address and password in {BROKER}.") from error
+        fault = f"{shown(os.environ[BROKER])} can't be used ({' '.join(str(error).split())[:160]})"
+        raise Problem(fault, f"Start it, or check address and password in {BROKER}.") from error
     return f"{shown(os.environ[BROKER])}, answered in {time.monotonic() - began:.1f} s"
 
 
 def workers(place: Place) -> str:
-    """Whether every queue that a stage needs has a worker."""
+    """Check that every queue of a stage has a worker."""
     wanted = {os.environ.get(DEFAULT, DEFAULT_QUEUE), *place.params.runtime.queues.values()}
-    asked = _celery().control.inspect(timeout=SECONDS).active_queues() or {}
-    served = {str(queue["name"]) for queues in asked.values() for queue in queues}
-    if not asked:
+    answers = _celery().control.inspect(timeout=SECONDS).active_queues() or {}
+    served = {str(queue["name"]) for queues in answers.values() for queue in queues}
+    if not answers:
         raise Problem(
             "no worker answers", f"Start one: airflow celery worker --queues {','.join(sorted(wanted))}"
         )
     if lacking := sorted(wanted - served):
         fix = f"Start one: airflow celery worker --queues {','.join(lacking)}; or change runtime.queues."
         raise Problem(f"no worker serves the queue {', '.join(lacking)}", fix)
-    return f"{len(asked)} workers, serving {', '.join(sorted(served))}"
+    return f"{len(answers)} workers, serving {', '.join(sorted(served))}"
 
 
 def _celery() -> Any:
-    """An app of the broker that the environment names; raises Problem where none can be asked."""
+    """Return a Celery app for the environment's broker; raise Problem without a broker or its client."""
     if not (url := os.environ.get(BROKER)):
         raise Problem(
             "no broker is known here",
@@ -57,7 +57,7 @@ def _celery() -> Any:
         for name in ("celery", "redis")
         if not find_spec(name) and (name == "celery" or url.startswith(name))
     ]
-    if lacking:  # without its client kombu's transport for Redis fails with no word of it
+    if lacking:  # kombu's transport for Redis doesn't say that its client is missing
         raise Problem(
             f"{lacking[0]} is not installed here",
             "Ask on a worker, or pip install 'skumatch[deployment]'.",

@@ -1,4 +1,4 @@
-"""The findings in the terminal."""
+"""Terminal output of the findings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SIGNS = {
 WORDS = {"ok": "well", "warning": "to look at", "failed": "failed", "skipped": "not asked"}
 
 
-def findings_table(found: Sequence[Finding]) -> RenderableType:
-    """A row a part: its sign, what was found, and under it what to do; then how many of each."""
+def findings_table(findings: Sequence[Finding]) -> RenderableType:
+    """Return a table with one row per part (verdict, state, remedy), and the number of each verdict."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", width=1)
     table.add_column("part", style="bold", no_wrap=True)
     table.add_column("what was found")
-    for finding in found:
+    for finding in findings:
         sign, style = SIGNS[finding.verdict]
         table.add_row(Text(sign, style=style), Text(finding.name), _said(finding))
-    return Group(table, _sum(found))
+    return Group(table, _sum(findings))
 
 
 def _said(finding: Finding) -> RenderableType:
@@ -40,10 +40,8 @@ def _said(finding: Finding) -> RenderableType:
     )
 
 
-def _sum(found: Sequence[Finding]) -> Text:
-    counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in SIGNS}
+def _sum(findings: Sequence[Finding]) -> Text:
+    counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in SIGNS}
     style = "bold red" if counts["failed"] else "bold yellow" if counts["warning"] else "bold green"
-    return Text(
-        f"{len(found)} parts: {', '.join(f'{count} {WORDS[name]}' for name, count in counts.items() if count)}.",
-        style=style,
-    )
+    words = ", ".join(f"{count} {WORDS[name]}" for name, count in counts.items() if count)
+    return Text(f"{len(findings)} parts: {words}.", style=style)

@@ -1,4 +1,4 @@
-"""Airflow and MLflow: whether they answer, let us in, are of our versions, and can do what a run asks of them."""
+"""Checks of Airflow and MLflow: address, access, version, and the functions that a run needs."""
 
 from __future__ import annotations
 
@@ -18,36 +18,33 @@ from skumatch.pipeline.pull import open_registry
 from skumatch.release.probes import manifest_hash, server_version, try_artifacts
 from skumatch.release.tracking import Tracking
 
-SECONDS = 8.0  # less than a check is waited for, so that it can say which question had no answer
-NEEDED = ("metadatabase", "scheduler", "dag_processor")  # of Airflow; a triggerer is optional
+SECONDS = 8.0  # below a check's time limit, so that the finding can name the request without an answer
+NEEDED = ("metadatabase", "scheduler", "dag_processor")  # parts of Airflow; a triggerer is optional
 LOGS = {"metadatabase": "api-server"}
 DRIFT_SECONDS = 30.0
 
 
 def proxy(_: Place) -> str:
-    """The proxy that servers beyond this machine are asked through; what no client can read is a Problem."""
+    """Describe the proxy for servers on other machines. Raises Problem if its variables can't be read."""
     if network.LEFT_OUT:
         raise Problem(" ".join(network.LEFT_OUT), "Correct or unset the variable.", "warning")
     return network.described()
 
 
 def airflow(place: Place) -> str:
-    """Whether Airflow answers, lets us in, and its parts have been heard of lately.
-
-    And is of the version that is installed here.
-    """
+    """Check that Airflow answers, accepts our login, has healthy parts and has the version installed here."""
     with Airflow(place.settings, SECONDS) as api:
-        there, health = str(api.get("/version")["version"]), api.get("/monitor/health")
+        version_there, health = str(api.get("/version")["version"]), api.get("/monitor/health")
     ill = [name for name in (*NEEDED, "triggerer") if not _well(name, health.get(name) or {})]
     if ill:
-        said = "; ".join(_silence(name, health.get(name) or {}) for name in ill)
+        fault = "; ".join(_silence(name, health.get(name) or {}) for name in ill)
         log = LOGS.get(ill[0], ill[0].replace("_", "-"))
-        ours = f"`skumatch up` starts what has ended; its log is {place.settings.home_dir}/logs/{log}.log."
-        fix = "Start it again where it runs, and read its log." if place.settings.airflow else ours
-        raise Problem(said, fix, "failed" if set(ill) & set(NEEDED) else "warning")
-    _same("apache-airflow-core", there)
+        own = f"`skumatch up` starts what has ended; its log is {place.settings.home_dir}/logs/{log}.log."
+        fix = "Start it again where it runs, and read its log." if place.settings.airflow else own
+        raise Problem(fault, fix, "failed" if set(ill) & set(NEEDED) else "warning")
+    _same("apache-airflow-core", version_there)
     parts = [name.replace("_", " ") for name, part in health.items() if part and part.get("status")]
-    return f"{there} at {place.settings.airflow_url}; healthy: {', '.join(parts)}"
+    return f"{version_there} at {place.settings.airflow_url}; healthy: {', '.join(parts)}"
 
 
 def _well(name: str, part: dict[str, Any]) -> bool:
@@ -55,7 +52,7 @@ def _well(name: str, part: dict[str, Any]) -> bool:
 
 
 def _silence(name: str, part: dict[str, Any]) -> str:
-    """What Airflow says of a part that is ill."""
+    """Return a sentence about a part that isn't healthy."""
     shown, beat = name.replace("_", " "), part.get(f"latest_{name}_heartbeat")
     if name == "metadatabase":
         return "Airflow can't reach its metadata database"
@@ -70,67 +67,68 @@ def _ago(moment: datetime) -> str:
 
 
 def dags(place: Place) -> str:
-    """Whether Airflow could read our DAGs, lets them run, has the pool they wait in, and has the stages and queues that are here."""
+    """Check that Airflow can run our DAGs.
+
+    They must be imported without errors and not paused, their pools must exist, and their stages and queues
+    must be those of the project here.
+    """
     with Airflow(place.settings, SECONDS) as api:
         errors = api.get("/importErrors")["import_errors"]
-        found = {
-            dag["dag_id"]: dag["is_paused"] for dag in api.get("/dags", dag_id_pattern="skumatch")["dags"]
-        }
+        listed = api.get("/dags", dag_id_pattern="skumatch")["dags"]
+        is_paused = {dag["dag_id"]: dag["is_paused"] for dag in listed}
         pools = {pool["name"] for pool in api.get("/pools")["pools"]}
-        rows = api.get(f"/dags/{RETRAIN}/tasks")["tasks"] if RETRAIN in found else []
-        tasks = {task["task_id"]: task for task in rows}
+        listed_tasks = api.get(f"/dags/{RETRAIN}/tasks")["tasks"] if RETRAIN in is_paused else []
+        tasks = {task["task_id"]: task for task in listed_tasks}
     if errors:
-        last = errors[0]["stack_trace"].strip().splitlines()[-1]
+        last_line = errors[0]["stack_trace"].strip().splitlines()[-1]
         raise Problem(
-            f"Airflow can't import {errors[0]['filename']}: {last}",
+            f"Airflow can't import {errors[0]['filename']}: {last_line}",
             "Mend the file, or the packages that its DAG processor has.",
         )
-    if absent := [dag for dag in (RETRAIN, REFRESH) if dag not in found]:
+    if absent := [dag for dag in (RETRAIN, REFRESH) if dag not in is_paused]:
         raise Problem(f"Airflow has no DAG {absent[0]}", "Check its DAG folder: it is the project's dags/.")
     if waits := sorted({str(task["pool"]) for task in tasks.values()} - pools):
         raise Problem(
             f"Airflow has no pool {waits[0]}, so tasks would wait for ever",
             f"Make it: airflow pools set {waits[0]} 1 gpu",
         )
-    if paused := [dag for dag in (RETRAIN, REFRESH) if found[dag]]:
+    if paused := [dag for dag in (RETRAIN, REFRESH) if is_paused[dag]]:
         raise Problem(f"the DAG {paused[0]} is paused", "Unpause it in Airflow, or no run starts.", "warning")
     _check_same_pipeline(place, tasks)
-    return f"{len(found)} imported, none with an error; pools: {', '.join(sorted({task['pool'] for task in tasks.values()}))}"
+    used_pools = ", ".join(sorted({task["pool"] for task in tasks.values()}))
+    return f"{len(is_paused)} imported, none with an error; pools: {used_pools}"
 
 
 def _check_same_pipeline(place: Place, tasks: dict[str, Any]) -> None:
-    """Raises Problem where Airflow's DAG is of another dvc.yaml or params.yaml than those here."""
+    """Raise Problem if Airflow's DAG is of another dvc.yaml or params.yaml than those here."""
     fix = "Bring Airflow's machine and this one to the same commit."
-    if other := sorted({"pull", *STAGES, "register"} ^ set(tasks)):
+    if unmatched := sorted({"pull", *STAGES, "register"} ^ set(tasks)):
         raise Problem(
-            f"Airflow's {RETRAIN} is of another checkout: only one of them has the task {other[0]}",
+            f"Airflow's {RETRAIN} is of another checkout: only one of them has the task {unmatched[0]}",
             fix,
             "warning",
         )
     for stage, queue in place.params.runtime.queues.items():
         if tasks[stage]["queue"] != queue:
-            raise Problem(
-                f"{stage} goes to the queue {tasks[stage]['queue']} in Airflow, to {queue} by params.yaml here",
-                fix,
-                "warning",
-            )
+            queue_there = f"the queue {tasks[stage]['queue']} in Airflow"
+            raise Problem(f"{stage} goes to {queue_there}, to {queue} by params.yaml here", fix, "warning")
 
 
 def mlflow(place: Place) -> str:
-    """Whether MLflow answers, lets us in, and is of the version that is installed here."""
+    """Check that MLflow answers, accepts our login and has the version installed here."""
     tracking = Tracking(place.settings.mlflow_url)
-    there = server_version(tracking)
-    _same("mlflow", there)
-    return f"{there} at {tracking.shown}"
+    version_there = server_version(tracking)
+    _same("mlflow", version_there)
+    return f"{version_there} at {tracking.shown}"
 
 
 def artifacts(place: Place) -> str:
-    """Whether MLflow keeps, gives back and deletes what runs store."""
+    """Check that MLflow stores, returns and deletes an artifact."""
     return f"written, read and removed in {try_artifacts(Tracking(place.settings.mlflow_url))}"
 
 
 def champion(place: Place) -> str:
-    """Whether the champion can be asked for, and its bundle is the one that was registered."""
+    """Check that the champion can be looked up, and that its bundle is the one that was registered."""
     registry = open_registry(place.settings, place.params)
     ref = registry.champion()
     if ref is None:
@@ -144,38 +142,39 @@ def champion(place: Place) -> str:
 
 
 def clocks(place: Place) -> str:
-    """Whether this machine and the servers have the same time, by which runs and heartbeats are ordered."""
+    """Check that this machine's clock agrees with the servers'; runs and heartbeats are ordered by time."""
     pages = {
         "MLflow": f"{place.settings.mlflow_url}/health",
         "Airflow": f"{place.settings.airflow_url}/api/v2/version",
     }
-    apart = {name: seconds for name, url in pages.items() if (seconds := _drift(url)) is not None}
-    if not apart:
+    drifts = {name: seconds for name, url in pages.items() if (seconds := _drift(url)) is not None}
+    if not drifts:
         raise Problem("no server tells its time", "Start them, or compare the clocks by hand.", "skipped")
-    if late := {name: seconds for name, seconds in apart.items() if seconds > DRIFT_SECONDS}:
-        said = " and ".join(f"{seconds:,.0f} s from {name}'s" for name, seconds in late.items())
-        raise Problem(f"this machine's clock is {said}", "Set them by NTP.", "warning")
-    return f"{' and '.join(apart)} have ours, within {max(apart.values()):.0f} s"
+    if excessive := {name: seconds for name, seconds in drifts.items() if seconds > DRIFT_SECONDS}:
+        distances = " and ".join(f"{seconds:,.0f} s from {name}'s" for name, seconds in excessive.items())
+        raise Problem(f"this machine's clock is {distances}", "Set them by NTP.", "warning")
+    return f"{' and '.join(drifts)} have ours, within {max(drifts.values()):.0f} s"
 
 
 def _drift(url: str) -> float | None:
-    """Seconds between the clock here and that of a server; None where it tells no time."""
+    """Return the seconds between this clock and a server's; None if the server doesn't tell its time."""
     try:
         with network.http_client(url, SECONDS / 2) as client:
-            told = client.get(url).headers.get("date")
-    except (httpx.HTTPError, httpx.InvalidURL):  # the server's own check says so
+            date = client.get(url).headers.get("date")
+    except (httpx.HTTPError, httpx.InvalidURL):  # the server's own check reports it
         return None
-    return abs(time.time() - parsedate_to_datetime(told).timestamp()) if told else None
+    return abs(time.time() - parsedate_to_datetime(date).timestamp()) if date else None
 
 
-def _same(package: str, there: str) -> None:
+def _same(package: str, version_there: str) -> None:
+    """Raise Problem if a server runs another version of a package than the one installed here."""
     try:
         here = version(package)
     except PackageNotFoundError:
         return
-    if here != there:
+    if here != version_there:
         raise Problem(
-            f"{package} is {here} here, {there} there",
+            f"{package} is {here} here, {version_there} there",
             "Build all images and environments from one checkout.",
             "warning",
         )

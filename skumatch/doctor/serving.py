@@ -1,4 +1,4 @@
-"""Whether what serves can name the products of today's data."""
+"""Check that the serving version can name the products of today's data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from skumatch.release.labels import nameable
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import DATA_TAG
 
-HELD = "evaluate/held.json"  # as register logs it
+HELD = "evaluate/held.json"  # the artifact's path in MLflow
 
 
 def products(place: Place) -> str:
-    """Whether the champion's gallery has every product of the data that is checked out here."""
+    """Check that the champion's gallery has every product of the data that is checked out here."""
     registry = open_registry(place.settings, place.params)
     champion = registry.champion()
     if champion is None:
@@ -39,7 +39,9 @@ def products(place: Place) -> str:
 
 
 def _lacking(lacking: set[str], held: set[str]) -> Problem:
-    sentence = f"{len(lacking):,} product{'s' if len(lacking) != 1 else ''} of today's data can't be named by what serves"
+    """Return the problem of products that can't be named, some of which (`held`) the last run held back."""
+    products = f"{len(lacking):,} product{'s' if len(lacking) != 1 else ''}"
+    sentence = f"{products} of today's data can't be named by what serves"
     if held == lacking:
         sentence = f"{sentence}: the last run held {'them' if len(held) != 1 else 'it'} back"
         fix = "Its report says why; correct the data, or accept them by name (refresh.accept)."
@@ -50,11 +52,14 @@ def _lacking(lacking: set[str], held: set[str]) -> Problem:
 
 
 def _held_back(registry: Registry, data: str) -> set[str]:
-    """The products that a candidate of the last finished run held back, if it saw the data version `data` (its MD5)."""
+    """Return the products that a candidate of the last finished run held back.
+
+    The set is empty if that run used another data version than `data` (an MD5).
+    """
     last = registry.last_finished()
     if last is None or last.tags.get(DATA_TAG) != data:
         return set()
     try:
         return set().union(*json.loads(registry.artifact(last.run_id, HELD)).values())
-    except ServiceError:  # a run of before there were gallery releases
+    except ServiceError:  # a run from before gallery releases
         return set()

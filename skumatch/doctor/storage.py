@@ -1,4 +1,4 @@
-"""The DVC remote: read, written, and whether it has the data."""
+"""Checks of the DVC remote: read and write access, and the data's presence."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from skumatch.doctor.finding import Place, Problem, refusals
 from skumatch.files import file_system
 from skumatch.pipeline.repository import Repository
 
+# Addresses of stores without folders: making a folder there would make the bucket.
 BUCKETS = (
     "s3://",
     "s3a://",
@@ -24,20 +25,21 @@ BUCKETS = (
     "abfs://",
     "az://",
     "oss://",
-)  # no folders: making one would make the bucket
+)
 
 
 def remote(place: Place) -> str:
-    """Write something small, read it back, and remove it: what every task and every checkpoint does."""
+    """Write a small file to the remote, read it back and remove it, as tasks and checkpoints do."""
     url, text = place.settings.remote_url, uuid.uuid4().hex
     began = time.monotonic()
     try:
         fs, root = file_system(url)
         back = _round_trip(fs, root, text)
     except refusals() as error:
-        said = f"{shown(url)} can't be written and read ({type(error).__name__}: {shown(' '.join(str(error).split()))[:200]})"
+        detail = shown(" ".join(str(error).split()))[:200]
         raise Problem(
-            said, "Check the address (SKUMATCH_REMOTE), its rights, and the credentials in the environment."
+            f"{shown(url)} can't be written and read ({type(error).__name__}: {detail})",
+            "Check the address (SKUMATCH_REMOTE), its rights, and the credentials in the environment.",
         ) from error
     if back != text:
         raise Problem(
@@ -48,7 +50,10 @@ def remote(place: Place) -> str:
 
 
 def _round_trip(fs: Any, root: str, text: str) -> str:
-    """What is read of `text` after it was written; nothing of it stays, nor a folder that had to be made."""
+    """Write `text` to a file in the remote and return what is read back.
+
+    The file is removed, and so is every folder that had to be made for it.
+    """
     path, made = f"{root}/doctor-{text}", _absent(fs, root)
     try:
         if not fs.unstrip_protocol(root).startswith(BUCKETS):
@@ -66,7 +71,7 @@ def _round_trip(fs: Any, root: str, text: str) -> str:
 
 
 def _absent(fs: Any, root: str) -> list[Path]:
-    """The folders of a disk that are not there yet, the innermost first."""
+    """Return the folders on the way to a local `root` that don't exist yet, the innermost first."""
     return (
         [path for path in (Path(root), *Path(root).parents) if not path.exists()]
         if isinstance(fs, LocalFileSystem)
@@ -75,34 +80,40 @@ def _absent(fs: Any, root: str) -> list[Path]:
 
 
 def data(place: Place) -> str:
-    """Whether the remote has every file of the data version that the next run would train on, as DVC sees it."""
-    there = pointed(place)
-    if not there:
+    """Check that the remote has every file of the data version that the next run would use, by DVC."""
+    pointer = pointed(place)
+    if not pointer:
         fix = "Import some with `skumatch data import PATH`, or check out the commit that has it."
         raise Problem("there is no data yet (data.dvc)", fix, "warning")
-    md5 = str(there["md5"])
+    md5 = str(pointer["md5"])
     with tempfile.TemporaryDirectory() as folder:  # a DVC of its own, so that the project's stays as it is
-        aside = place.settings.model_copy(
+        private = place.settings.model_copy(
             update={"home": Path(folder) / "home", "remote": place.settings.remote_url}
         )
-        gone = Repository(Path(folder), aside).lacking(md5)
-    if gone:
-        what = (
-            f"{len(gone)} files of data version {md5[:12]}"
-            if md5 not in gone
+        lacking = Repository(Path(folder), private).lacking(md5)
+    if lacking:
+        subject = (
+            f"{len(lacking)} files of data version {md5[:12]}"
+            if md5 not in lacking
             else f"the data version {md5[:12]}"
         )
-        raise Problem(f"the remote lacks {what}", "Push it from where it was imported: `dvc push data.dvc`.")
-    return f"version {md5[:12]} is in the remote ({there.get('size', 0) / 2**20:,.0f} MiB)"
+        raise Problem(
+            f"the remote lacks {subject}", "Push it from where it was imported: `dvc push data.dvc`."
+        )
+    return f"version {md5[:12]} is in the remote ({pointer.get('size', 0) / 2**20:,.0f} MiB)"
 
 
 def pointed(place: Place) -> dict[str, Any]:
-    """What data.dvc says of the data: md5, size; empty where there is none."""
+    """Return data.dvc's entry of the data (md5, size); empty without data.dvc.
+
+    Raises:
+        Problem: data.dvc can't be read.
+    """
     path = place.settings.project / "data.dvc"
     if not path.is_file():
         return {}
     try:
-        found = dict(yaml.safe_load(path.read_text("utf-8"))["outs"][0])
-        return found | {"md5": str(found["md5"])}
+        entry = dict(yaml.safe_load(path.read_text("utf-8"))["outs"][0])
+        return entry | {"md5": str(entry["md5"])}
     except (yaml.YAMLError, KeyError, IndexError, TypeError, ValueError) as error:
         raise Problem("data.dvc can't be read", "Restore it: git checkout -- data.dvc") from error
