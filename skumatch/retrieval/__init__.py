@@ -1,1 +1,1 @@
-"""Embed images, search a gallery exactly, and say how often the right SKU comes first, with honest intervals."""
+"""Search a gallery exactly, and measure how often the right SKU comes first, with intervals."""

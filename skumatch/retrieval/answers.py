@@ -1,4 +1,4 @@
-"""The answer that a gallery gives as it serves: the nearest product, or that the picture shows none of its products."""
+"""The answers that a gallery gives in service: the nearest product, or `unknown` for none of its products."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from skumatch.retrieval.metrics import Flags, Places
 from skumatch.retrieval.search import Backend, Index, Vectors, nearest_products
 from skumatch.retrieval.thresholds import Thresholds, scores_of
 
-SAME_COSINE = (
-    0.9999  # from here on a query counts as a gallery's own picture; batches change a cosine by 1e-6
-)
+# A query of at least this cosine counts as a gallery's own picture; batches change a cosine by 1e-6.
+SAME_COSINE = 0.9999
 CANDIDATES = ("served", "released", "refreshed", "challenger")
 OLD, NEW, RETIRED, OTHER = "old", "new", "retired", "other"
 PHOTO, GALLERY = "photo", "gallery"
@@ -36,10 +35,15 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """A candidate's gallery as it serves, and what its encoder makes of today's pictures.
+    """A candidate's gallery as it serves, and its encoder's vectors of today's pictures.
 
-    skus, vectors [n, d]: of the gallery, in order of its ids. thresholds: that it serves with. pictures [m,
-    d]: of all of today's pictures, by the same encoder.
+    Attributes:
+        skus: [n], products of the gallery's images, in order of their ids.
+        vectors: [n, d], of the same images.
+        thresholds: The thresholds that the gallery serves with.
+        backend: The library that proposes neighbours.
+        device: torch's name of the device to search on.
+        pictures: [m, d], vectors of all of today's pictures, by the same encoder.
     """
 
     skus: list[str]
@@ -50,10 +54,10 @@ class Gallery:
     pictures: Vectors
 
     def answer(self, rows: Places) -> tuple[list[str], Flags]:
-        """Each picture's nearest product, and whether it is called unknown.
+        """Return each picture's nearest product, and whether the picture is called unknown.
 
         Args:
-            rows: places of the pictures among today's.
+            rows: Places of the pictures among today's pictures.
         """
         if not len(rows):
             return [], np.zeros(0, np.bool_)
@@ -62,34 +66,34 @@ class Gallery:
         return [self.skus[nearest[0][0]] for nearest in lists], self.thresholds.unknown(scores_of(lists))
 
     def holds(self, rows: Places) -> Flags:
-        """Whether each of today's pictures at `rows` is one of the gallery's own, judged by its vector."""
+        """Return whether each of today's pictures at `rows` is one of the gallery's own, by its vector."""
         similarities, _ = Index(self.vectors, self.backend, self.device).nearest(self.pictures[rows], 1)
         own: Flags = similarities[:, 0] >= SAME_COSINE
         return own
 
 
 def ask(embedded: Embedded, galleries: dict[str, Gallery], candidate: str) -> pd.DataFrame:
-    """Ask the galleries everything that shows how well they serve.
+    """Query the galleries with all photos that show how well they serve.
 
     These are the test photos, all photos of retired products, and the gallery photos of new products that
-    have no test photo left: each of those is asked of the candidate's gallery without its own duplicates.
-    Photos that a gallery holds itself, and all of their duplicate groups, are asked of none; pictures of
-    products that are held back count as held, too.
+    have no test photo left. The latter are matched with the candidate's gallery without their own duplicates.
+    Photos that a gallery holds itself, and all of their duplicate groups, are left out; pictures of products
+    that are held back count as held, too.
 
     Args:
-        embedded: today's pictures as the candidate's encoder sees them, and its gallery.
-        galleries: by name of CANDIDATES; `served` and `candidate` are among them.
+        embedded: Today's pictures, embedded by the candidate's encoder, and its gallery.
+        galleries: Galleries by names of CANDIDATES; `served` and `candidate` are among them.
         candidate: `refreshed` or `challenger`.
 
     Returns:
-        A row a question, columns as in SCHEMA (those of absent candidates are empty), in order of query.
+        One row per query, columns as in SCHEMA (those of absent candidates are empty), sorted by query.
     """
     items = embedded.items
     served, today = set(galleries["served"].skus), set(embedded.gallery["sku"])
     photos = _unseen_photos(items, [gallery for name, gallery in galleries.items() if name != candidate])
     rows = [photos.assign(asked_as=PHOTO, **_answers(photos.index.to_numpy(), galleries))]
-    shy = today - served - set(photos["sku"])
-    alone = items[items["role"].eq("gallery") & items["sku"].isin(shy)]
+    new_without_photo = today - served - set(photos["sku"])
+    alone = items[items["role"].eq("gallery") & items["sku"].isin(new_without_photo)]
     if len(alone):
         rows.append(_left_out(embedded, alone, galleries[candidate].thresholds, candidate))
     table = pd.concat(rows).rename(columns={"id": "query"})
@@ -99,14 +103,20 @@ def ask(embedded: Embedded, galleries: dict[str, Gallery], candidate: str) -> pd
 
 
 def beside(table: pd.DataFrame, other: pd.DataFrame, candidate: str) -> pd.DataFrame:
-    """The answers of `table`, and `candidate`'s answers to the same questions, which stand in `other`."""
+    """Put `candidate`'s answers from another table in the place of its answers in `table`.
+
+    Args:
+        table: As `ask` made it.
+        other: As `ask` made it for `candidate`; its queries include those of `table`.
+        candidate: A name of CANDIDATES.
+    """
     key, columns = ["query", "asked_as"], [candidate, f"{candidate}_unknown"]
     whole = table.drop(columns=columns).merge(other[key + columns], on=key, how="left", validate="one_to_one")
     return whole.reindex(columns=SCHEMA.names)
 
 
 def _unseen_photos(items: pd.DataFrame, others: list[Gallery]) -> pd.DataFrame:
-    """The queries, and the photos of retired products, that no gallery holds, neither themselves nor a duplicate."""
+    """Return queries and photos of retired products of which no gallery holds the photo or a duplicate."""
     photos = items[items["role"].isin(["query", RETIRED])]
     groups = set(items.loc[items["role"].isin(["gallery", HELD]), "group"])
     for gallery in others:
@@ -115,6 +125,7 @@ def _unseen_photos(items: pd.DataFrame, others: list[Gallery]) -> pd.DataFrame:
 
 
 def _answers(rows: Places, galleries: dict[str, Gallery]) -> dict[str, Any]:
+    """Return the columns of all galleries' answers to the pictures at `rows`."""
     columns: dict[str, Any] = {}
     for name, gallery in galleries.items():
         columns[name], columns[f"{name}_unknown"] = gallery.answer(rows)
@@ -122,16 +133,16 @@ def _answers(rows: Places, galleries: dict[str, Gallery]) -> dict[str, Any]:
 
 
 def _left_out(embedded: Embedded, rows: pd.DataFrame, thresholds: Thresholds, candidate: str) -> pd.DataFrame:
-    """Gallery photos, asked of the candidate's gallery without their duplicates.
+    """Match gallery photos with the candidate's gallery without their duplicates.
 
-    A product that has no other gallery photo can't be asked: it has one row without an answer.
+    A product that has no other gallery photo gets one row without an answer.
     """
     ranking = embedded.rank(rows)
     assert ranking.depth is not None
     answerable = ranking.depth.right > 0
     groups = dict(zip(rows["id"], rows["group"], strict=True))
     nearest = zip(ranking.skus[:, 0], thresholds.unknown(scores(ranking)), answerable, strict=True)
-    replies = [(sku, bool(unknown)) if right else (None, None) for sku, unknown, right in nearest]
+    replies = [(sku, bool(unknown)) if has_other else (None, None) for sku, unknown, has_other in nearest]
     table = pd.DataFrame(
         {
             "id": ranking.query_ids,
@@ -153,9 +164,15 @@ def _status(sku: str, served: Collection[str], today: Collection[str]) -> str:
 
 
 class Share(BaseModel):
-    """Answers to n photos of some products: shares that are right, wrong, and called unknown.
+    """Answers to the photos of some products.
 
-    `interval` is of right.
+    Attributes:
+        n: Number of photos.
+        skus: Number of products among them.
+        right: Share of photos whose answer is the right product, from 0 to 1.
+        wrong: Share of photos whose answer is another product.
+        unknown: Share of photos called unknown.
+        interval: Two-sided bounds of `right`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -169,13 +186,15 @@ class Share(BaseModel):
 
 
 def shares(table: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, dict[str, Share]]:
-    """Sum up what each candidate answers to the test photos of today's products.
+    """Summarise each candidate's answers to the test photos of today's products.
 
     A right answer names the product and doesn't call the photo unknown. A candidate whose gallery lacks a
     product can't answer its photos right.
 
     Args:
-        table: as `ask` made it.
+        table: As `ask` made it.
+        params: Confidence and number of resamples of the intervals.
+        seed: Of the resamples.
 
     Returns:
         Candidate -> `all`, OLD and NEW, as far as there are such photos -> shares.

@@ -1,6 +1,6 @@
-"""Who proposes the nearest neighbours in float32: faiss or torch, on a CPU or a GPU.
+"""Backends that propose nearest neighbours in float32: faiss or torch, on a CPU or a GPU.
 
-Nothing of n x n is ever held.
+Memory stays bounded: similarities are computed tile by tile, never all pairs at once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,21 @@ GPU_MOST = 2048  # neighbours that faiss's kernels for a GPU can list
 
 
 def proposer(gallery: Vectors, backend: Backend, device: str) -> tuple[Propose, int]:
-    """A function that lists k neighbours of queries [m, d] in `gallery` [n, d], and the threads its library takes on the CPU.
+    """Return a function that lists neighbours in a gallery, and the library's number of CPU threads.
 
-    It returns similarities and indices [m, k], best first. `device` is torch's name. faiss takes the GPU where it is one, its build
-    knows it, and k is within its kernels' limit. Raises ParameterError if the backend is not installed.
+    Args:
+        gallery: [n, d], contiguous, float32.
+        backend: The library.
+        device: torch's name of the device. faiss uses a GPU where this names one, its build supports GPUs,
+            and k is within the limit of its kernels.
+
+    Returns:
+        A function of queries [m, d] and k that returns similarities and indices [m, k], best first; and the
+            number
+        of threads.
+
+    Raises:
+        ParameterError: The backend is not installed.
     """
     if backend == "torch":
         import torch
@@ -48,7 +59,8 @@ def _faiss() -> Any:
         import faiss
     except ImportError as error:
         raise ParameterError(
-            "search.backend is faiss, which is not installed; install skumatch[cpu] or set search.backend=torch."
+            "search.backend is faiss, which is not installed; "
+            "install skumatch[cpu] or set search.backend=torch."
         ) from error
     return faiss
 
@@ -66,13 +78,13 @@ def _faiss_gpu(faiss: Any, gallery: Vectors) -> Propose:
 def _torch(gallery: Vectors, device: str) -> Propose:
     import torch
 
-    here = torch.from_numpy(gallery).to(device)
+    on_device = torch.from_numpy(gallery).to(device)
 
     def propose(queries: Vectors, k: int) -> tuple[Vectors, Indices]:
         values, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         for start in range(0, len(queries), QUERY_BLOCK):
             part = slice(start, start + QUERY_BLOCK)
-            best, index = _best(here, torch.from_numpy(queries[part]).to(device), k)
+            best, index = _best(on_device, torch.from_numpy(queries[part]).to(device), k)
             values[part], indices[part] = best.cpu().numpy(), index.cpu().numpy()
         return values, indices
 
@@ -80,7 +92,7 @@ def _torch(gallery: Vectors, device: str) -> Propose:
 
 
 def _best(gallery: Any, queries: Any, k: int) -> tuple[Any, Any]:
-    """Tile by tile over the gallery, the best k so far."""
+    """Return similarities and indices [m, k] of the best rows, tile by tile over the gallery."""
     import torch
 
     best, index = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The pictures that the thresholds for unknown products are fitted on: gallery pictures that no model was trained on."""
+"""Fit the thresholds for unknown products, on gallery pictures that no model was trained on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ UNSEEN, VALIDATION = "SKUs never trained on", "validation pictures of trained SK
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """What was embedded: rows (id, sku, role, group, trained.
+    """Embedded pictures, and how to search them.
 
-    A plain index) in the order of `vectors`, and how to search.
-
-    trained: whether a model to be compared was trained on the picture. Role `other` is a picture of a
-        catch-all class.
+    Attributes:
+        items: Columns id, sku, role, group, trained; a plain index, in the order of `vectors`. `trained`
+            tells whether a model to be compared was trained on the picture; role `other` is a picture of a
+            catch-all class.
+        vectors: [n, d], L2-normalised.
+        backend: The library that proposes neighbours.
+        device: torch's name of the device to search on.
     """
 
     items: pd.DataFrame
@@ -33,31 +36,36 @@ class Embedded:
 
     @property
     def gallery(self) -> pd.DataFrame:
+        """The items of the gallery."""
         return self.items[self.items["role"].eq("gallery")]
 
     @property
     def trained_skus(self) -> list[str]:
+        """SKUs with a gallery picture that a model was trained on, sorted."""
         gallery = self.gallery
         return sorted(set(gallery.loc[gallery["trained"], "sku"]))
 
     def rank(self, queries: pd.DataFrame) -> Ranking:
-        """Lists of some of the items in the gallery, their own duplicate groups passed over.
-
-        In order of id.
-        """
+        """Rank the gallery for some of the items, without each query's own duplicate group; sorted by id."""
         gallery = self.gallery
         groups = gallery["group"].tolist(), queries["group"].tolist()
-        sides = [
-            (self.vectors[rows.index.to_numpy()], rows["id"].tolist(), rows["sku"].tolist())
-            for rows in (gallery, queries)
-        ]
-        return rank(*sides[0], *sides[1], self.backend, groups, self.device)
+        return rank(
+            *self._side(gallery),
+            *self._side(queries),
+            backend=self.backend,
+            ignored=groups,
+            device=self.device,
+        )
+
+    def _side(self, rows: pd.DataFrame) -> tuple[Vectors, list[str], list[str]]:
+        """Return vectors, ids and SKUs of some of the items."""
+        return self.vectors[rows.index.to_numpy()], rows["id"].tolist(), rows["sku"].tolist()
 
 
 def scores(ranking: Ranking, without_own: bool = False) -> Scores:
-    """Similarity and margin of each query.
+    """Return similarity and margin of each query.
 
-    `without_own`, as if no image of its own SKU were in the gallery.
+    With `without_own` they are those of a gallery without any image of the query's own SKU.
     """
     listed = ranking.similarities.astype(np.float64)
     if without_own:
@@ -67,11 +75,13 @@ def scores(ranking: Ranking, without_own: bool = False) -> Scores:
 
 
 def fit_thresholds(embedded: Embedded, target: float) -> Thresholds:
-    """Fit on the pictures of SKUs never trained on, if there are enough, otherwise on the validation pictures of trained SKUs.
+    """Fit the thresholds so that at most a share `target` of known products' pictures is called unknown.
 
-    Each is asked of the gallery without its own duplicates; the same with its whole SKU left out stands for an unknown product. A
-    trained SKU's pictures lie nearer to it than a new product's, so the second choice calls new products unknown more often than
-    `target`. No thresholds if both are too few: `fitted_on` says so.
+    They are fitted on the pictures of SKUs never trained on, if there are enough, otherwise on the validation
+    pictures of trained SKUs. Each picture is matched with the gallery without its own duplicates; with its
+    whole SKU left out, too, it stands for an unknown product. Pictures of a trained SKU lie nearer to it than
+    those of a new product, so the second choice calls new products unknown more often than `target`. If both
+    are too few there are no thresholds, and `fitted_on` says so.
     """
     gallery = embedded.gallery
     seen, fresh = gallery["sku"].isin(embedded.trained_skus), ~gallery["trained"]
@@ -87,7 +97,7 @@ def fit_thresholds(embedded: Embedded, target: float) -> Thresholds:
 
 
 def _fitted(name: str, embedded: Embedded, rows: pd.DataFrame, target: float) -> Thresholds | None:
-    """None if too few of the pictures `rows` have another of their SKU to be found."""
+    """Fit on the pictures `rows`; None if too few of them have another picture of their SKU to be found."""
     if rows.empty:
         return None
     ranking = embedded.rank(rows)
@@ -98,9 +108,11 @@ def _fitted(name: str, embedded: Embedded, rows: pd.DataFrame, target: float) ->
         return None
     known, unknown = scores(ranking).only(scored), scores(ranking, without_own=True).only(scored)
     similarity, margin = fit(known, unknown, target)
-    found = Thresholds(
+    thresholds = Thresholds(
         similarity=similarity, margin=margin, target=target, fitted_on=name, pictures=pictures, skus=skus
     )
-    return found.model_copy(
-        update={"called": float(found.unknown(known).mean()), "found": float(found.unknown(unknown).mean())}
-    )
+    called = {
+        "called": float(thresholds.unknown(known).mean()),
+        "found": float(thresholds.unknown(unknown).mean()),
+    }
+    return thresholds.model_copy(update=called)

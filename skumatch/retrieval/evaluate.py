@@ -1,4 +1,4 @@
-"""From ranked lists to figures under a named protocol."""
+"""Figures of ranked lists under a named protocol."""
 
 from __future__ import annotations
 
@@ -42,24 +42,36 @@ def evaluate(
 ) -> Evaluation:
     """Score ranked lists.
 
-    `gallery_skus` are the gallery's SKUs: queries of other SKUs are counted apart and never hits.
+    Args:
+        ranking: The lists of n queries.
+        gallery_skus: The gallery's SKUs; queries of other SKUs are not scored, only counted.
+        protocol: The protocol's name.
+        params: Confidence and number of resamples of the intervals.
+        seed: Of the resamples.
+        hashes: Hashes of the evaluated encoder, gallery and queries, by name.
+        facts: One row per query: sku, gallery_images, and the columns that slices are made by; its column
+            `group` names duplicates. Slices are made only where it has gallery_images.
+        scorers: Hits [n] of other methods that turn neighbours into an answer, by name.
 
-    `facts` has a row a query: sku, gallery_images, and what slices are made by; its column `group` names
-    duplicates. `scorers` are the hits [n] of other ways to answer. Raises DataError if no query is left to
-    score.
+    Raises:
+        DataError: No query is left to score.
     """
     scored = metrics.with_partner(ranking.query_skus, gallery_skus)
     skus, n = ranking.query_skus[scored], int(scored.sum())
     if n == 0:
         total = len(ranking)
         raise DataError(
-            f"None of the {total} queries is of a SKU in the gallery, so no figure can be made; name SKUs alike on both sides."
+            f"None of the {total} queries is of a SKU in the gallery, so no figure can be made; "
+            "name SKUs alike on both sides."
         )
     among_skus, among_images = (places[scored] for places in _places(ranking))
     hits = {f"top{k}": metrics.hits_at(among_skus, k) for k in (1, 3, 5)}
     image_hits = {f"image_top{k}": metrics.hits_at(among_images, k) for k in (1, 3, 5)}
-    told = facts[scored].reset_index(drop=True) if facts is not None else pd.DataFrame({"sku": skus})
-    clusters = clusters_of(skus, told["group" if "group" in told else "sku"].to_numpy(dtype=object))
+    scored_facts = facts[scored].reset_index(drop=True) if facts is not None else pd.DataFrame({"sku": skus})
+    groups = scored_facts["group" if "group" in scored_facts else "sku"].to_numpy(dtype=object)
+    clusters = clusters_of(skus, groups)
+    has_slices = "gallery_images" in scored_facts
+    means = hits | image_hits | _depth(ranking, scored)
     return Evaluation(
         protocol=protocol,
         n=n,
@@ -68,19 +80,16 @@ def evaluate(
         macro_top1=float(np.mean(metrics.mean_by(hits["top1"], skus)[1])),
         interval=_intervals(hits, clusters, params, seed),
         hashes=dict(hashes or {}),
-        slices=slices_of(told, hits["top1"], clusters, params, seed) if "gallery_images" in told else (),
+        slices=slices_of(scored_facts, hits["top1"], clusters, params, seed) if has_slices else (),
         scorers={
             name: float(np.mean(flags[scored])) for name, flags in _scorers(ranking, scorers or {}).items()
         },
-        **{
-            name: float(np.mean(values))
-            for name, values in (hits | image_hits | _depth(ranking, scored)).items()
-        },
+        **{name: float(np.mean(values)) for name, values in means.items()},
     )
 
 
 def _places(ranking: Ranking) -> tuple[Places, Places]:
-    """Place of the right SKU among distinct SKUs and among images."""
+    """Return the place of each query's SKU among distinct SKUs, and among images."""
     return (
         metrics.right_place(ranking.skus, ranking.query_skus),
         metrics.right_place(ranking.skus, ranking.query_skus, ranking.positions),
@@ -88,7 +97,7 @@ def _places(ranking: Ranking) -> tuple[Places, Places]:
 
 
 def _scorers(ranking: Ranking, others: Mapping[str, Flags]) -> dict[str, Flags]:
-    """Hits [n] of each way to answer; none without the whole lists."""
+    """Return the hits [n] of each method that turns neighbours into an answer; none without `depth`."""
     if ranking.depth is None:
         return {}
     return {
@@ -99,11 +108,14 @@ def _scorers(ranking: Ranking, others: Mapping[str, Flags]) -> dict[str, Flags]:
 
 
 def _depth(ranking: Ranking, scored: Flags) -> dict[str, Floats]:
-    """Figures of the whole list, query by query; none without it."""
+    """Return the figures of each scored query's whole list; none without `depth`."""
     if ranking.depth is None:
         return {}
-    whole, precision = ranking.depth.average_precision[scored], ranking.depth.r_precision[scored]
-    return {"map_r": whole, "r_precision": precision, "mrr": 1 / ranking.depth.first[scored]}
+    return {
+        "map_r": ranking.depth.average_precision[scored],
+        "r_precision": ranking.depth.r_precision[scored],
+        "mrr": 1 / ranking.depth.first[scored],
+    }
 
 
 def _intervals(hits: dict[str, Flags], clusters: Places, params: EvaluateParams, seed: int) -> Intervals:
@@ -112,7 +124,7 @@ def _intervals(hits: dict[str, Flags], clusters: Places, params: EvaluateParams,
 
 
 def per_sku(ranking: Ranking, gallery_skus: Collection[str]) -> pd.DataFrame:
-    """One row a scored SKU, in order: sku, n, top1, top3, top5."""
+    """Return one row per scored SKU, sorted: sku, n, top1, top3, top5."""
     scored = metrics.with_partner(ranking.query_skus, gallery_skus)
     places, skus = _places(ranking)[0][scored], ranking.query_skus[scored]
     names, _, counts = metrics.mean_by(places, skus)

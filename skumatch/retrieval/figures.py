@@ -1,4 +1,4 @@
-"""The figures of an evaluation as records: what the gate, the report and the JSON of `skumatch evaluate` carry."""
+"""Records of an evaluation's figures, used by the gate, the report and the JSON of `skumatch evaluate`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ class _Record(BaseModel):
 
 
 class Intervals(_Record):
-    """Two-sided intervals of the headline figures. clusters: what was resampled.
+    """Two-sided intervals of the headline figures.
 
-    None where that is not told.
+    Attributes:
+        top1: Bounds of top-1.
+        top3: Bounds of top-3.
+        top5: Bounds of top-5.
+        confidence: Of both sides together, from 0 to 1.
+        method: How the intervals were made.
+        clusters: Number of clusters resampled; None where it was not recorded.
     """
 
     top1: Bounds
@@ -36,7 +42,14 @@ class Intervals(_Record):
 
 
 class NearDuplicateFree(_Record):
-    """Top-1 if the gallery held no duplicate of the query asked. without_partner: queries that then have no image of their SKU left."""
+    """Top-1 with each query's duplicates left out of the gallery.
+
+    Attributes:
+        top1: From 0 to 1.
+        interval: Two-sided bounds of `top1`.
+        n: Number of queries.
+        without_partner: Number of queries, not counted in `n`, that have no image of their SKU left.
+    """
 
     top1: float
     interval: Bounds
@@ -45,7 +58,17 @@ class NearDuplicateFree(_Record):
 
 
 class Slice(_Record):
-    """Top-1 of some of the scored queries. family: what they were told apart by. about: what is in the slice, for a reader."""
+    """Top-1 of some of the scored queries.
+
+    Attributes:
+        family: The property that the queries were split by.
+        name: The slice's name within its family.
+        about: Description of the slice for a reader.
+        n: Number of queries.
+        skus: Number of their SKUs.
+        top1: From 0 to 1.
+        interval: Two-sided bounds of `top1`.
+    """
 
     family: str
     name: str
@@ -57,15 +80,30 @@ class Slice(_Record):
 
 
 class Evaluation(_Record):
-    """How well one encoder finds the right SKU. Shares are of scored queries, from 0 to 1.
+    """Figures of one encoder under one protocol; shares are of scored queries, from 0 to 1.
 
-    topK: the right SKU is among the K nearest distinct SKUs. image_topK: among the SKUs of the K nearest
-    images. n: queries scored. without_partner: queries whose SKU has no gallery image, left out of every
-    figure. skus: SKUs among scored queries. macro_top1: mean over SKUs of their top-1. hashes: what was
-    evaluated, by name. near_duplicate_free: top-1 with duplicates of the query left out of the gallery; None
-    where duplicates were not looked for. map_r, r_precision, mrr: means over queries, of the whole list of
-    images. scorers: top-1 by the name of how neighbours become an answer. unknown: how pictures of unknown
-    products are told; None where nothing stood for them.
+    Attributes:
+        protocol: The protocol's name.
+        n: Number of queries scored.
+        without_partner: Number of queries whose SKU has no gallery image; they are left out of every figure.
+        skus: Number of SKUs among scored queries.
+        top1: Share of queries whose SKU is the nearest.
+        top3: Share of queries whose SKU is among the 3 nearest distinct SKUs.
+        top5: Share of queries whose SKU is among the 5 nearest distinct SKUs.
+        image_top1: Share of queries whose SKU is that of the nearest image.
+        image_top3: Share of queries whose SKU is among those of the 3 nearest images.
+        image_top5: Share of queries whose SKU is among those of the 5 nearest images.
+        macro_top1: Mean over SKUs of their top-1.
+        interval: Intervals of top-1, top-3 and top-5.
+        hashes: Hashes of the evaluated encoder, gallery and queries, by name.
+        near_duplicate_free: Top-1 with duplicates of the query left out of the gallery; None where there was
+            no search for duplicates.
+        map_r: Mean average precision at R, over the whole list of images.
+        r_precision: Mean precision of the first R images.
+        mrr: Mean reciprocal rank of the first right image.
+        slices: Top-1 of parts of the queries.
+        scorers: Top-1 by the name of the method that turns neighbours into an answer.
+        unknown: Figures of pictures of unknown products; None where there were none.
     """
 
     protocol: Protocol
@@ -92,7 +130,13 @@ class Evaluation(_Record):
 
 @dataclass(frozen=True, eq=False)
 class PairedHits:
-    """Top-1 hits of two encoders on the same scored queries: arrays [n], SKU and the two hits of each query."""
+    """Top-1 hits of two encoders on the same scored queries.
+
+    Attributes:
+        skus: [n], the queries' SKUs.
+        challenger: [n], the challenger's hits.
+        champion: [n], the champion's hits.
+    """
 
     skus: Labels
     challenger: Flags

@@ -1,8 +1,8 @@
-"""The hits of one encoder query by query, in named slices: what the gate compares two encoders by.
+"""The hits of one encoder query by query, in named slices; the gate compares two encoders by them.
 
-full: all scored queries. tail: those of SKUs with few gallery images. unseen: queries of the protocol
-`unseen`. near_duplicate_free: queries that pass over their own duplicates. k5: queries of the protocol `k5`,
-named DRAW/ID.
+full: all scored queries. tail: queries of SKUs with few gallery images. unseen: queries of the protocol
+`unseen`. near_duplicate_free: queries whose own duplicates are left out of the gallery. k5: queries of the
+protocol `k5`, named DRAW/ID.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY = ["slice", "query"]
 
 
 def hits_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One table of the slices' rows (query, sku, hit), with their names; sorted by slice and query.
+    """Return one table of the slices' rows (query, sku, hit) and names, sorted by slice and query.
 
     A slice without rows is left out.
     """
@@ -35,10 +35,11 @@ def hits_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def pair(challenger: pd.DataFrame, champion: pd.DataFrame) -> dict[str, PairedHits]:
-    """Hits of both on the same queries, by slice; a slice that both lack is absent.
+    """Return the hits of both encoders on the same queries, by slice; a slice that both lack is absent.
 
-    Raises DataError if they were not asked the same queries of the same SKUs, or a table is none that
-    `hits_table` made.
+    Raises:
+        DataError: The tables don't have the same queries of the same SKUs, or a table was not made by
+            `hits_table`.
     """
     for table in (challenger, champion):
         if list(table.columns) != HITS_SCHEMA.names or table.duplicated(KEY).any():
@@ -48,8 +49,8 @@ def pair(challenger: pd.DataFrame, champion: pd.DataFrame) -> dict[str, PairedHi
     ours, theirs = (_by_slice(table) for table in (challenger, champion))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs or not _same_queries(ours[name], theirs[name]):
-            asked = f"Challenger and champion were asked different queries in the slice '{name}'"
-            raise DataError(f"{asked}, so they can't be compared; run the embed stage again.")
+            fault = f"Challenger and champion were asked different queries in the slice '{name}'"
+            raise DataError(f"{fault}, so they can't be compared; run the embed stage again.")
     return {name: PairedHits(_skus(rows), _flags(rows), _flags(theirs[name])) for name, rows in ours.items()}
 
 
@@ -57,8 +58,8 @@ def _by_slice(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): rows for name, rows in table.sort_values(KEY).groupby("slice")}
 
 
-def _same_queries(ours: pd.DataFrame, theirs: pd.DataFrame) -> bool:
-    return all(np.array_equal(ours[name].to_numpy(), theirs[name].to_numpy()) for name in ("query", "sku"))
+def _same_queries(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    return all(np.array_equal(first[name].to_numpy(), second[name].to_numpy()) for name in ("query", "sku"))
 
 
 def _skus(rows: pd.DataFrame) -> Labels:

@@ -15,62 +15,69 @@ Floats = NDArray[np.float64]
 
 
 def right_place(ranked: Labels, wanted: Labels, positions: Places | None = None) -> Places:
-    """Place of each query's own SKU, counted from 1; 0 if it is not listed.
+    """Return the place of each query's own SKU, from 1; 0 if it is not listed.
 
-    ranked [n, w] SKUs, best first; wanted [n]. With `positions` [n, w] the place is taken from there instead
-    of the column, so the same list also gives the place among all images.
+    Args:
+        ranked: [n, w], SKUs, best first.
+        wanted: [n], the queries' SKUs.
+        positions: [n, w], the place of each listed SKU among all images, which is returned instead of its
+            place in the list.
     """
     right = ranked == wanted[:, None]
     places = np.arange(1, ranked.shape[1] + 1)[None, :] if positions is None else positions
-    found: Places = np.where(right, places, 0).max(axis=1, initial=0).astype(np.int64)
-    return found
+    right_places: Places = np.where(right, places, 0).max(axis=1, initial=0).astype(np.int64)
+    return right_places
 
 
 def hits_at(places: Places, k: int) -> Flags:
-    """Whether each query's right answer is among the first k."""
+    """Return whether each query's right answer is among the first k."""
     return (places >= 1) & (places <= k)
 
 
 def with_partner(wanted: Labels, gallery_skus: Collection[str]) -> Flags:
-    """Whether each query's SKU has an image in the gallery; only such queries are scored."""
+    """Return whether each query's SKU has an image in the gallery; only such queries are scored."""
     known = set(gallery_skus)
     return np.fromiter((sku in known for sku in wanted), dtype=np.bool_, count=len(wanted))
 
 
 def precisions(right: Flags, places: Places, total: Places) -> tuple[Floats, Floats]:
-    """Average precision and precision of the first R = `total` [n] images; 0 where R is 0.
+    """Return average precision and precision of the first R images; 0 where R is 0.
 
-    right [n, w]: whether an image of the list is of the query's SKU; places [n, w]: where it stands, from 1.
-    Lists hold R images at least. Average precision at R as Musgrave et al. 2020, "A Metric Learning Reality
-    Check", section 3.2: mean over the first R places of the precision up to there where the image is right, 0
-    where it is not.
+    Average precision at R is that of Musgrave et al. 2020, "A Metric Learning Reality Check", section 3.2:
+    the mean over the first R places of the precision up to there where the image is right, and of 0 where it
+    is not.
+
+    Args:
+        right: [n, w], whether an image of the list is of the query's SKU; w is at least R.
+        places: [n, w], the image's place in the list, from 1.
+        total: [n], R.
     """
     counted = right & (places <= total[:, None])
-    upto = np.cumsum(counted, axis=1) / np.maximum(places, 1)
+    precision_up_to = np.cumsum(counted, axis=1) / np.maximum(places, 1)
     size = np.maximum(total, 1)
-    return np.where(counted, upto, 0.0).sum(axis=1) / size, counted.sum(axis=1) / size
+    return np.where(counted, precision_up_to, 0.0).sum(axis=1) / size, counted.sum(axis=1) / size
 
 
 def first_place(right: Flags, places: Places) -> Places:
-    """Place of the first right image of each list [n, w]; 0 if it holds none."""
+    """Return the place of the first right image of each list [n, w]; 0 if it holds none."""
     column = right.argmax(axis=1)
-    found: Places = np.where(right.any(axis=1), places[np.arange(len(right)), column], 0)
-    return found
+    first: Places = np.where(right.any(axis=1), places[np.arange(len(right)), column], 0)
+    return first
 
 
 def vote(codes: Places, weights: Floats) -> Places:
-    """The code of largest sum of weights in each row [n, v], nearest first; equal sums go to the one nearest.
+    """Return the code of largest sum of weights in each row [n, v], whose images are sorted, nearest first.
 
-    Code -1 has no vote.
+    Of equal sums the code of the nearest image wins. Code -1 has no vote.
     """
     same = codes[:, :, None] == codes[:, None, :]
     sums = np.where(codes >= 0, (same * weights[:, None, :]).sum(axis=2), -1)
-    found: Places = codes[np.arange(len(codes)), sums.argmax(axis=1)]
-    return found
+    winners: Places = codes[np.arange(len(codes)), sums.argmax(axis=1)]
+    return winners
 
 
 def mean_by(values: NDArray[Any], labels: Labels) -> tuple[Labels, NDArray[np.float64], NDArray[np.int64]]:
-    """Labels in order, the mean of `values` under each, and how many there are."""
+    """Return the labels, sorted, the mean of each one's `values`, and their number."""
     names, inverse = np.unique(labels, return_inverse=True)
     counts = np.bincount(inverse, minlength=len(names))
     return names, np.bincount(inverse, weights=values, minlength=len(names)) / counts, counts

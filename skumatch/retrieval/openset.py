@@ -1,6 +1,7 @@
-"""How well pictures of unknown products are told from those of known ones: figures of two sets of scores, higher for known.
+"""Figures of open-set recognition: how well scores separate pictures of known and unknown products.
 
-Known pictures have scores [n] and whether their best match is right [n]; unknown ones have scores [m]. Equal scores count half.
+Known pictures have scores [n], and a flag [n] for a right best match; unknown ones have scores [m]. Known
+pictures should score higher. Equal scores count half.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ class _Record(BaseModel):
 
 
 class Rate(_Record):
-    """A share of n pictures and its interval."""
+    """A share of pictures.
+
+    Attributes:
+        share: From 0 to 1.
+        interval: Its two-sided bounds.
+        n: Number of pictures.
+    """
 
     share: float
     interval: Bounds
@@ -32,9 +39,13 @@ class Rate(_Record):
 
 
 class Kind(_Record):
-    """Unknown pictures of one origin. found: the share of them that is called unknown.
+    """Unknown pictures of one origin.
 
-    None without thresholds.
+    Attributes:
+        name: The origin.
+        n: Number of pictures.
+        auroc: Known pictures against these, by similarity.
+        found: Share of these called unknown; None without thresholds.
     """
 
     name: str
@@ -44,8 +55,14 @@ class Kind(_Record):
 
 
 class Point(_Record):
-    """Were only pictures of at least this similarity answered: the share of known ones answered, how many of these answers are wrong,
-    and the share of unknown ones answered, always wrongly."""
+    """One point of the risk-coverage curve, where pictures of at least `similarity` are answered.
+
+    Attributes:
+        similarity: The threshold.
+        coverage: Share of known pictures answered.
+        risk: Error rate among them.
+        unknown: Share of unknown pictures answered; all of these answers are wrong.
+    """
 
     similarity: float
     coverage: float
@@ -54,13 +71,24 @@ class Point(_Record):
 
 
 class OpenSet(_Record):
-    """Known against unknown pictures by their similarity.
+    """Known against unknown pictures by their similarity; docs/evaluation.md defines the figures.
 
-    Shares from 0 to 1; docs/evaluation.md defines each.
-
-    margin_auroc: by the margin instead. called, called_unseen, found: the share called unknown by
-    `thresholds` of all known pictures, of those whose SKU was never trained on, and of unknown ones; None
-    without thresholds, or without such pictures.
+    Attributes:
+        thresholds: The thresholds tested.
+        known: Number of known pictures.
+        unknown: Number of unknown pictures.
+        kinds: The unknown pictures by origin.
+        auroc: Area under the ROC curve, from 0 to 1.
+        auroc_interval: Its two-sided bounds.
+        fpr_at_95_tpr: Share of unknown pictures answered where 95 % of the known ones are.
+        oscr: Open-set classification rate, from 0 to 1.
+        oscr_interval: Its two-sided bounds.
+        margin_auroc: As `auroc`, by the margin instead of the similarity.
+        called: Share of known pictures called unknown; None without thresholds.
+        called_unseen: The same of known pictures whose SKU was never trained on; None without such pictures,
+            too.
+        found: Share of unknown pictures called unknown; None without thresholds.
+        curve: The risk-coverage curve.
     """
 
     thresholds: Thresholds
@@ -80,7 +108,7 @@ class OpenSet(_Record):
 
 
 def beaten(scores: Floats, others: Floats) -> Floats:
-    """The share of `others` [m] below each of `scores` [n]; an equal one counts half."""
+    """Return, for each of `scores` [n], the share of `others` [m] below it; equal scores count half."""
     ordered = np.sort(others)
     shares: Floats = (
         np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
@@ -89,37 +117,65 @@ def beaten(scores: Floats, others: Floats) -> Floats:
 
 
 def auroc(known: Floats, unknown: Floats) -> float:
-    """The share of pairs in which the known picture scores higher: the area under the ROC curve."""
+    """Return the area under the ROC curve: the share of pairs in which the known picture scores higher."""
     return float(beaten(known, unknown).mean())
 
 
 def oscr(known: Floats, right: Flags, unknown: Floats) -> float:
-    """The share of pairs in which the known picture scores higher and its best match is right.
+    """Return the share of pairs in which the known picture scores higher and its best match is right.
 
-    The area under the curve of right answers over unknown pictures answered (Dhamija et al. 2018, "Reducing
-    Network Agnostophobia", section 3), its points joined by straight lines.
+    This is the area under the curve of right answers over unknown pictures answered (Dhamija et al. 2018,
+    "Reducing Network Agnostophobia", section 3), its points joined by straight lines.
+
+    Args:
+        known: [n] scores.
+        right: [n], whether the best match of each known picture is right.
+        unknown: [m] scores.
     """
     return float((beaten(known, unknown) * right).mean())
 
 
 def fpr_at(known: Floats, unknown: Floats, share: float = 0.95) -> float:
-    """The share of unknown pictures answered where at least `share` of the known ones are, at the highest such score."""
+    """Return the false positive rate: the share of unknown pictures answered at a given true positive rate.
+
+    Args:
+        known: [n] scores.
+        unknown: [m] scores.
+        share: The least share of known pictures answered; the highest threshold that reaches it is taken.
+    """
     return float((unknown >= _least(known, share)).mean())
 
 
 def influence(known: Floats, right: Flags, unknown: Floats) -> Floats:
-    """A value for each known, then each unknown picture [n + m]: their mean is OSCR (AUROC, if all are right), and its spread over
-    resampled clusters is the figure's, to first order (the structural components of DeLong et al. 1988; clustered: Obuchowski 1997)."""
-    ours, area = beaten(known, unknown) * right, oscr(known, right, unknown)
-    theirs = right.mean() * (1 - beaten(unknown, known[right])) if right.any() else np.zeros(len(unknown))
+    """Return a value for each picture whose mean is OSCR (AUROC, if all are right).
+
+    The spread of this mean over resampled clusters is the figure's, to first order. The values are the
+    structural components of DeLong et al. 1988; for clustered data see Obuchowski 1997.
+
+    Args:
+        known: [n] scores.
+        right: [n], whether the best match of each known picture is right.
+        unknown: [m] scores.
+
+    Returns:
+        [n + m], known pictures first.
+    """
+    of_known, area = beaten(known, unknown) * right, oscr(known, right, unknown)
+    of_unknown = right.mean() * (1 - beaten(unknown, known[right])) if right.any() else np.zeros(len(unknown))
     size = len(known) + len(unknown)
     return np.concatenate(
-        [area + (ours - area) * size / len(known), area + (theirs - area) * size / len(unknown)]
+        [area + (of_known - area) * size / len(known), area + (of_unknown - area) * size / len(unknown)]
     )
 
 
 def curve(known: Floats, right: Flags, unknown: Floats) -> tuple[Point, ...]:
-    """From all known pictures answered to a twentieth of them, in equal steps."""
+    """Return the risk-coverage curve at coverages from 1 to a twentieth, in equal steps.
+
+    Args:
+        known: [n] scores.
+        right: [n], whether the best match of each known picture is right.
+        unknown: [m] scores.
+    """
     return tuple(_point(known, right, unknown, (POINTS - step) / POINTS) for step in range(POINTS))
 
 
@@ -135,6 +191,6 @@ def _point(known: Floats, right: Flags, unknown: Floats, share: float) -> Point:
 
 
 def _least(known: Floats, share: float) -> np.float64:
-    """The highest score that at least `share` of `known` reach."""
+    """Return the highest score that at least `share` of `known` reach."""
     least: np.float64 = np.sort(known)[len(known) - max(1, math.ceil(share * len(known) - 1e-9))]
     return least

@@ -1,4 +1,4 @@
-"""How large, how sharp and how bright photos are: what slices are made by."""
+"""Size, sharpness and brightness of photos, by which slices are made."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from skumatch.retrieval.metrics import Floats
 from skumatch.retrieval.slices import PHOTO
 
 SIDE = 256  # pixels: sharpness is compared at one size
-DIGITS = 3  # kept, so that a figure is one text on every machine
+DIGITS = 3  # kept of a figure, so that it is written alike on every machine
 
 
 def with_photos(rows: pd.DataFrame, images: Images) -> pd.DataFrame:
-    """`rows` (id, role, ...) with the columns of `measure`, for queries only; `images` stand in their order.
+    """Add the columns of `measure` to `rows` (id, role, ...), for queries only; `images` are in their order.
 
     Raises as `measure` does.
     """
     queries = np.flatnonzero(rows["role"].eq("query"))
     measured = measure(images.take(queries.tolist())).set_index(rows.index[queries])
-    found: pd.DataFrame = rows.drop(columns=PHOTO, errors="ignore").join(measured)
-    return found
+    joined: pd.DataFrame = rows.drop(columns=PHOTO, errors="ignore").join(measured)
+    return joined
 
 
 def measure(images: Images) -> pd.DataFrame:
-    """width and height (pixels, upright), blur and brightness (0 to 255) of each picture, in order.
+    """Return width and height (pixels, upright), blur and brightness (0 to 255) of each picture, in order.
 
-    Raises DataError for one that can't be decoded.
+    Raises:
+        DataError: A picture can't be decoded.
     """
     with ThreadPoolExecutor(cores(), "measure") as pool, track("measure photos", len(images)) as advance:
-        found = []
+        rows = []
         for facts in pool.map(lambda i: _measured(images, i), range(len(images))):
-            found.append(facts)
+            rows.append(facts)
             advance()
-    return pd.DataFrame(found, columns=PHOTO)
+    return pd.DataFrame(rows, columns=PHOTO)
 
 
 def _measured(images: Images, index: int) -> tuple[int, int, float, float]:
@@ -53,16 +54,18 @@ def _measured(images: Images, index: int) -> tuple[int, int, float, float]:
 
 
 def at_one_size(picture: Image.Image) -> Floats:
-    """Luma (ITU-R 601, 0 to 255) of the whole picture squashed to 256 x 256 px, averaging where it shrinks: [256, 256]."""
+    """Return the luma of the whole picture, resized to 256 x 256 px without keeping its aspect: [256, 256].
+
+    Luma is that of ITU-R 601, from 0 to 255. Where the picture shrinks, pixels are averaged.
+    """
     return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float64)
 
 
 def blur(grey: Floats) -> float:
-    """Variance of the Laplacian (four neighbours less four times the pixel) of all pixels but the border's.
+    """Return the variance of the Laplacian of all pixels but the border's; it is small in a blurred picture.
 
-    Small where it is blurred.
-
-    Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy: a comparative study".
+    The Laplacian is the sum of the four neighbours less four times the pixel (Pech-Pacheco et al. 2000,
+    "Diatom autofocusing in brightfield microscopy: a comparative study").
     """
     edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     return float(edges.var())

@@ -1,4 +1,4 @@
-"""An encoder's vectors under a protocol: who is asked and matched is a list of ids, made by the split."""
+"""Ranked lists under a protocol; the stage split lists the protocol's queries and galleries by id."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ from skumatch.retrieval.slices import interval
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Ranked lists of a protocol's queries (of all its draws), the SKUs that have an image to be found, and what was asked of what.
+    """Ranked lists of a protocol's queries, those of all its draws together.
 
-    facts: a row a query: draw, sku, gallery_images (of its SKU), and what the items told of it. prototype: whether each query is nearest
-    to its SKU's prototype.
+    Attributes:
+        protocol: The protocol's name.
+        ranking: The ranked lists, [n] queries.
+        partners: SKUs that have a gallery image to be found.
+        hashes: `gallery` and `queries` -> hash of their pictures and SKUs.
+        facts: One row per query: draw, sku, gallery_images (of its SKU), and the columns of its item.
+        prototype: [n], whether each query is nearest to its SKU's prototype.
     """
 
     protocol: Protocol
@@ -40,13 +45,19 @@ class Asked:
 
     @property
     def answerable(self) -> bool:
-        """Whether any query has an image of its SKU to be found."""
+        """True if any query has an image of its SKU to be found."""
         return bool(self.partners & set(self.ranking.query_skus))
 
     def evaluate(self, params: EvaluateParams, seed: int, encoder: str) -> Evaluation:
-        """Figures of the encoder with that hash; slices under `full` only.
+        """Score the lists; slices are made under `full` only.
 
-        Raises DataError if no query can be answered.
+        Args:
+            params: Confidence and number of resamples of the intervals.
+            seed: Of the resamples.
+            encoder: Hash of the encoder's weights, which stands in the evaluation.
+
+        Raises:
+            DataError: No query can be answered.
         """
         facts = self.facts if self.protocol == "full" else self.facts.drop(columns="gallery_images")
         hashes = {"encoder": encoder} | self.hashes
@@ -56,13 +67,13 @@ class Asked:
             self.protocol,
             params,
             seed,
-            hashes,
-            facts,
-            {"prototype": self.prototype},
+            hashes=hashes,
+            facts=facts,
+            scorers={"prototype": self.prototype},
         )
 
     def hits(self) -> pd.DataFrame:
-        """query, sku, hit (top-1) of each scored query; a query of several draws is named DRAW/ID."""
+        """Return query, sku, hit (top-1) of each scored query; a query of several draws is named DRAW/ID."""
         scored = metrics.with_partner(self.ranking.query_skus, self.partners)
         several = self.facts["draw"].nunique() > 1
         names = [
@@ -85,11 +96,21 @@ def ask(
     device: str = "cpu",
     voters: int = VOTERS,
 ) -> Asked:
-    """Rank each query of a protocol's `lists` (draw, id, part) in its gallery.
+    """Rank the gallery of a protocol for each of its queries.
 
-    `items` (id, sku, sha256, and any facts of queries) stand in the order of `vectors`; what they lack is
-    left out. In part `both` a picture never finds itself. `device` is torch's, `voters` the images that vote.
-    Raises DataError for an empty gallery.
+    Args:
+        protocol: The protocol's name.
+        lists: Columns draw, id, part (`gallery`, `query` or `both`); a picture of part `both` never finds
+            itself.
+        items: Columns id, sku, sha256, and any facts of queries, in the order of `vectors`. Ids of `lists`
+            that are missing here are left out.
+        vectors: [n, d], L2-normalised.
+        backend: The library that proposes neighbours; it doesn't change the result.
+        device: torch's name of the device to search on.
+        voters: Number of nearest images that vote for a SKU.
+
+    Raises:
+        DataError: The gallery is empty.
     """
     rows = lists.merge(items.assign(row=np.arange(len(items))), on="id", validate="many_to_one").sort_values(
         ["draw", "id"]
@@ -118,17 +139,19 @@ def ask(
         ranking,
         partners,
         hashes,
-        facts.reset_index(drop=True),
-        np.concatenate([hits for _, hits in answers]),
+        facts=facts.reset_index(drop=True),
+        prototype=np.concatenate([hits for _, hits in answers]),
     )
 
 
 def _answer(
     sides: dict[str, pd.DataFrame], vectors: Vectors, backend: Backend, device: str, voters: int
 ) -> tuple[Ranking, Flags]:
+    """Return one draw's ranked lists and its prototype hits."""
     gallery, query = _side(sides["gallery"], vectors), _side(sides["query"], vectors)
     both = sides["gallery"]["part"].eq("both").any()
-    ranking = rank(*gallery, *query, backend, (gallery[1], query[1]) if both else None, device, voters)
+    ignored = (gallery[1], query[1]) if both else None
+    ranking = rank(*gallery, *query, backend=backend, ignored=ignored, device=device, voters=voters)
     return ranking, prototype_hits(gallery, query, backend, device)
 
 
@@ -139,10 +162,20 @@ def _side(frame: pd.DataFrame, vectors: Vectors) -> Side:
 def hits_without_duplicates(
     asked: Asked, items: pd.DataFrame, vectors: Vectors, backend: Backend = "faiss", device: str = "cpu"
 ) -> pd.DataFrame:
-    """query, sku, hit (top-1) under the protocol `full` if no query found a duplicate of itself: gallery images of its own group are
-    passed over. Queries that then have no image of their SKU left are not in it.
+    """Return the hits under the protocol `full` with each query's duplicates left out of its gallery.
 
-    `items` (id, sku, role, group) stand in the order of `vectors`.
+    A query's duplicates are the gallery images of its own group. Queries that then have no image of their SKU
+    left are dropped.
+
+    Args:
+        asked: The ranked lists under `full`.
+        items: Columns id, sku, role, group, in the order of `vectors`.
+        vectors: [n, d], L2-normalised.
+        backend: The library that proposes neighbours; it doesn't change the result.
+        device: torch's name of the device to search on.
+
+    Returns:
+        Columns query, sku, hit (top-1); the index is the query's place in `asked.ranking`.
     """
     items = items.assign(row=np.arange(len(items))).sort_values("id")
     gallery, query = (items[items["role"].eq(role)] for role in ("gallery", "query"))
@@ -151,15 +184,28 @@ def hits_without_duplicates(
     hits = asked.ranking.skus[:, 0] == asked.ranking.query_skus
     if copied.any():
         groups = gallery["group"].tolist(), query["group"][copied].tolist()
-        again = rank(*_side(gallery, vectors), *_side(query[copied], vectors), backend, groups, device)
-        hits[copied] = again.skus[:, 0] == again.query_skus  # both in order of id
+        ranking = rank(
+            *_side(gallery, vectors),
+            *_side(query[copied], vectors),
+            backend=backend,
+            ignored=groups,
+            device=device,
+        )
+        hits[copied] = ranking.skus[:, 0] == ranking.query_skus  # both in order of id
     return _hits(asked.ranking.query_ids, asked.ranking, hits)[_has_other(query, gallery)]
 
 
 def without_duplicates(
     hits: pd.DataFrame, asked: Asked, params: EvaluateParams, seed: int
 ) -> NearDuplicateFree | None:
-    """The figure of `hits_without_duplicates`. None if no query has a partner left."""
+    """Return top-1 of the hits of `hits_without_duplicates`, or None if there are none.
+
+    Args:
+        hits: As `hits_without_duplicates` returned them.
+        asked: The ranked lists that they were made from.
+        params: Confidence and number of resamples of the interval.
+        seed: Of the resamples.
+    """
     if hits.empty:
         return None
     groups = asked.facts["group"].to_numpy(dtype=object)[hits.index]
@@ -171,7 +217,7 @@ def without_duplicates(
 
 
 def _has_other(query: pd.DataFrame, gallery: pd.DataFrame) -> Flags:
-    """Whether each query's SKU has a gallery image outside the query's own group."""
+    """Return whether each query's SKU has a gallery image outside the query's own group."""
     images, duplicates = Counter(gallery["sku"]), Counter(zip(gallery["sku"], gallery["group"], strict=True))
     pairs = zip(query["sku"], query["group"], strict=True)
     return np.array([images[sku] > duplicates[sku, group] for sku, group in pairs], dtype=np.bool_)

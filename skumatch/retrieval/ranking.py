@@ -1,4 +1,4 @@
-"""Ranked lists: for each query the gallery's images in order, and what the order says of its SKU."""
+"""Ranked lists: for each query the nearest SKUs of the gallery, and figures of the whole list of images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ RANKING_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Depth:
-    """What the whole list of images says, query by query: arrays [n].
+    """Figures of each query's whole list of images: arrays [n].
 
-    right: R, the images of the query's SKU that can be found. first: place of the first of them, from 1; 0 if
-    there is none. average_precision, r_precision: of the first R images. voted: the SKU that the nearest
-    images vote for.
+    Attributes:
+        right: R, the number of images of the query's SKU that can be found.
+        first: Place of the first of them, from 1; 0 if there is none.
+        average_precision: Of the first R images.
+        r_precision: Precision of the first R images.
+        voted: The SKU that the nearest images vote for.
     """
 
     right: Places
@@ -46,9 +49,17 @@ class Depth:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """For each query, in order of its id, the nearest distinct SKUs: arrays [n] and [n, w], w = min(5, gallery SKUs).
+    """The nearest distinct SKUs of each query, w = min(5, SKUs of the gallery).
 
-    `depth` is known to who ranked; it is not kept in the frame.
+    Attributes:
+        query_ids: [n], sorted.
+        query_skus: [n].
+        skus: [n, w], the nearest SKUs, best first; "" where a list is shorter.
+        similarities: [n, w], of each SKU's best image.
+        gallery_ids: [n, w], that image.
+        positions: [n, w], its place among all gallery images, from 1.
+        depth: Figures of the whole lists; None in a ranking that was read from a frame, which doesn't hold
+            them.
     """
 
     query_ids: Labels
@@ -63,7 +74,7 @@ class Ranking:
         return len(self.query_ids)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a query and rank, sorted; columns as in RANKING_SCHEMA."""
+        """Return one row per query and rank, sorted; columns as in RANKING_SCHEMA."""
         count, width = self.skus.shape
         columns = {
             "query_id": np.repeat(self.query_ids, width),
@@ -78,7 +89,11 @@ class Ranking:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Ranking:
-        """Read back what `to_frame` made. Raises DataError for other columns or lists that are not whole."""
+        """Read a ranking from a frame that `to_frame` made.
+
+        Raises:
+            DataError: The frame has other columns, or rows are missing or out of order.
+        """
         if list(frame.columns) != RANKING_SCHEMA.names:
             raise DataError(
                 "The ranked lists have other columns than this version writes; run the evaluate stage again."
@@ -106,7 +121,7 @@ class Ranking:
 
 
 def pooled(rankings: Sequence[Ranking]) -> Ranking:
-    """The lists of several draws as one; a photo counts once a draw."""
+    """Concatenate the lists of several draws; a photo counts once per draw."""
     width = min(ranking.skus.shape[1] for ranking in rankings)
 
     def column(parts: Sequence[Any], name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The test of the thresholds for unknown products: which pictures show one, and what becomes of them."""
+"""The test of the thresholds for unknown products, on pictures that show a product outside the gallery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ RETIRED = "retired products"
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Scores of pictures [n], and their SKUs and duplicate groups, which tell what hangs together."""
+    """Scores of pictures, and the labels that cluster them.
+
+    Attributes:
+        scores: Arrays [n].
+        skus: [n].
+        groups: [n], duplicate groups.
+    """
 
     scores: Scores
     skus: Labels
@@ -36,7 +42,18 @@ class Pictures:
 def open_set(
     embedded: Embedded, asked: Asked, thresholds: Thresholds, params: EvaluateParams, seed: int
 ) -> OpenSet | None:
-    """Figures on the queries of the protocol `full`. None if no picture can stand for an unknown product."""
+    """Test the thresholds on the queries of the protocol `full` and on pictures of unknown products.
+
+    Args:
+        embedded: All items; `trained` tells which pictures an encoder of the run was trained on.
+        asked: The ranked lists under `full`.
+        thresholds: The thresholds to test.
+        params: Confidence and number of resamples of the intervals.
+        seed: Of the resamples.
+
+    Returns:
+        The figures, or None if no picture can stand for an unknown product.
+    """
     ranking, groups = asked.ranking, asked.facts["group"].to_numpy(dtype=object)
     scored = metrics.with_partner(ranking.query_skus, asked.partners)
     kinds = {name: pictures for name, pictures in _unknown(embedded, asked, scored) if len(pictures)}
@@ -49,22 +66,23 @@ def open_set(
 
 
 def _unknown(embedded: Embedded, asked: Asked, scored: Flags) -> Iterator[tuple[str, Pictures]]:
-    """Queries of SKUs never trained on, asked of the gallery without their SKU.
+    """Yield the pictures that stand for unknown products, by kind.
 
-    Those without one in it; others.
-
-    Others are pictures of catch-all classes and of retired products.
+    These are queries of SKUs never trained on, scored as if their SKU were not in the gallery; queries whose
+    SKU has no gallery image; pictures of catch-all classes; and pictures of retired products.
     """
     ranking, groups = asked.ranking, asked.facts["group"].to_numpy(dtype=object)
-    strange, unseen = scores(ranking, without_own=True), ~np.isin(ranking.query_skus, embedded.trained_skus)
+    unknown_scores = scores(ranking, without_own=True)
+    unseen = ~np.isin(ranking.query_skus, embedded.trained_skus)
     for name, rows in ((HELD_OUT, scored & unseen), (WITHOUT_GALLERY, ~scored)):
-        yield name, Pictures(strange.only(rows), ranking.query_skus[rows], groups[rows])
+        yield name, Pictures(unknown_scores.only(rows), ranking.query_skus[rows], groups[rows])
     items = embedded.items
     strangers = items[~items["trained"] & ~items["group"].isin(embedded.gallery["group"])].sort_values("id")
     others, retired = (strangers[strangers["role"].eq(role)] for role in ("other", "retired"))
     if len(others):
-        own = others["group"].to_numpy(dtype=object)  # no SKU: a picture hangs together with its copies alone
-        yield OTHERS, Pictures(scores(embedded.rank(others)), own, own)
+        # there is no SKU, so a picture is clustered with its duplicates alone
+        own_groups = others["group"].to_numpy(dtype=object)
+        yield OTHERS, Pictures(scores(embedded.rank(others)), own_groups, own_groups)
     if len(retired):
         skus, groups = (retired[name].to_numpy(dtype=object) for name in ("sku", "group"))
         yield RETIRED, Pictures(scores(embedded.rank(retired)), skus, groups)
@@ -72,6 +90,18 @@ def _unknown(embedded: Embedded, asked: Asked, scored: Flags) -> Iterator[tuple[
 
 @dataclass(frozen=True, eq=False)
 class _Test:
+    """Known pictures against the kinds of unknown ones.
+
+    Attributes:
+        known: Scored queries, [n].
+        right: [n], whether the best match is right.
+        unseen: [n], whether no encoder was trained on the SKU.
+        kinds: Unknown pictures by kind.
+        thresholds: The thresholds to test.
+        params: Confidence and number of resamples.
+        seed: Of the resamples.
+    """
+
     known: Pictures
     right: Flags
     unseen: Flags
@@ -81,36 +111,35 @@ class _Test:
     seed: int
 
     def figures(self) -> OpenSet:
-        unknown = [pictures.scores for pictures in self.kinds.values()]
-        strange, margins = (
-            np.concatenate([getattr(part, name) for part in unknown]) for name in Scores._fields
-        )
-        ours, all_right = self.known.scores, np.ones(len(self.known), np.bool_)
-        known, right = ours.similarity, self.right
+        unknown_scores = [pictures.scores for pictures in self.kinds.values()]
+        unknown = np.concatenate([part.similarity for part in unknown_scores])
+        unknown_margin = np.concatenate([part.margin for part in unknown_scores])
+        all_right = np.ones(len(self.known), np.bool_)
+        known, right = self.known.scores.similarity, self.right
         return OpenSet(
             thresholds=self.thresholds,
             known=len(known),
-            unknown=len(strange),
-            kinds=tuple(self._kind(*pair) for pair in self.kinds.items()),
-            auroc=openset.auroc(known, strange),
-            auroc_interval=self._area_interval(openset.influence(known, all_right, strange)),
-            fpr_at_95_tpr=openset.fpr_at(known, strange),
-            oscr=openset.oscr(known, right, strange),
-            oscr_interval=self._area_interval(openset.influence(known, right, strange)),
-            margin_auroc=openset.auroc(ours.margin, margins),
+            unknown=len(unknown),
+            kinds=tuple(self._kind(name, pictures) for name, pictures in self.kinds.items()),
+            auroc=openset.auroc(known, unknown),
+            auroc_interval=self._area_interval(openset.influence(known, all_right, unknown)),
+            fpr_at_95_tpr=openset.fpr_at(known, unknown),
+            oscr=openset.oscr(known, right, unknown),
+            oscr_interval=self._area_interval(openset.influence(known, right, unknown)),
+            margin_auroc=openset.auroc(self.known.scores.margin, unknown_margin),
             called=self._rate(self.known),
             called_unseen=self._rate(self._only(self.unseen)),
             found=self._rate(*self.kinds.values()),
-            curve=openset.curve(known, right, strange),
+            curve=openset.curve(known, right, unknown),
         )
 
     def _kind(self, name: str, pictures: Pictures) -> Kind:
-        found = float(self.thresholds.unknown(pictures.scores).mean()) if self.thresholds.fitted else None
+        called = float(self.thresholds.unknown(pictures.scores).mean()) if self.thresholds.fitted else None
         return Kind(
             name=name,
             n=len(pictures),
             auroc=openset.auroc(self.known.scores.similarity, pictures.scores.similarity),
-            found=found,
+            found=called,
         )
 
     def _only(self, chosen: Flags) -> Pictures:
@@ -118,7 +147,7 @@ class _Test:
         return Pictures(known.scores.only(chosen), known.skus[chosen], known.groups[chosen])
 
     def _rate(self, *parts: Pictures) -> Rate | None:
-        """The share called unknown; None without thresholds or pictures."""
+        """Return the share called unknown; None without thresholds or pictures."""
         called = np.concatenate([self.thresholds.unknown(part.scores) for part in parts])
         if not self.thresholds.fitted or not len(called):
             return None
@@ -127,9 +156,9 @@ class _Test:
         return Rate(share=float(called.mean()), interval=(bounds.low, bounds.high), n=len(called))
 
     def _area_interval(self, values: NDArray[np.float64]) -> Bounds:
-        """Bounds of a figure over pairs, of its `values` for each picture, known ones first.
+        """Return the bounds of a figure over pairs, given its `influence` values, known pictures first.
 
-        However clear the figure, one more SKU on the side that has fewer may be told wrong throughout.
+        The bounds allow for one more SKU, on the side that has fewer SKUs, that is wrong in all pairs.
         """
         clusters, params = _clusters(self.known, *self.kinds.values()), self.params
         bounds = statistics.change_interval(values, clusters, params.confidence, self.seed, params.resamples)
@@ -140,6 +169,7 @@ class _Test:
 
 
 def _clusters(*parts: Pictures) -> Places:
-    """The clusters of all pictures of the `parts`, in their order."""
-    skus, groups = (np.concatenate([getattr(part, name) for part in parts]) for name in ("skus", "groups"))
+    """Return the cluster of each picture of the `parts`, in their order."""
+    skus = np.concatenate([part.skus for part in parts])
+    groups = np.concatenate([part.groups for part in parts])
     return clusters_of(skus, groups)
