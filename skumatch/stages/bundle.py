@@ -1,6 +1,6 @@
-"""bundle: what may be released, loaded and queried once in a clean process before anyone relies on it.
+"""bundle: write the bundles that may be released, and load and query each once in a clean process.
 
-The challenger's bundle lies in out/bundle/model, the refreshed one (the champion's encoder with today's
+The challenger's bundle is in out/bundle/model, the refreshed one (the champion's encoder with today's
 gallery) in out/bundle/refreshed.
 """
 
@@ -24,6 +24,7 @@ from skumatch.stages.selection import select
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/bundle: a bundle for each candidate, and facts.json."""
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     held = read_json(root / "out/evaluate/held.json")
     gallery = items[items["role"].eq("gallery")]
@@ -41,18 +42,25 @@ def run(root: Path, params: Params) -> None:
 
 
 def _without(gallery: pd.DataFrame, held: dict[str, str]) -> pd.DataFrame:
-    """The gallery's rows but those of products that are held back."""
+    """Return the gallery's rows without those of products that are held back."""
     return gallery[~gallery["sku"].isin(list(held))]
 
 
 def _bundle(
     root: Path, params: Params, candidate: str, gallery: pd.DataFrame, encoder: Path, trained: Iterable[str]
 ) -> dict[str, Any]:
-    """Write a candidate's bundle and try it; return its hash, its size and how it fared.
+    """Write a candidate's bundle and try it in a clean process.
 
     Args:
-        gallery: the items to serve with, a row each, numbered as the embeddings are.
-        trained: hashes of the pixels that the encoder was trained on.
+        root: The stage's workspace.
+        params: The gate's limits that the bundle is tried against.
+        candidate: `challenger` or `refreshed`.
+        gallery: The items to serve with, one row each; the index gives their rows in the embeddings.
+        encoder: The encoder's folder.
+        trained: Hashes of the pixels that the encoder was trained on.
+
+    Returns:
+        The bundle's hash, its size in megabytes, and the results of the trial.
     """
     vectors = {"challenger": "challenger", "refreshed": "champion"}[candidate]
     embeddings = load_file(root / f"out/embed/{vectors}.safetensors")["embeddings"][gallery.index]

@@ -1,6 +1,7 @@
-"""embed: the same gallery, queries, catalogue and catch-all pictures through the encoders of challenger and champion.
+"""embed: embed the gallery, queries, catalogue and catch-all pictures with each candidate's encoder.
 
-A refresh trains nothing, so it has no challenger; before the first release there is no champion.
+Challenger and champion get the same pictures. A refresh trains nothing, so it has no challenger; before the
+first release there is no champion.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from skumatch.retrieval.photos import with_photos
 from skumatch.stages.selection import select, without_queries
 from skumatch.stages.vectors import stage_vectors
 
+# `group` is the duplicate group. Only queries have width, height, blur and brightness.
 COLUMNS = {
-    **dict.fromkeys(
-        ("id", "sku", "role", "group", "product_group", "sha256"), pa.string()
-    ),  # group: of duplicates
+    **dict.fromkeys(("id", "sku", "role", "group", "product_group", "sha256"), pa.string()),
     **dict.fromkeys(("unseen", "trained_challenger", "trained_champion", "catalogue_only"), pa.bool_()),
-    **dict.fromkeys(("width", "height"), pa.int32()),  # these and the next two of queries only
+    **dict.fromkeys(("width", "height"), pa.int32()),
     **dict.fromkeys(("blur", "brightness"), pa.float64()),
 }
 SCHEMA = pa.schema(list(COLUMNS.items()))
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/embed: the items, each encoder's vectors, and embed.json."""
     with joined(params.runtime) as world:
         _run(root, params, world)
 
@@ -49,7 +50,8 @@ def _run(root: Path, params: Params, world: World) -> None:
     present = [name for name, folder in folders.items() if folder.is_dir()]
     if not present:
         raise DataError(
-            "Neither a trained encoder nor a champion is here, so nothing can be embedded; run the train stage again."
+            "Neither a trained encoder nor a champion is here, so nothing can be embedded; "
+            "run the train stage again."
         )
     embeddings = {present[0]: _embed(root, folders[present[0]], pictures, params, present[0], world)}
     for name in present[1:]:
@@ -60,8 +62,8 @@ def _run(root: Path, params: Params, world: World) -> None:
     if world.first:
         out = root / "out/embed"
         write_parquet(out / "items.parquet", _items(root, rows, pictures), SCHEMA)
-        for name, found in embeddings.items():
-            _write(out / f"{name}.safetensors", found)
+        for name, vectors in embeddings.items():
+            _write(out / f"{name}.safetensors", vectors)
         encoders = {
             name: weights_hash(folder) if name in embeddings else None for name, folder in folders.items()
         }
@@ -69,10 +71,9 @@ def _run(root: Path, params: Params, world: World) -> None:
 
 
 def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
-    """What is known of each picture that is embedded, in that order."""
-    groups = read_json(root / "data/import.json").get(
-        "groups", {}
-    )  # none in a version imported before groups were kept
+    """Return the table of the embedded pictures, in their order; columns as in SCHEMA."""
+    # a version that was imported before groups were kept has none
+    groups = read_json(root / "data/import.json").get("groups", {})
     role = rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery")
     shelf = rows.loc[role.eq("gallery") & rows["side"].ne("catalogue"), "sku"]
     catalogue_only = rows["sku"].isin(rows.loc[role.eq("gallery"), "sku"]) & ~rows["sku"].isin(shelf)
@@ -83,27 +84,28 @@ def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
 
 
 def _with_trained(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """`rows` with trained_challenger and trained_champion: whether the model was trained on these pixels."""
+    """Add to `rows` whether each encoder was trained on the pixels: trained_challenger, trained_champion."""
     files = {
         "challenger": root / "out/train/training.parquet",
         "champion": root / "inputs/champion/training.parquet",
     }
-    learnt = {
-        who: pq.read_table(path)["id"].to_pylist() if path.is_file() else [] for who, path in files.items()
+    trained_on = {
+        model: pq.read_table(path)["id"].to_pylist() if path.is_file() else []
+        for model, path in files.items()
     }
-    return rows.assign(**{f"trained_{who}": rows["pixels"].isin(pixels) for who, pixels in learnt.items()})
+    flags = {f"trained_{model}": rows["pixels"].isin(pixels) for model, pixels in trained_on.items()}
+    return rows.assign(**flags)
 
 
 def _without_trained_queries(
     rows: pd.DataFrame, pictures: Images, world: World
 ) -> tuple[pd.DataFrame, Images]:
-    """Drop queries, for all candidates, whose pixels an encoder was trained on."""
+    """Drop, for all candidates, the queries whose pixels an encoder was trained on."""
     trained = set(rows.loc[rows["trained_challenger"] | rows["trained_champion"], "pixels"])
     kept = without_queries(rows, pictures, trained)
-    if len(kept[0]) < len(rows) and world.first:
-        print(
-            f"{len(rows) - len(kept[0])} queries were dropped for all candidates: an encoder was trained on these pixels."
-        )
+    dropped = len(rows) - len(kept[0])
+    if dropped > 0 and world.first:
+        print(f"{dropped} queries were dropped for all candidates: an encoder was trained on these pixels.")
     return kept
 
 
@@ -115,12 +117,12 @@ def _embed(
     label: str,
     world: World,
 ) -> NDArray[np.float32]:
-    """The vectors of all pictures in the first process; the others' rows mean nothing."""
+    """Return the vectors of all pictures; only the first process's rows count."""
     return stage_vectors(root, _loaded(folder), folder / "encoder.json", pictures, params, label, world)
 
 
 def _loaded(folder: Path) -> Encoder:
-    """The encoder in `folder`, which may be of a newer skumatch. Raises WeightsError."""
+    """Load the encoder in `folder`; raise WeightsError for a model that only a newer skumatch has."""
     try:
         return load(folder)
     except ParameterError as error:  # no parameter of this run is at fault
@@ -137,12 +139,12 @@ def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of an encoder's weights."""
+    """Return the SHA-256 of an encoder's weights."""
     return str(read_json(folder / "encoder.json")["sha256"])
 
 
 def same_encoder(first: Path, second: Path) -> bool:
-    """Whether two encoder folders hold the same weights, preprocessing and settings."""
-    return sha256(first / "encoder.json") == sha256(second / "encoder.json") and weights_hash(
-        first
-    ) == weights_hash(second)
+    """Return whether two encoder folders hold the same weights, preprocessing and settings."""
+    if sha256(first / "encoder.json") != sha256(second / "encoder.json"):
+        return False
+    return weights_hash(first) == weights_hash(second)

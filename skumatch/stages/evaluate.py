@@ -1,10 +1,12 @@
-"""evaluate: the figures of each candidate: what serves, the champion's encoder on today's gallery, and the challenger.
+"""evaluate: make the figures of each candidate: `served`, `refreshed` and `challenger`.
 
-`served` is the champion's bundle exactly as it serves. `refreshed` is its encoder on today's gallery, with
-thresholds fitted anew. `challenger` is the encoder that this run trained; in a refresh there is none.
+`served` is the champion's bundle exactly as it serves. `refreshed` is the champion's encoder on today's
+gallery, with thresholds fitted anew. `challenger` is the encoder that this run trained; in a refresh there is
+none.
 
-The protocols compare encoders, so they ask the whole gallery of today. Answers and thresholds are those of
-what would be released: without the products that are held back, which each encoder decides for itself.
+The protocols compare encoders, so they search the whole gallery of today. Answers and thresholds are those of
+the bundle that would be released: without the products that are held back, which are determined for each
+encoder by its own answers.
 """
 
 from __future__ import annotations
@@ -40,16 +42,27 @@ from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import open_set
 
 GUARDED = ("unseen", "k5")  # protocols whose hits the gate compares, besides `full` and its slices
+# Candidate -> the encoder whose vectors it uses, as the stage embed names them.
 VECTORS = {
     "challenger": "challenger",
     "refreshed": "champion",
-}  # candidate -> whose vectors, as the stage embed names them
+}
 Hits = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One candidate's embeddings of all items, to be asked under each protocol."""
+    """One candidate's embeddings of all items, to be scored under each protocol.
+
+    Attributes:
+        root: The stage's workspace.
+        params: The run's parameters.
+        items: Rows of out/embed/items.parquet, in the order of `vectors`.
+        vectors: [items, d].
+        model: `challenger` or `refreshed`.
+        encoder: SHA-256 of the encoder's weights.
+        device: torch's name of the device to search on.
+    """
 
     root: Path
     params: Params
@@ -60,6 +73,7 @@ class Scored:
     device: str
 
     def ask(self, protocol: Protocol) -> Asked:
+        """Rank the gallery for each query of a protocol."""
         lists = pq.read_table(self.root / f"out/split/protocols/{protocol}.parquet").to_pandas()
         lists = lists[~lists["id"].isin(self.items.loc[self.items["role"].eq(answers.HELD), "id"])]
         return ask(
@@ -67,21 +81,28 @@ class Scored:
             lists,
             self.items,
             self.vectors,
-            self.params.search.backend,
-            self.device,
-            self.params.evaluate.voters,
+            backend=self.params.search.backend,
+            device=self.device,
+            voters=self.params.evaluate.voters,
         )
 
     def write(
         self, asked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None
     ) -> None:
+        """Write the evaluation of a protocol.
+
+        Args:
+            asked: The ranked lists under the protocol.
+            free: Top-1 without near-duplicates; `full` only.
+            unknown: Figures of unknown products; `full` only.
+        """
         evaluation = asked.evaluate(self.params.evaluate, self.params.seed, self.encoder)
         name = self.model if asked.protocol == "full" else f"{self.model}-{asked.protocol}"
         whole = evaluation.model_copy(update={"near_duplicate_free": free, "unknown": unknown})
         write_json(self.path(f"{name}.json"), whole.model_dump(mode="json"))
 
     def embedded(self, *models: str) -> Embedded:
-        """The items and their vectors; `trained` is what any of `models` was trained on."""
+        """Return the items and their vectors; `trained` marks items that any of `models` was trained on."""
         trained = self.items[[f"trained_{VECTORS[model]}" for model in models]].any(axis=1)
         return Embedded(
             self.items.assign(trained=trained), self.vectors, self.params.search.backend, self.device
@@ -89,49 +110,47 @@ class Scored:
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """The thresholds for unknown products, fitted on today's gallery.
-
-        They depend on this encoder alone.
-        """
+        """Thresholds for unknown products, fitted on today's gallery; they depend on this encoder alone."""
         return fit_thresholds(self.embedded(self.model), self.params.evaluate.unknown_rate)
 
     @property
     def gallery(self) -> Gallery:
         """Today's gallery as it would serve."""
         rows = self.items[self.items["role"].eq("gallery")]
-        vectors = self.vectors[rows.index.to_numpy()]
         return Gallery(
-            rows["sku"].tolist(),
-            vectors,
-            self.thresholds,
-            self.params.search.backend,
-            self.device,
-            self.vectors,
+            skus=rows["sku"].tolist(),
+            vectors=self.vectors[rows.index.to_numpy()],
+            thresholds=self.thresholds,
+            backend=self.params.search.backend,
+            device=self.device,
+            pictures=self.vectors,
         )
 
     def without(self, held: dict[str, str]) -> Scored:
-        """The same, if the products `held` had no gallery picture."""
+        """Return the same candidate with the products `held` taken out of its gallery."""
         if not held:
             return self
         back = self.items["role"].eq("gallery") & self.items["sku"].isin(list(held))
         return replace(self, items=self.items.assign(role=self.items["role"].mask(back, answers.HELD)))
 
     def path(self, name: str) -> Path:
+        """Return the path of one of the stage's outputs."""
         return self.root / "out/evaluate" / name
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/evaluate: figures, hits, thresholds and answers of all candidates, and held.json."""
     items, device = _items(root), str(prepare(params.runtime))
     encoders = read_json(root / "out/embed/embed.json")["encoders"]
     vectors = {
-        who: load_file(root / f"out/embed/{who}.safetensors")["embeddings"]
-        for who, encoder in encoders.items()
+        name: load_file(root / f"out/embed/{name}.safetensors")["embeddings"]
+        for name, encoder in encoders.items()
         if encoder
     }
     scored = {
-        model: Scored(root, params, items, vectors[who], model, encoders[who], device)
-        for model, who in VECTORS.items()
-        if who in vectors
+        model: Scored(root, params, items, vectors[name], model, encoders[name], device)
+        for model, name in VECTORS.items()
+        if name in vectors
     }
     held = _answers_as_served(root, params, scored) if "refreshed" in scored else {}
     write_json(root / "out/evaluate/held.json", held)
@@ -141,17 +160,12 @@ def run(root: Path, params: Params) -> None:
 
 
 def _items(root: Path) -> pd.DataFrame:
-    """What was embedded.
-
-    With `new`, whether an item's SKU is new in this data version, where there was one before.
-    """
+    """Return the embedded items; `new` tells whether a SKU is new, where there was a data version before."""
     items: pd.DataFrame = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     before = read_baseline(root / "inputs/baseline.json")
-    return (
-        items
-        if before is None or before.rendered
-        else items.assign(new=~items["sku"].isin(list(before.skus)))
-    )
+    if before is None or before.rendered:
+        return items
+    return items.assign(new=~items["sku"].isin(list(before.skus)))
 
 
 def _answers_as_served(root: Path, params: Params, scored: dict[str, Scored]) -> dict[str, dict[str, str]]:
@@ -194,18 +208,21 @@ def _held_back(candidate: Scored, before: dict[str, Gallery]) -> tuple[pd.DataFr
 
 
 def _released_galleries(root: Path, refreshed: Scored) -> dict[str, Gallery]:
-    """The galleries that the champion's encoder serves with and was first released with, as far as they are there."""
-    backend, vectors, galleries = refreshed.params.search.backend, refreshed.vectors, {}
-    for name, folder in (("served", root / "inputs/champion"), ("released", root / "inputs/released")):
-        if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(
-            root / "inputs/champion" / ENCODER
-        ):
-            rows, thresholds = (
-                read_gallery(folder / GALLERY, vectors.shape[1]),
-                read_thresholds(folder / THRESHOLDS),
-            )
+    """Return the galleries that the champion's encoder serves with and was first released with.
+
+    One that is missing, or was released with another encoder, is left out.
+    """
+    champion, vectors, galleries = root / "inputs/champion", refreshed.vectors, {}
+    for name, folder in (("served", champion), ("released", root / "inputs/released")):
+        if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(champion / ENCODER):
+            rows = read_gallery(folder / GALLERY, vectors.shape[1])
             galleries[name] = Gallery(
-                rows.skus, rows.embeddings, thresholds, backend, refreshed.device, vectors
+                skus=rows.skus,
+                vectors=rows.embeddings,
+                thresholds=read_thresholds(folder / THRESHOLDS),
+                backend=refreshed.params.search.backend,
+                device=refreshed.device,
+                pictures=vectors,
             )
     return galleries
 
@@ -214,40 +231,41 @@ def _full(scored: Scored, released: Scored) -> Hits:
     """Write ranked lists, figures and thresholds under the protocol `full`; return the hits of its slices.
 
     Args:
-        scored: a candidate with today's whole gallery.
-        released: the same without the products that it holds back.
+        scored: A candidate with today's whole gallery.
+        released: The same without the products that it holds back.
     """
-    asked, params = scored.ask("full"), scored.params
-    free = hits_without_duplicates(asked, scored.items, scored.vectors, params.search.backend, scored.device)
+    full, params = scored.ask("full"), scored.params
+    free = hits_without_duplicates(full, scored.items, scored.vectors, params.search.backend, scored.device)
     write_json(scored.path(f"{scored.model}-thresholds.json"), released.thresholds.model_dump(mode="json"))
-    unknown = _unknown(released, asked if released is scored else released.ask("full"))
-    scored.write(asked, without_duplicates(free, asked, params.evaluate, params.seed), unknown)
-    write_parquet(scored.path(f"{scored.model}.parquet"), asked.ranking.to_frame(), RANKING_SCHEMA)
+    unknown = _unknown(released, full if released is scored else released.ask("full"))
+    scored.write(full, without_duplicates(free, full, params.evaluate, params.seed), unknown)
+    write_parquet(scored.path(f"{scored.model}.parquet"), full.ranking.to_frame(), RANKING_SCHEMA)
     write_json(
-        scored.path(f"{scored.model}-skus.json"), per_sku(asked.ranking, asked.partners).to_dict("records")
+        scored.path(f"{scored.model}-skus.json"), per_sku(full.ranking, full.partners).to_dict("records")
     )
-    hits = asked.hits()
-    few = asked.facts["gallery_images"].le(params.evaluate.tail_images)
-    return {"full": hits, "tail": hits[few[hits.index]], "near_duplicate_free": free}
+    hits = full.hits()
+    few_images = full.facts["gallery_images"].le(params.evaluate.tail_images)
+    return {"full": hits, "tail": hits[few_images[hits.index]], "near_duplicate_free": free}
 
 
-def _unknown(scored: Scored, asked: Asked) -> OpenSet | None:
-    """Test the thresholds on what no encoder of the run was trained on."""
-    either = scored.embedded(*VECTORS)
-    return open_set(either, asked, scored.thresholds, scored.params.evaluate, scored.params.seed)
+def _unknown(scored: Scored, full: Asked) -> OpenSet | None:
+    """Test the thresholds on pictures that no encoder of the run was trained on."""
+    embedded = scored.embedded(*VECTORS)
+    return open_set(embedded, full, scored.thresholds, scored.params.evaluate, scored.params.seed)
 
 
 def _others(scored: Scored) -> Hits:
-    """Figures under every other protocol that has queries and a gallery here.
+    """Write the figures under every other protocol that has queries and a gallery here.
 
-    Returns the hits of those that the gate guards.
+    Returns:
+        The hits of the protocols that the gate guards, by protocol.
     """
     hits = {}
     for protocol in get_args(Protocol):
         if protocol == "full" or not (scored.root / f"out/split/protocols/{protocol}.parquet").is_file():
             continue
-        asked = scored.ask(protocol)
-        if asked.answerable:
-            scored.write(asked)
-            hits[protocol] = asked.hits()
+        lists = scored.ask(protocol)
+        if lists.answerable:
+            scored.write(lists)
+            hits[protocol] = lists.hits()
     return {name: hits[name] for name in GUARDED if name in hits}

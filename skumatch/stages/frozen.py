@@ -1,6 +1,6 @@
-"""frozen: what the encoder finds with its base weights, before any training.
+"""frozen: the figures of the encoder with its base weights, before any training.
 
-The baseline that the report shows beside the models.
+The report shows them as a baseline beside the models.
 """
 
 from __future__ import annotations
@@ -22,26 +22,23 @@ from skumatch.stages.vectors import stage_vectors
 
 
 def run(root: Path, params: Params) -> None:
-    """Figures of protocol `full`, on the queries that this split doesn't train on.
+    """Write the figures under the protocol `full`, on the queries that this split doesn't train on.
 
-    They are the challenger's queries, unless the champion was trained on some of them: what depends on the
-    champion stays out, so that the stage is cached as long as data, split and base weights are the same.
+    They are the challenger's queries, unless the champion was trained on some of them. Nothing here depends
+    on the champion, so that the stage is cached as long as data, split and base weights are the same.
     """
     rows, pictures = select(root, *GALLERY_ROLES, "query")
     rows, pictures = without_queries(rows, pictures, set(rows.loc[rows["role"].eq("train"), "pixels"]))
     weights = root / "inputs/weights"
     torch.manual_seed(params.seed)  # weights that are not given are random
-    untrained = params.encoder.model_copy(
-        update={"dim": 0}
-    )  # a projection that nobody trained says nothing of its own
+    # without the projection: an untrained one would add nothing but chance
+    untrained = params.encoder.model_copy(update={"dim": 0})
     encoder = build(untrained, fetched_weights(weights)).eval()
     vectors = stage_vectors(root, encoder, weights / "weights.json", pictures, params, "untrained")
     lists = pq.read_table(root / "out/split/protocols/full.parquet").to_pandas()
     items = rows[["id", "sku", "sha256", "group"]]
     device = str(prepare(params.runtime))
-    asked = ask("full", lists, items, vectors, params.search.backend, device, params.evaluate.voters)
+    full = ask("full", lists, items, vectors, params.search.backend, device, params.evaluate.voters)
     digest = str(read_json(weights / "weights.json").get("sha256", "none"))
-    write_json(
-        root / "out/frozen/frozen.json",
-        asked.evaluate(params.evaluate, params.seed, digest).model_dump(mode="json"),
-    )
+    evaluation = full.evaluate(params.evaluate, params.seed, digest)
+    write_json(root / "out/frozen/frozen.json", evaluation.model_dump(mode="json"))

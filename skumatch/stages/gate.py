@@ -1,4 +1,4 @@
-"""gate: evaluations, hits, served answers, bundles' facts and the policy become a decision."""
+"""gate: decide by the policy, from evaluations, hits, served answers and the bundles' facts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.hits import pair
 from skumatch.retrieval.thresholds import Thresholds
 
-SAME = 1e-5  # by which vectors and thresholds of one encoder may differ: what other processors do
+SAME = 1e-5  # by which vectors and thresholds of one encoder may differ from one processor to another
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/gate/decision.json."""
     evaluations, bundles = root / "out/evaluate", read_json(root / "out/bundle/facts.json")
     champion = _evaluation(evaluations / "refreshed.json")
     model = None
@@ -52,12 +53,12 @@ def _evaluation(path: Path) -> Evaluation | None:
 
 
 def _paired(evaluations: Path) -> Slices | None:
-    """Hits of both encoders.
-
-    None if they were not asked the same, which the gate refuses in its own words.
-    """
+    """Return the hits of both encoders; None if their queries differ, which the gate refuses by a rule."""
     try:
-        return pair(*(_hits(evaluations / f"{who}-hits.parquet") for who in ("challenger", "refreshed")))
+        return pair(
+            challenger=_hits(evaluations / "challenger-hits.parquet"),
+            champion=_hits(evaluations / "refreshed-hits.parquet"),
+        )
     except DataError as error:
         print(error, file=sys.stderr)
         return None
@@ -69,7 +70,7 @@ def _hits(path: Path) -> pd.DataFrame:
 
 
 def _facts(root: Path, bundle: dict[str, Any]) -> Facts:
-    """Facts of a candidate's bundle; `bundle` as the stage bundle wrote them."""
+    """Return the facts of a candidate's bundle; `bundle` is the entry that the stage bundle wrote."""
     code = read_json(root / "inputs/code.json")
     none = (root / "inputs/champion/none.json").is_file()
     return Facts(
@@ -84,7 +85,7 @@ def _facts(root: Path, bundle: dict[str, Any]) -> Facts:
 
 
 def _refreshed(root: Path, params: Params, evaluation: Evaluation, bundle: dict[str, Any]) -> Refreshed:
-    """What is known of the refreshed gallery, beside the one that serves."""
+    """Compare the refreshed gallery with the one that serves."""
     folders = root / "inputs/champion", root / "out/bundle/refreshed"
     dim = read_json(folders[1] / "bundle.json")["dim"]
     served, today = (read_gallery(folder / GALLERY, dim) for folder in folders)
@@ -95,7 +96,8 @@ def _refreshed(root: Path, params: Params, evaluation: Evaluation, bundle: dict[
         served.embeddings, today.embeddings, atol=SAME
     )
     answers = pq.read_table(root / "out/evaluate/answers.parquet").to_pandas()
-    note = f"thresholds fitted on {after.fitted_on or 'nothing'}; what serves: on {before.fitted_on or 'nothing'}"
+    fitted_after, fitted_before = after.fitted_on or "nothing", before.fitted_on or "nothing"
+    note = f"thresholds fitted on {fitted_after}; what serves: on {fitted_before}"
     return Refreshed(
         evaluation=evaluation,
         facts=_facts(root, bundle),
@@ -108,9 +110,9 @@ def _refreshed(root: Path, params: Params, evaluation: Evaluation, bundle: dict[
 
 
 def _alike(first: Thresholds, second: Thresholds) -> bool:
-    """Whether two pairs of thresholds call the same pictures unknown, but for rounding."""
+    """Return whether two pairs of thresholds are equal but for rounding."""
     pairs = ((first.similarity, second.similarity), (first.margin, second.margin))
     return all(
-        one == other or (one is not None and other is not None and abs(one - other) <= SAME)
-        for one, other in pairs
+        left == right or (left is not None and right is not None and abs(left - right) <= SAME)
+        for left, right in pairs
     )

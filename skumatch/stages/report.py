@@ -1,4 +1,4 @@
-"""report: the page a person reads to trust the decision, and the model card."""
+"""report: write the report, which lets a person check the decision, and the model card."""
 
 from __future__ import annotations
 
@@ -43,21 +43,24 @@ SETTINGS = (
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/report: report.html and card.md."""
     context = context_of(root, params)
     write_text(root / "out/report/report.html", render_report(context))
     write_text(root / "out/report/card.md", model_card(context))
 
 
 def context_of(root: Path, params: Params) -> ReportContext:
-    """All that the page shows, from the workspace's outs."""
+    """Read all that the report shows from the workspace's outs."""
     evaluated, frozen = root / "out/evaluate", root / "out/frozen/frozen.json"
-    present = [who for who in ("challenger", "refreshed") if (evaluated / f"{who}.json").is_file()]
-    evaluations = {who: _evaluation(evaluated / f"{who}.json") for who in present}
+    present = [model for model in ("challenger", "refreshed") if (evaluated / f"{model}.json").is_file()]
+    evaluations = {model: _evaluation(evaluated / f"{model}.json") for model in present}
     decision = Decision.model_validate(read_json(root / "out/gate/decision.json"))
-    main = "refreshed" if decision.verdict == "refresh" else present[0]  # what the page is about
-    rival = "refreshed" if main == "challenger" and "refreshed" in present else ""  # what it is compared with
+    main = "refreshed" if decision.verdict == "refresh" else present[0]  # the model that the report is about
+    rival = (
+        "refreshed" if main == "challenger" and "refreshed" in present else ""
+    )  # the model to compare with
     ranking = Ranking.from_frame(pq.read_table(evaluated / f"{main}.parquet").to_pandas())
-    skus = {who: pd.DataFrame(read_json(evaluated / f"{who}-skus.json")) for who in evaluations}
+    skus = {model: pd.DataFrame(read_json(evaluated / f"{model}-skus.json")) for model in evaluations}
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     gallery = items[items["role"].eq("gallery")]
     first_of, picture = first_pictures(gallery["id"].tolist(), gallery["sku"].tolist()), pictures_by_id(root)
@@ -82,11 +85,11 @@ def context_of(root: Path, params: Params) -> ReportContext:
 
 
 def _thinned(root: Path, gallery: pd.DataFrame) -> list[PictureLoss]:
-    """Old products that lost gallery pictures, those whose right answers changed most first.
+    """List old products that lost gallery pictures, those whose right answers changed most first.
 
     Args:
-        root: the workspace.
-        gallery: items of today's gallery.
+        root: The stage's workspace.
+        gallery: Items of today's gallery.
     """
     path, answers = root / "inputs/champion" / GALLERY, root / "out/evaluate/answers.parquet"
     if not path.is_file() or not answers.is_file():
@@ -110,7 +113,7 @@ def _thinned(root: Path, gallery: pd.DataFrame) -> list[PictureLoss]:
 
 
 def _served(root: Path) -> set[str]:
-    """The products that what serves can name; none where there is no champion."""
+    """Return the products of the champion's gallery; none where there is no champion."""
     path = root / "inputs/champion" / LABELS
     return set(read_json(path)["gallery_images"]) if path.is_file() else set()
 
@@ -119,8 +122,8 @@ def _answers(root: Path) -> dict[str, dict[str, Share]]:
     path = root / "out/evaluate/answers.json"
     tree = read_json(path) if path.is_file() else {}
     return {
-        who: {part: Share.model_validate(share) for part, share in parts.items()}
-        for who, parts in tree.items()
+        candidate: {part: Share.model_validate(share) for part, share in parts.items()}
+        for candidate, parts in tree.items()
     }
 
 
@@ -129,33 +132,33 @@ def _evaluation(path: Path) -> Evaluation:
 
 
 def _protocols(evaluated: Path, main: str, rival: str) -> list[tuple[Evaluation, Evaluation | None]]:
-    """Figures under the protocols other than `full` that were asked."""
-    paths = [
-        (evaluated / f"{main}-{name}.json", evaluated / f"{rival}-{name}.json") for name in get_args(Protocol)
-    ]
-    read = [[_evaluation(path) if path.is_file() else None for path in pair] for pair in paths]
-    return [(ours, theirs) for ours, theirs in read if ours]
+    """Return the figures of `main` and `rival` under the protocols other than `full` that `main` has."""
+    pairs = []
+    for name in get_args(Protocol):
+        main_path, rival_path = evaluated / f"{main}-{name}.json", evaluated / f"{rival}-{name}.json"
+        if main_path.is_file():
+            rival_figures = _evaluation(rival_path) if rival_path.is_file() else None
+            pairs.append((_evaluation(main_path), rival_figures))
+    return pairs
 
 
 def pictures_by_id(root: Path) -> Callable[[str], Image]:
-    """A function that opens a gallery's or query's picture by its id."""
+    """Return a function that opens a gallery's or query's picture by its id."""
     _, pictures = select(root, *GALLERY_ROLES, "query")
     place = {image_id: i for i, image_id in enumerate(pictures.ids)}
     return lambda image_id: pictures[place[image_id]]
 
 
 def _changes(root: Path, first_of: Mapping[str, str], picture: Callable[[str], Image]) -> Changes | None:
-    """What is new, gone and changed since the last data version that passed."""
+    """Return the changes since the last data version that passed; None without one."""
     now = Profile.model_validate(read_json(root / "out/validate/profile.json"))
     return changes_of(now, read_baseline(root / "inputs/baseline.json"), first_of, picture)
 
 
 def _data(root: Path, items: pd.DataFrame, changes: Changes | None) -> DataFacts:
-    validation, split = (
-        read_json(root / "out/validate/validation.json"),
-        read_json(root / "out/split/split.json"),
-    )
-    roles, asked = items["role"].value_counts(), validation["expectations"]
+    validation = read_json(root / "out/validate/validation.json")
+    split = read_json(root / "out/split/split.json")
+    roles, expectations = items["role"].value_counts(), validation["expectations"]
     return DataFacts(
         images=sum(split["images"].values()),
         skus=int(items["sku"].nunique()),
@@ -166,17 +169,17 @@ def _data(root: Path, items: pd.DataFrame, changes: Changes | None) -> DataFacts
         set_aside=set_aside(validation["quarantined"], read_pictures(root / "data")),
         aside_by_reason=by_reason(validation["quarantined"]),
         duplicates=_duplicates(split),
-        expectations=(sum(finding["passed"] for finding in asked), len(asked)),
+        expectations=(sum(finding["passed"] for finding in expectations), len(expectations)),
         changes=changes,
     )
 
 
 def _duplicates(split: dict[str, Any]) -> dict[str, str]:
-    found, queries = split["duplicates"], split["queries_with_duplicate"]
+    counts, queries = split["duplicates"], split["queries_with_duplicate"]
     return {
-        "Groups of equal images": f"{found['exact_groups']:,} ({found['exact_images']:,} images)",
-        "Groups of near-duplicates": f"{found['near_groups']:,} ({found['near_images']:,} images)",
-        "Groups of several products": f"{found['groups_of_several_skus']:,}",
+        "Groups of equal images": f"{counts['exact_groups']:,} ({counts['exact_images']:,} images)",
+        "Groups of near-duplicates": f"{counts['near_groups']:,} ({counts['near_images']:,} images)",
+        "Groups of several products": f"{counts['groups_of_several_skus']:,}",
         "Query photos with a duplicate in the gallery": f"{queries['gallery']:,}",
     }
 

@@ -1,4 +1,4 @@
-"""One stage in a process of its own: checked params in, outs written, seconds and errors left for whoever follows."""
+"""Run one stage in its own process: check its params, write its outs, record its seconds and its error."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from skumatch.stages.together import ERROR as ERROR
 from skumatch.stages.together import together
 
 SECONDS = "log/{stage}.json"
-LIVE = "log/live.jsonl"  # what a stage says of itself while it works: lines of figures
-VECTORS = "log/vectors.json"  # how many vectors of each encoder a stage computed, and how many were known
-PAGES = "log/pages"  # what a stage that failed has to show a person
-TOGETHER = ("train", "embed")  # what `runtime.nproc` processes can share
-TRAINING = (
-    "frozen",
-    "train",
-)  # what a refresh doesn't do: it keeps the champion's encoder, or judges a trained one again
+LIVE = "log/live.jsonl"  # figures that a stage reports while it works, one record per line
+VECTORS = "log/vectors.json"  # number of vectors of each encoder that a stage computed, and that were known
+PAGES = "log/pages"  # pages that a failed stage leaves for a person
+TOGETHER = ("train", "embed")  # stages that `runtime.nproc` processes can share
+# Stages that a refresh skips: it keeps the champion's encoder, or judges a trained one again.
+TRAINING = ("frozen", "train")
 PR_SET_PDEATHSIG = 1
 
 
 def run(stage: str, root: Path) -> None:
-    """Run `stage` in the workspace `root`; its outs are new or absent. Raises the stage's SkumatchError."""
+    """Run `stage` in the workspace `root`; a failed stage leaves no outs.
+
+    Raises:
+        SkumatchError: The stage's own error, or ParameterError for an unknown stage.
+    """
     if stage not in STAGES:
         raise ParameterError(f"There is no stage '{stage}'; the stages are {', '.join(STAGES)}.")
     end_with_parent()
@@ -66,10 +68,7 @@ def _run(stage: str, root: Path) -> None:
 
 
 def _hand_on(root: Path, out: Path) -> None:
-    """Lay out, in place of what a training would make, the trained encoder that is judged again.
-
-    Or that there is none.
-    """
+    """Write, in place of a training's outs, the trained encoder to judge again, or a note of its absence."""
     trained = root / "inputs/trained"
     if out.name == "train" and (trained / "encoder").is_dir():
         shutil.copytree(trained / "encoder", out / "encoder")
@@ -79,16 +78,16 @@ def _hand_on(root: Path, out: Path) -> None:
 
 
 def kind_of(root: Path) -> str:
-    """The run's kind: `retrain` or `refresh`.
+    """Return the run's kind, `retrain` or `refresh`.
 
-    Without inputs/run.json, as when a stage is run by hand, a retrain.
+    Without inputs/run.json, as when a stage is run by hand, it is `retrain`.
     """
     path = root / "inputs/run.json"
     return str(read_json(path)["kind"]) if path.is_file() else "retrain"
 
 
 def machine() -> str:
-    """This machine in words: system, processor, cores, and the GPU where one was used."""
+    """Describe this machine: system, processor, cores, and the GPU where one was used."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)  # a stage that used none has not imported it
     gpu = f", {cuda.get_device_name()}" if cuda and cuda.is_available() else ""
     return f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores{gpu}"
@@ -103,7 +102,10 @@ def _processor() -> str:
 
 @contextmanager
 def _outs(out: Path) -> Iterator[None]:
-    """An empty folder, which is gone after a failure: nothing half-written, and on a full disk room for the error's words."""
+    """Provide an empty folder and remove it after a failure.
+
+    So nothing half-written stays, and a full disk has room to write the error.
+    """
     shutil.rmtree(out, ignore_errors=True)
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, out, ignore_errors=True)
@@ -113,6 +115,6 @@ def _outs(out: Path) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it dies, so that a retry never runs beside an orphan."""
+    """Ask Linux to end this process when its parent dies, so that a retry never runs beside an orphan."""
     if sys.platform == "linux" and followed():
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

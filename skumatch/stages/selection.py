@@ -1,4 +1,4 @@
-"""The pictures and rows of a workspace that have one of the given roles."""
+"""Select the pictures and rows of a workspace by role."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from skumatch.data.manifest import images, read_manifest
 
 
 def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
-    """Rows (manifest columns + role, unseen, group) with a role in `roles`, in order of id, and their pictures."""
+    """Return the rows with one of the roles, sorted by id, and their pictures.
+
+    The columns are the manifest's and role, unseen, group.
+    """
     split = pq.read_table(root / "out/split/split.parquet").to_pandas().drop(columns="sku")
     rows = read_manifest(root / "data").merge(split, on="id", validate="one_to_one")
     rows = rows[rows["role"].isin(roles)].sort_values("id", ignore_index=True)
@@ -24,6 +27,12 @@ def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
 def without_queries(
     rows: pd.DataFrame, pictures: Images, pixels: Collection[str]
 ) -> tuple[pd.DataFrame, Images]:
-    """What `select` found, less the queries whose pixels are among `pixels`."""
+    """Drop the queries that show certain pixels.
+
+    Args:
+        rows: As `select` returned them.
+        pictures: As `select` returned them.
+        pixels: Hashes of the pixels to drop.
+    """
     kept = np.flatnonzero(~(rows["role"].eq("query") & rows["pixels"].isin(pixels)))
     return rows.iloc[kept].reset_index(drop=True), pictures.take(kept.tolist())

@@ -1,6 +1,6 @@
-"""One stage in several processes of one machine: started by torchrun, ended with the stage.
+"""Run one stage in several processes of one machine, which torchrun starts and which end with the stage.
 
-The first error is the stage's.
+The first error that a process raises becomes the stage's error.
 """
 
 from __future__ import annotations
@@ -21,65 +21,82 @@ from skumatch.files import read_json, write_json
 from skumatch.params import RuntimeParams
 
 ERROR = "log/error.json"
-LAUNCHER = "SKUMATCH_LAUNCHER"  # the number of the process that starts the others
-END_SECONDS = 30  # from SIGTERM on, for the step that is on its way and a checkpoint
+LAUNCHER = "SKUMATCH_LAUNCHER"  # process id of the process that starts the others
+END_SECONDS = 30  # from SIGTERM on, for the current step and a checkpoint
 STOPPED = 128 + signal.SIGTERM
 PR_SET_PDEATHSIG = 1
 
 
 def together(stage: str, root: Path, runtime: RuntimeParams) -> None:
-    """Run `stage` of the workspace `root` in `runtime.nproc` processes.
+    """Run a stage in `runtime.nproc` processes.
 
-    On SIGTERM they end as one would, and then this one (143).
+    On SIGTERM the processes end as a single one would, and then this one (143).
 
-    Raises what a process of them raised, ParameterError for fewer GPUs than processes, StageFailed where one
-    ended without a word.
+    Args:
+        stage: The stage's name.
+        root: The stage's workspace.
+        runtime: `nproc`, and the device that is checked.
+
+    Raises:
+        Relayed: A process raised a SkumatchError, which this repeats.
+        ParameterError: There are fewer GPUs than processes.
+        StageFailed: A process ended without leaving an error.
+        SystemExit: SIGTERM arrived.
     """
     _model("distributed").check_gpus(runtime, runtime.nproc)
-    words = [
+    arguments = [
         "-m",
         "torch.distributed.run",
         "--standalone",
         "--local-addr=127.0.0.1",
         f"--nproc-per-node={runtime.nproc}",
     ]
-    words += [f"--shutdown-timeout={END_SECONDS}", "-m", __name__, stage, str(root)]
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # torchrun's own default, which it would warn of; `prepare` sets torch's threads
+    arguments += [f"--shutdown-timeout={END_SECONDS}", "-m", __name__, stage, str(root)]
+    # torchrun's own default, which it would warn of; `prepare` sets torch's threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     before = _end_with(os.getpid()) if sys.platform == "linux" else None
-    # In a session of its own: of the SIGTERMs that a group gets, a second one would cut short the end that
-    # the first one asked for.
-    with subprocess.Popen([sys.executable, *words], start_new_session=True, preexec_fn=before) as launcher:
+    # The launcher gets its own session, so that signals to this process's group don't reach it: a second
+    # SIGTERM would cut short the orderly end that the first one started.
+    with subprocess.Popen(
+        [sys.executable, *arguments], start_new_session=True, preexec_fn=before
+    ) as launcher:
         code = _ended(launcher)
     error = root / ERROR
     if code == STOPPED:
-        error.unlink(missing_ok=True)  # of one that lost another as it was about to end itself
+        # a process that lost another one while both were ending may have left this
+        error.unlink(missing_ok=True)
         raise SystemExit(code)
     if code:
         raise Relayed(**read_json(error)) if error.is_file() else StageFailed(_without_a_word(stage))
 
 
 def _without_a_word(stage: str) -> str:
-    return f"A process of stage {stage} ended without a word of its own, often for want of memory; its log has the last lines."
+    return (
+        f"A process of stage {stage} ended without a word of its own, often for want of memory; "
+        "its log has the last lines."
+    )
 
 
 def _model(name: str) -> Any:
-    """A module that is not among the imports: what a stage imports decides when it reruns, and this decides no result."""
+    """Import a module of skumatch.model without an import statement.
+
+    A stage reruns when a module that it imports changes; this module has no effect on results.
+    """
     return importlib.import_module(f"skumatch.model.{name}")
 
 
 def _ended(launcher: subprocess.Popen[bytes]) -> int:
-    """Its exit code, once it has ended with all it started.
+    """Wait until the launcher has ended with all processes that it started.
 
-    STOPPED after a SIGTERM, which is passed on once.
+    Returns:
+        Its exit code; STOPPED after a SIGTERM, which is passed on once.
     """
-    asked = False
+    stopping = False
 
     def pass_on(*_: object) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
+        nonlocal stopping
+        if not stopping:
+            stopping = True
             launcher.terminate()
 
     before = signal.signal(signal.SIGTERM, pass_on)
@@ -89,24 +106,31 @@ def _ended(launcher: subprocess.Popen[bytes]) -> int:
         launcher.terminate()
         launcher.wait()
         signal.signal(signal.SIGTERM, before)
-    return STOPPED if asked else code
+    return STOPPED if stopping else code
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """What torchrun does before its first instruction: it asks to be killed with the stage, and tells its processes its number."""
+    """Return a function that torchrun's process calls before it starts torchrun.
+
+    It asks Linux to kill the process when the stage dies, and puts its process id in the environment of all
+    processes that it starts.
+    """
     prctl = ctypes.CDLL(None).prctl  # looked up here: a forked child must not load libraries
 
-    def ask() -> None:
+    def end_with_parent() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
         os.environ[LAUNCHER] = str(os.getpid())
 
-    return ask
+    return end_with_parent
 
 
 def _end_with_launcher() -> None:
-    """torchrun gives each process a session of its own, so no signal to a group would reach one that outlived it."""
+    """Ask Linux to kill this process when torchrun dies; end it at once if torchrun is gone already.
+
+    Each process has its own session, so no signal to a group would reach one that outlived torchrun.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.environ.get(LAUNCHER) != str(os.getppid()):
@@ -114,7 +138,7 @@ def _end_with_launcher() -> None:
 
 
 def main(stage: str, root: Path) -> None:
-    """Be one of the processes; an error is left for the stage that waits."""
+    """Run the stage as one of the processes; write an error to a file for the waiting stage."""
     _end_with_launcher()
     try:
         importlib.import_module(f"skumatch.stages.{stage}").run(root, load_params(root / "params.yaml"))

@@ -1,4 +1,4 @@
-"""train: fine-tune the encoder on the split's `train` images, going on from the last checkpoint of the same inputs."""
+"""train: fine-tune the encoder on the split's `train` images, from the last checkpoint of the same inputs."""
 
 from __future__ import annotations
 
@@ -32,29 +32,32 @@ CODE = (
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/train: the encoder, its history, and the images that it was trained on."""
     with joined(params.runtime) as world:
         _train(root, params, world)
 
 
 def _train(root: Path, params: Params, world: World) -> None:
     rows, pictures = select(root, "train")
-    kept = select(root, "val")[1]
+    validation = select(root, "val")[1]
     out, key = root / "out/train", inputs_hash(root, params)
+    weights = fetched_weights(root / "inputs/weights")
+    checkpoints = judge = None
+    if world.first:
+        checkpoints = Checkpoints(Settings().remote_url, key, params.runtime.checkpoint_seconds)
+    if len(validation):
+        judge = Validation(pictures, validation, params.embed.batch, params.runtime, params.seed)
     encoder = train(
         images=pictures,
         classes=sorted(rows["sku"].unique()),
         spec=params.encoder,
         params=params.train,
         seed=params.seed,
-        weights=fetched_weights(root / "inputs/weights"),
-        checkpoints=Checkpoints(Settings().remote_url, key, params.runtime.checkpoint_seconds)
-        if world.first
-        else None,
+        weights=weights,
+        checkpoints=checkpoints,
         runtime=params.runtime,
         history=out / "history.jsonl",
-        judge=Validation(pictures, kept, params.embed.batch, params.runtime, params.seed)
-        if len(kept)
-        else None,
+        judge=judge,
         world=world,
         live=root / LIVE,
     )
@@ -70,7 +73,10 @@ def _train(root: Path, params: Params, world: World) -> None:
 
 
 def inputs_hash(root: Path, params: Params) -> str:
-    """SHA-256 over all that decides the trained weights: the checkpoints' name, so only an equal training goes on from them."""
+    """Return the SHA-256 over all that determines the trained weights.
+
+    It names the checkpoints, so that only a training with the same inputs goes on from them.
+    """
     names = ["data/manifest.parquet", "out/split/split.parquet", "inputs/weights/weights.json", *_code(root)]
     facts = {
         "files": {name: sha256(root / name) for name in names},
@@ -80,9 +86,10 @@ def inputs_hash(root: Path, params: Params) -> str:
 
 
 def _code(root: Path) -> list[str]:
-    found = [
-        p for name in CODE for p in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])
-    ]
-    return sorted(
-        p.relative_to(root).as_posix() for p in found if p.is_file() and "__pycache__" not in p.parts
-    )
+    """Return the paths of the files that CODE names, relative to `root`, sorted."""
+    paths: list[Path] = []
+    for name in CODE:
+        path = root / name
+        paths += path.rglob("*") if path.is_dir() else [path]
+    files = [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
+    return sorted(path.relative_to(root).as_posix() for path in files)

@@ -1,4 +1,4 @@
-"""validate: Great Expectations over the manifest, then the shards' bytes against it."""
+"""validate: check the manifest with Great Expectations, then the shards' bytes against the manifest."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ from skumatch.stages.runner import PAGES
 
 
 def run(root: Path, params: Params) -> None:
+    """Write out/validate: the findings, the data's profile and a page.
+
+    Raises:
+        ValidationFailed: The data failed a check.
+    """
     data = root / "data"
     manifest, summary = read_manifest(data), read_json(data / "import.json")
     baseline = read_baseline(root / "inputs/baseline.json")
-    gone = retired(read_products(data))
-    findings = validate(manifest, summary, params.validation, params.data, baseline, gone)
+    retired_skus = retired(read_products(data))
+    findings = validate(manifest, summary, params.validation, params.data, baseline, retired_skus)
     if all(finding.passed for finding in findings):
         findings += validate_bytes(data, manifest)
     facts = facts_of(manifest, summary, compared=any(finding.rule.frame == "drift" for finding in findings))
     _require(root, manifest, findings, facts)
-    found = {
+    record = {
         "expectations": [finding.record() for finding in findings],
         "warnings": warnings_of(findings, params.validation),
         "quarantined": summary["quarantined"],
     }
-    profile = profile_of(manifest[~manifest["sku"].isin(gone)], params.data)
+    profile = profile_of(manifest[~manifest["sku"].isin(retired_skus)], params.data)
     assert profile, "data that passed has images on its shelf"
-    write_json(root / "out/validate/validation.json", found)
+    write_json(root / "out/validate/validation.json", record)
     write_json(root / "out/validate/profile.json", profile.model_dump(mode="json"))
     write_text(root / "out/validate/docs.html", docs_page(findings, facts))
 
 
 def _require(root: Path, manifest: pd.DataFrame, findings: Sequence[Finding], facts: dict[str, Any]) -> None:
-    """Raise ValidationFailed for data that failed, with a page that shows why."""
+    """Raise ValidationFailed for data that failed, and write a page that shows why."""
     page = root / PAGES / "validation.html"
     if not all(finding.passed for finding in findings):
         write_text(page, failure_page(findings, facts, pictures(root / "data", manifest)))

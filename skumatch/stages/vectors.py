@@ -1,4 +1,4 @@
-"""An encoder's vectors for a stage: known ones from the remote, others computed and kept; both counted."""
+"""Vectors of an encoder for a stage: read from the remote where they are known, else computed and stored."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def stage_vectors(
     name: str,
     world: World = ALONE,
 ) -> NDArray[np.float32]:
-    """Embed pictures, or take the vectors that the store has (none with SKUMATCH_VECTORS=off).
+    """Embed pictures, except those whose vectors are in the store (with SKUMATCH_VECTORS=off none are).
 
     Args:
-        root: The stage's workspace; how many vectors were computed and known is noted in its log folder.
+        root: The stage's workspace; the counts of computed and known vectors go to its log folder.
         encoder: In evaluation mode.
-        weights_file: Names the encoder's weights; a clean-up keeps the vectors while this file is needed.
-        pictures: Of a manifest, with their hashes.
+        weights_file: File that names the encoder's weights; a clean-up keeps the vectors while it is needed.
+        pictures: Pictures of a manifest, with their hashes.
         params: `embed.batch` and `runtime`.
-        name: The encoder's part in the run, as progress and counts call it.
+        name: The encoder's part in the run, as progress and counts name it.
         world: The processes that share the work.
 
     Returns:
@@ -44,7 +44,7 @@ def stage_vectors(
     Raises:
         DataError: A picture can't be decoded.
         StorageError: A picture can't be read, or the remote refuses.
-        WeightsError: The encoder's answer is no number.
+        WeightsError: The encoder returns vectors that are not finite.
     """
     settings, batch, runtime = Settings(), params.embed.batch, params.runtime
     store = None
@@ -57,6 +57,6 @@ def stage_vectors(
     if world.first:
         print(f"Vectors of {name}: {counts.computed:,} computed, {counts.known:,} known.")
         path = root / VECTORS
-        noted = read_json(path) if path.is_file() else {}
-        write_json(path, noted | {name: asdict(counts)})
+        recorded = read_json(path) if path.is_file() else {}
+        write_json(path, recorded | {name: asdict(counts)})
     return rows
