@@ -1,1 +1,1 @@
-"""Any number of encoders on one folder under one protocol: figures, paired differences, table, page."""
+"""Compare encoders on one folder under one protocol: figures, paired differences, table, page."""

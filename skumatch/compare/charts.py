@@ -1,4 +1,4 @@
-"""Charts as SVG text: pure functions of their figures, every text escaped, no script, no font or style from elsewhere."""
+"""Charts as SVG text: pure functions of their figures; text is escaped, nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,27 +10,40 @@ from xml.etree import ElementTree
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NO_XML = re.compile(
     "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # characters that no XML may hold
-COLOURS = 6  # in STYLE; from the seventh bar of a group on they come again
-WIDE = 560  # from this width on a bar stands beside its label, not under it
+)  # characters not allowed in XML
+COLOURS = 6  # in STYLE; they repeat from the seventh bar of a group on
+WIDE = 560  # from this width on, in pixels, a bar is beside its label, not under it
+# A backslash at the end of a line joins it with the next one.
 STYLE = """
-.bars { --ink: #1c1f23; --soft: #5d646d; --track: #eceae4; --paper: #fff; --c0: #8b94a3; --c1: #2f5bd7; --c2: #0f8a7e; --c3: #b7791f;
-  --c4: #7c4dc4; --c5: #c2456b; font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
+.bars { --ink: #1c1f23; --soft: #5d646d; --track: #eceae4; --paper: #fff; \
+--c0: #8b94a3; --c1: #2f5bd7; --c2: #0f8a7e; --c3: #b7791f;
+  --c4: #7c4dc4; --c5: #c2456b; \
+font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-@media (prefers-color-scheme: dark) { .bars { --ink: #eceef1; --soft: #a2a9b3; --track: #2a2f36; --paper: #1c1f24; --c0: #8e98a8;
+@media (prefers-color-scheme: dark) { .bars { \
+--ink: #eceef1; --soft: #a2a9b3; --track: #2a2f36; --paper: #1c1f24; --c0: #8e98a8;
   --c1: #7d9dff; --c2: #45c4b4; --c3: #e0b050; --c4: #b08cf0; --c5: #f0809f; } }
 @media print { .bars { --ink: #000; --soft: #444; --track: #eceae4; --paper: #fff; } }
-.bars text { fill: var(--ink); } .bars .title { font-weight: 650; font-size: 14px; } .bars .value { font-weight: 650; }
+.bars text { fill: var(--ink); } .bars .title { font-weight: 650; font-size: 14px; } \
+.bars .value { font-weight: 650; }
 .bars .soft { fill: var(--soft); font-weight: 400; } .bars .tick { fill: var(--soft); font-size: 11px; }
 .bars .track { fill: var(--track); } .bars .grid { stroke: var(--paper); }
-.bars .halo { stroke: var(--paper); stroke-width: 5; opacity: .6; } .bars .whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
-.bars .c0 { fill: var(--c0); } .bars .c1 { fill: var(--c1); } .bars .c2 { fill: var(--c2); } .bars .c3 { fill: var(--c3); }
+.bars .halo { stroke: var(--paper); stroke-width: 5; opacity: .6; } \
+.bars .whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
+.bars .c0 { fill: var(--c0); } .bars .c1 { fill: var(--c1); } \
+.bars .c2 { fill: var(--c2); } .bars .c3 { fill: var(--c3); }
 .bars .c4 { fill: var(--c4); } .bars .c5 { fill: var(--c5); }
 """
 
 
 class Bar(NamedTuple):
-    """A share from 0 to 1 and the two ends of its interval."""
+    """A share with its interval.
+
+    Attributes:
+        label: The bar's name.
+        value: From 0 to 1.
+        bounds: The two ends of the interval, from 0 to 1.
+    """
 
     label: str
     value: float
@@ -38,7 +51,15 @@ class Bar(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Pixels: where bars begin and end, how far a bar lies under its row's top, from row to row, and letters a label may have."""
+    """Positions of bars, in pixels.
+
+    Attributes:
+        left: Where bars begin.
+        right: Where bars of value 1 end.
+        drop: Distance of a bar from the top of its row.
+        pitch: Distance from row to row.
+        letters: The most characters that a label may have.
+    """
 
     left: float
     right: float
@@ -47,16 +68,20 @@ class Layout(NamedTuple):
     letters: int
 
     def at(self, share: float) -> float:
+        """Return the horizontal position of a share from 0 to 1."""
         return self.left + (self.right - self.left) * share
 
 
 def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> str:
-    """Horizontal bars with whiskers for their intervals, a titled group after another.
+    """Draw groups of horizontal bars with whiskers for their intervals, as SVG.
 
-    An SVG `width` pixels wide.
+    Bars at the same place in their groups have the same colour, so every group should list the same series.
+    Shares outside 0..1 are drawn at the edge.
 
-    Bars at the same place in their groups have the same colour, so every group lists the same series. `about`
-    is what a screen reader says. Shares outside 0..1 are drawn at the edge.
+    Args:
+        groups: Title -> its bars, from top to bottom.
+        about: Description for screen readers.
+        width: Of the SVG, in pixels.
     """
     layout = Layout(206, width - 150, 0, 27, 29) if width >= WIDE else Layout(0, width, 20, 47, width // 14)
     svg = ElementTree.Element(
@@ -72,14 +97,8 @@ def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> s
         top += 28 + len(series) * layout.pitch + 16
     for share in TICKS:
         anchor = {0.0: "start", 1.0: "end"}.get(share, "middle")
-        _text(
-            svg,
-            layout.at(share),
-            top + 2,
-            f"{100 * share:.0f}\u202f%" if share in (0, 1) else f"{100 * share:.0f}",
-            "tick",
-            anchor,
-        )
+        label = f"{100 * share:.0f}\u202f%" if share in (0, 1) else f"{100 * share:.0f}"
+        _text(svg, layout.at(share), top + 2, label, "tick", anchor)
     height = round(top + 10)
     svg.attrib |= {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
     return ElementTree.tostring(svg, encoding="unicode")
@@ -88,11 +107,11 @@ def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> s
 def _row(svg: ElementTree.Element, top: float, bar: Bar, colour: int, layout: Layout, width: int) -> None:
     row = ElementTree.SubElement(svg, "g")
     low, high = bar.bounds
-    shown = f"{100 * bar.value:.1f}\u202f%", f"{100 * low:.1f}\u2013{100 * high:.1f}"
-    ElementTree.SubElement(row, "title").text = _clean(f"{bar.label}: {shown[0]} ({shown[1]})")
+    percent, interval = f"{100 * bar.value:.1f}\u202f%", f"{100 * low:.1f}\u2013{100 * high:.1f}"
+    ElementTree.SubElement(row, "title").text = _clean(f"{bar.label}: {percent} ({interval})")
     _text(row, 0, top + 13, _short(bar.label, layout.letters))
-    _text(row, width - 84, top + 13, shown[0], "value", "end")
-    _text(row, width, top + 13, shown[1], "soft", "end")
+    _text(row, width - 84, top + 13, percent, "value", "end")
+    _text(row, width, top + 13, interval, "soft", "end")
     _meter(row, top + layout.drop, bar, colour, layout)
 
 
@@ -135,9 +154,7 @@ def _clean(text: str) -> str:
 
 
 def _short(label: str, letters: int) -> str:
-    """Cut in the middle: both ends of a name tell it from others."""
-    return (
-        label
-        if len(label) <= letters
-        else f"{label[: letters // 2]}…{label[-(letters - letters // 2 - 1) :]}"
-    )
+    """Shorten a label in the middle, since both ends of a name tell it from others."""
+    if len(label) <= letters:
+        return label
+    return f"{label[: letters // 2]}…{label[-(letters - letters // 2 - 1) :]}"

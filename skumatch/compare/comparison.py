@@ -1,4 +1,4 @@
-"""Encoders asked the same questions: each one's figures, and how its hits differ from the first one's, query by query."""
+"""Compare encoders on the same queries: each one's figures, and its paired difference from the first one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 class Entrant(NamedTuple):
-    """An encoder to be compared: as it was asked for, a short name to show, and the SHA-256 of its weights."""
+    """An encoder to be compared.
+
+    Attributes:
+        reference: The model as the user named it.
+        label: A short name to show.
+        encoder: The encoder.
+        weights: SHA-256 of its weights.
+    """
 
     reference: str
     label: str
@@ -30,9 +37,11 @@ class Entrant(NamedTuple):
 
 
 class Difference(BaseModel):
-    """A model's top-1 less the first model's on the same queries, and its two-sided interval.
+    """A model's top-1 less the first model's on the same queries.
 
-    Shares, from -1 to 1.
+    Attributes:
+        top1: The difference of shares, from -1 to 1.
+        interval: Its two-sided bounds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,13 +51,22 @@ class Difference(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """In words: whether the interval leaves 0 out."""
+        """`better` or `worse` if the interval excludes 0, else `may be chance`."""
         low, high = self.interval
-        return "better" if low > 0 else "worse" if high < 0 else "may be chance"
+        if low > 0:
+            return "better"
+        return "worse" if high < 0 else "may be chance"
 
 
 class Compared(BaseModel):
-    """One model of a comparison. model: as it was asked for. difference: None for the first model."""
+    """One model of a comparison.
+
+    Attributes:
+        model: The model as the user named it.
+        label: A short name to show.
+        evaluation: Its figures.
+        difference: From the first model; None for the first model itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +77,12 @@ class Compared(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Models in the order asked, all under one protocol on the same pictures."""
+    """Models on the same pictures under one protocol.
+
+    Attributes:
+        protocol: The protocol's name.
+        models: In the order in which the user named them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,10 +91,16 @@ class Comparison(BaseModel):
 
 
 def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Comparison:
-    """Embed the pictures once with each encoder, score them, and pair each with the first.
+    """Embed the pictures once with each encoder, score them, and pair each encoder's hits with the first's.
 
-    Raises DataError if a picture can't be decoded or no query can be answered, WeightsError for an encoder
-    that answers no numbers.
+    Args:
+        asked: The pictures and the protocol's lists.
+        entrants: The encoders, at least one.
+        params: The parameters of embedding, search, and intervals.
+
+    Raises:
+        DataError: A picture can't be decoded, or no query can be answered.
+        WeightsError: An encoder returns vectors that are not finite.
     """
     answers = [_answer(asked, entrant, params) for entrant in entrants]
     hits = [answer.hits() for answer in answers]
@@ -87,23 +116,24 @@ def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Co
 
 def _answer(asked: Questions, entrant: Entrant, params: Params) -> Asked:
     vectors = embed(entrant.encoder, asked.images, params.embed.batch, params.runtime, entrant.label)
-    entrant.encoder.to("cpu")  # a GPU holds one at a time
+    entrant.encoder.to("cpu")  # a GPU holds one encoder at a time
     device = str(prepare(params.runtime))
     return ask(
         asked.protocol,
         asked.lists,
         asked.rows,
         vectors,
-        params.search.backend,
-        device,
-        params.evaluate.voters,
+        backend=params.search.backend,
+        device=device,
+        voters=params.evaluate.voters,
     )
 
 
 def _difference(hits: pd.DataFrame, base: pd.DataFrame, params: Params) -> Difference:
-    """Mean of the paired differences, resampled by SKU."""
+    """Return the mean of the paired differences, resampled by SKU."""
     assert hits["query"].equals(base["query"])
-    change, policy = hits["hit"].to_numpy(dtype=float) - base["hit"].to_numpy(dtype=float), params.evaluate
+    policy = params.evaluate
+    change = hits["hit"].to_numpy(dtype=float) - base["hit"].to_numpy(dtype=float)
     skus = hits["sku"].to_numpy(dtype=object)
     bounds = statistics.change_interval(change, skus, policy.confidence, params.seed, policy.resamples)
     return Difference(top1=bounds.value, interval=(max(-1.0, bounds.low), min(1.0, bounds.high)))

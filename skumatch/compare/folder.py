@@ -1,4 +1,4 @@
-"""A folder's pictures under one protocol, listed once for every encoder that is asked."""
+"""A folder's pictures under one protocol, listed once for all encoders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ ROLES = {"train": "gallery", "test": "query", "catalogue": "catalogue"}
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """The pictures of a folder in RP2K's layout, by side, as they lie there: nothing is read yet."""
+    """The pictures of a folder in RP2K's layout; none of them is read yet.
+
+    Attributes:
+        path: The folder.
+        protocol: The protocol that the pictures are for.
+        sides: `train`, `test` or `catalogue` -> its pictures.
+    """
 
     path: Path
     protocol: Protocol
@@ -33,8 +39,14 @@ class Folder:
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """Who is asked and matched under a protocol. rows: id, sku, role, unseen and sha256 of each of `images`, and under `full`
-    what is measured of queries' photos; lists: draw, id, part.
+    """Queries and galleries of a protocol.
+
+    Attributes:
+        protocol: The protocol's name.
+        rows: Columns id, sku, role, unseen and sha256 of each of `images`, and under `full` the measures of
+            queries' photos.
+        images: The pictures.
+        lists: Columns draw, id, part.
     """
 
     protocol: Protocol
@@ -44,9 +56,15 @@ class Questions:
 
 
 def list_folder(path: Path, protocol: str, params: Params) -> Folder:
-    """Find the pictures that `protocol` may need.
+    """Find the pictures that a protocol may need.
 
-    Raises DataError for an unknown protocol, or a folder of another layout.
+    Args:
+        path: A folder in RP2K's layout.
+        protocol: The protocol's name.
+        params: Names of catch-all classes, which are left out.
+
+    Raises:
+        DataError: The protocol is unknown, or the folder has another layout.
     """
     known = get_args(Protocol)
     if protocol not in known:
@@ -62,22 +80,25 @@ def list_folder(path: Path, protocol: str, params: Params) -> Folder:
 def questions(folder: Folder, params: Params) -> Questions:
     """Hash the pictures and draw the protocol's lists; pictures in no list are left out.
 
-    Raises DataError if it has no lists.
+    Raises:
+        DataError: The folder has no pictures for the protocol.
     """
     rows, images = _rows(folder.sides, params)
     lists = protocols(rows).get(folder.protocol)
     if lists is None:
         raise DataError(
-            f"{folder.path} has no pictures for the protocol '{folder.protocol}'; docs/evaluation.md tells what each one needs."
+            f"{folder.path} has no pictures for the protocol '{folder.protocol}'; "
+            "docs/evaluation.md tells what each one needs."
         )
     needed = rows["id"].isin(lists["id"])
     rows, images = rows[needed].reset_index(drop=True), images.take(needed.to_numpy().nonzero()[0].tolist())
-    return Questions(
-        folder.protocol, with_photos(rows, images) if folder.protocol == "full" else rows, images, lists
-    )
+    if folder.protocol == "full":
+        rows = with_photos(rows, images)
+    return Questions(folder.protocol, rows, images, lists)
 
 
 def _rows(sides: Mapping[str, Images], params: Params) -> tuple[pd.DataFrame, Images]:
+    """Return the rows of all sides' pictures, and the pictures."""
     columns = (
         [value for side in sides.values() for value in getattr(side, name)]
         for name in ("ids", "skus", "names", "extents")

@@ -15,7 +15,7 @@ WIDE, NARROW = 960, 330  # pixels: one chart for each kind of window
 
 
 def page(comparison: Comparison) -> str:
-    """HTML with everything in it: no script, no link, no font from elsewhere; every text escaped."""
+    """Render the comparison as one HTML file without scripts, links or external fonts; text is escaped."""
     charts = {name: Markup(draw(comparison, width)) for name, width in (("wide", WIDE), ("narrow", NARROW))}  # noqa: S704 - escaped there
     best = max(comparison.models, key=_top1)
     rival, lead = _lead(comparison, best)
@@ -31,9 +31,10 @@ def _top1(model: Compared) -> float:
 
 
 def _lead(comparison: Comparison, best: Compared) -> tuple[str, Difference | None]:
-    """The best model's lead on the first one.
+    """Return the label of the model that the best model is compared with, and the best model's lead on it.
 
-    On the next best where it is the first itself, none where it is alone.
+    That is the first model, or the next best one where the first model is the best; a single model has no
+    lead.
     """
     first, *others = comparison.models
     if best is not first:
@@ -47,7 +48,7 @@ def _lead(comparison: Comparison, best: Compared) -> tuple[str, Difference | Non
 
 
 def draw(comparison: Comparison, width: int = WIDE) -> str:
-    """Top-1, top-3 and top-5 of every model with their intervals, as SVG."""
+    """Draw top-1, top-3 and top-5 of every model with their intervals, as SVG."""
     groups = {
         f"Top {k}": [
             Bar(

@@ -1,4 +1,4 @@
-"""A comparison in the terminal: one row a model, each share with its bar and its interval."""
+"""A comparison in the terminal: one row per model, each share with its bar and its interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERDICTS = {"better": "green", "worse": "red", "may be chance": "dim"}
 
 
 def table(comparison: Comparison) -> RenderableType:
-    """The table and a line that says what was asked."""
+    """Return the table and a line about protocol, queries and intervals."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("model", overflow="fold", min_width=10)
     for name in ("top-1", "top-3", "top-5"):
@@ -26,12 +26,13 @@ def table(comparison: Comparison) -> RenderableType:
     for i, model in enumerate(comparison.models):
         if i:
             grid.add_row()
-        shares = [_share(model, k) for k in (1, 3, 5)]
-        grid.add_row(
+        cells: list[RenderableType] = [
             Text(model.label, style="bold"),
-            *shares,
-            *([_difference(model)] if len(comparison.models) > 1 else []),
-        )
+            *(_share(model, k) for k in (1, 3, 5)),
+        ]
+        if len(comparison.models) > 1:
+            cells.append(_difference(model))
+        grid.add_row(*cells)
     return Group(grid, Text(asked(comparison), style="dim"))
 
 
@@ -45,10 +46,11 @@ def _share(model: Compared, k: int) -> RenderableType:
 
 
 def _difference(model: Compared) -> RenderableType:
-    found = model.difference
-    if found is None:
+    difference = model.difference
+    if difference is None:
         return Text("-", style="dim")
-    verdict = Text(found.verdict, style=VERDICTS[found.verdict])
     return Group(
-        Text(f"{points(found.top1)} points", style="bold"), verdict, Text(span(found.interval), style="dim")
+        Text(f"{points(difference.top1)} points", style="bold"),
+        Text(difference.verdict, style=VERDICTS[difference.verdict]),
+        Text(span(difference.interval), style="dim"),
     )

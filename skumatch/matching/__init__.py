@@ -1,1 +1,1 @@
-"""Many pictures at once: what is to be matched, resumable matching into a table, and a page to look at."""
+"""Match many pictures at once: read the inputs, match resumably into a table, render a page of matches."""

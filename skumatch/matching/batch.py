@@ -1,4 +1,4 @@
-"""Matching many pictures into one table, part by part: who is stopped goes on where the parts end."""
+"""Match many pictures into one table, part by part; a call that was stopped goes on after the last part."""
 
 from __future__ import annotations
 
@@ -29,24 +29,29 @@ from skumatch.release.bundle import Assortment, Bundle, Match
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("sha256", pa.string()),  # of the picture's bytes; none where they can't be had
-        ("sku", pa.string()),  # the product; none where it is unknown, or the picture can't be read
+        ("sha256", pa.string()),  # of the picture's bytes; null where they can't be read
+        ("sku", pa.string()),  # the product; null where it is unknown, or the picture can't be read
         ("unknown", pa.bool_()),
         ("similarity", pa.float32()),  # to the nearest gallery image
-        ("skus", pa.list_(pa.string())),  # the nearest, best first, whether it is unknown or not
+        ("skus", pa.list_(pa.string())),  # the nearest, best first, of unknown pictures, too
         ("similarities", pa.list_(pa.float32())),
         ("gallery_ids", pa.list_(pa.string())),
-        ("problem", pa.string()),  # why it can't be read
+        ("problem", pa.string()),  # the reason why the picture can't be read
     ]
 )
-PART = 2048  # pictures in a part: what a kill may cost
+PART = 2048  # pictures in a part, which is the most work that a kill may cost
 KEY: Final = b"skumatch.match"
 
 
 class Plan(NamedTuple):
-    """What is matched with what, into which table.
+    """Pictures to match, the bundle to match them with, and the table to write.
 
-    assortments: the products that each of `images` is matched with; None for the whole gallery.
+    Attributes:
+        bundle: The model and its gallery.
+        images: The pictures.
+        top_k: Number of nearest products per picture.
+        out: Path of the table.
+        assortments: The products that each of `images` is matched with; None for the whole gallery.
     """
 
     bundle: Bundle
@@ -57,14 +62,14 @@ class Plan(NamedTuple):
 
     @property
     def key(self) -> str:
-        """SHA-256 of all that decides the table.
+        """SHA-256 of all that determines the table.
 
-        Of pictures these are names, sizes and times, since reading them is the work itself.
+        Pictures enter by name, size and time, since reading their bytes is the work itself.
         """
-        listed = hashlib.sha256()
+        pictures = hashlib.sha256()
         for name, extent in zip(self.images.ids, self.images.extents, strict=True):
-            listed.update(canonical_json([name, extent.offset, extent.length, *extent.stamp()]).encode())
-        facts = {"bundle": self.bundle.hash, "top_k": self.top_k, "pictures": listed.hexdigest()}
+            pictures.update(canonical_json([name, extent.offset, extent.length, *extent.stamp()]).encode())
+        facts = {"bundle": self.bundle.hash, "top_k": self.top_k, "pictures": pictures.hexdigest()}
         facts |= {"skumatch": skumatch.__version__} | self._products()
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
@@ -76,7 +81,7 @@ class Plan(NamedTuple):
 
     @property
     def unknown_words(self) -> str:
-        """Which pictures are called unknown."""
+        """A phrase that says which pictures are called unknown."""
         if not self.bundle.thresholds.fitted:
             return "the model has no thresholds, so each picture gets a product"
         searched = "the gallery" if self.assortments is None else "the picture's assortment"
@@ -85,11 +90,10 @@ class Plan(NamedTuple):
 
 @contextmanager
 def matching(out: Path) -> Iterator[Path]:
-    """Yield the folder of the table's parts, for one process at a time.
+    """Yield the folder of the table's parts, for one process at a time; it stays while it holds parts.
 
-    It stays where parts are left to go on from.
-
-    Raises StorageError if another process writes the same table.
+    Raises:
+        StorageError: Another process writes the same table.
     """
     parts = out.with_name(f".{out.name}.parts")
     try:
@@ -107,9 +111,19 @@ def matching(out: Path) -> Iterator[Path]:
 
 
 def match_all(plan: Plan, parts: Path, batch: int, runtime: RuntimeParams) -> tuple[int, int]:
-    """Write the table `plan.out` and return how many of its rows were there before this call, and how many it has.
+    """Write the table `plan.out`; a picture that can't be decoded is a row with its `problem`.
 
-    A picture that can't be decoded is a row with its `problem`. Raises StorageError where a disk refuses; what was done stays.
+    Args:
+        plan: The pictures, the bundle and the table.
+        parts: The folder of `matching`.
+        batch: Pictures embedded at a time.
+        runtime: Device and worker processes.
+
+    Returns:
+        Number of rows that were there before this call, and number of all rows.
+
+    Raises:
+        StorageError: The disk refuses; the finished parts stay.
     """
     key, total = plan.key, len(plan.images)
     if _key(plan.out) == key:
@@ -124,16 +138,15 @@ def match_all(plan: Plan, parts: Path, batch: int, runtime: RuntimeParams) -> tu
 
 
 def counts(out: Path) -> tuple[int, Counter[str], Counter[str]]:
-    """Of a table: pictures of an unknown product, pictures by SKU, and by the reason why they can't be read."""
+    """Count a table's pictures of unknown products, those of each SKU, and unreadable ones by reason."""
     table = pq.read_table(out, columns=["sku", "unknown", "problem"])
-    skus, problems = (
-        Counter(value for value in table[name].to_pylist() if value is not None)
-        for name in ("sku", "problem")
-    )
+    skus = Counter(value for value in table["sku"].to_pylist() if value is not None)
+    problems = Counter(value for value in table["problem"].to_pylist() if value is not None)
     return sum(map(bool, table["unknown"].to_pylist())), skus, problems
 
 
 def _match(plan: Plan, parts: Path, done: int, batch: int, runtime: RuntimeParams, advance: Advance) -> None:
+    """Match the pictures from place `done` on, and write a file for each part."""
     first, waiting = done, list[Batch]()
     left = plan.images.take(range(first, len(plan.images)))
     for embedded in stream(plan.bundle.encoder, left, batch, runtime):
@@ -148,18 +161,18 @@ def _match(plan: Plan, parts: Path, done: int, batch: int, runtime: RuntimeParam
 
 
 def _rows(plan: Plan, images: Images, first: int, batches: list[Batch]) -> list[dict[str, Any]]:
-    """The table's rows of some batches of `images`, which are the plan's from `first` on."""
+    """Return the table's rows of some batches of `images`, which are the plan's from `first` on."""
     matches = _matches(plan, first, batches)
-    problems = {i: problem for each in batches for i, problem in each.problems.items()}
+    problems = {i: problem for batch in batches for i, problem in batch.problems.items()}
     answers = {i: _matched(match) for i, match in matches.items()}
     answers |= {i: {"problem": problem.reason} for i, problem in problems.items()}
     return [{"id": images.ids[i], "sha256": _digest(images, i)} | answers[i] for i in sorted(answers)]
 
 
 def _matches(plan: Plan, first: int, batches: list[Batch]) -> dict[int, list[Match]]:
-    """Each picture's matches; pictures with one assortment are searched together."""
-    rows = np.array([row for each in batches for row in each.rows], np.int64)
-    vectors = np.concatenate([each.vectors for each in batches])
+    """Return each picture's matches; pictures with the same assortment are searched together."""
+    rows = np.array([row for batch in batches for row in batch.rows], np.int64)
+    vectors = np.concatenate([batch.vectors for batch in batches])
     matches: dict[int, list[Match]] = {}
     for assortment, places in _by_assortment(plan.assortments, first + rows):
         nearest = plan.bundle.nearest(vectors[places], plan.top_k, assortment)
@@ -171,7 +184,7 @@ def _by_assortment(
     assortments: Assortments | None,
     pictures: NDArray[np.int64],
 ) -> Iterator[tuple[Assortment | None, NDArray[np.int64]]]:
-    """The assortments of some of the plan's pictures [n], each with the places among the n that have it."""
+    """Yield the assortments of some of the plan's pictures [n], each with its places in `pictures`."""
     if assortments is None:
         yield None, np.arange(len(pictures))
         return
@@ -203,7 +216,7 @@ def _parts(parts: Path) -> list[Path]:
 
 
 def _keep_only(parts: Path, key: str) -> None:
-    """Parts of other pictures or another model are none of this table's."""
+    """Remove parts of another table: those with another key."""
     path = parts / "key"
     if not path.is_file() or path.read_text("utf-8") != key:
         for old in _parts(parts):
@@ -212,14 +225,15 @@ def _keep_only(parts: Path, key: str) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Raise DataError for a file at `out` that is no table of matches, before anything is done."""
+    """Raise DataError if there is a file at `out` that is no table of matches."""
     _key(out)
 
 
 def _key(out: Path) -> str | None:
-    """The key of a table that is whole; None if there is none.
+    """Return the key of a complete table; None if there is no file.
 
-    Raises DataError for a file that is none of ours.
+    Raises:
+        DataError: The file is no table of matches.
     """
     if not out.exists():
         return None

@@ -1,4 +1,4 @@
-"""A picture as a person names it: what can't be had of it is a row with a problem, and stops no other."""
+"""Pictures as users name them; an unreadable one becomes a row with a problem and doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from skumatch.texts import composed
 
 NO_PICTURE, MISSING, NO_FILE = "no-picture", "missing", "no-file"
 FORBIDDEN, TOO_LARGE = "forbidden", "too-large"
-NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)  # what no file can be called
-SENTENCES = {  # of problems that a picture's bytes don't have; data.images.REASONS has the others
+NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)  # errors of paths that no file can have
+SENTENCES = {  # for problems of the place; data.images.REASONS has those of a picture's bytes
     NO_PICTURE: "The row has neither bytes nor a path; write one.",
     MISSING: "There is no such file; correct the path.",
     NO_FILE: "The path is a folder, a device or a pipe; give a picture's file.",
@@ -27,24 +27,36 @@ SENTENCES = {  # of problems that a picture's bytes don't have; data.images.REAS
 
 @dataclass(frozen=True)
 class Given(Extent):
-    """An extent that may lead to no picture. problem: one of SENTENCES that is known without looking."""
+    """An extent that may lead to no picture.
+
+    Attributes:
+        problem: A key of SENTENCES that is known without a look at the file; None if there is none.
+    """
 
     problem: str | None = None
 
     def stamp(self) -> tuple[int, int]:
-        """As an extent's. Where there is a problem, that instead: a picture that is mended is another one."""
+        """Return the extent's stamp, or one that names the problem: mending the picture changes the stamp."""
         problem = self.trouble()
         return (-1, list(SENTENCES).index(problem)) if problem else super().stamp()
 
     def read(self) -> bytes:
-        """Raises ImageError with one of SENTENCES, and StorageError for a disk that fails."""
+        """Read the picture's bytes.
+
+        Raises:
+            ImageError: With one of SENTENCES.
+            StorageError: The disk fails.
+        """
         problem = self.trouble()
         if problem:
             raise ImageError(problem, SENTENCES[problem])
         return super().read()
 
     def trouble(self) -> str | None:
-        """Look whether the file can be read now. Not by opening it: a pipe would wait for its writer."""
+        """Return the problem that keeps the file from being read now, or None.
+
+        The file is not opened, since opening a pipe would wait for its writer.
+        """
         if self.problem:
             return self.problem
         try:
@@ -65,9 +77,9 @@ class Given(Extent):
 
 
 def place(folder: Path, text: str | None) -> Given:
-    """Where a table's `path` leads: from `folder`, `~` being a home.
+    """Resolve a table's `path`, relative to `folder`; `~` is a home directory.
 
-    Where there is no such file, the name is tried without blanks around it, in composed and in decomposed
+    Where there is no such file, the name is tried without surrounding blanks, in composed and in decomposed
     Unicode.
     """
     if text is None or not text.strip():
@@ -77,12 +89,12 @@ def place(folder: Path, text: str | None) -> Given:
     paths = [str(folder / _at_home(spelling)) for spelling in spellings]
     if len(paths) == 1:
         return Given(paths[0])
-    there = (path for path in paths if os.path.exists(path))  # noqa: PTH110 - Path's raises for some texts
-    return Given(next(there, paths[0]))
+    present = (path for path in paths if os.path.exists(path))  # noqa: PTH110 - Path's raises for some texts
+    return Given(next(present, paths[0]))
 
 
 def _at_home(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # no user is called so: then it is a name
+    except RuntimeError:  # there is no such user, so `~...` is a plain name
         return Path(text)

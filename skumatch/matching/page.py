@@ -1,4 +1,4 @@
-"""A contact sheet of matches: every product with the pictures said to show it, the least similar first, so that odd ones stand out."""
+"""A contact sheet of matches: each product with its matched pictures, the least similar ones first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ COLUMNS = ["id", "sku", "unknown", "similarity", "skus", "problem"]
 
 
 class Shot(NamedTuple):
-    """A picture (a data URI) and its name; similarity to the nearest gallery image of `nearest`."""
+    """A matched picture.
+
+    Attributes:
+        name: Its id.
+        picture: A thumbnail, as a data URI.
+        similarity: To the nearest gallery image.
+        nearest: The SKU of that image.
+    """
 
     name: str
     picture: str
@@ -30,7 +37,14 @@ class Shot(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Pictures that were given one answer: the first `shots` of `total`, and a gallery picture of the product where one is at hand."""
+    """Pictures with the same answer.
+
+    Attributes:
+        sku: The answer; None for unknown.
+        shots: The first pictures.
+        total: Number of all pictures.
+        gallery: A thumbnail of a gallery picture of the product, as a data URI; None where there is none.
+    """
 
     sku: str | None
     shots: list[Shot]
@@ -39,13 +53,14 @@ class Group(NamedTuple):
 
     @property
     def more(self) -> int:
+        """Number of pictures that are not shown."""
         return self.total - len(self.shots)
 
 
 def page(plan: Plan, gallery: Callable[[str], Image.Image | None]) -> str:
-    """HTML of the plan's table; `gallery` gives a picture of a SKU, where there is one.
+    """Render the plan's table as one HTML file with everything in it; all text is escaped.
 
-    Everything in it, every text escaped.
+    `gallery` returns a picture of a SKU, or None.
     """
     images = plan.images
     rows = (

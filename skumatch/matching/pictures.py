@@ -1,4 +1,4 @@
-"""What is to be matched: pictures, folders, or tables of paths or bytes; and what the gallery looks like."""
+"""The inputs of matching: pictures, folders, or tables of paths or bytes; and the gallery's pictures."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ KINDS = "give pictures, a folder of them, or a table (.parquet, .csv) of their p
 def list_pictures(given: Sequence[Path]) -> list[Listing]:
     """Find the pictures named by `given`: a folder's in order of their paths, a table's in order of its rows.
 
-    No picture is read and nothing is written, so that what can't be matched is refused before a model loads.
+    No picture is read and nothing is written, so that bad input is refused before a model loads.
 
     Raises:
-        DataError: if a place is missing, empty or of another kind, or two pictures have one id.
+        DataError: A place is missing, empty or of another kind, or two pictures have the same id.
     """
     listings = [_listed(path) for path in given]
-    counts = Counter(name for each in listings for name in each.ids)
+    counts = Counter(name for listing in listings for name in listing.ids)
     twice = next((name for name, times in counts.items() if times > 1), None)
     if twice is not None:
         advice = "give each its own `id`, or match them one after the other"
@@ -40,16 +40,16 @@ def list_pictures(given: Sequence[Path]) -> list[Listing]:
 
 
 def open_pictures(listings: Sequence[Listing], aside: Path) -> Images:
-    """Make the pictures readable, without SKUs; tables' bytes are laid into files in the folder `aside`."""
-    places = [each.extents or lay_out(each, aside / _spool(each.path)) for each in listings]
+    """Return the pictures, without SKUs; bytes in tables are written to files in the folder `aside`."""
+    places = [listing.extents or lay_out(listing, aside / _spool(listing.path)) for listing in listings]
     extents: list[Extent] = [extent for place in places for extent in place]
-    names = [name for each in listings for name in each.ids]
+    names = [name for listing in listings for name in listing.ids]
     return Images(names, [""] * len(names), names, extents)
 
 
 def shop_lists(listings: Sequence[Listing]) -> list[ShopList | None]:
-    """The list of products of each picture, in the order of `open_pictures`; None where it has none."""
-    return [shop for each in listings for shop in each.shops or [None] * len(each.ids)]
+    """Return each picture's list of products, in the order of `open_pictures`; None where it has none."""
+    return [shop for listing in listings for shop in listing.shops or [None] * len(listing.ids)]
 
 
 def _spool(table: Path) -> str:
@@ -76,13 +76,20 @@ def _listed(path: Path) -> Listing:
 def gallery_pictures(
     data: Path, ids: Sequence[str], skus: Sequence[str]
 ) -> Callable[[str], Image.Image | None]:
-    """SKU -> the first of its gallery images `ids` that the data version in `data` has for that SKU too.
+    """Return a function that gives a gallery picture of a SKU, from the data version in `data`.
 
-    None where it has none.
+    Args:
+        data: The folder of the data version.
+        ids: Ids of the gallery's images.
+        skus: The gallery's SKUs.
 
-    Raises DataError if there is no data version.
+    Returns:
+        SKU -> the first of the gallery's images that the data version has under that SKU; None without one.
+
+    Raises:
+        DataError: There is no data version.
     """
     rows = read_manifest(data)
     rows = rows[rows["id"].isin(ids) & rows["sku"].isin(skus)].sort_values("id").drop_duplicates("sku")
-    pictures, at = images(data, rows), {sku: row for row, sku in enumerate(rows["sku"])}
-    return lambda sku: pictures[at[sku]] if sku in at else None
+    pictures, row_of = images(data, rows), {sku: row for row, sku in enumerate(rows["sku"])}
+    return lambda sku: pictures[row_of[sku]] if sku in row_of else None

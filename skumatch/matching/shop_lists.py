@@ -1,4 +1,4 @@
-"""Lists of the products that a shop sells, as people bring them: a file, or a column with a list a row."""
+"""Lists of the products that a shop sells, from a file or from a column with one list per row."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from skumatch.release.bundle.assortment import first_names
 from skumatch.texts import alike, read_names, visible
 
 COLUMN = "assortment"
-JSON_START = "["  # of a cell that holds names; any other names a file
+JSON_START = "["  # of a cell that holds names; any other cell is the path of a file
 FORM = '["one product", "another"], or the path of a text file with one SKU a line'
 
 
 class ShopList(NamedTuple):
-    """Names of products as they were written, at least one, and where they stand, for sentences."""
+    """A list of products.
+
+    Attributes:
+        names: Names of products as they were written, at least one.
+        where: The list's place, for messages.
+    """
 
     names: tuple[str, ...]
     where: str
@@ -35,7 +40,7 @@ def read_list(path: Path) -> ShopList:
 
 
 class ListReader:
-    """Reads the column `assortment` of one table, row by row; a list that comes again is kept once."""
+    """Read the column `assortment` of one table, row by row; equal lists are kept once."""
 
     def __init__(self, table: Path) -> None:
         self.table = table
@@ -46,11 +51,12 @@ class ListReader:
         """Read one cell.
 
         Args:
-            row: its number from 0 on, for sentences.
-            value: a list of names; a text as FORM says; None or a blank text where the row has no list.
+            row: Its number from 0 on, for messages.
+            value: A list of names; a text as FORM says; None or a blank text where the row has no list.
 
         Raises:
-            DataError: naming the row, for a text of another form, a file that can't be read, or no names.
+            DataError: The text has another form, a file can't be read, or there are no names; it names the
+                row.
         """
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
@@ -96,7 +102,9 @@ class ListReader:
 class Assortments:
     """The products that each of n pictures is matched with.
 
-    kinds: all there are; None is the whole gallery. numbers [n]: each picture's place among them.
+    Attributes:
+        kinds: All distinct assortments; None is the whole gallery.
+        numbers: [n], each picture's place in `kinds`.
     """
 
     kinds: tuple[Assortment | None, ...]
@@ -104,12 +112,12 @@ class Assortments:
 
     @property
     def restricted(self) -> list[Assortment]:
-        """Those that are not the whole gallery."""
+        """The assortments that are not the whole gallery."""
         return [kind for kind in self.kinds if kind is not None]
 
     @property
     def warning(self) -> str | None:
-        """One sentence about all names that the gallery has no product for; None where there are none."""
+        """A sentence about all names that the gallery has no product for; None where there are none."""
         lacking = [kind for kind in self.restricted if kind.missing]
         if len(lacking) < 2:
             return lacking[0].warning if lacking else None
@@ -123,15 +131,15 @@ def look_up(bundle: Bundle, lists: Sequence[ShopList | None], common: ShopList |
     """Look up the names of all lists in the bundle's gallery.
 
     Args:
-        bundle: the bundle to match with.
-        lists: each picture's own list; None where it has none.
-        common: the list of pictures that have none of their own; None for the whole gallery.
+        bundle: The bundle to match with.
+        lists: Each picture's own list; None where it has none.
+        common: The list of pictures that have none of their own; None for the whole gallery.
 
     Returns:
-        None where no picture has a list.
+        Each picture's assortment; None where no picture has a list.
 
     Raises:
-        DataError: for a list of which the gallery has no product.
+        DataError: The gallery has none of a list's products.
     """
     effective = [shop or common for shop in lists]
     distinct = {id(shop): shop for shop in effective}  # lists of one table that are equal are one object

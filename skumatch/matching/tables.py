@@ -1,4 +1,4 @@
-"""Tables of pictures that people bring, Parquet or CSV: which pictures they name, and the bytes they hold."""
+"""Read users' tables of pictures, Parquet or CSV: the paths or the bytes of the pictures."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ LISTS = (
 class Listing(NamedTuple):
     """The pictures of one place, in order.
 
-    extents: where each lies; None where a table has their bytes. shops: the list of products that each is
-    matched with; None where the place has no lists.
+    Attributes:
+        path: The picture, folder or table that the user named.
+        ids: [n], the pictures' ids.
+        extents: [n], their places; None where a table holds their bytes.
+        shops: [n], the list of products that each is matched with; None where the place has no lists.
     """
 
     path: Path
@@ -50,12 +53,12 @@ class Listing(NamedTuple):
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table of pictures: by its ending in upper or lower case, or as its bytes begin."""
+    """Return whether a file is a table of pictures, by its suffix in any case or by its first bytes."""
     return path.suffix.lower() in (PARQUET, CSV) or begins(path, START)
 
 
 def begins(path: Path, *starts: bytes) -> bool:
-    """Whether a file begins with one of `starts`; False for one that can't be read."""
+    """Return whether a file begins with one of `starts`; False for one that can't be read."""
     if not path.is_file():  # opening a pipe would wait for its writer
         return False
     try:
@@ -66,13 +69,14 @@ def begins(path: Path, *starts: bytes) -> bool:
 
 
 def list_table(path: Path) -> Listing:
-    """Read the names of a table's pictures, and where they lie; no picture is read.
+    """Read the ids and places of a table's pictures; no picture is read.
 
-    A row without bytes or path stays, with that as its problem. Without a column `id` a row is called as its
-    path, or by its number from 0 on.
+    A row without bytes or path stays, with that as its problem. Without a column `id` a row's id is its path,
+    or its number from 0 on.
 
-    Raises: DataError: for a table that can't be read, has no rows, lacks a column or has one of another type,
-        or has a row with an empty `id`.
+    Raises:
+        DataError: The table can't be read, has no rows, lacks a column or has one of another type, or has a
+            row with an empty `id`.
     """
     rows, images = _csv(path) if path.suffix.lower() == CSV and not begins(path, START) else _parquet(path)
     numbers = [str(number) for number in range(len(rows))]
@@ -97,7 +101,7 @@ def _csv(path: Path) -> tuple[pa.Table, bool]:
 
 
 def _parquet(path: Path) -> tuple[pa.Table, bool]:
-    """The columns of names, and whether the table has the pictures' bytes."""
+    """Return the table without its pictures' bytes, and whether it has a column of them."""
     with _sound(path), pq.ParquetFile(path) as table:
         schema = table.schema_arrow
         _require(IMAGE in schema.names or PATH in schema.names, path, schema.names)
@@ -107,8 +111,8 @@ def _parquet(path: Path) -> tuple[pa.Table, bool]:
         if twice:
             raise DataError(f"{path} has two columns `{twice}`; rename one.")
         if IMAGE in names and not _holds_bytes(schema.field(IMAGE).type):
-            what = f"{path} has no bytes in `{IMAGE}`, whose type is {schema.field(IMAGE).type}"
-            raise DataError(f"{what}; write the picture files' bytes there.")
+            fault = f"{path} has no bytes in `{IMAGE}`, whose type is {schema.field(IMAGE).type}"
+            raise DataError(f"{fault}; write the picture files' bytes there.")
         rows = table.read([name for name in names if name != IMAGE])
         rows.validate(full=True)
         if not rows.num_columns:
@@ -116,14 +120,14 @@ def _parquet(path: Path) -> tuple[pa.Table, bool]:
         return rows, IMAGE in names
 
 
-def _require(has: bool, path: Path, names: list[str]) -> None:
-    if not has:
-        what = f"{path} has no column of pictures (its columns: {', '.join(names[:8])})"
-        raise DataError(f"{what}; it needs {EXPECTED}{COMMAS if path.suffix.lower() == CSV else ''}.")
+def _require(has_pictures: bool, path: Path, names: list[str]) -> None:
+    if not has_pictures:
+        fault = f"{path} has no column of pictures (its columns: {', '.join(names[:8])})"
+        raise DataError(f"{fault}; it needs {EXPECTED}{COMMAS if path.suffix.lower() == CSV else ''}.")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Bytes, or the struct of bytes and path in which Hugging Face's datasets keep pictures."""
+    """Return whether a type is bytes, or the struct of bytes and path that Hugging Face's datasets use."""
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _holds_bytes(kind.field(place).type)
@@ -143,12 +147,12 @@ def _ids(rows: pa.Table, path: Path) -> list[str]:
 
 
 def _shops(column: pa.ChunkedArray, path: Path) -> list[ShopList | None]:
-    """Each row's list of products, a few rows at a time: a list that many rows have is kept once."""
+    """Read each row's list of products, a few rows at a time; equal lists are kept once."""
     kind = _plain(column.type)
     values = _plain(kind.value_type) if any(is_list(kind) for is_list in LISTS) else kind
     if not any(is_kind(values) for is_kind in (*TEXT, pa.types.is_null)):
-        words = f"{path} has `{COLUMN}` of the type {column.type}"
-        raise DataError(f"{words}; write it as lists of texts, or as text.")
+        fault = f"{path} has `{COLUMN}` of the type {column.type}"
+        raise DataError(f"{fault}; write it as lists of texts, or as text.")
     reader, shops = ListReader(path), list[ShopList | None]()
     for start in range(0, len(column), ROWS):
         with _sound(path):
@@ -158,14 +162,14 @@ def _shops(column: pa.ChunkedArray, path: Path) -> list[ShopList | None]:
 
 
 def _decoded(value: Any) -> Any:
-    """A value whose bytes, that some writers don't mark as text, are text."""
+    """Decode bytes within a value, since some writers don't mark text as text."""
     if isinstance(value, list):
         return [_decoded(item) for item in value]
     return value.decode() if isinstance(value, bytes) else value
 
 
 def _texts(rows: pa.Table, name: str, path: Path, *more: Callable[[pa.DataType], bool]) -> list[str | None]:
-    """A column's texts; None where there is none, or only blanks."""
+    """Return a column's texts, None for blank cells; `more` are type checks that are allowed besides text."""
     column = rows[name]
     if not any(is_kind(_plain(column.type)) for is_kind in (*TEXT, *more)):
         words = "text or whole numbers" if more else "text"
@@ -177,7 +181,7 @@ def _texts(rows: pa.Table, name: str, path: Path, *more: Callable[[pa.DataType],
 
 @contextmanager
 def _sound(path: Path) -> Iterator[None]:
-    """Turn what arrow raises on a damaged file into DataError."""
+    """Turn arrow's errors on a damaged file into DataError."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -186,9 +190,10 @@ def _sound(path: Path) -> Iterator[None]:
 
 
 def lay_out(listing: Listing, spool: Path) -> list[Given]:
-    """Lay a table's bytes into the file `spool`, as old as the table, and return where each picture lies.
+    """Write the bytes of a table's pictures to the file `spool`, and return each picture's place.
 
-    A table can only be read front to back; pictures are read by several processes.
+    A table can only be read from start to end, but several processes read the pictures. The file gets the
+    table's modification time.
     """
     extents: list[Given] = []
     with spool.open("wb") as stream:
@@ -206,6 +211,7 @@ def lay_out(listing: Listing, spool: Path) -> list[Given]:
 
 
 def _images(path: Path) -> Iterator[Any]:
+    """Yield the cells of the column of pictures."""
     with _sound(path), pq.ParquetFile(path) as table:
         for batch in table.iter_batches(ROWS, columns=[IMAGE], use_threads=False):
             yield from batch.column(0).to_pylist()
