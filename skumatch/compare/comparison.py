@@ -90,11 +90,11 @@ class Comparison(BaseModel):
     models: tuple[Compared, ...]
 
 
-def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Comparison:
+def compare(questions: Questions, entrants: Sequence[Entrant], params: Params) -> Comparison:
     """Embed the pictures once with each encoder, score them, and pair each encoder's hits with the first's.
 
     Args:
-        asked: The pictures and the protocol's lists.
+        questions: The pictures and the protocol's lists.
         entrants: The encoders, at least one.
         params: The parameters of embedding, search, and intervals.
 
@@ -102,7 +102,7 @@ def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Co
         DataError: A picture can't be decoded, or no query can be answered.
         WeightsError: An encoder returns vectors that are not finite.
     """
-    answers = [_answer(asked, entrant, params) for entrant in entrants]
+    answers = [_answer(questions, entrant, params) for entrant in entrants]
     hits = [answer.hits() for answer in answers]
     models = []
     for entrant, answer, own in zip(entrants, answers, hits, strict=True):
@@ -111,17 +111,17 @@ def compare(asked: Questions, entrants: Sequence[Entrant], params: Params) -> Co
         models.append(
             Compared(model=entrant.reference, label=entrant.label, evaluation=figures, difference=difference)
         )
-    return Comparison(protocol=asked.protocol, models=tuple(models))
+    return Comparison(protocol=questions.protocol, models=tuple(models))
 
 
-def _answer(asked: Questions, entrant: Entrant, params: Params) -> Asked:
-    vectors = embed(entrant.encoder, asked.images, params.embed.batch, params.runtime, entrant.label)
+def _answer(questions: Questions, entrant: Entrant, params: Params) -> Asked:
+    vectors = embed(entrant.encoder, questions.images, params.embed.batch, params.runtime, entrant.label)
     entrant.encoder.to("cpu")  # a GPU holds one encoder at a time
     device = str(prepare(params.runtime))
     return ask(
-        asked.protocol,
-        asked.lists,
-        asked.rows,
+        questions.protocol,
+        questions.lists,
+        questions.rows,
         vectors,
         backend=params.search.backend,
         device=device,

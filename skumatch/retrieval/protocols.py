@@ -160,7 +160,7 @@ def _side(frame: pd.DataFrame, vectors: Vectors) -> Side:
 
 
 def hits_without_duplicates(
-    asked: Asked, items: pd.DataFrame, vectors: Vectors, backend: Backend = "faiss", device: str = "cpu"
+    ranked: Asked, items: pd.DataFrame, vectors: Vectors, backend: Backend = "faiss", device: str = "cpu"
 ) -> pd.DataFrame:
     """Return the hits under the protocol `full` with each query's duplicates left out of its gallery.
 
@@ -168,20 +168,20 @@ def hits_without_duplicates(
     left are dropped.
 
     Args:
-        asked: The ranked lists under `full`.
+        ranked: The ranked lists under `full`.
         items: Columns id, sku, role, group, in the order of `vectors`.
         vectors: [n, d], L2-normalised.
         backend: The library that proposes neighbours; it doesn't change the result.
         device: torch's name of the device to search on.
 
     Returns:
-        Columns query, sku, hit (top-1); the index is the query's place in `asked.ranking`.
+        Columns query, sku, hit (top-1); the index is the query's place in `ranked.ranking`.
     """
     items = items.assign(row=np.arange(len(items))).sort_values("id")
     gallery, query = (items[items["role"].eq(role)] for role in ("gallery", "query"))
-    assert query["id"].tolist() == asked.ranking.query_ids.tolist()
+    assert query["id"].tolist() == ranked.ranking.query_ids.tolist()
     copied = query["group"].isin(gallery["group"]).to_numpy()
-    hits = asked.ranking.skus[:, 0] == asked.ranking.query_skus
+    hits = ranked.ranking.skus[:, 0] == ranked.ranking.query_skus
     if copied.any():
         groups = gallery["group"].tolist(), query["group"][copied].tolist()
         ranking = rank(
@@ -192,27 +192,27 @@ def hits_without_duplicates(
             device=device,
         )
         hits[copied] = ranking.skus[:, 0] == ranking.query_skus  # both in order of id
-    return _hits(asked.ranking.query_ids, asked.ranking, hits)[_has_other(query, gallery)]
+    return _hits(ranked.ranking.query_ids, ranked.ranking, hits)[_has_other(query, gallery)]
 
 
 def without_duplicates(
-    hits: pd.DataFrame, asked: Asked, params: EvaluateParams, seed: int
+    hits: pd.DataFrame, ranked: Asked, params: EvaluateParams, seed: int
 ) -> NearDuplicateFree | None:
     """Return top-1 of the hits of `hits_without_duplicates`, or None if there are none.
 
     Args:
         hits: As `hits_without_duplicates` returned them.
-        asked: The ranked lists that they were made from.
+        ranked: The ranked lists that they were made from.
         params: Confidence and number of resamples of the interval.
         seed: Of the resamples.
     """
     if hits.empty:
         return None
-    groups = asked.facts["group"].to_numpy(dtype=object)[hits.index]
+    groups = ranked.facts["group"].to_numpy(dtype=object)[hits.index]
     clusters = clusters_of(hits["sku"].to_numpy(dtype=object), groups)
     top1, bounds = interval(hits["hit"].to_numpy(dtype=np.bool_), clusters, params, seed)
     return NearDuplicateFree(
-        top1=top1, interval=bounds, n=len(hits), without_partner=len(asked.ranking) - len(hits)
+        top1=top1, interval=bounds, n=len(hits), without_partner=len(ranked.ranking) - len(hits)
     )
 
 

@@ -40,13 +40,13 @@ class Pictures:
 
 
 def open_set(
-    embedded: Embedded, asked: Asked, thresholds: Thresholds, params: EvaluateParams, seed: int
+    embedded: Embedded, ranked: Asked, thresholds: Thresholds, params: EvaluateParams, seed: int
 ) -> OpenSet | None:
     """Test the thresholds on the queries of the protocol `full` and on pictures of unknown products.
 
     Args:
         embedded: All items; `trained` tells which pictures an encoder of the run was trained on.
-        asked: The ranked lists under `full`.
+        ranked: The ranked lists under `full`.
         thresholds: The thresholds to test.
         params: Confidence and number of resamples of the intervals.
         seed: Of the resamples.
@@ -54,9 +54,9 @@ def open_set(
     Returns:
         The figures, or None if no picture can stand for an unknown product.
     """
-    ranking, groups = asked.ranking, asked.facts["group"].to_numpy(dtype=object)
-    scored = metrics.with_partner(ranking.query_skus, asked.partners)
-    kinds = {name: pictures for name, pictures in _unknown(embedded, asked, scored) if len(pictures)}
+    ranking, groups = ranked.ranking, ranked.facts["group"].to_numpy(dtype=object)
+    scored = metrics.with_partner(ranking.query_skus, ranked.partners)
+    kinds = {name: pictures for name, pictures in _unknown(embedded, ranked, scored) if len(pictures)}
     if not kinds:
         return None
     known = Pictures(scores(ranking).only(scored), ranking.query_skus[scored], groups[scored])
@@ -65,13 +65,13 @@ def open_set(
     return _Test(known, right, unseen, kinds, thresholds, params, seed).figures()
 
 
-def _unknown(embedded: Embedded, asked: Asked, scored: Flags) -> Iterator[tuple[str, Pictures]]:
+def _unknown(embedded: Embedded, ranked: Asked, scored: Flags) -> Iterator[tuple[str, Pictures]]:
     """Yield the pictures that stand for unknown products, by kind.
 
     These are queries of SKUs never trained on, scored as if their SKU were not in the gallery; queries whose
     SKU has no gallery image; pictures of catch-all classes; and pictures of retired products.
     """
-    ranking, groups = asked.ranking, asked.facts["group"].to_numpy(dtype=object)
+    ranking, groups = ranked.ranking, ranked.facts["group"].to_numpy(dtype=object)
     unknown_scores = scores(ranking, without_own=True)
     unseen = ~np.isin(ranking.query_skus, embedded.trained_skus)
     for name, rows in ((HELD_OUT, scored & unseen), (WITHOUT_GALLERY, ~scored)):

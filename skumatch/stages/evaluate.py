@@ -87,17 +87,17 @@ class Scored:
         )
 
     def write(
-        self, asked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None
+        self, ranked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None
     ) -> None:
         """Write the evaluation of a protocol.
 
         Args:
-            asked: The ranked lists under the protocol.
+            ranked: The ranked lists under the protocol.
             free: Top-1 without near-duplicates; `full` only.
             unknown: Figures of unknown products; `full` only.
         """
-        evaluation = asked.evaluate(self.params.evaluate, self.params.seed, self.encoder)
-        name = self.model if asked.protocol == "full" else f"{self.model}-{asked.protocol}"
+        evaluation = ranked.evaluate(self.params.evaluate, self.params.seed, self.encoder)
+        name = self.model if ranked.protocol == "full" else f"{self.model}-{ranked.protocol}"
         whole = evaluation.model_copy(update={"near_duplicate_free": free, "unknown": unknown})
         write_json(self.path(f"{name}.json"), whole.model_dump(mode="json"))
 
