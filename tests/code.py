@@ -14,15 +14,15 @@ def code_hash(files: Iterable[str]) -> str:
     words: list[str] = []
     for name in files:
         nodes = list(ast.walk(ast.parse((ROOT / "skumatch" / name).read_text("utf-8"))))
-        alone = {
-            id(node.value)
-            for node in nodes
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        }
+        texts = [
+            node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ]
+        left_out = {id(node) for text in texts for node in (text, text.value)}
         for node in nodes:
-            if id(node) not in alone:
-                facts = (
-                    str(value) for _, value in ast.iter_fields(node) if isinstance(value, str | int | float)
-                )
-                words += [type(node).__name__, *facts]
+            if id(node) not in left_out:
+                values = [value for _, value in ast.iter_fields(node)]
+                words += [
+                    type(node).__name__,
+                    *(str(value) for value in values if isinstance(value, str | int | float)),
+                ]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
