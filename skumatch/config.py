@@ -1,4 +1,4 @@
-"""Settings (environment) and the reading of params.yaml, checked before anything runs."""
+"""Settings from environment variables, and the reading and checking of params.yaml."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from skumatch.texts import UTF8, read_text
 
 PARAMS = "params.yaml"
 UNWRITABLE = dict.fromkeys(("Cc", "Zl", "Zp"), "a control character") | {"Cs": "bytes that aren't UTF-8"}
-# What a program takes for a template in the paths that it is given. Airflow expands variables in its
-# settings.
-# DVC formats its progress bars; ConfigObj, which reads its settings, interpolates and can't quote both
-# triples.
+# Parts of a path that a program would read as a template. Airflow expands variables in its settings. DVC
+# formats its progress bars; ConfigObj, which reads DVC's settings, interpolates and can't quote both triples.
 AIRFLOW_EXPANDS = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 DVC_FORMATS = re.compile(r"%\([^)]*\)s|\{[^}]*\}|[{}]|\'\'\'.*\"\"\"|\"\"\".*\'\'\'")
 TEMPLATES = (
@@ -38,7 +36,7 @@ USERS = r"^[A-Za-z0-9_.-]+:(viewer|user|op|admin)(,[A-Za-z0-9_.-]+:(viewer|user|
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with a home folder for a leading `~` or `~NAME`; unchanged if there is no such user."""
+    """Return the path with a leading `~` or `~NAME` expanded; unchanged if there is no such user."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 pathlib's raises for a file that is called ~name
 
 
@@ -50,7 +48,7 @@ def _expanded(path: Path) -> Path:
 
 
 def _place(place: str) -> str:
-    """A URL as it is, a path without `~`."""
+    """Return a URL unchanged, and a path with `~` expanded."""
     return _address(place) if "://" in place else str(_expanded(Path(place)))
 
 
@@ -68,25 +66,25 @@ Address = Annotated[str, AfterValidator(_address)]
 
 
 class Settings(BaseSettings):
-    """Where things are on this machine; each is an environment variable `SKUMATCH_<NAME>`.
+    """Places and servers of this machine, each from an environment variable `SKUMATCH_<NAME>`.
 
-    A variable that is empty or blank counts as unset. A path may begin with `~`; a relative one lies in the
-    project's folder, and that in the current one.
+    A variable that is empty or blank counts as unset. A path may begin with `~`; a relative path starts from
+    the project's folder, and a relative project folder from the current one.
 
     Attributes:
         project: The project's folder.
         home: Caches, run workspaces, server state, logs; default: `.skumatch`.
         remote: fsspec URL or path of the shared DVC remote; default: `remote` in the home.
-        mlflow: The tracking server.
-        mlflow_page: Where people find it, if not there.
-        airflow: One of your own, with user and password in its URL.
+        mlflow: URL of your own tracking server; default: an embedded MLflow.
+        mlflow_page: URL at which people open MLflow, where it differs from `mlflow`.
+        airflow: URL of your own Airflow, with user and password; default: an embedded Airflow.
         airflow_port: Loopback port of the embedded Airflow.
         mlflow_port: Loopback port of the embedded MLflow.
-        airflow_users: Who signs in to the embedded Airflow, as name:role,... (viewer, user, op, admin);
-            without it whoever reaches it is its admin.
+        airflow_users: Users of the embedded Airflow, as name:role,... (viewer, user, op, admin); without
+            them everybody who reaches it is its admin.
         signing_key: A private key (PEM) that signs each registered run's provenance.
         vectors: `keep` reads vectors from the remote and keeps new ones there; `off` computes all of them.
-        openlineage: Where events of lineage go, an http(s) URL or a file; without it there are none.
+        openlineage: Target of lineage events, an http(s) URL or a file; without it there are no events.
     """
 
     model_config = SettingsConfigDict(env_prefix="SKUMATCH_", frozen=True)
@@ -112,67 +110,70 @@ class Settings(BaseSettings):
 
     @property
     def passwords_file(self) -> Path:
-        """Airflow's passwords by user, readable by its owner only; there where `airflow_users` is set."""
+        """File of Airflow's passwords by user, readable by its owner; exists if `airflow_users` is set."""
         return self.home_dir / "airflow-passwords.json"
 
     @property
     def home_dir(self) -> Path:
+        """The home as an absolute path."""
         return (self.project / (self.home or ".skumatch")).resolve()
 
     @property
     def servers_file(self) -> Path:
-        """The record of the servers that `up` started."""
+        """File that records the servers that `up` started."""
         return self.home_dir / "services.json"
 
     @property
     def remote_url(self) -> str:
-        """A URL as it is, a path made absolute: stages run in folders of their own."""
+        """The remote's URL, or its absolute path, since stages run in folders of their own."""
         if self.remote and "://" in self.remote:
             return self.remote
         return str((self.project / self.remote).resolve() if self.remote else self.home_dir / "remote")
 
     @property
     def mlflow_url(self) -> str:
+        """URL of the tracking server."""
         return self.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
     def mlflow_shown(self) -> str:
-        """Where a person opens MLflow: a worker may know it by a name that only machines do."""
+        """URL at which a person opens MLflow; a worker may use a host name that only machines know."""
         return shown(self.mlflow_page or self.mlflow_url).rstrip("/")
 
     @property
     def openlineage_target(self) -> str | None:
-        """A URL as it is, a path made absolute; None: no events."""
+        """URL or absolute path that lineage events go to; None: no events."""
         if self.openlineage is None or "://" in self.openlineage:
             return self.openlineage
         return str((self.project / self.openlineage).resolve())
 
     @property
     def signing_key_file(self) -> Path | None:
+        """The signing key as an absolute path; None: nothing is signed."""
         return (self.project / self.signing_key).resolve() if self.signing_key else None
 
     @property
     def servers(self) -> list[str]:
-        """The addresses of all servers in use, with the credentials that they may carry."""
+        """URLs of all servers in use, including any credentials in them."""
         places = (self.mlflow_url, self.airflow or self.airflow_url, self.remote, self.openlineage)
         return [place for place in places if place and "://" in place]
 
     @property
     def airflow_url(self) -> str:
-        """Without the user and password that `airflow` may carry: fit for logs and pages."""
+        """URL of Airflow without user and password, fit for logs and pages."""
         return shown(self.airflow).rstrip("/") if self.airflow else f"http://127.0.0.1:{self.airflow_port}"
 
 
 def shown(url: str) -> str:
-    """A URL without the user and password it may carry: fit for logs, pages and tags."""
+    """Return a URL without user and password, fit for logs, pages and tags."""
     return CREDENTIALS.sub("", url)
 
 
 def check_places(settings: Settings) -> None:
-    """Check the paths that other programs are given, before anything is written or started.
+    """Check the paths that are passed to other programs, before anything is written or started.
 
     Raises:
-        ParameterError: a path that no text can hold, or in which Airflow or DVC would see a template.
+        ParameterError: A path can't be written as text, or Airflow or DVC would read a template in it.
     """
     places = {
         "SKUMATCH_PROJECT": str(settings.project.resolve()),
@@ -191,7 +192,7 @@ def check_places(settings: Settings) -> None:
 
 
 def settings() -> Settings:
-    """Read this process's environment, and settle its proxy variables for all clients (network.py).
+    """Read the settings from the environment, and normalize its proxy variables (network.py).
 
     Raises:
         ParameterError: A value is out of range, or no client can use the proxy that a server needs.
@@ -209,7 +210,11 @@ def settings() -> Settings:
 
 
 def check_approval(settings: Settings, params: Params) -> None:
-    """Raises ParameterError where a person's approval is required, but Airflow knows no persons."""
+    """Check that Airflow knows its users where a person's approval is required.
+
+    Raises:
+        ParameterError: Approval is required, but everybody is Airflow's admin.
+    """
     release = {
         "release.approval": params.release.approval,
         "release.approval_refresh": params.release.approval_refresh,
@@ -222,13 +227,21 @@ def check_approval(settings: Settings, params: Params) -> None:
 
 
 def require_project(folder: Path) -> None:
-    """Refuse a folder that is no project's, before anything is written into it. Raises ParameterError."""
+    """Check that a folder is a project's, before anything is written into it.
+
+    Raises:
+        ParameterError: The folder has no params.yaml.
+    """
     if not (folder / PARAMS).is_file():
         raise _absent(folder / PARAMS)
 
 
 def params_or_defaults(settings: Settings) -> Params:
-    """The project's parameters; outside a project the defaults. Raises as `load_params` does."""
+    """Return the project's parameters, or the defaults outside a project.
+
+    Raises:
+        ParameterError: As in `load_params`.
+    """
     path = settings.project / PARAMS
     return load_params(path) if path.is_file() else Params()
 
@@ -237,11 +250,12 @@ def load_params(path: Path, overrides: Iterable[str] = ()) -> Params:
     """Read params.yaml and apply a run's overrides.
 
     Args:
-        path: of params.yaml; a parameter that it leaves out has its default.
-        overrides: each `section.name=value`; of two for one name the last counts.
+        path: Path of params.yaml; parameters that the file leaves out have their defaults.
+        overrides: Texts `section.name=value`; the last one for a name counts.
 
-    Raises: ParameterError: the file is missing or can't be read, a name doesn't exist, a value is of another
-        kind or out of its range, or Airflow reads an overridden parameter with its DAGs.
+    Raises:
+        ParameterError: The file is missing or can't be read, a name doesn't exist, a value has the wrong type
+            or is out of its range, or Airflow reads an overridden parameter with its DAGs.
     """
     overrides = list(overrides)
     refuse_read_with_dags(overrides)
@@ -274,7 +288,7 @@ def _sections(text: str, path: Path) -> dict[str, Any]:
 
 
 def user() -> str:
-    """The name of this process's user, or its number where there is no name for it, as in a container."""
+    """Return the name of this process's user, or its number where it has no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

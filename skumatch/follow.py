@@ -1,4 +1,4 @@
-"""Trigger a run of a DAG, or join one, watch it to its end, and tell how it ended."""
+"""Trigger or join a run of a DAG, follow it to its end, and report how it ended."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from skumatch.summary import Task, View, view
 from skumatch.task_log import ServedLog, TaskLog, WrittenLog, crash, marked
 
 POLL_SECONDS = 0.7
+# The defaults of a run's `conf`.
 CONF: dict[str, Any] = {
     "data_ref": None,
     "overrides": [],
     "dry_run": False,
     "encoder": None,
-}  # what a run without `conf` has
+}
 
 
 def trigger(settings: Settings, conf: dict[str, Any], dag: str = RETRAIN) -> str:
     """Start a run and return its id.
 
     Args:
-        settings: where Airflow is.
-        conf: data_ref, overrides, dry_run, and of a refresh encoder; what is left out has its default.
-        dag: whose run it is.
+        settings: Address of Airflow.
+        conf: `data_ref`, `overrides`, `dry_run`, and `encoder` for a refresh; missing keys have defaults.
+        dag: Id of the DAG.
 
     Raises:
-        ParameterError: Airflow refuses a value, in its words.
+        ParameterError: Airflow refuses a value; with its words.
         ServiceError: Airflow is away, or the DAG is paused.
     """
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
@@ -49,16 +50,16 @@ def trigger(settings: Settings, conf: dict[str, Any], dag: str = RETRAIN) -> str
 
 
 def active(settings: Settings, conf: dict[str, Any], data: str, dag: str) -> str | None:
-    """Find a run that waits or works with the same settings on the same data, so that a second one would only repeat it.
+    """Find a queued or running run with the same settings and data, which a new run would only repeat.
 
     Args:
-        settings: where Airflow is.
-        conf: of the run that is wanted, as for `trigger`.
-        data: MD5 of its data version. A run that has not read its data yet will take the newest.
-        dag: whose runs count.
+        settings: Address of Airflow.
+        conf: Settings of the wanted run, as for `trigger`.
+        data: MD5 of the wanted data version. A run that has not read its data yet will take the newest.
+        dag: Id of the DAG.
 
     Returns:
-        The id of the one that began first, None where there is none.
+        The id of the earliest such run, or None.
 
     Raises:
         ServiceError: Airflow is away.
@@ -75,9 +76,15 @@ def active(settings: Settings, conf: dict[str, Any], data: str, dag: str) -> str
 
 
 def data_of(settings: Settings, run: str, dag: str) -> str:
-    """Return the MD5 of the data version that a run's first task has fixed, empty before.
+    """Return the MD5 of the data version that a run's first task has fixed; empty before that.
 
-    Raises ServiceError.
+    Args:
+        settings: Address of Airflow.
+        run: Id of the run.
+        dag: Id of the DAG.
+
+    Raises:
+        ServiceError: Airflow is away.
     """
     with Airflow(settings) as airflow:
         return _data_of(airflow, dag, run)
@@ -93,20 +100,21 @@ def _data_of(airflow: Airflow, dag: str, run: str) -> str:
 def follow(
     settings: Settings, run: str, console: Console | None = None, dag: str = RETRAIN
 ) -> dict[str, Any]:
-    """Watch a run to its end: a live table on a terminal, else one line for each task that ends.
+    """Follow a run to its end: a live table on a terminal, else one line for each task that ends.
 
     Args:
-        settings: where Airflow and its logs are.
-        run: the run's id.
-        console: where to show it; default: stdout.
-        dag: whose run it is.
+        settings: Address of Airflow and place of its logs.
+        run: Id of the run.
+        console: Receives the table or the lines; default: stdout.
+        dag: Id of the DAG.
 
-    Returns: register's summary, or {"skipped": True, "reason"} where there was nothing to do; both with
-        "dag", "run", "tasks" (seconds each task took, by name), "wall" (seconds from trigger to end) and
-        "waited" (of these, for an earlier run to end).
+    Returns:
+        The summary of the task register, or {"skipped": True, "reason"} where there was nothing to do. Both
+        with "dag", "run", "tasks" (seconds of each task, by name), "wall" (seconds from trigger to end) and
+        "waited" (the part of "wall" that the run waited for an earlier one).
 
     Raises:
-        RunFailed: a task failed; with its own sentence and exit code.
+        RunFailed: A task failed; with its own sentence and exit code.
         ServiceError: Airflow is away, or one of its servers ended.
     """
     console = console or Console()
@@ -118,18 +126,41 @@ def follow(
 
 
 def cancel(settings: Settings, run: str, dag: str = RETRAIN) -> None:
-    """Mark the run as failed, which stops its task."""
+    """Mark the run as failed, which stops its task.
+
+    Args:
+        settings: Address of Airflow.
+        run: Id of the run.
+        dag: Id of the DAG.
+
+    Raises:
+        ServiceError: Airflow is away.
+    """
     with Airflow(settings) as airflow:
         airflow.patch(f"/dags/{dag}/dagRuns/{run}", {"state": "failed"})
 
 
 def run_url(settings: Settings, run: str, dag: str = RETRAIN) -> str:
-    """The run's page in Airflow."""
+    """Return the URL of the run's page in Airflow.
+
+    Args:
+        settings: Address of Airflow.
+        run: Id of the run.
+        dag: Id of the DAG.
+    """
     return f"{settings.airflow_url}/dags/{dag}/runs/{quote(run, safe='')}"
 
 
 class Watch:
-    """What is known of one run so far: its tasks and the newest lines of their logs."""
+    """State of one run while it is followed.
+
+    Attributes:
+        path: Path of the run in Airflow's REST API.
+        place: Position of each task in the pipeline, by name.
+        logs: Log of each try of a task, by name and attempt.
+        tasks: The run's tasks as last polled.
+        state: The run as last polled, in Airflow's form.
+    """
 
     def __init__(self, airflow: Airflow, settings: Settings, run: str, dag: str = RETRAIN) -> None:
         self.airflow, self.settings, self.run, self.dag = airflow, settings, run, dag
@@ -141,7 +172,7 @@ class Watch:
         self.state: dict[str, Any] = {}
 
     def until_end(self, show: View) -> str:
-        """Poll and show until the run has ended; returns its state, success or failed."""
+        """Poll and show the run until it has ended, and return its state: success or failed."""
         while True:
             self.state = patiently(lambda: self.airflow.get(self.path))
             self.tasks = self._tasks()
@@ -152,11 +183,12 @@ class Watch:
             time.sleep(POLL_SECONDS)
 
     def _check_servers(self) -> None:
-        """Without a scheduler no task ends, and the API would say `running` for ever."""
+        """Raise ServiceError if a server ended: without a scheduler the run would stay `running` for ever."""
         for name in processes.ended(self.settings.servers_file):
             log = self.settings.home_dir / "logs" / f"{name}.log"
             raise ServiceError(
-                f"The {name} ended during the run {self.run}; read its log {log}, then `make up` lets the run go on."
+                f"The {name} ended during the run {self.run}; "
+                f"read its log {log}, then `make up` lets the run go on."
             )
 
     def _progress(self) -> dict[str, Any]:
@@ -164,15 +196,21 @@ class Watch:
         return self._log(running[0]).progress() if running else {}
 
     def outcome(self, state: str) -> dict[str, Any]:
-        """The run's summary; raises RunFailed for one that failed."""
+        """Return the summary of an ended run.
+
+        Args:
+            state: success or failed, as `until_end` returns it.
+
+        Raises:
+            RunFailed: The run failed.
+        """
         by_name = {task.name: task for task in self.tasks}
         failed = [task for task in self.tasks if task.state == "failed"]
         if failed:
             raise self._failure(failed[0])
         if state == "failed":
-            raise RunFailed(
-                f"The run {self.run} failed outside its tasks; see {run_url(self.settings, self.run, self.dag)}"
-            )
+            page = run_url(self.settings, self.run, self.dag)
+            raise RunFailed(f"The run {self.run} failed outside its tasks; see {page}")
         times = {"tasks": {task.name: task.seconds for task in self.tasks if task.state == "success"}}
         queued, started, ended = (self.state[name] for name in ("queued_at", "start_date", "end_date"))
         facts = {
@@ -211,8 +249,8 @@ class Watch:
         )
 
     def _last(self, task: Task, kind: str) -> dict[str, Any]:
-        found = marked(self._log(task).all(), kind)
-        return found[-1] if found else {}
+        lines = marked(self._log(task).all(), kind)
+        return lines[-1] if lines else {}
 
     def _log(self, task: Task) -> TaskLog:
         key = (task.name, task.attempt)
@@ -235,11 +273,12 @@ class Watch:
 
 
 def took(row: dict[str, Any]) -> float:
+    """Return the seconds that a task of Airflow took, or has taken so far."""
     return seconds(row["start_date"], row["end_date"])
 
 
 def seconds(start: str | None, end: str | None) -> float:
-    """Seconds from one moment to another, or until now; 0 before the first."""
+    """Return the seconds from `start` to `end` (ISO 8601), or to now; 0 if there is no start."""
     if start is None:
         return 0.0
     until = datetime.fromisoformat(end) if end else datetime.now(UTC)

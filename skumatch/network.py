@@ -1,10 +1,10 @@
-"""Which hosts are asked through a proxy: one rule for every HTTP client that runs here.
+"""Proxy rules: one reading of the proxy variables for every HTTP client that runs here.
 
-httpx (Airflow's tasks and our own questions), requests (MLflow, OpenLineage), urllib, botocore and aiohttp
+httpx (Airflow's tasks and our own requests), requests (MLflow, OpenLineage), urllib, botocore and aiohttp
 (buckets) read the same variables in different ways: httpx 0.28 fails on `[::1]`, on a range of IPv6
-addresses and on a SOCKS proxy without its package, even where it asks this machine; urllib takes `*` only
-alone; requests alone reads a range of IPv4 addresses. So `settle` rewrites the variables into a form that all
-of them read alike, this machine's addresses included, and says what it had to leave out.
+addresses and on a SOCKS proxy without its package, even for requests to this machine; urllib accepts `*` only
+alone; only requests reads a range of IPv4 addresses. So `settle` rewrites the variables into a form that all
+of them read alike, this machine's addresses included, and reports the entries it had to leave out.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 HTTP = ("http://", "https://")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 NAME = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
-LEFT_OUT: list[str] = []  # sentences on what `settle` left out of this process's environment
+LEFT_OUT: list[str] = []  # sentences on entries that `settle` left out of this process's environment
 
 
 @dataclass(frozen=True)
 class ProxySetting:
-    """What an environment says of proxies, in a form that every client reads.
+    """Proxy settings of an environment, in a form that every client reads.
 
     Attributes:
         proxies: The proxy's URL for each kind of address (http, https, all) that has one.
-        direct: Hosts that are asked without a proxy: names, addresses, IPv4 ranges; or `*` alone.
-        flaws: For each kind of address whose proxy no client here can use, the variable and the reason.
+        direct: Hosts that are reached without a proxy: names, addresses, IPv4 ranges; or `*` alone.
+        flaws: Kinds of address whose proxy no client here can use, each with the variable and the reason.
         unreadable: Entries of no_proxy that some client here can't read.
     """
 
@@ -49,7 +49,7 @@ class ProxySetting:
     unreadable: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """What is left out, and why; never a proxy's value, which may hold a password."""
+        """Return sentences on left-out entries and why, without a proxy's value, which may hold a password."""
         sentences = [f"{variable} is not used: {why}." for variable, why in self.flaws.values()]
         if self.unreadable and self.proxies:  # without a proxy the list has no effect
             entries = ", ".join(f"'{entry.rpartition('@')[2]}'" for entry in self.unreadable)
@@ -60,11 +60,11 @@ class ProxySetting:
 def read(environ: Mapping[str, str], urls: Iterable[str] = ()) -> ProxySetting:
     """Read the proxy variables of an environment.
 
-    The lower-case spelling goes before the upper-case one, as in curl, requests and urllib.
+    The lower-case spelling takes precedence over the upper-case one, as in curl, requests and urllib.
 
     Args:
         environ: The environment's variables.
-        urls: Addresses of servers that are in use; those of this machine are named in `direct`.
+        urls: URLs of servers that are in use; those of this machine are added to `direct`.
     """
     proxies: dict[str, str] = {}
     flaws: dict[str, tuple[str, str]] = {}
@@ -87,7 +87,7 @@ def read(environ: Mapping[str, str], urls: Iterable[str] = ()) -> ProxySetting:
 
 
 def settled(environ: Mapping[str, str], urls: Iterable[str] = ()) -> dict[str, str]:
-    """The environment with proxy variables that every client reads alike; `urls` as for `read`."""
+    """Return the environment with proxy variables that every client reads alike; `urls` as in `read`."""
     setting = read(environ, urls)
     rewritten = {"no_proxy", *(f"{kind}_proxy" for kind in KINDS)}
     kept = {name: value for name, value in environ.items() if name.lower() not in rewritten}
@@ -97,13 +97,13 @@ def settled(environ: Mapping[str, str], urls: Iterable[str] = ()) -> dict[str, s
 
 
 def settle(urls: Iterable[str] = ()) -> None:
-    """Settle this process's environment, which its child processes inherit; say on stderr what is left out.
+    """Normalize this process's proxy variables, which child processes inherit; report left-outs on stderr.
 
     Args:
-        urls: Addresses of servers that are in use.
+        urls: URLs of servers that are in use.
 
     Raises:
-        ParameterError: One of them is beyond this machine, and the variable with its proxy can't be used.
+        ParameterError: A server is beyond this machine, and the variable with its proxy can't be used.
     """
     urls = tuple(urls)
     setting = read(os.environ, urls)
@@ -120,7 +120,7 @@ def settle(urls: Iterable[str] = ()) -> None:
 
 
 def on_this_machine(url: str) -> bool:
-    """Whether a URL's host is this machine: 127.0.0.0/8, ::1, localhost and names below it, 0.0.0.0."""
+    """Return whether a URL's host is this machine: 127.0.0.0/8, ::1, 0.0.0.0, localhost, *.localhost."""
     host = _host(url).rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -133,7 +133,7 @@ def on_this_machine(url: str) -> bool:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that a URL is asked through, as requests reads the environment; None for none."""
+    """Return the proxy for a URL, as requests reads the environment; None: no proxy."""
     if on_this_machine(url):
         return None
     from requests.utils import get_environ_proxies, select_proxy  # takes a moment, and is seldom needed
@@ -142,18 +142,18 @@ def proxy_for(url: str) -> str | None:
 
 
 def through(url: str) -> str:
-    """Words for a sentence that says how a URL is asked: empty, or ` through the proxy HOST:PORT`."""
+    """Return words on a URL's proxy, for a sentence: empty, or ` through the proxy HOST:PORT`."""
     proxy = proxy_for(url)
     return f" through the proxy {_shown(proxy)}" if proxy else ""
 
 
 def http_client(url: str, timeout_s: float, **options: Any) -> httpx.Client:
-    """An httpx client for one server, which asks it through a proxy or not by the rule of this module.
+    """Return an httpx client for one server, with a proxy where this module's rule wants one.
 
     Args:
-        url: The server's address.
+        url: The server's URL.
         timeout_s: Seconds until a connection, an answer or a part of it counts as lost.
-        options: More of httpx.Client's own.
+        options: Further arguments of httpx.Client.
 
     Raises:
         ParameterError: The server is beyond this machine, and the variable with its proxy can't be used.
@@ -167,7 +167,7 @@ def http_client(url: str, timeout_s: float, **options: Any) -> httpx.Client:
 
 
 def described() -> str:
-    """What this process's environment says of proxies, without the user and password of a proxy."""
+    """Describe this process's proxy settings, without the user and password of a proxy."""
     setting = read(os.environ)
     if not setting.proxies:
         return "none is set"
@@ -183,12 +183,12 @@ def _host(url: str) -> str:
 
 
 def _endpoint(environ: Mapping[str, str]) -> str:
-    """The address that buckets are asked at; empty where it is the provider's own."""
+    """Return the endpoint URL of buckets; empty for the provider's own."""
     return next((environ[name] for name in ENDPOINTS if environ.get(name)), "")
 
 
 def _spellings(environ: Mapping[str, str], name: str) -> list[str]:
-    """The variables that are `name` in any case, the lower-case one first."""
+    """Return the variables that equal `name` in any case, the lower-case one first."""
     return sorted((variable for variable in environ if variable.lower() == name), reverse=True)
 
 
@@ -197,13 +197,13 @@ def _with_scheme(proxy: str) -> str:
 
 
 def _shown(proxy: str) -> str:
-    """A proxy's host and port alone: what stands before them may be a password."""
+    """Return a proxy's host and port only, since the part before them may be a password."""
     parts = urlsplit(_with_scheme(proxy))
     return parts.netloc.rpartition("@")[2]
 
 
 def _flaw(proxy: str) -> str | None:
-    """Why no client here can use a proxy's URL; None where it can be used."""
+    """Return the reason why no client here can use a proxy's URL; None if it can be used."""
     import httpx
 
     try:
@@ -218,7 +218,7 @@ def _flaw(proxy: str) -> str | None:
 
 
 def _entry(text: str) -> str | None:
-    """An entry of no_proxy in the form that every client reads; None where there is none."""
+    """Return an entry of no_proxy in a form that every client reads; None if there is no such form."""
     if text == "*" or NAME.fullmatch(text):
         return text
     if text.startswith("*.") and NAME.fullmatch(text[1:]):
@@ -230,7 +230,7 @@ def _entry(text: str) -> str | None:
 
 
 def _check_proxy(setting: ProxySetting, url: str) -> None:
-    """Raise ParameterError where a URL beyond this machine would need a proxy that can't be used."""
+    """Raise ParameterError if a URL beyond this machine needs a proxy that can't be used."""
     kind = "http" if url.startswith("http://") else "https"
     kind = kind if kind in (*setting.proxies, *setting.flaws) else "all"
     if kind not in setting.flaws or on_this_machine(url) or not _host(url):

@@ -1,4 +1,4 @@
-"""MLflow and Airflow on one machine, on loopback: started together, watched until healthy, stopped without a trace."""
+"""The embedded MLflow and Airflow: start, health checks and stop on loopback."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ POOL = {
 def up(settings: Settings) -> bool:
     """Start the servers and wait until Airflow can run our DAGs.
 
-    Where all of them run already, see that they are well.
-
-    An MLflow of the user's own (`settings.mlflow`) is left alone.
+    If all of them run already, only check that they are healthy. An MLflow of the user's own
+    (`settings.mlflow`) is not started.
 
     Returns:
-        Whether it started them.
+        True if this call started the servers.
 
     Raises:
-        PortInUse: another program has a port.
-        ParameterError: an Airflow of the user's own, or a path that the servers can't take.
-        ServiceError: a server ends or is not healthy within 180 s; then nothing is left running.
+        PortInUse: Another program listens on a port.
+        ParameterError: Airflow is the user's own, or the servers can't take a path.
+        ServiceError: A server ends, or is not healthy within 180 s; then nothing is left running.
     """
     if settings.airflow:
         raise ParameterError(
-            f"Airflow is one of your own, {settings.airflow_url}; `skumatch retrain` uses it, there is nothing to start."
+            f"Airflow is one of your own, {settings.airflow_url}; "
+            "`skumatch retrain` uses it, there is nothing to start."
         )
     check_places(settings)
     with _lock(settings):
@@ -70,22 +70,29 @@ def up(settings: Settings) -> bool:
 
 
 def down(settings: Settings) -> None:
-    """Stop every server that `up` started, with what they started; nothing happens where none runs."""
+    """Stop every server that `up` started, with all descendants; do nothing if none runs."""
     with _lock(settings):
         processes.stop(settings.servers_file)
 
 
 def running(settings: Settings) -> set[str]:
-    """Names of our servers that run: mlflow, api-server, scheduler, dag-processor."""
+    """Return the names of our running servers: mlflow, api-server, scheduler, dag-processor."""
     return {server.name for server in processes.recorded(settings.servers_file) if server.process()}
 
 
 def check_port(name: str, port: int) -> None:
-    """Raise PortInUse where another program listens on loopback's `port`."""
+    """Check that no other program listens on a port of loopback.
+
+    Args:
+        name: `airflow` or `mlflow`, for the error message.
+        port: The port.
+
+    Raises:
+        PortInUse: Another program listens on `port`.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # a port that was closed a moment ago is free
+        # So that a port that was closed a moment ago counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
@@ -97,9 +104,8 @@ def check_port(name: str, port: int) -> None:
 
 def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance) -> None:
     env, since = servers.environment(settings), time.time()
-    first = {
-        name: commands[name] for name in commands if name == "mlflow"
-    }  # it starts while Airflow's database is made
+    # MLflow starts while Airflow's database is made.
+    first = {name: commands[name] for name in commands if name == "mlflow"}
     _spawn(settings, first, env)
     _migrate(settings, env)
     _spawn(settings, {name: commands[name] for name in commands if name not in first}, env)
@@ -107,22 +113,28 @@ def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance)
 
 
 def _ready(settings: Settings, commands: Iterable[str], since: float, advance: Advance) -> None:
-    """Wait until every server has reported itself healthy after `since` (seconds since 1970) and the DAGs can be triggered."""
+    """Wait until every server has reported itself healthy since a moment, and the DAGs can be triggered.
+
+    Args:
+        settings: Ports and addresses of the servers.
+        commands: Names of the servers.
+        since: Seconds since 1970; earlier reports don't count.
+        advance: Receives the name of each server once it is healthy.
+    """
     with Airflow(settings) as airflow:
         checks: dict[str, Callable[[], bool]] = {
             "mlflow": lambda: _answers(f"{settings.mlflow_url}/health"),
-            # The first call to this part takes seconds, more than a task waits for its answer: so it is made
-            # here.
+            # The first call to this API takes longer than a task would wait, so it is made here.
             "api-server": lambda: _answers(f"{settings.airflow_url}/execution/health"),
             "scheduler": lambda: _beats(airflow, since),
             "dag-processor": lambda: _shows(airflow, since),
         }
         _wait(settings, [(name, checks[name]) for name in commands], advance)
-        patiently(lambda: _open(airflow))  # its SQLite refuses a write that two processes begin at once
+        patiently(lambda: _open(airflow))  # SQLite refuses one of two simultaneous writes
 
 
 def _open(airflow: Airflow) -> None:
-    """Let the DAGs run, and give them the pool their training waits in."""
+    """Unpause the DAGs, and create the pool that GPU tasks wait in."""
     for dag in (RETRAIN, REFRESH):
         airflow.patch(f"/dags/{dag}", {"is_paused": False})
     if not any(pool["name"] == POOL["name"] for pool in airflow.get("/pools")["pools"]):
@@ -130,20 +142,25 @@ def _open(airflow: Airflow) -> None:
 
 
 def _check_same(settings: Settings) -> None:
-    """Raise ServiceError where the servers of this home were started with other settings, so that no run of theirs is stopped."""
+    """Refuse to reuse servers that were started with other settings, so that none of their runs is stopped.
+
+    Raises:
+        ServiceError: The recorded settings differ from `settings`.
+    """
     for server in processes.recorded(settings.servers_file):
         if server.origin != _origin(settings):
             home = settings.home_dir
             raise ServiceError(
-                f"The servers of {home} run with other settings ({server.origin}); stop them with `make down` first."
+                f"The servers of {home} run with other settings ({server.origin}); "
+                "stop them with `make down` first."
             )
 
 
 def _origin(settings: Settings) -> str:
-    places = f"Airflow {settings.airflow_url}, MLflow {shown(settings.mlflow_url)}, remote {shown(settings.remote_url)}"
-    return f"project {settings.project}, {places}" + (
-        f", users {settings.airflow_users}" if settings.airflow_users else ""
-    )
+    mlflow, remote = shown(settings.mlflow_url), shown(settings.remote_url)
+    places = f"Airflow {settings.airflow_url}, MLflow {mlflow}, remote {remote}"
+    users = f", users {settings.airflow_users}" if settings.airflow_users else ""
+    return f"project {settings.project}, {places}{users}"
 
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
@@ -153,7 +170,7 @@ def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, st
 
 
 def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], advance: Advance) -> None:
-    """Return when every check has held once."""
+    """Poll the checks until each has held once; an ended server or START_SECONDS raise ServiceError."""
     end = time.monotonic() + START_SECONDS
     while checks:
         for server in processes.recorded(settings.servers_file):
@@ -165,7 +182,8 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
         if time.monotonic() > end:
             name, log = checks[0][0], _log(settings, checks[0][0])
             raise ServiceError(
-                f"The {name} is not healthy after {START_SECONDS:.0f} s ({_last_line(log)}); its log is {log}."
+                f"The {name} is not healthy after {START_SECONDS:.0f} s "
+                f"({_last_line(log)}); its log is {log}."
             )
         for check in [check for check in checks if check[1]()]:
             checks.remove(check)
@@ -182,7 +200,7 @@ def _answers(url: str) -> bool:
 
 
 def _beats(airflow: Airflow, since: float) -> bool:
-    """Whether the scheduler of this start, not one before it, has reported itself healthy."""
+    """Return whether the scheduler of this start, not an earlier one, has reported itself healthy."""
     try:
         beat = airflow.get("/monitor/health")["scheduler"]
     except ServiceError:
@@ -191,9 +209,10 @@ def _beats(airflow: Airflow, since: float) -> bool:
 
 
 def _shows(airflow: Airflow, since: float) -> bool:
-    """Whether the DAGs were read since this start.
+    """Return whether the DAGs were read since this start.
 
-    Raises ServiceError with Airflow's words for a file it can't import.
+    Raises:
+        ServiceError: Airflow can't import a file; with its words.
     """
     try:
         dags = airflow.get("/dags", dag_id_pattern="skumatch")["dags"]
@@ -214,13 +233,11 @@ def _after(moment: str | None, since: float) -> bool:
 
 
 def _migrate(settings: Settings, env: dict[str, str]) -> None:
-    """Make or upgrade Airflow's database, once a version of Airflow."""
-    mark, now, log = (
-        settings.home_dir / "airflow" / "migrated",
-        version("apache-airflow-core"),
-        _log(settings, "migrate"),
-    )
-    if mark.exists() and mark.read_text("utf-8") == now:
+    """Create or upgrade Airflow's database, once for each version of Airflow."""
+    mark = settings.home_dir / "airflow" / "migrated"
+    airflow_version = version("apache-airflow-core")
+    log = _log(settings, "migrate")
+    if mark.exists() and mark.read_text("utf-8") == airflow_version:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
@@ -230,7 +247,7 @@ def _migrate(settings: Settings, env: dict[str, str]) -> None:
         ).returncode
     if code:
         raise ServiceError(f"Airflow's database could not be made ({_last_line(log)}); the log is {log}.")
-    write_text(mark, now)
+    write_text(mark, airflow_version)
 
 
 def _ports(settings: Settings) -> dict[str, int]:
@@ -252,9 +269,6 @@ def _log(settings: Settings, name: str) -> Path:
 
 
 def _last_line(log: Path) -> str:
-    lines = (
-        [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        if log.exists()
-        else []
-    )
+    text = log.read_text("utf-8", "replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no output"

@@ -1,4 +1,4 @@
-"""How a run looks in the terminal: the table while it goes on, and the summary at its end."""
+"""A run in the terminal: the live table while it works, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ DECISIONS = {
     "refuse": "Refused",
 }
 NOTICED = 3.0  # seconds; Airflow takes 1 to 2 to start a run
-# What a first run has no use for; other checks that don't apply are shown.
+# Part of reasons that a first run doesn't show; it shows other checks that don't apply.
 FIRST = ": not applicable (there is no champion yet"
 COLOURS = {"first": "green", "promote": "green", "refresh": "green", "keep": "cyan", "refuse": "yellow"}
-CANDIDATES = {  # key of a summary -> what it is
+CANDIDATES = {  # key of a summary -> label
     "served": "what serves",
     "released": "its model release",
     "refreshed": "refreshed gallery",
@@ -47,7 +47,14 @@ CANDIDATES = {  # key of a summary -> what it is
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a run: `state` in Airflow's words, `attempt` from 1 on, `seconds` its wall time so far."""
+    """One task of a run.
+
+    Attributes:
+        name: Id of the task.
+        state: Airflow's word for its state, or `waiting`.
+        attempt: Number of the try, from 1.
+        seconds: Wall time so far.
+    """
 
     name: str
     state: str
@@ -56,24 +63,33 @@ class Task:
 
 
 class View(Protocol):
-    def __call__(self, tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None: ...
+    """Function that shows the state of a run."""
+
+    def __call__(self, tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
+        """Show the run.
+
+        Args:
+            tasks: The run's tasks, in order.
+            progress: Fields of the running task's newest progress event; empty if there is none.
+            state: Airflow's word for the state of the run.
+        """
 
 
 @contextmanager
 def view(console: Console, run: str) -> Iterator[View]:
-    """Yield `show(tasks, progress, state)`: a live table on a terminal, else one line for each try of a task that ends."""
+    """Yield `show(tasks, progress, state)`: a live table on a terminal, else a line for each ended try."""
     if console.is_terminal:
         spinner = Spinner("dots", style="cyan")
         with Live(console=console, refresh_per_second=8) as live:
             yield lambda tasks, progress, state: live.update(task_table(run, tasks, progress, state, spinner))
         return
-    told: set[tuple[str, int, str]] = set()
+    shown: set[tuple[str, int, str]] = set()
 
     def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:  # noqa: ARG001 - a View
         for task in tasks:
             key = (task.name, task.attempt, task.state)
-            if task.state in ENDED and key not in told:
-                told.add(key)
+            if task.state in ENDED and key not in shown:
+                shown.add(key)
                 console.print(
                     f"{task.name:<12} {ENDED[task.state]:<20} {task.seconds:6.1f} s", highlight=False
                 )
@@ -84,6 +100,15 @@ def view(console: Console, run: str) -> Iterator[View]:
 def task_table(
     run: str, tasks: Sequence[Task], progress: Mapping[str, Any], state: str, spinner: Spinner
 ) -> RenderableType:
+    """Return the live table of a run, one row for each task.
+
+    Args:
+        run: Id of the run.
+        tasks: The run's tasks, in order.
+        progress: Fields of the running task's newest progress event; empty if there is none.
+        state: Airflow's word for the state of the run.
+        spinner: Sign of the running task; one object for all tables, so that it turns.
+    """
     title = f"run {run}" + (" · waits for an earlier run to end" if state == "queued" else "")
     table = Table(box=None, pad_edge=False, show_header=False)
     for task in tasks:
@@ -100,12 +125,14 @@ def task_table(
 
 
 def about(task: Task, progress: Mapping[str, Any]) -> RenderableType:
+    """Return the last column of a task: its progress bar while it runs, or words on its state."""
     if task.state == "running" and progress.get("total"):
         return progress_bar(progress)
     return "" if task.state in ("success", "waiting") else task.state.replace("_", " ")
 
 
 def progress_bar(progress: Mapping[str, Any]) -> RenderableType:
+    """Return a progress bar with counts and a note."""
     done, total = progress["done"], progress["total"]
     words = f"{done:,}/{total:,} {progress.get('unit', '')} {progress.get('text', '')}"
     grid = Table.grid(padding=(0, 1))
@@ -114,7 +141,7 @@ def progress_bar(progress: Mapping[str, Any]) -> RenderableType:
 
 
 def render_summary(summary: Mapping[str, Any]) -> RenderableType:
-    """A run's end for a person: decision with reasons, both models side by side, version, overhead."""
+    """Return the panel of an ended run: decision, reasons, scores, served answers, version, time."""
     if summary.get("skipped"):
         return Panel(Text(summary["reason"]), title="[bold]Skipped", border_style="yellow", expand=False)
     decision = summary["decision"]
@@ -141,6 +168,7 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
 
 
 def score_table(summary: Mapping[str, Any]) -> Table:
+    """Return the scores of challenger and refreshed gallery, with intervals, side by side."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for name in ("top-1", "interval", "top-3", "top-5", "queries"):
@@ -160,9 +188,10 @@ def score_table(summary: Mapping[str, Any]) -> Table:
 
 
 def answer_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Each candidate's served answers: shares of all photos that are right, wrong and unknown.
+    """Return each candidate's served answers.
 
-    Of new products' those right.
+    The columns are the shares of all photos that are right, wrong and unknown, and the share of new products'
+    photos that are right.
     """
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -184,7 +213,7 @@ def answer_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def overhead(summary: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds that Airflow, DVC and MLflow added to the stages' own: in all, and for each stage of dvc.yaml."""
+    """Return the seconds that Airflow, DVC and MLflow added: in all, and for each stage of dvc.yaml."""
     stages = stage_names(summary)
     own = sum(
         seconds
@@ -196,10 +225,12 @@ def overhead(summary: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def stage_names(summary: Mapping[str, Any]) -> list[str]:
+    """Return the names of a run's tasks that are stages of dvc.yaml."""
     return [name for name in summary["tasks"] if name not in ("pull", "register")]
 
 
 def fact_grid(summary: Mapping[str, Any]) -> Table:
+    """Return version, cached stages, time, products and vectors of a run, a row each."""
     total, mean = overhead(summary)
     stages, cached = stage_names(summary), summary["cached"]
     aliases = ", ".join(
@@ -227,16 +258,17 @@ def fact_grid(summary: Mapping[str, Any]) -> Table:
 
 
 def links(summary: Mapping[str, Any], settings: Settings) -> str:
-    """Where to look further, one unbroken address a line.
+    """Return links to report, MLflow and Airflow, each on a line of its own.
 
-    A report that another machine made is among the run's artifacts.
+    With an Airflow elsewhere, the report's link leads to the run's artifacts in MLflow.
     """
     mlflow, report = summary.get("mlflow_run") or settings.mlflow_shown, str(summary["report"])
+    if settings.airflow and summary.get("mlflow_run"):
+        report = f"{mlflow}/artifacts/report/report.html"
+    dag = summary.get("dag", "skumatch_retrain")
     places = {
-        "Report": f"{mlflow}/artifacts/report/report.html"
-        if settings.airflow and summary.get("mlflow_run")
-        else report,
+        "Report": report,
         "MLflow": mlflow,
-        "Airflow": f"{settings.airflow_url}/dags/{summary.get('dag', 'skumatch_retrain')}/runs/{summary['run']}",
+        "Airflow": f"{settings.airflow_url}/dags/{dag}/runs/{summary['run']}",
     }
     return "\n".join(f"{name:<8} {place}" for name, place in places.items())
