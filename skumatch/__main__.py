@@ -1,3 +1,5 @@
+"""`python -m skumatch`."""
+
 from skumatch.cli import main
 
 main()

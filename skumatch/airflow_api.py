@@ -1,4 +1,4 @@
-"""The few calls to Airflow's REST API that starting, triggering and following need."""
+"""Client for the parts of Airflow's REST API that are used here."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from skumatch.errors import ParameterError, ServiceError
 from skumatch.files import read_json
 
 RETRAIN, REFRESH = "skumatch_retrain", "skumatch_refresh"  # the DAGs of dags/retrain.py
-SERVICE_USER = "skumatch"  # as whom our own commands sign in where people have names
+SERVICE_USER = "skumatch"  # our own commands' user, where Airflow has users
 SECONDS = 15.0
-PATIENCE_SECONDS, POLL_SECONDS = (
-    120.0,
-    0.5,
-)  # a training on all cores may keep the API server from answering for a while
+# A training on all cores may keep the API server from answering for a while.
+PATIENCE_SECONDS, POLL_SECONDS = 120.0, 0.5
 T = TypeVar("T")
 
 
 class Airflow:
-    """A session with the server of `settings`, as a context manager; fetches its token with the first call.
+    """A session with Airflow's API server, as a context manager; the first call fetches a token.
 
-    Raises ServiceError where the server is away or refuses, ParameterError where it refuses what a user typed
-    (400, 422).
+    Attributes:
+        url: URL of the server.
+
+    Raises:
+        ServiceError: The server is away or refuses.
+        ParameterError: The server refuses a user's input (400, 422).
     """
 
-    def __init__(self, settings: Settings, seconds: float = SECONDS) -> None:
+    def __init__(self, settings: Settings, timeout_s: float = SECONDS) -> None:
         self.url, self._settings = settings.airflow_url, settings
-        self._client = network.http_client(self.url, seconds, base_url=self.url)
+        self._client = network.http_client(self.url, timeout_s, base_url=self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -44,12 +46,15 @@ class Airflow:
         self._client.close()
 
     def get(self, path: str, **query: Any) -> Any:
+        """Return the JSON of a GET request to a path below /api/v2."""
         return self._call("GET", path, params=query)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Send a POST request to a path below /api/v2, and return the JSON of the answer."""
         return self._call("POST", path, json=body)
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """Send a PATCH request to a path below /api/v2, and return the JSON of the answer."""
         return self._call("PATCH", path, json=body)
 
     def _call(self, method: str, path: str, **content: Any) -> Any:
@@ -59,19 +64,19 @@ class Airflow:
             answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
-            what = (
+            cure = (
                 "check SKUMATCH_AIRFLOW and its user and password"
                 if self._settings.airflow
                 else "start it with `make up`"
             )
             how = network.through(self.url)
-            raise ServiceError(f"Airflow at {self.url} does not answer{how} ({why}); {what}.") from error
+            raise ServiceError(f"Airflow at {self.url} does not answer{how} ({why}); {cure}.") from error
         if answer.is_success:
             return answer.json() if answer.content else None
-        said = _words(answer)
+        detail = _words(answer)
         if answer.status_code in (400, 422):
-            raise ParameterError(f"Airflow refuses this run: {said}")
-        raise ServiceError(f"Airflow answers {answer.status_code} to {method} {path}: {said}")
+            raise ParameterError(f"Airflow refuses this run: {detail}")
+        raise ServiceError(f"Airflow answers {answer.status_code} to {method} {path}: {detail}")
 
     def _token(self) -> str:
         account = _account(self._settings)
@@ -79,20 +84,21 @@ class Airflow:
             self._client.post("/auth/token", json=account) if account else self._client.get("/auth/token")
         )
         if answer.status_code in (401, 403):
-            where = "SKUMATCH_AIRFLOW" if self._settings.airflow else "SKUMATCH_AIRFLOW_USERS"
-            who = f"refuses the user {account['username']}" if account else "wants a user and password"
+            variable = "SKUMATCH_AIRFLOW" if self._settings.airflow else "SKUMATCH_AIRFLOW_USERS"
+            why = f"refuses the user {account['username']}" if account else "wants a user and password"
             raise ServiceError(
-                f"Airflow at {self.url} {who}; check {where}, which its servers were started with too."
+                f"Airflow at {self.url} {why}; check {variable}, which its servers were started with too."
             )
         if answer.status_code in (404, 405) or (answer.is_success and "access_token" not in answer.text):
             raise ServiceError(
-                f"What answers at {self.url} is not Airflow; choose another port (SKUMATCH_AIRFLOW_PORT) or address."
+                f"What answers at {self.url} is not Airflow; "
+                "choose another port (SKUMATCH_AIRFLOW_PORT) or address."
             )
         return str(answer.raise_for_status().json()["access_token"])
 
 
 def _account(settings: Settings) -> dict[str, str] | None:
-    """As whom to sign in; None where everybody is let in."""
+    """Return user and password to sign in with; None where Airflow needs none."""
     if settings.airflow:
         url = httpx.URL(settings.airflow)
         return {"username": url.username, "password": url.password} if url.username else None
@@ -102,7 +108,7 @@ def _account(settings: Settings) -> dict[str, str] | None:
 
 
 def _words(answer: httpx.Response) -> str:
-    """The server's own words as one line."""
+    """Return the server's error message on one line of at most 500 characters."""
     try:
         detail = answer.json().get("detail", answer.text)
     except ValueError:
@@ -111,9 +117,13 @@ def _words(answer: httpx.Response) -> str:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Return what `call` does, asking again for two minutes where Airflow does not answer or fails.
+    """Return the result of `call`, retrying on ServiceError for PATIENCE_SECONDS.
 
-    Only for what may be done twice.
+    Args:
+        call: An idempotent function, as it may run several times.
+
+    Raises:
+        ServiceError: Airflow still doesn't answer, or still fails.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:

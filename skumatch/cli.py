@@ -1,4 +1,4 @@
-"""The `skumatch` command. Every error is one sentence on stderr and an exit code of its own kind."""
+"""The `skumatch` command: each error is one sentence on stderr, with the exit code of its kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from skumatch import terminal
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors, text_errors
 
-PLACES = {  # a word -> what `skumatch.commands` has for it
+PLACES = {  # command -> module and function or app in `skumatch.commands`
     "run": "runs.run",
     "retrain": "runs.retrain",
     "refresh": "runs.refresh",
@@ -44,7 +44,10 @@ PLACES = {  # a word -> what `skumatch.commands` has for it
 
 
 class Commands(Mapping[str, Any]):
-    """Each command is imported when it is asked for: a stage is two processes of ours, and needs one command."""
+    """Commands by name, each imported when it is looked up.
+
+    Imports take time: each stage starts two skumatch processes, which need only one command.
+    """
 
     def __getitem__(self, word: str) -> Any:
         return _command(word)
@@ -59,21 +62,21 @@ class Commands(Mapping[str, Any]):
 @cache
 def _command(word: str) -> Any:
     module, _, name = PLACES[word].partition(".")
-    found = getattr(import_module(f"skumatch.commands.{module}"), name)
-    if not isinstance(found, typer.Typer):
-        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(word)(found)
-        found = alone
-    command = get_command(found)
+    target = getattr(import_module(f"skumatch.commands.{module}"), name)
+    if not isinstance(target, typer.Typer):
+        single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        single.command(word)(target)
+        target = single
+    command = get_command(target)
     command.name = word
     expand_paths(command)
     return command
 
 
 def expand_paths(command: Any) -> None:
-    """Let every path of a command and of those below it begin with `~`: shells leave `--out=~/x` as it is."""
-    for below in getattr(command, "commands", {}).values():
-        expand_paths(below)
+    """Expand `~` in every path of a command and its subcommands, since shells leave `--out=~/x` unchanged."""
+    for subcommand in getattr(command, "commands", {}).values():
+        expand_paths(subcommand)
     if call := command.callback:
         command.callback = lambda **given: call(**{name: _expanded(value) for name, value in given.items()})
 
@@ -87,7 +90,7 @@ def _expanded(value: Any) -> Any:
 
 
 class OnDemand(TyperGroup):
-    """A group of Commands."""
+    """Typer group whose commands are imported on demand."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -114,7 +117,7 @@ def main() -> NoReturn:
 
 
 def run(command: Callable[..., Any]) -> NoReturn:
-    """Run a command line; an error is one sentence on stderr, and the exit code is the error's own."""
+    """Run a command line and exit; an error is printed as one sentence and sets the exit code."""
     terminal.prepare()
     try:
         with disk_errors("this command"), text_errors("this command"), terminal.whole_output():

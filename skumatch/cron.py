@@ -1,4 +1,4 @@
-"""Whether Airflow can schedule by a cron text: croniter decides, as it does in Airflow. dags/recipe.py has the same test."""
+"""Check of cron texts by croniter, which Airflow uses too; dags/recipe.py repeats the check."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ PRESETS = {"@quarterly": "0 0 1 */3 *"}  # Airflow's own; croniter knows the oth
 
 
 def cron_problem(text: str) -> str:
-    """Return why no schedule can be made of a cron text, in words for a sentence; empty for a good one.
+    """Return why Airflow can't schedule by a cron text, as part of a sentence; empty for a valid text.
 
     Args:
-        text: five fields (six or seven with seconds and years), or a preset such as `@daily`.
+        text: Five fields (six or seven with seconds and years), or a preset such as `@daily`.
     """
     from croniter import croniter  # takes a moment to import, and most parameters need none
     from croniter.croniter import CroniterBadDateError, CroniterError

@@ -1,6 +1,6 @@
-"""Every failure a user can meet, one class each: a sentence that says what, where and what to do, and an exit code.
+"""User-facing errors: one class for each kind, with a sentence and an exit code.
 
-A programming mistake is an `assert`, never one of these.
+The sentence says what failed, where, and what to do. A programming mistake is an `assert` instead.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")  # user and password of a URL
 
 
 class SkumatchError(Exception):
-    """Base of all user-facing errors.
+    """Base class of all user-facing errors.
 
-    `exit_code` tells the kind apart for scripts and for Airflow; `retry` is true only where the same call may
-    succeed later by itself (a server that is away, a disk that was full). Sentences often quote what others
-    said, so the credentials of any URL in them are cut out here.
+    Sentences often quote other programs, so user and password of any URL in them are removed here.
+
+    Attributes:
+        exit_code: Tells the kind of error apart for scripts and for Airflow.
+        retry: Whether the same call may succeed later by itself (a server is away, a disk was full).
+        kind: Name of the class, or of the class that a relayed error had.
     """
 
     exit_code = 1
@@ -29,24 +32,28 @@ class SkumatchError(Exception):
         cls.kind = cls.__name__
 
     def as_dict(self) -> dict[str, str | int | bool]:
-        """kind, sentence, exit_code, retry: what programs pass on."""
+        """Return the fields kind, sentence, exit_code and retry, for other processes."""
         return {"kind": self.kind, "sentence": str(self), "exit_code": self.exit_code, "retry": self.retry}
 
 
 class ParameterError(SkumatchError):
-    """A parameter that doesn't exist or is out of its range."""
+    """A parameter doesn't exist or is out of its range."""
 
     exit_code = 10
 
 
 class DataError(SkumatchError):
-    """A data set that can't be used: missing, empty, of another layout, or with no test side."""
+    """A data set can't be used: it is missing, empty, of another layout, or has no test side."""
 
     exit_code = 11
 
 
 class ImageError(SkumatchError):
-    """One image that can't be used; `reason` is the word it is counted under."""
+    """An image can't be used.
+
+    Attributes:
+        reason: The word under which the image is counted.
+    """
 
     exit_code = 12
 
@@ -56,31 +63,31 @@ class ImageError(SkumatchError):
 
 
 class ValidationFailed(SkumatchError):
-    """Data that broke an expectation."""
+    """Data broke an expectation."""
 
     exit_code = 13
 
 
 class WeightsError(SkumatchError):
-    """Encoder weights that are missing, of another model, or changed."""
+    """Encoder weights are missing, belong to another model, or were changed."""
 
     exit_code = 14
 
 
 class TrainingDiverged(SkumatchError):
-    """A loss that is no number any more."""
+    """A training's loss or gradients are no numbers any more."""
 
     exit_code = 15
 
 
 class BundleError(SkumatchError):
-    """A model bundle that is incomplete, changed, or of a format this version can't read."""
+    """A model bundle is incomplete, changed, or of a format this version can't read."""
 
     exit_code = 16
 
 
 class ReferenceNotFound(SkumatchError):
-    """A model reference (champion, a version, a folder) that names nothing."""
+    """A model reference (champion, a version, a folder) names nothing."""
 
     exit_code = 17
 
@@ -92,7 +99,7 @@ class StaleChampion(SkumatchError):
 
 
 class CodeError(SkumatchError):
-    """Code that a run can't take along, or whose commit git refuses to tell."""
+    """A run can't take the code along, or git can't name its commit."""
 
     exit_code = 19
 
@@ -105,27 +112,27 @@ class RegistryUnavailable(SkumatchError):
 
 
 class StorageError(SkumatchError):
-    """A disk or a remote that refuses a write (full, read-only, away)."""
+    """A disk or a remote refuses a write (full, read-only, away)."""
 
     exit_code = 21
     retry = True
 
 
 class Fenced(SkumatchError):
-    """Another attempt of the same stage took over; this one stops."""
+    """Another attempt of the same stage took over, so this one stops."""
 
     exit_code = 22
 
 
 class LatencyExceeded(SkumatchError):
-    """A bundle that answers too slowly, as far as this attempt could measure."""
+    """A bundle answers too slowly, as measured in this attempt."""
 
     exit_code = 23
     retry = True
 
 
 class PortInUse(SkumatchError):
-    """A port that another program listens on."""
+    """Another program listens on a port."""
 
     exit_code = 30
 
@@ -137,26 +144,26 @@ class ServiceError(SkumatchError):
 
 
 class StageFailed(SkumatchError):
-    """A stage that ended without an error of its own (killed, crashed)."""
+    """A stage ended without an error of its own (killed, crashed)."""
 
     exit_code = 32
     retry = True
 
 
 class Refused(SkumatchError):
-    """A run that worked and whose model the gate refused: no failure of the workflow, but nothing to release either."""
+    """The gate refused the model of a run: the workflow worked, but there is nothing to release."""
 
     exit_code = 40
 
 
 class AuditFailed(SkumatchError):
-    """A chain of lineage with a broken link: what is there isn't what was recorded."""
+    """A lineage chain has a broken link: present data differ from the record."""
 
     exit_code = 41
 
 
 class CleaningRefused(SkumatchError):
-    """A clean-up that can't tell what is still needed, or that would disturb a run: nothing (more) was deleted."""
+    """A clean-up can't tell what is needed, or would disturb a run: nothing (more) was deleted."""
 
     exit_code = 42
 
@@ -168,19 +175,22 @@ class Unwell(SkumatchError):
 
 
 class LossNotAccepted(SkumatchError):
-    """An erasure after which versions can't serve or be made again, which nobody has accepted yet: nothing was deleted."""
+    """An erasure would leave versions that can't serve or be made again, and nobody has accepted that.
+
+    Nothing was deleted.
+    """
 
     exit_code = 44
 
 
 class NothingNew(SkumatchError):
-    """A scheduled run that would see nothing it hasn't seen: not a failure, but nothing is done."""
+    """A scheduled run has no new data: not a failure, but nothing is done."""
 
     exit_code = 99
 
 
 class Relayed(SkumatchError):
-    """An error raised in a stage's own process, told onward with its kind and exit code."""
+    """An error of a stage's own process, raised again with its kind, exit code and retry."""
 
     def __init__(self, sentence: str, kind: str, exit_code: int, retry: bool) -> None:
         super().__init__(sentence)
@@ -188,7 +198,7 @@ class Relayed(SkumatchError):
 
 
 class RunFailed(SkumatchError):
-    """A workflow run that failed; carries the failing stage's own sentence and exit code."""
+    """A workflow run failed; carries the failing stage's own sentence and exit code."""
 
     def __init__(self, sentence: str, exit_code: int = 33) -> None:
         super().__init__(sentence)

@@ -1,4 +1,7 @@
-"""Files that are whole or absent: written aside, flushed, renamed; hashed when they are read back."""
+"""Atomic and durable writes of files, hashes, and disk errors as sentences.
+
+A file is written beside its place, flushed to disk and renamed, so it is either complete or absent.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,23 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def md5(path: Path) -> str:
-    """Hex MD5 of a file's bytes: what DVC names a file by."""
+    """Return the MD5 of a file's bytes in hex, by which DVC names a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no float surprises (NaN raises ValueError)."""
+    """Return the canonical JSON of a value: sorted keys, indented by two, ended by a line break.
+
+    Raises:
+        ValueError: The value holds NaN or an infinity.
+    """
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -40,7 +47,12 @@ def canonical_json(value: Any) -> str:
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
-    Raises StorageError where the disk refuses (full, read-only), with `path` as it was before.
+    Args:
+        path: The file to write; its folder is made if need be.
+        mode: Permissions of the new file.
+
+    Raises:
+        StorageError: The disk refuses (full, read-only); `path` is as it was before.
     """
     aside: Path | None = None
     try:
@@ -62,34 +74,48 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What a disk or an object store raises that refuses or is away: for `except`. botocore's are no OSError."""
-    botocore = sys.modules.get("botocore.exceptions")  # imported by whoever talks to S3
+    """Return the exceptions of a disk or object store that refuses or is away, for an `except` clause.
+
+    botocore's exceptions are no OSError.
+    """
+    botocore = sys.modules.get("botocore.exceptions")  # imported where S3 is used
     return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
 
 
 @contextmanager
-def store_refusals(what: str, cure: str = "check the disk or the remote, then run again") -> Iterator[None]:
-    """Turn what a disk or an object store raises that refuses or is away into StorageError.
+def store_refusals(
+    subject: str, cure: str = "check the disk or the remote, then run again"
+) -> Iterator[None]:
+    """Raise StorageError in place of an exception of a disk or object store that refuses or is away.
 
     Args:
-        what: the store and what is kept in it, as the subject of a sentence.
-        cure: what to do.
+        subject: The store and its content, as the subject of a sentence.
+        cure: Advice for the user.
+
+    Raises:
+        StorageError: The disk or the store refuses or is away.
     """
     try:
         yield
     except store_errors() as error:
-        raise StorageError(f"{what} can't be read or written ({error}); {cure}.") from error
+        raise StorageError(f"{subject} can't be read or written ({error}); {cure}.") from error
 
 
 def put_whole(fs: Any, path: str, data: bytes) -> None:
-    """Write a file of an fsspec file system, whole or not at all: aside, then renamed."""
+    """Write a file of an fsspec file system atomically: to a temporary name, then renamed.
+
+    Args:
+        fs: The fsspec file system.
+        path: Path of the file in it.
+        data: The whole content.
+    """
     aside = f"{path}.{uuid.uuid4().hex}.part"
     fs.pipe_file(aside, data)
     fs.mv(aside, path)
 
 
 def disk_refused(error: BaseException | None) -> OSError | None:
-    """The refusal of a full, read-only or failing disk that an error comes from, if it comes from one."""
+    """Return the OSError of a full, read-only or failing disk in an error's chain of causes, or None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK:
             return error
@@ -101,10 +127,10 @@ def file_system(url: str) -> tuple[Any, str]:
     """Open a URL or a path with fsspec.
 
     Args:
-        url: Of any fsspec file system, or a path, in which no character has a meaning of its own.
+        url: URL of any fsspec file system, or a path, in which no character has a special meaning.
 
     Returns:
-        The file system, and the folder in it without a slash at its end.
+        The file system, and the folder in it without a trailing slash.
     """
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
@@ -116,10 +142,16 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn what a full, read-only or failing disk raises in `what` into StorageError.
+def disk_errors(activity: str) -> Iterator[None]:
+    """Raise StorageError in place of the OSError of a full, read-only or failing disk.
 
-    Every other OSError is a bug of ours.
+    Every other OSError is a bug of ours, and passes unchanged.
+
+    Args:
+        activity: The work that is done, as `this command`, for the sentence.
+
+    Raises:
+        StorageError: The disk refused.
     """
     try:
         yield
@@ -128,43 +160,56 @@ def disk_errors(what: str) -> Iterator[None]:
             raise
         where = f" ({error.filename})" if error.filename else ""
         cure = "free some space or check its permissions, then run again"
-        raise StorageError(f"The disk refused a write in {what}: {error.strerror}{where}; {cure}.") from error
+        raise StorageError(
+            f"The disk refused a write in {activity}: {error.strerror}{where}; {cure}."
+        ) from error
 
 
 @contextmanager
-def text_errors(what: str) -> Iterator[None]:
-    """Turn a name or text in `what` that can't be encoded or decoded into DataError.
+def text_errors(activity: str) -> Iterator[None]:
+    """Raise DataError in place of the error of a name or text that can't be encoded or decoded.
 
     Linux allows any bytes in a file name. Python keeps those that aren't UTF-8 as surrogates.
+
+    Args:
+        activity: The work that is done, as `this command`, for the sentence.
+
+    Raises:
+        DataError: A name or text is not UTF-8.
     """
     try:
         yield
     except UnicodeDecodeError as error:
         around = bytes(error.object[max(error.start - 20, 0) : error.end + 20])
-        sentence = f"A text in {what} isn't {error.encoding}: {around!r}; save it as UTF-8, then run again."
+        sentence = (
+            f"A text in {activity} isn't {error.encoding}: {around!r}; save it as UTF-8, then run again."
+        )
         raise DataError(sentence) from error
     except UnicodeError as error:
         text = f": {error.object!a}" if isinstance(error, UnicodeEncodeError) else f" ({error})"
-        sentence = f"A name or text in {what} can't be encoded{text}; rename or correct it, then run again."
+        sentence = (
+            f"A name or text in {activity} can't be encoded{text}; rename or correct it, then run again."
+        )
         raise DataError(sentence) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as aside:
         aside.write_text(text, "utf-8")
 
 
 def write_private(path: Path, text: str) -> None:
-    """As write_text, for its owner's eyes only from the first byte on: so mkstemp makes its files."""
+    """Write UTF-8 text atomically, readable by its owner only from the first byte on (see mkstemp)."""
     with replacing(path, 0o600) as aside:
         aside.write_text(text, "utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write canonical JSON, whole or not at all."""
+    """Write canonical JSON atomically."""
     write_text(path, canonical_json(value))
 
 
 def read_json(path: Path) -> Any:
+    """Return the value of a JSON file."""
     return json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""git's command: the checkout that a folder lies in, file names as they are, refusals in git's own words."""
+"""Read a git checkout through git's command: file names unquoted, refusals in git's own words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from skumatch.errors import CodeError
 
-# Set for hooks, or by hand: with them git would read another repository, or our patterns in another way.
+# Variables of hooks, or set by hand: they make git read another repository, or our patterns differently.
 ELSEWHERE = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_INDEX_FILE", "GIT_NAMESPACE",
     "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
@@ -23,7 +23,11 @@ UNBORN = "does not have any commits yet"
 
 
 class NoRepository(Exception):
-    """A folder that lies in no git repository, in git's words. passed: a `.git` that it passed over."""
+    """A folder lies in no git repository; the message has git's words.
+
+    Attributes:
+        passed: A `.git` that git passed over, or None.
+    """
 
     def __init__(self, words: str, passed: Path | None = None) -> None:
         super().__init__(f"{words}; it passes over {passed}" if passed else words)
@@ -31,36 +35,54 @@ class NoRepository(Exception):
 
 
 class _Refusal(Exception):
-    """What git said instead of an answer, on one line."""
+    """git's error message, on one line."""
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A git repository's working tree, seen from a folder of it.
+    """A git repository's working tree, seen from one of its folders.
 
-    prefix: the folder's path below the repository's root, with a slash at its end; empty for the root itself.
+    Attributes:
+        folder: The folder.
+        prefix: Its path below the repository's root, with a trailing slash; empty for the root itself.
     """
 
     folder: Path
     prefix: str
 
     def read(self, *words: str) -> bytes:
-        """What a git command prints. Raises CodeError with git's own reason."""
+        """Return the output of a git command.
+
+        Raises:
+            CodeError: The command fails; with git's own reason.
+        """
         return _read(self.folder, *words)
 
     def names(self, *words: str) -> list[str]:
-        """The file names that a git command prints with NUL between them (`-z`)."""
+        """Return the file names that a git command prints with NUL between them (`-z`)."""
         return split_names(self.read(*words))
 
     def object(self, kind: str, name: str) -> bytes:
-        """The content of an object (commit, tree, blob). Raises LookupError, in git's words, for none."""
+        """Return the content of an object.
+
+        Args:
+            kind: `commit`, `tree` or `blob`.
+            name: Its id.
+
+        Raises:
+            LookupError: There is no such object; with git's words.
+        """
         try:
             return _output(self.folder, "cat-file", kind, "--end-of-options", name)
         except _Refusal as refusal:
             raise LookupError(str(refusal)) from refusal
 
     def commit(self) -> str | None:
-        """The commit that is checked out; None before the first one. Raises CodeError."""
+        """Return the id of the checked-out commit; None before the first commit.
+
+        Raises:
+            CodeError: git can't read the repository.
+        """
         try:
             head = _output(self.folder, "log", "-1", "--no-show-signature", "--format=%H")
             return head.decode("ascii").strip()
@@ -70,16 +92,22 @@ class Checkout:
             raise _refused(self.folder, refusal) from refusal
 
     def committed(self, *names: str) -> dict[str, tuple[str, str]]:
-        """File name -> kind (`commit`: a submodule) and id, of what HEAD has under `names`."""
+        """Return HEAD's entries under `names`: by file name the kind (`commit`: a submodule) and the id."""
         entries = [entry.partition("\t") for entry in self.names("ls-tree", "-r", "-z", "HEAD", "--", *names)]
         return {name: (facts.split()[1], facts.split()[2]) for facts, _, name in entries}
 
 
 def checkout(folder: Path, holding: str = "") -> Checkout:
-    """The working tree that `folder` lies in, which may be its root or any folder below.
+    """Return the working tree that contains `folder`.
 
-    holding: a file in the folder that a repository further up must not ignore, as a home's settings may.
-    Raises NoRepository where there is none, and CodeError where there is one but git is missing or refuses.
+    Args:
+        folder: The tree's root, or any folder below it.
+        holding: A file in the folder. A repository further up that ignores this file doesn't count: it may
+            be one for the settings of a home folder.
+
+    Raises:
+        NoRepository: The folder lies in no repository.
+        CodeError: It lies in one, but git is missing or refuses to read it.
     """
     possible = (path / ".git" for path in (folder, *folder.resolve().parents))
     above = next((path for path in possible if os.path.lexists(path)), None)
@@ -103,12 +131,18 @@ def checkout(folder: Path, holding: str = "") -> Checkout:
 
 
 def split_names(listing: bytes) -> list[str]:
-    """File names out of a listing with NUL between them."""
+    """Return the file names of a listing with NUL between them."""
     return [os.fsdecode(name) for name in listing.split(b"\0") if name]
 
 
 def object_id(kind: str, content: bytes, like: str) -> str:
-    """git's name of an object (kind: commit, tree, blob), by the same hash as `like`."""
+    """Return the id that git gives an object.
+
+    Args:
+        kind: `commit`, `tree` or `blob`.
+        content: The object's content.
+        like: An id of the repository; its length selects SHA-1 or SHA-256.
+    """
     data = f"{kind} {len(content)}\0".encode() + content
     digest = hashlib.sha256(data) if len(like) == 64 else hashlib.sha1(data, usedforsecurity=False)
     return digest.hexdigest()
@@ -122,7 +156,7 @@ def _read(folder: Path, *words: str) -> bytes:
 
 
 def _output(folder: Path, *words: str) -> bytes:
-    """Raises _Refusal also for a folder that git passes over, which it only warns of."""
+    """Return a git command's output; raise _Refusal if it fails, or warns that it passes over a folder."""
     result = _run(folder, *words)
     reason = " ".join(result.stderr.decode("utf-8", "replace").split())
     if result.returncode or "could not open directory" in reason:

@@ -49,7 +49,7 @@ class ProxySetting:
     unreadable: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """Return sentences on left-out entries and why, without a proxy's value, which may hold a password."""
+        """Return sentences on left-out entries and why; never a proxy's value, which may be a password."""
         sentences = [f"{variable} is not used: {why}." for variable, why in self.flaws.values()]
         if self.unreadable and self.proxies:  # without a proxy the list has no effect
             entries = ", ".join(f"'{entry.rpartition('@')[2]}'" for entry in self.unreadable)

@@ -1,4 +1,4 @@
-"""Tell Airflow of a new data version, so that a refresh starts."""
+"""Announce a new data version to Airflow, so that a refresh starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SECONDS = 10.0
 
 
 def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
-    """Post an event of the data's asset, where `schedule.on_new_data` wants one.
+    """Post an event of the data's asset to Airflow, if `schedule.on_new_data` is set.
 
-    An import never fails for it.
+    Errors become part of the sentence, so no import fails because of Airflow.
 
     Args:
-        settings: where Airflow is.
-        schedule: the section of params.yaml.
+        settings: Address of Airflow.
+        schedule: The section `schedule` of params.yaml.
         data: MD5 of the new data version, which the event carries.
 
     Returns:
-        A sentence on what happens next; empty where no import starts anything.
+        A sentence on the next refresh; empty if imports start none.
     """
     if not schedule.on_new_data:
         return ""
@@ -34,7 +34,10 @@ def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
             assets = airflow.get("/assets", name_pattern=ASSET)["assets"]
             ids = [asset["id"] for asset in assets if asset["name"] == ASSET]
             if not ids:
-                return f"Airflow does not know the data's asset {ASSET} yet, so no refresh starts now; {_later(schedule)}."
+                return (
+                    f"Airflow does not know the data's asset {ASSET} yet, "
+                    f"so no refresh starts now; {_later(schedule)}."
+                )
             airflow.post("/assets/events", {"asset_id": ids[0], "extra": {"data": data}})
     except (SkumatchError, OSError) as error:
         return f"No refresh starts now: {str(error).rstrip('.')}; {_later(schedule)}."
@@ -43,7 +46,7 @@ def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
 
 
 def _is_up(settings: Settings) -> bool:
-    """Whether the servers of `skumatch up` run: another program may have their port."""
+    """Return whether the servers of `skumatch up` run; another program may listen on their port."""
     return any(
         server.name == "api-server" and server.process()
         for server in processes.recorded(settings.servers_file)

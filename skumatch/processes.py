@@ -1,4 +1,4 @@
-"""Background processes of ours: started in sessions of their own, recorded in a file, stopped with all they started."""
+"""Background processes: started in sessions of their own, recorded, and stopped with all descendants."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ STOP_SECONDS = 4.0  # Airflow takes 2 to 4 s to end by itself
 
 @dataclass(frozen=True)
 class Server:
-    """A process we started: `created` (seconds since 1970) tells it from a later process with the same pid.
+    """A process that skumatch started.
 
-    `origin` says what it was started with, for a caller that wants something else.
+    Attributes:
+        name: Name of the server.
+        pid: Process id.
+        created: Start of the process in seconds since 1970; tells it from a later process with the same pid.
+        origin: Description of its settings, to detect a start with others.
     """
 
     name: str
@@ -29,7 +33,7 @@ class Server:
     origin: str
 
     def process(self) -> psutil.Process | None:
-        """The process, or None where it has ended."""
+        """Return the running process, or None if it has ended."""
         try:
             found = psutil.Process(self.pid)
             same = abs(found.create_time() - self.created) < 1 and found.status() != psutil.STATUS_ZOMBIE
@@ -39,19 +43,29 @@ class Server:
 
 
 def recorded(record: Path) -> list[Server]:
-    """The servers that `record` lists, running or not."""
+    """Return the servers that the file `record` lists, running or not."""
     return [Server(**fields) for fields in read_json(record)] if record.exists() else []
 
 
 def ended(record: Path) -> list[str]:
-    """Names of the recorded servers that have ended though nobody stopped them."""
+    """Return the names of recorded servers that ended without `stop`."""
     return [server.name for server in recorded(record) if not server.process()]
 
 
 def spawn(
     record: Path, name: str, command: list[str], env: dict[str, str], cwd: Path, log: Path, origin: str
 ) -> None:
-    """Start `command` as the leader of a new session, output to `log`, and add it to `record`."""
+    """Start a process as the leader of a new session, and add it to the record.
+
+    Args:
+        record: File that lists the started servers.
+        name: Name of the server.
+        command: Its command line.
+        env: Its environment.
+        cwd: Its working folder.
+        log: File for its output, overwritten.
+        origin: Description of its settings.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -64,22 +78,21 @@ def spawn(
             start_new_session=True,
         )
     created = psutil.Process(process.pid).create_time()
-    threading.Thread(target=process.wait, daemon=True).start()  # so that its end leaves no zombie of ours
-    write_json(
-        record, [asdict(one) for one in (*recorded(record), Server(name, process.pid, created, origin))]
-    )
+    threading.Thread(target=process.wait, daemon=True).start()  # so that its end leaves no zombie
+    started = Server(name, process.pid, created, origin)
+    write_json(record, [asdict(server) for server in (*recorded(record), started)])
 
 
 def stop(record: Path) -> None:
-    """Stop every recorded server with its session and descendants: SIGTERM, then SIGKILL after 4 s.
+    """Stop every recorded server with its session and descendants, then delete the record.
 
-    Forget them.
+    SIGTERM comes first, and SIGKILL after 4 s.
     """
-    ours = _family(recorded(record))
-    for process in ours:
+    family = _family(recorded(record))
+    for process in family:
         _send(process, kill=False)
-    _, alive = psutil.wait_procs(ours, timeout=STOP_SECONDS)
-    left = {*alive, *_family(recorded(record))}  # also what was started meanwhile
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    left = {*alive, *_family(recorded(record))}  # includes processes that were started meanwhile
     for process in left:
         _send(process, kill=True)
     psutil.wait_procs(left, timeout=STOP_SECONDS)
@@ -87,16 +100,16 @@ def stop(record: Path) -> None:
 
 
 def _family(servers: Iterable[Server]) -> list[psutil.Process]:
-    """Servers first, then their descendants in any session, then members of their sessions whose parents have ended."""
+    """Return servers, then their descendants in any session, then orphans in their sessions."""
     leaders = [process for server in servers if (process := server.process())]
-    found = list(leaders)
+    family = list(leaders)
     for leader in leaders:
-        found += _descendants(leader)
+        family += _descendants(leader)
     born = {server.pid: server.created for server in servers}
     for process in psutil.process_iter(["create_time"]):
         if process.info["create_time"] >= born.get(_session(process.pid), float("inf")) - 1:
-            found.append(process)
-    return list(dict.fromkeys(found))
+            family.append(process)
+    return list(dict.fromkeys(family))
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:

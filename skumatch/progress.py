@@ -1,4 +1,4 @@
-"""One progress report for a person at a terminal and for a program that follows: a bar here, event lines there."""
+"""Progress reports: a bar for a person at a terminal, event lines for a program that follows."""
 
 from __future__ import annotations
 
@@ -18,29 +18,37 @@ LOG_SECONDS = 30.0  # between two lines in a log
 
 
 class Advance(Protocol):
-    def __call__(self, n: int = 1, text: str = "") -> None: ...
+    """Function that reports finished work."""
+
+    def __call__(self, n: int = 1, text: str = "") -> None:
+        """Report that `n` more units are done, with an optional note `text`."""
 
 
 def silent(n: int = 1, text: str = "") -> None:
-    """An Advance that tells nobody."""
+    """Report nothing; an Advance for callers without a progress report."""
 
 
 def followed() -> bool:
-    """Whether a program follows (SKUMATCH_EVENTS); blank counts as unset."""
+    """Return whether a program follows (SKUMATCH_EVENTS); blank counts as unset."""
     return bool(os.environ.get("SKUMATCH_EVENTS", "").strip())
 
 
 def emit(kind: str, /, **fields: Any) -> None:
-    """Print one machine-readable line, `skumatch-KIND {json}`, where a program follows (SKUMATCH_EVENTS=1)."""
+    """Print a machine-readable line, `skumatch-KIND {json}`, if a program follows (SKUMATCH_EVENTS=1)."""
     if followed():
         print(f"skumatch-{kind} {json.dumps(fields, sort_keys=True)}", flush=True)
 
 
 @contextmanager
 def track(stage: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-    """Yield `advance(n, text)`: event lines for a follower, a rich bar on a terminal, otherwise lines for a log.
+    """Yield `advance(n, text)`: event lines for a program, a bar on a terminal, otherwise lines for a log.
 
     Work that ends within LOG_SECONDS leaves no line in a log.
+
+    Args:
+        stage: Name of the work.
+        total: Number of units; None if it is unknown.
+        unit: Name of the units, in the plural.
     """
     if followed():
         yield _EventLines(stage, total, unit)
@@ -63,7 +71,7 @@ class _EventLines:
 
 
 class _LogLines:
-    """A line on stderr now and then: how much is done, and how long the rest will take at this pace."""
+    """A line on stderr every LOG_SECONDS, with the work done and an estimate of the time left."""
 
     def __init__(self, stage: str, total: int | None, unit: str) -> None:
         self.stage, self.total, self.unit, self.done = stage, total, unit, 0

@@ -1,4 +1,4 @@
-"""What a model reference names: a registered version, a bundle's folder, a tower as published, or a Hugging Face CLIP folder."""
+"""Model references: a registered version, a bundle's folder, a published tower, or Hugging Face's CLIP."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ FROZEN, HUGGING_FACE = "frozen:", "hf:"
 
 
 def find_bundle(reference: str, settings: Settings) -> Path:
-    """The verified folder of the bundle that `reference` names.
+    """Return the verified folder of a model's bundle, downloaded if need be.
 
-    Raises ReferenceNotFound, BundleError, RegistryUnavailable.
+    Args:
+        reference: An alias, a version, or a bundle's folder.
+        settings: Project and registry.
+
+    Raises:
+        ReferenceNotFound: The reference names no bundle.
+        BundleError: The bundle is incomplete or changed.
+        RegistryUnavailable: MLflow doesn't answer.
     """
     folder = expanded(reference)
     if (folder / MANIFEST).is_file():
@@ -32,11 +39,12 @@ def find_bundle(reference: str, settings: Settings) -> Path:
         return folder
     if folder.exists() or "/" in reference or reference.startswith((FROZEN, HUGGING_FACE)):
         raise ReferenceNotFound(
-            f"'{reference}' is no bundle: {_why(reference)}; give champion, challenger, a version or a bundle's folder."
+            f"'{reference}' is no bundle: {_why(reference)}; "
+            "give champion, challenger, a version or a bundle's folder."
         )
     registry = open_registry(settings, load_params(settings.project / PARAMS))
-    found = registry.resolve(reference)
-    return registry.download_bundle(found, settings.home_dir / "bundles" / found.bundle)
+    version = registry.resolve(reference)
+    return registry.download_bundle(version, settings.home_dir / "bundles" / version.bundle)
 
 
 def _why(reference: str) -> str:
@@ -50,11 +58,16 @@ def _why(reference: str) -> str:
 
 
 def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
-    """The encoder that `reference` names, and the SHA-256 of its weights.
+    """Load the encoder that a reference names.
 
-    `frozen:NAME` is NAME untrained: with params.yaml's weights and canvas if it is params.yaml's model, else
-    as published. `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a config.json, is a
-    CLIP folder as Hugging Face keeps it.
+    Args:
+        reference: `frozen:NAME` is NAME untrained: with the weights and canvas of params.yaml if that has
+            this model, else as published. `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a
+            config.json, is a CLIP folder in Hugging Face's form. Anything else is as in `find_bundle`.
+        settings: Project and registry.
+
+    Returns:
+        The encoder and the SHA-256 of its weights.
     """
     from skumatch.model.encoder import build, load
     from skumatch.model.fetched import fetched_weights
@@ -78,7 +91,7 @@ def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
 
 @contextmanager
 def _home(settings: Settings) -> Iterator[Settings]:
-    """Settings with a home for weights: outside a project, unless SKUMATCH_HOME is set, a temporary one."""
+    """Yield settings with a home for weights: a temporary one outside a project without SKUMATCH_HOME."""
     if settings.home or (settings.project / PARAMS).is_file():
         yield settings
         return

@@ -1,4 +1,4 @@
-"""What the servers of one machine are: their commands, and the environment that makes them one installation."""
+"""Commands and environment of one machine's servers."""
 
 from __future__ import annotations
 
@@ -16,47 +16,45 @@ from skumatch.files import read_json, write_private
 
 
 def folder(settings: Settings, server: str) -> Path:
-    """The folder that a server works in; the embedded MLflow's is made here, and holds its database.
+    """Return a server's working folder; the embedded MLflow's is made here, and holds its database.
 
     MLflow parses a database's URL in two ways that disagree about `%`, `?` and `#`, so its path is relative.
     """
     if server != "mlflow":
         return settings.project
-    at = settings.home_dir / "mlflow"
-    at.mkdir(parents=True, exist_ok=True)
-    return at
+    path = settings.home_dir / "mlflow"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def commands(settings: Settings) -> dict[str, list[str]]:
-    """Name -> command line of each server that is ours to start, in its `folder`."""
+    """Return the command line of each server that we start in its `folder`, by name."""
     airflow = [sys.executable, "-m", "airflow"]
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     mlflow += ["--port", str(settings.mlflow_port), "--workers", "1"]
     mlflow += ["--backend-store-uri", "sqlite:///mlflow.db"]
     artifacts = settings.home_dir / "mlflow/artifacts"
     mlflow += ["--serve-artifacts", "--artifacts-destination", artifacts.as_uri()]
-    found = {
+    by_name = {
         "mlflow": mlflow,
         "api-server": [*airflow, "api-server"],
         "scheduler": [*airflow, "scheduler", "--skip-serve-logs"],  # the API server reads the same log folder
         "dag-processor": [*airflow, "dag-processor"],
     }
     if settings.mlflow:
-        del found["mlflow"]
-    return found
+        del by_name["mlflow"]
+    return by_name
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Environment of every server: this process's, our settings, and Airflow's.
+    """Return the environment of every server: this process's, our settings, and Airflow's.
 
-    Makes the key they sign with, and passwords.
+    Creates the servers' signing key and the users' passwords where they are missing.
     """
-    project, home, secret = (
-        str(settings.project.resolve()),
-        settings.home_dir,
-        _secret(settings.home_dir / "airflow.secret"),
-    )
-    ours = {
+    project = str(settings.project.resolve())
+    home = settings.home_dir
+    secret = _secret(settings.home_dir / "airflow.secret")
+    skumatch = {
         "SKUMATCH_PROJECT": project,
         "SKUMATCH_HOME": str(home),
         "SKUMATCH_REMOTE": settings.remote_url,
@@ -70,20 +68,20 @@ def environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW_HOME": str(home / "airflow"),
     }
     if settings.airflow_users:
-        ours["SKUMATCH_AIRFLOW_USERS"] = settings.airflow_users
+        skumatch["SKUMATCH_AIRFLOW_USERS"] = settings.airflow_users
     if settings.openlineage_target:
-        ours["SKUMATCH_OPENLINEAGE"] = settings.openlineage_target
+        skumatch["SKUMATCH_OPENLINEAGE"] = settings.openlineage_target
     if settings.signing_key_file:
-        ours["SKUMATCH_SIGNING_KEY"] = str(settings.signing_key_file)
+        skumatch["SKUMATCH_SIGNING_KEY"] = str(settings.signing_key_file)
     airflow = {
         "CORE__DAGS_FOLDER": f"{project}/dags",
-        # As they are by default; but Airflow drops a default whose path has a `%` in it.
+        # Same as the defaults, which Airflow drops where their path has a `%` in it.
         "CORE__PLUGINS_FOLDER": f"{home}/airflow/plugins",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{quote(str(home))}/airflow/airflow.db",
         "LOGGING__BASE_LOG_FOLDER": f"{home}/airflow/logs",
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": f"{home}/airflow/logs/dag_processor",
         "CORE__EXECUTOR": "LocalExecutor",
-        "CORE__PARALLELISM": "4",  # processes that wait for tasks
+        "CORE__PARALLELISM": "4",  # worker processes, which wait for tasks
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__EXECUTION_API_SERVER_URL": f"{settings.airflow_url}/execution/",
         "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",  # seconds until a changed DAG shows ...
@@ -108,28 +106,29 @@ def environment(settings: Settings) -> dict[str, str]:
         "LOGGING__COLORED_CONSOLE_LOG": "False",
         "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
     }
-    all_of = airflow | _sign_in(settings) | _lineage(settings)
+    options = airflow | _sign_in(settings) | _lineage(settings)
     inherited = network.settled(os.environ, settings.servers)
-    return inherited | ours | {f"AIRFLOW__{name}": value for name, value in all_of.items()}
+    return inherited | skumatch | {f"AIRFLOW__{name}": value for name, value in options.items()}
 
 
 def _lineage(settings: Settings) -> dict[str, str]:
-    """Where Airflow's own events of lineage go: to where the runs' do."""
-    where = settings.openlineage_target
-    if not where:
+    """Return Airflow's settings for its own lineage events, which go to the same target as the runs'."""
+    target = settings.openlineage_target
+    if not target:
         return {}
     from skumatch.release.openlineage import airflow_transport
 
     return {
-        "OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(where)),
+        "OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(target)),
         "OPENLINEAGE__NAMESPACE": "skumatch",
     }
 
 
 def _sign_in(settings: Settings) -> dict[str, str]:
-    """Who Airflow takes people for: everybody for its admin, on loopback.
+    """Return Airflow's settings for signing in.
 
-    Or users with passwords, made once and never printed.
+    Without `settings.airflow_users` everybody on loopback is its admin; with them each user has a password,
+    which is made once and never printed.
     """
     if not settings.airflow_users:
         return {"CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
@@ -148,7 +147,7 @@ def _sign_in(settings: Settings) -> dict[str, str]:
 
 
 def _secret(path: Path) -> str:
-    """The key Airflow's parts sign their tokens with: made once, for its owner's eyes only."""
+    """Return the key that Airflow's parts sign their tokens with: made once, readable by its owner only."""
     if not path.exists():
         write_private(path, secrets.token_hex(48))
     return path.read_text("utf-8")

@@ -1,4 +1,7 @@
-"""Airflow's log of one try of a task, and what our own lines in it say: from its file where Airflow is ours, else through its API."""
+"""Airflow's log of one try of a task, and skumatch's own lines in it.
+
+The log comes from its file for the embedded Airflow, and through the API for any other.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +19,41 @@ ASK_SECONDS = 5.0
 
 
 class TaskLog(Protocol):
-    """place: where a person reads it."""
+    """Log of one try of a task.
+
+    Attributes:
+        place: Path or URL at which a person reads it.
+    """
 
     place: str
 
     def progress(self) -> dict[str, Any]:
-        """The fields of the newest progress line; empty before the first."""
+        """Return the fields of the newest progress line; empty before the first."""
 
     def all(self) -> Lines:
-        """Every line; none where the task has written nothing.
+        """Return every line; none if the task has written nothing.
 
-        Raises ServiceError where Airflow can't give them.
+        Raises:
+            ServiceError: Airflow can't deliver the log.
         """
 
 
 class WrittenLog:
-    """On this disk, JSON lines."""
+    """Log of the embedded Airflow: a file of JSON lines.
+
+    Attributes:
+        path: Path of the file.
+        place: The same as text.
+        read: Bytes of the file that are read.
+        newest: Fields of the newest progress line; empty before the first.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.place, self.read = path, str(path), 0
         self.newest: dict[str, Any] = {}
 
     def new(self) -> Lines:
-        """The whole lines since the last call."""
+        """Return the complete lines since the last call."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as stream:
@@ -49,18 +64,26 @@ class WrittenLog:
         return [json.loads(line) for line in whole.splitlines()]
 
     def progress(self) -> dict[str, Any]:
+        """Return the fields of the newest progress line; empty before the first."""
         self.newest = (marked(self.new(), "progress") or [self.newest])[-1]
         return self.newest
 
     def all(self) -> Lines:
+        """Return every line."""
         self.read = 0
         return self.new()
 
 
 class ServedLog:
-    """Of an Airflow elsewhere.
+    """Log of an Airflow elsewhere.
 
-    It reads the whole log for each call, so that progress is asked for every five seconds only.
+    Each call reads the whole log, so progress is fetched only once in ASK_SECONDS.
+
+    Attributes:
+        ask: Fetches the log's lines.
+        place: URL at which a person reads the log.
+        asked: Monotonic time of the last fetch for progress, in seconds.
+        newest: Fields of the newest progress line; empty before the first.
     """
 
     def __init__(self, ask: Callable[[], list[Any]], place: str) -> None:
@@ -68,23 +91,25 @@ class ServedLog:
         self.newest: dict[str, Any] = {}
 
     def progress(self) -> dict[str, Any]:
+        """Return the fields of the newest progress line, at most ASK_SECONDS old; empty before the first."""
         if time.monotonic() - self.asked >= ASK_SECONDS:
-            with suppress(ServiceError):  # a log that isn't there yet: only the bar waits for it
+            with suppress(ServiceError):  # the log may not exist yet, and only the bar needs it
                 self.newest = (marked(self.all(), "progress") or [self.newest])[-1]
             self.asked = time.monotonic()
         return self.newest
 
     def all(self) -> Lines:
+        """Return every line; plain text becomes the field `event`."""
         return [line if isinstance(line, dict) else {"event": line} for line in self.ask()]
 
 
 def crash(lines: Iterable[dict[str, Any]]) -> str:
-    """The words of the exception that ended a task without an error line of its own."""
+    """Return the message of the exception that ended a task without an error line of its own."""
     details = [line["error_detail"] for line in lines if line.get("error_detail")]
     return str(details[-1][0]["exc_value"]) if details else "It ended without a word."
 
 
 def marked(lines: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The fields of each `skumatch-KIND {json}` line."""
+    """Return the fields of each `skumatch-KIND {json}` line."""
     parts = [str(line.get("event", "")).partition(" ") for line in lines]
     return [json.loads(text) for word, _, text in parts if word == f"skumatch-{kind}"]

@@ -1,4 +1,4 @@
-"""Standard streams that take any text: characters a terminal can't show are replaced, a reader may leave."""
+"""Standard streams that accept any text: unprintable characters are replaced, and a reader may leave."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # in the order of their 
 def prepare() -> None:
     """Make the standard streams safe to write any text to, before anything is printed.
 
-    Nothing changes on a UTF-8 terminal. Where Python takes not even file names for UTF-8 (LC_ALL=C with
-    PYTHONUTF8=0), the process starts again in Python's UTF-8 mode and keeps the terminal's encoding.
+    Nothing changes on a UTF-8 terminal. If Python doesn't even read file names as UTF-8 (LC_ALL=C with
+    PYTHONUTF8=0), the process restarts in Python's UTF-8 mode and keeps the terminal's encoding.
     """
     codecs.register_error("lookalikes", _lookalikes)
     _open_closed()
@@ -40,7 +40,7 @@ def _lookalikes(error: UnicodeError) -> tuple[str, int]:
 
 
 def _open_closed() -> None:
-    """Give closed streams the null device. Each gets its own descriptor, which is the lowest that is free."""
+    """Open closed streams on the null device, each at its own descriptor: the lowest free one."""
     for name, mode in STREAMS.items():
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - it stays open
@@ -50,9 +50,10 @@ def _open_closed() -> None:
 
 @contextmanager
 def whole_output() -> Iterator[None]:
-    """Hand over at the end what was printed. A reader that left, as `head` does, is no error.
+    """Flush standard output at the end; a reader that left early, as `head` does, is no error.
 
-    Raises OSError where standard output is a file on a full disk.
+    Raises:
+        OSError: Standard output is a file on a full disk.
     """
     try:
         yield
@@ -60,13 +61,13 @@ def whole_output() -> Iterator[None]:
         try:
             sys.stdout.flush()
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest
             if not isinstance(error, BrokenPipeError):
                 raise
 
 
 def print_json(value: Any) -> None:
-    """Print JSON on one line. Characters that the terminal can't show are escaped, so nothing is lost."""
+    """Print JSON on one line; characters that the terminal can't show are escaped, so nothing is lost."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)

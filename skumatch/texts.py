@@ -1,7 +1,7 @@
-"""Texts that people deliver: how they are read, and when two spellings are one name.
+"""Delivered texts: their encodings, and the comparison of names.
 
-UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 with one. Every other encoding is refused:
-a wrong guess would change names without a word.
+UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 only with one. Every other encoding is
+refused, since a wrong guess would change names unnoticed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Kind = Callable[[str], SkumatchError]
 Marks = tuple[tuple[bytes, str], ...]
 
 MAX_BYTES = 100_000_000
-UTF8: Marks = ((codecs.BOM_UTF8, "utf-8"),)  # of files that DVC reads too, which knows no other encoding
+UTF8: Marks = ((codecs.BOM_UTF8, "utf-8"),)  # for files that DVC reads too: it knows only UTF-8
 MARKS: Marks = (
     *UTF8,
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's mark, which it begins with
@@ -43,12 +43,12 @@ def read_bytes(path: Path, wanted: str, kind: Kind = DataError) -> bytes:
     """Read a delivered file or pipe of at most MAX_BYTES; a pipe that nobody writes to is empty.
 
     Args:
-        path: the file.
-        wanted: what to give instead, for the sentence of an error.
-        kind: the error to raise.
+        path: Path of the file or pipe.
+        wanted: Description of a valid file, for the sentence of an error.
+        kind: Class of the error to raise.
 
     Raises:
-        SkumatchError: of `kind`, for a file that is missing, a folder, unreadable or too large.
+        SkumatchError: The file is missing, a folder, unreadable or too large; of class `kind`.
     """
     if path.is_dir():
         raise kind(f"{path} is a folder; give {wanted}.")
@@ -68,7 +68,17 @@ def read_bytes(path: Path, wanted: str, kind: Kind = DataError) -> bytes:
 
 
 def read_text(path: Path, wanted: str, kind: Kind = DataError, marks: Marks = MARKS) -> str:
-    """Read a delivered text. Takes and raises what `read_bytes` and `decode` do."""
+    """Read a delivered text file.
+
+    Args:
+        path: Path of the file.
+        wanted: Description of a valid file, for the sentence of an error.
+        kind: Class of the error to raise.
+        marks: Byte order marks that are recognized, with their encodings.
+
+    Raises:
+        SkumatchError: As in `read_bytes` and `decode`; of class `kind`.
+    """
     return decode(read_bytes(path, wanted, kind), path, kind, marks)
 
 
@@ -76,13 +86,13 @@ def decode(data: bytes, where: object, kind: Kind = DataError, marks: Marks = MA
     """Decode a delivered text, without its byte order mark.
 
     Args:
-        data: the whole text.
-        where: its name, for the sentence of an error.
-        kind: the error to raise.
-        marks: the byte order marks that are known, with their encodings.
+        data: Bytes of the whole text.
+        where: Name of the text, for the sentence of an error.
+        kind: Class of the error to raise.
+        marks: Byte order marks that are recognized, with their encodings.
 
     Raises:
-        SkumatchError: of `kind`, for bytes that are no text, or a text in another encoding.
+        SkumatchError: The bytes are no text, or in another encoding; of class `kind`.
     """
     binary = next((name for start, name in BINARIES if data.startswith(start)), None)
     if binary:
@@ -107,13 +117,13 @@ def _line(before: str) -> int:
 
 
 def read_names(path: Path) -> dict[str, str]:
-    """Read a list of SKUs, one a line, in composed Unicode. Blank lines and repeated names are left out.
+    """Read a list of SKUs, one a line, in composed Unicode; blank lines and repeated names are left out.
 
     Returns:
-        Each name with the place where it stands first.
+        Each name with the place of its first line.
 
     Raises:
-        DataError: as `read_text`, and for a list without names.
+        DataError: As in `read_text`, or the list has no names.
     """
     names: dict[str, str] = {}
     for number, line in enumerate(NEW_LINE.split(read_text(path, LIST)), 1):
@@ -125,17 +135,20 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def composed(text: str) -> str:
-    """The text in Unicode's composed form (NFC), as SKUs are named; macOS writes file names decomposed."""
+    """Return the text in Unicode's composed form (NFC), used for SKUs; macOS decomposes file names."""
     return unicodedata.normalize("NFC", text)
 
 
 def alike(name: str) -> str:
-    """What all spellings of a name share: NFC, no case, no invisible characters, single spaces for blanks."""
+    """Return a key that all spellings of a name share.
+
+    The key is in NFC, without case and invisible characters, with single spaces for blanks.
+    """
     seen = (letter for letter in unicodedata.normalize("NFD", name) if unicodedata.category(letter) != "Cf")
     return composed(" ".join("".join(seen).casefold().split()))
 
 
 def visible(name: str) -> str:
-    """A name for a sentence: invisible characters escaped, cut after SHOWN characters."""
+    """Return a name for a sentence: invisible characters escaped, cut after SHOWN characters."""
     cut = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)

@@ -1,1 +1,1 @@
-"""The recipe of params.yaml: its parameters, how they are read and overridden, and the sentence for a wrong one."""
+"""Reading of params.yaml: parameters, overrides, and the sentences for wrong values."""

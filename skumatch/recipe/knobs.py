@@ -1,4 +1,4 @@
-"""Every parameter by its full name: its bounds in words, and whether Airflow reads it with its DAGs."""
+"""All parameters by their full names: bounds in words, and whether Airflow reads them with its DAGs."""
 
 from __future__ import annotations
 
@@ -23,32 +23,37 @@ MANY = {"integer": "whole numbers", "number": "numbers", "string": "texts"}
 
 @dataclass(frozen=True)
 class Knob:
-    """One parameter, as the JSON schema of `Params` describes it."""
+    """One parameter, as the JSON schema of `Params` describes it.
+
+    Attributes:
+        name: Full name, such as `train.loss.dims`.
+        schema: The parameter's part of the JSON schema.
+    """
 
     name: str
     schema: dict[str, Any]
 
     @property
     def read_with_dags(self) -> bool:
-        """Whether Airflow needs it before a run begins, so that no run can override it."""
+        """Whether Airflow needs the value before a run begins, so that no run can override it."""
         return bool(self.schema.get("read_with_dags"))
 
     @property
     def is_text(self) -> bool:
-        """Whether its value, or each entry of its list, is a text."""
+        """Whether the value, or each entry of a list, is a text."""
         return "string" in (self.schema.get("type"), self.schema.get("items", {}).get("type"))
 
     @property
     def entries(self) -> dict[str, Any] | None:
-        """The schema of the entries where it is a mapping."""
-        found: dict[str, Any] | None = self.schema.get("additionalProperties")
-        return found
+        """Schema of the entries of a mapping; None for other parameters."""
+        schema: dict[str, Any] | None = self.schema.get("additionalProperties")
+        return schema
 
     @property
     def example(self) -> str:
-        """A list or mapping as YAML, a list without blanks so that a shell takes it as one word.
+        """Example of a list or mapping in YAML; empty for other parameters.
 
-        Else empty.
+        A list has no blanks, so that a shell reads it as one word.
         """
         if self.schema.get("type") not in ("array", "object"):
             return ""
@@ -56,7 +61,11 @@ class Knob:
         return json.dumps(example, separators=(",", ": ")).replace('"', "")
 
     def words(self, name: str) -> str:
-        """Say what the value of `name`, the parameter or an entry of it, should be: `a whole number, at least 1`."""
+        """Describe a valid value in words, such as `a whole number, at least 1`.
+
+        Args:
+            name: Name of the parameter, or of an entry where the parameter is a mapping.
+        """
         return _words(self.schema if name == self.name or self.entries is None else self.entries)
 
 
@@ -103,25 +112,27 @@ def _leaves(
 
 
 def knob_of(path: Sequence[str | int]) -> Knob | None:
-    """Return the parameter that a place in params.yaml belongs to, such as an entry of its list.
+    """Return the parameter that a path in params.yaml belongs to, or None.
 
-    None without one.
+    Args:
+        path: Keys and indices from the top; it may lead to an entry of a parameter's list or mapping.
     """
     names = (".".join(map(str, path[:length])) for length in range(1, len(path) + 1))
     return next((knobs()[name] for name in names if name in knobs()), None)
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` is a parameter's, or that of an entry where the parameter is a mapping."""
+    """Return whether `name` is that of a parameter, or of an entry of a mapping."""
     owner = knobs().get(name.rpartition(".")[0])
     return name in knobs() or (owner is not None and owner.entries is not None)
 
 
 def is_section(name: str) -> bool:
+    """Return whether `name` is that of a section."""
     return any(known.startswith(f"{name}.") for known in knobs())
 
 
 def nearest(name: str) -> str:
-    """Return a question whether a similar name was meant, for a sentence; empty if there is none."""
+    """Return ` did you mean NAME?` for a similar parameter name; empty if there is none."""
     similar = difflib.get_close_matches(name, knobs(), n=1, cutoff=0.8)
     return f" did you mean {similar[0]}?" if similar else ""

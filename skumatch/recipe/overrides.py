@@ -1,4 +1,4 @@
-"""What one run sets otherwise than params.yaml: `section.name=value`, whose value is read as YAML."""
+"""Overrides of params.yaml for one run: `section.name=value`, whose value is read as YAML."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from skumatch.errors import ParameterError
 from skumatch.recipe.knobs import is_name, is_section, knob_of, nearest
 from skumatch.recipe.strict_yaml import has_comment, read_yaml
 
-OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"  # dags/retrain.py has it for its form; a test compares
+OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"  # dags/retrain.py has a copy; a test compares
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return `tree` with the value of each override in its place, whether or not something stands there.
+    """Set the value of each override in the sections of params.yaml, present there or not.
 
-    Args: tree: the sections of params.yaml; changed in place. overrides: each `section.name=value`; of two
-        for one name the last counts, and a section sets what it holds.
+    Args:
+        tree: The sections of params.yaml; changed in place.
+        overrides: Texts `section.name=value`; the last one for a name counts. A section as the name sets
+            each parameter in its value.
+
+    Returns:
+        `tree`.
 
     Raises:
-        ParameterError: an override has another form, or names no parameter.
+        ParameterError: An override has another form, or names no parameter.
     """
     for name, value in assignments(overrides):
         *sections, last = name.split(".")
@@ -29,18 +34,23 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
             if isinstance(node, dict) and node.get(section) is None:
                 node[section] = {}
             node = node[section] if isinstance(node, dict) else None
-        if isinstance(node, dict):  # else the file is wrong there, which its check says
+        if isinstance(node, dict):  # else params.yaml is wrong there, and its check reports that
             node[last] = value
     return tree
 
 
 def refuse_read_with_dags(overrides: Iterable[str]) -> None:
-    """Raise ParameterError for a parameter that Airflow reads with its DAGs, since the run would not have its value."""
+    """Refuse overrides of parameters that Airflow reads with its DAGs, since they would have no effect.
+
+    Raises:
+        ParameterError: An override names such a parameter.
+    """
     for name, _ in assignments(overrides):
         knob = knob_of(name.split("."))
         if knob and knob.read_with_dags:
             raise ParameterError(
-                f"'{name}' can't be changed for one run: Airflow reads it with its DAGs; set it in params.yaml."
+                f"'{name}' can't be changed for one run: Airflow reads it with its DAGs; "
+                "set it in params.yaml."
             )
 
 
@@ -58,7 +68,11 @@ def assignments(overrides: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def split(override: str) -> tuple[str, str]:
-    """Return an override's name and the text of its value. Raises ParameterError for another form."""
+    """Return an override's name and the text of its value.
+
+    Raises:
+        ParameterError: The override has another form.
+    """
     if not re.search(OVERRIDE, override):
         raise ParameterError(
             f"'{override}' is no override; write it as section.name=value, for example train.epochs=3, "

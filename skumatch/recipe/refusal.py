@@ -1,4 +1,4 @@
-"""The sentence for a parameter's value that can't be: where it stands, how it is written, and what it should be."""
+"""The sentence for a wrong parameter value: its place, its text, and a valid value."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from skumatch.recipe.strict_yaml import MAX_SHOWN, Ambiguous, read_yaml, written
 
 @dataclass(frozen=True)
 class Refusal:
-    """What pydantic refused of params.yaml and a run's overrides.
+    """pydantic's refusal of params.yaml with a run's overrides.
 
-    text: of the file, whose name is `file`. overrides: those of the run, in their order.
+    Attributes:
+        error: pydantic's error.
+        text: Text of the file.
+        file: Name of the file.
+        overrides: The run's overrides, in their order.
     """
 
     error: ValidationError
@@ -26,18 +30,19 @@ class Refusal:
     overrides: tuple[str, ...]
 
     def sentence(self) -> str:
-        """Return one sentence on the first value refused."""
+        """Return one sentence on the first refused value."""
         first = self.error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         knob = knob_of(first["loc"])
         if first["type"] == "extra_forbidden":
-            return f"There is no parameter '{name}' ({self._place(name)});{nearest(name)} remove it or correct its name."
-        if first["type"] == "value_error" and not (
-            knob and knob.is_text
-        ):  # of several values: there is none to show
+            hint = f"{nearest(name)} remove it or correct its name"
+            return f"There is no parameter '{name}' ({self._place(name)});{hint}."
+        # An error about several values has no single value to show.
+        if first["type"] == "value_error" and not (knob and knob.is_text):
             return f"{f'Parameters {name}: ' if name else ''}{first['ctx']['error']} ({self._place(name)})."
         if knob is None:
-            return f"'{name}' is a section, but is {self._shown(name)} ({self._place(name)}); write its parameters below it."
+            value = f"{self._shown(name)} ({self._place(name)})"
+            return f"'{name}' is a section, but is {value}; write its parameters below it."
         name = name if is_name(name) else knob.name
         beginning = f"Parameter {name} is {self._shown(name)} ({self._place(name)})"
         if first["type"] == "value_error":
@@ -61,7 +66,7 @@ class Refusal:
         return self._quotes(name, value) if knob.is_text else ""
 
     def _quotes(self, name: str, value: Any) -> str:
-        """The advice to write a word that YAML reads as a number, or as another kind, in quotes."""
+        """Return the advice to quote a word that YAML reads as a number or another type; else empty."""
         parts = value if isinstance(value, list) else [value]
         odd = [part for part in parts if isinstance(part, Ambiguous | int | float)]
         if not odd:
@@ -70,7 +75,7 @@ class Refusal:
         return f"; quotes make it a text: '{word if isinstance(value, list) else self._shown(name)}'"
 
     def _override(self, name: str) -> str | None:
-        """The last override that sets the parameter `name`, or its section."""
+        """Return the last override that sets the parameter `name` or its section, or None."""
         setters = [override for override in self.overrides if f"{name}.".startswith(f"{split(override)[0]}.")]
         return setters[-1] if setters else None
 
@@ -79,7 +84,7 @@ class Refusal:
         return "set for this run" if below or self._override(name) else f"in {self.file}"
 
     def _source(self, name: str) -> tuple[str, list[str]]:
-        """The YAML text that holds the value of `name`, and the value's path in it."""
+        """Return the YAML text that holds the value of `name`, and the value's path in it."""
         override = self._override(name)
         if override is None:
             return self.text, name.split(".")

@@ -1,7 +1,8 @@
-"""YAML read so that no value changes in silence: what readers of YAML turn into something else is marked, not guessed.
+"""A strict YAML reader: words that readers of YAML interpret differently are marked, not guessed.
 
-DVC reads params.yaml by YAML 1.2 and PyYAML by YAML 1.1. They differ: 010 is ten or eight, `on` is a text or true.
-Here a number is decimal, a truth value is true or false, and a text that looks like anything else needs quotes.
+DVC reads params.yaml by YAML 1.2 and PyYAML by YAML 1.1. They differ: 010 is ten or eight, `on` is a text or
+true. Here a number is decimal, a truth value is true or false, and a text that looks like anything else needs
+quotes.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ WORDS = {  # without quotes; the first kind that fits counts
     "bool": r"true|True|TRUE|false|False|FALSE",
     "null": r"~|null|Null|NULL|",
     "int": r"[-+]?(0|[1-9][0-9]{0,29})",
-    "float": r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)|[-+]?\.[0-9]+([eE][-+][0-9]+)?"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "float": r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"
+    r"|[-+]?\.[0-9]+([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     # Leading zeros, underscores, other bases, sixties; truth values of YAML 1.1; dates; signs with a meaning.
-    "ambiguous": r"[-+]?0b[01_]+|[-+]?0o?[0-7_]+|[-+]?0x[0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
+    "ambiguous": r"[-+]?0b[01_]+|[-+]?0o?[0-7_]+|[-+]?0x[0-9a-fA-F_]+"
+    r"|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
     r"|[-+][0-9_]+|[0-9][0-9_]*|[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?"
     r"|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?|=|<<",
 }
@@ -34,17 +36,21 @@ WORDS = {  # without quotes; the first kind that fits counts
 
 @dataclass(frozen=True)
 class Ambiguous:
-    """A word without quotes that some readers of YAML turn into something else; no parameter accepts it."""
+    """An unquoted word that readers of YAML interpret differently; no parameter accepts it.
+
+    Attributes:
+        text: The word.
+    """
 
     text: str
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """Valid YAML that would change or drop a value in silence."""
+    """Valid YAML that would silently change or drop a value."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader with the words above, and without tags, aliases, repeated names and control characters."""
+    """PyYAML's loader with WORDS, and without tags, aliases, repeated names and control characters."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {  # noqa: RUF012 (as PyYAML declares it)
         None: [(TAG + kind, re.compile(rf"(?:{words})\Z")) for kind, words in WORDS.items()]
@@ -83,7 +89,7 @@ _Loader.add_constructor(TAG + "ambiguous", lambda _, node: Ambiguous(node.value)
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's dumper with quotes around every text that the loader above, PyYAML or DVC would read as something else."""
+    """PyYAML's dumper that quotes every text which _Loader, PyYAML or DVC would read as something else."""
 
 
 for kind, words in WORDS.items():
@@ -91,14 +97,15 @@ for kind, words in WORDS.items():
 
 
 def read_yaml(text: str, place: str) -> Any:
-    """Return the value of one YAML document; words that readers of YAML don't agree on become `Ambiguous`.
+    """Return the value of one YAML document; words that readers of YAML disagree on become `Ambiguous`.
 
     Args:
-        text: the document.
-        place: where it stands, for the sentence of a refusal.
+        text: The document.
+        place: Name of the file or text, for the sentence of a refusal.
 
-    Raises: ParameterError: the text is not valid YAML, repeats a name, or has tags, aliases or control
-        characters.
+    Raises:
+        ParameterError: The text is not valid YAML, repeats a name, or has tags, aliases or control
+            characters.
     """
     if "\ufeff" in text.removeprefix("\ufeff"):
         raise ParameterError(f"{place} holds a byte order mark inside its text; leave it out.")
@@ -123,10 +130,7 @@ def _line(error: yaml.YAMLError) -> str:
 
 
 def written(text: str, path: Sequence[str]) -> str:
-    """Return how the part of a document at `path` is written: the text itself on one line, shortened.
-
-    Empty if absent.
-    """
+    """Return the text of the part of a document at `path`, on one line, shortened; empty if absent."""
     node = yaml.compose(text, _Loader)
     for name in path:
         parts = node.value if isinstance(node, yaml.MappingNode) else []
@@ -141,7 +145,7 @@ def shortened(text: str) -> str:
 
 
 def has_comment(text: str) -> bool:
-    """Whether a document ends in a comment, which no value holds."""
+    """Return whether a document ends in a comment."""
     node = yaml.compose(text, _Loader)
     return bool(node and text[node.end_mark.index :].strip())
 
