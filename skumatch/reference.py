@@ -62,8 +62,8 @@ def find_encoder(reference: str, settings: Settings) -> tuple[Encoder, str]:
 
     Args:
         reference: `frozen:NAME` is NAME untrained: with the weights and canvas of params.yaml if that has
-            this model, else as published. `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder with a
-            config.json, is a CLIP folder in Hugging Face's form. Anything else is as in `find_bundle`.
+            this model, else as published. `frozen:NAME@WEIGHTS` has other weights. `hf:PATH`, or a folder
+            with a config.json, is a CLIP folder in Hugging Face's form. Anything else is as in `find_bundle`.
         settings: Project and registry.
 
     Returns:

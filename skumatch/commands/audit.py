@@ -1,4 +1,4 @@
-"""`skumatch audit`: where a model came from, and whether that can be proved."""
+"""`skumatch audit` and `skumatch reproduce`: a model's origin, and proofs of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from skumatch.release.registry import Registry
 
 
 class ShowByDefault(TyperGroup):
-    """`audit champion` is `audit show champion`."""
+    """Command group with the default command `show`: `audit champion` is `audit show champion`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments with the default command put in."""
         return super().parse_args(ctx, self.completed(args))
 
     def completed(self, args: list[str]) -> list[str]:
-        """The words with the command that was left out."""
+        """Return the arguments, with `show` in front where a command is missing."""
         known = bool(args) and (args[0] in self.commands or args[0] == "--help")
         return args if known else ["show", *args]
 
@@ -78,7 +79,7 @@ def show(
     ] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the chain to this file, too.")] = None,
 ) -> None:
-    """The whole chain of a model, from its promotion back to the pictures; or the answer to one question."""
+    """Show the chain of a model, from its promotion back to the pictures, or answer one question."""
     if sum(value is not None for value in (image, sku, at)) > 1:
         raise ParameterError("--image, --sku and --at are questions of their own; ask one at a time.")
     if image is not None or sku is not None:
@@ -95,18 +96,18 @@ def show(
     if dossier and export:
         raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
     with ExitStack() as stack:
-        found = (
+        source = (
             Dossier(dossier)
             if dossier
             else _collected(stack, version, export, pictures, whole=verify or export is not None)
         )
-        chain = links(replace(found, key=key), verify)
-        console.print(chain_table(found.facts, chain))
+        chain = links(replace(source, key=key), verify)
+        console.print(chain_table(source.facts, chain))
         if page:
-            write_text(page, lineage_page(found.facts, chain))
+            write_text(page, lineage_page(source.facts, chain))
         if output:
             tree = {
-                "facts": found.facts.model_dump(mode="json", by_alias=True),
+                "facts": source.facts.model_dump(mode="json", by_alias=True),
                 "links": [link.model_dump(mode="json") for link in chain],
             }
             write_text(output, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
@@ -125,16 +126,16 @@ def diff(
         Path | None, typer.Option("--json", help="Write the differences to this file, too.")
     ] = None,
 ) -> None:
-    """What changed between two versions: data, parameters, code, environment, figures, and which SKUs gained or lost."""
+    """Compare two versions: data, parameters, code, environment, figures, and SKUs that gained or lost."""
     from skumatch.audit.diff import diff as between
     from skumatch.audit.screen import diff_table
 
     with ExitStack() as stack:
         sides = [_collected(stack, version, None, pictures=False, whole=False) for version in (before, after)]
-        found = between(*sides)
-        console.print(diff_table(found, *(str(side.facts.registered.version) for side in sides)))
+        differences = between(*sides)
+        console.print(diff_table(differences, *(str(side.facts.registered.version) for side in sides)))
         if output:
-            write_text(output, json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n")
+            write_text(output, json.dumps(asdict(differences), indent=2, ensure_ascii=False) + "\n")
 
 
 def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
@@ -143,12 +144,13 @@ def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
 
     wanted = picture(image) if image is not None else Wanted(sku=sku)
     settings, registry = _registry()
-    found = list(uses(settings, registry, wanted))
-    console.print(uses_table(f"the picture {image}" if image is not None else f"pictures of {sku}", found))
+    by_version = list(uses(settings, registry, wanted))
+    subject = f"the picture {image}" if image is not None else f"pictures of {sku}"
+    console.print(uses_table(subject, by_version))
     tree: dict[str, Any] = {
-        str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in found
+        str(use.ref.version): None if use.rows is None else use.rows.to_dict("records") for use in by_version
     }
-    if all(use.rows is not None and use.rows.empty for use in found):
+    if all(use.rows is not None and use.rows.empty for use in by_version):
         console.print("No version was given any.", style="dim")
     breaches: list[str] = []
     if sku is not None:
@@ -160,10 +162,10 @@ def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
 
 
 def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Say when the product could be named by what served.
+    """Print the times at which the champion of the time could name a product.
 
     Returns:
-        These times as JSON has them, and sentences about where the journal is broken.
+        These times as dicts, and sentences on breaks of the journal.
     """
     from skumatch.audit.naming import in_words, namings
     from skumatch.audit.served import services
@@ -186,10 +188,11 @@ def _served(day: date, output: Path | None) -> None:
 
     registry = _registry()[1]
     heads, entries = promotion.heads(registry), promotion.history(registry)
-    found = on(entries, day)
-    console.print(services_table(str(day), found))
+    champions = on(entries, day)
+    console.print(services_table(str(day), champions))
     if output:
-        write_text(output, json.dumps([asdict(one) for one in found], indent=2, default=str) + "\n")
+        tree = [asdict(service) for service in champions]
+        write_text(output, json.dumps(tree, indent=2, default=str) + "\n")
     if broken := [*breaks(entries), *unheaded(entries, heads)]:
         raise AuditFailed(f"The journal that says so is broken: {' '.join(broken)}")
 
@@ -204,7 +207,7 @@ def reproduce(
         Path | None, typer.Option("--json", help="Write the comparison to this file, too.")
     ] = None,
 ) -> None:
-    """Make a version again from its input set, and hold every stage's outs against what was recorded."""
+    """Make a version again from its input set, and compare every stage's outs with the record."""
     from skumatch.audit.reproduce import TOLERANCE, as_json
     from skumatch.audit.reproduce import reproduce as again
     from skumatch.audit.screen import reproduction_table
@@ -217,7 +220,8 @@ def reproduce(
         write_text(output, as_json(found))
     if not found.within:
         raise AuditFailed(
-            f"Version {ref.version} comes out otherwise: top-1 differs by more than {100 * TOLERANCE:.1f} points."
+            f"Version {ref.version} comes out otherwise: "
+            f"top-1 differs by more than {100 * TOLERANCE:.1f} points."
         )
     if not found.holds:
         differing = ", ".join(out.path for out in found.outs if not out.equal)

@@ -1,4 +1,4 @@
-"""`skumatch bench workers`: how many retrains the workers of an installation get through."""
+"""`skumatch bench workers`: the throughput of an installation's workers, in retrains an hour."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ console = Console()
 
 
 class Throughput(BaseModel):
-    """Retrains that were started together, and the seconds from the first one's start to the last one's end."""
+    """Retrains that ran side by side.
+
+    Attributes:
+        runs: Number of retrains, started together.
+        seconds: Seconds from the first one's start to the last one's end.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,16 +40,18 @@ class Throughput(BaseModel):
 
     @property
     def an_hour(self) -> float:
+        """Retrains an hour."""
         return 3600 * self.runs / self.seconds
 
     @property
     def words(self) -> str:
+        """The figures as part of a sentence."""
         return f"{self.runs} retrains in {self.seconds:,.0f} s: {self.an_hour:,.1f} an hour"
 
 
 @app.callback()
 def bench() -> None:
-    """Measure what the running installation gets through."""
+    """Measure the throughput of the running installation."""
 
 
 @app.command()
@@ -60,7 +67,7 @@ def workers(
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
     ] = None,
 ) -> None:
-    """Start retrains together and wait for them all; dry runs, so that nothing is registered."""
+    """Start retrains together and wait for all of them; they are dry runs, so nothing is registered."""
     settings = current_settings()
     load_params(settings.project / PARAMS, overrides or [])  # before anything is started
     before = _earlier(against) if against else None
@@ -77,9 +84,10 @@ def workers(
 
 
 def _measure(settings: Settings, runs: int, overrides: list[str]) -> Throughput:
-    """Run dry runs side by side; each has a seed of its own, so that nothing but validation is cached.
+    """Start dry runs together and wait for all of them.
 
-    `runtime.parallel_runs` and the number of workers limit how many go on at once.
+    Each run has its own seed, so that only validation is cached. `runtime.parallel_runs` and the number of
+    workers limit the runs that work at the same time.
     """
     first, start = randbelow(10**6), time.monotonic()
     confs = [{"overrides": [*overrides, f"seed={first + number}"], "dry_run": True} for number in range(runs)]

@@ -1,4 +1,7 @@
-"""`skumatch compare`: any number of encoders on one folder under one protocol, as a table, JSON, a page or a chart."""
+"""`skumatch compare`: any number of encoders on one folder under one protocol.
+
+The output is a table, JSON, a page or a chart.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 console = Console()
 
 PROTOCOL_HELP = f"One of {', '.join(get_args(Protocol))}; docs/evaluation.md tells what each asks."
-NO_NAME = ("/", ".", "~", "frozen:", "hf:")  # begins a reference: what holds an equals sign then is a path
+# Beginnings of a reference without a name: an equals sign in it belongs to a path.
+NO_NAME = ("/", ".", "~", "frozen:", "hf:")
 
 
 def compare(
@@ -36,44 +40,53 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write a page with chart and table to this file.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Write the chart as SVG to this file.")] = None,
 ) -> None:
-    """Compare encoders on the same pictures: top-1/3/5 with intervals, and each one's difference to the first."""
+    """Compare encoders on the same pictures: top-1/3/5 with intervals, and differences to the first one."""
     from skumatch.compare.page import draw, page
     from skumatch.compare.table import table
 
-    found = compare_folder(data, named(models), protocol)
+    comparison = compare_folder(data, named(models), protocol)
     if json_file:
-        write_json(json_file, found.model_dump(mode="json"))
+        write_json(json_file, comparison.model_dump(mode="json"))
     if html:
-        write_text(html, page(found))
+        write_text(html, page(comparison))
     if chart:
-        write_text(chart, draw(found))
-    console.print(table(found))
+        write_text(chart, draw(comparison))
+    console.print(table(comparison))
 
 
 def named(models: str) -> dict[str, str]:
-    """References by the name they are shown under: `NAME=REFERENCE`, or a name made of the reference.
+    """Return the references in the option --models, by the name that is shown for each.
 
-    Raises ParameterError where there is none, or two have one name.
+    Args:
+        models: Entries with commas between them: `NAME=REFERENCE`, or a reference whose `label` is its name.
+
+    Raises:
+        ParameterError: An entry is empty, or two have the same name.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for item in models.split(","):
         name, equals, reference = item.strip().partition("=")
         if not equals or name.startswith(NO_NAME):
             name, reference = label(item.strip()), item.strip()
         if not name or not reference:
             raise ParameterError(
-                f"--models is '{models}', with an empty place in it; give references with commas between them."
+                f"--models is '{models}', with an empty place in it; "
+                "give references with commas between them."
             )
-        if name in found:
+        if name in by_name:
             raise ParameterError(
-                f"Two models are named '{name}'; name them apart: --models first={found[name]},second={reference}."
+                f"Two models are named '{name}'; "
+                f"name them apart: --models first={by_name[name]},second={reference}."
             )
-        found[name] = reference
-    return found
+        by_name[name] = reference
+    return by_name
 
 
 def label(reference: str) -> str:
-    """A reference without its kind and its folders: `vit-s14-dinov2@dinov2` for `frozen:vit-s14-dinov2@weights/dinov2.safetensors`."""
+    """Return a reference without its kind, its folders and the ending of weights.
+
+    For `frozen:vit-s14-dinov2@weights/dinov2.safetensors` this is `vit-s14-dinov2@dinov2`.
+    """
     model, at, weights = reference.removeprefix("frozen:").removeprefix("hf:").rpartition("@")
     return model + at + Path(weights).name.removesuffix(".safetensors")
 
@@ -81,7 +94,12 @@ def label(reference: str) -> str:
 def compare_folder(data: Path, references: dict[str, str], protocol: str) -> Comparison:
     """Embed and score a folder in RP2K's layout with each encoder.
 
-    All are found before the first one embeds.
+    All encoders are loaded before the first one embeds, so that a wrong reference is reported at once.
+
+    Args:
+        data: The folder.
+        references: Model references by the name that is shown for each.
+        protocol: Name of an evaluation protocol.
     """
     from skumatch.compare.comparison import Entrant, compare
     from skumatch.compare.folder import list_folder, questions

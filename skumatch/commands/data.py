@@ -1,4 +1,4 @@
-"""`skumatch data`: import, sample and inspect; what changes a version is in data_changes.py."""
+"""`skumatch data`: import, sample and inspect; data_changes.py has the commands that change a version."""
 
 from __future__ import annotations
 
@@ -58,7 +58,16 @@ def sample(skus: Skus = 24, train: Train = 10, test: Test = 5) -> None:
 
 
 def render_and_store(skus: int = 24, train: int = 10, test: int = 5) -> str:
-    """Render the sample and import it, as `import_and_store` does."""
+    """Render the sample and import it, as `import_and_store` does.
+
+    Args:
+        skus: Number of products.
+        train: Gallery photos of each product.
+        test: Query photos of each product.
+
+    Returns:
+        The data version's MD5.
+    """
     from skumatch.data.sample import render_sample
 
     settings = current_settings()
@@ -71,7 +80,7 @@ def render_and_store(skus: int = 24, train: int = 10, test: int = 5) -> str:
 
 @app.command()
 def inspect() -> None:
-    """Show what the current data version holds, and what was set aside."""
+    """Show the current data version, and the pictures that were set aside."""
     project = current_settings().project
     require_project(project)
     root = project / "data"
@@ -88,19 +97,19 @@ def inspect() -> None:
 
 
 def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | None = None) -> str:
-    """Import a delivery, put it under DVC, and print what was found.
+    """Import a delivery, put it under DVC, and print its contents.
 
     Args:
-        path: a folder or zip in RP2K's layout.
-        skus: a file that lists the only SKUs to take, one a line.
-        catalogue: a folder of catalogue pictures.
+        path: A folder or zip in RP2K's layout.
+        skus: A file that lists the only SKUs to import, one a line.
+        catalogue: A folder of catalogue pictures.
 
     Returns:
         The data version's MD5.
 
     Raises:
-        DataError: the delivery can't be used.
-        StorageError: the disk or the remote refuses.
+        DataError: The delivery can't be used.
+        StorageError: The disk or the remote refuses.
     """
     settings = current_settings()
     check_places(settings)
@@ -111,26 +120,23 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
         least, before = params.validation.min_short_side, _pointer_here(settings)
         settle(settings)
         erased = DataRecord(settings).erased()
-        found = import_data(path, settings.project / "data", names, least, catalogue, erased)
+        imported = import_data(path, settings.project / "data", names, least, catalogue, erased)
         begin_import(
             settings,
             before,
             Reason(user(), source=str(path)),
-            f"{found.images:,} images of {found.skus:,} SKUs",
+            f"{imported.images:,} images of {imported.skus:,} SKUs",
         )
         after = _store(settings)
         settle(settings)
     version = md5_of(after)
-    for line in (*import_lines(found, path, version), *change_lines(found.changes)):
+    for line in (*import_lines(imported, path, version), *change_lines(imported.changes)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return version
 
 
 def _announce(store: Callable[[], str]) -> None:
-    """Make a data version with `store`.
-
-    Where it is another than before, tell Airflow, and the terminal what comes of it.
-    """
+    """Make a data version with `store`; if it is new, tell Airflow and print the outcome."""
     from skumatch.new_data import announce
 
     settings = current_settings()
@@ -143,7 +149,11 @@ def _announce(store: Callable[[], str]) -> None:
 
 
 def _pointer_here(settings: Settings) -> str:
-    """The text of data.dvc, empty without one. Raises DataError for a file that is no pointer."""
+    """Return the text of data.dvc; empty if there is no such file.
+
+    Raises:
+        DataError: The file is no pointer.
+    """
     if not (settings.project / "data.dvc").is_file():
         return ""
     pointer = data_pointer(settings.project, None)
@@ -154,7 +164,7 @@ def _pointer_here(settings: Settings) -> str:
 def _store(settings: Settings) -> str:
     """Put data/ under DVC and return its pointer.
 
-    A clean-up that deletes would take old objects that the version shares.
+    A claim keeps clean-ups from deleting old objects that the new version shares.
     """
     with at_work(settings, f"import-{uuid.uuid4().hex[:12]}", "import") as rest_on:
         pointer = Repository(settings.project, settings).add("data")
@@ -164,5 +174,8 @@ def _store(settings: Settings) -> str:
 
 def _tell_of_absent_version(settings: Settings) -> None:
     if (settings.project / "data.dvc").is_file() and not (settings.project / "data").exists():
-        sentence = "data.dvc names a version that is not in data/, so all is stored anew; `dvc pull data.dvc` first would add to it."
+        sentence = (
+            "data.dvc names a version that is not in data/, so all is stored anew; "
+            "`dvc pull data.dvc` first would add to it."
+        )
         console.print(sentence, highlight=False, soft_wrap=True)

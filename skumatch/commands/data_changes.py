@@ -1,4 +1,4 @@
-"""`skumatch data add`, `retire`, `relabel`, `rename`, `remove`, `undo`, `log`: a data version from the last one."""
+"""`skumatch data add | retire | relabel | rename | remove | undo | log`: changes of the last data version."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Catalogue = Annotated[
 
 
 def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, why: Why = "") -> None:
-    """Add a delivery of new pictures to the data; what is there stays and isn't read."""
+    """Add a delivery of new pictures to the data; present pictures stay and aren't read."""
     if side not in ("train", "test"):
         raise ParameterError(f"--side is '{side}'; write train or test.")
 
@@ -78,7 +78,7 @@ def retire(
     ] = False,
     why: Why = "",
 ) -> None:
-    """Retire products: what serves after the next refresh never names them, and their photos stand for unknown products."""
+    """Retire products: after the next refresh no answer names them, and their photos count as unknown."""
     names = _names(skus, file)
     if back and until:
         raise ParameterError("--until goes with products that are retired, not with --back; leave one out.")
@@ -125,7 +125,7 @@ def remove(
     ] = "",
     why: Why = "",
 ) -> None:
-    """Take pictures out of the data, by name, or the old ones of a product; earlier versions keep them."""
+    """Take pictures out of the data, by name, or a product's old ones; earlier versions keep them."""
     if bool(sku) != bool(before) or sum(map(bool, (images, file, sku))) != 1:
         raise ParameterError(
             "Name pictures, or a file that lists them with --file, or a product with --sku and --before."
@@ -179,14 +179,15 @@ def log() -> None:
         )
     if not table.row_count:
         console.print(
-            "No change that led to this data version is on record; `skumatch data import` and the like record theirs."
+            "No change that led to this data version is on record; "
+            "`skumatch data import` and the like record theirs."
         )
         return
     console.print(table)
 
 
 def _change(action: Action, make: Make, why: str, source: str = "") -> None:
-    """Make a change, say what came of it, and tell Airflow."""
+    """Change the data as `change_data` does, which returns the change."""
     change_data(action, make, why, source)
 
 
@@ -198,15 +199,18 @@ def change_data(
     erased: Collection[str] = (),
     undone: bool = True,
 ) -> Changed:
-    """Make a change, say what came of it, and tell Airflow.
+    """Change the data, print the outcome, and tell Airflow of the new version.
 
     Args:
-        action: the word that the record has.
-        make: returns the next version.
-        why: the reason, kept in the record.
-        source: the delivery or table that it comes from.
-        erased: SHA-256 of the pictures that it erases.
-        undone: whether it can be undone.
+        action: Name of the change in the record.
+        make: Returns the next version from the current one.
+        why: Reason, kept in the record.
+        source: Delivery or table that the change comes from.
+        erased: SHA-256 of the pictures that are erased.
+        undone: Whether the change can be undone.
+
+    Raises:
+        ParameterError: The folder is no project, or its parameters are wrong.
     """
     settings = current_settings()
     require_project(settings.project)
@@ -241,7 +245,11 @@ def _say(changed: Changed, undone: bool = True) -> None:
 
 
 def _names(skus: list[str] | None, file: Path | None) -> dict[str, str]:
-    """Names with the place where each stands. Raises ParameterError where none, or two lists, are given."""
+    """Return product names, each with its place in the file.
+
+    Raises:
+        ParameterError: No names are given, or names and a file.
+    """
     if bool(skus) == bool(file):
         raise ParameterError("Name products, or a file that lists them with --file; one of the two.")
     return read_names(file) if file else dict.fromkeys(skus or [], "the command")

@@ -1,4 +1,4 @@
-"""How a data version and what an import changed look in the terminal."""
+"""Terminal views of a data version, and of the changes by an import."""
 
 from __future__ import annotations
 
@@ -20,31 +20,43 @@ FEW = 5
 MANY = 20
 
 
-def import_lines(found: Imported, path: Path, version: str) -> Iterator[str]:
-    """What an import found, a sentence a line."""
-    repaired = f"; names repaired: {', '.join(found.repaired)}" if found.repaired else ""
-    yield f"Edition: {found.edition}{repaired}."
-    news = "" if found.changed else ", unchanged"
-    aside = f", {len(found.quarantined):,} set aside" if found.quarantined else ""
-    junk = f", {sum(found.junk.values()):,} other files left out" if found.junk else ""
+def import_lines(imported: Imported, path: Path, version: str) -> Iterator[str]:
+    """Yield sentences on an import, one a line.
+
+    Args:
+        imported: Result of the import.
+        path: The delivery.
+        version: MD5 of the data version.
+    """
+    repaired = f"; names repaired: {', '.join(imported.repaired)}" if imported.repaired else ""
+    yield f"Edition: {imported.edition}{repaired}."
+    news = "" if imported.changed else ", unchanged"
+    aside = f", {len(imported.quarantined):,} set aside" if imported.quarantined else ""
+    junk = f", {sum(imported.junk.values()):,} other files left out" if imported.junk else ""
     name = version.removesuffix(".dir")[:12]
-    yield f"Data version {name}{news}: {found.images:,} images of {found.skus:,} SKUs from {path}{aside}{junk}."
-    yield from left_out_lines(found.quarantined, found.junk)
-    if found.catalogue:
-        only = f", {found.catalogue_only:,} of them SKUs with no other image" if found.catalogue_only else ""
-        yield f"Catalogue pictures: {found.catalogue:,}{only}."
+    content = f"{imported.images:,} images of {imported.skus:,} SKUs"
+    yield f"Data version {name}{news}: {content} from {path}{aside}{junk}."
+    yield from left_out_lines(imported.quarantined, imported.junk)
+    if imported.catalogue:
+        only = (
+            f", {imported.catalogue_only:,} of them SKUs with no other image"
+            if imported.catalogue_only
+            else ""
+        )
+        yield f"Catalogue pictures: {imported.catalogue:,}{only}."
 
 
 def left_out_lines(quarantined: Sequence[Mapping[str, str]], junk: Mapping[str, int]) -> Iterator[str]:
-    """What a delivery has that is not in the data: pictures set aside by reason, and files left out by kind."""
+    """Yield sentences on pictures set aside by reason, and files left out by kind."""
     if quarantined:
-        yield f"Set aside: {_counts(Counter(entry['reason'] for entry in quarantined))}; `skumatch data inspect` lists them."
+        by_reason = _counts(Counter(entry["reason"] for entry in quarantined))
+        yield f"Set aside: {by_reason}; `skumatch data inspect` lists them."
     if junk:
         yield f"Left out: {_counts(Counter(junk))}."
 
 
 def change_lines(changes: Changes | None) -> Iterator[str]:
-    """What changed against the version that was there, a kind a line; nothing where there was none."""
+    """Yield the changes against the earlier version, one kind a line; nothing if there was none."""
     if changes is None:
         return
     kinds = (
@@ -63,7 +75,7 @@ def change_lines(changes: Changes | None) -> Iterator[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few, and how many more."""
+    """Return the first FEW names, and the number of the others."""
     return ", ".join(names[:FEW]) + (f" and {len(names) - FEW:,} more" if len(names) > FEW else "")
 
 
@@ -72,7 +84,7 @@ def _counts(counts: Counter[str]) -> str:
 
 
 def side_table(manifest: pd.DataFrame) -> Table:
-    """Images and SKUs on each side, the largest SKU, and the sizes of the pictures."""
+    """Return a table of each side: images, SKUs, the largest SKU, and the size of the pictures."""
     table = Table(title="Data version")
     for name in (
         "side",
@@ -96,13 +108,13 @@ def side_table(manifest: pd.DataFrame) -> Table:
 
 
 def quarantine_table(quarantined: list[dict[str, str]]) -> Table:
-    """Every reason with what it means and its images, the first of them by name."""
+    """Return a table of the reasons, each with its meaning, number of images and first MANY ids."""
     table = Table(title=f"Set aside: {len(quarantined):,} images", show_lines=True)
     table.add_column("reason", max_width=32)
     table.add_column("images", justify="right")
     table.add_column("which", overflow="fold")
     for reason, ids in set_aside(quarantined).items():
         more = [f"and {len(ids) - MANY:,} more, in data/import.json"] if len(ids) > MANY else []
-        what = Text(reason, "bold").append(f"\n{REASONS.get(reason, '')}", "dim")
-        table.add_row(what, f"{len(ids):,}", Text("\n".join([*ids[:MANY], *more])))
+        meaning = Text(reason, "bold").append(f"\n{REASONS.get(reason, '')}", "dim")
+        table.add_row(meaning, f"{len(ids):,}", Text("\n".join([*ids[:MANY], *more])))
     return table

@@ -1,4 +1,4 @@
-"""`skumatch doctor`: is everything well here, and what to do where it isn't."""
+"""`skumatch doctor`: checks of an installation, with advice on what to mend."""
 
 from __future__ import annotations
 
@@ -20,22 +20,19 @@ def doctor(
         Path | None, typer.Option("--json", help="Write the findings to this file, too.")
     ] = None,
 ) -> None:
-    """Check this installation: packages, project, disk, GPU, remote, MLflow, Airflow, workers.
-
-    Say what to mend.
-    """
+    """Check packages, project, disk, GPU, remote, MLflow, Airflow and workers, and say what to mend."""
     from skumatch.doctor.checks import CHECKS
     from skumatch.doctor.finding import Place, examine
     from skumatch.doctor.screen import findings_table
     from skumatch.progress import track
 
-    found = []
+    findings = []
     with track("doctor", len(CHECKS), "checks") as advance:
         for finding in examine(Place(current_settings()), CHECKS):
-            found.append(finding)
+            findings.append(finding)
             advance(text=finding.name)
-    console.print(findings_table(found), highlight=False)
+    console.print(findings_table(findings), highlight=False)
     if output:
-        write_json(output, [finding.model_dump() for finding in found])
-    if ill := [finding.name for finding in found if finding.verdict == "failed"]:
+        write_json(output, [finding.model_dump() for finding in findings])
+    if ill := [finding.name for finding in findings if finding.verdict == "failed"]:
         raise Unwell(f"Not everything is well ({', '.join(ill)}); what to do stands above.")

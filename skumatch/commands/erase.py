@@ -1,4 +1,4 @@
-"""`skumatch data erase` and `skumatch gc --erase`: pictures that must go from everywhere."""
+"""`skumatch data erase` and `skumatch gc --erase`: erasure of pictures from every version and store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROLES = {"train": "trained on", "val": "validated on", "gallery": "in the galler
 
 
 def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
-    """Erase pictures: show everything that has them, and make the data version without them, for good.
+    """Erase pictures: show everything that has them, and make a data version without them, for good.
 
     `skumatch gc --erase` then deletes them from older versions, models and stores.
     """
@@ -45,8 +45,8 @@ def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
     check_places(settings)
     registry = open_registry(settings, load_params(settings.project / PARAMS))
     chosen = choose(settings, image or [], sku or [])
-    given = list(uses(settings, registry, Wanted(hashes=tuple(sorted(chosen.pictures)))))
-    _show(chosen, given)
+    by_version = list(uses(settings, registry, Wanted(hashes=tuple(sorted(chosen.pictures)))))
+    _show(chosen, by_version)
     changed = change_data(
         "erase",
         lambda version, _: deltas.erase(version, chosen.pictures),
@@ -56,13 +56,13 @@ def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
     )
     if not changed.changed:
         _say("Today's data has none of them; the erasure is on record, for the older versions.")
-    for sentence in _of_models(registry, given):
+    for sentence in _of_models(registry, by_version):
         _say(sentence)
     _say("Next: `skumatch refresh`, then `skumatch gc --erase`, which shows what still holds them.")
 
 
-def _show(chosen: Chosen, given: list[Use]) -> None:
-    """Where the pictures are: data versions, model versions with roles, stores."""
+def _show(chosen: Chosen, by_version: list[Use]) -> None:
+    """Print the places of the pictures: data versions, model versions with roles, stores."""
     copies = f", {chosen.copies:,} of them not named, but with equal pixels" if chosen.copies else ""
     _say(f"Pictures to erase: {len(chosen.pictures):,}{copies}.")
     table = Table(title="What has them")
@@ -73,7 +73,7 @@ def _show(chosen: Chosen, given: list[Use]) -> None:
         today = ", today's" if version.md5 == chosen.current else ""
         sides = ", ".join(sorted({name.partition("/")[0] for name in rows["id"]}))
         table.add_row("data version", f"{version.md5[:12]}{today}", f"{len(rows):,}", sides)
-    for use in given:
+    for use in by_version:
         aliases = f" ({', '.join(use.ref.aliases)})" if use.ref.aliases else ""
         if use.rows is None:
             table.add_row("model version", f"{use.ref.version}{aliases}", "?", Text(use.reason))
@@ -83,16 +83,18 @@ def _show(chosen: Chosen, given: list[Use]) -> None:
             table.add_row("model version", f"{use.ref.version}{aliases}", f"{len(use.rows):,}", roles)
     for store, count in chosen.stores().items():
         table.add_row("store", Text(store), f"{count:,}", "")
-    if holding := [use for use in given if use.rows is None or len(use.rows)]:
+    if holding := [use for use in by_version if use.rows is None or len(use.rows)]:
         table.add_row("store", "MLflow: bundles and reports of these versions", f"{len(holding):,}", "")
     console.print(table)
 
 
-def _of_models(registry: Registry, given: list[Use]) -> list[str]:
-    """What an erasure of the data alone leaves in models, in sentences."""
+def _of_models(registry: Registry, by_version: list[Use]) -> list[str]:
+    """Return sentences on models that still rest on the pictures after an erasure from the data alone."""
     from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG
 
-    held = {use.ref.version: set(use.rows["role"]) for use in given if use.rows is not None and len(use.rows)}
+    held = {
+        use.ref.version: set(use.rows["role"]) for use in by_version if use.rows is not None and len(use.rows)
+    }
     learnt = sorted(version for version, roles in held.items() if "train" in roles)
     sentences = []
     if learnt:
@@ -115,27 +117,35 @@ def _of_models(registry: Registry, given: list[Use]) -> list[str]:
 
 
 def erase_everywhere(delete: bool, accept: bool) -> None:
-    """Show or delete whatever holds pictures that the record of data says were erased."""
+    """Show or delete everything that holds pictures which were erased by the record of data.
+
+    Args:
+        delete: Whether to delete it; otherwise it is only shown.
+        accept: Whether versions may lose parts for good.
+
+    Raises:
+        LossNotAccepted: Versions would lose parts, and `accept` is false; nothing was deleted.
+    """
     from skumatch.pipeline.erasing import Losses, plan
     from skumatch.pipeline.erasing import erase as erase_planned
     from skumatch.progress import track
 
     settings = current_settings()
     require_project(settings.project)
-    made = plan(settings, user())
-    if made.erasure is None:
+    planned = plan(settings, user())
+    if planned.erasure is None:
         _say("No picture was erased, by the record of data; `skumatch data erase` erases one.")
         return
-    _show_losses(made.losses)
-    _show_piles(made.piles, "What holds erased pictures")
+    _show_losses(planned.losses)
+    _show_piles(planned.piles, "What holds erased pictures")
     if not delete:
-        command = f"skumatch gc --erase --delete{' --accept-loss' if made.losses else ''}"
-        shown = f"Nothing was deleted. To delete these {made.count:,}: {command}"
-        _say(shown if made.count else "Nothing here holds an erased picture.")
+        command = f"skumatch gc --erase --delete{' --accept-loss' if planned.losses else ''}"
+        shown = f"Nothing was deleted. To delete these {planned.count:,}: {command}"
+        _say(shown if planned.count else "Nothing here holds an erased picture.")
         return
-    with track("gc --erase", made.count, "files") as advance:
-        gone = erase_planned(settings, user(), made.losses if accept else Losses(), advance)
-    count = sum(len(items) for items in gone.values())
+    with track("gc --erase", planned.count, "files") as advance:
+        deleted = erase_planned(settings, user(), planned.losses if accept else Losses(), advance)
+    count = sum(len(items) for items in deleted.values())
     _say(
         f"Gone are {count:,} files and folders; the record of it is in records/erasures of the remote."
         if count
@@ -149,8 +159,8 @@ def _show_losses(losses: Losses) -> None:
     table = Table(title="What will no longer work")
     for name in ("version", "serve, roll back", "make again, audit whole"):
         table.add_column(name)
-    for lost in sorted(losses.versions, key=lambda lost: (lost.model, lost.version)):
-        table.add_row(f"{lost.model} {lost.version}", "no more" if lost.gallery else "as before", "no more")
+    for loss in sorted(losses.versions, key=lambda loss: (loss.model, loss.version)):
+        table.add_row(f"{loss.model} {loss.version}", "no more" if loss.gallery else "as before", "no more")
     for name in sorted(losses.data):
         table.add_row(f"data {name[:12]}", "", "its shards with erased pictures are gone")
     console.print(table)

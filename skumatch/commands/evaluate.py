@@ -1,4 +1,4 @@
-"""`skumatch evaluate`: score any encoder on any folder."""
+"""`skumatch evaluate`: scores of any encoder on any folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation in the terminal: the headline in one line, then the figures of the whole list, the scorers and the slices."""
+"""An evaluation in the terminal: a headline, then the figures of list, scorers and slices."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ SCORERS = {"prototype": "top-1 by prototype", "knn": "top-1 by k-NN vote"}
 
 
 def headline(evaluation: Evaluation) -> str:
-    """Top-1/3/5, under which protocol, of how many."""
+    """Return top-1/3/5, the protocol, and the numbers of queries and SKUs in one line."""
     low, high = evaluation.interval.top1
     figures = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     figures += f", top-3 {100 * evaluation.top3:.1f} %, top-5 {100 * evaluation.top5:.1f} %"
-    what = f"protocol {evaluation.protocol}, {evaluation.n:,} queries of {evaluation.skus:,} SKUs"
+    scope = f"protocol {evaluation.protocol}, {evaluation.n:,} queries of {evaluation.skus:,} SKUs"
     left_out = (
         f", {evaluation.without_partner} without a gallery image left out"
         if evaluation.without_partner
         else ""
     )
-    return f"{figures}, {what}{left_out}"
+    return f"{figures}, {scope}{left_out}"
 
 
 def tables(evaluation: Evaluation) -> Iterator[RenderableType]:
-    """What there is besides the headline."""
+    """Yield the tables below the headline: further figures, and the slices if there are any."""
     yield _others(evaluation)
     if evaluation.slices:
         yield _slices(evaluation)
@@ -64,17 +64,17 @@ def _slices(evaluation: Evaluation) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("")
     family = ""
-    for one in evaluation.slices:
-        bounds = f"{100 * one.interval[0]:.1f} to {100 * one.interval[1]:.1f}"
-        shown = Text(one.family if one.family != family else "")
+    for part in evaluation.slices:
+        bounds = f"{100 * part.interval[0]:.1f} to {100 * part.interval[1]:.1f}"
+        shown = Text(part.family if part.family != family else "")
         table.add_row(
             shown,
-            Text(one.name),
-            f"{100 * one.top1:.1f} %",
+            Text(part.name),
+            f"{100 * part.top1:.1f} %",
             bounds,
-            f"{one.n:,}",
-            f"{one.skus:,}",
-            Text(one.about, style="dim"),
+            f"{part.n:,}",
+            f"{part.skus:,}",
+            Text(part.about, style="dim"),
         )
-        family = one.family
+        family = part.family
     return table

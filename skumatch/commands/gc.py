@@ -1,4 +1,4 @@
-"""`skumatch gc`: what nobody needs any more, counted; and deleted where that is asked for."""
+"""`skumatch gc`: count, and delete on request, everything that is no longer needed."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def gc(
     erase: Erase = False,
     accept_loss: AcceptLoss = False,
 ) -> None:
-    """Show or delete what no registered version, kept run or data version needs.
+    """Show or delete everything that no registered version, kept run or data version needs.
 
-    Old workspaces, objects in cache and remote, checkpoints, vectors, claims. With --erase, instead, files
-    with pictures that were erased, needed or not.
+    These are old workspaces, objects in cache and remote, checkpoints, vectors and claims. With --erase it is
+    instead every file with erased pictures, needed or not.
     """
     if erase:
         from skumatch.commands.erase import erase_everywhere
@@ -73,15 +73,15 @@ def gc(
     from skumatch.progress import track
 
     settings, limits = current_settings(), Limits(age, keep_runs, time.time())
-    require_project(settings.project)  # whose history names the data versions that are needed
+    require_project(settings.project)  # its history names the data versions that are needed
     shown = piles(settings, limits)
-    found = {pile.kind: list(pile.items) for pile in shown}
-    if delete and any(found.values()):
-        with track("gc", sum(len(items) for items in found.values()), "files") as advance:
-            found = delete_shown(settings, limits, shown, advance)
-    console.print(_table(found, delete))
+    unneeded = {pile.kind: list(pile.items) for pile in shown}
+    if delete and any(unneeded.values()):
+        with track("gc", sum(len(items) for items in unneeded.values()), "files") as advance:
+            unneeded = delete_shown(settings, limits, shown, advance)
+    console.print(_table(unneeded, delete))
     console.print(
-        _said(found, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True
+        _sentence(unneeded, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True
     )
     if output:
         write_json(
@@ -90,24 +90,24 @@ def gc(
                 "deleted": delete,
                 "age": age,
                 "keep_runs": keep_runs,
-                "kinds": [_as_json(*one) for one in found.items()],
+                "kinds": [_as_json(kind, items) for kind, items in unneeded.items()],
             },
         )
 
 
-def _table(found: dict[str, list[Any]], deleted: bool) -> Table:
+def _table(unneeded: dict[str, list[Any]], deleted: bool) -> Table:
     table = Table(title="Deleted" if deleted else "Not needed any more")
     for name in ("what", "how many", "size", "for example"):
         table.add_column(name, justify="right" if name in ("how many", "size") else "left")
-    for kind, items in found.items():
+    for kind, items in unneeded.items():
         largest = max(items, key=lambda item: item.size, default=None)
         example = Text(largest.name, overflow="ellipsis", no_wrap=True) if largest else ""
         table.add_row(TITLES[kind], f"{len(items):,}", size_of(items), example, style="" if items else "dim")
     return table
 
 
-def _said(found: dict[str, list[Any]], deleted: bool, limits: str) -> str:
-    everything = [item for items in found.values() for item in items]
+def _sentence(unneeded: dict[str, list[Any]], deleted: bool, limits: str) -> str:
+    everything = [item for items in unneeded.values() for item in items]
     if not everything:
         return "There is nothing to delete."
     counted = f"{len(everything):,} files and folders ({size_of(everything)})"
@@ -117,7 +117,7 @@ def _said(found: dict[str, list[Any]], deleted: bool, limits: str) -> str:
 
 
 def size_of(items: list[Any]) -> str:
-    """The sum of their bytes, for people."""
+    """Return the total size of items in words, such as `1.2 MB`."""
     return decimal(sum(item.size for item in items))
 
 

@@ -1,6 +1,6 @@
-"""`skumatch match`: which product each picture shows.
+"""`skumatch match`: the product of each picture.
 
-A few in the terminal, any number into a table and a page.
+A few pictures are answered in the terminal, any number in a table and a page.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _print(paths: list[Path], model: str, top_k: int, shop: ShopList | None, as_
     from skumatch.reference import find_bundle
     from skumatch.release.bundle import Bundle
 
-    # First: a broken picture is told without waiting for the model.
+    # Before the model is loaded, so that a broken picture is reported at once.
     pictures = list(open_pictures(list_pictures(paths), Path()))
     bundle = Bundle.load(find_bundle(model, current_settings()))
     assortment = bundle.assortment(*shop) if shop else None
@@ -95,7 +95,7 @@ def _print(paths: list[Path], model: str, top_k: int, shop: ShopList | None, as_
 
 
 def _warn(assortments: Assortment | Assortments | None) -> None:
-    """Name on stderr the products that the gallery lacks; standard output is for programs, too."""
+    """Name the products that the gallery lacks on stderr, since programs read standard output."""
     if assortments and assortments.warning:
         Console(stderr=True, soft_wrap=True).print(assortments.warning, markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""`skumatch models | promote | rollback`: which versions there are, and which one serves."""
+"""`skumatch models | promote | rollback`: the registered versions, and the choice of the champion."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def models(
 
     registry = _registry(current_settings())
     if history:
-        heads = promotion.heads(registry)  # first: the journal grows
+        heads = promotion.heads(registry)  # before the journal, which may grow meanwhile
         _show_history(promotion.history(registry), heads)
         return
     versions = registry.versions()
@@ -54,10 +54,10 @@ def models(
 
 
 def versions_table(versions: Sequence[ModelRef]) -> Table:
-    """A row a version; at 80 columns aliases and times take several lines.
+    """Return a table of versions, one row each; at 80 columns aliases and times take several lines.
 
-    A gallery release names the model release of its encoder: `gallery of 1`. The encoder is the start of its
-    weights' SHA-256, `-` in versions that were registered without it.
+    A gallery release names the model release of its encoder: `gallery of 1`. The encoder is shown as the
+    start of its weights' SHA-256, or `-` for versions that were registered without it.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title="Registered models")
     for name in ("version", "kind", "encoder", "aliases", "top-1", "bundle", "data", "created"):
@@ -83,7 +83,7 @@ def promote(
     why: Why = "by hand",
     dry_run: DryRun = False,
 ) -> None:
-    """Make a version that passed the gate the champion, if the champion still is the one it was compared with."""
+    """Make a version that passed the gate the champion, if it was compared with today's champion."""
     from skumatch.pipeline import releases
     from skumatch.release import promotion
 
@@ -93,7 +93,8 @@ def promote(
     name = "approval_refresh" if RELEASE_TAG in wanted.tags else "approval"
     if getattr(release, name) == "required":
         raise Refused(
-            f"Promotion needs a person's approval (release.{name}); give it at {settings.airflow_url}/dags/skumatch_release."
+            f"Promotion needs a person's approval (release.{name}); "
+            f"give it at {settings.airflow_url}/dags/skumatch_release."
         )
     try:
         expected = promotion.proposed(registry, wanted) if dry_run else promotion.compared_with(wanted)
@@ -130,7 +131,8 @@ def rollback(
     target, now = releases.rollback_plan(settings, registry, version)
     if now == target.version:
         raise ReferenceNotFound(
-            f"Version {target.version} is the champion already; `skumatch models --history` lists what was before."
+            f"Version {target.version} is the champion already; "
+            "`skumatch models --history` lists what was before."
         )
     if not dry_run:
         promotion.rollback(registry, target.version, now, user(), why)
@@ -164,15 +166,15 @@ def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
             (entry.after.outcome, str(entry.after.champion or "none")) if entry.after else ("open", "")
         )
         moved = Text(champion, style="bold green" if entry.changed else "")
-        asked = entry.asked
+        request = entry.asked
         table.add_row(
             str(entry.number),
             when,
-            f"{asked.action} {asked.version}",
+            f"{request.action} {request.version}",
             outcome,
             moved,
-            Text(asked.who),
-            Text(asked.why),
+            Text(request.who),
+            Text(request.why),
         )
     console.print(table)
     broken = [*breaks(entries), *unheaded(entries, heads)]

@@ -1,4 +1,4 @@
-"""`skumatch run | retrain | refresh | up | down | pull | stage`: turn the loop, or one part of it."""
+"""`skumatch run | retrain | refresh | up | down | pull | stage`: the whole loop, or one part of it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Data, servers, one retrain, a summary: the whole loop, and no process left behind."""
+    """Run the whole loop: data, servers, one retrain, a summary; no process is left behind."""
     from skumatch import services
 
     settings = _ready_settings(overrides or ())
@@ -65,7 +65,11 @@ def run(
 
 
 def _ready_settings(overrides: Sequence[str]) -> Settings:
-    """The settings of a run. Raises ParameterError for what would stop it after its training."""
+    """Return the settings of a run, checked for errors that would stop it only after its training.
+
+    Raises:
+        ParameterError: Such an error.
+    """
     settings = current_settings()
     check_approval(settings, load_params(settings.project / "params.yaml", overrides))
     check_signing_key(settings.signing_key_file)
@@ -74,9 +78,9 @@ def _ready_settings(overrides: Sequence[str]) -> Settings:
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM, as from make or a service manager, ends what is done as Ctrl-C does.
+    """Treat SIGTERM, as sent by make or a service manager, like Ctrl-C.
 
-    A second one doesn't cut that end short.
+    A second SIGTERM is ignored, so that it doesn't cut the clean-up short.
     """
 
     def interrupt(*_: object) -> None:
@@ -91,7 +95,16 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -> None:
-    """Import `data`, or render the sample where there is no data yet."""
+    """Import a delivery, or render the sample if there is no data yet.
+
+    Args:
+        data: A folder or zip, or `sample`; None keeps the data that is here.
+        catalogue: A folder of catalogue pictures, only with a delivery.
+        settings: The project.
+
+    Raises:
+        DataError: A catalogue is given without a delivery, or the delivery can't be used.
+    """
     from skumatch.commands.data import import_and_store, render_and_store
 
     if data and data != "sample":
@@ -105,7 +118,7 @@ def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -
 
 
 def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
-    """Trigger the workflow on the running servers and follow it."""
+    """Start a retrain on the running servers and follow it."""
     settings = _ready_settings(overrides or ())
     _check_data(settings, data_ref)
     _read_code(settings)
@@ -138,12 +151,17 @@ def refresh(
 def _check_data(settings: Settings, data_ref: str | None) -> None:
     if data_ref is None and not (settings.project / "data.dvc").is_file():
         raise DataError(
-            "There is no data yet; import some with `skumatch data import PATH` or render it with `skumatch data sample`."
+            "There is no data yet; import some with `skumatch data import PATH` "
+            "or render it with `skumatch data sample`."
         )
 
 
 def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
-    """Follow a refresh that waits or works already, where it does what is wanted; whether it did."""
+    """Follow a refresh that is already queued or running, if there is one with these settings and data.
+
+    Returns:
+        True if that refresh replaces a new one.
+    """
     from skumatch.follow import active, data_of
     from skumatch.pipeline.inputs import data_pointer
     from skumatch.pipeline.repository import md5_of
@@ -159,9 +177,9 @@ def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
     )
     summary = _followed(settings, run, REFRESH)
     lacking = ""
-    if summary.get("skipped"):  # who starts a refresh by hand wants one, whether or not something is new
+    if summary.get("skipped"):  # a person who starts one wants it even without new data
         lacking = "was skipped"
-    elif data_of(settings, run, REFRESH) != data:  # it had read data.dvc right before the last import
+    elif data_of(settings, run, REFRESH) != data:  # it read data.dvc right before the last import
         lacking = "took other data"
     if lacking:
         console.print(f"The refresh {run} {lacking}; another one starts.", highlight=False, soft_wrap=True)
@@ -184,13 +202,13 @@ def _followed(settings: Settings, run: str, dag: str, servers_stop: bool = False
     """Follow a run to its summary.
 
     Args:
-        settings: where Airflow is.
-        run: its id.
-        dag: whose run it is.
-        servers_stop: they stop with this command, so an interrupted run must not wait in them for the next.
+        settings: Address of Airflow.
+        run: Id of the run.
+        dag: Id of the DAG.
+        servers_stop: Whether the servers stop with this command, so that an interrupted run is cancelled.
 
     Raises:
-        RunFailed: a task failed.
+        RunFailed: A task failed.
         ServiceError: Airflow is away.
     """
     from skumatch.follow import cancel, follow, run_url
@@ -212,7 +230,11 @@ def _followed(settings: Settings, run: str, dag: str, servers_stop: bool = False
 
 
 def _show(settings: Settings, summary: dict[str, Any]) -> None:
-    """Print how a run ended. Raises Refused where the gate refused its model."""
+    """Print how a run ended.
+
+    Raises:
+        Refused: The gate refused the run's model.
+    """
     from skumatch.summary import links, render_summary
 
     console.print(render_summary(summary))
@@ -221,12 +243,17 @@ def _show(settings: Settings, summary: dict[str, Any]) -> None:
     console.print(links(summary, settings), markup=False, soft_wrap=True, highlight=False)
     if summary["decision"] == "refuse":
         raise Refused(
-            "The gate refused the model, so nothing was registered; the reasons stand above and in the report."
+            "The gate refused the model, so nothing was registered; "
+            "the reasons stand above and in the report."
         )
 
 
 def _read_code(settings: Settings) -> Code:
-    """The code of a run that is about to start; says if the gate will refuse its model. Raises CodeError."""
+    """Read the code for a run, and warn if the gate will refuse the model because of it.
+
+    Raises:
+        CodeError: A run can't take the code along.
+    """
     from skumatch.pipeline.inputs import read_code
 
     code = read_code(settings.project)
@@ -240,13 +267,11 @@ def up() -> None:
     from skumatch import services
 
     settings = current_settings()
-    load_params(settings.project / PARAMS)  # else servers would start and wait for DAGs that can't come
+    load_params(settings.project / PARAMS)  # with an error in it the servers would wait for DAGs in vain
     check_signing_key(settings.signing_key_file)
     services.up(settings)
-    console.print(
-        f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}\nStop them with `skumatch down`.",
-        highlight=False,
-    )
+    addresses = f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}"
+    console.print(f"{addresses}\nStop them with `skumatch down`.", highlight=False)
 
 
 def down() -> None:
@@ -265,9 +290,9 @@ def pull(
         typer.Option("--refresh", help="For a refresh: no training, the champion's encoder on today's data."),
     ] = False,
 ) -> None:
-    """Lay a run's inputs into inputs/, so that `dvc repro` runs here without Airflow.
+    """Place a run's inputs in inputs/, so that `dvc repro` runs here without Airflow.
 
-    These are the champion, base weights, the last version's profile and what git knows of the code.
+    The inputs are the champion, base weights, the last version's profile and git's record of the code.
     """
     from skumatch.pipeline import inputs
     from skumatch.pipeline.pull import (
@@ -299,9 +324,9 @@ def pull(
 
 
 def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> None:
-    """Run one stage here, in this folder. (`dvc repro NAME` runs it only if something changed.)"""
+    """Run one stage here, in this folder; `dvc repro NAME` runs it only if something changed."""
     from skumatch.stages.runner import run as run_stage
 
-    require_project(Path.cwd())  # a stage that fails leaves its error's words in its folder
+    require_project(Path.cwd())  # since a failing stage writes its error into its folder
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     run_stage(name, Path.cwd())

@@ -1,6 +1,6 @@
-"""`skumatch worker`: what Airflow's tasks start.
+"""`skumatch worker`: the processes of Airflow's tasks.
 
-JSON in on stdin, marker lines out, the last of them the result.
+The message comes as JSON on stdin. Marker lines go out on stdout, the last of them with the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def pull() -> None:
 
 @app.command()
 def stage(names: list[str]) -> None:
-    """Do stages of the run, one after the other in one workspace."""
+    """Run stages, one after the other in one workspace."""
     from skumatch.pipeline.worker import Message, run_stages
 
     _answer(lambda settings, given: run_stages(settings, Message.model_validate(given), names).model_dump())
@@ -43,7 +43,7 @@ def stage(names: list[str]) -> None:
 
 @app.command()
 def register() -> None:
-    """Record the run, register and promote what passed."""
+    """Record the run; register and promote a model that passed."""
     from skumatch.pipeline.register import register as task
     from skumatch.pipeline.worker import Message
 
@@ -101,7 +101,7 @@ def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
 
 
 def _stop_all(*_: object) -> NoReturn:
-    """A task that ends early takes its stage along: DVC would leave it behind as an orphan beside the retry."""
+    """End the stage along with its task, since DVC would leave it as an orphan beside the retry."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGTERM)
@@ -109,6 +109,9 @@ def _stop_all(*_: object) -> NoReturn:
 
 
 def _environment() -> Settings:
-    """Make this machine's places absolute for the stage's process, which runs in another folder, with this Python first."""
+    """Set the environment for the stage's process, and return its settings.
+
+    Paths become absolute, since the stage runs in another folder, and this Python comes first.
+    """
     os.environ |= {"SKUMATCH_EVENTS": "1"} | stage_environment(current_settings())
     return current_settings()
