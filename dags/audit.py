@@ -1,4 +1,4 @@
-"""The DAG `skumatch_audit`: every day the champion's chain of lineage is verified, and that of an older version."""
+"""The DAG `skumatch_audit`: daily verification of the champion's lineage chain, and of an older version's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from airflow.sdk.definitions.context import Context
 from events import Notice
 from stage_process import StageOperator
 
-DOC = """Verify where the champion and one older version came from: every part is fetched and hashed again, what is cheap is computed again.
+DOC = """Verify where the champion and one older version came from: \
+every part is fetched and hashed again, what is cheap is computed again.
 
-A broken link turns the run red, with its name; nothing is repaired. Read the page `lineage-MODEL-VERSION.html` in the reports, then
+A broken link turns the run red, with its name; nothing is repaired. \
+Read the page `lineage-MODEL-VERSION.html` in the reports, then
 `skumatch audit VERSION --verify`. Skipped while there is no champion.
 """
 PICTURES = Param(
@@ -23,7 +25,7 @@ PICTURES = Param(
 
 
 def asked(context: Context) -> dict[str, Any]:
-    """Which run asks, and whether for the pictures, too."""
+    """Return the message of the audit: the run's id, and whether to verify the pictures too."""
     return {"run": context["dag_run"].run_id, "pictures": context["params"]["pictures"]}
 
 

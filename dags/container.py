@@ -1,6 +1,6 @@
 """docker's command line for a stage.
 
-Values stay out of it, as whoever lists the machine's processes reads it.
+The command line holds no values of variables, since everybody who lists the machine's processes can read it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,22 @@ ASKED, INSTEAD = "runtime.execution is docker, but", "set runtime.execution to s
 
 
 def name_of(ti: Any) -> str:
-    """What the container of this try of a task is called."""
+    """Return the name of the container for this try of a task."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", f"skumatch-{ti.run_id}-{ti.task_id}-{ti.try_number}")
 
 
 def command(name: str, env: Mapping[str, str], gpu: bool) -> list[str]:
-    """`docker run ...
+    """Return the command line `docker run ... IMAGE` for a stage.
 
-    IMAGE` with what `env` asks for: SKUMATCH_IMAGE, and SKUMATCH_DOCKER_NETWORK, _GPUS and _ARGS.
+    Args:
+        name: Name of the container.
+        env: Environment of the stage, with the settings SKUMATCH_IMAGE and SKUMATCH_DOCKER_NETWORK, _GPUS
+            and _ARGS. The names of its variables that start with PASSED, and of proxies, are on the command
+            line; docker reads their values from its own environment.
+        gpu: Whether the stage gets the GPUs of SKUMATCH_DOCKER_GPUS.
 
-    Raises AirflowFailException where there is no image named or no docker.
+    Raises:
+        AirflowFailException: No image is named, or there is no docker.
     """
     image, gpus = variable("SKUMATCH_IMAGE", env), variable("SKUMATCH_DOCKER_GPUS", env)
     if not image:
@@ -64,7 +70,7 @@ def _passed(key: str) -> bool:
 
 
 def places(env: Mapping[str, str]) -> list[Path]:
-    """The folders that a stage works in, which are the same inside: project, home, and the remote where it is a folder."""
+    """Return the folders that a stage needs, at the same paths inside: project, home, and a local remote."""
     remote = variable("SKUMATCH_REMOTE", env)
     folders = [PROJECT, PROJECT / (variable("SKUMATCH_HOME", env) or ".skumatch")]
     folders += [PROJECT / remote] if remote and "://" not in remote else []
@@ -74,9 +80,9 @@ def places(env: Mapping[str, str]) -> list[Path]:
 
 
 def mount(place: Path) -> str:
-    """The value of `--mount` for a folder that has the same path inside.
+    """Return the value of `--mount` for a folder that has the same path inside.
 
-    It is a line of CSV, so that any character may stand in the path; `-v` would part it at a colon.
+    It is a line of CSV, so the path may have any character; `-v` would split it at a colon.
     """
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(["type=bind", f"source={place}", f"target={place}"])
@@ -84,9 +90,9 @@ def mount(place: Path) -> str:
 
 
 def kill(name: str) -> None:
-    """End the container, whatever it does.
+    """Kill the container.
 
-    The log says where it had ended already, or where docker does not answer.
+    If it had ended already, or docker doesn't answer, the log says so.
     """
     try:
         ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""What other DAGs can be scheduled on, and whom people are told by: assets, and Airflow's notifier interface."""
+"""Assets that other DAGs can be scheduled on, and notices to people."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ log = logging.getLogger(__name__)
 CHAMPION = Asset(name="skumatch_champion", uri="skumatch://champion/skumatch")
 CHALLENGER = Asset(name="skumatch_challenger", uri="skumatch://challenger/skumatch")
 DATA = Asset(name="skumatch_data", uri="skumatch://data/skumatch")  # skumatch/new_data.py makes its events
-TRAINED = Asset(
-    name="skumatch_trained", uri="skumatch://trained/skumatch"
-)  # an encoder to be judged on the newest data
+# Events of this asset: a trained encoder has to be judged on the newest data.
+TRAINED = Asset(name="skumatch_trained", uri="skumatch://trained/skumatch")
 CHANGED, PASSED = AssetAlias("skumatch_champion_changed"), AssetAlias("skumatch_challenger_passed")
 AGAIN = AssetAlias("skumatch_judge_again")
 RUNS = ("skumatch_retrain", "skumatch_refresh")
@@ -32,11 +31,16 @@ WORDS = {
 
 
 def tell(context: Context, result: dict[str, Any]) -> None:
-    """Tell other DAGs what a result means.
+    """Emit the asset events that a result implies, for other DAGs.
 
-    An event of the champion's asset where it changed, of the challenger's where that waits for a person, and
-    of the trained encoder's where it has to be judged again, since the champion's gallery changed meanwhile.
-    A run that takes up one version tells of further ones that wait: Airflow may have dropped their events.
+    There is an event of the champion's asset if it changed, of the challenger's if it waits for a person, and
+    of the trained encoder's if it has to be judged again because the champion's gallery changed meanwhile. A
+    run that takes up one waiting version emits an event for further ones, since Airflow may have dropped
+    theirs.
+
+    Args:
+        context: Context of the task.
+        result: Result of the task's stage.
     """
     if result.get("others_wait_for"):
         alias, asset = WAITING[result["others_wait_for"]]
@@ -54,13 +58,13 @@ def tell(context: Context, result: dict[str, Any]) -> None:
 
 
 class Notice(BaseNotifier):
-    """One log line, then the hook `SKUMATCH_NOTIFY=module:function`, called with a dict.
+    """A log line, and a call of the hook in `SKUMATCH_NOTIFY=module:function` with a dict.
 
     Airflow logs a hook that fails.
 
-    event: `failed`, `approval`, or `ended`, which is told as what the result says: promoted, refreshed,
-    rolled back, refused, or unfit, where a gallery of today's data is not fit to serve, so that the
-    champion's stays.
+    Attributes:
+        event: `failed`, `approval`, or `ended`. An end is reported by its result: promoted, refreshed, rolled
+            back, refused, or unfit, if a gallery of today's data can't serve and the champion's stays.
     """
 
     def __init__(self, event: str) -> None:
@@ -68,8 +72,9 @@ class Notice(BaseNotifier):
         self.event = event
 
     def notify(self, context: Context) -> None:
+        """Log the event and call the hook, unless the champion was kept or a version waits."""
         ti = context["ti"]
-        event, sentence = self._told(context)
+        event, sentence = self._event(context)
         if event in ("kept", "waits"):
             return
         log.log(
@@ -91,7 +96,8 @@ class Notice(BaseNotifier):
             }
             getattr(importlib.import_module(module), function)(facts)
 
-    def _told(self, context: Context) -> tuple[str, str]:
+    def _event(self, context: Context) -> tuple[str, str]:
+        """Return the event's name and a sentence on it."""
         if self.event == "failed":
             before = context["ti"].dag_id in RUNS and context["ti"].task_id != "register"
             stays = " What serves stays." if before else ""

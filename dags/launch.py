@@ -1,4 +1,4 @@
-"""A stage's process: started in a session of its own, here or in a container, and ended with all it started."""
+"""A stage's process: start in a session of its own, here or in a container, and stop with all descendants."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from recipe import PROJECT, path_of, variable
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 3.0
-CLIENT_LOST = 125  # docker's own exit code, also where it lost sight of a container that goes on
+CLIENT_LOST = 125  # docker's own exit code, also if it lost a container that still runs
 PR_SET_PDEATHSIG = 1
 PLACES = ("HOME", "REMOTE", "SIGNING_KEY", "OPENLINEAGE")  # a relative one lies in the project's folder
 
 
 def start(words: Sequence[str], name: str | None = None, gpu: bool = False) -> subprocess.Popen[str]:
-    """Start `python -m skumatch worker WORDS`; with a `name` in a container that is called so.
+    """Start `python -m skumatch worker WORDS`.
 
-    Raises as `container.command`.
+    Args:
+        words: Arguments of the worker.
+        name: Name of a container to start it in; None: no container.
+        gpu: Whether the container gets GPUs.
+
+    Raises:
+        AirflowFailException: As in `container.command`.
     """
     env = environment()
     python = str(path_of(variable("SKUMATCH_PYTHON") or sys.executable))
@@ -43,9 +49,9 @@ def start(words: Sequence[str], name: str | None = None, gpu: bool = False) -> s
 
 
 def environment() -> dict[str, str]:
-    """A stage's environment: this process's without the servers' secrets, with our paths absolute.
+    """Return a stage's environment: this process's without the servers' secrets, with absolute paths.
 
-    A container has another home folder than this process.
+    The paths are absolute because a container has another home folder than this process.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW__")}
     variables = {name: variable(name) for name in (f"SKUMATCH_{place}" for place in PLACES)}
@@ -57,7 +63,7 @@ def environment() -> dict[str, str]:
 
 
 def end_with_parent(parent: int) -> Callable[[], None]:
-    """What the child does before its first instruction: ask for SIGTERM when this task dies, even by SIGKILL."""
+    """Return a preexec function that gives the child SIGTERM when this task dies, even by SIGKILL."""
     prctl = ctypes.CDLL(None).prctl  # looked up here: a forked child must not load libraries
 
     def ask() -> None:
@@ -69,12 +75,13 @@ def end_with_parent(parent: int) -> Callable[[], None]:
 
 
 def stop(process: subprocess.Popen[str], name: str | None = None) -> None:
-    """End the stage's process group: SIGTERM, then SIGKILL for what is left.
+    """Stop the stage's process group with SIGTERM, then SIGKILL; do nothing if all has ended.
 
-    Nothing happens where all has ended.
+    The container gets the SIGTERM through docker's client, and is killed if the client did not see its end.
 
-    The container `name` gets the SIGTERM through docker's client, and is killed where the client did not see
-    its end.
+    Args:
+        process: The stage's process, or docker's client.
+        name: Name of the container; None: no container.
     """
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)

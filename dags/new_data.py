@@ -1,4 +1,4 @@
-"""What starts a refresh by itself: a new data version, or a trained encoder that has to be judged again.
+"""Automatic starts of a refresh: by a new data version, or by a trained encoder to be judged again.
 
 A new data version waits until no further import comes.
 """
@@ -21,9 +21,9 @@ MOST_SECONDS = 3600.0  # imports without an end must not keep the gallery as it 
 
 
 def refresh_request(context: Context) -> dict[str, Any]:
-    """What the first task of a refresh is asked.
+    """Return the message of a refresh's first task.
 
-    Where an import started the run, not before imports have paused.
+    If an import started the run, wait until imports have paused.
     """
     if context["dag_run"].run_type == "asset_triggered" and not tells_of_an_encoder(context):
         wait_for_pause(context)
@@ -32,15 +32,15 @@ def refresh_request(context: Context) -> dict[str, Any]:
 
 
 def tells_of_an_encoder(context: Context) -> bool:
-    """Whether an event that started the run says that an encoder waits to be judged; MLflow knows which."""
+    """Return whether the run was started for an encoder that waits to be judged; MLflow knows which."""
     return any(asset.name == TRAINED.name for asset in context["triggering_asset_events"])
 
 
 def wait_for_pause(context: Context) -> None:
     """Return once the newest event of the data's asset is `schedule.debounce_minutes` old, or after an hour.
 
-    The run then takes the newest data. Of all events that come while it waits or works Airflow makes one
-    further run, after its end (max_active_runs=1), which is skipped if nothing is new.
+    The run then takes the newest data. Airflow merges all events that come while it waits or works into one
+    further run after its end (max_active_runs=1), which is skipped if nothing is new.
     """
     pause, until = 60.0 * SCHEDULE["debounce_minutes"], time.monotonic() + MOST_SECONDS
     while time.monotonic() < until and (left := pause - newest_age(context)) > 0:
@@ -49,7 +49,7 @@ def wait_for_pause(context: Context) -> None:
 
 
 def newest_age(context: Context) -> float:
-    """Seconds since the newest event of the data's asset; Airflow is asked anew each time."""
+    """Return the seconds since the newest event of the data's asset, fetched from Airflow at each call."""
     newest = context["inlet_events"][DATA].ascending(False).limit(1)
     moment = newest[0].timestamp if len(newest) else datetime.fromtimestamp(0, UTC)
     return (datetime.now(UTC) - moment).total_seconds()

@@ -1,8 +1,9 @@
-"""What Airflow reads of the project with its DAGs: dvc.yaml's stages, and parameters it needs before a run begins.
+"""Parts of the project that Airflow reads with its DAGs: dvc.yaml's stages, and some parameters.
 
-DAG files can't import skumatch, which Airflow's environment may lack. So the defaults of these parameters, and words
-for what they should be, stand here again; a test compares them with skumatch/params.py. Values are read as they are
-written, since YAML turns a word such as 010 into another. A cron text is what croniter reads, here and there.
+Airflow needs these parameters before a run begins. DAG files can't import skumatch, which Airflow's
+environment may lack. So their defaults, and words that describe valid values, are repeated here; a test
+compares them with skumatch/params.py. Values are read as they are written, since YAML turns a word such as
+010 into another. Cron texts are checked by croniter in both places.
 """
 
 from __future__ import annotations
@@ -19,20 +20,19 @@ from croniter.croniter import CroniterError
 
 
 def variable(name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """An environment variable; empty where it is unset or blank, as in skumatch/config.py."""
+    """Return an environment variable; empty if it is unset or blank, as in skumatch/config.py."""
     value = environ.get(name, "")
     return value if value.strip() else ""
 
 
 def path_of(text: str) -> Path:
-    """The path with `~` at its beginning replaced by a home folder."""
+    """Return the path with a leading `~` expanded."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 pathlib's raises where there is no such user
 
 
 PROJECT = path_of(variable("SKUMATCH_PROJECT") or str(Path(__file__).resolve().parents[1]))
-GPU = (
-    "gpu"  # who works in this queue waits for a slot of the pool of this name, so two runs never share a card
-)
+# Tasks of this queue wait for a slot of the pool of the same name, so that two runs never share a card.
+GPU = "gpu"
 QUEUES = dict.fromkeys(("frozen", "train", "embed"), GPU)
 TIMEOUT_HOURS = {"frozen": 12, "train": 24, "embed": 12}
 OTHER_TIMEOUT_HOURS = 2
@@ -43,7 +43,13 @@ EMPTY = ("", "~", "null", "Null", "NULL")
 
 
 class Knob(NamedTuple):
-    """read: from the value as it is written, None for one that can't be. words: what it should be."""
+    """A parameter of params.yaml that Airflow reads.
+
+    Attributes:
+        default: Value if params.yaml leaves it out.
+        read: Returns the parameter for the value as it is written, or None for an invalid one.
+        words: Description of a valid value.
+    """
 
     default: Any
     read: Callable[[Any], Any]
@@ -51,7 +57,13 @@ class Knob(NamedTuple):
 
 
 def whole(most: int, default: int, least: int = 1) -> Knob:
-    """A whole number from `least` to `most`."""
+    """Return the Knob of a whole number.
+
+    Args:
+        most: Largest value.
+        default: Value if params.yaml leaves it out.
+        least: Smallest value.
+    """
 
     def read(value: Any) -> int | None:
         fits = (
@@ -65,11 +77,12 @@ def whole(most: int, default: int, least: int = 1) -> Knob:
 
 
 def truth(value: Any) -> bool | None:
+    """Return a truth value, or None for an invalid text."""
     return TRUTH.get(value) if isinstance(value, str) else None
 
 
 def cron(value: Any) -> str | None:
-    """A cron text that Airflow can schedule by, or `none`."""
+    """Return a cron text that Airflow can schedule by, or `none`; None for an invalid one."""
     if not isinstance(value, str):
         return None
     try:
@@ -82,11 +95,12 @@ def cron(value: Any) -> str | None:
 
 
 def execution(value: Any) -> str | None:
+    """Return `subprocess` or `docker`, or None for any other value."""
     return value if value in ("subprocess", "docker") else None
 
 
 def queues(value: Any) -> dict[str, str] | None:
-    """The queue of each stage; one that is left out keeps its default."""
+    """Return the queue of each stage, with defaults for stages left out; None for an invalid value."""
     names = list(value.values()) if isinstance(value, dict) else [None]
     valid = all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
     return QUEUES | value if valid else None
@@ -96,7 +110,7 @@ HOURS = whole(most=168, default=OTHER_TIMEOUT_HOURS)
 
 
 def timeouts(value: Any) -> dict[str, int] | None:
-    """The hours of each stage; one that is left out keeps its default."""
+    """Return the hours of each stage, with defaults for stages left out; None for an invalid value."""
     hours = (
         {name: HOURS.read(text) for name, text in value.items()} if isinstance(value, dict) else {"": None}
     )
@@ -126,7 +140,7 @@ def sections(name: str) -> dict[str, Any]:
     """Return the sections of a YAML file of the project, each value as it is written.
 
     Raises:
-        ValueError: the file is missing or can't be read; Airflow shows the sentence among its import errors.
+        ValueError: The file is missing or can't be read; Airflow shows the sentence among its import errors.
     """
     path = PROJECT / name
     try:
@@ -140,7 +154,11 @@ def sections(name: str) -> dict[str, Any]:
 
 
 def section(tree: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the section `name`, empty where it is left out. Raises ValueError where it is none."""
+    """Return the section `name`; empty if it is left out.
+
+    Raises:
+        ValueError: The value is no section.
+    """
     inner = tree.get(name)
     if inner is None or inner in EMPTY:
         return {}
@@ -152,9 +170,14 @@ def section(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def value_of(name: str, tree: dict[str, Any]) -> Any:
-    """Return a parameter's value, or its default where params.yaml leaves it out.
+    """Return a parameter's value, or its default if params.yaml leaves it out.
 
-    Raises ValueError for a wrong one.
+    Args:
+        name: Full name of the parameter.
+        tree: Sections of params.yaml.
+
+    Raises:
+        ValueError: The value is invalid.
     """
     knob, (part, _, last) = KNOBS[name], name.partition(".")
     written = section(tree, part).get(last)

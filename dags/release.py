@@ -1,4 +1,7 @@
-"""The DAGs `skumatch_release` (a person approves a challenger) and `skumatch_rollback` (an earlier champion comes back)."""
+"""The DAGs `skumatch_release` and `skumatch_rollback`.
+
+In the first a person approves a challenger; the second makes an earlier champion the champion again.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ USUAL: dict[str, Any] = {
 }
 RELEASE = """Ask a person whether a model that passed the gate becomes the champion.
 
-Started by a run whose kind of release needs a person (`release.approval`, `release.approval_refresh`), or by hand for a
+Started by a run whose kind of release needs a person \
+(`release.approval`, `release.approval_refresh`), or by hand for a
 version (empty: the challenger). A run that an event started takes up the oldest version that waits, and
 tells of further ones. Rejection and time-out promote nothing; neither does a champion that changed meanwhile.
 """
@@ -37,7 +41,8 @@ ROLLBACK = (
 SUBJECT = "Make version {{ ti.xcom_pull('propose')['version'] }} the champion?"
 BODY = """{% set asked = ti.xcom_pull('propose') %}{{ asked['sentence'] }}
 
-It would replace {{ 'version ' ~ asked['expected'] if asked['expected'] else 'no champion: it is the first' }}.
+It would replace \
+{{ 'version ' ~ asked['expected'] if asked['expected'] else 'no champion: it is the first' }}.
 
 - Report and figures: [the run in MLflow]({{ asked['page'] }}), artifact `report/report.html`
 - Bundle: `{{ asked['bundle'] }}`
@@ -45,14 +50,17 @@ It would replace {{ 'version ' ~ asked['expected'] if asked['expected'] else 'no
 
 
 def question(context: Context) -> dict[str, Any]:
-    """The version asked for by hand; where an event started this run, its id, which takes up what waits."""
+    """Return the message of the task `propose`: the version that a person chose, and the run's id.
+
+    The id is set only if an event started the run, which then takes up the oldest waiting version.
+    """
     run = context["dag_run"]
     by_event = run.run_type == "asset_triggered"
     return {"version": context["params"]["version"], "run": run.run_id if by_event else ""}
 
 
 def answered(context: Context) -> dict[str, Any]:
-    """What was proposed, and who approved it."""
+    """Return the message of the task `promote`: the proposal, the approver's name and the reason."""
     answer = context["ti"].xcom_pull(task_ids="approve")
     user = answer["responded_by_user"] or {}
     why = (answer["params_input"] or {}).get("why") or ""
@@ -64,7 +72,7 @@ def answered(context: Context) -> dict[str, Any]:
 
 
 def asked(context: Context) -> dict[str, Any]:
-    """What to roll back to, and who wants it."""
+    """Return the message of the task `rollback`: the version, the reason and the user's name."""
     params = context["params"]
     return {
         "version": params["version"],
@@ -93,7 +101,7 @@ with DAG(
         notifiers=[Notice("approval")],
         response_timeout=timedelta(hours=APPROVAL_HOURS),
         execution_timeout=None,
-        retries=0,  # a question that nobody answered is not asked again
+        retries=0,  # an unanswered question is not repeated
     )
     promote = StageOperator(
         task_id="promote",

@@ -1,6 +1,7 @@
-"""The Airflow DAGs `skumatch_retrain` and `skumatch_refresh`, made from dvc.yaml: pull, its stages in its order, register.
+"""The Airflow DAGs `skumatch_retrain` and `skumatch_refresh`: pull, dvc.yaml's stages in order, register.
 
-Nothing heavy is imported here: every task parses this file again. docs/architecture.md says what travels between tasks.
+This file imports nothing heavy, since every task parses it again. docs/architecture.md describes the messages
+between tasks.
 """
 
 from __future__ import annotations
@@ -18,25 +19,22 @@ from new_data import refresh_request
 from recipe import GPU, NEVER, OTHER_TIMEOUT_HOURS, PIPELINE, RUNTIME, SCHEDULE, STAGES
 from stage_process import StageOperator, request
 
-OVERRIDE = (
-    r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"  # as skumatch/recipe/overrides.py has it; a test compares
-)
-UNTRAINED = (
-    "frozen",
-    "train",
-)  # in a refresh they have nothing to do, so the next stage's task does them on its way
+# The same as in skumatch/recipe/overrides.py; a test compares.
+OVERRIDE = r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*=.*\S.*$"
+# In a refresh these stages have nothing to do, so the next stage's task runs them too.
+UNTRAINED = ("frozen", "train")
 
-PRINTING = ("report",)  # it shows the whole recipe, whoever follows it
+PRINTING = ("report",)  # stages that only print parameters
 
 
 def unused() -> list[str]:
-    """Parameters that only stages of UNTRAINED compute with, as in skumatch/pipeline/refreshing.py.
+    """Return the parameters that only stages of UNTRAINED use, as in skumatch/pipeline/refreshing.py.
 
     A test compares.
     """
-    named = {name: set(stage.get("params", ())) for name, stage in PIPELINE.items()}
-    computing = (params for name, params in named.items() if name not in (*UNTRAINED, *PRINTING))
-    return sorted(set().union(*(named.get(name, set()) for name in UNTRAINED)) - set().union(*computing))
+    by_stage = {name: set(stage.get("params", ())) for name, stage in PIPELINE.items()}
+    computing = (params for name, params in by_stage.items() if name not in (*UNTRAINED, *PRINTING))
+    return sorted(set().union(*(by_stage.get(name, set()) for name in UNTRAINED)) - set().union(*computing))
 
 
 PARAMS = {
@@ -47,7 +45,8 @@ PARAMS = {
         [],
         type="array",
         items={"type": "string", "pattern": OVERRIDE},
-        description="Parameters for this run only, one a line, as section.name=value, for example seed=3; recorded with the run.",
+        description="Parameters for this run only, one a line, as section.name=value, "
+        "for example seed=3; recorded with the run.",
     ),
     "dry_run": Param(False, type="boolean", description="Do everything except registering and promoting."),
 }
@@ -57,13 +56,15 @@ REFRESH_PARAMS = PARAMS | {
         None,
         type=["null", "integer"],
         minimum=1,
-        description="A version whose encoder is judged again on today's data, beside the refreshed gallery; empty: none.",
+        description="A version whose encoder is judged again on today's data, "
+        "beside the refreshed gallery; empty: none.",
     ),
     "overrides": Param(
         [],
         type="array",
         items={"type": "string", "pattern": OVERRIDE.replace("^", f"^{HEEDED}", 1)},
-        description=f"As of skumatch_retrain, but not of {', '.join(unused()) or 'nothing'}: nothing is trained.",
+        description=f"As of skumatch_retrain, but not of {', '.join(unused()) or 'nothing'}: "
+        "nothing is trained.",
     ),
 }
 USUAL: dict[str, Any] = {
@@ -72,22 +73,27 @@ USUAL: dict[str, Any] = {
     "retry_exponential_backoff": True,
     "on_failure_callback": Notice("failed"),
 }
-RETRAIN = """Retrain the matcher on the current data and promote it only if it beats the champion on the same queries.
+RETRAIN = """Retrain the matcher on the current data and promote it \
+only if it beats the champion on the same queries.
 
-`pull` freezes the inputs (data, code, params, champion), the stages of dvc.yaml work, `register` records the model if
+`pull` freezes the inputs (data, code, params, champion), the stages of dvc.yaml work, \
+`register` records the model if
 it passed the gate. Started by `schedule.retrain`, and skipped where the data has not changed; or by hand with
 `skumatch retrain`. Errors in data are not retried.
 """
-REFRESH = """Put the champion's encoder on the current data and release the new gallery if it is fit to serve; nothing is trained.
+REFRESH = """Put the champion's encoder on the current data and release the new gallery \
+if it is fit to serve; nothing is trained.
 
-The stages are those of `skumatch_retrain`; `embed` does `frozen` and `train` on its way, which have nothing to do.
-Started by a new data version (`schedule.on_new_data`) and by `schedule.refresh`, and skipped where nothing is new or
+The stages are those of `skumatch_retrain`; \
+`embed` does `frozen` and `train` on its way, which have nothing to do.
+Started by a new data version (`schedule.on_new_data`) and by `schedule.refresh`, \
+and skipped where nothing is new or
 there is no champion; or by hand with `skumatch refresh`.
 """
 
 
 def make_dag() -> DAG:
-    """The DAG that trains."""
+    """Return the DAG `skumatch_retrain`, which trains an encoder."""
     with DAG(
         "skumatch_retrain",
         description="Versioned images in, a better matcher out.",
@@ -104,7 +110,7 @@ def make_dag() -> DAG:
 
 
 def make_refresh_dag() -> DAG:
-    """The DAG that puts the champion's encoder on today's data."""
+    """Return the DAG `skumatch_refresh`, which embeds today's data with the champion's encoder."""
     with DAG(
         "skumatch_refresh",
         description="New products in, a gallery that knows them out.",
@@ -121,22 +127,22 @@ def make_refresh_dag() -> DAG:
 
 
 def timetable(cron: str) -> CronTriggerTimetable | None:
-    """When a cron text says, None for `none`.
+    """Return the timetable of a cron text; None for `none`.
 
     Without a start_date a new installation waits for the next time. `run_immediately=False` would run at once
-    where the last time is less than a tenth of the interval ago.
+    if the last time is less than a tenth of the interval ago.
     """
     return None if cron == NEVER else CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
 
 
 def refresh_schedule() -> Any:
-    """By time and by events: of the data's asset, if that is wanted, and of an encoder that is to be judged again."""
+    """Return the refresh schedule: by time, by new data if wanted, and by encoders to be judged again."""
     by_time, events = timetable(SCHEDULE["refresh"]), DATA | TRAINED if SCHEDULE["on_new_data"] else TRAINED
     return AssetOrTimeSchedule(timetable=by_time, assets=events) if by_time else events
 
 
 def refresh_tasks() -> Iterator[tuple[str, list[str]]]:
-    """Each task's name with the stages that it does."""
+    """Yield the name of each task of a refresh with the stages that it runs."""
     stages: list[str] = []
     for name in STAGES:
         stages.append(name)
@@ -146,7 +152,13 @@ def refresh_tasks() -> Iterator[tuple[str, list[str]]]:
 
 
 def chain(tasks: Any, message: Any, inlets: Any = ()) -> None:
-    """Add pull, whose input `message` makes, the `tasks`, and register, each after the one before."""
+    """Add the tasks of a DAG, each after the one before: pull, `tasks`, register.
+
+    Args:
+        tasks: Pairs of a task's name and its stages, in order.
+        message: Makes pull's input from its context.
+        inlets: Assets whose events pull reads.
+    """
     before = task("pull", ["pull"], None, message=message, inlets=list(inlets), events=True)
     for name, stages in tasks:
         before = task(name, ["stage", *stages], before)
@@ -154,6 +166,14 @@ def chain(tasks: Any, message: Any, inlets: Any = ()) -> None:
 
 
 def task(name: str, words: list[str], before: StageOperator | None, **more: Any) -> StageOperator:
+    """Add one task to the current DAG.
+
+    Args:
+        name: Id of the task, by which params.yaml gives its queue and time limit.
+        words: Arguments of `skumatch worker`.
+        before: The task before it, whose result is its message; None for the first task.
+        more: Further arguments of StageOperator.
+    """
     queue = RUNTIME["queues"].get(name, conf.get("operators", "default_queue"))
     operator = StageOperator(
         task_id=name,

@@ -1,6 +1,6 @@
-"""One Airflow task = one process of the project's Python.
+"""The operator of stages: each Airflow task is one process of the project's Python.
 
-It works, Airflow schedules, retries and stops it.
+The process does the work; Airflow schedules, retries and stops it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,29 @@ from recipe import GPU, RUNTIME
 log = logging.getLogger(__name__)
 SKIP_EXIT = 99
 STAGE_FAILED = {"kind": "StageFailed", "exit_code": 32, "retry": True}  # as in skumatch/errors.py
-BY_ITSELF = ("scheduled", "asset_triggered")  # how Airflow calls runs that nobody started by hand
+BY_ITSELF = ("scheduled", "asset_triggered")  # Airflow's types of runs that nobody started by hand
 Message = Callable[[Context], Any]
 
 
 class StageOperator(BaseOperator):
     """Run `python -m skumatch worker WORDS` and return the JSON of its `skumatch-result` line.
 
-    `message` makes its input; without one it is the message of the task `after`, and without that the run's
-    id and params. With `events` other DAGs are told what the result means. Log lines reach the task log as
-    they come. Raises AirflowFailException (never retried) for an error that says so, AirflowException
-    (retried) for one that may pass, a crash, or a time-out, whose sentence names the parameter `limit`;
-    AirflowSkipException where there is nothing to do. Killing the task kills all the stage started. With
-    `runtime.execution: docker` it runs in a container.
+    Its lines reach the task log as they come. Killing the task kills everything that the stage started. With
+    `runtime.execution: docker` the stage runs in a container.
+
+    Args:
+        words: Arguments of the worker.
+        after: Id of the task whose result is the input, without a `message`. Without both, the input is the
+            run's id and params.
+        message: Makes the input from the task's context.
+        events: Whether the result's asset events are emitted for other DAGs.
+        limit: Name of the parameter with the time limit, for the sentence of a time-out.
+        kwargs: Arguments of BaseOperator.
+
+    Raises:
+        AirflowFailException: The stage reports an error that no retry mends; never retried.
+        AirflowException: An error that may pass, a crash or a time-out; retried.
+        AirflowSkipException: There is nothing to do.
     """
 
     def __init__(
@@ -54,17 +64,13 @@ class StageOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(outlets=[CHANGED, PASSED, AGAIN] if events else [], **kwargs)
-        self.words, self.after, self.message, self.events, self.limit = (
-            list(words),
-            after,
-            message,
-            events,
-            limit,
-        )
+        self.words = list(words)
+        self.after, self.message, self.events, self.limit = after, message, events, limit
         self._process: subprocess.Popen[str] | None = None
         self._container: str | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
+        """Run the stage, emit its asset events, and return its result."""
         self._container = name_of(context["ti"]) if RUNTIME["execution"] == "docker" else None
         try:
             result = self._run(self._message(context))
@@ -80,7 +86,7 @@ class StageOperator(BaseOperator):
         return context["ti"].xcom_pull(task_ids=self.after) if self.after else request(context)
 
     def _timed_out(self) -> str:
-        """Tell `skumatch retrain` and the log why the stage was stopped, and return the sentence."""
+        """Print the reason for the time-out as an error line, and return its sentence."""
         assert self.execution_timeout
         hours = f"{self.execution_timeout.total_seconds() / 3600:g}"
         cure = f"raise {self.limit} in params.yaml" if self.limit else "see in its log what it waited for"
@@ -92,7 +98,7 @@ class StageOperator(BaseOperator):
         return sentence
 
     def on_kill(self) -> None:
-        """Stop the stage and whatever it started; called by Airflow on SIGTERM and on a timeout."""
+        """Stop the stage and everything it started; Airflow calls this on SIGTERM and on a time-out."""
         if self._process:
             stop(self._process, self._container)
 
@@ -105,14 +111,22 @@ class StageOperator(BaseOperator):
 
 
 def request(context: Context, kind: str = "retrain") -> dict[str, Any]:
-    """What the first task is asked: this run's kind, id and params, and whether a schedule or an event started it."""
+    """Return the first task's message: the run's kind, id and params, and whether it started by itself."""
     run, params = context["dag_run"], context["params"]
-    wanted = {key: params[key] for key in ("data_ref", "overrides", "dry_run")}
-    return {"kind": kind, "run": run.run_id, "scheduled": run.run_type in BY_ITSELF, **wanted}
+    options = {key: params[key] for key in ("data_ref", "overrides", "dry_run")}
+    return {"kind": kind, "run": run.run_id, "scheduled": run.run_type in BY_ITSELF, **options}
 
 
 def finish(process: subprocess.Popen[str], message: Any) -> dict[str, Any]:
-    """Send the message, pass each line on to the task log, return the result or raise what the last marker line says."""
+    """Send the message, copy each line to the task log, and return the result or raise the error.
+
+    Args:
+        process: The stage's process.
+        message: Its input, sent as JSON.
+
+    Raises:
+        AirflowException: As in `judge`.
+    """
     assert process.stdin and process.stdout
     try:
         process.stdin.write(json.dumps(message))
@@ -130,6 +144,18 @@ def finish(process: subprocess.Popen[str], message: Any) -> dict[str, Any]:
 
 
 def judge(kind: str, fields: dict[str, Any], code: int) -> dict[str, Any]:
+    """Return the result of a stage, or raise its error.
+
+    Args:
+        kind: First word of the last marker line: skumatch-result, -error or -skip; empty without one.
+        fields: Fields of that line.
+        code: Exit code of the process.
+
+    Raises:
+        AirflowSkipException: There is nothing to do.
+        AirflowFailException: The stage reports an error that no retry mends.
+        AirflowException: Any other end without a result.
+    """
     if kind == "skumatch-result" and code == 0:
         return fields
     if kind == "skumatch-skip" and code == SKIP_EXIT:

@@ -20,7 +20,7 @@ from skumatch.follow import follow, trigger
 
 BOUND = 1.3  # two workers against one, each with a core of its own
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Measure what the running installation gets through."
+    no_args_is_help=True, add_completion=False, help="Measure the throughput of the running installation."
 )
 console = Console()
 

@@ -160,7 +160,7 @@ def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
     """Follow a refresh that is already queued or running, if there is one with these settings and data.
 
     Returns:
-        True if that refresh replaces a new one.
+        True if the followed refresh makes a new one unnecessary.
     """
     from skumatch.follow import active, data_of
     from skumatch.pipeline.inputs import data_pointer
