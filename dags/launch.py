@@ -55,8 +55,8 @@ def environment() -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW__")}
     variables = {name: variable(name) for name in (f"SKUMATCH_{place}" for place in PLACES)}
-    given = {name: value for name, value in variables.items() if value and "://" not in value}
-    paths = {name: str((PROJECT / path_of(value)).absolute()) for name, value in given.items()}
+    local = {name: value for name, value in variables.items() if value and "://" not in value}
+    paths = {name: str((PROJECT / path_of(value)).absolute()) for name, value in local.items()}
     paths["SKUMATCH_PROJECT"] = str(PROJECT.absolute())
     read_here = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
     return kept | paths | read_here | {"SKUMATCH_EVENTS": "1"}

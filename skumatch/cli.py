@@ -78,7 +78,9 @@ def expand_paths(command: Any) -> None:
     for subcommand in getattr(command, "commands", {}).values():
         expand_paths(subcommand)
     if call := command.callback:
-        command.callback = lambda **given: call(**{name: _expanded(value) for name, value in given.items()})
+        command.callback = lambda **options: call(
+            **{name: _expanded(value) for name, value in options.items()}
+        )
 
 
 def _expanded(value: Any) -> Any:

@@ -104,9 +104,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
-        blank = {name for name, value in given.items() if isinstance(value, str) and not value.strip()}
-        return {name: value for name, value in given.items() if name not in blank}
+    def _blank_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        blank = {name for name, value in values.items() if isinstance(value, str) and not value.strip()}
+        return {name: value for name, value in values.items() if name not in blank}
 
     @property
     def passwords_file(self) -> Path:

@@ -75,8 +75,8 @@ def read(environ: Mapping[str, str], urls: Iterable[str] = ()) -> ProxySetting:
             flaws[kind] = (variable, why)
         elif value:
             proxies[kind] = value
-    given = next((text for name in _spellings(environ, "no_proxy") if (text := environ[name].strip())), "")
-    entries = {text: _entry(text) for text in re.split(r"[,\s]+", given) if text}
+    no_proxy = next((text for name in _spellings(environ, "no_proxy") if (text := environ[name].strip())), "")
+    entries = {text: _entry(text) for text in re.split(r"[,\s]+", no_proxy) if text}
     direct = [entry for entry in entries.values() if entry]
     if "*" in direct:
         return ProxySetting(proxies, ("*",), flaws, ())

@@ -98,8 +98,8 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_is_left_out(cls, given: Any) -> Any:
-        return {} if given is None else given
+    def _empty_is_left_out(cls, section: Any) -> Any:
+        return {} if section is None else section
 
 
 class DataParams(Section):
@@ -514,7 +514,7 @@ class GateParams(Section):
 
 
 class RefreshParams(Section):
-    """When a refreshed gallery is fit to serve, and which new products are held back.
+    """Limits of a refreshed gallery's fitness to serve, and of new products that are held back.
 
     All limits are shares. The first two are judged against what serves and the last model release.
 
@@ -561,7 +561,7 @@ class ReleaseParams(Section):
 
 
 class ScheduleParams(Section):
-    """When runs start without a person.
+    """Schedules of runs that start without a person.
 
     Attributes:
         retrain: Cron text in UTC for retrains, or `none`.
@@ -577,7 +577,7 @@ class ScheduleParams(Section):
 
 
 class RuntimeParams(Section):
-    """Where and how the stages run. No stage depends on this section.
+    """Device, processes, queues and limits of the stages; no stage depends on this section.
 
     Attributes:
         device: Device for torch.
@@ -626,18 +626,18 @@ class RuntimeParams(Section):
         return max(OTHER_TIMEOUT_HOURS, *self.timeout_hours.values())
 
 
-def _named(given: Any, defaults: dict[str, Any], names: tuple[str, ...]) -> Any:
+def _named(section: Any, defaults: dict[str, Any], names: tuple[str, ...]) -> Any:
     """Check the stage names of a section and complete it with `defaults`.
 
     Raises:
         ValueError: a name is not in `names`.
     """
-    if not isinstance(given, dict):
-        return given
-    unknown = [name for name in given if name not in names]
+    if not isinstance(section, dict):
+        return section
+    unknown = [name for name in section if name not in names]
     if unknown:
         raise ValueError(f"there is no stage '{unknown[0]}'; the stages are {', '.join(names)}")
-    return defaults | given
+    return defaults | section
 
 
 class Params(Section):

@@ -135,8 +135,8 @@ def _sign_in(settings: Settings) -> dict[str, str]:
     users = f"{SERVICE_USER}:admin,{settings.airflow_users}"
     path = settings.passwords_file
     known = read_json(path) if path.exists() else {}
-    wanted = [user.partition(":")[0] for user in users.split(",")]
-    passwords = {name: known.get(name) or secrets.token_urlsafe(18) for name in wanted}
+    names = [user.partition(":")[0] for user in users.split(",")]
+    passwords = {name: known.get(name) or secrets.token_urlsafe(18) for name in names}
     if passwords != known:
         write_private(path, json.dumps(passwords, indent=2))
     return {

@@ -205,10 +205,10 @@ def answer_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for name, title in CANDIDATES.items():
         if parts := answers.get(name):
-            whole, new = parts["all"], parts.get("new")
-            shares = [f"{100 * whole[key]:.1f} %" for key in ("right", "wrong", "unknown")]
+            overall, new = parts["all"], parts.get("new")
+            shares = [f"{100 * overall[key]:.1f} %" for key in ("right", "wrong", "unknown")]
             fresh = (f"{100 * new['right']:.1f} %", f"{new['n']:,}") if new else ("-", "-")
-            table.add_row(title, f"[bold]{shares[0]}", *shares[1:], f"{whole['n']:,}", *fresh)
+            table.add_row(title, f"[bold]{shares[0]}", *shares[1:], f"{overall['n']:,}", *fresh)
     return table
 
 

@@ -59,9 +59,9 @@ class WrittenLog:
         with self.path.open("rb") as stream:
             stream.seek(self.read)
             text = stream.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        complete = text[: text.rfind(b"\n") + 1]
+        self.read += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
 
     def progress(self) -> dict[str, Any]:
         """Return the fields of the newest progress line; empty before the first."""

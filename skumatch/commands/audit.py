@@ -142,9 +142,9 @@ def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
     from skumatch.audit.screen import uses_table
     from skumatch.audit.uses import Wanted, picture, uses
 
-    wanted = picture(image) if image is not None else Wanted(sku=sku)
+    pictures = picture(image) if image is not None else Wanted(sku=sku)
     settings, registry = _registry()
-    by_version = list(uses(settings, registry, wanted))
+    by_version = list(uses(settings, registry, pictures))
     subject = f"the picture {image}" if image is not None else f"pictures of {sku}"
     console.print(uses_table(subject, by_version))
     tree: dict[str, Any] = {
@@ -225,8 +225,8 @@ def reproduce(
         )
     if not found.holds:
         differing = ", ".join(out.path for out in found.outs if not out.equal)
-        where = "on the same processor, with as many cores and the same packages"
-        raise AuditFailed(f"Version {ref.version} comes out otherwise {where}: {differing}.")
+        condition = "on the same processor, with as many cores and the same packages"
+        raise AuditFailed(f"Version {ref.version} comes out otherwise {condition}: {differing}.")
 
 
 def _collected(stack: ExitStack, version: str, export: Path | None, pictures: bool, whole: bool) -> Any:

@@ -88,8 +88,8 @@ def inspect() -> None:
     console.print(side_table(manifest))
     if summary["quarantined"]:
         console.print(quarantine_table(summary["quarantined"]))
-    if gone := sorted(retired(read_products(root))):
-        words = f"Retired products: {len(gone):,} ({', '.join(gone)})."
+    if retired_skus := sorted(retired(read_products(root))):
+        words = f"Retired products: {len(retired_skus):,} ({', '.join(retired_skus)})."
         console.print(words, markup=False, highlight=False, soft_wrap=True)
     if summary["junk"]:
         left = ", ".join(f"{kind} {count:,}" for kind, count in summary["junk"].items())
@@ -117,10 +117,11 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
     names = read_names(skus) if skus else None
     _tell_of_absent_version(settings)
     with exclusive(settings.project / "data"):
-        least, before = params.validation.min_short_side, _pointer_here(settings)
+        before = _pointer_here(settings)
         settle(settings)
         erased = DataRecord(settings).erased()
-        imported = import_data(path, settings.project / "data", names, least, catalogue, erased)
+        min_short_side = params.validation.min_short_side
+        imported = import_data(path, settings.project / "data", names, min_short_side, catalogue, erased)
         begin_import(
             settings,
             before,

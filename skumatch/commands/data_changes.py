@@ -53,12 +53,12 @@ def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, w
         raise ParameterError(f"--side is '{side}'; write train or test.")
 
     settings = current_settings()
-    least = load_params(settings.project / PARAMS).validation.min_short_side
+    min_short_side = load_params(settings.project / PARAMS).validation.min_short_side
     erased = DataRecord(settings).erased()
     quarantined, junk = list[dict[str, str]](), dict[str, int]()
 
     def make(version: Version, store: Store) -> Version:
-        added = add_delivery(version, delivery, store, side, least, catalogue, erased)
+        added = add_delivery(version, delivery, store, side, min_short_side, catalogue, erased)
         before = version.summary["quarantined"]
         quarantined.extend(entry for entry in added.summary["quarantined"] if entry not in before)
         junk.update(added.summary["junk"])

@@ -89,27 +89,27 @@ def promote(
 
     settings = current_settings()
     registry, release = _registry(settings), load_params(settings.project / "params.yaml").release
-    wanted = registry.resolve(version)
-    name = "approval_refresh" if RELEASE_TAG in wanted.tags else "approval"
+    candidate = registry.resolve(version)
+    name = "approval_refresh" if RELEASE_TAG in candidate.tags else "approval"
     if getattr(release, name) == "required":
         raise Refused(
             f"Promotion needs a person's approval (release.{name}); "
             f"give it at {settings.airflow_url}/dags/skumatch_release."
         )
     try:
-        expected = promotion.proposed(registry, wanted) if dry_run else promotion.compared_with(wanted)
-        releases.verified(settings, registry, wanted)
+        expected = promotion.proposed(registry, candidate) if dry_run else promotion.compared_with(candidate)
+        releases.verified(settings, registry, candidate)
         if not dry_run:
-            promotion.promote(registry, wanted.version, expected, user(), why)
+            promotion.promote(registry, candidate.version, expected, user(), why)
     except StaleChampion as error:
-        if not promotion.gallery_moved(registry, wanted.version, promotion.compared_with(wanted)):
+        if not promotion.gallery_moved(registry, candidate.version, promotion.compared_with(candidate)):
             raise
-        cure = f"`skumatch refresh --encoder {wanted.version}` judges its encoder on the newest data"
+        cure = f"`skumatch refresh --encoder {candidate.version}` judges its encoder on the newest data"
         raise StaleChampion(
-            f"Only the champion's gallery changed since version {wanted.version} was compared; {cure}."
+            f"Only the champion's gallery changed since version {candidate.version} was compared; {cure}."
         ) from error
     _say(
-        wanted,
+        candidate,
         "would be" if dry_run else "is",
         "" if expected is None else f", in place of version {expected}",
     )
@@ -145,9 +145,9 @@ def _registry(settings: Settings) -> Registry:
     return open_registry(settings, load_params(settings.project / "params.yaml"))
 
 
-def _say(ref: ModelRef, how: str, more: str) -> None:
+def _say(ref: ModelRef, verb: str, suffix: str) -> None:
     console.print(
-        f"Version {ref.version} {how} the champion{more} (bundle {ref.bundle[:12]}, verified).",
+        f"Version {ref.version} {verb} the champion{suffix} (bundle {ref.bundle[:12]}, verified).",
         highlight=False,
         soft_wrap=True,
     )

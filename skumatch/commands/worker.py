@@ -30,7 +30,7 @@ def pull() -> None:
     from skumatch.pipeline.pull import Request
     from skumatch.pipeline.pull import pull as task
 
-    _answer(lambda settings, given: task(settings, Request.model_validate(given)).model_dump())
+    _answer(lambda settings, message: task(settings, Request.model_validate(message)).model_dump())
 
 
 @app.command()
@@ -38,7 +38,9 @@ def stage(names: list[str]) -> None:
     """Run stages, one after the other in one workspace."""
     from skumatch.pipeline.worker import Message, run_stages
 
-    _answer(lambda settings, given: run_stages(settings, Message.model_validate(given), names).model_dump())
+    _answer(
+        lambda settings, message: run_stages(settings, Message.model_validate(message), names).model_dump()
+    )
 
 
 @app.command()
@@ -47,7 +49,7 @@ def register() -> None:
     from skumatch.pipeline.register import register as task
     from skumatch.pipeline.worker import Message
 
-    _answer(lambda settings, given: task(settings, Message.model_validate(given)))
+    _answer(lambda settings, message: task(settings, Message.model_validate(message)))
 
 
 @app.command()
@@ -56,7 +58,7 @@ def propose() -> None:
     from skumatch.pipeline.releases import Question
     from skumatch.pipeline.releases import propose as task
 
-    _answer(lambda settings, given: task(settings, Question.model_validate(given)).model_dump())
+    _answer(lambda settings, message: task(settings, Question.model_validate(message)).model_dump())
 
 
 @app.command()
@@ -65,7 +67,7 @@ def promote() -> None:
     from skumatch.pipeline.releases import Approved
     from skumatch.pipeline.releases import promote as task
 
-    _answer(lambda settings, given: task(settings, Approved.model_validate(given)))
+    _answer(lambda settings, message: task(settings, Approved.model_validate(message)))
 
 
 @app.command()
@@ -74,7 +76,7 @@ def rollback() -> None:
     from skumatch.pipeline.releases import Back
     from skumatch.pipeline.releases import rollback as task
 
-    _answer(lambda settings, given: task(settings, Back.model_validate(given)))
+    _answer(lambda settings, message: task(settings, Back.model_validate(message)))
 
 
 @app.command()
@@ -83,7 +85,7 @@ def audit() -> None:
     from skumatch.audit.daily import Request
     from skumatch.audit.daily import audit as task
 
-    _answer(lambda settings, given: task(settings, Request.model_validate(given)))
+    _answer(lambda settings, message: task(settings, Request.model_validate(message)))
 
 
 def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:
