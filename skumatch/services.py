@@ -44,7 +44,8 @@ def up(settings: Settings) -> bool:
     Raises:
         PortInUse: Another program listens on a port.
         ParameterError: Airflow is the user's own, or the servers can't take a path.
-        ServiceError: A server ends, or is not healthy within 180 s; then nothing is left running.
+        ServiceError: A server ends, or is not healthy within 180 s; then no newly started server is left
+            running. Or the running servers have other settings.
     """
     if settings.airflow:
         raise ParameterError(

@@ -60,8 +60,8 @@ def gc(
 ) -> None:
     """Show or delete everything that no registered version, kept run or data version needs.
 
-    These are old workspaces, objects in cache and remote, checkpoints, vectors and claims. With --erase it is
-    instead every file with erased pictures, needed or not.
+    These are old workspaces, objects in cache and remote, checkpoints, vectors and claims.
+    With --erase it is instead every file with erased pictures, needed or not.
     """
     if erase:
         from skumatch.commands.erase import erase_everywhere
