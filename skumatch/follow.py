@@ -137,7 +137,7 @@ def cancel(settings: Settings, run: str, dag: str = RETRAIN) -> None:
         ServiceError: Airflow is away.
     """
     with Airflow(settings) as airflow:
-        airflow.patch(f"/dags/{dag}/dagRuns/{run}", {"state": "failed"})
+        airflow.patch(f"/dags/{dag}/dagRuns/{quote(run, safe='')}", {"state": "failed"})
 
 
 def run_url(settings: Settings, run: str, dag: str = RETRAIN) -> str:
