@@ -1,1 +1,1 @@
-"""What things cost here, as ratios against a ceiling or a peer in the same run."""
+"""Benchmarks of time and memory, as ratios against a ceiling or a peer in the same run."""

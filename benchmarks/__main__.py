@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`: what things cost on this machine, as ratios."""
+"""Command line `python -m benchmarks NAME`: costs on this machine, as ratios."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ console = Console()
 
 
 class GatePart(StrEnum):
-    """What `bench gate` simulates: new models against a champion, or refreshed galleries of one model."""
+    """The part of `bench gate` to simulate: new models against a champion, or refreshed galleries."""
 
     MODELS = "models"
     GALLERIES = "galleries"
@@ -92,7 +92,10 @@ def search(
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
     ] = None,
 ) -> None:
-    """Exact search against faiss's flat index and the bare products, and how time and memory grow with the gallery."""
+    """Exact search against faiss's flat index and the bare products.
+
+    And how time and memory grow with the gallery.
+    """
     from benchmarks.search import bench_search
 
     _show("What exact search costs", bench_search(_sizes(sizes), dim, queries, backend), output)
@@ -137,7 +140,10 @@ def embed(
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
     ] = None,
 ) -> None:
-    """An encoder in float32 and bfloat16 (compiled on a GPU), and the ceiling that bare matrix products set."""
+    """An encoder in float32 and bfloat16 (compiled on a GPU).
+
+    And the ceiling that bare matrix products set.
+    """
     from benchmarks.embed import bench_embed
     from skumatch.reference import find_encoder
 
@@ -223,12 +229,14 @@ def recipe(
         raise ParameterError(f"--against is '{against}', which is none of --loops; add it there.")
     outcomes = []
     for contest in contests(Asked(data, listed, epochs, unseen, looks), weights, params):
-        found: list[Found] = []
-        outcomes.append((contest, found))
-        for one in bench_recipe(contest, loops.split(","), chosen, out):
-            found.append(one)
-            told = f"{contest.name}, {one.loop}, seed {one.seed}: {100 * sum(one.hits) / len(one.hits):.1f} % in {one.seconds / 60:.1f} min"
-            console.print(f"  {told}", style="dim", highlight=False)
+        trainings: list[Found] = []
+        outcomes.append((contest, trainings))
+        for training in bench_recipe(contest, loops.split(","), chosen, out):
+            trainings.append(training)
+            name = f"{contest.name}, {training.loop}, seed {training.seed}"
+            top1_percent = 100 * sum(training.hits) / len(training.hits)
+            line = f"{name}: {top1_percent:.1f} % in {training.seconds / 60:.1f} min"
+            console.print(f"  {line}", style="dim", highlight=False)
     console.print(recipe_table([contest for contest, _ in outcomes], summary(outcomes, against)))
 
 
@@ -356,7 +364,7 @@ def intervals(
 
 
 def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
-    """The project's parameters, and the base weights they name."""
+    """Return the project's parameters, and the file of the base weights that they name."""
     from skumatch.model.fetched import fetched_weights
     from skumatch.pipeline.pull import fetch_base_weights
 
@@ -375,14 +383,15 @@ def _sizes(text: str) -> list[int]:
 
 
 def _show(title: str, rows: Iterable[Row], output: Path | None) -> None:
-    """Print each row as it comes, then the table; write them where asked."""
-    found = []
+    """Print each row as it comes, then the table of all; write them as JSON to `output`, if given."""
+    measured = []
     for row in rows:
-        found.append(row)
+        measured.append(row)
         console.print(f"  {row.name}: {_figure(row.measured)} {row.unit}", style="dim", highlight=False)
-    console.print(_table(title, found))
+    console.print(_table(title, measured))
     if output:
-        write_text(output, json.dumps([asdict(row) | {"holds": row.holds} for row in found], indent=2) + "\n")
+        tree = [asdict(row) | {"holds": row.holds} for row in measured]
+        write_text(output, json.dumps(tree, indent=2) + "\n")
 
 
 def _table(title: str, rows: list[Row]) -> Table:
@@ -409,12 +418,12 @@ def _table(title: str, rows: list[Row]) -> Table:
 
 
 def _figure(value: float) -> str:
-    """Three digits, or all of a larger number."""
+    """Format a number with three significant digits, or with all digits before the point from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:
-    """Run the command line; every error is one sentence on stderr, with an exit code of its kind."""
+    """Run the command line; each error becomes one sentence on stderr and an exit code of its kind."""
     command = get_command(app)
     expand_paths(command)
     run(command)

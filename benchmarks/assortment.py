@@ -1,8 +1,8 @@
-"""How much it is worth to know a shop's assortment: photos matched with all products and with a part of them.
+"""Value of knowing a shop's assortment: photos matched with all products and with a part of them.
 
 The SKUs are shuffled and cut into assortments of about one size, many times over, so each SKU is in as many
-assortments as any other. Every photo is asked of every assortment: those that have its product and those
-that lack it. Thresholds are the bundle's way, fitted once on the whole gallery.
+assortments as any other. Every photo is matched with every assortment: those that have its product and those
+that lack it. Thresholds are fitted as for a bundle, once on the whole gallery.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ CONFIDENCE = 0.95
 
 
 class ShopPhotos(NamedTuple):
-    """A gallery, queries [n] with their SKUs and vectors, and the thresholds that the gallery serves with."""
+    """Embedded photos of a shop.
+
+    Attributes:
+        gallery: the whole gallery.
+        skus: SKU of each query, [n].
+        vectors: vector of each query, [n, dim].
+        thresholds: thresholds that the gallery serves with.
+    """
 
     gallery: Gallery
     skus: NDArray[np.object_]
@@ -47,13 +54,20 @@ class ShopPhotos(NamedTuple):
 
 @dataclass(frozen=True)
 class Worth:
-    """One row: assortments of some size. Shares are means over photos, intervals resample SKUs.
+    """Results for assortments of about one size. Shares are means over photos; intervals resample SKUs.
 
-    size: products of an assortment, on average. assortments: how many there were. whole, restricted: top-1 of
-    the same photos in the whole gallery and in assortments that have their product. gain: their difference,
-    paired.
-    whole_unknown, inside_unknown: share of these photos that is called unknown. outside_unknown: the same of
-    photos whose product the assortment lacks; outside_by_similarity: of them, by the similarity alone.
+    Attributes:
+        size: mean number of products in an assortment.
+        assortments: number of assortments.
+        queries: number of photos whose product is in the gallery.
+        skus: number of their SKUs.
+        whole: top-1 of these photos in the whole gallery.
+        restricted: top-1 of the same photos in the assortments that have their product.
+        gain: paired difference, `restricted` minus `whole`.
+        whole_unknown: share of these photos that is called unknown in the whole gallery.
+        inside_unknown: share of them that is called unknown in assortments that have their product.
+        outside_unknown: share of all photos that is called unknown in assortments that lack their product.
+        outside_by_similarity: the same, if the similarity's threshold alone decides.
     """
 
     size: float
@@ -91,7 +105,14 @@ def bench_assortment(photos: ShopPhotos, shares: Sequence[float], rounds: int, s
 def assortments(skus: Sequence[str], share: float, rounds: int, seed: int) -> Iterator[tuple[str, ...]]:
     """Yield assortments of about `share` of the `skus`; each SKU is in `rounds` of them.
 
-    Raises ParameterError for a share that no such assortments have.
+    Args:
+        skus: names of all SKUs.
+        share: size of an assortment as a share of the SKUs, above 0 and at most 0.5.
+        rounds: how often the SKUs are shuffled and cut into assortments.
+        seed: of the shuffles.
+
+    Raises:
+        ParameterError: for a share out of range, or of less than one SKU.
     """
     parts = round(1 / share) if 0 < share <= 0.5 else 0
     if not 2 <= parts <= len(skus):
@@ -104,9 +125,12 @@ def assortments(skus: Sequence[str], share: float, rounds: int, seed: int) -> It
 
 
 class Answers(NamedTuple):
-    """Of each query [n]: whether its product is nearest, and whether it is called unknown.
+    """Flags of each query, [n].
 
-    dissimilar: whether it would be called so by the similarity alone.
+    Attributes:
+        right: whether the nearest picture is of its product.
+        unknown: whether it is called unknown.
+        dissimilar: whether it would be called unknown by the similarity's threshold alone.
     """
 
     right: Flags
@@ -115,13 +139,21 @@ class Answers(NamedTuple):
 
 
 def answers(shelves: Shelves, photos: ShopPhotos, assortment: Sequence[str] | None) -> Answers:
-    """Ask the queries of an assortment; None is the whole gallery."""
+    """Match the queries with an assortment.
+
+    Args:
+        shelves: the gallery, by product.
+        photos: queries and thresholds.
+        assortment: SKUs of the assortment; None for the whole gallery.
+    """
     part = shelves.part(shelves.resolve(assortment) if assortment else None)
     lists = part.nearest(photos.vectors, 2)
     nearest = np.array([part.gallery.skus[row] for [(row, _), *_] in lists], dtype=object)
     scores = scores_of(lists)
-    alone = photos.thresholds.model_copy(update={"margin": None})
-    return Answers(nearest == photos.skus, photos.thresholds.unknown(scores), alone.unknown(scores))
+    similarity_alone = photos.thresholds.model_copy(update={"margin": None})
+    return Answers(
+        nearest == photos.skus, photos.thresholds.unknown(scores), similarity_alone.unknown(scores)
+    )
 
 
 def _worth(
@@ -156,7 +188,7 @@ def _worth(
 
 
 def _mean(values: Flags, among: Flags) -> Shares:
-    """Each query's share [n] over some of the assortments, given as flags [cuts, n]; 0 where none is."""
+    """Return each query's mean [n] over the assortments that `among` flags, [cuts, n]; 0 if there are none."""
     counts = among.sum(axis=0)
     shares: Shares = (values & among).sum(axis=0) / np.maximum(counts, 1)
     return shares

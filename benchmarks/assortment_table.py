@@ -1,4 +1,4 @@
-"""The worth of assortments for a person: a table of what `benchmarks.assortment` measured."""
+"""Table of the value of assortments, as `benchmarks.assortment` measures it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINES = (
 
 
 def table(rows: Sequence[Worth], thresholds: Thresholds) -> Table:
-    """A column for each size of assortments, in percent with intervals."""
+    """Return a table with a column for each size of assortments, in percent with intervals."""
     first = rows[0]
     title = f"What an assortment is worth ({first.queries:,} photos of {first.skus:,} SKUs)"
     shown = Table(title=title, box=box.SIMPLE, caption=_caption(thresholds))

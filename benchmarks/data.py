@@ -1,4 +1,4 @@
-"""What importing, versioning, validating and comparing data costs on this machine, against the ceiling or a peer in the same run."""
+"""Costs of importing, versioning, validating and comparing data, against a ceiling or a peer."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ FILE_BYTES = 12_000
 
 
 def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row]:
-    """Import of a made archive against reading, hashing and decoding alone.
+    """Measure the import of a made archive, and the storage of a version with 1 % new images.
 
-    Its memory; what a version of 1 % new images sends.
+    The import is compared with reading, hashing and decoding alone.
+
+    Args:
+        folder: working folder; it must not exist yet.
+        images: number of images in the archive.
+        skus: names of the archive's SKUs.
     """
     folder.mkdir(parents=True)
     archive, grown = folder / "delivery.zip", folder / "grown.zip"
@@ -38,7 +43,8 @@ def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row
     write_archive(archive, crops)
     write_archive(grown, [*crops, *plan(new, skus[: max(new // 4, 2)], first=images)])
     read, hashed, decoded = (cost(passing, archive, level).seconds for level in (0, 1, 2))
-    parts = f"ceiling: read {read:.1f} s, hash {max(hashed - read, 0):.1f} s, decode {max(decoded - hashed, 0):.1f} s"
+    hash_s, decode_s = max(hashed - read, 0), max(decoded - hashed, 0)
+    parts = f"ceiling: read {read:.1f} s, hash {hash_s:.1f} s, decode {decode_s:.1f} s"
     project = _project(folder / "project")
     imported = cost(import_version, archive, project)
     yield Row(
@@ -68,7 +74,7 @@ def bench_import(folder: Path, images: int, skus: Sequence[str]) -> Iterator[Row
 
 
 def _bench_add(archive: Path, week: Path, project: Path, new: int) -> Iterator[Row]:
-    """What adding a week's delivery costs, against the import of all: time and bytes sent, with the remote."""
+    """Measure adding a week's delivery against importing everything: time and bytes sent to the remote."""
     remote = project / "home" / "remote"
     whole = cost(import_and_store, archive, project).seconds
     before = size_of(remote)
@@ -86,14 +92,14 @@ def _bench_add(archive: Path, week: Path, project: Path, new: int) -> Iterator[R
 
 
 def import_and_store(archive: Path, project: Path) -> int:
-    """The whole of `skumatch data import`."""
+    """Do all that `skumatch data import` does: import, then store; return the number of images."""
     images = import_version(archive, project)
     store(project)
     return images
 
 
 def add_version(week: Path, project: Path) -> int:
-    """The whole of `skumatch data add`."""
+    """Do all that `skumatch data add` does; return the number of pictures added."""
     from skumatch.data.delivery.additions import add
     from skumatch.pipeline.data_versions import Reason, change
 
@@ -105,10 +111,14 @@ def add_version(week: Path, project: Path) -> int:
 
 
 def passing(archive: Path, level: int) -> int:
-    """Read every entry (level 0), hash it too (1), decode it too (2), on all cores; returns how many."""
+    """Read every entry of a zip (level 0), hash it, too (1), decode it, too (2), on all cores.
+
+    Returns:
+        The number of entries.
+    """
     from skumatch.data.images import decode
 
-    def one(data: bytes) -> None:
+    def process(data: bytes) -> None:
         hashlib.sha256(data).digest()
         if level > 1:
             decode(data)
@@ -118,19 +128,19 @@ def passing(archive: Path, level: int) -> int:
         for start in range(0, len(entries), CHUNK):
             part = [zipped.read(entry) for entry in entries[start : start + CHUNK]]
             if level:
-                list(pool.map(one, part))
+                list(pool.map(process, part))
     return len(entries)
 
 
 def import_version(archive: Path, project: Path) -> int:
-    """Import into `project`/data, as `skumatch data import` does."""
+    """Import into `project`/data, as `skumatch data import` does; return the number of images."""
     from skumatch.data.delivery.importer import import_data
 
     return import_data(archive, project / "data").images
 
 
 def store(project: Path) -> str:
-    """dvc add and push, as `skumatch data import` does."""
+    """Run DVC's add and push on the data, as `skumatch data import` does."""
     from skumatch.pipeline.repository import Repository
 
     return Repository(project, Settings(project=project, home=project / "home")).add("data")
@@ -142,12 +152,12 @@ def _project(folder: Path) -> Path:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
+    """Return the size in bytes of all files below `folder`."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def bench_dvc(folder: Path, files: int) -> Iterator[Row]:
-    """DVC's add, checkout and status on shards against the same bytes as loose files."""
+    """Measure DVC's add, checkout and status on shards against the same bytes as loose files."""
     rng = np.random.default_rng(0)
     loose, shards = folder / "loose" / "data", folder / "shards" / "data"
     shards.mkdir(parents=True)
@@ -159,21 +169,24 @@ def bench_dvc(folder: Path, files: int) -> Iterator[Row]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(rng.bytes(FILE_BYTES))
                 tar.add(path, str(path.relative_to(loose)))
-    times = {where.parent.name: dvc_times(where.parent) for where in (shards, loose)}
-    for name, ours in times["shards"].items():
-        theirs = times["loose"][name]
+    seconds = {data.parent.name: dvc_times(data.parent) for data in (shards, loose)}
+    for name, shards_s in seconds["shards"].items():
+        loose_s = seconds["loose"][name]
         yield Row(
             f"dvc {name}: loose files / shards",
-            theirs / ours,
+            loose_s / shards_s,
             5,
             "x",
-            f"{theirs:.1f} s against {ours:.1f} s, {files:,} files",
+            f"{loose_s:.1f} s against {shards_s:.1f} s, {files:,} files",
             "more",
         )
 
 
 def dvc_times(folder: Path) -> dict[str, float]:
-    """Seconds of `dvc add`, `dvc checkout` after the data was removed, and `dvc status`, with hard links as in our projects."""
+    """Return the seconds of `dvc add`, `dvc checkout` after the data was removed, and `dvc status`.
+
+    The cache uses hard links, as in skumatch's projects.
+    """
 
     def dvc(*words: str) -> None:
         subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, check=True, capture_output=True)
@@ -187,14 +200,22 @@ def dvc_times(folder: Path) -> dict[str, float]:
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Wall seconds of a call."""
+    """Return the wall time of a call in seconds."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def bench_data(folder: Path, images: int, rows: int, files: int, skus: Sequence[str]) -> Iterator[Row]:
-    """All of it, one row after the other."""
+    """Run all benchmarks of data, and yield each row as soon as it is measured.
+
+    Args:
+        folder: working folder.
+        images: number of images of the made archive that is imported.
+        rows: number of rows of the made manifest that is validated and searched for duplicates.
+        files: number of loose files that DVC is compared on.
+        skus: names of SKUs.
+    """
     yield from bench_import(folder / "import", images, skus)
     yield from bench_manifest(folder / "manifest", rows, skus)
     yield from bench_dvc(folder / "dvc", files)

@@ -1,7 +1,9 @@
-"""How often the gate errs: simulated pairs of models whose errors come in SKUs and in bursts of photos, as RP2K's do.
+"""Error rates of the gate, on simulated pairs of models.
 
-A query is found if its ease exceeds a bound. Ease is normal: a part that both models share and a part of each model's own, and of the own
-part some goes with the SKU, some with the burst. Equal models are two draws of the same law; a better one has a lower bound.
+The models' errors are clustered by SKU and by burst of photos, as RP2K's are. A query is a hit if its ease
+exceeds a bound. Ease is normally distributed: one part is shared by both models and one part is each model's
+own. Of the own part, a share is common to all queries of a SKU and a share to all queries of a burst. Equal
+models are two draws from the same distribution; a better model has a lower bound.
 """
 
 from __future__ import annotations
@@ -32,7 +34,13 @@ DRAWS, EACH = 10, 5  # of the protocol k5
 
 @dataclass(frozen=True)
 class Shape:
-    """A set of queries: how many, of how many SKUs."""
+    """Size of a set of queries.
+
+    Attributes:
+        name: shown in tables.
+        queries: number of queries.
+        skus: number of SKUs that they are of.
+    """
 
     name: str
     queries: int
@@ -41,9 +49,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Clustering:
-    """own: share of ease's variance that is each model's own.
+    """Variance components of a query's ease.
 
-    Of it, shares that go with the SKU and with the burst.
+    Attributes:
+        name: shown in tables.
+        sku: share of the models' own variance that is common to all queries of a SKU.
+        burst: share of it that is common to all queries of a burst of photos.
+        own: share of the whole variance that is each model's own; the models share the rest.
     """
 
     name: str
@@ -65,7 +77,15 @@ APART = Clustering("apart", 0.05, 0.1, own=0.2)
 
 @dataclass(frozen=True)
 class Scene:
-    """gain: by how much the challenger's true top-1 is above the champion's. bound: of the share shown, if one was promised."""
+    """One row of the table: queries, their clustering, and a true gain.
+
+    Attributes:
+        shape: number of queries and SKUs.
+        clustering: variance components of the queries' ease.
+        gain: the challenger's true top-1 minus the champion's, from 0 to 1.
+        bound: promised bound of the share of pairs whose gain is shown: an upper one without a gain, a lower
+            one with a gain; None if none was promised.
+    """
 
     shape: Shape
     clustering: Clustering
@@ -89,12 +109,20 @@ YEAR = Scene(SMALL, MIDDLE, 0.0)
 
 @dataclass(frozen=True)
 class Found:
-    """What happened to a scene's pairs. Shares of pairs, but for `discordant`, a share of queries.
+    """Results of one scene. Shares are of its pairs, but `discordant` is a share of queries.
 
-    design: variance of the difference over what it would be if queries were independent. shown: a gain was
-    shown at 0.975, one-sided; by_policy: at the confidence of params.yaml's defaults; mcnemar: by McNemar's
-    test at 0.975, one-sided. stopped: at least one guard did not pass; stopped_gains: the same of those whose
-    gain was shown by the policy, None if there were none.
+    Attributes:
+        scene: the simulated scene.
+        pairs: number of simulated pairs of models.
+        discordant: mean share of queries that exactly one of the two models gets right.
+        design: design effect, the variance of the difference over its variance if queries were independent.
+        shown: share in which a gain is shown at 0.975, one-sided.
+        by_policy: share in which a gain is shown at the confidence of params.yaml's defaults.
+        mcnemar: share in which McNemar's test shows a gain at 0.975, one-sided.
+        guarded: number of pairs for which the guards were evaluated.
+        stopped: share of these in which at least one guard does not pass.
+        stopped_gains: the same among the guarded pairs whose gain is shown by the policy; None if there are
+            none.
     """
 
     scene: Scene
@@ -110,13 +138,24 @@ class Found:
 
     @property
     def holds(self) -> bool | None:
-        """Whether a promised bound is kept: of false promotions if there is no gain, else of power."""
+        """Return whether the promised bound is kept; None if none was promised.
+
+        Without a gain it bounds false promotions from above, with a gain the power from below.
+        """
         bound = self.scene.bound
         return None if bound is None else self.shown >= bound if self.scene.gain else self.shown <= bound
 
 
 class World:
-    """The queries of a shape: SKU and burst of each [n], and which are of SKUs with few gallery images or never trained on."""
+    """The queries of a shape, with their SKUs and bursts.
+
+    Attributes:
+        clustering: variance components of the queries' ease.
+        skus: number of each query's SKU, from 0, ascending, [n].
+        bursts: number of each query's burst, from 0, ascending, [n].
+        tail: whether its SKU has at most 20 gallery images, [n].
+        unseen: whether its SKU was never trained on, [n].
+    """
 
     def __init__(self, shape: Shape, clustering: Clustering, seed: int) -> None:
         rng = np.random.default_rng([seed, 0])
@@ -132,30 +171,43 @@ class World:
         self.unseen = (rng.random(shape.skus) < UNSEEN)[self.skus]
 
     def shared(self, rng: np.random.Generator) -> Floats:
-        """What is easy for every model: [n]."""
+        """Draw the part of ease that all models share, [n]."""
         return self.normal(rng, 1 - self.clustering.own, 0.3, 0.3)
 
     def own(self, rng: np.random.Generator) -> Floats:
-        """What is easy for one model more than for others: [n]."""
+        """Draw the part of ease that is one model's own, [n]."""
         return self.normal(rng, self.clustering.own, self.clustering.sku, self.clustering.burst)
 
     def ease(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Ease of each query for two models: [n] each."""
-        shared, one, other = self.shared(rng), self.own(rng), self.own(rng)
-        return shared + one, shared + other
+        """Draw the ease of each query for two models, [n] each."""
+        shared, first, second = self.shared(rng), self.own(rng), self.own(rng)
+        return shared + first, shared + second
 
     def normal(self, rng: np.random.Generator, variance: float, sku: float, burst: float) -> Floats:
-        """Normal numbers [n], of whose variance shares go with the SKU and with the burst."""
+        """Draw normal numbers [n] that are correlated within SKUs and within bursts.
+
+        Args:
+            rng: source of all draws.
+            variance: of each number.
+            sku: share of the variance that is common to all queries of a SKU, 0 to 1.
+            burst: share of it that is common to all queries of a burst; `sku + burst` is at most 1.
+        """
         parts = ((self.skus, sku), (self.bursts, burst), (np.arange(len(self.skus)), 1 - sku - burst))
-        found: Floats = np.zeros(len(self.skus))
+        numbers: Floats = np.zeros(len(self.skus))
         for labels, share in parts:
-            found += np.sqrt(variance * share) * rng.normal(size=int(labels[-1]) + 1)[labels]
-        return found
+            numbers += np.sqrt(variance * share) * rng.normal(size=int(labels[-1]) + 1)[labels]
+        return numbers
 
     def slices(
         self, eases: tuple[Floats, Floats], gain: float, rng: np.random.Generator
     ) -> dict[str, PairedHits]:
-        """Hits of challenger and champion in every slice of the gate."""
+        """Return the hits of challenger and champion in every slice of the gate.
+
+        Args:
+            eases: ease of each query for challenger and champion, [n] each.
+            gain: the challenger's true top-1 minus the champion's, from 0 to 1.
+            rng: draws the queries of the slice `k5`.
+        """
         every = np.arange(len(self.skus))
         drawn = np.concatenate([self._five(rng) for _ in range(DRAWS)])
         rows = {
@@ -174,15 +226,21 @@ class World:
         rows: Places | slice = slice(None),
         harder: float = 0.0,
     ) -> PairedHits:
-        """Hits of challenger and champion on `rows` of the queries, whose top-1 is lower by `harder` there."""
-        ours, theirs = (
-            ease[rows] > stats.norm.isf(TOP1 - harder + more)
-            for ease, more in zip(eases, (gain, 0.0), strict=True)
-        )
-        return PairedHits(self.skus[rows].astype(object), ours, theirs)
+        """Return the hits of challenger and champion on some of the queries.
+
+        Args:
+            eases: ease of each query for challenger and champion, [n] each.
+            gain: the challenger's true top-1 minus the champion's, from 0 to 1.
+            rows: places of the queries; all by default.
+            harder: by how much both models' true top-1 is lower on them, from 0 to 1.
+        """
+        challenger_ease, champion_ease = eases
+        challenger = challenger_ease[rows] > stats.norm.isf(TOP1 - harder + gain)
+        champion = champion_ease[rows] > stats.norm.isf(TOP1 - harder)
+        return PairedHits(self.skus[rows].astype(object), challenger, champion)
 
     def _five(self, rng: np.random.Generator) -> Places:
-        """At most five queries of each SKU."""
+        """Draw the places of at most five queries of each SKU."""
         order = np.lexsort((rng.random(len(self.skus)), self.skus))
         starts = np.flatnonzero(np.r_[True, np.diff(self.skus) > 0])
         place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
@@ -190,16 +248,23 @@ class World:
 
 
 def bench_gate(pairs: int, guarded: int) -> Iterator[Found]:
-    """Every scene with `pairs` pairs of models.
+    """Simulate every scene with `pairs` pairs of models.
 
-    The guards are asked for the first `guarded`, as they take most of the time.
+    The guards are evaluated for the first `guarded` pairs only, as they take most of the time.
     """
     for number, scene in enumerate(SCENES):
         yield simulate(scene, pairs, guarded, number)
 
 
 def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
-    """One scene; the same seed gives the same figures."""
+    """Simulate one scene; the same seed gives the same figures.
+
+    Args:
+        scene: the scene.
+        pairs: number of pairs of models.
+        guarded: number of pairs, from the first on, for which the guards are evaluated, too.
+        seed: of all draws.
+    """
     world, trials = World(scene.shape, scene.clustering, seed), []
     for number in range(pairs):
         rng = np.random.default_rng([seed, 1 + number])
@@ -208,12 +273,10 @@ def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
         trials.append(
             _trial(hits, world.slices(eases, scene.gain, rng) if number < guarded else None, number)
         )
-    estimates, discordant = (
-        np.array([trial.estimate for trial in trials]),
-        float(np.mean([trial.discordant for trial in trials])),
-    )
-    asked = [trial for trial in trials if trial.stopped is not None]
-    gained = [trial for trial in asked if trial.p < 1 - POLICY.confidence]
+    estimates = np.array([trial.estimate for trial in trials])
+    discordant = float(np.mean([trial.discordant for trial in trials]))
+    guarded_trials = [trial for trial in trials if trial.stopped is not None]
+    gained = [trial for trial in guarded_trials if trial.p < 1 - POLICY.confidence]
     return Found(
         scene=scene,
         pairs=pairs,
@@ -222,14 +285,22 @@ def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
         shown=float(np.mean([trial.p < NOMINAL for trial in trials])),
         by_policy=float(np.mean([trial.p < 1 - POLICY.confidence for trial in trials])),
         mcnemar=float(np.mean([trial.mcnemar for trial in trials])),
-        guarded=len(asked),
-        stopped=float(np.mean([bool(trial.stopped) for trial in asked])),
+        guarded=len(guarded_trials),
+        stopped=float(np.mean([bool(trial.stopped) for trial in guarded_trials])),
         stopped_gains=float(np.mean([bool(trial.stopped) for trial in gained])) if gained else None,
     )
 
 
 class Trial(NamedTuple):
-    """One pair. p: of the gain. mcnemar: whether McNemar's test shows one. stopped: whether a guard did not pass; None = not asked."""
+    """Results of one pair of models.
+
+    Attributes:
+        estimate: difference of their top-1, challenger minus champion, -1 to 1.
+        discordant: share of queries that exactly one of them gets right.
+        p: one-sided p-value of the gain.
+        mcnemar: whether McNemar's test shows a gain.
+        stopped: whether a guard did not pass; None if the guards were not evaluated.
+    """
 
     estimate: float
     discordant: float
@@ -239,7 +310,7 @@ class Trial(NamedTuple):
 
 
 def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) -> Trial:
-    found = statistics.paired_difference(
+    difference = statistics.paired_difference(
         hits.challenger, hits.champion, hits.skus, POLICY.confidence, seed, POLICY.resamples
     )
     better, worse, p = statistics.mcnemar(hits.challenger, hits.champion)
@@ -248,9 +319,9 @@ def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) ->
         measured = guards.measure(slices, POLICY, seed)
         stopped = any(guards.judge(guard, POLICY)[0] == "failed" for guard in measured)
     return Trial(
-        found.estimate,
+        difference.estimate,
         (better + worse) / len(hits.skus),
-        found.p,
+        difference.p,
         better > worse and p < 2 * NOMINAL,
         stopped,
     )
@@ -258,9 +329,17 @@ def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) ->
 
 @dataclass(frozen=True)
 class Years:
-    """What a year of retrains does whose models are all equally good: promotions a year, and the share of years with any.
+    """False promotions in simulated years of retrains whose models are all equally good.
 
-    Each promoted model is the next one's champion. alpha: of each comparison, one-sided.
+    Each promoted model becomes the champion of the next comparison.
+
+    Attributes:
+        scene: queries and clustering; its gain is 0.
+        retrains: number of comparisons in a year.
+        years: number of simulated years.
+        alpha: significance level of each comparison, one-sided.
+        promotions: mean number of promotions in a year.
+        any_promotion: share of years with at least one promotion.
     """
 
     scene: Scene
@@ -272,7 +351,7 @@ class Years:
 
 
 def bench_years(years: int) -> Iterator[Years]:
-    """Years of retrains on one set of queries, at 0.975 and at the confidence of params.yaml's defaults."""
+    """Simulate years of retrains on one set of queries, at 0.975 and at the confidence of params.yaml."""
     for alpha in (NOMINAL, 1 - POLICY.confidence):
         promotions = [year(YEAR, alpha, number) for number in range(years)]
         some = float(np.mean([count > 0 for count in promotions]))
@@ -280,7 +359,13 @@ def bench_years(years: int) -> Iterator[Years]:
 
 
 def year(scene: Scene, alpha: float, seed: int) -> int:
-    """Promotions in one year of equally good models."""
+    """Count the promotions in one year of equally good models.
+
+    Args:
+        scene: queries and clustering.
+        alpha: significance level of each comparison, one-sided.
+        seed: of all draws.
+    """
     world, rng, promoted = World(scene.shape, scene.clustering, 0), np.random.default_rng([seed, 0, 1]), 0
     shared, champion = world.shared(rng), world.own(rng)
     for number in range(POLICY.retrains_a_year):

@@ -1,4 +1,4 @@
-"""How fast pictures reach an encoder on this machine: against decoding alone, and against open_clip's own transforms."""
+"""Rate at which pictures reach an encoder, against decoding alone and against open_clip's transforms."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from skumatch.model.preprocess import Preprocess
     from skumatch.model.views import Views
 
-SIZES = ((150, 420), (300, 300), (1000, 1000))  # RP2K's: tall crops, packs, single large ones
+SIZES = ((150, 420), (300, 300), (1000, 1000))  # pixels; RP2K's: tall crops, packs, a few large pictures
 ROUNDS, BATCH, PHOTOS = 7, 32, 12
-LOADED = 4  # times that workers go through the pictures a round
+LOADED = 4  # epochs of the worker processes in a round
 
 
 class Race(NamedTuple):
-    """Seconds a picture in each round: of one thread's own time, but for workers of time that passed.
+    """Seconds per picture in each round: one thread's CPU time, or wall time for worker processes.
 
-    decoded: by simplejpeg alone, from memory. prepared: read, decoded and brought onto the canvas. augmented:
-    read, decoded and made a training view. normalised: from whole numbers to the encoder's, a batch at a
-    time. evaluated, trained: open_clip's transforms, reading included. decoding, augmenting: by worker
-    processes together.
+    Attributes:
+        decoded: decoding by simplejpeg alone, from memory.
+        prepared: reading, decoding and fitting onto the canvas.
+        augmented: reading, decoding and making a training view.
+        normalised: converting integer pixels to the encoder's normalised floats, a batch at a time.
+        evaluated: open_clip's transform for evaluation, reading included.
+        trained: open_clip's transform for training, reading included.
+        decoding: decoding by all worker processes together, wall time.
+        augmenting: making training views by all worker processes together, wall time.
     """
 
     decoded: tuple[float, ...]
@@ -46,37 +51,52 @@ class Race(NamedTuple):
 def bench_input(
     folder: Path, photos: Path | None, images: int, workers: int, params: Params
 ) -> Iterator[Row]:
-    """For each size of rendered photos, or for `photos`, and for one of each size: shares of the ceiling, factors to open_clip.
+    """Yield shares of the decoding ceiling and speed-ups over open_clip.
 
-    The canvas, and what a training view is made by, are those of `params`.
+    There are rows for each size of rendered photos and for one photo of each size; or, with `photos`, for
+    that folder alone.
 
-    Raises DataError for a folder without JPEGs.
+    Args:
+        folder: working folder, to which rendered photos are written.
+        photos: folder of JPEGs to measure; None for rendered ones in RP2K's sizes.
+        images: number of pictures of each size, or of the folder.
+        workers: number of worker processes.
+        params: parameters of the canvas and of training views.
+
+    Raises:
+        DataError: for a folder without JPEGs.
     """
     races = list[Race]()
     for name, paths in _sets(folder, photos, images):
         races.append(cost(race, paths, workers, params).result)
         yield from _rows(name, races[-1], workers)
     if len(races) > 1:
+        # One picture of each size takes the sum of their seconds, round by round and way by way.
         sums = (tuple(map(sum, zip(*columns, strict=True))) for columns in zip(*races, strict=True))
         yield from _rows("one of each", Race(*sums), workers)
 
 
-def _rows(name: str, found: Race, workers: int) -> Iterator[Row]:
-    ways = (("on the canvas", found.decoded, found.prepared), ("augmented", found.decoded, found.augmented))
-    for what, alone, ours in (*ways, (f"augmented by {workers} workers", found.decoding, found.augmenting)):
-        parts = f"{_rate(ours)} images/s; decoding alone {_rate(alone)}"
-        yield Row(f"{what} / decoding alone, {name}", 100 * _faster(alone, ours), 60, "%", parts, "more")
-    for what, theirs, ours in (
-        ("evaluation", found.evaluated, found.prepared),
-        ("training", found.trained, found.augmented),
-    ):
-        whole = tuple(
-            a + b for a, b in zip(ours, found.normalised, strict=True)
-        )  # theirs gives normalised numbers, too
-        parts = f"{_rate(whole)} images/s, normalised; open_clip {_rate(theirs)}"
+def _rows(name: str, race: Race, workers: int) -> Iterator[Row]:
+    ways = (
+        ("on the canvas", race.decoded, race.prepared),
+        ("augmented", race.decoded, race.augmented),
+        (f"augmented by {workers} workers", race.decoding, race.augmenting),
+    )
+    for way, decoding_s, way_s in ways:
+        parts = f"{_rate(way_s)} images/s; decoding alone {_rate(decoding_s)}"
         yield Row(
-            f"ours / open_clip's transform for {what}, {name}",
-            _faster(theirs, whole),
+            f"{way} / decoding alone, {name}", 100 * _speedup(decoding_s, way_s), 60, "%", parts, "more"
+        )
+    for purpose, open_clip_s, unnormalised_s in (
+        ("evaluation", race.evaluated, race.prepared),
+        ("training", race.trained, race.augmented),
+    ):
+        # open_clip's transform gives normalised numbers, too.
+        skumatch_s = tuple(a + b for a, b in zip(unnormalised_s, race.normalised, strict=True))
+        parts = f"{_rate(skumatch_s)} images/s, normalised; open_clip {_rate(open_clip_s)}"
+        yield Row(
+            f"ours / open_clip's transform for {purpose}, {name}",
+            _speedup(open_clip_s, skumatch_s),
             2.5,
             "x",
             parts,
@@ -88,20 +108,20 @@ def _rate(seconds: Sequence[float]) -> str:
     return f"{1 / median(seconds):,.0f}"
 
 
-def _faster(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """How many times, the median of the rounds."""
-    return median(a / b for a, b in zip(theirs, ours, strict=True))
+def _speedup(base_s: Sequence[float], other_s: Sequence[float]) -> float:
+    """Return the factor by which the other way is faster than the base: the median over the rounds."""
+    return median(a / b for a, b in zip(base_s, other_s, strict=True))
 
 
 def _sets(folder: Path, photos: Path | None, images: int) -> Iterator[tuple[str, list[str]]]:
-    """Sets of pictures: a name, and files."""
+    """Yield sets of pictures: a name, and the paths of the files."""
     if photos is not None:
-        found = sorted(str(path) for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        if not found:
+        jpegs = sorted(str(path) for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        if not jpegs:
             raise DataError(
                 f"There is no JPEG in {photos}; give a folder of photos, or none for rendered ones."
             )
-        yield photos.name, found[:: max(1, len(found) // images)][:images]
+        yield photos.name, jpegs[:: max(1, len(jpegs) // images)][:images]
         return
     bases = rendered(PHOTOS)
     for width, height in SIZES:
@@ -114,24 +134,34 @@ def _sets(folder: Path, photos: Path | None, images: int) -> Iterator[tuple[str,
 
 
 def race(paths: Sequence[str], workers: int, params: Params) -> Race:
-    """The ways in turns and each first in turn, so that other load meets all alike."""
+    """Time all ways to read the pictures, in alternation.
+
+    Each round starts with another way, so that other load on the machine affects all alike.
+
+    Args:
+        paths: JPEG files.
+        workers: number of worker processes of the last two ways.
+        params: parameters of the canvas and of training views.
+    """
     ways = _ways(paths, workers, params)
     by_workers = len(ways) - 2
     seconds = [[0.0] * len(ways) for _ in range(ROUNDS)]
-    for number in range(-1, ROUNDS):  # the first one warms up
+    for number in range(-1, ROUNDS):  # round -1 warms up; its time is overwritten by the last round's
         for place in range(len(ways)):
             way = (place + number) % len(ways)
-            clock = (
-                time.perf_counter if way >= by_workers else time.thread_time
-            )  # a thread's own time tells nothing of workers
+            # This thread's CPU time doesn't include the workers'.
+            clock = time.perf_counter if way >= by_workers else time.thread_time
             start = clock()
-            shown = ways[way]()
-            seconds[number][way] = (clock() - start) / shown
+            pictures = ways[way]()
+            seconds[number][way] = (clock() - start) / pictures
     return Race(*(tuple(column) for column in zip(*seconds, strict=True)))
 
 
 def _ways(paths: Sequence[str], workers: int, params: Params) -> list[Callable[[], int]]:
-    """In the order of Race. Each goes through the pictures, all or some times, and tells how many it took."""
+    """Return the ways in the order of Race's fields.
+
+    Each processes the pictures, once or several times, and returns the number of pictures processed.
+    """
     import simplejpeg
     import torch
 
@@ -140,13 +170,14 @@ def _ways(paths: Sequence[str], workers: int, params: Params) -> list[Callable[[
     from skumatch.model.schedule import Key
 
     prepare(RuntimeParams(device="cpu", threads=1))
-    with torch.device("meta"):  # what it sees, without its weights
+    with torch.device("meta"):  # only its preprocessing is needed, not its weights
         encoder = build(params.encoder, None)
     canvas = encoder.preprocess
     views = _views(paths, canvas, encoder.views(params.train.augment.view), params.train.augment)
     images, files = views.images, [Path(path).read_bytes() for path in paths]
     batch = torch.zeros(BATCH, 3, canvas.height, canvas.width, dtype=torch.uint8)
-    evaluation, training = _theirs(canvas, train=False), _theirs(views.preprocess, train=True)
+    evaluation = _open_clip_transform(canvas, train=False)
+    training = _open_clip_transform(views.preprocess, train=True)
     return [
         lambda: _each(simplejpeg.decode_jpeg, files),
         lambda: _each(lambda i: canvas(images.pixels(i)), range(len(paths))),
@@ -166,7 +197,7 @@ def _each(call: Callable[[Any], object], items: Sequence[Any]) -> int:
 
 
 def _views(paths: Sequence[str], canvas: Preprocess, small: Preprocess, params: AugmentParams) -> Views:
-    """Training views of the files, as a training makes them."""
+    """Return training views of the files, as training makes them."""
     from skumatch.data.images import Extent, Images
     from skumatch.model.views import Views
 
@@ -181,8 +212,8 @@ def _views(paths: Sequence[str], canvas: Preprocess, small: Preprocess, params: 
     )
 
 
-def _theirs(size: Preprocess, train: bool) -> Callable[[str], object]:
-    """open_clip's transform to the same size, from a file's path to normalised numbers."""
+def _open_clip_transform(size: Preprocess, train: bool) -> Callable[[str], object]:
+    """Return open_clip's transform to the same size, from a file's path to normalised numbers."""
     from PIL import Image
 
     from skumatch.model.torchvision_ops import open_clip
@@ -200,7 +231,7 @@ def _theirs(size: Preprocess, train: bool) -> Callable[[str], object]:
 
 
 class _Decoded:
-    """Pictures that are decoded, and not even handed over."""
+    """Dataset that decodes each picture, but returns only its number of rows, so that nothing is copied."""
 
     def __init__(self, files: list[bytes]) -> None:
         self.files = files
@@ -212,7 +243,7 @@ class _Decoded:
 
 
 def _by_workers(pictures: Any, count: int, workers: int) -> Callable[[], int]:
-    """Batches as training takes them, by workers that are there already."""
+    """Return a function that loads all batches with worker processes that persist between calls."""
     from torch.utils.data import DataLoader
 
     from skumatch.model.schedule import Schedule

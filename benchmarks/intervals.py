@@ -1,7 +1,7 @@
-"""How often a printed interval holds the truth: simulated hits near 100 %, whose errors come in SKUs.
+"""Coverage of the printed intervals, on simulated hits near 100 % whose errors are clustered by SKU.
 
-Each SKU's own share of hits is drawn from a beta distribution, its queries' hits are
-independent then (beta-binomial).
+Each SKU's own share of hits is drawn from a beta distribution; given that share, the hits of its queries are
+independent (beta-binomial).
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 MEAN = 16  # queries of a SKU
 ICCS = (0.0, 0.1, 0.4, 0.9)
-Sizes = Literal["2 to 30", "long tail"]  # of SKUs, in queries: uniform, or as uneven as RP2K's
+Sizes = Literal["2 to 30", "long tail"]  # queries of a SKU: uniformly distributed, or as uneven as RP2K's
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One law of hits.
+    """One distribution of hits.
 
-    truth: the true share of hits. icc: intra-cluster correlation, from 0 (queries are independent) to 1 (each
-    SKU is found in all its queries or in none).
+    Attributes:
+        skus: number of SKUs.
+        sizes: distribution of the number of queries of a SKU.
+        truth: true share of hits.
+        icc: intra-cluster correlation, from 0 (queries are independent) to 1 (all queries of a SKU are hits
+            or none is).
     """
 
     skus: int
@@ -52,7 +56,13 @@ SCENES = tuple(Scene(*law, icc) for law in LAWS for icc in ICCS)
 
 @dataclass(frozen=True)
 class Method:
-    """One method's intervals: shares of trials in which they lie above and below the truth; mean width."""
+    """Results of one method's intervals.
+
+    Attributes:
+        above: share of trials in which the whole interval lies above the truth.
+        below: share of trials in which the whole interval lies below the truth.
+        width: mean width, 0 to 1.
+    """
 
     above: float
     below: float
@@ -60,12 +70,20 @@ class Method:
 
     @property
     def coverage(self) -> float:
+        """Return the share of trials in which the interval holds the truth."""
         return 1 - self.above - self.below
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """One scene's figures. printed: `mean_interval`. plain: the bootstrap alone, as of differences."""
+    """Results of one scene.
+
+    Attributes:
+        scene: the simulated scene.
+        trials: number of simulated sets of queries.
+        printed: results of `mean_interval`.
+        plain: results of the bootstrap alone, as it is used for differences.
+    """
 
     scene: Scene
     trials: int
@@ -74,24 +92,30 @@ class Coverage:
 
 
 def bench_intervals(trials: int) -> Iterator[Coverage]:
-    """Every scene, `trials` times each."""
+    """Simulate every scene, `trials` times each."""
     return (simulate(scene, trials, number) for number, scene in enumerate(SCENES))
 
 
 def simulate(scene: Scene, trials: int, seed: int) -> Coverage:
-    """One scene; the same seed gives the same figures."""
+    """Simulate one scene; the same seed gives the same figures.
+
+    Args:
+        scene: the scene.
+        trials: number of simulated sets of queries.
+        seed: of all draws.
+    """
     rng, bounds = np.random.default_rng(seed), np.empty((trials, 2, 2))
     for trial in range(trials):
         hits, skus = draw(scene, rng)
         for place, interval in enumerate((statistics.mean_interval, statistics.change_interval)):
-            found = interval(hits, skus, CONFIDENCE, trial, RESAMPLES)
-            bounds[trial, place] = found.low, found.high
+            estimate = interval(hits, skus, CONFIDENCE, trial, RESAMPLES)
+            bounds[trial, place] = estimate.low, estimate.high
     printed, plain = (_method(bounds[:, place], scene.truth) for place in range(2))
     return Coverage(scene, trials, printed, plain)
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> tuple[Flags, Places]:
-    """Hits and SKUs of one set of queries."""
+    """Draw one set of queries: whether each is a hit, and the number of its SKU, [n] each."""
     if scene.sizes == "long tail":
         weights = np.exp(SPREAD * rng.normal(size=scene.skus))
         sizes = 1 + rng.multinomial((MEAN - 1) * scene.skus, weights / weights.sum())
@@ -102,8 +126,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[Flags, Places]:
     elif scene.icc == 1:
         shares = (rng.random(scene.skus) < scene.truth).astype(np.float64)
     else:
-        both = 1 / scene.icc - 1
-        shares = rng.beta(both * scene.truth, both * (1 - scene.truth), scene.skus)
+        alpha_plus_beta = 1 / scene.icc - 1
+        shares = rng.beta(alpha_plus_beta * scene.truth, alpha_plus_beta * (1 - scene.truth), scene.skus)
     skus: Places = np.repeat(np.arange(scene.skus), sizes)
     return rng.random(len(skus)) < shares[skus], skus
 
@@ -114,7 +138,7 @@ def _method(bounds: np.ndarray, truth: float) -> Method:
 
 
 def table(outcomes: list[Coverage]) -> Table:
-    """One row a scene: coverage and width of the printed interval and of the plain bootstrap."""
+    """Return a table with a row for each scene: coverage and width, printed and of the plain bootstrap."""
     title = f"How many of 100 intervals hold the truth ({outcomes[0].trials:,} trials a row)"
     grid = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     grid.caption = "ICC: correlation of hits within a SKU. Widths in points. Plain: the bootstrap alone."
@@ -123,8 +147,13 @@ def table(outcomes: list[Coverage]) -> Table:
     for outcome in outcomes:
         scene, printed, plain = outcome.scene, outcome.printed, outcome.plain
         grid.add_row(
-            f"{scene.skus:,}", scene.sizes, f"{100 * scene.truth:g} %", f"{scene.icc:g}",
-            f"[bold]{100 * printed.coverage:.1f}", f"{100 * printed.width:.1f}",
-            f"{100 * plain.coverage:.1f}", f"{100 * plain.width:.1f}",
-        )  # fmt: skip
+            f"{scene.skus:,}",
+            scene.sizes,
+            f"{100 * scene.truth:g} %",
+            f"{scene.icc:g}",
+            f"[bold]{100 * printed.coverage:.1f}",
+            f"{100 * printed.width:.1f}",
+            f"{100 * plain.coverage:.1f}",
+            f"{100 * plain.width:.1f}",
+        )
     return grid

@@ -1,4 +1,7 @@
-"""Training loops that people write instead, in place and a step at a time: what our own is held against."""
+"""Training loops that people write instead of skumatch's, as peers to compare it with.
+
+Each trains an encoder in place and yields the number of images after each step.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,25 @@ from skumatch.params import EncoderParams, LossParams
 if TYPE_CHECKING:
     from skumatch.data.images import Images
 
-BATCH, SIDE, VIEW = (
-    32,
-    256,
-    0.75,
-)  # images a step; pixels of the canvas; side of a training view, as a share of it
+# Images a step; side of the canvas in pixels; side of a training view as a share of the canvas.
+BATCH, SIDE, VIEW = 32, 256, 0.75
 CPU = torch.device("cpu")
 Loop = Callable[[Encoder, "Trial"], Iterator[int]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is the same for each loop: photos with their SKUs, the encoder and its weights, epochs, a seed.
+    """Settings that are the same for each loop.
 
-    contiguous: the memory format torch starts with. Channels-last ends with the same weights but for
-        rounding, sooner.
+    Attributes:
+        images: training photos with their SKUs.
+        spec: parameters of the encoder.
+        weights: file of the encoder's base weights; None for random ones.
+        epochs: number of passes over the photos.
+        seed: of the encoder's random weights, and of all draws after it.
+        device: where to train.
+        contiguous: whether the encoder has torch's default memory format instead of channels-last, which
+            gives the same weights up to rounding in less time.
     """
 
     images: Images
@@ -52,9 +59,11 @@ class Trial:
 
     @property
     def labels(self) -> list[int]:
+        """Return each photo's class, an index into the sorted SKUs."""
         return self.images.labels(sorted(set(self.images.skus)))
 
     def encoder(self) -> Encoder:
+        """Seed torch and build the encoder, on the device and in training mode."""
         torch.manual_seed(self.seed)
         encoder = build(self.spec, self.weights).to(self.device).train()
         if self.contiguous:
@@ -63,7 +72,7 @@ class Trial:
 
 
 def plain_spec(spec: EncoderParams) -> EncoderParams:
-    """The encoder as the peers have it: a square that photos are squashed to, and no projection.
+    """Return the encoder's parameters for peers: photos are squashed to a square, and no projection.
 
     A ViT keeps its own canvas.
     """
@@ -87,7 +96,11 @@ class _Photos(Dataset[tuple[Tensor, int]]):
 
 
 def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
-    """The loop an engineer writes in an afternoon: ArcFace whose margin grows, AdamW, one cycle, crops, light, one cut-out."""
+    """Train as an engineer would write it in an afternoon.
+
+    The loss is ArcFace with a growing margin, the optimizer AdamW with a one-cycle schedule. Augmentations
+    are crops, brightness and contrast, and one cut-out.
+    """
     tv, (height, width) = _torchvision(), _view(encoder)
     crop = tv.RandomResizedCrop(
         (height, width), scale=(0.6**2, 1.0), ratio=(1.0, 1.0), interpolation=tv.InterpolationMode.BICUBIC
@@ -109,9 +122,9 @@ def plain(encoder: Encoder, trial: Trial) -> Iterator[int]:
 
 
 def softmax(encoder: Encoder, trial: Trial) -> Iterator[int]:
-    """A classifier as for ImageNet: cross-entropy over a linear layer, random resized crops, flips.
+    """Train a classifier as for ImageNet; its features are the embedding.
 
-    Its features are the embedding.
+    Cross-entropy over a linear layer, random resized crops, flips.
     """
     tv = _torchvision()
     photos = _Photos(trial, tv.RandomResizedCrop(_view(encoder)), tv.RandomHorizontalFlip())
@@ -130,13 +143,15 @@ def softmax(encoder: Encoder, trial: Trial) -> Iterator[int]:
 
 
 def stock(encoder: Encoder, trial: Trial) -> Iterator[int]:
-    """pytorch-metric-learning's example MetricLossOnly with its numbers: triplets, a miner, four pictures a class, Adam, flips."""
+    """Train as pytorch-metric-learning's example MetricLossOnly does, with its numbers.
+
+    Triplets, a miner, four pictures a class, Adam, crops and flips.
+    """
     tv = _torchvision()
     crop = tv.RandomResizedCrop(_view(encoder), scale=(0.16, 1), ratio=(0.75, 1.33))
     photos = _Photos(trial, crop, tv.RandomHorizontalFlip(0.5))
-    embedder = nn.Linear(encoder.dim, 64).to(
-        trial.device
-    )  # left out afterwards: the trunk is what loops are asked for
+    # The embedder is dropped after training: loops are compared by the trunk's features.
+    embedder = nn.Linear(encoder.dim, 64).to(trial.device)
     optimizer = Adam(
         [{"params": encoder.parameters(), "lr": 1e-5}, {"params": embedder.parameters(), "lr": 1e-4}],
         weight_decay=1e-4,
@@ -161,17 +176,18 @@ def _epochs(photos: _Photos, trial: Trial, sampler: Sampler[int] | None = None) 
 
 
 def _view(encoder: Encoder) -> tuple[int, int]:
-    """Rows and columns of a training view."""
+    """Return the height and width of a training view in pixels."""
     view = encoder.views(VIEW)
     return view.height, view.width
 
 
 def _features(encoder: Encoder, trial: Trial, pixels: Tensor) -> Tensor:
-    """float32 0..1 [B, 3, H, W] -> what the tower says, [B, width]."""
-    kind = torch.contiguous_format if trial.contiguous else torch.channels_last
-    see = encoder.preprocess
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (see.mean, see.std))
-    features: Tensor = encoder.tower(((pixels - mean) / std).to(trial.device, memory_format=kind)).float()
+    """Return the tower's output [B, width] for pixels in float32, 0 to 1, [B, 3, H, W]."""
+    memory_format = torch.contiguous_format if trial.contiguous else torch.channels_last
+    mean = torch.tensor(encoder.preprocess.mean).view(3, 1, 1)
+    std = torch.tensor(encoder.preprocess.std).view(3, 1, 1)
+    normalised = ((pixels - mean) / std).to(trial.device, memory_format=memory_format)
+    features: Tensor = encoder.tower(normalised).float()
     return features
 
 
@@ -186,7 +202,7 @@ def _step(optimizer: Adam | AdamW, loss: Tensor) -> None:
 
 
 def _cut_out(pixels: Tensor, side: int) -> Tensor:
-    """Each picture with a grey square somewhere."""
+    """Cover a square of each picture at a random place with grey, in place."""
     for picture in pixels:
         top, left = (int(torch.randint(0, size, ())) - side // 2 for size in picture.shape[1:])
         picture[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 0.5
@@ -194,5 +210,5 @@ def _cut_out(pixels: Tensor, side: int) -> Tensor:
 
 
 def _torchvision() -> Any:
-    """torchvision's transforms; it can't be imported before `skumatch.model.torchvision_ops` (see there)."""
+    """Import torchvision's transforms, after `skumatch.model.torchvision_ops`, which has to come first."""
     return importlib.import_module("torchvision.transforms")

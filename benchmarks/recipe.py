@@ -1,4 +1,7 @@
-"""Training loops side by side: the same photos, encoder and number of images, nearest neighbour."""
+"""Comparison of training loops with the same photos, encoder and number of images seen.
+
+Each is scored by the SKU of each query's nearest neighbour in the gallery.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,16 @@ Shares = NDArray[np.float64]
 
 
 class Found(BaseModel):
-    """One training's outcome. hits: whether each query's nearest gallery picture is of its SKU. key: hash of all that was asked."""
+    """Outcome of one training.
+
+    Attributes:
+        key: SHA-256 of all inputs that decide the outcome.
+        loop: name of the training loop.
+        seed: of the training.
+        images: number of images that the training saw, repetitions included.
+        seconds: wall time of the training.
+        hits: whether each query's nearest gallery picture is of its SKU.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,10 +58,15 @@ class Found(BaseModel):
 
 @dataclass(frozen=True)
 class Line:
-    """One loop over all its seeds and folds.
+    """Summary of one loop over all its seeds and folds.
 
-    top1: mean over queries and seeds. gain: of it, over the plain loop's or the frozen encoder's. images,
-        seconds: of the largest training.
+    Attributes:
+        loop: name of the training loop.
+        seeds: top-1 of each seed, 0 to 1.
+        top1: mean over queries and seeds.
+        gain: of `top1` over that of the loop it is compared with; None for that loop itself.
+        images: number of images that the largest training saw.
+        seconds: wall time of the longest training.
     """
 
     loop: str
@@ -61,37 +78,48 @@ class Line:
 
 
 def bench_recipe(contest: Contest, loops: list[str], seeds: list[int], out: Path) -> Iterator[Found]:
-    """Train with each loop and seed, and ask; what `out` has already is not done again.
+    """Train with each loop and seed, and yield the outcomes; those that `out` already has are read from it.
 
-    Raises ParameterError for a loop, before any.
+    Args:
+        contest: photos, encoder weights and parameters.
+        loops: names of training loops.
+        seeds: one training for each.
+        out: folder to which each outcome is written as JSON.
+
+    Raises:
+        ParameterError: for a loop that isn't known, or that changes nothing; before any training.
     """
     for loop in loops:
         variant(contest, loop)
     for loop in loops:
         for seed in seeds:
-            chosen = variant(contest, loop)
-            key = chosen.key(loop, seed)
+            changed = variant(contest, loop)
+            key = changed.key(loop, seed)
             name = re.sub(r"[^a-z0-9]+", "-", f"{contest.name} {loop} seed {seed} {key[:8]}".lower())
             path = out / f"{name}.json"
-            found = Found.model_validate(read_json(path)) if path.is_file() else None
-            if found is None or found.key != key:
-                found = _run(chosen, loop, seed)
-                write_text(path, found.model_dump_json() + "\n")
-            yield found
+            outcome = Found.model_validate(read_json(path)) if path.is_file() else None
+            if outcome is None or outcome.key != key:
+                outcome = _run(changed, loop, seed)
+                write_text(path, outcome.model_dump_json() + "\n")
+            yield outcome
 
 
 def _run(contest: Contest, loop: str, seed: int) -> Found:
-    began = time.monotonic()
+    start = time.monotonic()
     encoder = _trained(contest, loop, seed)
-    seconds = time.monotonic() - began
-    found = hits(
+    seconds = time.monotonic() - start
+    query_hits = hits(
         encoder, contest.gallery, contest.queries, contest.params.embed.batch, contest.params.runtime
     )
-    seen = {FROZEN: 0, PROBE: contest.params.train.probe.views}.get(loop, contest.epochs) * len(
-        contest.learnt
+    epochs = {FROZEN: 0, PROBE: contest.params.train.probe.views}.get(loop, contest.epochs)
+    return Found(
+        key=contest.key(loop, seed),
+        loop=loop,
+        seed=seed,
+        images=epochs * len(contest.learnt),
+        seconds=round(seconds, 1),
+        hits=tuple(query_hits.tolist()),
     )
-    told = {"images": seen, "seconds": round(seconds, 1), "hits": tuple(found.tolist())}
-    return Found(key=contest.key(loop, seed), loop=loop, seed=seed, **told)
 
 
 def _trained(contest: Contest, loop: str, seed: int) -> Encoder:
@@ -110,27 +138,29 @@ def _trained(contest: Contest, loop: str, seed: int) -> Encoder:
 
 
 def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = None) -> list[Line]:
-    """A line a loop, in their order, over the queries of all contests.
+    """Summarise each loop over the queries of all contests, in the loops' order.
 
-    Hits are averaged over seeds, intervals by bootstrap over SKUs.
+    Hits are averaged over seeds; intervals are by bootstrap over SKUs.
 
-    Gains are over the loop `against`; where None, over the plain loop, else over the frozen encoder, else
-    over the first.
+    Args:
+        outcomes: each contest with the outcomes of its trainings.
+        against: the loop that gains are over; None for the plain loop, or the frozen encoder without one, or
+            the first loop without either.
     """
-    asked = np.concatenate([contest.queries.skus for contest, _ in outcomes])
+    query_skus = np.concatenate([contest.queries.skus for contest, _ in outcomes])
     by_loop: dict[str, dict[int, list[Found]]] = {}
-    for one in (one for _, found in outcomes for one in found):
-        by_loop.setdefault(one.loop, {}).setdefault(one.seed, []).append(one)
+    for outcome in (outcome for _, trainings in outcomes for outcome in trainings):
+        by_loop.setdefault(outcome.loop, {}).setdefault(outcome.seed, []).append(outcome)
     hits = {loop: np.array([_joined(folds) for folds in seeds.values()]) for loop, seeds in by_loop.items()}
     base = next(loop for loop in (against, "plain", FROZEN, *hits) if loop in hits)
     return [
-        _line(loop, seeds, hits[loop], hits[base].mean(axis=0) if loop != base else None, asked)
+        _line(loop, seeds, hits[loop], hits[base].mean(axis=0) if loop != base else None, query_skus)
         for loop, seeds in by_loop.items()
     ]
 
 
 def _joined(folds: list[Found]) -> list[bool]:
-    return [hit for one in folds for hit in one.hits]
+    return [hit for outcome in folds for hit in outcome.hits]
 
 
 def _line(
@@ -138,14 +168,16 @@ def _line(
     seeds: dict[int, list[Found]],
     hits: NDArray[np.bool_],
     base: Shares | None,
-    asked: NDArray[np.str_],
+    query_skus: NDArray[np.str_],
 ) -> Line:
     mean = hits.mean(axis=0)
     return Line(
         loop=loop,
         seeds=dict(zip(seeds, hits.mean(axis=1).tolist(), strict=True)),
-        top1=statistics.mean_interval(mean, asked, CONFIDENCE, seed=0),
-        gain=None if base is None else statistics.change_interval(mean - base, asked, CONFIDENCE, seed=0),
-        images=max(one.images for folds in seeds.values() for one in folds),
-        seconds=max(one.seconds for folds in seeds.values() for one in folds),
+        top1=statistics.mean_interval(mean, query_skus, CONFIDENCE, seed=0),
+        gain=None
+        if base is None
+        else statistics.change_interval(mean - base, query_skus, CONFIDENCE, seed=0),
+        images=max(outcome.images for folds in seeds.values() for outcome in folds),
+        seconds=max(outcome.seconds for folds in seeds.values() for outcome in folds),
     )

@@ -1,4 +1,4 @@
-"""The comparison of training loops in the terminal."""
+"""Table of the comparison of training loops for the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from skumatch.retrieval.statistics import Interval
 
 
 def recipe_table(contests: list[Contest], lines: list[Line]) -> RenderableType:
-    """A row a loop: each seed's top-1, their mean with its interval, and the gain over the loop that others are held against."""
+    """Return a table with a row for each loop.
+
+    A row has each seed's top-1, their mean with its interval, and the gain over the loop that the others are
+    compared with.
+    """
     base = next((line.loop for line in lines if line.gain is None), "")
     title, _, fold = contests[0].name.partition(" fold ")
     grid = Table(
@@ -32,10 +36,8 @@ def recipe_table(contests: list[Contest], lines: list[Line]) -> RenderableType:
             f"{line.images:,}",
             f"{line.seconds / 60:.1f}",
         )
-    learnt, queries = (
-        max(len(one.learnt) for one in contests),
-        [sku for one in contests for sku in one.queries.skus],
-    )
+    learnt = max(len(contest.learnt) for contest in contests)
+    queries = [sku for contest in contests for sku in contest.queries.skus]
     sizes = f"up to {learnt:,} pictures trained on, {len(queries):,} queries of {len(set(queries))} SKUs"
     return Group(grid, Text(f"{sizes}; intervals of 95 % by bootstrap over SKUs", style="dim"))
 

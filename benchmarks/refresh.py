@@ -1,9 +1,8 @@
-"""How often the rules for a refreshed gallery err: simulated weeks of one encoder in a changing shop.
+"""Error rates of the rules for a refreshed gallery, on simulated weeks of one encoder in a changing shop.
 
-Questions, their clustering and their ease are those of `benchmarks.gate`. As the encoder stays, a photo
-is as easy
-as before, and served and refreshed differ for three reasons only: a photo of an old product lies nearer to a
-new one, thresholds were fitted anew, or something is wrong.
+Queries, their clustering and their ease are those of `benchmarks.gate`. The encoder stays the same, so a
+photo is as easy as before. The served and the refreshed gallery differ for three reasons only: a photo of an
+old product lies nearer to a new product, the thresholds were fitted anew, or the refresh has a fault.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from skumatch.retrieval.metrics import Flags, Floats, Labels, Places
 
 POLICY = RefreshParams(resamples=1000)
 FEW = Shape("31 SKUs", 399, 31)
-CALLED_UNKNOWN = 0.03  # share of old products' photos that served calls unknown
+CALLED_UNKNOWN = 0.03  # share of old products' photos that the served gallery calls unknown
 NEW_TOP1, NEW_CALLED_UNKNOWN = 0.9, 0.07  # of new products, which the encoder was not trained on
 JITTER = 0.005  # standard deviation of the unknown rate between two fits of the thresholds
 TRUST = 0.7  # correlation of a photo's similarity with its ease
@@ -36,10 +35,15 @@ Fault = Literal["none", "lost", "swallowed", "half swallowed", "not found", "unk
 
 @dataclass(frozen=True)
 class Week:
-    """A refresh of a gallery of some shape.
+    """One row of the table: a refresh of a gallery, with or without a fault.
 
-    new: range of the share of products that are new. fault: what is wrong with it besides. bound: of the
-    share of weeks released (without a fault) or caught (with one), where it was promised.
+    Attributes:
+        shape: number of queries and SKUs.
+        clustering: variance components of the queries' ease.
+        new: range of the share of products that are new.
+        fault: the fault that the refresh has, or "none".
+        bound: promised lower bound of the share of weeks released (without a fault) or caught (with one);
+            None if none was promised.
     """
 
     shape: Shape
@@ -55,12 +59,12 @@ SHARES = {FEW.name: FIVE, SMALL.name: (0.02, 0.1), RP2K.name: (0.02, 0.1)}
 FAULTY = {"swallowed": 0.9, "half swallowed": 0.5, "not found": 0.1}
 FAULTS: tuple[Fault, ...] = ("none", "lost", "swallowed", "half swallowed", "not found", "unknown")
 PROMISED = {"none": 0.95, "lost": 0.8, "swallowed": 0.95, "unknown": 0.95}
-RP2K_SHARE = 4  # RP2K's shape takes long: one of so many
-YEAR_SHARE = 24  # one simulated year for so many weeks of a row
+RP2K_SHARE = 4  # RP2K's shape takes long: one simulated week of it for four of another shape
+YEAR_SHARE = 24  # one simulated year for 24 simulated weeks of a row
 
 
 def scenes() -> Iterator[Week]:
-    """All rows of the table: each fault at each shape, and some where errors go with the SKU more."""
+    """Yield all rows of the table: each fault at each shape, and some with stronger clustering by SKU."""
     for fault in FAULTS:
         for shape in (RP2K, SMALL, FEW):
             promised = PROMISED.get(fault) if shape is RP2K or fault == "none" else None
@@ -70,13 +74,16 @@ def scenes() -> Iterator[Week]:
 
 
 def bench_weeks(trials: int) -> Iterator[Outcome]:
-    """Every row with so many simulated weeks, a quarter of them at RP2K's shape."""
+    """Simulate every row with `trials` weeks, and with a quarter of that at RP2K's shape."""
     for number, week in enumerate(scenes()):
         yield simulate_week(week, max(1, trials // RP2K_SHARE) if week.shape is RP2K else trials, number)
 
 
 def bench_refresh_years(trials: int) -> Iterator[RefreshYear]:
-    """Years that lose a third of the margin a week and harmless ones; none for few trials."""
+    """Simulate years that lose a third of the allowed drop each week, and harmless years.
+
+    There is one year for each 24 trials, so none for fewer than 24.
+    """
     if years := trials // YEAR_SHARE:
         for shape in (RP2K, UNED, SMALL, FEW):
             yield simulate_years(shape, MIDDLE, POLICY.max_drop / 3, years, 0)
@@ -85,11 +92,13 @@ def bench_refresh_years(trials: int) -> Iterator[RefreshYear]:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What a simulated week came to.
+    """Results of one simulated week.
 
-    released: nothing failed, once products were held back. caught: that, or that the faulty product was held
-    back.
-    harmless: new products without a fault; held_back: how many of them were held back.
+    Attributes:
+        released: whether every check passed, after products were held back.
+        caught: whether a check failed, or the faulty product was held back.
+        harmless: number of new products without a fault.
+        held_back: number of these that were held back.
     """
 
     released: bool
@@ -100,7 +109,15 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All of a week's simulations. Shares of weeks, but for held_back, a share of harmless new products."""
+    """Results of one row of the table, over all its simulated weeks.
+
+    Attributes:
+        week: the simulated row.
+        trials: number of simulated weeks.
+        released: share of weeks in which every check passed.
+        caught: share of weeks in which a check failed or the faulty product was held back.
+        held_back: share of the new products without a fault that were held back.
+    """
 
     week: Week
     trials: int
@@ -110,13 +127,20 @@ class Outcome:
 
     @property
     def holds(self) -> bool | None:
-        """Whether what was promised is kept."""
-        bound, share = self.week.bound, self.released if self.week.fault == "none" else self.caught
+        """Return whether the promised bound is kept; None if none was promised."""
+        bound = self.week.bound
+        share = self.released if self.week.fault == "none" else self.caught
         return None if bound is None else share >= bound
 
 
 def simulate_week(week: Week, trials: int, seed: int) -> Outcome:
-    """One row of the table; the same seed gives the same figures."""
+    """Simulate one row of the table; the same seed gives the same figures.
+
+    Args:
+        week: the row.
+        trials: number of simulated weeks.
+        seed: of all draws.
+    """
     results = [_refresh(week, np.random.default_rng([seed, number]), number) for number in range(trials)]
     return Outcome(
         week=week,
@@ -128,7 +152,7 @@ def simulate_week(week: Week, trials: int, seed: int) -> Outcome:
 
 
 def _refresh(week: Week, rng: np.random.Generator, seed: int) -> Refreshed:
-    """Ask one simulated week's questions, hold products back as the pipeline does, and judge the rest."""
+    """Answer one simulated week's queries, hold products back as the pipeline does, and judge the rest."""
     answers, new, faulty = draw_week(week, rng, seed)
     held = hold_back(answers, POLICY)
     fitness = judge(_without(answers, held), POLICY, "", seed)
@@ -142,15 +166,16 @@ def _refresh(week: Week, rng: np.random.Generator, seed: int) -> Refreshed:
 
 
 def draw_week(week: Week, rng: np.random.Generator, seed: int) -> tuple[pd.DataFrame, list[str], str | None]:
-    """Draw the questions and answers of a week.
+    """Draw the queries and answers of a week.
 
     Args:
-        week: what it is like.
-        rng: everything but the sizes of products.
-        seed: of the sizes of products.
+        week: shape, clustering, share of new products and fault.
+        rng: source of all draws but the number of queries of each product.
+        seed: of the number of queries of each product.
 
     Returns:
-        The answers as `fitness.judge` takes them, the new products, and the faulty one of them, if any.
+        The answers as `fitness.judge` takes them, the names of the new products, and the name of the faulty
+        one among them, if any.
     """
     world = World(week.shape, week.clustering, seed)
     count = max(1, round(rng.uniform(*week.new) * week.shape.skus))
@@ -188,14 +213,14 @@ def draw_week(week: Week, rng: np.random.Generator, seed: int) -> tuple[pd.DataF
 
 
 def _ease(world: World, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Each question's ease, and its similarity to the answer, which goes with it: standard normal numbers."""
+    """Draw each query's ease and, correlated with it, its similarity to the answer: standard normal."""
     ease = world.normal(rng, 1.0, 0.3, 0.3)
     apart = world.normal(rng, 1.0, world.clustering.sku, world.clustering.burst)
     return ease, TRUST * ease + np.sqrt(1 - TRUST**2) * apart
 
 
 def _rare(world: World, rng: np.random.Generator, share: float, clustering: Clustering) -> Flags:
-    """A share of all questions, which come in products and bursts."""
+    """Draw a `share` of all queries, clustered by product and by burst."""
     drawn: Flags = world.normal(rng, 1.0, clustering.sku, clustering.burst) > stats.norm.isf(share)
     return drawn
 
@@ -208,7 +233,16 @@ def _with_fault(
     pair: tuple[int, int],
     rng: np.random.Generator,
 ) -> Places:
-    """The answers of refreshed with the week's fault, which a new and an old product have: `pair`."""
+    """Return the refreshed gallery's answers with the week's fault.
+
+    Args:
+        week: shape, clustering and fault.
+        world: the queries [n] of the week's shape.
+        refreshed: number of the product that each query is answered with, [n].
+        wrong: number of a wrong product for each query, [n].
+        pair: the faulty new product, and the old product that it is confused with.
+        rng: source of all draws.
+    """
     new, old = pair
     if week.fault == "lost":
         lost = _rare(world, rng, LOST / TOP1, week.clustering) & (refreshed == world.skus)
@@ -222,7 +256,7 @@ def _with_fault(
 
 
 def _without(answers: pd.DataFrame, held: Collection[str]) -> pd.DataFrame:
-    """The answers once products are held back: photos that went to them go where they went before."""
+    """Return the answers without the products held back; their photos get the served gallery's answer."""
     gone = answers["sku"].isin(held)
     kept = answers[~(gone & answers["asked_as"].eq("gallery"))].copy()
     kept.loc[gone, "status"] = "other"
@@ -233,11 +267,17 @@ def _without(answers: pd.DataFrame, held: Collection[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class RefreshYear:
-    """Years of weekly refreshes of one model.
+    """Results of simulated years of weekly refreshes of one model.
 
-    step: what a released refresh truly loses, in old products' photos answered right; None for harmless
-    weeks, which lose what new products take. bounded: share of years whose true loss stays within the margin.
-    loss: the mean true loss at the end. released: mean share of weeks released.
+    Attributes:
+        shape: number of queries and SKUs.
+        clustering: variance components of the queries' ease.
+        years: number of simulated years.
+        step: true loss of each released refresh, as a share of old products' photos answered right; None for
+            harmless weeks, which lose only the photos that new products take.
+        bounded: share of years whose true loss stays within the allowed drop.
+        loss: mean true loss at the end of a year.
+        released: mean share of weeks released.
     """
 
     shape: Shape
@@ -256,7 +296,15 @@ def simulate_years(
     years: int,
     seed: int,
 ) -> RefreshYear:
-    """Release what the rules let through, week after week, always on the same questions."""
+    """Simulate years in which each refresh that passes is released, always on the same queries.
+
+    Args:
+        shape: number of queries and SKUs.
+        clustering: variance components of the queries' ease.
+        step: true loss of each released refresh; None for harmless weeks.
+        years: number of simulated years.
+        seed: of all draws; the same seed gives the same figures.
+    """
     generators = [np.random.default_rng([seed, number]) for number in range(years)]
     ends = [_year(shape, clustering, step, rng, number) for number, rng in enumerate(generators)]
     losses, released = np.array(ends).T
@@ -278,10 +326,10 @@ def _year(
     rng: np.random.Generator,
     seed: int,
 ) -> tuple[float, int]:
-    """The true loss at the end of one year, and how many weeks were released.
+    """Return the true loss at the end of one year, and the number of weeks released.
 
-    A lossy week loses other photos of what serves than the week before. A harmless one has a new product, and
-    those of the weeks that were stopped.
+    Each lossy week loses a new random share of the photos that the served gallery answers right. A harmless
+    week brings new products, along with those of the earlier weeks that were stopped.
     """
     world = World(shape, clustering, seed)
     ease, similarity = _ease(world, rng)
@@ -298,13 +346,11 @@ def _year(
     served, shift, loss, released, today = named, 0.0, 0.0, 0, named
     for week in range(WEEKS):
         if step is None:
-            today, moved, proposed = (
-                today & ~_rare(world, rng, growth, clustering),
-                rng.normal(0, JITTER),
-                growth * (week + 1),
-            )
+            today = today & ~_rare(world, rng, growth, clustering)
+            moved, proposed = rng.normal(0, JITTER), growth * (week + 1)
         else:
-            today, moved, proposed = served & ~_rare(world, rng, step / TOP1, clustering), 0.0, loss + step
+            today = served & ~_rare(world, rng, step / TOP1, clustering)
+            moved, proposed = 0.0, loss + step
         bundles = {"served": (served, shift), "released": (named, 0.0), "refreshed": (today, moved)}
         columns = {bundle: np.where(right, sku, "another") for bundle, (right, _) in bundles.items()}
         unknown = {f"{bundle}_unknown": called < CALLED_UNKNOWN + by for bundle, (_, by) in bundles.items()}

@@ -1,4 +1,4 @@
-"""The error rates of the rules for a refreshed gallery, as tables for a person."""
+"""Tables of the error rates of the rules for a refreshed gallery, as `benchmarks.refresh` simulates them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ YEAR_HEADS = (
 
 
 def weeks(outcomes: Sequence[Outcome]) -> Table:
-    """One row a week: how often it is released, and how often its fault is caught."""
+    """Return a table with one row for each kind of week: how often it is released, and its fault caught."""
     rows = table("Refreshed galleries: what the rules release and hold back", WEEK_HEADS)
     rows.caption = (
         "In percent. Released: nothing failed, once products were held back. Caught: stopped, or the faulty "
@@ -55,7 +55,7 @@ def weeks(outcomes: Sequence[Outcome]) -> Table:
 
 
 def years(outcomes: Sequence[RefreshYear]) -> Table:
-    """One row a kind of year: how often its true loss stays within the margin."""
+    """Return a table with one row for each kind of year: how often its loss stays within the margin."""
     rows = table("Years of weekly refreshes of one model", YEAR_HEADS)
     rows.caption = "In percent; loss: the mean true loss of old products at the end, in points."
     for outcome in outcomes:

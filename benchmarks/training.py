@@ -1,4 +1,4 @@
-"""How fast a training goes on this machine: images a second against the loop that one writes in an afternoon, and against the ceiling."""
+"""Speed of training: images a second, against the plain loop of `benchmarks.peers` and against a ceiling."""
 
 from __future__ import annotations
 
@@ -29,12 +29,20 @@ from skumatch.params import Params
 if TYPE_CHECKING:
     from skumatch.data.images import Images
 
-MANY = 10**6  # epochs: more than a bench asks for
-PREFETCH = 2  # batches that a process of torch's loader makes ready ahead
+MANY = 10**6  # epochs: more than a benchmark ever takes
+PREFETCH = 2  # batches that each worker process of torch's loader prepares ahead
 
 
 class Ours:
-    """A training as `params` say, a step at a time, and its pace."""
+    """skumatch's own training with some parameters, one step at a time.
+
+    Attributes:
+        device: where it trains.
+        run: the training's state: learner, optimizer and schedule.
+        views: training views of the pictures.
+        workers: number of worker processes.
+        pace: the training's clock, which also measures the time spent waiting for pictures.
+    """
 
     def __init__(self, images: Images, params: Params, weights: Path | None, stack: ExitStack) -> None:
         tuned = params.train.model_copy(update={"epochs": MANY})
@@ -50,13 +58,11 @@ class Ours:
             encoder, Head(len(classes), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {}
         )
         self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)
-        self.workers, self.pace = (
-            workers(params.runtime, self.device, augmented=True),
-            Pace(schedule.size, schedule.steps, 0),
-        )
+        self.workers = workers(params.runtime, self.device, augmented=True)
+        self.pace = Pace(schedule.size, schedule.steps, 0)
 
     def steps(self) -> Iterator[int]:
-        """Images of each step, when it is done."""
+        """Train, and yield the number of images after each step."""
         self.run.learner.train()
         for pixels, labels in self.pace.timed(
             batches(self.views, self.run.schedule, self.workers, self.device)
@@ -65,7 +71,10 @@ class Ours:
             yield len(labels)
 
     def operations(self) -> int:
-        """Of a step, a picture, as they are done: what is frozen has no backward pass, patches that are left out have none at all."""
+        """Count the floating-point operations of a training step for one picture, as they are executed.
+
+        Frozen layers have no backward pass, and dropped patches cost nothing.
+        """
         learner, count = self.run.learner, self.run.schedule.size
         pixels = torch.zeros(
             count,
@@ -78,22 +87,30 @@ class Ours:
         labels = torch.arange(count, device=self.device) % (max(self.views.labels) + 1)
         compiled, learner.compiled = learner.compiled, None
         state = {name: buffer.clone() for name, buffer in learner.named_buffers()}
-        found = counted(lambda: learner(pixels, labels).backward())
+        step_flops = counted(lambda: learner(pixels, labels).backward())
         learner.compiled = compiled
-        learner.load_state_dict(state, strict=False)  # running means have seen no photo
+        learner.load_state_dict(state, strict=False)  # as the running means now stem from empty pictures
         self.run.optimizer.zero_grad()
-        return found // count
+        return step_flops // count
 
 
 def bench_train(
     images: Images, params: Params, weights: Path | None, steps: int, rounds: int
 ) -> Iterator[Row]:
-    """Images a second of both loops, pictures included, in turn.
+    """Measure the speed of skumatch's training and of the plain loop in alternation, loading included.
 
-    The share of time ours waits; on a GPU its share of the ceiling.
+    Also measure the share of time that skumatch's training waits for pictures. On a GPU, compare it with the
+    ceiling of bare matrix products, and leave out the plain loop, which is one for a CPU.
 
-    On a GPU the plain loop, which is one for a CPU, is left out. Raises DataError for fewer pictures than a
-    batch.
+    Args:
+        images: training pictures with their SKUs.
+        params: all parameters; those of encoder, training and runtime count.
+        weights: file of the encoder's base weights; None for random ones.
+        steps: number of steps of each loop in a round.
+        rounds: number of rounds.
+
+    Raises:
+        DataError: for fewer pictures than a batch.
     """
     least = max(BATCH, params.train.batch)
     if len(images) < least:
@@ -101,58 +118,64 @@ def bench_train(
             f"There are {len(images)} training pictures and a step takes {least}; give a folder with more."
         )
     with ExitStack() as stack:
-        ours = Ours(images, params, weights, stack)
-        loops = {"ours": ours.steps()}
-        if ours.device.type == "cpu":
+        skumatch = Ours(images, params, weights, stack)
+        loops = {"ours": skumatch.steps()}
+        if skumatch.device.type == "cpu":
             trial = Trial(images, plain_spec(params.encoder), weights, MANY, params.seed, contiguous=True)
             loops["plain"] = plain(trial.encoder(), trial)
         for loop in loops.values():
-            _seconds(loop, steps)  # the first steps warm up, and compile
-        operations, taken = ours.operations(), list[dict[str, float]]()
+            _seconds(loop, steps)  # the first steps warm up and compile
+        operations, times = skumatch.operations(), list[dict[str, float]]()
         for _ in range(rounds):
-            products = {"products": _of_products(ours, operations)} if ours.device.type == "cuda" else {}
-            taken.append({name: _seconds(loop, steps) for name, loop in loops.items()} | products)
-        rates = {name: median(1 / one[name] for one in taken) for name in taken[0]}
+            products = (
+                {"products": _of_products(skumatch, operations)} if skumatch.device.type == "cuda" else {}
+            )
+            times.append({name: _seconds(loop, steps) for name, loop in loops.items()} | products)
+        rates = {name: median(1 / seconds[name] for seconds in times) for name in times[0]}
         if "plain" in loops:
-            told = f"{rates['ours']:,.1f} images/s; the plain loop {rates['plain']:,.1f}"
+            parts = f"{rates['ours']:,.1f} images/s; the plain loop {rates['plain']:,.1f}"
             yield Row(
                 "training, ours / the plain loop",
-                median(one["plain"] / one["ours"] for one in taken),
+                median(seconds["plain"] / seconds["ours"] for seconds in times),
                 1.5,
                 "x",
-                told,
+                parts,
                 "more",
             )
         if "products" in rates:
-            share = 100 * median(one["products"] / one["ours"] for one in taken)
-            told = f"{rates['ours']:,.0f} images/s; products {rates['products']:,.0f}"
-            yield Row("training, share of the GEMM ceiling", share, 45, "%", told, "more")
-        yield _waiting(ours, loops["ours"], steps * rounds)
+            share = 100 * median(seconds["products"] / seconds["ours"] for seconds in times)
+            parts = f"{rates['ours']:,.0f} images/s; products {rates['products']:,.0f}"
+            yield Row("training, share of the GEMM ceiling", share, 45, "%", parts, "more")
+        yield _waiting(skumatch, loops["ours"], steps * rounds)
 
 
-def _waiting(ours: Ours, loop: Iterator[int], steps: int) -> Row:
-    """Of a stretch without pause, after the batches that were made ready in the last one."""
-    _seconds(loop, 1 + PREFETCH * ours.workers)
-    before = ours.pace.waiting
-    seconds = _seconds(loop, steps) * steps * ours.run.schedule.size
-    told = f"{steps * ours.run.schedule.size / seconds:,.1f} images/s without pause"
+def _waiting(training: Ours, loop: Iterator[int], steps: int) -> Row:
+    """Measure the share of time spent waiting for pictures, over `steps` steps without a pause.
+
+    Batches that the workers prepared during the last pause are used up first.
+    """
+    _seconds(loop, 1 + PREFETCH * training.workers)
+    before = training.pace.waiting
+    seconds = _seconds(loop, steps) * steps * training.run.schedule.size
+    parts = f"{steps * training.run.schedule.size / seconds:,.1f} images/s without pause"
     return Row(
         "share of the time spent waiting for pictures",
-        100 * (ours.pace.waiting - before) / seconds,
+        100 * (training.pace.waiting - before) / seconds,
         5,
         "%",
-        told,
+        parts,
     )
 
 
-def _of_products(ours: Ours, operations: int) -> float:
-    """Seconds a picture that the bare products of a step take."""
-    nothing = torch.zeros(ours.run.schedule.size, 0, device=ours.device)
-    return median(race({}, nothing, operations, rounds=1)["products"]) / ours.run.schedule.size
+def _of_products(training: Ours, operations: int) -> float:
+    """Return the seconds per picture of a bare matrix product with as many operations as a step."""
+    batch = training.run.schedule.size
+    no_pixels = torch.zeros(batch, 0, device=training.device)
+    return median(race({}, no_pixels, operations, rounds=1)["products"]) / batch
 
 
 def _seconds(loop: Iterator[int], steps: int) -> float:
-    """Seconds an image over so many steps."""
+    """Run `steps` steps and return the seconds per image."""
     start = time.perf_counter()
     images = sum(next(loop) for _ in range(steps))
     return (time.perf_counter() - start) / images
