@@ -1,4 +1,4 @@
-"""A made archive shaped like RP2K: tall crops, a long tail of SKUs, and Chinese names that come out as mojibake."""
+"""Synthetic archive like RP2K's: tall crops, a long tail of SKUs, and Chinese names that become mojibake."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ SIZES = ("330ml", "500ml", "1.5L", "100g", "12支装")
 
 
 class Crop(NamedTuple):
-    """One image of the archive: where it lies, and the seed of its pixels."""
+    """One image of the archive.
+
+    Attributes:
+        path: its path in the archive.
+        seed: of its pixels.
+    """
 
     path: str
     seed: int
 
 
 def names(count: int) -> list[str]:
-    """Made-up product names in Chinese, all different."""
+    """Return `count` made-up product names in Chinese, all different."""
     kinds = len(WORDS) * len(SIZES)
     return [
         f"{WORDS[i % len(WORDS)]}{SIZES[i // len(WORDS) % len(SIZES)]}（{i // kinds}）" for i in range(count)
@@ -38,9 +43,14 @@ def names(count: int) -> list[str]:
 
 
 def plan(images: int, skus: Sequence[str], first: int = 0) -> list[Crop]:
-    """`images` crops, a tenth of them queries.
+    """Plan the crops of an archive, a tenth of them queries.
 
-    The counts of SKUs fall off like RP2K's, each with two at least where it can be.
+    The number of crops of a SKU has a long tail like RP2K's. Each SKU has at least two if there are enough.
+
+    Args:
+        images: number of crops.
+        skus: names of the SKUs.
+        first: number and seed of the first crop; later ones count up.
     """
     weights = np.random.default_rng(0).lognormal(0, 1.6, len(skus))
     spread = np.floor(weights / weights.sum() * max(images - 2 * len(skus), 0)).astype(int) + 2
@@ -56,7 +66,8 @@ def plan(images: int, skus: Sequence[str], first: int = 0) -> list[Crop]:
 def write_archive(path: Path, crops: Sequence[Crop]) -> int:
     """Write the crops as a zip whose UTF-8 names lack the UTF-8 flag, as RP2K's.
 
-    Returns the bytes of all images.
+    Returns:
+        The size of all images in bytes.
     """
     written = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, track("archive", len(crops)) as advance:
@@ -68,7 +79,8 @@ def write_archive(path: Path, crops: Sequence[Crop]) -> int:
 
 
 class _Unflagged(zipfile.ZipInfo):
-    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - zipfile's name; there is no public way to leave the flag out
+    # The name is zipfile's; there is no public way to leave the flag out.
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802
         return self.filename.encode("utf-8"), self.flag_bits & ~0x800
 
 
@@ -80,7 +92,7 @@ def _encoded(crops: Sequence[Crop]) -> Iterator[bytes]:
 
 
 def rendered(count: int) -> list[Image.Image]:
-    """Photos of as many made-up packages, for `shot` to be cut from."""
+    """Return one photo of each of `count` made-up packages, from which `shot` cuts parts."""
     shelf = catalogue(count)
     rng = np.random.default_rng(1)
     return [
@@ -90,13 +102,19 @@ def rendered(count: int) -> list[Image.Image]:
 
 def _jpeg(bases: Sequence[Image.Image], seed: int) -> bytes:
     rng = np.random.default_rng([2, seed])
-    high = int(np.clip(rng.lognormal(6, 0.35), 100, 600))
-    size = (max(60, round(high * rng.uniform(0.3, 0.5))), high)
+    height = int(np.clip(rng.lognormal(6, 0.35), 100, 600))
+    size = (max(60, round(height * rng.uniform(0.3, 0.5))), height)
     return shot(bases[seed % len(bases)], size, rng)
 
 
 def shot(base: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> bytes:
-    """A JPEG of `size` (width, height) of a part of a photo, in other light and with grain."""
+    """Return a JPEG of a random part of a photo, with changed brightness and with grain.
+
+    Args:
+        base: the photo.
+        size: width and height of the JPEG in pixels.
+        rng: draws the part, the brightness and the grain.
+    """
     left, top = rng.uniform(0, 0.2, 2) * base.size
     box = (left, top, left + 0.8 * base.width, top + 0.8 * base.height)
     grain = rng.integers(-6, 7, (size[1], size[0], 1), dtype=np.int16)

@@ -188,7 +188,7 @@ def _worth(
 
 
 def _mean(values: Flags, among: Flags) -> Shares:
-    """Return each query's mean [n] over the assortments that `among` flags, [cuts, n]; 0 if there are none."""
+    """Return each query's mean [n] over the assortments flagged by `among` [cuts, n]; 0 if there are none."""
     counts = among.sum(axis=0)
     shares: Shares = (values & among).sum(axis=0) / np.maximum(counts, 1)
     return shares

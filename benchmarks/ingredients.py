@@ -1,4 +1,4 @@
-"""Our recipe with an ingredient more or less, and the probe that does without fine-tuning."""
+"""Ablations of skumatch's training recipe: with one ingredient more or less, and the probe alone."""
 
 from __future__ import annotations
 
@@ -54,14 +54,17 @@ PROBED = [
 
 
 def variant(contest: Contest, loop: str) -> Contest:
-    """The contest as `loop` is run: `ours with INGREDIENT` and `ours without` it change our parameters.
+    """Return the contest with the parameters that `loop` is run with.
 
-    Raises ParameterError for a loop that isn't known, or that changes nothing.
+    The loops `ours with INGREDIENT` and `ours without INGREDIENT` change the parameters of `ours`.
+
+    Raises:
+        ParameterError: for a loop that isn't known, or that changes nothing.
     """
-    found = replace(contest, params=_changed(contest.params, _overrides(loop), loop))
+    changed = replace(contest, params=_changed(contest.params, _overrides(loop), loop))
     if loop.startswith(OURS):
-        found = replace(found, params=_tuned(found))
-    return found
+        changed = replace(changed, params=_tuned(changed))
+    return changed
 
 
 def _overrides(loop: str) -> list[str]:
@@ -69,32 +72,35 @@ def _overrides(loop: str) -> list[str]:
     known |= {f"{OURS} without {name}": changes for name, changes in WITHOUT.items()} | {PROBE: PROBED}
     known |= {name: [] for name in (FROZEN, *PEERS, OURS)}
     if loop not in known:
-        plain, more, less = (", ".join(names) for names in ((FROZEN, PROBE, *PEERS, OURS), WITH, WITHOUT))
-        there = f"{plain}, 'ours with' one of: {more}, and 'ours without' one of: {less}"
-        raise ParameterError(f"There is no loop '{loop}' (--loops); there are {there}.")
+        plain = ", ".join((FROZEN, PROBE, *PEERS, OURS))
+        loops = (
+            f"{plain}, 'ours with' one of: {', '.join(WITH)}, and 'ours without' one of: {', '.join(WITHOUT)}"
+        )
+        raise ParameterError(f"There is no loop '{loop}' (--loops); there are {loops}.")
     return known[loop]
 
 
 def _changed(params: Params, overrides: list[str], loop: str) -> Params:
     tree = apply_overrides(params.model_dump(mode="json", by_alias=True), overrides)
     try:
-        found = Params.model_validate(tree)
+        changed = Params.model_validate(tree)
     except ValidationError as error:
         words = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ParameterError(
             f"'{loop}' (--loops) can't be with these parameters ({words}); change them, or leave it out."
         ) from error
-    if overrides and found == params:
+    if overrides and changed == params:
         raise ParameterError(f"'{loop}' (--loops) is 'ours' as the parameters are; leave it out.")
-    return found
+    return changed
 
 
 def _tuned(contest: Contest) -> Params:
-    """The parameters with as many epochs as the contest has, those of the fix among them."""
+    """Return the parameters with the contest's number of epochs, those of the fix included."""
     train = contest.params.train
     if train.patience or train.average.wise:
         raise ParameterError(
-            "All pictures are trained on here, so none is left to validate on; set train.patience=0 and train.average.wise=[]."
+            "All pictures are trained on here, so none is left to validate on; "
+            "set train.patience=0 and train.average.wise=[]."
         )
     if contest.epochs <= train.fix.epochs:
         raise ParameterError(

@@ -1,6 +1,7 @@
-"""Folds of alike pictures: what a product looks like in one place and light is either learnt or asked, never both.
+"""Folds of alike pictures of a product: those of one place and light are all learnt or all held out.
 
-Photos of a product are taken in bursts. A random share of them kept from training finds its twin there, and says nothing.
+Photos of a product are taken in bursts. If a random share of them is held out of training, each has a
+near-twin among the training pictures, so such a test says nothing.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 
 def looks(vectors: NDArray[np.float32], skus: list[str], folds: int, seed: int) -> NDArray[np.int64]:
-    """Each picture's fold: its SKU's pictures in `folds` groups by Ward's method over their vectors [n, dim], the groups in random order.
+    """Return the fold of each picture, [n].
 
-    A SKU of fewer pictures than folds is missing from some.
+    The pictures of each SKU are clustered into `folds` groups by Ward's method, and the groups are assigned
+    to folds in random order. A SKU with fewer pictures than folds is missing from some folds.
+
+    Args:
+        vectors: vector of each picture, [n, dim].
+        skus: SKU of each picture, [n].
+        folds: number of folds.
+        seed: of the random order.
     """
-    chance, names = np.random.default_rng(seed), np.array(skus)
-    found = np.zeros(len(names), np.int64)
+    rng, names = np.random.default_rng(seed), np.array(skus)
+    fold_of = np.zeros(len(names), np.int64)
     for sku in sorted(set(skus)):
         (rows,) = np.nonzero(names == sku)
         groups = (
             fcluster(linkage(vectors[rows], "ward"), folds, "maxclust") if len(rows) > 1 else np.ones(1, int)
         )
-        found[rows] = chance.permutation(folds)[groups - 1]
-    return found
+        fold_of[rows] = rng.permutation(folds)[groups - 1]
+    return fold_of

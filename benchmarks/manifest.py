@@ -1,4 +1,8 @@
-"""A made manifest of any length: a long tail of SKUs whose pictures' hashes crowd together, and near-copies among them."""
+"""Validation and the search for near-duplicates, measured on a synthetic manifest.
+
+It may have any length. Its SKUs have a long tail, the hashes of a SKU's pictures are close to each other, and
+some pictures are near-copies of others.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,19 @@ from skumatch.data.manifest import read_manifest, write_manifest
 from skumatch.params import DataParams, ValidateParams
 
 PER_SHARD = 15_000
-FLAT, COPIES = 0.05, 0.1  # shares of images with one and the same hash, and with a near-copy
-APART = 10  # random bits that pictures of one SKU differ by, at least
+FLAT, COPIES = 0.05, 0.1  # shares of images that all have the same hash, and that are near-copies
+APART = 10  # random bits that are flipped in the hash of each picture of a SKU
 HASHES = ["phash", "phash95", "phash90"]
 
 
 def bench_manifest(folder: Path, rows: int, skus: Sequence[str]) -> Iterator[Row]:
-    """Great Expectations over a made manifest, and the search for near-duplicates among its hashes."""
+    """Measure Great Expectations on a synthetic manifest, and the search for near-duplicates in it.
+
+    Args:
+        folder: working folder; it must not exist yet.
+        rows: number of rows of the manifest.
+        skus: names of SKUs.
+    """
     folder.mkdir(parents=True)
     write_manifest(folder, made_manifest(rows, skus))
     validated, searched = cost(validate_rows, folder), cost(search_rows, folder)
@@ -40,9 +50,10 @@ def bench_manifest(folder: Path, rows: int, skus: Sequence[str]) -> Iterator[Row
 
 
 def validate_rows(folder: Path) -> int:
-    """Every expectation, drift against the manifest itself included; returns how many there were.
+    """Check every expectation, with drift against the manifest itself, and assert that all hold.
 
-    Asserts that all hold.
+    Returns:
+        The number of expectations.
     """
     from skumatch.data.validation.drift import profile_of
     from skumatch.data.validation.validate import validate
@@ -61,14 +72,14 @@ def validate_rows(folder: Path) -> int:
 
 
 def search_rows(folder: Path) -> int:
-    """Pairs of close hashes; returns how many."""
+    """Search for pairs of close hashes and return their number."""
     from skumatch.data.duplicates.neighbours import near_pairs
 
     return len(near_pairs(read_manifest(folder)[HASHES].to_numpy(np.uint64))[0])
 
 
 def made_manifest(rows: int, skus: Sequence[str]) -> pd.DataFrame:
-    """As an import writes it, but for the pictures; a tenth of the images are queries."""
+    """Return a manifest as an import writes it, without pictures; a tenth of the images are queries."""
     rng = np.random.default_rng(3)
     skus = skus[: max(rows // 10, 2)]
     weights = 1 / np.arange(1, len(skus) + 1) ** 0.7
@@ -98,9 +109,9 @@ def made_manifest(rows: int, skus: Sequence[str]) -> pd.DataFrame:
 
 
 def _hashes(label: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint64]:
-    """[n, 3]: each image's hashes are its SKU's with some bits turned.
+    """Draw hashes [n, 3]: each image has those of its SKU with some bits flipped.
 
-    A share is flat, a share a near-copy of another image's.
+    A share of the images is flat, so all have the same hashes; a share are near-copies of other images.
     """
     base = rng.integers(0, 2**63, (int(label.max()) + 1, len(HASHES)), dtype=np.uint64)
     codes = _turned(base[label], APART, rng)

@@ -1,4 +1,4 @@
-"""Seconds and memory of one function, alone in a process of its own."""
+"""Time and peak memory of one function, in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: wall time of the call. peak_mib: the largest resident memory of its process, imports included."""
+    """Cost of one call.
+
+    Attributes:
+        seconds: wall time.
+        peak_mib: largest resident memory of its process in MiB, imports included.
+        result: the value that the call returned.
+    """
 
     seconds: float
     peak_mib: float
@@ -22,9 +28,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a bench: what was measured, its bound, and whether it holds.
+    """One figure of a benchmark, with its bound.
 
-    `better`: is less or more wanted?
+    Attributes:
+        name: of the figure.
+        measured: the figure.
+        bound: largest good figure, or the smallest if `better` is "more".
+        unit: of figure and bound.
+        parts: the quantities that the figure is made of, in words.
+        better: "less" or "more".
     """
 
     name: str
@@ -36,13 +48,16 @@ class Row:
 
     @property
     def holds(self) -> bool:
+        """Return whether the figure keeps its bound."""
         return self.measured <= self.bound if self.better == "less" else self.measured >= self.bound
 
 
 def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
-    """Call `function`, a module's own, in a fresh process and return what it cost.
+    """Call `function` in a fresh process and return its cost; errors of the call are raised here.
 
-    Its errors are raised here.
+    Args:
+        function: a function at the top level of a module, as it is pickled.
+        *arguments: positional arguments; they are pickled, too.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_timed, function, arguments).result()
@@ -56,6 +71,6 @@ def _timed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Cost:
 
 
 def _peak_kib() -> int:
-    # Not getrusage: its peak is handed on from the process that started this one. Linux only.
+    # Linux only. getrusage won't do: its peak is inherited from the process that started this one.
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

@@ -1,4 +1,4 @@
-"""What exact search costs on this machine: against faiss's flat index and the bare products, and how it grows with the gallery."""
+"""Cost of exact search, against faiss's flat index and bare products, and its growth with the gallery."""
 
 from __future__ import annotations
 
@@ -13,35 +13,46 @@ from benchmarks.measure import Row, cost
 from skumatch.retrieval.rank import FIRST_K
 from skumatch.retrieval.search import Backend, Index, Vectors, top_k
 
-ROUNDS, TILE, PAUSE = 6, 32_768, 0.2  # a pause in seconds, until the threads of the last way sleep
+ROUNDS, TILE = 6, 32_768
+PAUSE = 0.2  # seconds before each call, until the threads of the call before are idle
 
 
 class Race(NamedTuple):
-    """Seconds of each round of our search, of faiss's flat index, and of the products alone."""
+    """Seconds of all queries in each round.
+
+    Attributes:
+        ours: skumatch's search.
+        flat: faiss's flat index.
+        products: the inner products alone.
+    """
 
     ours: tuple[float, ...]
     flat: tuple[float, ...]
     products: tuple[float, ...]
 
     def against(self, other: tuple[float, ...]) -> float:
-        """The other's time over ours, the median of the rounds."""
-        return median(theirs / ours for theirs, ours in zip(other, self.ours, strict=True))
+        """Return the other way's time over that of skumatch's search: the median over the rounds."""
+        return median(other_s / ours_s for other_s, ours_s in zip(other, self.ours, strict=True))
 
 
 def bench_search(sizes: Sequence[int], dim: int, queries: int, backend: Backend) -> Iterator[Row]:
-    """For each gallery size the speed against its peer and its ceiling, and the memory beyond the vectors.
+    """Measure the speed against peer and ceiling and the memory beyond the vectors, and how both grow.
 
-    Then how both grow.
+    Args:
+        sizes: numbers of gallery images, small to large.
+        dim: length of a vector.
+        queries: number of queries.
+        backend: of skumatch's search.
     """
-    races, beyond = [], []
+    races, beyond = [], []  # beyond: MiB beyond the vectors
     for size in sizes:
-        found: Race = cost(race, size, dim, queries, backend).result
-        races.append(found)
-        ours, flat, products = (1000 * median(seconds) / queries for seconds in found)
-        parts = f"{ours:.2f} ms a query; faiss {flat:.2f}, products alone {products:.2f}"
+        times: Race = cost(race, size, dim, queries, backend).result
+        races.append(times)
+        ours_ms, flat_ms, products_ms = (1000 * median(seconds) / queries for seconds in times)
+        parts = f"{ours_ms:.2f} ms a query; faiss {flat_ms:.2f}, products alone {products_ms:.2f}"
         yield Row(
             f"faiss IndexFlatIP / exact search, {size:,} images",
-            found.against(found.flat),
+            times.against(times.flat),
             0.95,
             "x",
             parts,
@@ -49,7 +60,7 @@ def bench_search(sizes: Sequence[int], dim: int, queries: int, backend: Backend)
         )
         yield Row(
             f"share of the GEMM ceiling, {size:,} images",
-            100 * found.against(found.products),
+            100 * times.against(times.products),
             70,
             "%",
             "",
@@ -63,25 +74,34 @@ def bench_search(sizes: Sequence[int], dim: int, queries: int, backend: Backend)
             "MiB",
             f"{queries:,} queries, k {FIRST_K}",
         )
-    times = sizes[-1] / sizes[0]
-    grown = median(races[-1].ours) / median(races[0].ours) / times
-    yield Row(f"time for {times:.3g} x the images / {times:.3g} x the time", grown, 1.15, "x")
+    factor = sizes[-1] / sizes[0]
+    time_growth = median(races[-1].ours) / median(races[0].ours) / factor
+    yield Row(f"time for {factor:.3g} x the images / {factor:.3g} x the time", time_growth, 1.15, "x")
     yield Row(
-        f"more memory beyond the vectors for {times:.3g} x the images", beyond[-1] - beyond[0], 64, "MiB"
+        f"more memory beyond the vectors for {factor:.3g} x the images", beyond[-1] - beyond[0], 64, "MiB"
     )
 
 
 def race(size: int, dim: int, queries: int, backend: Backend) -> Race:
-    """The same search three ways, in turns and each first in turn, so that other load meets all alike."""
-    gallery, asked = made(size, dim, 0), made(queries, dim, 1)
-    ours, flat = Index(gallery, backend), _flat(gallery)
+    """Time the same search three ways, in alternation.
+
+    Each round starts with another way, so that other load on the machine affects all alike.
+
+    Args:
+        size: number of gallery images.
+        dim: length of a vector.
+        queries: number of queries.
+        backend: of skumatch's search.
+    """
+    gallery, query_vectors = made(size, dim, 0), made(queries, dim, 1)
+    index, flat = Index(gallery, backend), _flat(gallery)
     ways: tuple[Callable[[], Any], ...] = (
-        lambda: ours.nearest(asked, FIRST_K, scored=False),  # as lists are made
-        lambda: flat.search(asked, FIRST_K),
-        lambda: _products(gallery, asked),
+        lambda: index.nearest(query_vectors, FIRST_K, scored=False),  # as lists of matches are made
+        lambda: flat.search(query_vectors, FIRST_K),
+        lambda: _products(gallery, query_vectors),
     )
     seconds = [[0.0] * len(ways) for _ in range(ROUNDS)]
-    for number in range(-1, ROUNDS):  # the first one warms up
+    for number in range(-1, ROUNDS):  # round -1 warms up; its time is overwritten by the last round's
         for place in range(len(ways)):
             way = (place + number) % len(ways)
             seconds[number][way] = _seconds(ways[way])
@@ -89,12 +109,28 @@ def race(size: int, dim: int, queries: int, backend: Backend) -> Race:
 
 
 def search(size: int, dim: int, queries: int, backend: Backend) -> int:
-    """Our search alone, in a process of its own; returns how many answers there were."""
+    """Run skumatch's search alone, so that the memory of its process can be measured.
+
+    Args:
+        size: number of gallery images.
+        dim: length of a vector.
+        queries: number of queries.
+        backend: of the search.
+
+    Returns:
+        The number of answers.
+    """
     return top_k(made(size, dim, 0), made(queries, dim, 1), FIRST_K, backend)[1].size
 
 
 def made(rows: int, dim: int, seed: int) -> Vectors:
-    """Unit vectors in any direction, without a second copy."""
+    """Draw unit vectors [rows, dim] in uniformly random directions, without a second copy in memory.
+
+    Args:
+        rows: number of vectors.
+        dim: length of a vector.
+        seed: of the draws.
+    """
     vectors = np.random.default_rng(seed).standard_normal((rows, dim), np.float32)
     vectors /= np.sqrt(np.vecdot(vectors, vectors))[:, None]
     return vectors
@@ -109,7 +145,7 @@ def _flat(gallery: Vectors) -> Any:
 
 
 def _products(gallery: Vectors, queries: Vectors) -> None:
-    """All inner products, and nothing kept of them: no exact search can be faster."""
+    """Compute all inner products and keep none of them; no exact search can be faster."""
     tile = np.empty((len(queries), TILE), np.float32)
     for start in range(0, len(gallery), TILE):
         part = gallery[start : start + TILE]

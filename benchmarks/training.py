@@ -118,17 +118,17 @@ def bench_train(
             f"There are {len(images)} training pictures and a step takes {least}; give a folder with more."
         )
     with ExitStack() as stack:
-        skumatch = Ours(images, params, weights, stack)
-        loops = {"ours": skumatch.steps()}
-        if skumatch.device.type == "cpu":
+        training = Ours(images, params, weights, stack)
+        loops = {"ours": training.steps()}
+        if training.device.type == "cpu":
             trial = Trial(images, plain_spec(params.encoder), weights, MANY, params.seed, contiguous=True)
             loops["plain"] = plain(trial.encoder(), trial)
         for loop in loops.values():
             _seconds(loop, steps)  # the first steps warm up and compile
-        operations, times = skumatch.operations(), list[dict[str, float]]()
+        operations, times = training.operations(), list[dict[str, float]]()
         for _ in range(rounds):
             products = (
-                {"products": _of_products(skumatch, operations)} if skumatch.device.type == "cuda" else {}
+                {"products": _of_products(training, operations)} if training.device.type == "cuda" else {}
             )
             times.append({name: _seconds(loop, steps) for name, loop in loops.items()} | products)
         rates = {name: median(1 / seconds[name] for seconds in times) for name in times[0]}
@@ -146,7 +146,7 @@ def bench_train(
             share = 100 * median(seconds["products"] / seconds["ours"] for seconds in times)
             parts = f"{rates['ours']:,.0f} images/s; products {rates['products']:,.0f}"
             yield Row("training, share of the GEMM ceiling", share, 45, "%", parts, "more")
-        yield _waiting(skumatch, loops["ours"], steps * rounds)
+        yield _waiting(training, loops["ours"], steps * rounds)
 
 
 def _waiting(training: Ours, loop: Iterator[int], steps: int) -> Row:
