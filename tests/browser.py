@@ -1,4 +1,4 @@
-"""A headless Chromium driven over its pipe, with the standard library alone: what a page really does, and how wide it is."""
+"""A headless Chromium driven over its pipe with the standard library alone: runs a page and measures it."""
 
 from __future__ import annotations
 

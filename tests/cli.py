@@ -57,14 +57,14 @@ class Cli:
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         return dict(zip(names, digests, strict=True))
 
-    def refuses(self, code: int, what: str, *words: str | Path, **places: object) -> None:
-        """It ends with `code` and one sentence that has `what` in it and says what to do, and changes no file."""
+    def refuses(self, code: int, phrase: str, *words: str | Path, **places: object) -> None:
+        """Assert that the command exits with `code` and a sentence that has `phrase`, and changes no file."""
         before = self.files()
         ended = self(*words, **places)
         assert ended.code == code, ended
         assert ended.err.startswith("✗ "), ended.err
         assert ended.err.count("\n") == 1, ended.err
-        assert what in ended.err, ended.err
+        assert phrase in ended.err, ended.err
         assert ended.err.rstrip().endswith((".", ".)")) and len(ended.err) > 40, ended.err
         assert "Traceback" not in ended.out
         assert self.files() == before

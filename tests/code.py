@@ -1,4 +1,4 @@
-"""A hash of code that decides results which are kept: tests compare it, so that a change asks for a new version number."""
+"""Hash of the code that decides stored results; tests compare it, so a change asks for a new version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by all tests: small real pictures in RP2K's layout, and a project of its own for whatever runs the pipeline."""
+"""Fixtures for all tests: small real pictures in RP2K's layout, and a separate project for pipeline runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class TogetherWhatShares(LoadScopeScheduling):
-    """Tests that share what takes minutes to make go to one process: those of a file, and all that a session's fixture serves."""
+    """Runs all tests of a file in one process, and all tests that share a slow session fixture, too."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]

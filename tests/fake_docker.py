@@ -1,7 +1,7 @@
-"""Stands in for `docker run` and `docker kill`: notes its words in FAKE_DOCKER, and starts what follows the image.
+"""Stand-in for `docker run` and `docker kill`: records its arguments in FAKE_DOCKER, and starts the command.
 
-As with docker: what it starts has its own session and only the variables passed, outlives a client that is killed, and is told of
-the client's SIGTERM. All of a container ends with its first process.
+As with docker, the command has its own session and only the variables passed, outlives a client that is
+killed, and gets the client's SIGTERM. All processes of a container end with its first one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bad input, as a user meets it: one sentence with what to do, an exit code of its own kind, nothing half-written, a rerun that works."""
+"""Bad input: one sentence with a remedy, its own exit code, nothing half-written, and a rerun that works."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two files of weights of the encoder `smoke`: random ones, and ones that see nothing (all vectors are equal)."""
+    """A folder with two weights of the encoder `smoke`: random, and blind (all vectors are equal)."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     tensors = {
@@ -81,7 +81,8 @@ def test_models_are_compared_on_the_same_queries(
     cli: Cli, shelf: Path, weights: Path, clip: Path, tmp_path: Path
 ) -> None:
     found = tmp_path / "found"
-    models = f"blind=frozen:smoke@{weights}/blind.safetensors,frozen:smoke@{weights}/random.safetensors,<b>=hf:{clip}"
+    frozen = f"blind=frozen:smoke@{weights}/blind.safetensors,frozen:smoke@{weights}/random.safetensors"
+    models = f"{frozen},<b>=hf:{clip}"
     ended = cli(
         "compare", "--models", models, "--data", shelf, "--json", found / "a.json", "--html", found / "a.html"
     )

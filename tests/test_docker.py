@@ -1,4 +1,4 @@
-"""docker/: files that linters and schemas accept, nothing open to others, secrets that stay in their files."""
+"""Files in docker/: valid for linters and schemas, no open ports to others, secrets only in files."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 def turn_off(project: Path, line: str, other: str) -> None:
-    """Change a line of params.yaml: no run may start by itself while these tests count tasks, and none is waited for."""
+    """Change params.yaml, so that no run starts by itself while these tests count tasks."""
     text = (project / "params.yaml").read_text("utf-8")
     assert text.count(line) == 1
     (project / "params.yaml").write_text(text.replace(line, other), "utf-8")

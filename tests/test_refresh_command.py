@@ -24,7 +24,7 @@ CONF: dict[str, Any] = {"overrides": [], "dry_run": False, "data_ref": None}
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]:
-    """Make every session with Airflow one with a stand-in that has these runs: (id, state, conf, data after pull)."""
+    """Replace Airflow by a stand-in that has these runs: (id, state, conf, data after pull)."""
 
     def served(*rows: tuple[str, str, dict[str, Any] | None, str | None]) -> list[httpx.Request]:
         asked: list[httpx.Request] = []

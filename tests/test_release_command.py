@@ -100,9 +100,9 @@ def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, 
     back = cli("rollback", "--why", "it mistakes [b]cola[/b] for tea", mlflow=recording.url)
     assert recording.writes, "a write would have been seen"
     assert (back.code, back.err) == (0, "") and champion(registry) == 1
+    bundle = registry.resolve("1").bundle[:12]
     assert (
-        back.out
-        == f"Version 1 is the champion again, in place of version 2 (bundle {registry.resolve('1').bundle[:12]}, verified).\n"
+        back.out == f"Version 1 is the champion again, in place of version 2 (bundle {bundle}, verified).\n"
     )
     cli.refuses(17, "Version 1 is the champion already", "rollback", "1")
     told = cli("models", "--history")

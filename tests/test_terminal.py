@@ -1,4 +1,4 @@
-"""Every terminal and pipe can be written to: characters are replaced, JSON loses nothing, no reader's end is a traceback."""
+"""Output to every terminal and pipe: replaced characters, lossless JSON, no traceback at a closed pipe."""
 
 from __future__ import annotations
 
@@ -143,8 +143,10 @@ def test_a_reader_that_left_is_no_error_and_a_full_disk_is_one(monkeypatch: pyte
 
 def test_closed_streams_get_their_own_descriptors() -> None:
     """Else the next file that is opened would be standard output, and get what is printed."""
-    code = "import sys, os; from skumatch import terminal; terminal.prepare(); print('x'); os.write(2, b'%d %d' % "
-    code += "(sys.stdin.fileno(), sys.stdout.fileno()))"
+    code = (
+        "import sys, os; from skumatch import terminal; terminal.prepare(); print('x'); "
+        "os.write(2, b'%d %d' % (sys.stdin.fileno(), sys.stdout.fileno()))"
+    )
     done = subprocess.run(
         ["sh", "-c", f'exec {sys.executable} -c "{code}" <&- >&-'], capture_output=True, check=True
     )

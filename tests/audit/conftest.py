@@ -66,7 +66,7 @@ def unusual(delivery: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Home:
-    """A worker that made version 1 (a poor model) and version 2 (a better one, the champion), from weights in a file."""
+    """A worker's home with versions 1 (a poor model) and 2 (better, the champion), from weights in a file."""
     root = tmp_path_factory.mktemp("audit")
     home = Home(project_of(root, MODEL), root / "home", root / "remote", mlflow_url)
     delivery = shapes(root / "delivery")

@@ -1,4 +1,4 @@
-"""Every link of a true chain holds, and whatever is changed alone is named: offline, from the dossier alone."""
+"""Every link of a true chain holds, and each changed link is named: offline, from the dossier alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`skumatch audit` as an auditor types it: out of the stores into a folder, and from there without any server."""
+"""`skumatch audit` from the command line: export from the stores, then verify without any server."""
 
 from __future__ import annotations
 
@@ -38,12 +38,10 @@ def offline(home: Home, tmp_path: Path) -> dict[str, str]:
 def test_what_is_exported_is_audited_without_any_server(
     home: Home, offline: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = audit(monkeypatch, home, "champion", "--export", tmp_path / "dossier")
-    assert told.exit_code == 0 and "--verify" in told.stdout, told.output
-    done = audit(
-        monkeypatch, home, "--from", tmp_path / "dossier", "--verify", "--json", tmp_path / "chain.json", "--page", tmp_path / "chain.html",
-        **offline,
-    )  # fmt: skip
+    exported = audit(monkeypatch, home, "champion", "--export", tmp_path / "dossier")
+    assert exported.exit_code == 0 and "--verify" in exported.stdout, exported.output
+    outputs = ("--json", tmp_path / "chain.json", "--page", tmp_path / "chain.html")
+    done = audit(monkeypatch, home, "--from", tmp_path / "dossier", "--verify", *outputs, **offline)
     assert done.exit_code == 0, done.output
     chain = json.loads((tmp_path / "chain.json").read_text())
     assert {link["verdict"] for link in chain["links"]} == {"holds"} and len(chain["links"]) == 20

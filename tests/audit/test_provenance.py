@@ -189,7 +189,12 @@ def test_the_bill_of_materials_is_cyclonedx_and_names_model_data_weights_and_pac
 
 
 def test_of_a_lock_only_what_is_for_this_python_is_a_part() -> None:
-    text = "# a comment\n\none==1.0\ntwo==2.0 ; python_full_version < '3'\ntwo==2.1 ; python_full_version >= '3'\nthree>=3\n"
+    text = (
+        "# a comment\n\none==1.0\n"
+        "two==2.0 ; python_full_version < '3'\n"
+        "two==2.1 ; python_full_version >= '3'\n"
+        "three>=3\n"
+    )
     assert list(packages(text)) == [("one", "1.0"), ("two", "2.1")]
 
 

@@ -1,4 +1,4 @@
-"""The bench measures what it says: the archive is shaped like RP2K, costs are those of a process of its own, bounds are kept honestly."""
+"""The benchmarks measure what they say: RP2K's shape, costs of a separate process, honest bounds."""
 
 from __future__ import annotations
 

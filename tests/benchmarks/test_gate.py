@@ -1,4 +1,4 @@
-"""The gate's error rates: promised bounds on false promotions and power, seen in simulated pairs whose errors come in SKUs."""
+"""The gate's promised bounds on false promotions and on power, with simulated errors clustered by SKU."""
 
 from __future__ import annotations
 

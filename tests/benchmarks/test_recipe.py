@@ -1,4 +1,4 @@
-"""Loops side by side: same pictures and budget for all, outcomes kept and taken up again, folds without a product in common."""
+"""Comparison of training loops: equal budget, outcomes kept on disk, folds that share no product."""
 
 from __future__ import annotations
 
@@ -260,9 +260,17 @@ def test_a_loop_that_is_none(contest: Contest) -> None:
 def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest) -> None:
     count = len(contest.queries)
     base, ours = ((True, False) * count)[:count], (True,) * count
-    found = [Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits) for loop, seed, hits in (
-        ("frozen", 1, base), ("plain", 1, base), ("plain", 2, ours), ("ours", 1, ours), ("ours", 2, ours))]  # fmt: skip
-    frozen, plain, best = summary([(contest, found)])
+    trainings = [
+        Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits)
+        for loop, seed, hits in (
+            ("frozen", 1, base),
+            ("plain", 1, base),
+            ("plain", 2, ours),
+            ("ours", 1, ours),
+            ("ours", 2, ours),
+        )
+    ]
+    frozen, plain, best = summary([(contest, trainings)])
     assert (
         plain.gain is None
         and plain.seeds == {1: 0.5, 2: 1.0}
@@ -280,7 +288,7 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
         np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0
     )
     mean = best.top1.value - plain.top1.value
-    assert [line.gain and line.gain.value for line in summary([(contest, found)], "ours")] == [
+    assert [line.gain and line.gain.value for line in summary([(contest, trainings)], "ours")] == [
         -0.5,
         -mean,
         None,

@@ -1,4 +1,4 @@
-"""Encoders asked the same questions: paired differences, the words for them, and what table and page say of the leader."""
+"""Encoders compared on the same queries: paired differences, wording, and the leader in table and page."""
 
 from __future__ import annotations
 

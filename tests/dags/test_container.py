@@ -1,4 +1,4 @@
-"""`runtime.execution: docker`, with a stand-in for docker: there is no engine where this project is tested."""
+"""`runtime.execution: docker`, with a stand-in for docker, as tests run where there is no engine."""
 
 from __future__ import annotations
 

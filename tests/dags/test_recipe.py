@@ -1,4 +1,4 @@
-"""What is read with the DAGs: the same values as the package's, and one sentence for a file that can't be used."""
+"""Parameters that the DAGs read: the package's own values, and one sentence for a file that can't be used."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ def test_each_knob_that_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 def test_dags_are_parsed_where_all_is_left_out(tmp_path: Path) -> None:
     read(tmp_path, "")
-    code = "import retrain, release, audit; print(release.approve.response_timeout, retrain.make_dag().max_active_runs)"
+    code = (
+        "import retrain, release, audit; "
+        "print(release.approve.response_timeout, retrain.make_dag().max_active_runs)"
+    )
     env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, text=True, check=True
@@ -98,8 +101,10 @@ def test_dags_are_parsed_where_all_is_left_out(tmp_path: Path) -> None:
 
 def test_values_that_are_set_are_read(tmp_path: Path) -> None:
     text = (
-        "release: {approval_hours: 5}\nschedule: {retrain: none, refresh: '@daily', on_new_data: false, debounce_minutes: 0}\n"
-        "runtime: {execution: docker, parallel_runs: 4, queues: {train: a100, split: '7'}, timeout_hours: {embed: 30, pull: 1}}"
+        "release: {approval_hours: 5}\n"
+        "schedule: {retrain: none, refresh: '@daily', on_new_data: false, debounce_minutes: 0}\n"
+        "runtime: {execution: docker, parallel_runs: 4, queues: {train: a100, split: '7'}, "
+        "timeout_hours: {embed: 30, pull: 1}}"
     )
     found = read(tmp_path, text)
     assert found["APPROVAL_HOURS"] == 5

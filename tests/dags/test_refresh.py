@@ -45,7 +45,10 @@ def test_a_refresh_does_a_new_stage_too(tmp_path: Path) -> None:
         "stages: {a: {cmd: a}, train: {cmd: b}, c: {cmd: c}, frozen: {cmd: d}, e: {cmd: e}}"
     )
     (tmp_path / "params.yaml").write_text("")
-    code = "import retrain, json; print(json.dumps([t.words for t in retrain.make_refresh_dag().topological_sort()]))"
+    code = (
+        "import retrain, json; "
+        "print(json.dumps([t.words for t in retrain.make_refresh_dag().topological_sort()]))"
+    )
     env = os.environ | {"SKUMATCH_PROJECT": str(tmp_path)}
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True
@@ -205,7 +208,7 @@ def test_an_encoder_is_judged_again_by_hand(slept: list[float]) -> None:
 
 
 class Events:
-    """Airflow's accessor to the events of an asset: each answer is the newest event's age in seconds, or none."""
+    """Stand-in for Airflow's accessor to an asset's events; it answers with the newest event's age in s."""
 
     def __init__(self, *ages: float) -> None:
         self.ages, self.order = list(ages), list[Any]()

@@ -82,7 +82,10 @@ def read_by_airflow(
     """Name, queue and pool of each task of a project with these stages and this `runtime`, in order."""
     (project / "dvc.yaml").write_text(f"stages: {stages}")
     (project / "params.yaml").write_text(f"runtime: {runtime}")
-    code = "import retrain, json; print(json.dumps([[t.task_id, t.queue, t.pool] for t in retrain.make_dag().topological_sort()]))"
+    code = (
+        "import retrain, json; "
+        "print(json.dumps([[t.task_id, t.queue, t.pool] for t in retrain.make_dag().topological_sort()]))"
+    )
     env = os.environ | {"SKUMATCH_PROJECT": str(project)}
     out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True)
     found: list[list[str]] = json.loads(out.stdout.splitlines()[-1])
@@ -146,7 +149,10 @@ def test_overrides_of_another_form_are_refused(overrides: Any) -> None:
 
 @pytest.mark.parametrize("name", ["retrain", "release"])
 def test_parsing_the_dag_imports_nothing_heavy(name: str) -> None:
-    code = f"import sys, airflow.sdk; before = set(sys.modules); import {name}; print(*(set(sys.modules) - before))"
+    code = (
+        "import sys, airflow.sdk; before = set(sys.modules); "
+        f"import {name}; print(*(set(sys.modules) - before))"
+    )
     out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, capture_output=True, text=True, check=True)
     tops = {name.partition(".")[0] for name in out.stdout.split()}
     assert name in tops

@@ -16,7 +16,7 @@ PLACE, LENGTH = 1536, 1000
 
 
 def made(skus: int = 20, train: int = 8, test: int = 3) -> pd.DataFrame:
-    """As read_manifest gives it: `train` and `test` images of each SKU, 100 x 150 px and a little more, all of other pixels."""
+    """A manifest: `train` and `test` images of each SKU, about 100 x 150 px, all of different pixels."""
     rows = [
         (f"{NAMES[i % len(NAMES)]} {i}", side, n)
         for i in range(skus)

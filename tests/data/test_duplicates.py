@@ -1,4 +1,4 @@
-"""The census of duplicates: what it must find, what it must not call one, and that neither names nor order matter."""
+"""The census of duplicates: copies it must find, look-alikes it must not; names and order don't matter."""
 
 from __future__ import annotations
 
@@ -81,13 +81,12 @@ def recall(found: Census, originals: int, copies: Sequence[tuple[int, Picture]])
 
 def say(found: Census, recalled: float, called: float) -> None:
     """For `pytest -rP`."""
-    print(
-        f"copies found {recalled:.4f}, look-alikes called copies {called:.4f}, threshold {found.facts['calibration']['threshold']:.4f}"
-    )
+    threshold = found.facts["calibration"]["threshold"]
+    print(f"copies found {recalled:.4f}, look-alikes called copies {called:.4f}, threshold {threshold:.4f}")
 
 
 def test_planted_copies_are_found_and_look_alikes_are_not(tmp_path: Path) -> None:
-    """Rendered photos, each beside another flavour in the same pose and light: the hardest look-alikes there are."""
+    """Rendered photos, each with another flavour in the same pose and light: the hardest look-alikes."""
     shots = count(60, 300)
     pairs = [
         (shot(catalogue(24)[key % 24], key), shot(flavour(catalogue(24)[key % 24]), key))

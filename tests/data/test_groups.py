@@ -25,7 +25,10 @@ def imported(folder: Path, root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("packed", [False, True])
 def test_groups_are_carried_into_the_version(delivery: Delivery, tmp_path: Path, packed: bool) -> None:
     folder = delivery(skus=3)
-    text = "\ufeffsku,group,aisle\nsku 0, Apple ,Fruit\nsku 1,Apple,Fruit\nsku 1,Apple,Vegetable\nsku 2,,\ngone,Milk,Packages\n"
+    text = (
+        "\ufeffsku,group,aisle\nsku 0, Apple ,Fruit\nsku 1,Apple,Fruit\nsku 1,Apple,Vegetable\n"
+        "sku 2,,\ngone,Milk,Packages\n"
+    )
     (folder / "classes.csv").write_text(text, "utf-8")
     (folder / "all/train/sku 0/classes.csv").write_text("sku,group\nsku 0,Wrong\n")
     source = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", folder)) if packed else folder
@@ -71,10 +74,16 @@ def test_a_table_without_bounds_is_refused(
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("sku;group\na;b\n", "lacks a column"), ("sku,group\nsku 0,a\nsku 0,b\n", "'sku 0' into two groups"), ("", "can't be read"),
-     ('sku,group\n"a', "can't be read"), ("sku,group\nsku 0,a,\nsku 1,b,\n", "can't be read"),
-     ("sku,group\nsku 0,a\nSKU\u00a00,b\n", "into two groups"), ("sku,group\0\n", "NUL character in line 1")],
-)  # fmt: skip
+    [
+        ("sku;group\na;b\n", "lacks a column"),
+        ("sku,group\nsku 0,a\nsku 0,b\n", "'sku 0' into two groups"),
+        ("", "can't be read"),
+        ('sku,group\n"a', "can't be read"),
+        ("sku,group\nsku 0,a,\nsku 1,b,\n", "can't be read"),
+        ("sku,group\nsku 0,a\nSKU\u00a00,b\n", "into two groups"),
+        ("sku,group\0\n", "NUL character in line 1"),
+    ],
+)
 def test_a_table_that_says_nothing_sound_is_refused(
     delivery: Delivery, tmp_path: Path, text: str, why: str
 ) -> None:

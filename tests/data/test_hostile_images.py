@@ -1,4 +1,4 @@
-"""No picture brings an import down: each becomes the right pixels or is set aside under a named reason, in bounded memory."""
+"""No picture breaks an import: each is decoded right or quarantined for a named reason, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture is decoded once: not again where the version that is there, or a stopped import, knows its facts."""
+"""A picture is decoded once: not again if the existing version or a stopped import knows its facts."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def test_a_known_picture_may_be_too_small_now(delivery: Delivery, tmp_path: Path
 def test_a_change_of_what_decides_facts_asks_for_a_new_facts_version() -> None:
     assert max(CODE) == module.FACTS_VERSION
     assert CODE[module.FACTS_VERSION] == code_hash(DECIDES), (
-        "Code that decides a picture's facts was changed. If the same bytes may give other facts, raise FACTS_VERSION in "
-        f"skumatch/data/delivery/examine.py and add it here; else put the new hash here: {code_hash(DECIDES)}"
+        "Code that decides a picture's facts was changed. If the same bytes may give other facts, "
+        "raise FACTS_VERSION in skumatch/data/delivery/examine.py and add it here; "
+        f"else put the new hash here: {code_hash(DECIDES)}"
     )

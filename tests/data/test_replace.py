@@ -34,7 +34,8 @@ def child(step):
     seen = 0
     def hook(event, args):
         nonlocal seen
-        if event in WATCHED and args and isinstance(args[0], (str, bytes)) and os.fsdecode(args[0]).startswith(str(place)):
+        is_path = bool(args) and isinstance(args[0], (str, bytes))
+        if event in WATCHED and is_path and os.fsdecode(args[0]).startswith(str(place)):
             seen += 1
             if seen == step:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -53,7 +53,10 @@ def test_all_photos_differ_and_the_sides_share_none(small: Path) -> None:
 
 def test_same_arguments_same_bytes_in_another_process(small: Path, tmp_path: Path) -> None:
     target = repr(str(tmp_path / "again"))
-    code = f"from pathlib import Path; from skumatch.data.sample import render_sample; render_sample(Path({target}), 4, 3, 2)"
+    code = (
+        "from pathlib import Path; from skumatch.data.sample import render_sample; "
+        f"render_sample(Path({target}), 4, 3, 2)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert hashes(tmp_path / "again") == hashes(small)
 

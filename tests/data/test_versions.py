@@ -30,7 +30,10 @@ def shard_hashes(root: Path) -> dict[str, str]:
 
 
 def assert_sound(root: Path, folder: Path, fresh: Path) -> None:
-    """Every row finds its bytes, no shard holds anything else, and but for places the manifest is that of a fresh import."""
+    """Assert that each row finds its bytes, and no shard holds anything else.
+
+    Except for the places of the bytes, the manifest has to equal that of a fresh import.
+    """
     rows = read_manifest(root)
     pictures = images(root, rows)
     assert all(

@@ -1,4 +1,4 @@
-"""A proxy before the object store, which can refuse to write, as a store does whose rights were taken away."""
+"""A proxy in front of the object store that can refuse writes, as a store does whose rights were revoked."""
 
 from __future__ import annotations
 

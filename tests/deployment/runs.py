@@ -1,4 +1,4 @@
-"""A run of the deployment, watched and disturbed: where its training is, how it ended, and whether all it left is whole."""
+"""Runs of the deployment that tests watch and disturb: progress of training, outcome, and consistency."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ Homes = Callable[[Path], None]
 
 @dataclass
 class Deployment:
-    """The stack with data in its store, which each run finds as it was: under a prefix of its own, by workers of its own."""
+    """The stack with data in its store.
+
+    Each run has a prefix and workers of its own, so it finds the store as it was.
+    """
 
     stack: Stack
     gate: Gate
@@ -190,7 +193,7 @@ class Run:
         return int(json.loads(self.deployment.bucket().Object(key).get()["Body"].read())["attempt"])
 
     def trained(self, attempt: int) -> list[int]:
-        """How many images the training had seen, each time that a try of its task said so: the first is where it began."""
+        """Numbers of images seen, as one try of the training task reported; the first is where it started."""
         log = (
             self.deployment.stack.root
             / f"airflow-logs/dag_id={RETRAIN}/run_id={self.id}/task_id=train/attempt={attempt}.log"

@@ -1,4 +1,4 @@
-"""docker/compose.yaml without containers: its services' commands, environment and secrets, as processes on loopback."""
+"""The services of docker/compose.yaml as processes on loopback: commands, environment and secrets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Service:
         ]
 
     def start_again(self) -> None:
-        """As compose does where a service ended by itself: Airflow's servers may, when their database is away."""
+        """Restart services that ended by themselves, as compose does, like Airflow without its database."""
         with self._turn:
             if self.kept and self.process and self.process.poll() is not None:
                 self.start()
@@ -187,14 +187,14 @@ class Stack:
         return self.services[name]
 
     def _shared_logs(self, airflow: Path) -> None:
-        """The volume airflow-logs, which all services have: the API server reads there what a worker's task wrote."""
+        """The volume airflow-logs of all services, where the API server reads the logs of workers' tasks."""
         airflow.mkdir(parents=True, exist_ok=True)
         (self.root / "airflow-logs").mkdir(exist_ok=True)
         if not (airflow / "logs").exists():
             (airflow / "logs").symlink_to(self.root / "airflow-logs")
 
     def _of_one_machine(self) -> dict[str, str]:
-        """What containers have apart and processes of one machine must be told: ports, and how few processes are enough."""
+        """Settings that differ from containers: separate ports, and as few processes as possible."""
         return {
             "AIRFLOW__API__PORT": str(self.ports["api-server"]),
             "AIRFLOW__API__WORKERS": "1",

@@ -1,4 +1,4 @@
-"""skumatch doctor in a deployment: all is well, a queue without a worker is named, and so is a broker that is away."""
+"""skumatch doctor in a deployment: all healthy, a queue without a worker, and a broker that is down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a deployment are pulled out while a training runs: it ends as if nothing had been, or says honestly that it did not."""
+"""Parts of a deployment fail while a training runs: the run still ends well, or reports the failure."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ def worker_killed(deployment: Deployment, run: Run) -> None:
     run.until(lambda: run.trained(2))
     there, again = run.trained(1)[-1], run.trained(2)[0]
     assert run.attempt() == 2 and again >= saved, "it began anew, not at the checkpoint"
+    elapsed_s = time.monotonic() - began
     print(
-        f"The training was taken up {time.monotonic() - began:.0f} s after its worker was killed, at image {again} ({there} before)."
+        f"The training was taken up {elapsed_s:.0f} s after its worker was killed, "
+        f"at image {again} ({there} before)."
     )
 
 
 def worker_stopped(deployment: Deployment, run: Run) -> None:
-    """As compose, an operator or a cloud stops a machine: Celery is asked to end after its task, and soon nobody waits any more."""
+    """Stop a worker as compose, an operator or a cloud does: SIGTERM, and SIGKILL some seconds later."""
     trainer = run.trainer()
     assert trainer.process
     trainer.kept = False

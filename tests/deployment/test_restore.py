@@ -1,4 +1,4 @@
-"""A deployment is saved, lost, and put back into new databases and buckets: the champion, its journal and its lineage are all there."""
+"""A deployment is restored into new databases and buckets with its champion, journal and lineage."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_a_newer_schema_gives_way_to_the_saved_one_and_a_broken_dump_changes_not
     databases.database("dump-databases", tmp_path)
     databases.sql(
         "airflow",
-        "ALTER TABLE run ADD COLUMN newer int; CREATE TABLE stray (run int REFERENCES run (id)); INSERT INTO stray VALUES (7)",
+        "ALTER TABLE run ADD COLUMN newer int; "
+        "CREATE TABLE stray (run int REFERENCES run (id)); INSERT INTO stray VALUES (7)",
     )
     databases.database("restore-databases", tmp_path)
     assert databases.sql("airflow", "SELECT * FROM run") == "7"

@@ -99,11 +99,14 @@ def test_a_gpu_that_nobody_wants_is_not_looked_for(here: Settings, card: Any) ->
 
 
 @pytest.mark.parametrize(("cuda", "built", "broken", "device", "verdict", "said"), [
-    (Cuda((5, 0), ["sm_80"]), "12.8", "", "auto", "failed", "architecture 5.0; PyTorch is compiled for sm_80"),
-    (Cuda((9, 0), ["sm_90"]), "12.8", "CUDA error: out of memory", "auto", "failed", "can't compute (CUDA error: out of memory)"),
+    (Cuda((5, 0), ["sm_80"]), "12.8", "", "auto", "failed",
+     "architecture 5.0; PyTorch is compiled for sm_80"),
+    (Cuda((9, 0), ["sm_90"]), "12.8", "CUDA error: out of memory", "auto", "failed",
+     "can't compute (CUDA error: out of memory)"),
     (Cuda(None, [], "The NVIDIA driver on your system is too old"), "12.8", "", "cuda", "failed", "too old"),
     (Cuda(None, []), None, "", "cuda", "failed", "built for the CPU only"),
-    (Cuda(None, []), None, "", "auto", "warning", "driver 570.86.10, but PyTorch, built for the CPU only, finds no GPU"),
+    (Cuda(None, []), None, "", "auto", "warning",
+     "driver 570.86.10, but PyTorch, built for the CPU only, finds no GPU"),
 ])  # fmt: skip
 def test_a_gpu_that_cannot_be_used_is_told(
     here: Settings,
@@ -131,8 +134,9 @@ def test_without_a_driver_there_is_no_gpu_to_miss(
 
 
 @pytest.mark.parametrize(("capability", "arches", "runs"), [
-    ((8, 6), ["sm_80"], True), ((8, 0), ["sm_86"], False), ((9, 0), ["sm_80"], False), ((9, 0), ["sm_80", "compute_80"], True),
-    ((12, 0), ["sm_120"], True), ((9, 0), ["sm_90a"], True), ((7, 5), [], False),
+    ((8, 6), ["sm_80"], True), ((8, 0), ["sm_86"], False), ((9, 0), ["sm_80"], False),
+    ((9, 0), ["sm_80", "compute_80"], True), ((12, 0), ["sm_120"], True), ((9, 0), ["sm_90a"], True),
+    ((7, 5), [], False),
 ])  # fmt: skip
 def test_code_runs_on_cards_of_its_kind(capability: tuple[int, int], arches: list[str], runs: bool) -> None:
     assert hardware.runs_on(capability, arches) == runs

@@ -34,7 +34,8 @@ def test_packages_are_compared_with_the_lock(here: Settings) -> None:
 @pytest.mark.parametrize(("pattern", "new", "verdict", "said"), [
     (r'^requires-python = .*$', 'requires-python = ">=3.99"', "failed", "wants >=3.99"),
     (r'^version = .*$', 'version = "9.9.9"', "warning", "the project's is 9.9.9"),
-    (r'^ +"typer>=.*$', '"not-there-at-all>=1", "not-on-this; sys_platform == \'none\'",', "failed", "not installed: not-there-at-all"),
+    (r'^ +"typer>=.*$', '"not-there-at-all>=1", "not-on-this; sys_platform == \'none\'",', "failed",
+     "not installed: not-there-at-all"),
 ])  # fmt: skip
 def test_python_skumatch_and_what_it_needs_are_compared_with_the_project(
     here: Settings, pattern: str, new: str, verdict: str, said: str

@@ -1,4 +1,4 @@
-"""What Airflow and MLflow may answer: all is well, another version, a part that is ill, another program, no answer."""
+"""Answers of Airflow and MLflow: healthy, another version, an unhealthy part, another program, none."""
 
 from __future__ import annotations
 
@@ -37,9 +37,12 @@ def test_airflow_is_well(stand: Served) -> None:
 
 @pytest.mark.parametrize(("part", "said", "log"), [
     ({"metadatabase": {"status": "unhealthy"}}, "can't reach its metadata database", "api-server.log"),
-    ({"scheduler": {"status": "unhealthy", "latest_scheduler_heartbeat": LONG_AGO}}, "its scheduler 120,0", "scheduler.log"),
-    ({"dag_processor": {"status": None, "latest_dag_processor_heartbeat": None}}, "never heard of a dag processor", "dag-processor.log"),
-    ({"triggerer": {"status": "unhealthy", "latest_triggerer_heartbeat": LONG_AGO}}, "its triggerer 120,0", "triggerer.log"),
+    ({"scheduler": {"status": "unhealthy", "latest_scheduler_heartbeat": LONG_AGO}},
+     "its scheduler 120,0", "scheduler.log"),
+    ({"dag_processor": {"status": None, "latest_dag_processor_heartbeat": None}},
+     "never heard of a dag processor", "dag-processor.log"),
+    ({"triggerer": {"status": "unhealthy", "latest_triggerer_heartbeat": LONG_AGO}},
+     "its triggerer 120,0", "triggerer.log"),
 ])  # fmt: skip
 def test_a_part_of_airflow_that_is_ill_is_named(
     stand: Served, part: dict[str, Any], said: str, log: str
@@ -94,12 +97,15 @@ def test_an_airflow_that_wants_a_name_is_told(stand: Served) -> None:
 
 
 @pytest.mark.parametrize(("path", "answer", "verdict", "said"), [
-    ("/api/v2/importErrors", {"import_errors": [BROKEN]}, "failed", "can't import retrain.py: SyntaxError: no"),
+    ("/api/v2/importErrors", {"import_errors": [BROKEN]}, "failed",
+     "can't import retrain.py: SyntaxError: no"),
     ("/api/v2/dags", {"dags": []}, "failed", "no DAG skumatch_retrain"),
-    ("/api/v2/dags", {"dags": [{"dag_id": "skumatch_retrain", "is_paused": False}]}, "failed", "no DAG skumatch_refresh"),
+    ("/api/v2/dags", {"dags": [{"dag_id": "skumatch_retrain", "is_paused": False}]}, "failed",
+     "no DAG skumatch_refresh"),
     ("/api/v2/dags", {"dags": PAUSED}, "warning", "the DAG skumatch_refresh is paused"),
     ("/api/v2/pools", {"pools": [{"name": "default_pool"}]}, "failed", "no pool gpu"),
-    (TASKS, {"tasks": [{"task_id": "pull", "queue": "default", "pool": "gpu"}]}, "warning", "of another checkout"),
+    (TASKS, {"tasks": [{"task_id": "pull", "queue": "default", "pool": "gpu"}]}, "warning",
+     "of another checkout"),
 ])  # fmt: skip
 def test_dags_that_would_not_run(stand: Served, path: str, answer: Any, verdict: str, said: str) -> None:
     own, settings = stand

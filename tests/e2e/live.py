@@ -1,4 +1,4 @@
-"""A project of its own with live servers: Airflow's scheduler, MLflow, and a worker that can be told to fail."""
+"""A separate project with live servers: Airflow's scheduler, MLflow, and a worker that fails on request."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class Live:
         return str(run["state"]), {task["task_id"]: str(task["state"]) for task in tasks}
 
     def go_on(self) -> Ended:
-        """Clear what failed in the newest run, as one does in Airflow after mending it, and follow the run to its end."""
+        """Clear the failed tasks of the newest run, as in Airflow after a fix, and follow it to its end."""
         run, console = self.newest()["dag_run_id"], Console(file=io.StringIO(), width=200)
         self.clear(RETRAIN, run)
         try:

@@ -1,4 +1,4 @@
-"""Where words are found in all that a project leaves behind: files byte by byte, databases cell by cell as well, and what was said."""
+"""Search for words in all that a project leaves behind: files, database cells, and terminal output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USER = "someone"
 
 
 def places(words: Iterable[str], root: Path, said: Iterable[str] = ()) -> dict[str, set[str]]:
-    """Word -> the files below `root` that hold it, by their paths from there, and SAID if the terminal showed it."""
+    """Map each word to the relative paths of files below `root` that hold it, and SAID for the terminal."""
     texts = {
         str(path.relative_to(root)): path
         for path in root.rglob("*")
@@ -44,7 +44,7 @@ def _content(path: Path) -> bytes:
 
 
 def _cells(path: Path) -> Iterator[bytes]:
-    """A long text lies in several places of a database file, so a word in it may be cut in two there, but not here."""
+    """Yield each cell as a whole; in the database file a long text is split, maybe within a word."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             for row in database.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 a name that the database gave

@@ -1,4 +1,4 @@
-"""The loop as a user turns it: `skumatch run` and `retrain` through a live Airflow and MLflow, whole, cached and broken."""
+"""`skumatch run` and `retrain` through a live Airflow and MLflow: complete, cached and failing runs."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ def test_every_hash_of_the_lock_is_in_the_remote_and_outs_are_the_next_stages_de
 
 def test_the_audit_from_airflow_holds_and_leaves_its_page(live: Live, third: Ended) -> None:
     with Airflow(live.settings) as airflow:
-        path = f"/dags/skumatch_audit/dagRuns/{airflow.post('/dags/skumatch_audit/dagRuns', {'logical_date': None})['dag_run_id']}"
+        run = airflow.post("/dags/skumatch_audit/dagRuns", {"logical_date": None})
+        path = f"/dags/skumatch_audit/dagRuns/{run['dag_run_id']}"
         wait_until(lambda: airflow.get(path)["state"] in ("success", "failed"), 180)
         assert airflow.get(path)["state"] == "success"
     page = (live.settings.home_dir / "reports/lineage-skumatch-1.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""A gallery that follows the shop: imports while Airflow is up, one refresh of the newest of them, and what then serves."""
+"""Imports while Airflow is up, one refresh for the newest of them, and the gallery that then serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A release as people live it: a challenger waits, one approves, one rejects, one comes too late, one rolls back."""
+"""Releases by people: a waiting challenger, an approval, a rejection, a late answer, and a rollback."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ class Person:
         password = json.loads(live.settings.passwords_file.read_text("utf-8"))[name]
         self.url = live.settings.airflow_url
         self.headers: dict[str, str] = {}
-        self.headers = {
-            "Authorization": f"Bearer {self._call('POST', '/auth/token', username=name, password=password).json()['access_token']}"
-        }
+        response = self._call("POST", "/auth/token", username=name, password=password)
+        self.headers = {"Authorization": f"Bearer {response.json()['access_token']}"}
 
     def answers(self, run: str, choice: str, why: str = "") -> httpx.Response:
         time.sleep(SETTLED)

@@ -1,4 +1,4 @@
-"""Trains the tiny encoder for a few steps, alone or under torchrun: -m tests.model.ddp_worker SHELF OUT WHAT..."""
+"""Train the tiny encoder briefly, alone or under torchrun: -m tests.model.ddp_worker SHELF OUT WHAT..."""
 
 from __future__ import annotations
 

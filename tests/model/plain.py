@@ -1,4 +1,4 @@
-"""Parameters for tests of one ingredient at a time: little augmentation, nothing frozen, validated each epoch."""
+"""Parameters for tests of one ingredient: little augmentation, nothing frozen, validation each epoch."""
 
 from __future__ import annotations
 

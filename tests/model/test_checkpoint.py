@@ -140,7 +140,7 @@ def test_an_attempt_taken_over_during_its_upload_commits_nothing(
 def test_a_save_killed_at_any_write_leaves_a_whole_checkpoint(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed half-way through each write or rename in turn: no file is ever half written under its own name."""
+    """Killed in the midst of each write or rename in turn, it leaves no partial file under its final name."""
     ended = False
     for at in range(1, 9):
         key = f"killed-{at}"
@@ -225,8 +225,11 @@ def test_a_flipped_byte_or_a_cut_anywhere_falls_back_a_generation(tmp_path: Path
     path = Path(files(checkpoints, "*10-*.safetensors")[0])
     whole, facts = path.read_bytes(), path.with_suffix(".json").read_bytes()
     draws = np.random.default_rng(7)
-    flips = [(place, whole[:place] + bytes([whole[place] ^ (1 << int(bit))]) + whole[place + 1 :]) for place, bit in zip(
-        np.linspace(0, len(whole) - 1, 500).astype(int).tolist(), draws.integers(0, 8, 500), strict=True)]  # fmt: skip
+    places = np.linspace(0, len(whole) - 1, 500).astype(int).tolist()
+    flips = [
+        (place, whole[:place] + bytes([whole[place] ^ (1 << int(bit))]) + whole[place + 1 :])
+        for place, bit in zip(places, draws.integers(0, 8, 500), strict=True)
+    ]
     cuts = [(length, whole[:length]) for length in np.linspace(0, len(whole) - 1, 100).astype(int).tolist()]
     for place, damaged in flips + cuts:
         path.with_suffix(".json").write_bytes(facts)

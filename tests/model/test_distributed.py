@@ -24,7 +24,10 @@ from tests.model.towers import pixels
 
 @pytest.fixture(scope="module")
 def together(shelf: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes under torchrun wrote: three trainings, one that got SIGTERM in process 1, that one resumed, one that failed."""
+    """Output of two processes under torchrun.
+
+    There are three trainings, one that got SIGTERM in process 1, the same one resumed, and one that failed.
+    """
     out = tmp_path_factory.mktemp("together")
     words = [
         sys.executable,

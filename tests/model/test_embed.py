@@ -116,7 +116,7 @@ def test_progress_counts_every_image(
 
 
 class Unmoved(Images):
-    """Read in another process, which SIGTERM to the group must not end before the main process has done what it asks for."""
+    """Pictures are read in another process, which must outlive a SIGTERM to the group until all are read."""
 
     def pixels(self, index: int) -> Pixels:
         assert multiprocessing.parent_process() is not None

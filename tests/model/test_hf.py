@@ -1,4 +1,4 @@
-"""Hugging Face's CLIP folders: the same vectors and pixels as transformers itself, and a sentence for each that can't be used."""
+"""Hugging Face's CLIP folders: vectors and pixels equal to transformers', and a sentence for a bad folder."""
 
 from __future__ import annotations
 

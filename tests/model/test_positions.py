@@ -1,4 +1,4 @@
-"""Position tables keep their rows and columns from one canvas to another, on open_clip's own ViTs and on timm's."""
+"""Position tables keep rows and columns from one canvas to another, in open_clip's ViTs and in timm's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def positions(encoder: Encoder) -> torch.Tensor:
 
 
 def marked(encoder: Encoder, rows: int, columns: int) -> None:
-    """Each patch's entry tells its place, from 0 to 1: its row in the first number, its column in the second."""
+    """A table whose entries are the patch's place, 0 to 1: row in the first number, column in the second."""
     down, across = torch.meshgrid(torch.linspace(0, 1, rows), torch.linspace(0, 1, columns), indexing="ij")
     with torch.no_grad():
         positions(encoder)[1:, 0] = down.flatten()

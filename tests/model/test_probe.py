@@ -1,4 +1,4 @@
-"""The probe, on made features: SKUs differ along a few quiet directions, and each picture's light along loud ones."""
+"""The probe, on synthetic features: SKUs differ in directions of low variance, light in others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARAMS = ProbeParams(epochs=60, batch=16)
 
 
 def made(seed: int, count: int = EACH) -> tuple[Tensor, Tensor]:
-    """Features [SKUS * count, WIDTH] and their labels: loud light in the first 8 numbers, quiet SKUs in the next 8."""
+    """Features [SKUS * count, WIDTH] and labels: strong light in numbers 0 to 7, weak SKUs in 8 to 15."""
     look = torch.randn(SKUS, 8, generator=torch.Generator().manual_seed(0))
     draws = torch.Generator().manual_seed(seed)
     labels = torch.arange(SKUS).repeat_interleave(count)

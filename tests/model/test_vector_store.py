@@ -1,4 +1,4 @@
-"""The store of vectors: whatever is known, killed or damaged, the rows are those that computing gives, bit by bit."""
+"""The store of vectors: rows equal computed ones bit by bit, with known rows, kills and damaged files."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_only_parts_with_a_wanted_picture_are_fetched(
 
 
 def damaged_by(how: str, data: bytes) -> bytes:
-    """Bytes that are still a safetensors file of vectors of length 1, or a part of those bytes, or none of them."""
+    """Damaged bytes: another safetensors file of unit vectors, a part of the file, or none of it."""
     if how == "a bit of a vector":
         start = 8 + int.from_bytes(data[:8], "little")
         return data[:start] + bytes([data[start] ^ 1]) + data[start + 1 :]

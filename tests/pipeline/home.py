@@ -49,9 +49,15 @@ class Home:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "skumatch", "worker", *words], cwd=self.project, env=self.environment | {"SKUMATCH_EVENTS": "1"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "skumatch", "worker", *words],
+            cwd=self.project,
+            env=self.environment | {"SKUMATCH_EVENTS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def task(self, message: dict[str, Any], *words: str) -> dict[str, Any]:
         """Do one task to its end; return what it hands on. Raises TaskFailed with its error line."""

@@ -1,4 +1,4 @@
-"""A server between a worker and MLflow that passes requests on, until a test lets one of them go unanswered."""
+"""A proxy between a worker and MLflow that forwards requests, until a test loses one of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ OF_ONE_CONNECTION = {
 
 
 class Middleman(ThreadingHTTPServer):
-    """`lost` says of each request, as `METHOD path`, whether it is lost: it never reaches MLflow and gets no answer. `asked` are all."""
+    """Proxy that can lose requests, so that they never reach MLflow and get no answer.
+
+    lost: called with `METHOD path` of each request; True loses it. asked: all requests so far.
+    """
 
     def __init__(self, target: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -1,4 +1,4 @@
-"""The last task of a run, done again and again from results that are fetched once, and what it leaves in MLflow."""
+"""Repeats the last task of a run, from results fetched once, and reads the state it leaves in MLflow."""
 
 from __future__ import annotations
 

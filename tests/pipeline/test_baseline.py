@@ -1,4 +1,4 @@
-"""Which data version a run is compared with: the newest one of other data that passed, of the same registered model."""
+"""The baseline of a run's data: the newest version that passed, with other data and the same model name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINE, OTHERS = (
 
 @pytest.fixture(scope="module")
 def runs(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One after the other: may, june, june again, a broken july, one of another model, one without a profile."""
+    """Runs in order: may, june, june again, a broken july, one of another model, one without a profile."""
     folder = tmp_path_factory.mktemp("profiles")
     for number, (data, model, status, held) in enumerate(
         [

@@ -1,4 +1,7 @@
-"""A clean-up of a real remote and cache, with a real MLflow, in a far future: what is registered stays whole, wherever it is killed."""
+"""Clean-up of a real remote and cache with a real MLflow, in a far future.
+
+Registered versions stay complete, wherever the clean-up is killed.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def by_kind(found: list[Pile]) -> dict[str, set[str]]:
 
 
 def whole(world: World) -> None:
-    """The registered version can be fetched, every bit of it, and each of its links is as `audit --verify` wants it."""
+    """Assert that the registered version can be fetched completely and passes `audit --verify`."""
     folder = world.root / f"dossier-{uuid.uuid4().hex}"
     dossier = collect(world.settings, world.registry, world.registry.resolve("champion"), folder)
     assert dossier.facts.missing == ()
@@ -139,7 +142,7 @@ def test_wherever_it_is_killed_nothing_needed_is_gone_and_the_next_one_ends_it(
 
 
 def assert_sound(root: Path) -> None:
-    """No folder object lacks a member that was there, no result names what isn't there, no folder of results is empty."""
+    """Assert that no .dir object lacks a member, no result an object, and no result folder is empty."""
     for path in (root / "files/md5").rglob("*.dir"):
         parts = {path_of(part["md5"]) for part in json.loads(path.read_text())}
         assert all((root / part).is_file() for part in parts), path

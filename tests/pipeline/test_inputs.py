@@ -329,7 +329,7 @@ def test_the_archive_is_a_function_of_its_members(tmp_path: Path) -> None:
 
 
 def test_write_params_is_whole_and_read_alike_by_dvc(tmp_path: Path) -> None:
-    """A run's file has every parameter, though the project's leaves most out, and texts stay texts for DVC."""
+    """A run's file has every parameter, though the project's omits most, and texts stay texts for DVC."""
     (tmp_path / "short.yaml").write_text("data: {others: ['0o10', '1e3', 'søren', 'on']}")
     params = inputs.write_params(
         tmp_path / "short.yaml", tmp_path / "params.yaml", ["release.model_name='089'"]

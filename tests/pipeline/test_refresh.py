@@ -157,7 +157,7 @@ def test_register_taken_up_again_after_its_promotion_says_the_same(shop: Shop) -
 
 
 def test_a_refresh_with_other_parameters_keeps_what_serves(shop: Shop) -> None:
-    """It is no longer the run that made what serves, so today's gallery is compared with the one that serves."""
+    """Another run made the serving version since, so today's gallery is compared with the serving gallery."""
     other = shop.run("other", "refresh", "refresh.max_drop=0.02")
     assert {"validate", "split", "frozen", "train"} <= set(other["cached"]) and "gate" not in other["cached"]
     assert (other["decision"], other["version"], other["unfit"]) == ("keep", None, False)

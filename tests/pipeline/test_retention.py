@@ -23,7 +23,7 @@ NOW, OLD = 1_000_000_000.0, 500_000_000.0
 
 
 class Made:
-    """A store of objects, folders, results and input sets, each young or old, and what of it is referred to."""
+    """A random store of objects, folders, results and input sets, young or old, with references to some."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.store = Store(f"memory://{uuid.uuid4().hex}")

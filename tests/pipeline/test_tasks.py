@@ -1,4 +1,4 @@
-"""What the last tasks may do and may not: driven one by one against a real MLflow, as Airflow's tasks would, without Airflow."""
+"""The last tasks of a run, driven one by one against a real MLflow, as by Airflow but without it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG_SIDE, RATIO = 120, 3.6
 
 
 def shapes(folder: Path) -> Path:
-    """SKUs that differ in nothing but their pictures' aspect: squashed to one canvas they look alike, padded they don't."""
+    """SKUs whose pictures differ in aspect ratio only: alike when squashed to a canvas, not when padded."""
     rng = np.random.default_rng(3)
     for sku, power in enumerate(np.linspace(-1, 1, SKUS)):
         aspect = RATIO**power
@@ -317,7 +317,7 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
 
 
 def taken_up_by_a_refresh(home: Home) -> None:
-    """A version whose encoder waits is judged by a refresh that starts by itself, whatever events told of it."""
+    """A refresh that starts by itself judges a version whose encoder waits, whichever event started it."""
     registry = Registry(home.mlflow, "tasks")
     registry.set_tags(1, {COMPARED_TAG: "2", APPROVED_TAG: "ann"})
     waiting.wait(registry, 1, "judgement")

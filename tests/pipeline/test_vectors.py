@@ -1,4 +1,4 @@
-"""Vectors in a run's message and in a clean-up: counted, kept while an encoder is needed, and taken in an order that is safe."""
+"""Vectors in a run's message and in clean-up: counted, kept for needed encoders, deleted in a safe order."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from tests.conftest import ROOT
 
 TREE: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
 JARGON = re.compile(
-    r"tuple|input|valid (dict|int|num|bool|string)|instance of|validation|finite|\bstr\b|\bfloat\b|NoneType|Ambiguous",
+    r"tuple|input|valid (dict|int|num|bool|string)|instance of|validation|finite|"
+    r"\bstr\b|\bfloat\b|NoneType|Ambiguous",
     re.I,
 )
 READ_WITH_DAGS = {
@@ -120,7 +121,7 @@ EXPECTED |= {"string": "a text", "object": "stage"}
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_value_of_another_kind_is_refused_in_plain_words(tmp_path: Path, kind: str) -> None:
-    """Whatever knob of the kind it is, the sentence has its name, the value as written and what it should be."""
+    """For every knob of the kind, the sentence has its name, the value as written, and the expected value."""
     file = tmp_path / "params.yaml"
     chosen = {name: knob for name, knob in knobs().items() if (knob.schema.get("type") or "integer") == kind}
     for name, knob in chosen.items():
@@ -189,7 +190,8 @@ def test_a_limit_has_its_own_words() -> None:
     [
         (
             "schedule: {retrain: daily}",
-            "schedule.retrain is 'daily' (in params.yaml): it is no text that cron reads; write a text of cron",
+            "schedule.retrain is 'daily' (in params.yaml): "
+            "it is no text that cron reads; write a text of cron",
         ),
         (
             "schedule: {refresh: 0 0 31 2 *}",

@@ -32,7 +32,7 @@ Picture = Callable[[int], Image.Image]
 
 @pytest.fixture(scope="module")
 def other(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another model of the same shapes: as many pictures and SKUs, as long vectors, as many pictures trained on."""
+    """Another model with equal numbers of pictures, SKUs and training pictures, and equal vector length."""
     root = tmp_path_factory.mktemp("other")
     torch.manual_seed(1)
     encoders.save(

@@ -1,4 +1,4 @@
-"""Two kinds of release side by side, against a real MLflow: what makes a promotion stale, and what only its gallery."""
+"""Releases of models and of galleries against a real MLflow: stale promotions and stale galleries."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_nothing_brings_back_by_itself_what_a_person_rolled_back(shop: Registry)
 def test_a_refresh_looks_at_data_whose_gallery_no_run_released(
     shop: Registry, verdict: str, compared: str, version: str | None, skipped: bool
 ) -> None:
-    """A challenger that waits for a person, or a champion that came since, leaves the gallery that serves unjudged."""
+    """With a challenger that waits for approval or a newer champion, the serving gallery is not judged."""
     tags = {"skumatch.data": "d", "skumatch.verdict": verdict, "skumatch.compared_with": compared}
     last = SimpleNamespace(tags=tags | ({"skumatch.version": version} if version else {}))
     assert champion_of(shop) == 2
@@ -316,7 +316,7 @@ def test_an_approved_release_killed_anywhere_is_taken_up_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever call of MLflow is the last, the next try moves the champion once, or names whom to judge again."""
+    """After a crash at any MLflow call, the next try moves the champion once, or asks to judge again."""
     monkeypatch.setattr(journal, "EXPIRY_SECONDS", 0.3)
     monkeypatch.setattr(journal, "POLL_SECONDS", 0.05)
     tags, expected, decision = APPROVED[kind]

@@ -107,7 +107,7 @@ class Case:
 
 
 def guarded(name: str, wrong: int, skus: int = MANY, **changes: Any) -> Case:
-    """A gain of 10 points, and a slice `name` in which the champion misses 2 of 10 queries and the challenger `wrong`."""
+    """A gain of 10 points, and a slice: of 10 queries the champion misses 2, the challenger `wrong`."""
     return Case(slices={name: paired(hits(wrong, skus), hits(2, skus))}, **changes)
 
 
@@ -145,7 +145,7 @@ def few(skus: int) -> Case:
 
 
 def flipped(base: np.ndarray, better: int, worse: int = 0) -> np.ndarray:
-    """`base` (2 misses a SKU) with one more hit in `better` SKUs and one more miss in the next `worse` ones."""
+    """Add one hit to `better` SKUs of `base` (2 misses a SKU), and one miss to the next `worse` SKUs."""
     out = base.reshape(SKUS, EACH).copy()
     out[:better, 0] = True
     out[better : better + worse, 5] = False
@@ -171,7 +171,8 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("first, at the floor exactly", first(policy={"floor_top1": 0.9}), "first", None),
     ("first, below the floor", first(policy={"floor_top1": 0.91}), "refuse", "floor"),
     ("first, finds nothing", first(ours=hits(EACH)), "refuse", "floor"),
-    ("first, no floor asked and finds nothing", first(ours=hits(EACH), policy={"floor_top1": 0.0}), "first", None),
+    ("first, no floor asked and finds nothing",
+     first(ours=hits(EACH), policy={"floor_top1": 0.0}), "first", None),
     ("first, uncommitted code", first(facts={"dirty_code": True}), "refuse", "code"),
     ("first, unknown commit", first(facts={"commit": None}), "refuse", "code"),
     ("first, empty commit", first(facts={"commit": ""}), "refuse", "code"),
@@ -198,7 +199,8 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("better by the margin exactly", Case(policy={"margin": 0.1}), "keep", "gain"),
     ("better by a hair more than the margin", Case(policy={"margin": 0.1 - 1e-12}), "promote", None),
     ("a tie, hit by hit", Case(ours=BASE), "keep", "gain"),
-    ("a tie, other queries of the same SKUs", Case(ours=BASE.reshape(SKUS, EACH)[:, ::-1].ravel()), "keep", "gain"),
+    ("a tie, other queries of the same SKUs",
+     Case(ours=BASE.reshape(SKUS, EACH)[:, ::-1].ravel()), "keep", "gain"),
     ("a tie of the means, SKUs up and down", Case(ours=flipped(BASE, 8, 8)), "keep", "gain"),
     ("worse everywhere", Case(ours=hits(3)), "keep", "gain"),
     ("slightly worse", Case(ours=flipped(BASE, 0, 1)), "keep", "gain"),
@@ -211,38 +213,57 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("better, but only two SKUs", few(2), "keep", "evidence"),
     ("better, but only five SKUs", few(5), "keep", "evidence"),
     ("better, six SKUs", few(6), "promote", None),
-    ("better, few SKUs, less confidence asked", replace(few(5), policy={"retrains_a_year": 10}), "promote", None),
+    ("better, few SKUs, less confidence asked",
+     replace(few(5), policy={"retrains_a_year": 10}), "promote", None),
     ("better than a bad champion, below the floor", Case(ours=hits(6), theirs=hits(8)), "keep", "floor"),
     ("worse and below the floor", Case(ours=hits(6)), "keep", "floor"),
     ("perfect champion, perfect challenger", Case(ours=hits(0), theirs=hits(0)), "keep", "gain"),
-    ("six SKUs up, none down, fifty-two retrains a year", Case(ours=flipped(BASE, 6), policy={"retrains_a_year": 52}), "keep", "evidence"),
-    ("seven SKUs up, none down, fifty-two retrains a year", Case(ours=flipped(BASE, 7), policy={"retrains_a_year": 52}), "promote", None),
+    ("six SKUs up, none down, fifty-two retrains a year",
+     Case(ours=flipped(BASE, 6), policy={"retrains_a_year": 52}), "keep", "evidence"),
+    ("seven SKUs up, none down, fifty-two retrains a year",
+     Case(ours=flipped(BASE, 7), policy={"retrains_a_year": 52}), "promote", None),
     # the guards
     *((f"{name} as good", guarded(name, 2), "promote", None) for name in SLICED),
     *((f"{name} better", guarded(name, 1), "promote", None) for name in SLICED),
     *((f"{name} worse", guarded(name, 3), "keep", name) for name in SLICED),
-    *((f"{name} empty", Case(slices={name: paired(EMPTY, EMPTY, NO_SKUS)}), "promote", None) for name in SLICED),
+    *((f"{name} empty", Case(slices={name: paired(EMPTY, EMPTY, NO_SKUS)}), "promote", None)
+      for name in SLICED),
     *((f"{name} of few SKUs, as good", guarded(name, 2, skus=29), "promote", None) for name in SLICED),
     *((f"{name} of few SKUs, far worse", guarded(name, 8, skus=29), "keep", name) for name in SLICED),
     *((f"{name} of hardly any SKU, far worse", guarded(name, 8, skus=4), "promote", None) for name in SLICED),
-    *((f"{name} worse, guard off duty", guarded(name, 5, policy={"guard_margins": {name: 1.0}}), "promote", None) for name in SLICED),
-    *((f"{name} not sure", Case(slices={name: paired(unsure(), hits(2, MANY))}), "keep", name) for name in SLICED),
-    *((f"{name} of other length", Case(slices={name: PairedHits(names(MANY), hits(1), hits(1))}), "refuse", "pairs") for name in SLICED),
-    *((f"{name} with NaN", Case(slices={name: paired(np.full(MANY * EACH, NAN), hits(2, MANY))}), "refuse", "pairs") for name in SLICED),
-    ("every guard as good", Case(slices={name: paired(hits(2, MANY), hits(2, MANY)) for name in SLICED}), "promote", None),
-    ("every guard worse", Case(slices={name: paired(hits(3, MANY), hits(2, MANY)) for name in SLICED}), "keep", "tail"),
+    *((f"{name} worse, guard off duty", guarded(name, 5, policy={"guard_margins": {name: 1.0}}),
+       "promote", None)
+      for name in SLICED),
+    *((f"{name} not sure", Case(slices={name: paired(unsure(), hits(2, MANY))}), "keep", name)
+      for name in SLICED),
+    *((f"{name} of other length", Case(slices={name: PairedHits(names(MANY), hits(1), hits(1))}),
+       "refuse", "pairs")
+      for name in SLICED),
+    *((f"{name} with NaN", Case(slices={name: paired(np.full(MANY * EACH, NAN), hits(2, MANY))}),
+       "refuse", "pairs")
+      for name in SLICED),
+    ("every guard as good",
+     Case(slices={name: paired(hits(2, MANY), hits(2, MANY)) for name in SLICED}), "promote", None),
+    ("every guard worse",
+     Case(slices={name: paired(hits(3, MANY), hits(2, MANY)) for name in SLICED}), "keep", "tail"),
     ("guards worse and no gain", guarded("tail", 3, ours=BASE), "keep", "gain"),
     ("macro better, too", macro(large=-10, small=0), "promote", None),
     ("macro worse, though the gain is sure", macro(large=-10, small=15), "keep", "macro"),
-    ("macro worse by less than its margin", macro(large=-10, small=15, policy={"guard_margins": {"macro": 0.9}}), "promote", None),
+    ("macro worse by less than its margin",
+     macro(large=-10, small=15, policy={"guard_margins": {"macro": 0.9}}), "promote", None),
     ("first, far too bad for any guard", first(ours=hits(9)), "refuse", "floor"),
-    ("without duplicates, figures and hits", guarded(FREE, 1, challenger=free(0.9), champion=free(0.8)), "promote", None),
-    ("without duplicates, another figure", guarded(FREE, 1, challenger=free(0.8), champion=free(0.8)), "refuse", "pairs"),
-    ("without duplicates, figures but no hits", Case(challenger=free(0.9), champion=free(0.8)), "refuse", "pairs"),
+    ("without duplicates, figures and hits",
+     guarded(FREE, 1, challenger=free(0.9), champion=free(0.8)), "promote", None),
+    ("without duplicates, another figure",
+     guarded(FREE, 1, challenger=free(0.8), champion=free(0.8)), "refuse", "pairs"),
+    ("without duplicates, figures but no hits",
+     Case(challenger=free(0.9), champion=free(0.8)), "refuse", "pairs"),
     # the same model again
     ("the same bundle", Case(facts={"champion_bundle": "aa"}), "keep", "identity"),
-    ("the same bundle, uncommitted code", Case(facts={"champion_bundle": "aa", "dirty_code": True}), "keep", "identity"),
-    ("the same bundle, NaN", Case(challenger={"top1": NAN}, facts={"champion_bundle": "aa"}), "keep", "identity"),
+    ("the same bundle, uncommitted code",
+     Case(facts={"champion_bundle": "aa", "dirty_code": True}), "keep", "identity"),
+    ("the same bundle, NaN",
+     Case(challenger={"top1": NAN}, facts={"champion_bundle": "aa"}), "keep", "identity"),
     ("both hashes empty", Case(facts={"challenger_bundle": "", "champion_bundle": ""}), "refuse", "figures"),
     # better, but not to be believed or not to be used
     ("uncommitted code", Case(facts={"dirty_code": True}), "refuse", "code"),
@@ -257,9 +278,12 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("latency not measured", Case(facts={"p95_ms": None}), "refuse", "latency"),
     ("latency no number", Case(facts={"p95_ms": NAN}), "refuse", "latency"),
     ("latency of nothing", Case(facts={"p95_ms": 0.0}), "refuse", "latency"),
-    ("hits that are no hits", Case(ours=np.full(SKUS * EACH, 0.9), challenger={"top1": 0.9}), "refuse", "pairs"),
-    ("hits with NaN", Case(ours=np.full(SKUS * EACH, NAN), challenger=dict.fromkeys(FIGURES, 0.9)), "refuse", "pairs"),
-    ("only other slices", Case(paired=True, theirs=hits(2), slices={"full": paired(EMPTY, EMPTY, NO_SKUS)}), "refuse", "pairs"),
+    ("hits that are no hits",
+     Case(ours=np.full(SKUS * EACH, 0.9), challenger={"top1": 0.9}), "refuse", "pairs"),
+    ("hits with NaN",
+     Case(ours=np.full(SKUS * EACH, NAN), challenger=dict.fromkeys(FIGURES, 0.9)), "refuse", "pairs"),
+    ("only other slices",
+     Case(paired=True, theirs=hits(2), slices={"full": paired(EMPTY, EMPTY, NO_SKUS)}), "refuse", "pairs"),
     ("NaN challenger", Case(challenger={"top1": NAN}), "refuse", "figures"),
     ("NaN champion", Case(champion={"top1": NAN}), "refuse", "champion"),
     ("champion share above one", Case(champion={"top3": 1.5}), "refuse", "champion"),
@@ -274,9 +298,11 @@ TABLE: list[tuple[str, Case, str, str | None]] = [
     ("champion scored on fewer queries", Case(champion={"n": 199}), "refuse", "pairs"),
     ("other queries without a partner", Case(champion={"without_partner": 3}), "refuse", "pairs"),
     ("other SKUs scored", Case(champion={"skus": 19}), "refuse", "pairs"),
-    ("scored on another gallery", Case(challenger={"hashes": {"gallery": "1"}}, champion={"hashes": {"gallery": "2"}}), "refuse", "pairs"),
+    ("scored on another gallery",
+     Case(challenger={"hashes": {"gallery": "1"}}, champion={"hashes": {"gallery": "2"}}), "refuse", "pairs"),
     ("gallery of the champion unknown", Case(challenger={"hashes": {"gallery": "1"}}), "refuse", "pairs"),
-    ("other encoders, same data", Case(challenger={"hashes": {"encoder": "1"}}, champion={"hashes": {"encoder": "2"}}), "promote", None),
+    ("other encoders, same data",
+     Case(challenger={"hashes": {"encoder": "1"}}, champion={"hashes": {"encoder": "2"}}), "promote", None),
     ("pairs of other SKUs", Case(challenger={"skus": 19}, champion={"skus": 19}), "refuse", "pairs"),
     ("challenger's figure not that of its hits", Case(challenger={"top1": 0.95}), "refuse", "pairs"),
     ("champion's figure not that of its hits", Case(champion={"top1": 0.1}), "refuse", "pairs"),
@@ -312,15 +338,18 @@ def decisive(case: Case) -> Check:
     [
         (
             first(),
-            "Accepted as the first champion: the challenger's top-1 is 90.0 % on 200 queries, at or above the floor of 50.0 %.",
+            "Accepted as the first champion: the challenger's top-1 is 90.0 % on 200 queries, "
+            "at or above the floor of 50.0 %.",
         ),
         (
             Case(),
-            "Promoted the challenger: a gain of +10.00 points (top-1 90.0 % against 80.0 %), at least +10.00 points with 97.5 %",
+            "Promoted the challenger: a gain of +10.00 points (top-1 90.0 % against 80.0 %), "
+            "at least +10.00 points with 97.5 %",
         ),
         (
             Case(ours=BASE),
-            "Kept the champion: both models find as many products of every SKU (top-1 80.0 % against 80.0 %), and a tie",
+            "Kept the champion: both models find as many products of every SKU "
+            "(top-1 80.0 % against 80.0 %), and a tie",
         ),
         (
             Case(ours=hits(3)),
@@ -328,7 +357,8 @@ def decisive(case: Case) -> Check:
         ),
         (
             Case(facts={"dirty_code": True}),
-            "Refused the challenger: a model from uncommitted code is never promotable; commit and run again.",
+            "Refused the challenger: a model from uncommitted code is never promotable; "
+            "commit and run again.",
         ),
         (
             Case(facts={"commit": None}),

@@ -1,4 +1,4 @@
-"""Promotion, rollback and their journal, against a real MLflow server: one champion, one chain, whatever happens in between."""
+"""Promotion, rollback and their journal against a real MLflow: one champion and one chain, in all cases."""
 
 from __future__ import annotations
 
@@ -296,7 +296,8 @@ def test_a_champion_that_was_moved_outside_the_journal_shows(registry: Registry,
         client.set_registered_model_alias(registry.model_name, "champion", "3")
     promote(registry, 2, 3, ANN, WHY)
     assert breaks(history(registry)) == [
-        "After entry 1 the champion was version 1, before the next it was version 3: it was moved outside the journal."
+        "After entry 1 the champion was version 1, before the next it was version 3: "
+        "it was moved outside the journal."
     ]
     entries = history(registry)
     assert entries[0].after

@@ -307,7 +307,8 @@ import mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 pictures = [open(path, "rb").read() for path in sys.argv[3:]]
-frames = [pandas.DataFrame({"image": pictures}), pandas.DataFrame({"image": [base64.b64encode(p).decode() for p in pictures]})]
+encoded = [base64.b64encode(picture).decode() for picture in pictures]
+frames = [pandas.DataFrame({"image": images}) for images in (pictures, encoded)]
 first, second = (model.predict(frame, params={"top_k": 2}).to_dict("list") for frame in frames)
 assert first == second
 import skumatch
@@ -379,10 +380,11 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path: Path, made: Path) -> No
 def test_a_server_that_breaks_in_the_middle_is_unavailable(
     registry: Registry, run_id: str, made: Path, home: Path
 ) -> None:
-    """The store refuses writes: registration stops with a sentence, promotes nothing, and goes through afterwards."""
+    """While the store refuses writes, registration stops with a sentence; afterwards it succeeds."""
     with sqlite3.connect(home / "mlflow.db", isolation_level=None) as database:
         database.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON model_versions BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+            "CREATE TRIGGER refuse BEFORE INSERT ON model_versions "
+            "BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
         )
         try:
             with pytest.raises((RegistryUnavailable, ServiceError), match="MLflow at"):

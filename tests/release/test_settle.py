@@ -128,7 +128,8 @@ def test_a_retrain_that_refreshes_says_why_its_model_is_not_promoted() -> None:
 def test_what_the_served_gallery_lacks_is_said_in_words() -> None:
     checks = {check.name: check for check in settle(None, refreshed(), POLICY).refresh}
     assert checks["changed"].detail == (
-        "5 products of today's data can't be named by what serves, and 2 that it names are no longer in the data"
+        "5 products of today's data can't be named by what serves, "
+        "and 2 that it names are no longer in the data"
     )
     assert Products(new=1, retired=1).sentence.startswith(
         "1 product of today's data can't be named by what serves, and 1 that it names is"

@@ -1,4 +1,4 @@
-"""Pairs that are taken for each other, what is new in the data, what was set aside: the lists behind the page's pictures."""
+"""Lists behind the page's pictures: confused pairs, new products, and quarantined pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What whole lists say, against a brute-force oracle and pytorch-metric-learning, on random problems full of ties."""
+"""Metrics of whole lists, against brute force and pytorch-metric-learning, on problems full of ties."""
 
 from __future__ import annotations
 

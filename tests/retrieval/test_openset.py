@@ -1,4 +1,4 @@
-"""Figures of known against unknown pictures, and the fit of the thresholds, against counts made pair by pair."""
+"""Open-set metrics and the fit of thresholds, against counts made pair by pair."""
 
 from __future__ import annotations
 

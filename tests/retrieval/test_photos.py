@@ -1,4 +1,4 @@
-"""Blur and brightness say what a person would: smeared photos are blurred, dark ones dark, whatever their size."""
+"""Blur and brightness agree with a person: smeared photos are blurred, dark ones dark, at any size."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ QUICK = EvaluateParams(resamples=200)
 
 
 class Shop:
-    """Seeded pictures of six SKUs as small integer vectors: many ties, duplicates across both sides, some SKUs on one side only."""
+    """Random pictures of six SKUs as small integer vectors.
+
+    There are many ties, duplicates across both sides, and some SKUs on one side only.
+    """
 
     def __init__(self, seed: int) -> None:
         draws = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Unknown products: who stands for them, and that the rate asked for is the rate products meet that no model was trained on."""
+"""Unknown products: their stand-ins, and the promised unknown rate for products never trained on."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Shelf:
 
 
 def test_products_never_trained_on_meet_the_rate_within_a_point() -> None:
-    """Promise 22 where new products are like the ones fitted on: thresholds from some, asked of others that came later."""
+    """Promise 22 for new products like those fitted on: thresholds of some, tested on later ones."""
     missed, by_validation = [], []
     for seed in range(count(4, 40)):
         shelf = Shelf(seed)
@@ -200,7 +200,7 @@ def test_a_held_out_product_is_asked_of_the_gallery_without_it() -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Vectors]:
-    """id, sku, group, side of real photos, and their vectors by an encoder that was trained on none of them."""
+    """Columns id, sku, group, side of real photos, and vectors by an encoder trained on none of them."""
     weights, spec = tmp_path_factory.mktemp("weights"), EncoderParams(height=96, width=96)
     fetch_weights(spec, weights)
     encoder, rows, parts = build(spec, fetched_weights(weights)).eval(), [], []

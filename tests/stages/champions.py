@@ -1,4 +1,4 @@
-"""A champion's bundle for tests of single stages: an encoder of random weights with a gallery that it serves."""
+"""A champion's bundle for tests of single stages: an encoder with random weights, and its gallery."""
 
 from __future__ import annotations
 

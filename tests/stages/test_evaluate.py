@@ -1,4 +1,4 @@
-"""embed and evaluate: who is asked, what is known of the photos, and that hits, figures and slices tell one story."""
+"""Stages embed and evaluate: queries, facts about photos, and agreement of hits, figures and slices."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ KNOWN, LEARNT = (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace after both stages: two models, two queries that one of them knows, a version before without one of the SKUs."""
+    """A workspace after both stages.
+
+    There are two models, two queries that only one of them knows, and an earlier version without one of the
+    SKUs.
+    """
     root, folder = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("delivery")
     for sku, number in product(range(6), range(7)):
         draw(

@@ -1,4 +1,4 @@
-"""The baseline before training: the challenger's own queries through the base weights, the same whatever the champion is."""
+"""Baseline before training: the challenger's queries with the base weights, whatever the champion is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARAMS = Params(encoder=EncoderParams(model="smoke", weights="none", height=32, 
 
 @pytest.fixture
 def workspace(delivery: Delivery, tmp_path: Path) -> Path:
-    """Four SKUs of four gallery images and three queries, of which one has the pixels of an image that may be trained on."""
+    """Four SKUs of four gallery images and three queries; one query equals a trainable gallery image."""
     folder, root = delivery(test=3), tmp_path / "root"
     for sku in range(4):
         shutil.copyfile(folder / f"all/train/sku {sku}/0.png", folder / f"all/test/sku {sku}/copy.png")

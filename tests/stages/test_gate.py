@@ -1,4 +1,4 @@
-"""The gate's stage: what other stages left becomes a decision, and a verdict, never a crash, whatever is missing."""
+"""The gate's stage: outputs of other stages become a decision; a missing one never crashes it."""
 
 from __future__ import annotations
 

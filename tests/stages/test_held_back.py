@@ -1,4 +1,4 @@
-"""Products that are held back: each encoder decides by its own answers, and both are compared on the whole gallery."""
+"""Products held back: each encoder decides by its own answers; both are compared on the whole gallery."""
 
 from __future__ import annotations
 

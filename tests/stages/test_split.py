@@ -19,7 +19,11 @@ from tests.conftest import Delivery, draw
 
 @pytest.fixture
 def folder(delivery: Delivery) -> Path:
-    """Four SKUs; a query and a gallery image that are near-copies, two equal gallery images, catalogue pictures of two SKUs."""
+    """Four SKUs.
+
+    A query and a gallery image are near-copies, two gallery images are equal, and two SKUs have catalogue
+    pictures.
+    """
     root = delivery()
     with Image.open(root / "all/train/sku 1/0.png") as picture:
         picture.save(root / "all/test/sku 1/copy.jpg", quality=90)

@@ -1,4 +1,4 @@
-"""`runtime.nproc`: train and embed in two processes are one stage to whoever started it: its outs, its error, its end."""
+"""`runtime.nproc`: train and embed in two processes look like one stage: one result, one error, one end."""
 
 from __future__ import annotations
 

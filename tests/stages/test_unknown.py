@@ -1,4 +1,4 @@
-"""Unknown products through the stages: catch-all pictures are embedded, thresholds fitted, tested, kept, and carried by the bundle."""
+"""Unknown products in all stages: embedded catch-all pictures, and thresholds fitted, tested and bundled."""
 
 from __future__ import annotations
 

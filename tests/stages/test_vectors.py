@@ -146,7 +146,7 @@ def test_frozen_computes_each_vector_once_and_gives_the_same_bytes(root: Path) -
 
 
 def test_a_killed_embed_goes_on_after_its_last_part(root: Path) -> None:
-    """SIGKILL in the midst of the real stage: what parts hold isn't computed again, and the outs are the same."""
+    """SIGKILL in the midst of the real stage: stored parts aren't computed again, the outs are equal."""
     slow = ("embed.batch=1", "runtime.checkpoint_seconds=0", "runtime.workers=0")
     process = start(root, "embed", *slow)
     indexes = lambda: [path for path in remote(root).glob("*/*.json") if len(path.stem) == 64]  # noqa: E731

@@ -1,7 +1,8 @@
-"""Every Python that the tests' worker starts loads this first (PYTHONPATH): the task that the plan names then fails.
+"""Makes the task that a plan names fail; each Python of the tests' worker loads this first (PYTHONPATH).
 
-The plan, SKUMATCH_TEST_PLAN, is {"task": ..., "error": a class of skumatch.errors or SIGKILL}. The rest of the process is the
-real one: the stage's runner, DVC and the worker tell the error onward. The sentence has the variable SPOKEN of its environment.
+The plan, SKUMATCH_TEST_PLAN, is {"task": ..., "error": a class of skumatch.errors or SIGKILL}. The rest of
+the process is the real one: the stage's runner, DVC and the worker pass the error on. The error's sentence
+has the environment variable SPOKEN.
 """
 
 from __future__ import annotations
