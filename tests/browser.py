@@ -80,11 +80,11 @@ class Browser:
         while True:
             while b"\0" in self._rest:
                 line, _, self._rest = self._rest.partition(b"\0")
-                found = json.loads(line)
-                if "method" in found:
-                    self.events.append(found)
-                if wanted(found):
-                    return dict(found)
+                tree = json.loads(line)
+                if "method" in tree:
+                    self.events.append(tree)
+                if wanted(tree):
+                    return dict(tree)
             assert time.monotonic() < end and select.select([self._answers], [], [], SECONDS)[0], (
                 "Chromium doesn't answer"
             )

@@ -33,11 +33,11 @@ def test_a_mojibake_zip_then_the_next_delivery(cli: Cli, tmp_path: Path) -> None
     second = mojibake(
         tmp_path / "second.zip", [*both_sides(COLA), *renamed, (f"all/train/{COLA}/new.png", picture(77))]
     )
-    told = cli("data", "import", second, "--catalogue", tmp_path / "iconic")
-    assert f"images added: 2 (catalogue/{COLA}/{COLA}.png, train/{COLA}/new.png)" in told.out
-    assert f"images relabelled: 2 (test/{NEW}/4.png (was {TEA})" in told.out
-    assert f"SKUs added: 1 ({NEW})" in told.out and f"SKUs removed: 1 ({TEA})" in told.out
-    assert "Catalogue pictures: 1." in told.out
+    ended = cli("data", "import", second, "--catalogue", tmp_path / "iconic")
+    assert f"images added: 2 (catalogue/{COLA}/{COLA}.png, train/{COLA}/new.png)" in ended.out
+    assert f"images relabelled: 2 (test/{NEW}/4.png (was {TEA})" in ended.out
+    assert f"SKUs added: 1 ({NEW})" in ended.out and f"SKUs removed: 1 ({TEA})" in ended.out
+    assert "Catalogue pictures: 1." in ended.out
     again = cli("data", "import", second, "--catalogue", tmp_path / "iconic")
     assert ", unchanged: " in again.out and "no image changed" in again.out
 

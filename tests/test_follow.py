@@ -185,8 +185,8 @@ def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
     monkeypatch.setattr(Airflow, "patch", lambda _, path, body: asked.append((path, body)))
     with pytest.raises(KeyboardInterrupt):
         runs._retrain(Settings(project=ROOT), {}, ours)
-    said = capsys.readouterr().out
-    assert ("was stopped" in said) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in said) == (not ours)
+    output = capsys.readouterr().out
+    assert ("was stopped" in output) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in output) == (not ours)
     assert asked == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
 
 
@@ -220,9 +220,9 @@ def test_a_refused_model_shows_its_summary_and_ends_with_a_code_of_its_own(
     )
     with pytest.raises(Refused) as refused:
         runs._retrain(Settings(project=ROOT), {})
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert refused.value.exit_code == 40
-    assert "Refused" in said and "+3.1 points" in said and "none registered" in said
+    assert "Refused" in output and "+3.1 points" in output and "none registered" in output
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,8 @@ def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_pat
         "evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", "full", "--json", path
     )
     assert (ended.code, ended.err) == (0, "")
-    found = json.loads(path.read_text("utf-8"))
-    assert {name: type(value).__name__ for name, value in found.items()} == {
+    tree = json.loads(path.read_text("utf-8"))
+    assert {name: type(value).__name__ for name, value in tree.items()} == {
         "protocol": "str",
         "n": "int",
         "without_partner": "int",
@@ -83,22 +83,21 @@ def test_the_json_of_an_evaluation_keeps_its_form(cli: Cli, shelf: Path, tmp_pat
         "scorers": "dict",
         "unknown": "NoneType",
     }
-    assert set(found["interval"]) == {"top1", "top3", "top5", "confidence", "method", "clusters"}
-    assert all(len(found["interval"][name]) == 2 for name in ("top1", "top3", "top5"))
-    assert set(found["hashes"]) == {"gallery", "queries", "encoder"}
-    assert (found["protocol"], found["n"], found["skus"], found["without_partner"]) == (
+    assert set(tree["interval"]) == {"top1", "top3", "top5", "confidence", "method", "clusters"}
+    assert all(len(tree["interval"][name]) == 2 for name in ("top1", "top3", "top5"))
+    assert set(tree["hashes"]) == {"gallery", "queries", "encoder"}
+    assert (tree["protocol"], tree["n"], tree["skus"], tree["without_partner"]) == (
         "full",
         SKUS * TEST,
         SKUS,
         1,
     )
-    assert 0 <= found["top1"] <= found["top3"] <= found["top5"] <= 1
+    assert 0 <= tree["top1"] <= tree["top3"] <= tree["top5"] <= 1
     assert (
-        f"top-1 {100 * found['top1']:.1f} %" in ended.out
-        and "1 without a gallery image left out" in ended.out
+        f"top-1 {100 * tree['top1']:.1f} %" in ended.out and "1 without a gallery image left out" in ended.out
     )
-    assert f"R-precision              {100 * found['r_precision']:.1f} %" in ended.out and all(
-        one["about"] in ended.out for one in found["slices"]
+    assert f"R-precision              {100 * tree['r_precision']:.1f} %" in ended.out and all(
+        entry["about"] in ended.out for entry in tree["slices"]
     )
 
 
@@ -111,8 +110,8 @@ def test_other_protocols_can_be_asked_of_a_folder(
         "evaluate", "--data", shelf, "--model", "frozen:smoke@none", "--protocol", protocol, "--json", path
     )
     assert (ended.code, ended.err) == (0, "")
-    found = json.loads(path.read_text("utf-8"))
-    assert (found["protocol"], found["n"]) == (protocol, queries)
+    tree = json.loads(path.read_text("utf-8"))
+    assert (tree["protocol"], tree["n"]) == (protocol, queries)
 
 
 def test_catalogue_pictures_of_a_folder_are_a_gallery_of_their_own(
@@ -139,8 +138,8 @@ def test_catalogue_pictures_of_a_folder_are_a_gallery_of_their_own(
         ).code
         == 0
     )
-    found = json.loads(path.read_text("utf-8"))
-    assert (found["protocol"], found["n"], found["without_partner"]) == (
+    tree = json.loads(path.read_text("utf-8"))
+    assert (tree["protocol"], tree["n"], tree["without_partner"]) == (
         "catalogue",
         (SKUS - 1) * TEST,
         TEST + 1,
@@ -173,9 +172,9 @@ def test_a_bundles_folder_matches_pictures(cli: Cli, shelf: Path, bundle: Path) 
     pictures = [shelf / f"all/train/sku {sku}/0.png" for sku in range(SKUS)]
     ended = cli("match", *pictures, "--model", bundle, "--top-k", "3", "--json")
     assert (ended.code, ended.err) == (0, "")
-    found = json.loads(ended.out)
-    assert [matches[0]["sku"] for matches in found] == [f"sku {sku}" for sku in range(SKUS)]
-    for matches in found:
+    tree = json.loads(ended.out)
+    assert [matches[0]["sku"] for matches in tree] == [f"sku {sku}" for sku in range(SKUS)]
+    for matches in tree:
         assert len({match["sku"] for match in matches}) == len(matches) == 3
         assert set(matches[0]) == {"sku", "similarity", "gallery_id", "unknown"}
         assert matches[0]["similarity"] == pytest.approx(1, abs=1e-4)

@@ -192,8 +192,8 @@ def test_pictures_and_archives(trap: bytes, mark: Path, tmp_path: Path) -> None:
         for path in sorted(root.rglob("*.png")):
             archive.write(path, path.relative_to(root))
     for number, given in enumerate((root, tmp_path / "delivery.zip")):
-        found = import_data(given, tmp_path / f"data-{number}")
-        assert [entry["id"] for entry in found.quarantined] == ["train/a/2.png"]
+        imported = import_data(given, tmp_path / f"data-{number}")
+        assert [entry["id"] for entry in imported.quarantined] == ["train/a/2.png"]
     assert not mark.exists()
 
 

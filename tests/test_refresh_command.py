@@ -172,8 +172,8 @@ def test_ctrl_c_leaves_a_refresh_going(
     monkeypatch.setattr(Airflow, "patch", lambda *_: pytest.fail("it was stopped"))
     with pytest.raises(KeyboardInterrupt):
         runs.refresh()
-    said = " ".join(capsys.readouterr().out.split())
-    assert "The run mine goes on; see it at" in said and "/dags/skumatch_refresh/runs/mine" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "The run mine goes on; see it at" in output and "/dags/skumatch_refresh/runs/mine" in output
 
 
 def test_a_refresh_is_watched_in_its_own_dag(tmp_path: Path) -> None:

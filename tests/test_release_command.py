@@ -58,8 +58,8 @@ def recording(url: str) -> Iterator[Middleman]:
 
 
 def champion(registry: Registry) -> int | None:
-    found = registry.champion()
-    return found.version if found else None
+    version = registry.champion()
+    return version.version if version else None
 
 
 def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, recording: Middleman) -> None:
@@ -105,15 +105,15 @@ def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, 
         back.out == f"Version 1 is the champion again, in place of version 2 (bundle {bundle}, verified).\n"
     )
     cli.refuses(17, "Version 1 is the champion already", "rollback", "1")
-    told = cli("models", "--history")
+    ended = cli("models", "--history")
     assert (
-        told.code == 0
-        and "The chain of 5 entries holds" in told.out
-        and "it mistakes [b]cola[/b] for tea" in told.out
+        ended.code == 0
+        and "The chain of 5 entries holds" in ended.out
+        and "it mistakes [b]cola[/b] for tea" in ended.out
     )
     outcomes = [
         [word.strip() for word in line.split("│")[1:6]]
-        for line in told.out.splitlines()
+        for line in ended.out.splitlines()
         if line.startswith("│")
     ]
     assert [(row[2], row[3], row[4]) for row in outcomes] == [
@@ -157,9 +157,9 @@ def test_a_gallery_and_a_model_need_their_own_approval(cli: Cli, registry: Regis
 
 
 def test_audit_says_when_a_product_could_be_named(cli: Cli, registry: Registry, tmp_path: Path) -> None:
-    told = cli("audit", "--sku", "B", "--json", tmp_path / "uses.json")
-    assert told.code == 0 and "Nameable by what served: from " in told.out
-    assert re.search(r" until now, by versions 1(, 2)? and \d \(UTC\)\.", told.out)
+    ended = cli("audit", "--sku", "B", "--json", tmp_path / "uses.json")
+    assert ended.code == 0 and "Nameable by what served: from " in ended.out
+    assert re.search(r" until now, by versions 1(, 2)? and \d \(UTC\)\.", ended.out)
     [served] = json.loads((tmp_path / "uses.json").read_text("utf-8"))["served"]
     assert (served["until"], served["reason"]) == (None, "") and 1 in served["versions"]
     assert "It could never be named by what served." in cli("audit", "--sku", "c").out

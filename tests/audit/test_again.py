@@ -35,12 +35,9 @@ def test_every_bit_comes_out_again(elsewhere: Home, tmp_path: Path, force: list[
     )
     made = elsewhere.command("reproduce", "2", *force, "--json", str(tmp_path / "again.json"))
     assert made.returncode == 0, made.stderr
-    found = json.loads((tmp_path / "again.json").read_text())
+    tree = json.loads((tmp_path / "again.json").read_text())
     assert (
-        found["equal"]
-        and found["environment"]
-        and len(found["outs"]) == 9
-        and found["recorded"] == found["found"]
+        tree["equal"] and tree["environment"] and len(tree["outs"]) == 9 and tree["recorded"] == tree["found"]
     )
     after = sorted(
         path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file()
@@ -100,17 +97,23 @@ def test_a_version_that_comes_out_otherwise_on_the_same_machine_ends_in_an_error
 
 
 def test_the_daily_audit_says_what_it_could_not_check(elsewhere: Home) -> None:
-    found = elsewhere.task({"run": "no pictures", "pictures": False}, "audit")
+    message = elsewhere.task({"run": "no pictures", "pictures": False}, "audit")
     for version in ("2", "1"):
-        holds, left = found["holds"][version], found["unchecked"][version]
+        holds, left = message["holds"][version], message["unchecked"][version]
         assert holds + left == 20 and left >= 3
-        assert f"Version {version}: {holds} of 20 links hold, {left} can't be checked (" in found["sentence"]
-    assert found["sentence"].count("split, validation, data).") == 2
+        assert (
+            f"Version {version}: {holds} of 20 links hold, {left} can't be checked (" in message["sentence"]
+        )
+    assert message["sentence"].count("split, validation, data).") == 2
 
 
 def test_the_daily_audit_verifies_the_champion_and_an_older_version(elsewhere: Home) -> None:
-    found = elsewhere.task({"run": "today"}, "audit")
-    assert found["version"] == 2 and set(found["holds"]) == {"1", "2"} and min(found["holds"].values()) >= 18
+    message = elsewhere.task({"run": "today"}, "audit")
+    assert (
+        message["version"] == 2
+        and set(message["holds"]) == {"1", "2"}
+        and min(message["holds"].values()) >= 18
+    )
     pages = sorted(path.name for path in (elsewhere.home / "reports").glob("lineage-*.html"))
     assert pages == [f"lineage-{MODEL}-1.html", f"lineage-{MODEL}-2.html"]
     assert not list(elsewhere.home.glob("audit-*"))

@@ -190,30 +190,33 @@ def test_a_stage_that_read_another_out_than_was_made_is_named(dossier: Dossier) 
 def test_a_part_that_is_gone_never_ends_the_audit(dossier: Dossier, part: str) -> None:
     path = dossier.path(part)
     moved = path.rename(path.with_name("elsewhere"))
-    found = verdicts(dossier)
-    assert moved.exists() and len(found) == len(STEPS) and set(found.values()) - {"holds"}
+    verdict_by_link = verdicts(dossier)
+    assert moved.exists() and len(verdict_by_link) == len(STEPS) and set(verdict_by_link.values()) - {"holds"}
 
 
 def test_without_pictures_what_needs_them_cant_be_checked_and_the_rest_holds(dossier: Dossier) -> None:
     (dossier.path("workspace/data/shards")).rename(dossier.path("shards"))
-    found = verdicts(dossier)
-    assert {name for name, verdict in found.items() if verdict == "unchecked"} == {
+    verdict_by_link = verdicts(dossier)
+    assert {name for name, verdict in verdict_by_link.items() if verdict == "unchecked"} == {
         "split",
         "validation",
         "data",
     }
-    assert set(found.values()) == {"holds", "unchecked"}
+    assert set(verdict_by_link.values()) == {"holds", "unchecked"}
 
 
 def test_nothing_is_judged_unless_asked_but_all_is_told(collected: Dossier) -> None:
-    found = {link.name: link for link in links(collected, verify=False)}
-    assert {link.verdict for link in found.values()} == {None} and all(
-        link.said or link.hash for link in found.values()
+    links_by_name = {link.name: link for link in links(collected, verify=False)}
+    assert {link.verdict for link in links_by_name.values()} == {None} and all(
+        link.said or link.hash for link in links_by_name.values()
     )
-    assert "not readable" not in {name for link in found.values() for name in link.said}
-    assert "train: " in found["stages"].said["machines"] and " cores" in found["stages"].said["machines"]
-    assert found["stages"].said["training"].startswith("last epoch: loss ")
-    assert found["journal"].said and found["decision"].said["verdict"] == "promote"
+    assert "not readable" not in {name for link in links_by_name.values() for name in link.said}
+    assert (
+        "train: " in links_by_name["stages"].said["machines"]
+        and " cores" in links_by_name["stages"].said["machines"]
+    )
+    assert links_by_name["stages"].said["training"].startswith("last epoch: loss ")
+    assert links_by_name["journal"].said and links_by_name["decision"].said["verdict"] == "promote"
 
 
 def test_the_page_shows_every_link_and_escapes_what_others_wrote(dossier: Dossier, tmp_path: Path) -> None:
@@ -256,7 +259,9 @@ def test_parameters_that_this_version_cant_read_leave_unchecked_what_needs_them(
     """
     path = dossier.path("workspace/params.yaml")
     path.write_text(path.read_text("utf-8") + "retired: {knob: 1}\n", "utf-8")
-    found = {link.name: link for link in links(dossier, verify=True)}
+    links_by_name = {link.name: link for link in links(dossier, verify=True)}
     for name in ("decision", "evaluation", "split", "validation"):
-        assert found[name].verdict == "unchecked" and "can't be read here" in found[name].reason, name
-    assert found["parameters"].verdict == found["inputs"].verdict == "broken"
+        assert (
+            links_by_name[name].verdict == "unchecked" and "can't be read here" in links_by_name[name].reason
+        ), name
+    assert links_by_name["parameters"].verdict == links_by_name["inputs"].verdict == "broken"

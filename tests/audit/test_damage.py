@@ -97,8 +97,8 @@ def test_a_remote_that_answers_without_an_object_or_with_other_bytes_is_broken(
     ]
     change(object_of(remote, weights))
     dossier = collected_from(home, remote, tmp_path)
-    found = {link.name: link for link in links(dossier, verify=True)}
-    broken = {name for name, link in found.items() if link.verdict == "broken"}
+    links_by_name = {link.name: link for link in links(dossier, verify=True)}
+    broken = {name for name, link in links_by_name.items() if link.verdict == "broken"}
     assert {one.part for one in dossier.facts.missing if one.broken} >= {"report", "data"} and all(
         one.broken for one in dossier.facts.missing
     )
@@ -107,10 +107,13 @@ def test_a_remote_that_answers_without_an_object_or_with_other_bytes_is_broken(
         <= broken
         <= {"stages", "data", "weights", "split", "validation", "manifest"}
     )
-    assert "the DVC remote answers, but what data.dvc names is gone or changed in it" in found["data"].reason
-    assert {found[name].verdict for name in ("journal", "decision", "evaluation", "bundle", "inputs")} == {
-        "holds"
-    }
+    assert (
+        "the DVC remote answers, but what data.dvc names is gone or changed in it"
+        in links_by_name["data"].reason
+    )
+    assert {
+        links_by_name[name].verdict for name in ("journal", "decision", "evaluation", "bundle", "inputs")
+    } == {"holds"}
 
 
 def test_an_input_set_that_the_remote_changed_breaks_what_rests_on_it(
@@ -118,7 +121,7 @@ def test_an_input_set_that_the_remote_changed_breaks_what_rests_on_it(
 ) -> None:
     change(object_of(remote, collected.record.inputs.archive.removeprefix("md5:")))
     dossier = collected_from(home, remote, tmp_path, whole=False)
-    (missing,) = (one for one in dossier.facts.missing if one.part != "git")
+    (missing,) = (entry for entry in dossier.facts.missing if entry.part != "git")
     assert missing.broken and "names is gone or changed in it" in missing.reason
     assert judged(dossier, "inputs").verdict == judged(dossier, "stages").verdict == "broken"
 
@@ -249,10 +252,10 @@ def test_what_mlflow_shows_of_a_stage_must_be_what_it_wrote(
     path = path if path.exists() else next(path.parent.glob("*.json"))
     forge(path)
     for one in {link, "stages"}:
-        found = judged(dossier, one)
+        findings = judged(dossier, one)
         assert (
-            found.verdict == "broken"
-            and found.reason == f"run/{path.relative_to(dossier.path(RUN))} isn't what the stage wrote"
+            findings.verdict == "broken"
+            and findings.reason == f"run/{path.relative_to(dossier.path(RUN))} isn't what the stage wrote"
         )
 
 
@@ -279,8 +282,8 @@ def test_what_cant_be_checked_is_no_success(dossier: Dossier) -> None:
     assert "split, validation, pictures" in page
     console = Console(width=200, record=True)
     console.print(chain_table(dossier.facts, chain))
-    said = console.export_text(styles=True)
-    assert "\x1b[1;33m20 links: 17 hold, 3 can't be checked." in said
+    text = console.export_text(styles=True)
+    assert "\x1b[1;33m20 links: 17 hold, 3 can't be checked." in text
 
 
 def payload(told: Any) -> str:
@@ -310,8 +313,8 @@ def test_whatever_was_damaged_breaks_its_link_and_ends_nothing(
     dossier: Dossier, name: str, text: str, link: str
 ) -> None:
     dossier.path(name).write_text(text)
-    found = judged(dossier, link)
-    assert found.verdict == "broken" and found.reason and "\n" not in found.reason
+    findings = judged(dossier, link)
+    assert findings.verdict == "broken" and findings.reason and "\n" not in findings.reason
 
 
 # Every link, with the files that it is told or checked from.
@@ -523,8 +526,10 @@ def test_a_name_that_no_file_can_have_is_no_picture() -> None:
 def test_a_version_whose_split_is_damaged_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry(home.mlflow, MODEL)
     monkeypatch.setattr(registry, "artifact", lambda *_: b"garbage")
-    found = list(uses.uses(settings_of(home), registry, uses.Wanted(sku="sku 3")))
-    assert [use.rows for use in found] == [None, None] and "split/split.parquet in MLflow" in found[0].reason
+    entries = list(uses.uses(settings_of(home), registry, uses.Wanted(sku="sku 3")))
+    assert [use.rows for use in entries] == [None, None] and "split/split.parquet in MLflow" in entries[
+        0
+    ].reason
 
 
 @pytest.mark.parametrize("name", ["full", "tail"])

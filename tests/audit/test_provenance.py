@@ -44,18 +44,18 @@ def judged(dossier: Dossier) -> Link:
 def signed(dossier: Dossier, key: Path) -> dict[str, Any]:
     """The dossier's statement, signed."""
     path = dossier.path("run", ORIGIN)
-    told = provenance.opened(read_json(path))
-    write_json(path, provenance.envelope(told, key))
-    return told
+    statement = provenance.opened(read_json(path))
+    write_json(path, provenance.envelope(statement, key))
+    return statement
 
 
 def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> None:
-    told = provenance.opened(collected.json("run", ORIGIN))
-    parts = {one["name"]: one["digest"]["sha256"] for one in told["subject"]}
+    statement = provenance.opened(collected.json("run", ORIGIN))
+    parts = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
     assert parts["bundle/bundle.json"] == collected.facts.registered.bundle and len(parts) == 7
     found = {
         one["name"].split(":")[0]: one["digest"]
-        for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]
+        for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     }
     assert found.keys() == {
         "code",
@@ -67,7 +67,7 @@ def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> Non
         "champion",
     }
     assert found["code"]["gitCommit"] == collected.record.code.commit
-    assert (told["_type"], told["predicateType"]) == (
+    assert (statement["_type"], statement["predicateType"]) == (
         "https://in-toto.io/Statement/v1",
         "https://slsa.dev/provenance/v1",
     )
@@ -102,23 +102,23 @@ def test_a_signature_holds_for_its_key_alone(
 def test_a_changed_envelope_is_seen(dossier: Dossier, keys: tuple[Path, Path], change: str) -> None:
     told = signed(dossier, keys[0])
     path = dossier.path("run", ORIGIN)
-    found = read_json(path)
+    tree = read_json(path)
     if change == "payload":
         told["predicate"]["runDetails"]["metadata"]["finishedOn"] = "2020-01-01T00:00:00Z"
-        found["payload"] = provenance.envelope(told, None)["payload"]
+        tree["payload"] = provenance.envelope(told, None)["payload"]
     elif change == "signature":
-        found["signatures"][0]["sig"] = "AAAA" + found["signatures"][0]["sig"][4:]
+        tree["signatures"][0]["sig"] = "AAAA" + tree["signatures"][0]["sig"][4:]
     else:
-        found["signatures"][0]["keyid"] = "0" * 64
-    write_json(path, found)
+        tree["signatures"][0]["keyid"] = "0" * 64
+    write_json(path, tree)
     assert judged(Dossier(dossier.folder, keys[1])).verdict == ("holds" if change == "keyid" else "broken")
 
 
 def test_a_statement_of_something_else_is_named(dossier: Dossier) -> None:
     path = dossier.path("run", ORIGIN)
-    told = provenance.opened(read_json(path))
-    told["subject"][0]["digest"]["sha256"] = "0" * 64
-    write_json(path, provenance.envelope(told, None))
+    statement = provenance.opened(read_json(path))
+    statement["subject"][0]["digest"]["sha256"] = "0" * 64
+    write_json(path, provenance.envelope(statement, None))
     assert "of another bundle" in judged(dossier).reason
     path.write_text(canonical_json({"payload": "", "payloadType": "text", "signatures": []}))
     assert judged(dossier).verdict == "broken"
@@ -182,7 +182,7 @@ def test_the_bill_of_materials_is_cyclonedx_and_names_model_data_weights_and_pac
     text = collected.path("run/origin/bom.cdx.json").read_text("utf-8")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     tree = json.loads(text)
-    kinds = {one["name"]: one["type"] for one in tree["components"]}
+    kinds = {component["name"]: component["type"] for component in tree["components"]}
     assert kinds["data"] == "data" and kinds["torch"] == "library"
     assert tree["metadata"]["component"]["hashes"][0]["content"] == collected.facts.registered.bundle
     assert len(kinds) > 100
@@ -215,5 +215,5 @@ def test_an_event_tells_data_model_and_decision_and_a_listener_that_is_away_stop
     assert first["inputs"][0]["facets"]["skumatch_data"]["version"] == collected.record.inputs.data
     assert first["outputs"][0]["facets"]["skumatch_model"]["version"] == 3
     emit(made, "http://user:secret@127.0.0.1:9/")
-    said = capsys.readouterr().err
-    assert "could not be sent" in said and "secret" not in said
+    output = capsys.readouterr().err
+    assert "could not be sent" in output and "secret" not in output

@@ -87,9 +87,11 @@ def test_a_picture_and_a_sku_are_found_in_every_version_that_was_given_them(home
     registry, settings = Registry(home.mlflow, MODEL), settings_of(home)
     (path,) = (home.home.parent / "delivery/all/train/sku 3").glob("1.png")
     for wanted in (picture(str(path)), picture(picture(str(path)).hashes[0][:12].upper())):
-        found = list(uses(settings, registry, wanted))
-        assert [use.ref.version for use in found] == [2, 1]
-        assert all(use.rows is not None and use.rows["id"].tolist() == ["train/sku 3/1.png"] for use in found)
+        entries = list(uses(settings, registry, wanted))
+        assert [use.ref.version for use in entries] == [2, 1]
+        assert all(
+            use.rows is not None and use.rows["id"].tolist() == ["train/sku 3/1.png"] for use in entries
+        )
     for use in uses(settings, registry, Wanted(sku="SKU\u00a03")):  # as `alike` spells it
         assert use.rows is not None
         assert use.rows["role"].value_counts().to_dict() in (
@@ -109,9 +111,9 @@ def test_a_version_whose_remote_is_gone_says_so(home: Home, tmp_path: Path) -> N
     settings = settings_of(home).model_copy(
         update={"remote": str(tmp_path / "elsewhere"), "home": tmp_path / "home"}
     )
-    found = list(uses(settings, Registry(home.mlflow, MODEL), Wanted(sku="sku 3")))
-    assert [use.rows for use in found] == [None, None] and all(
-        "Could not fetch" in use.reason for use in found
+    entries = list(uses(settings, Registry(home.mlflow, MODEL), Wanted(sku="sku 3")))
+    assert [use.rows for use in entries] == [None, None] and all(
+        "Could not fetch" in use.reason for use in entries
     )
 
 
@@ -169,13 +171,21 @@ def test_a_remote_that_is_away_breaks_nothing_but_leaves_what_needs_it_unchecked
         settings_of(home).model_copy(update={"remote": str(tmp_path / "away")}),
     )
     dossier = collect(settings, registry, registry.resolve("champion"), tmp_path / "dossier")
-    found = {link.name: link for link in links(dossier, verify=True)}
-    assert {name: link.reason for name, link in found.items() if link.verdict == "broken"} == {}
-    assert found["journal"].verdict == found["version"].verdict == found["provenance"].verdict == "holds"
-    assert found["bundle"].verdict == "unchecked", (
+    links_by_name = {link.name: link for link in links(dossier, verify=True)}
+    assert {name: link.reason for name, link in links_by_name.items() if link.verdict == "broken"} == {}
+    assert (
+        links_by_name["journal"].verdict
+        == links_by_name["version"].verdict
+        == links_by_name["provenance"].verdict
+        == "holds"
+    )
+    assert links_by_name["bundle"].verdict == "unchecked", (
         "its bytes are right, but whether the run made them is in the remote"
     )
-    assert "Could not fetch" in found["data"].reason and "check the DVC remote" in found["stages"].reason
+    assert (
+        "Could not fetch" in links_by_name["data"].reason
+        and "check the DVC remote" in links_by_name["stages"].reason
+    )
 
 
 def test_a_bundle_whose_bytes_the_registry_changed_is_broken_in_the_store_s_words(

@@ -42,19 +42,19 @@ def chance(share: float) -> float:
 def test_chance_promotes_a_model_as_good_no_more_often_than_promised(
     shape: Shape, clustering: Clustering
 ) -> None:
-    found = simulate(Scene(shape, clustering, 0.0, 0.035), PAIRS, 1, seed=0)
-    assert found.shown <= (0.035 if PROVING else NOMINAL + chance(NOMINAL))
-    assert found.by_policy <= found.shown
+    outcome = simulate(Scene(shape, clustering, 0.0, 0.035), PAIRS, 1, seed=0)
+    assert outcome.shown <= (0.035 if PROVING else NOMINAL + chance(NOMINAL))
+    assert outcome.by_policy <= outcome.shown
 
 
 def test_half_a_point_is_seen_on_the_unseen_skus_of_rp2k() -> None:
-    found = simulate(Scene(UNED, MILD, 0.005, 0.8), PAIRS, 1, seed=6)
-    assert found.shown >= (0.8 if PROVING else 0.8 - chance(0.8))
+    outcome = simulate(Scene(UNED, MILD, 0.005, 0.8), PAIRS, 1, seed=6)
+    assert outcome.shown >= (0.8 if PROVING else 0.8 - chance(0.8))
 
 
 def test_mcnemar_taken_for_a_test_would_promote_by_chance_far_more_often() -> None:
-    found = simulate(Scene(LARGE, STRONG, 0.0), PAIRS, 1, seed=1)
-    assert found.design > 2 and found.mcnemar > 3 * NOMINAL > found.shown
+    outcome = simulate(Scene(LARGE, STRONG, 0.0), PAIRS, 1, seed=1)
+    assert outcome.design > 2 and outcome.mcnemar > 3 * NOMINAL > outcome.shown
 
 
 def test_guards_stop_few_models_that_are_better_everywhere_and_hold_up_those_that_are_not() -> None:

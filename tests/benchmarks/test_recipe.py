@@ -46,9 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    found = load_params(ROOT / "params.yaml")
+    loaded = load_params(ROOT / "params.yaml")
     spec = EncoderParams(model="smoke", weights="none", height=32, width=32)
-    return found.model_copy(update={"encoder": spec, "runtime": RuntimeParams(device="cpu", threads=1)})
+    return loaded.model_copy(update={"encoder": spec, "runtime": RuntimeParams(device="cpu", threads=1)})
 
 
 @pytest.fixture
@@ -168,9 +168,9 @@ def test_pictures_alike_are_in_one_fold() -> None:
     rng = np.random.default_rng(1)
     bursts = np.repeat(rng.normal(size=(6, 8)), 5, axis=0) + rng.normal(scale=0.01, size=(30, 8))
     skus = ["a"] * 15 + ["b"] * 15
-    found = looks(bursts.astype(np.float32), skus, 3, seed=0).reshape(6, 5)
-    assert all(len(set(burst)) == 1 for burst in found)
-    assert sorted(found[:3, 0]) == sorted(found[3:, 0]) == [0, 1, 2]
+    fold_of = looks(bursts.astype(np.float32), skus, 3, seed=0).reshape(6, 5)
+    assert all(len(set(burst)) == 1 for burst in fold_of)
+    assert sorted(fold_of[:3, 0]) == sorted(fold_of[3:, 0]) == [0, 1, 2]
     assert looks(bursts[:1].astype(np.float32), ["a"], 3, seed=0).tolist() in ([0], [1], [2]), (
         "one picture is in one fold"
     )

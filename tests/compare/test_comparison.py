@@ -57,7 +57,7 @@ def shelf(root: Path, skus: int) -> Questions:
 def test_each_encoder_sees_each_picture_once_and_is_paired_with_the_first(tmp_path: Path) -> None:
     asked, entrants = shelf(tmp_path, 8), [entrant("one", 1), entrant("two", 12), entrant("again", 1)]
     found = compare(asked, entrants, PARAMS)
-    assert [one.encoder.shown for one in entrants] == [len(asked.images)] * 3
+    assert [entrant_.encoder.shown for entrant_ in entrants] == [len(asked.images)] * 3
     first, second, third = found.models
     assert first.difference is None and third.difference == Difference(top1=0, interval=(0, 0))
     assert second.difference is not None
@@ -129,8 +129,8 @@ def test_the_table_holds_every_figure_at_any_width(width: int) -> None:
     )
     console = Console(width=width, record=True)
     console.print(table(found))
-    said = console.export_text()
-    words = " ".join(said.split())
+    shown = console.export_text()
+    words = " ".join(shown.split())
     for text in (
         "50.0 %",
         "87.5 %",
@@ -142,4 +142,4 @@ def test_the_table_holds_every_figure_at_any_width(width: int) -> None:
         "5 without a gallery image",
     ):
         assert text in words, text
-    assert np.max([len(line) for line in said.splitlines()]) <= width
+    assert np.max([len(line) for line in shown.splitlines()]) <= width

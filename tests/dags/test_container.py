@@ -58,8 +58,8 @@ def run(stage: ModuleType, **more: Any) -> dict[str, Any]:
 
 
 def asked(docker: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((docker / f"{NAME}.json").read_text())
-    return found
+    tree: dict[str, Any] = json.loads((docker / f"{NAME}.json").read_text())
+    return tree
 
 
 def killed(docker: Path) -> list[str]:

@@ -26,8 +26,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for words in (["-m", "airflow", "db", "migrate"], [str(script)]):
         done = subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    tree: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return tree
 
 
 def test_of_two_events_in_one_loop_airflow_hands_on_the_first(seen: dict[str, Any]) -> None:

@@ -72,8 +72,8 @@ def test_a_new_installation_waits_for_the_next_monday(
 
 
 def test_a_new_stage_becomes_a_task_in_its_place(tmp_path: Path) -> None:
-    found = read_by_airflow(tmp_path, stages="{first: {cmd: a}, train: {cmd: b}, last: {cmd: c}}")
-    assert [task[0] for task in found] == ["pull", "first", "train", "last", "register"]
+    tasks = read_by_airflow(tmp_path, stages="{first: {cmd: a}, train: {cmd: b}, last: {cmd: c}}")
+    assert [task[0] for task in tasks] == ["pull", "first", "train", "last", "register"]
 
 
 def read_by_airflow(
@@ -88,8 +88,8 @@ def read_by_airflow(
     )
     env = os.environ | {"SKUMATCH_PROJECT": str(project)}
     out = subprocess.run([sys.executable, "-c", code], cwd=DAGS, env=env, capture_output=True, check=True)
-    found: list[list[str]] = json.loads(out.stdout.splitlines()[-1])
-    return found
+    tree: list[list[str]] = json.loads(out.stdout.splitlines()[-1])
+    return tree
 
 
 def test_tasks_work_in_the_queues_of_params_yaml() -> None:
@@ -101,8 +101,8 @@ def test_tasks_work_in_the_queues_of_params_yaml() -> None:
 
 
 def test_a_stage_waits_for_the_gpu_where_its_queue_is_that_of_the_gpu(tmp_path: Path) -> None:
-    found = read_by_airflow(tmp_path, runtime="{queues: {train: a100, split: gpu}}")
-    assert found[1:3] == [["split", "gpu", "gpu"], ["train", "a100", "default_pool"]]
+    tasks = read_by_airflow(tmp_path, runtime="{queues: {train: a100, split: gpu}}")
+    assert tasks[1:3] == [["split", "gpu", "gpu"], ["train", "a100", "default_pool"]]
     assert read_by_airflow(tmp_path)[1:3] == [["split", "default", "default_pool"], ["train", "gpu", "gpu"]]
 
 

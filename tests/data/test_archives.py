@@ -115,10 +115,10 @@ def test_skus_that_differ_only_in_case(tmp_path: Path) -> None:
 
 
 def test_file_names_that_differ_only_in_case_are_two_images(tmp_path: Path) -> None:
-    found = import_data(
+    imported = import_data(
         write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/1.PNG", picture(3))]), tmp_path / "data"
     )
-    assert found.images == 3
+    assert imported.images == 3
 
 
 def reasons(path: Path, root: Path) -> dict[str, str]:
@@ -168,12 +168,12 @@ def spoilt(path: Path, field: int, value: bytes) -> Path:
 )
 def test_a_damaged_entry_loses_that_image_only(field: int, value: bytes, reason: str, tmp_path: Path) -> None:
     path = spoilt(write_zip(tmp_path / "d.zip", [*GOOD, ("all/train/sku/9.png", picture(9))]), field, value)
-    found = import_data(path, tmp_path / "data")
-    assert found.images == 2
+    imported = import_data(path, tmp_path / "data")
+    assert imported.images == 2
     assert (
-        found.junk == {"outside-the-layout": 1}
+        imported.junk == {"outside-the-layout": 1}
         if reason == "outside"
-        else [e["reason"] for e in found.quarantined] == [reason]
+        else [e["reason"] for e in imported.quarantined] == [reason]
     )
 
 
@@ -248,10 +248,12 @@ def test_mojibake_clashes_with_the_sound_name(tmp_path: Path) -> None:
 
 
 def test_names_of_a_mojibake_zip_reach_the_manifest(tmp_path: Path) -> None:
-    found = import_data(mojibake(tmp_path / "d.zip", both_sides("可口可乐（罐装 100%）")), tmp_path / "data")
-    assert set(read_manifest(tmp_path / "data")["sku"]) == {"可口可乐（罐装 100%）"} and found.repaired == [
-        "CP437 mojibake"
-    ]
+    imported = import_data(
+        mojibake(tmp_path / "d.zip", both_sides("可口可乐（罐装 100%）")), tmp_path / "data"
+    )
+    assert set(read_manifest(tmp_path / "data")["sku"]) == {
+        "可口可乐（罐装 100%）"
+    } and imported.repaired == ["CP437 mojibake"]
 
 
 def test_a_folder_with_names_that_no_one_can_read(tmp_path: Path) -> None:

@@ -32,21 +32,21 @@ Sizes = st.lists(st.floats(1, 1e4), min_size=QUANTILES, max_size=QUANTILES).map(
 
 
 def profile(frame: pd.DataFrame) -> Profile:
-    found = profile_of(frame, DataParams())
-    assert found
-    return found
+    profiled = profile_of(frame, DataParams())
+    assert profiled
+    return profiled
 
 
 def failed(frame: pd.DataFrame, before: Profile) -> list[str]:
-    found = validate(frame, summary_of(frame), ValidateParams(), DataParams(), before)
-    return [finding.rule.name for finding in found if not finding.passed]
+    findings = validate(frame, summary_of(frame), ValidateParams(), DataParams(), before)
+    return [finding.rule.name for finding in findings if not finding.passed]
 
 
 def test_a_weekly_delivery_of_new_products_passes_and_they_are_named() -> None:
     now = made(skus=23)
-    found = validate(now, summary_of(now), ValidateParams(), DataParams(), profile(made(skus=20)))
-    assert all(finding.passed for finding in found)
-    (told,) = warnings_of(found, ValidateParams())
+    findings = validate(now, summary_of(now), ValidateParams(), DataParams(), profile(made(skus=20)))
+    assert all(finding.passed for finding in findings)
+    (told,) = warnings_of(findings, ValidateParams())
     assert told.startswith("3 SKUs are new since the last version that passed: ") and all(
         name in told for name in now["sku"].unique()[20:]
     )
@@ -89,11 +89,14 @@ def test_the_rendered_sample_is_an_earlier_version_of_nothing() -> None:
 
 def test_a_profile_is_small_and_the_same_for_the_same_images_in_any_order() -> None:
     frame = made()
-    found = profile(frame)
-    assert found == profile(frame.sample(frac=1, random_state=1))
-    assert found.skus["太太乐鸡精 0"] == (8, 3) and len(found.short_sides) == len(found.aspects) == QUANTILES
-    assert found.short_sides[0] == 100 and found.short_sides[-1] == 106
-    assert len(canonical_json(found.model_dump(mode="json"))) < 10_000
+    profiled = profile(frame)
+    assert profiled == profile(frame.sample(frac=1, random_state=1))
+    assert (
+        profiled.skus["太太乐鸡精 0"] == (8, 3)
+        and len(profiled.short_sides) == len(profiled.aspects) == QUANTILES
+    )
+    assert profiled.short_sides[0] == 100 and profiled.short_sides[-1] == 106
+    assert len(canonical_json(profiled.model_dump(mode="json"))) < 10_000
 
 
 def test_catch_all_classes_and_the_catalogue_are_not_counted() -> None:
@@ -106,8 +109,8 @@ def test_catch_all_classes_and_the_catalogue_are_not_counted() -> None:
             )
         )
     )
-    found = profile(mixed)
-    assert "others" not in found.skus and sum(map(sum, found.skus.values())) == 220 - 10 - 1
+    profiled = profile(mixed)
+    assert "others" not in profiled.skus and sum(map(sum, profiled.skus.values())) == 220 - 10 - 1
 
 
 def test_nothing_on_the_shelf_has_no_profile() -> None:

@@ -94,12 +94,15 @@ def test_planted_copies_are_found_and_look_alikes_are_not(tmp_path: Path) -> Non
     ]
     originals = [picture for pair in pairs for picture in pair]
     copies = planted(originals, count(150, 1000))
-    found = census(tmp_path, [*originals, *(picture for _, picture in copies)])
-    recalled = recall(found, len(originals), copies)
-    called = float(np.mean([found.groups[2 * i] == found.groups[2 * i + 1] for i in range(shots)]))
-    say(found, recalled, called)
+    duplicates = census(tmp_path, [*originals, *(picture for _, picture in copies)])
+    recalled = recall(duplicates, len(originals), copies)
+    called = float(np.mean([duplicates.groups[2 * i] == duplicates.groups[2 * i + 1] for i in range(shots)]))
+    say(duplicates, recalled, called)
     assert recalled >= 0.98 and called <= 0.01
-    assert found.facts["calibration"]["recall"] >= 0.95 and found.facts["calibration"]["threshold"] <= MOST
+    assert (
+        duplicates.facts["calibration"]["recall"] >= 0.95
+        and duplicates.facts["calibration"]["threshold"] <= MOST
+    )
 
 
 @pytest.mark.skipif(
@@ -110,17 +113,23 @@ def test_planted_copies_of_real_photos_are_found_and_products_kept_apart(tmp_pat
     chosen = np.random.default_rng(5).permutation(len(paths))[: count(200, 1500)]
     originals = [(paths[i].parent.name, decode(paths[i].read_bytes())) for i in chosen]
     copies = planted(originals, count(150, 1000))
-    found = census(tmp_path, [*originals, *(picture for _, picture in copies)])
-    recalled, mixed = recall(found, len(originals), copies), found.facts["groups_of_several_skus"]
-    say(found, recalled, mixed / len(originals))
+    duplicates = census(tmp_path, [*originals, *(picture for _, picture in copies)])
+    recalled, mixed = recall(duplicates, len(originals), copies), duplicates.facts["groups_of_several_skus"]
+    say(duplicates, recalled, mixed / len(originals))
     assert recalled >= 0.98 and mixed == 0
 
 
 def test_equal_pixels_are_one_group_under_any_label_and_container(tmp_path: Path) -> None:
     one, two = shot(catalogue(24)[0], 1), shot(catalogue(24)[3], 2)
-    found = census(tmp_path, [one, ("other name", one[1]), two, two, two])
-    assert found.groups[0] == found.groups[1] != found.groups[2] == found.groups[3] == found.groups[4]
-    facts = found.facts
+    duplicates = census(tmp_path, [one, ("other name", one[1]), two, two, two])
+    assert (
+        duplicates.groups[0]
+        == duplicates.groups[1]
+        != duplicates.groups[2]
+        == duplicates.groups[3]
+        == duplicates.groups[4]
+    )
+    facts = duplicates.facts
     assert (facts["exact_groups"], facts["exact_images"], facts["near_groups"]) == (2, 5, 0)
     assert (facts["largest_group"], facts["groups_of_several_skus"]) == (3, 1)
 
@@ -128,11 +137,11 @@ def test_equal_pixels_are_one_group_under_any_label_and_container(tmp_path: Path
 def test_a_wrong_label_on_a_near_copy_is_seen(tmp_path: Path) -> None:
     sku, picture = shot(catalogue(24)[0], 1)
     copy = near_copy(picture, np.random.default_rng(0), "jpeg")
-    found = census(
+    duplicates = census(
         tmp_path, [(sku, picture), ("mislabelled", copy), *(shot(catalogue(24)[i], i) for i in range(3, 12))]
     )
-    assert found.groups[0] == found.groups[1]
-    assert found.facts["near_groups"] == found.facts["groups_of_several_skus"] == 1
+    assert duplicates.groups[0] == duplicates.groups[1]
+    assert duplicates.facts["near_groups"] == duplicates.facts["groups_of_several_skus"] == 1
 
 
 def test_groups_are_the_same_in_any_order_and_under_any_name(tmp_path: Path) -> None:
@@ -147,8 +156,8 @@ def test_groups_are_the_same_in_any_order_and_under_any_name(tmp_path: Path) -> 
 
 def test_flat_pictures_are_copies_only_if_equal(tmp_path: Path) -> None:
     shades = [("grey", Image.new("RGB", (40, 60), (level, level, level))) for level in (90, 120, 120, 200)]
-    found = census(tmp_path, [*shades, shot(catalogue(24)[0], 1), shot(catalogue(24)[3], 2)])
-    assert len(set(found.groups)) == 5 and found.groups[1] == found.groups[2]
+    duplicates = census(tmp_path, [*shades, shot(catalogue(24)[0], 1), shot(catalogue(24)[3], 2)])
+    assert len(set(duplicates.groups)) == 5 and duplicates.groups[1] == duplicates.groups[2]
 
 
 def test_colour_alone_tells_two_products_apart() -> None:
@@ -197,6 +206,6 @@ def test_a_crowd_with_one_hash_costs_no_more_than_its_size() -> None:
 
 def test_groups_are_named_by_content(tmp_path: Path) -> None:
     picture = shot(catalogue(24)[0], 1)[1]
-    found = census(tmp_path, [("a", picture), ("b", Image.new("RGB", (32, 32)))])
+    duplicates = census(tmp_path, [("a", picture), ("b", Image.new("RGB", (32, 32)))])
     expected = hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
-    assert found.groups[0] == expected
+    assert duplicates.groups[0] == expected

@@ -158,9 +158,9 @@ def test_catalogue_pictures_are_a_third_side(tmp_path: Path, zipped: bool) -> No
     )
     files = dict(both_sides(NAMES[0])) | {f"all/catalogue/{NAMES[0]}/back.png": picture(9)}
     path = write_zip(tmp_path / "d.zip", files.items()) if zipped else lay(tmp_path / "d", files)
-    found = import_data(path, tmp_path / "data", catalogue=iconic)
-    assert (found.images, found.skus, found.catalogue, found.catalogue_only) == (5, 1, 3, 1)
-    assert found.junk == {"hidden": 1, "not-an-image": 1}
+    imported = import_data(path, tmp_path / "data", catalogue=iconic)
+    assert (imported.images, imported.skus, imported.catalogue, imported.catalogue_only) == (5, 1, 3, 1)
+    assert imported.junk == {"hidden": 1, "not-an-image": 1}
     rows = import_rows(tmp_path / "data")
     assert rows[f"catalogue/{NAMES[0]}/{NAMES[0]}.png"] == ("catalogue", NAMES[0])
     assert rows["catalogue/2.5L 水/2.5L 水.png"] == ("catalogue", "2.5L 水")
@@ -177,8 +177,8 @@ def test_the_grocery_stores_catalogue(tmp_path: Path) -> None:
     if not store.is_dir():
         pytest.skip(f"there is no {store}")
     skus = ["Alpro-Fresh-Soy-Milk", "Anjou", "Arla-Sour-Milk"]
-    found = import_data(store, tmp_path / "data", skus=skus, catalogue=store / "iconic")
-    assert (found.skus, found.catalogue, found.catalogue_only, found.quarantined) == (3, 3, 0, [])
+    imported = import_data(store, tmp_path / "data", skus=skus, catalogue=store / "iconic")
+    assert (imported.skus, imported.catalogue, imported.catalogue_only, imported.quarantined) == (3, 3, 0, [])
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,11 @@ def test_right_pixels_or_a_named_reason(case: Case) -> None:
 
 
 def test_an_import_of_all_of_them_counts_each(folder: Path, tmp_path: Path) -> None:
-    found = import_data(folder, tmp_path / "data")
+    imported = import_data(folder, tmp_path / "data")
     rows = read_manifest(tmp_path / "data")
-    assert found.images + len(found.quarantined) == len(CORPUS) + 2 and found.junk == {}
-    assert {entry["reason"] for entry in found.quarantined} <= set(REASONS)
-    reasons = {entry["id"]: entry["reason"] for entry in found.quarantined}
+    assert imported.images + len(imported.quarantined) == len(CORPUS) + 2 and imported.junk == {}
+    assert {entry["reason"] for entry in imported.quarantined} <= set(REASONS)
+    reasons = {entry["id"]: entry["reason"] for entry in imported.quarantined}
     for number, (name, _, wanted) in enumerate(CORPUS, 2):
         reason = reasons.get(f"train/{number}/{name}", "right")
         assert reason in wanted or (reason == "right" and "grey" in wanted), (name, reason)

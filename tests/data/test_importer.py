@@ -91,15 +91,18 @@ def test_images_that_cannot_be_used_are_set_aside_with_a_reason(delivery: Delive
     (side / "cut.png").write_bytes((side / "0.png").read_bytes()[:90])
     (side / "zero.png").write_bytes(b"")
     draw(side / "small.png", "small", (31, 200))
-    found = import_data(folder, tmp_path / "data")
-    reasons = {entry["id"].split("/")[-1]: entry["reason"] for entry in found.quarantined}
+    imported = import_data(folder, tmp_path / "data")
+    reasons = {entry["id"].split("/")[-1]: entry["reason"] for entry in imported.quarantined}
     assert reasons == {
         "broken.jpg": "truncated",
         "cut.png": "truncated",
         "zero.png": "empty",
         "small.png": "tiny",
     }
-    assert found.images == 24 and read_json(tmp_path / "data/import.json")["quarantined"] == found.quarantined
+    assert (
+        imported.images == 24
+        and read_json(tmp_path / "data/import.json")["quarantined"] == imported.quarantined
+    )
 
 
 def test_transparent_pictures_lie_on_white(delivery: Delivery, tmp_path: Path) -> None:

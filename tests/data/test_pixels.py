@@ -80,9 +80,9 @@ def test_any_damage_to_a_jpeg_ends_alike(
 def test_a_truncated_jpeg_is_told_as_truncated() -> None:
     data = saved(noise((300, 200)), "JPEG")
     for left in (len(data) // 2, len(data) - 2, len(data) - 1):
-        with pytest.raises(ImageError) as told:
+        with pytest.raises(ImageError) as caught:
             decode_pixels(data[:left])
-        assert told.value.reason == "truncated"
+        assert caught.value.reason == "truncated"
 
 
 KINDS = {
@@ -193,9 +193,9 @@ def test_no_more_than_what_was_checked_reaches_the_fast_decoder(monkeypatch: pyt
     assert len(seen) == 2
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 48 - 1)
     monkeypatch.setattr(images, "LARGE", 64 * 48 - 1)
-    with pytest.raises(ImageError) as told:
+    with pytest.raises(ImageError) as caught:
         decode_pixels(saved(reference(), "JPEG"))
-    assert told.value.reason == "too-large" and len(seen) == 2
+    assert caught.value.reason == "too-large" and len(seen) == 2
 
 
 def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

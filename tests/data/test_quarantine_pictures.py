@@ -48,9 +48,9 @@ def test_an_import_keeps_small_pictures_of_a_few_of_each_reason(delivery: Delive
         (place / f"cut{number}.jpg").write_bytes(whole[: len(whole) // 2 + number])
     (place / "empty.jpg").touch()
     Image.new("RGB", (9, 20), "blue").save(place / "small.png")
-    found = import_data(folder, tmp_path / "data")
+    imported = import_data(folder, tmp_path / "data")
     pictures = read_pictures(tmp_path / "data")
-    assert len(found.quarantined) == 12
+    assert len(imported.quarantined) == 12
     assert len(pictures) == 9
     assert "train/sku 1/small.png" in pictures and "train/sku 1/empty.jpg" not in pictures
     for uri in pictures.values():

@@ -47,8 +47,8 @@ def test_photos_look_like_crops(small: Path) -> None:
 
 
 def test_all_photos_differ_and_the_sides_share_none(small: Path) -> None:
-    found = hashes(small)
-    assert len(set(found.values())) == len(found) == 20
+    digests = hashes(small)
+    assert len(set(digests.values())) == len(digests) == 20
 
 
 def test_same_arguments_same_bytes_in_another_process(small: Path, tmp_path: Path) -> None:

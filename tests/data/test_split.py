@@ -64,27 +64,27 @@ def test_each_image_has_one_role_and_a_group_of_duplicates_one_fate(
     images: Images, params: SplitParams
 ) -> None:
     frame = manifest(images)
-    found = split(frame, params, DataParams(), 7).merge(frame[["id", "side"]], on="id")
-    assert found["id"].tolist() == sorted(frame["id"])
-    by_side = {side: set(found.loc[found["side"].eq(side), "role"]) for side in SIDES}
+    roles = split(frame, params, DataParams(), 7).merge(frame[["id", "side"]], on="id")
+    assert roles["id"].tolist() == sorted(frame["id"])
+    by_side = {side: set(roles.loc[roles["side"].eq(side), "role"]) for side in SIDES}
     assert (
         by_side["test"] <= {"query"}
         and by_side["catalogue"] <= {"catalogue"}
         and by_side["train"] <= {"train", "val", "gallery"}
     )
-    groups = {role: set(found.loc[found["role"].eq(role), "group"]) for role in ("train", "val")}
+    groups = {role: set(roles.loc[roles["role"].eq(role), "group"]) for role in ("train", "val")}
     assert not groups["train"] & groups["val"]
-    assert not groups["train"] & set(found.loc[found["unseen"], "group"]), (
+    assert not groups["train"] & set(roles.loc[roles["unseen"], "group"]), (
         "a copy of an unseen product's picture is trained on"
     )
-    assert not found.loc[found["role"].eq("train"), "unseen"].any()
+    assert not roles.loc[roles["role"].eq("train"), "unseen"].any()
 
 
 @THOROUGH
 @given(deliveries)
 def test_validation_leaves_every_sku_something_to_train_on(images: Images) -> None:
-    found = split(manifest(images), FEW_UNSEEN, DataParams(), 7)
-    for _, rows in found[found["role"].isin(["train", "val"])].groupby("sku"):
+    roles = split(manifest(images), FEW_UNSEEN, DataParams(), 7)
+    for _, rows in roles[roles["role"].isin(["train", "val"])].groupby("sku"):
         assert rows["role"].eq("train").any()
         if rows["group"].nunique() < 3:
             assert not rows["role"].eq("val").any()
@@ -94,16 +94,16 @@ def test_skus_of_fewer_than_three_groups_are_never_validated_on() -> None:
     """Of two, one would be half of what is known of the product."""
     sizes = {sku: 1 + sku % 4 for sku in range(80)}
     frame = manifest([(sku, "train", 300 * sku + 3 * n) for sku, size in sizes.items() for n in range(size)])
-    found = split(frame, SplitParams(val_share=0.5, unseen_share=0), DataParams(), 7)
-    validated = {sizes[int(sku.removeprefix("sku"))] for sku in found.loc[found["role"].eq("val"), "sku"]}
+    roles = split(frame, SplitParams(val_share=0.5, unseen_share=0), DataParams(), 7)
+    validated = {sizes[int(sku.removeprefix("sku"))] for sku in roles.loc[roles["role"].eq("val"), "sku"]}
     assert validated == {3, 4}
 
 
 def test_no_sku_loses_all_its_groups_to_validation() -> None:
     """However many are drawn: at nine of ten that would be most SKUs of three."""
     frame = manifest([(sku, "train", 300 * sku + 3 * n) for sku in range(40) for n in range(3)])
-    found = split(frame, SplitParams(val_share=0.9, unseen_share=0), DataParams(), 7)
-    assert found.loc[found["role"].eq("train"), "sku"].nunique() == 40 and found["role"].eq("val").any()
+    roles = split(frame, SplitParams(val_share=0.9, unseen_share=0), DataParams(), 7)
+    assert roles.loc[roles["role"].eq("train"), "sku"].nunique() == 40 and roles["role"].eq("val").any()
 
 
 def test_what_an_unseen_product_shows_too_is_no_group_to_train_on() -> None:
@@ -113,9 +113,9 @@ def test_what_an_unseen_product_shows_too_is_no_group_to_train_on() -> None:
     seen = [number for number in range(100) if not is_unseen(f"sku{number}", params)]
     own = [(sku, "train", 300 * sku + 3 * n) for sku in seen for n in range(3)]
     shared = [(sku, "train", 90_000 + 3 * number) for number in seen for sku in (number, unseen)]
-    found = split(manifest([*own, *shared]), params, DataParams(), 7)
-    assert found.loc[found["role"].eq("train"), "sku"].nunique() == len(seen)
-    assert set(found.loc[found["sku"].eq(f"sku{unseen}"), "role"]) == {"gallery"}
+    roles = split(manifest([*own, *shared]), params, DataParams(), 7)
+    assert roles.loc[roles["role"].eq("train"), "sku"].nunique() == len(seen)
+    assert set(roles.loc[roles["sku"].eq(f"sku{unseen}"), "role"]) == {"gallery"}
 
 
 @settings(max_examples=count(50, 500))
@@ -137,12 +137,12 @@ def test_unseen_skus_are_fixed_by_name_never_trained_on_and_stay_in_the_gallery(
         ]
     )
     params = SplitParams(val_share=0.2, unseen_share=0.2)
-    found = split(frame, params, DataParams(), seed)
+    roles = split(frame, params, DataParams(), seed)
     again = split(frame[frame["sku"] != "sku7"], params, DataParams(), seed + 1)
-    unseen = set(found.loc[found["unseen"], "sku"])
+    unseen = set(roles.loc[roles["unseen"], "sku"])
     assert 0 < len(unseen) < 30 and unseen == {sku for sku in frame["sku"] if is_unseen(sku, params)}
     assert unseen - {"sku7"} == set(again.loc[again["unseen"], "sku"])
-    assert set(found.loc[found["unseen"], "role"]) == {"gallery", "query"}
+    assert set(roles.loc[roles["unseen"], "role"]) == {"gallery", "query"}
 
 
 def test_about_the_asked_share_is_kept_for_validation() -> None:
@@ -153,8 +153,8 @@ def test_about_the_asked_share_is_kept_for_validation() -> None:
 
 def test_catch_all_classes_have_a_role_of_their_own() -> None:
     frame = manifest([(0, "train", 1), (1, "train", 4), (2, "train", 7), (2, "test", 10)])
-    found = split(frame, FEW_UNSEEN, DataParams(others=("sku2",)), 7)
-    assert set(found.loc[found["sku"].eq("sku2"), "role"]) == {"other"}
+    roles = split(frame, FEW_UNSEEN, DataParams(others=("sku2",)), 7)
+    assert set(roles.loc[roles["sku"].eq("sku2"), "role"]) == {"other"}
 
 
 def test_one_sku_is_nothing_to_train_on() -> None:

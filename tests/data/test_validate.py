@@ -41,9 +41,11 @@ def failed(found: list[Finding]) -> list[str]:
 
 
 def test_sound_data_passes_every_expectation() -> None:
-    found = findings(made(), baseline())
-    require(found)
-    assert len(found) == len(EVERY) - 1 and all(finding.passed and not finding.broken for finding in found)
+    results = findings(made(), baseline())
+    require(results)
+    assert len(results) == len(EVERY) - 1 and all(
+        finding.passed and not finding.broken for finding in results
+    )
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
@@ -247,9 +249,9 @@ def test_what_passes_but_is_worth_knowing_is_a_warning() -> None:
     before = profile_of(frame, DataParams())
     assert warnings_of(findings(frame, before), PARAMS) == []
     frame = without(frame, of(frame, 4, "train")[1:], of(frame, 7, "test"))
-    found = findings(frame[~frame["sku"].eq("Кефир 9")].reset_index(drop=True), before)
-    require(found)
-    assert warnings_of(found, PARAMS) == [
+    results = findings(frame[~frame["sku"].eq("Кефир 9")].reset_index(drop=True), before)
+    require(results)
+    assert warnings_of(results, PARAMS) == [
         "1 SKUs have fewer than 2 gallery images, so a match rests on very few pictures: Кефир 4.",
         "1 SKUs have no query, so nothing is known of their accuracy: Milch 1 l 7.",
         "1 SKUs of the last version that passed are gone: Кефир 9.",

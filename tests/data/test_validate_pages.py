@@ -81,9 +81,9 @@ def judged(frame: pd.DataFrame, summary: dict[str, object] | None = None) -> lis
 
 def pages(frame: pd.DataFrame, quarantined: int = 0) -> list[str]:
     summary = summary_of(frame, quarantined)
-    found = judged(frame, summary)
+    findings = judged(frame, summary)
     facts = facts_of(frame, summary, compared=True)
-    return [failure_page(found, facts, lambda *_: None), docs_page(found, facts)]
+    return [failure_page(findings, facts, lambda *_: None), docs_page(findings, facts)]
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -199,8 +199,8 @@ def test_the_worst_are_shown_with_their_pictures(delivery: Delivery, tmp_path: P
     import_data(delivery(skus=3, train=3, test=2), root)
     frame = read_manifest(root)
     summary = summary_of(frame)
-    found = judged(cell(cell(frame, "format", "XBM", 0), "format", "XBM", 1), summary)
-    page = failure_page(found, facts_of(frame, summary, compared=False), pictures(root, frame))
+    findings = judged(cell(cell(frame, "format", "XBM", 0), "format", "XBM", 1), summary)
+    page = failure_page(findings, facts_of(frame, summary, compared=False), pictures(root, frame))
     assert_inert(page)
     shown = [attributes["src"] for tag, attributes in Reader(page).tags if tag == "img"]
     assert len(set(shown)) >= 2

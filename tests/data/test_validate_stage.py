@@ -46,9 +46,9 @@ def test_data_that_passes_leaves_results_profile_and_docs_the_same_each_time(wor
     first = outs(workspace)
     runner.run("validate", workspace)
     assert outs(workspace) == first and set(first) == {"validation.json", "profile.json", "docs.html"}
-    found = read_json(workspace / "out/validate/validation.json")
-    assert {record["name"] for record in found["expectations"]} >= {"conflicts", "bytes"} and not any(
-        record["name"].startswith("drift") for record in found["expectations"]
+    tree = read_json(workspace / "out/validate/validation.json")
+    assert {record["name"] for record in tree["expectations"]} >= {"conflicts", "bytes"} and not any(
+        record["name"].startswith("drift") for record in tree["expectations"]
     )
     assert (
         "There is no earlier version" in first["docs.html"].decode()
@@ -63,8 +63,8 @@ def test_its_profile_is_the_next_version_s_baseline(workspace: Path) -> None:
     )
     assert read_baseline(workspace / "inputs/baseline.json")
     runner.run("validate", workspace)
-    found = read_json(workspace / "out/validate/validation.json")
-    assert {"drift-removed", "drift-size"} <= {record["name"] for record in found["expectations"]}
+    tree = read_json(workspace / "out/validate/validation.json")
+    assert {"drift-removed", "drift-size"} <= {record["name"] for record in tree["expectations"]}
     assert "Compared with the last version that passed" in (workspace / "out/validate/docs.html").read_text(
         "utf-8"
     )

@@ -83,11 +83,11 @@ def test_relabelled_and_moved_images_send_no_bytes(delivery: Delivery, tmp_path:
     before = shard_hashes(root)
     shutil.move(folder / "all/train/sku 0/0.png", folder / "all/train/sku 1/right.png")
     shutil.move(folder / "all/train/sku 2/0.png", folder / "all/test/sku 2/asked.png")
-    found = import_data(folder, root)
-    assert found.changed and found.changes
-    assert found.changes.relabelled == ["train/sku 1/right.png (was sku 0)"]
-    assert found.changes.moved == ["test/sku 2/asked.png"]
-    assert not (found.changes.added or found.changes.removed)
+    imported = import_data(folder, root)
+    assert imported.changed and imported.changes
+    assert imported.changes.relabelled == ["train/sku 1/right.png (was sku 0)"]
+    assert imported.changes.moved == ["test/sku 2/asked.png"]
+    assert not (imported.changes.added or imported.changes.removed)
     assert shard_hashes(root) == before
     assert_sound(root, folder, tmp_path / "fresh")
 

@@ -39,7 +39,7 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
             stack.secret(name) in done.stdout + done.stderr + file.read_text()
             for name in ("redis", "airflow_service", "mlflow_admin")
         )
-        return done.returncode, {one["name"]: one for one in json.loads(file.read_text())}
+        return done.returncode, {entry["name"]: entry for entry in json.loads(file.read_text())}
 
     with deployment.workers("doctor", {"one": "default"}) as workers:
         env = workers["one"].env  # as `docker compose exec worker entrypoint` has it
@@ -48,7 +48,7 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
         wait_until(lambda: doctor()[1]["workers"]["verdict"] == "ok", 120)
         code, found = doctor()
         assert code == 0, found
-        assert {name for name, one in found.items() if one["verdict"] != "ok"} <= {"GPU"}
+        assert {name for name, entry in found.items() if entry["verdict"] != "ok"} <= {"GPU"}
         assert (
             "triggerer" in found["Airflow"]["found"]
             and found["workers"]["found"] == "2 workers, serving default, gpu"

@@ -19,9 +19,9 @@ CURE = "What the check's own error does not say."
 
 def ask(check: Callable[[Place], str], settings: Settings, params: Params | None = PARAMS) -> Finding:
     """What the check says; every finding that is not well says what to do."""
-    [found] = examine(Place(settings, params), [Check("it", check, CURE, seconds=60)])
-    assert found.found and bool(found.fix) == (found.verdict != "ok"), found
-    return found
+    [finding] = examine(Place(settings, params), [Check("it", check, CURE, seconds=60)])
+    assert finding.found and bool(finding.fix) == (finding.verdict != "ok"), finding
+    return finding
 
 
 class Stand(BaseHTTPRequestHandler):

@@ -38,7 +38,7 @@ def test_a_host_that_never_answers_does_not_hold_up_the_others(here: Settings) -
     found = list(examine(Place(here, PARAMS), checks))
     over.set()
     assert (
-        [one.verdict for one in found] == ["failed", "ok"]
+        [entry.verdict for entry in found] == ["failed", "ok"]
         and found[0].fix == "See its host."
         and "no answer" in found[0].found
     )
@@ -55,7 +55,7 @@ def test_what_rests_on_something_that_failed_is_not_asked(here: Settings) -> Non
         Check("d", lambda _: "well", ""),
     ]
     found = list(examine(Place(here, PARAMS), checks))
-    assert [one.verdict for one in found] == ["failed", "skipped", "skipped", "ok"]
+    assert [entry.verdict for entry in found] == ["failed", "skipped", "skipped", "ok"]
     assert found[0].found == "Input/output error: /somewhere" and "without a" in found[1].found
 
 
@@ -108,7 +108,7 @@ def test_parameters_that_cannot_be_read_are_one_of_the_findings(project: Path, t
     done = Cli(project, tmp_path / "home")(
         "doctor", "--json", tmp_path / "found.json", airflow_port=free_port()
     )
-    found = {one["name"]: one["verdict"] for one in json.loads((tmp_path / "found.json").read_text())}
+    found = {entry["name"]: entry["verdict"] for entry in json.loads((tmp_path / "found.json").read_text())}
     assert (
         done.code == 43
         and found["parameters"] == "failed"
@@ -147,7 +147,9 @@ def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest
         killed.kill()
         wait_until(lambda: "last heard of its scheduler" in ask(servers.airflow, live.settings).found, 180)
         found, code = examined(live)
-        assert code == 43 and [name for name, one in found.items() if one.verdict == "failed"] == ["Airflow"]
+        assert code == 43 and [name for name, entry in found.items() if entry.verdict == "failed"] == [
+            "Airflow"
+        ]
         assert "scheduler.log" in found["Airflow"].fix and found["DAGs"].verdict == "skipped"
 
 

@@ -31,8 +31,8 @@ def test_a_disk_without_room_is_told(here: Settings, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(6 * hardware.GIB))
     assert ask(hardware.disk, here).verdict == "ok"
     (here.project / "data.dvc").write_text(DATA.replace("size: 10", f"size: {4 * hardware.GIB}"))
-    found = ask(hardware.disk, here)
-    assert found.verdict == "warning" and "6.0 GiB free" in found.found and "wants 8.0" in found.found
+    finding = ask(hardware.disk, here)
+    assert finding.verdict == "warning" and "6.0 GiB free" in finding.found and "wants 8.0" in finding.found
     assert not here.home_dir.exists()
 
 
@@ -89,8 +89,8 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_a_gpu_is_told_with_its_driver(here: Settings, card: Any) -> None:
     card(Cuda((9, 0), ["sm_80", "sm_90"]))
-    found = ask(hardware.gpu, here, wanting("cuda"))
-    assert (found.verdict, found.found) == ("ok", "2 × NVIDIA H100, 80 GiB, CUDA 12.8, driver 570.86.10")
+    finding = ask(hardware.gpu, here, wanting("cuda"))
+    assert (finding.verdict, finding.found) == ("ok", "2 × NVIDIA H100, 80 GiB, CUDA 12.8, driver 570.86.10")
 
 
 def test_a_gpu_that_nobody_wants_is_not_looked_for(here: Settings, card: Any) -> None:
@@ -119,9 +119,9 @@ def test_a_gpu_that_cannot_be_used_is_told(
     said: str,
 ) -> None:
     card(cuda, built, broken)
-    found = ask(hardware.gpu, here, wanting(device))
-    assert found.verdict == verdict and said in found.found
-    assert ("CUDA build" in found.fix) == (built is None)
+    finding = ask(hardware.gpu, here, wanting(device))
+    assert finding.verdict == verdict and said in finding.found
+    assert ("CUDA build" in finding.fix) == (built is None)
 
 
 def test_without_a_driver_there_is_no_gpu_to_miss(

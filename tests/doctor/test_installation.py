@@ -26,8 +26,8 @@ def test_packages_are_compared_with_the_lock(here: Settings) -> None:
     assert well.verdict == "ok" and "Python 3." in well.found
     for name in ("typer", "rich", "pydantic", "httpx"):
         edit(here.project / installation.LOCK, rf"^{name}==.*$", f"{name}==0.0.1")
-    found = ask(installation.packages, here)
-    assert found.verdict == "warning" and "0.0.1" in found.found and found.found.endswith("and 1 more")
+    finding = ask(installation.packages, here)
+    assert finding.verdict == "warning" and "0.0.1" in finding.found and finding.found.endswith("and 1 more")
     assert ask(installation.packages, here.model_copy(update={"project": here.home_dir})).verdict == "failed"
 
 
@@ -41,15 +41,15 @@ def test_python_skumatch_and_what_it_needs_are_compared_with_the_project(
     here: Settings, pattern: str, new: str, verdict: str, said: str
 ) -> None:
     edit(here.project / "pyproject.toml", pattern, new)
-    found = ask(installation.packages, here)
-    assert found.verdict == verdict and said in found.found
+    finding = ask(installation.packages, here)
+    assert finding.verdict == verdict and said in finding.found
 
 
 def test_parameters_that_cannot_be_used_are_told_as_every_command_does(here: Settings) -> None:
     assert ask(installation.parameters, here).verdict == "ok"
     edit(here.project / "params.yaml", r"^  epochs: 24", "  epochs: -1")
-    found = ask(installation.parameters, here)
-    assert found.verdict == "failed" and "train.epochs is -1" in found.found
+    finding = ask(installation.parameters, here)
+    assert finding.verdict == "failed" and "train.epochs is -1" in finding.found
 
 
 def test_the_pipeline_has_the_stages_that_this_skumatch_knows(here: Settings) -> None:
@@ -62,8 +62,8 @@ def test_the_pipeline_has_the_stages_that_this_skumatch_knows(here: Settings) ->
         ("<<<<<<< HEAD\n" + whole, "can't be read"),
     ):
         dvc.write_text(text, "utf-8")
-        found = ask(installation.pipeline, here)
-        assert found.verdict == "failed" and said in found.found
+        finding = ask(installation.pipeline, here)
+        assert finding.verdict == "failed" and said in finding.found
     dvc.unlink()
     assert "No such file" in ask(installation.pipeline, here).found
 
@@ -113,11 +113,11 @@ def test_secrets_are_for_their_owner(here: Settings, tmp_path: Path, name: str) 
     secret.chmod(0o600)
     assert ask(installation.secrets, own).found == "1 for their owner only"
     secret.chmod(0o640)
-    found = ask(installation.secrets, own)
+    finding = ask(installation.secrets, own)
     assert (
-        found.verdict == "warning"
-        and found.fix == f"Close it: chmod go= {secret}"
-        and "s3cr3t" not in found.found
+        finding.verdict == "warning"
+        and finding.fix == f"Close it: chmod go= {secret}"
+        and "s3cr3t" not in finding.found
     )
 
 

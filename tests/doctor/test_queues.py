@@ -41,8 +41,12 @@ def test_where_no_broker_is_known_none_is_asked(here: Settings, monkeypatch: pyt
     monkeypatch.setenv(queues.BROKER, "redis://127.0.0.1/0")
     for lacking in ("celery", "redis"):
         monkeypatch.setattr(queues, "find_spec", lambda name, lacking=lacking: name != lacking)
-        found = ask(queues.broker, here)
-        assert found.verdict == "skipped" and lacking in found.found and "skumatch[deployment]" in found.fix
+        finding = ask(queues.broker, here)
+        assert (
+            finding.verdict == "skipped"
+            and lacking in finding.found
+            and "skumatch[deployment]" in finding.fix
+        )
 
 
 @needs_clients
@@ -50,8 +54,8 @@ def test_a_broker_that_is_away_is_told_without_its_password(
     here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(queues.BROKER, f"redis://:s3cr3t@127.0.0.1:{free_port()}/0")
-    found = ask(queues.broker, here)
-    assert found.verdict == "failed" and "refused" in found.found and "s3cr3t" not in str(found)
+    finding = ask(queues.broker, here)
+    assert finding.verdict == "failed" and "refused" in finding.found and "s3cr3t" not in str(finding)
 
 
 @needs_clients

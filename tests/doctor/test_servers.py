@@ -49,9 +49,9 @@ def test_a_part_of_airflow_that_is_ill_is_named(
 ) -> None:
     own, settings = stand
     own.answers[HEALTH] = ALL_WELL | part
-    found = ask(servers.airflow, settings)
-    assert found.verdict == ("warning" if "triggerer" in part else "failed")
-    assert said in found.found and "skumatch up" in found.fix and log in found.fix
+    finding = ask(servers.airflow, settings)
+    assert finding.verdict == ("warning" if "triggerer" in part else "failed")
+    assert said in finding.found and "skumatch up" in finding.fix and log in finding.fix
     elsewhere = settings.model_copy(update={"airflow": settings.airflow_url})
     assert "where it runs" in ask(servers.airflow, elsewhere).fix
 
@@ -59,8 +59,8 @@ def test_a_part_of_airflow_that_is_ill_is_named(
 def test_an_airflow_of_another_version_is_told(stand: Served) -> None:
     own, settings = stand
     own.answers["/api/v2/version"] = {"version": "2.0.0"}
-    found = ask(servers.airflow, settings)
-    assert found.verdict == "warning" and "2.0.0 there" in found.found
+    finding = ask(servers.airflow, settings)
+    assert finding.verdict == "warning" and "2.0.0 there" in finding.found
 
 
 @pytest.mark.parametrize(("token", "said", "fix"), [
@@ -75,11 +75,14 @@ def test_an_airflow_that_lets_nobody_in_is_told_without_the_password(
     own, settings = stand
     own.answers["/auth/token"] = token
     port = settings.airflow_port
-    found = ask(
+    finding = ask(
         servers.airflow, settings.model_copy(update={"airflow": f"http://ann:s3cr3t@127.0.0.1:{port}"})
     )
     assert (
-        found.verdict == "failed" and said in found.found and fix in found.fix and "s3cr3t" not in str(found)
+        finding.verdict == "failed"
+        and said in finding.found
+        and fix in finding.fix
+        and "s3cr3t" not in str(finding)
     )
 
 
@@ -111,8 +114,8 @@ def test_dags_that_would_not_run(stand: Served, path: str, answer: Any, verdict:
     own, settings = stand
     assert ask(servers.dags, settings).found == "2 imported, none with an error; pools: gpu"
     own.answers[path] = answer
-    found = ask(servers.dags, settings)
-    assert found.verdict == verdict and said in found.found
+    finding = ask(servers.dags, settings)
+    assert finding.verdict == verdict and said in finding.found
 
 
 def test_stages_that_go_elsewhere_than_params_say_are_told(stand: Served) -> None:
@@ -121,10 +124,10 @@ def test_stages_that_go_elsewhere_than_params_say_are_told(stand: Served) -> Non
     own.answers[TASKS] = {
         "tasks": [task | ({"queue": "cpu"} if task["task_id"] == "train" else {}) for task in tasks]
     }
-    found = ask(servers.dags, settings)
+    finding = ask(servers.dags, settings)
     assert (
-        found.verdict == "warning"
-        and "train goes to the queue cpu in Airflow, to gpu by params.yaml" in found.found
+        finding.verdict == "warning"
+        and "train goes to the queue cpu in Airflow, to gpu by params.yaml" in finding.found
     )
 
 
@@ -157,8 +160,8 @@ def test_a_champion_is_what_was_registered_or_not(here: Settings, monkeypatch: p
 
 def test_what_needs_parameters_is_not_asked_without_them(here: Settings) -> None:
     (here.project / "params.yaml").write_text("train: {epochs: none}\n")
-    found = ask(servers.champion, here, None)
-    assert found.verdict == "skipped" and "params.yaml" in found.fix
+    finding = ask(servers.champion, here, None)
+    assert finding.verdict == "skipped" and "params.yaml" in finding.fix
     assert ask(servers.champion, here, Params()).verdict == "failed"
 
 
@@ -166,16 +169,16 @@ def test_clocks_are_compared(stand: Served) -> None:
     own, settings = stand
     assert ask(servers.clocks, settings).found.startswith("MLflow and Airflow have ours, within ")
     own.date = "Sat, 01 Jan 2000 00:00:00 GMT"
-    found = ask(servers.clocks, settings)
-    assert found.verdict == "warning" and "from MLflow's and" in found.found and "NTP" in found.fix
+    finding = ask(servers.clocks, settings)
+    assert finding.verdict == "warning" and "from MLflow's and" in finding.found and "NTP" in finding.fix
 
 
 def test_servers_that_are_away(here: Settings) -> None:
     away = here.model_copy(update={"mlflow": f"http://127.0.0.1:{free_port()}", "airflow_port": free_port()})
     assert ask(servers.clocks, away).verdict == "skipped"
     for check in (servers.mlflow, servers.artifacts, servers.champion, servers.airflow, servers.dags):
-        found = ask(check, away)
-        assert found.verdict == "failed" and "make up" in found.fix, found
+        finding = ask(check, away)
+        assert finding.verdict == "failed" and "make up" in finding.fix, finding
 
 
 def test_a_proxy_setting_is_shown_with_its_flaws(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

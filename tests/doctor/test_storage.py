@@ -58,8 +58,8 @@ def test_a_store_that_lies_is_told_and_cleaned(here: Settings, monkeypatch: pyte
 
 
 def test_an_address_of_no_kind_is_told_without_its_password(here: Settings) -> None:
-    found = ask(storage.remote, here.model_copy(update={"remote": "floppy://ann:s3cr3t@host/a"}))
-    assert found.verdict == "failed" and "floppy://host/a" in found.found and "s3cr3t" not in str(found)
+    finding = ask(storage.remote, here.model_copy(update={"remote": "floppy://ann:s3cr3t@host/a"}))
+    assert finding.verdict == "failed" and "floppy://host/a" in finding.found and "s3cr3t" not in str(finding)
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, bucket: A
     own = here.model_copy(update={"remote": "s3://dvc/skumatch"})
     assert ask(storage.remote, own).verdict == "ok"
     assert "Contents" not in bucket.list_objects_v2(Bucket="dvc")
-    found = ask(storage.remote, own.model_copy(update={"remote": "s3://dcv/skumatch"}))
-    assert found.verdict == "failed" and "bucket" in found.found
+    finding = ask(storage.remote, own.model_copy(update={"remote": "s3://dcv/skumatch"}))
+    assert finding.verdict == "failed" and "bucket" in finding.found
     assert "dcv" not in [one["Name"] for one in bucket.list_buckets()["Buckets"]]
     (here.project / "data.dvc").write_text(DATA)
     assert "lacks the data version" in ask(storage.data, own).found
@@ -116,11 +116,11 @@ def test_the_remote_has_all_of_the_data_or_not(here: Settings) -> None:
     assert "lacks the data version 0123456789ab" in ask(storage.data, here).found
     put(here.remote_url, MD5, json.dumps([{"md5": digit * 32, "relpath": digit} for digit in "abc"]))
     put(here.remote_url, "a" * 32, "")
-    found = ask(storage.data, here)
+    finding = ask(storage.data, here)
     assert (
-        found.verdict == "failed"
-        and "lacks 2 files of data version 0123456789ab" in found.found
-        and "dvc push" in found.fix
+        finding.verdict == "failed"
+        and "lacks 2 files of data version 0123456789ab" in finding.found
+        and "dvc push" in finding.fix
     )
     put(here.remote_url, "b" * 32, "")
     put(here.remote_url, "c" * 32, "")
@@ -132,5 +132,5 @@ def test_the_remote_has_all_of_the_data_or_not(here: Settings) -> None:
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD\nouts:\n", "outs: []\n", "outs:\n- path: data\n", "12\n"])
 def test_a_pointer_that_cannot_be_read_is_told(here: Settings, text: str) -> None:
     (here.project / "data.dvc").write_text(text)
-    found = ask(storage.data, here)
-    assert found.verdict == "failed" and "git checkout" in found.fix
+    finding = ask(storage.data, here)
+    assert finding.verdict == "failed" and "git checkout" in finding.fix

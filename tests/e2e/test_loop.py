@@ -310,16 +310,18 @@ def test_a_registry_that_is_away_ends_the_run_in_one_sentence(live: Live, away: 
 
 def test_no_secret_is_in_anything_that_was_written_or_said(live: Live, away: Ended) -> None:
     key = (live.settings.home_dir / "airflow.secret").read_text("utf-8")
-    found = places([*SECRETS.values(), key, *REACHED], live.root, live.said)
-    assert {name: found[secret] for name, secret in SECRETS.items() if found[secret]} == MAY_HOLD
-    assert found[key] == {"home/airflow.secret"}
+    places_by_word = places([*SECRETS.values(), key, *REACHED], live.root, live.said)
+    assert {
+        name: places_by_word[secret] for name, secret in SECRETS.items() if places_by_word[secret]
+    } == MAY_HOLD
+    assert places_by_word[key] == {"home/airflow.secret"}
     private = ("home/airflow.secret", *MAY_HOLD["dvc"])
     assert all((live.root / name).stat().st_mode & 0o077 == 0 for name in private)
     missed = [
         (word, place)
         for word, there in REACHED.items()
         for place in there
-        if not any(name.startswith(place) for name in found[word])
+        if not any(name.startswith(place) for name in places_by_word[word])
     ]
     assert missed == []
 

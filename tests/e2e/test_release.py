@@ -98,8 +98,8 @@ def question(live: Live, run: str) -> dict[str, Any]:
 
 
 def champion(registry: Registry) -> int | None:
-    found = registry.champion()
-    return found.version if found else None
+    version = registry.champion()
+    return version.version if version else None
 
 
 def challenger(registry: Registry, root: Path, compared: int, similarity: float) -> int:
@@ -278,9 +278,9 @@ def test_passwords_stay_with_their_owner(live: Live) -> None:
     file = live.settings.passwords_file
     passwords = json.loads(file.read_text("utf-8"))
     assert set(passwords) == {"skumatch", "ann", "vic"} and file.stat().st_mode & 0o077 == 0
-    found = places([*passwords.values(), "ann"], live.root, live.said)
-    assert "home/airflow/airflow.db" in found.pop("ann")
-    assert list(found.values()) == [{"home/airflow-passwords.json"}] * 3
+    places_by_word = places([*passwords.values(), "ann"], live.root, live.said)
+    assert "home/airflow/airflow.db" in places_by_word.pop("ann")
+    assert list(places_by_word.values()) == [{"home/airflow-passwords.json"}] * 3
 
 
 def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_a_format_is_named_by_what_was_decoded(version: Version) -> None:
 
 def test_validation_passes_every_good_picture(version: Version) -> None:
     runner.run("validate", version.root)
-    found = read_json(version.root / "out/validate/validation.json")
-    assert {record["name"] for record in found["expectations"] if not record["passed"]} == set()
+    tree = read_json(version.root / "out/validate/validation.json")
+    assert {record["name"] for record in tree["expectations"] if not record["passed"]} == set()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in GOOD])

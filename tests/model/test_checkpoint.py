@@ -31,9 +31,9 @@ def test_the_next_attempt_reads_what_the_last_one_saved(url: str) -> None:
     first = Checkpoints(url, "k")
     first.save(5, TENSORS, {"history": [{"loss": 0.1}]})
     second = Checkpoints(url, "k")
-    found = second.latest()
-    assert found is not None and (found.step, found.meta) == (5, {"history": [{"loss": 0.1}]})
-    assert all(found.tensors[name].equal(tensor) for name, tensor in TENSORS.items())
+    checkpoint = second.latest()
+    assert checkpoint is not None and (checkpoint.step, checkpoint.meta) == (5, {"history": [{"loss": 0.1}]})
+    assert all(checkpoint.tensors[name].equal(tensor) for name, tensor in TENSORS.items())
     assert (first.attempt, second.attempt) == (1, 2)
     assert Checkpoints(url, "other").latest() is None
 
@@ -86,8 +86,8 @@ def test_a_damaged_checkpoint_falls_back_a_generation_and_says_so(
         checkpoints.fs.rm_file(path)
     else:
         checkpoints.fs.pipe_file(path, data[:-9] + b"x" * 9 if damage == "flip" else data[:9])
-    found = Checkpoints(url, "k").latest()
-    assert found is not None and found.step == 5
+    checkpoint = Checkpoints(url, "k").latest()
+    assert checkpoint is not None and checkpoint.step == 5
     assert "00000010-0001 is damaged" in capsys.readouterr().err
 
 
@@ -97,8 +97,8 @@ def test_tensors_without_their_json_are_no_checkpoint(url: str, capsys: pytest.C
     checkpoints.save(10, TENSORS, {})
     checkpoints.fs.rm_file(files(checkpoints, "*10-*.json")[0])  # killed between the two files
     resumed = Checkpoints(url, "k")
-    found = resumed.latest()
-    assert found is not None and found.step == 5
+    checkpoint = resumed.latest()
+    assert checkpoint is not None and checkpoint.step == 5
     assert capsys.readouterr().err == ""
     resumed.save(10, TENSORS, {})
     assert len(files(resumed, "*.safetensors")) == 2
@@ -132,8 +132,8 @@ def test_an_attempt_taken_over_during_its_upload_commits_nothing(
     monkeypatch.setattr(first, "_put", slow)
     with pytest.raises(Fenced, match="Attempt 2 of this training took over"):
         first.save(10, TENSORS, {})
-    found = Checkpoints(url, "k").latest()
-    assert found is not None and found.step == 5
+    checkpoint = Checkpoints(url, "k").latest()
+    assert checkpoint is not None and checkpoint.step == 5
     assert [Path(path).name for path in files(first, "*-*.json")] == ["00000005-0001.json"]
 
 
@@ -153,8 +153,8 @@ def test_a_save_killed_at_any_write_leaves_a_whole_checkpoint(
                 ended = True
             except KeyboardInterrupt:
                 assert len(calls) == at
-        found = Checkpoints(url, key).latest()
-        assert found is not None and found.step in ({10} if ended else {5, 10})
+        checkpoint = Checkpoints(url, key).latest()
+        assert checkpoint is not None and checkpoint.step in ({10} if ended else {5, 10})
         assert capsys.readouterr().err == "", "nothing was damaged"
         if ended:
             break
@@ -208,10 +208,10 @@ def test_any_changed_byte_of_the_facts_is_noticed(tmp_path: Path) -> None:
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         Path(newest).write_bytes(tensors)
-        found = checkpoints.latest()
-        assert found is not None
-        assert found.step == 5 or (
-            found.meta == {"history": [{"loss": 0.2}]} and found.step == 10
+        checkpoint = checkpoints.latest()
+        assert checkpoint is not None
+        assert checkpoint.step == 5 or (
+            checkpoint.meta == {"history": [{"loss": 0.2}]} and checkpoint.step == 10
         )  # white space may differ
 
 

@@ -40,22 +40,22 @@ def rates(encoder: Encoder, params: OptimizerParams) -> dict[str, float]:
 def test_rates_decay_block_by_block_on_vits(model: str, side: int, blocks: str, last: int) -> None:
     with torch.device("meta"):  # names and rates need no weights
         encoder = build(EncoderParams(model=model, weights="none", height=side, width=side), None)
-    found = rates(encoder, DECAYING)
+    rate_by_name = rates(encoder, DECAYING)
     stem = "tower.conv1.weight" if model == "ViT-B-32" else "tower.trunk.patch_embed.proj.weight"
-    assert found[stem] == pytest.approx(1e-2 * 0.5**last)
-    assert [found[blocks.format(block)] for block in range(12)] == pytest.approx(
+    assert rate_by_name[stem] == pytest.approx(1e-2 * 0.5**last)
+    assert [rate_by_name[blocks.format(block)] for block in range(12)] == pytest.approx(
         [1e-2 * 0.5 ** (last - 1 - block) for block in range(12)]
     )
-    assert max(found.values()) == 1e-2 and len(set(found.values())) == last + 1
+    assert max(rate_by_name.values()) == 1e-2 and len(set(rate_by_name.values())) == last + 1
 
 
 def test_open_clips_own_vit_from_stem_to_top() -> None:
-    found = rates(vit(), DECAYING)
+    rate_by_name = rates(vit(), DECAYING)
     for name in ("conv1.weight", "class_embedding", "positional_embedding", "ln_pre.bias"):
-        assert found[f"tower.{name}"] == 1e-2 * 0.5**4
-    assert found["tower.transformer.resblocks.0.attn.in_proj_weight"] == 1e-2 * 0.5**3
-    assert found["tower.transformer.resblocks.2.ln_1.weight"] == 1e-2 * 0.5
-    assert found["tower.ln_post.weight"] == found["tower.proj"] == 1e-2
+        assert rate_by_name[f"tower.{name}"] == 1e-2 * 0.5**4
+    assert rate_by_name["tower.transformer.resblocks.0.attn.in_proj_weight"] == 1e-2 * 0.5**3
+    assert rate_by_name["tower.transformer.resblocks.2.ln_1.weight"] == 1e-2 * 0.5
+    assert rate_by_name["tower.ln_post.weight"] == rate_by_name["tower.proj"] == 1e-2
 
 
 def test_rates_decay_on_efficientnet() -> None:
@@ -63,21 +63,25 @@ def test_rates_decay_on_efficientnet() -> None:
         encoder = build(
             EncoderParams(model="efficientnet-lite0", weights="none", height=192, width=192), None
         )
-    found = rates(encoder, DECAYING)
-    assert found["tower.trunk.conv_stem.weight"] == 1e-2 * 0.5**16
-    assert found["tower.trunk.blocks.0.0.conv_dw.weight"] == 1e-2 * 0.5**15
-    assert found["tower.trunk.blocks.1.1.bn3.bias"] == 1e-2 * 0.5**13
-    assert found["tower.trunk.blocks.6.0.conv_pwl.weight"] == found["tower.trunk.conv_head.weight"] == 1e-2
+    rate_by_name = rates(encoder, DECAYING)
+    assert rate_by_name["tower.trunk.conv_stem.weight"] == 1e-2 * 0.5**16
+    assert rate_by_name["tower.trunk.blocks.0.0.conv_dw.weight"] == 1e-2 * 0.5**15
+    assert rate_by_name["tower.trunk.blocks.1.1.bn3.bias"] == 1e-2 * 0.5**13
+    assert (
+        rate_by_name["tower.trunk.blocks.6.0.conv_pwl.weight"]
+        == rate_by_name["tower.trunk.conv_head.weight"]
+        == 1e-2
+    )
 
 
 def test_rates_decay_on_what_open_clip_puts_over_timms_towers() -> None:
-    found = rates(timm_vit(), DECAYING)
-    assert (found["tower.head.proj.weight"], found["tower.trunk.norm.weight"]) == (1e-2, 0.5e-2)
+    rate_by_name = rates(timm_vit(), DECAYING)
+    assert (rate_by_name["tower.head.proj.weight"], rate_by_name["tower.trunk.norm.weight"]) == (1e-2, 0.5e-2)
 
 
 def test_a_projection_moves_as_fast_as_the_top() -> None:
-    found = rates(smoke(dim=8), DECAYING)
-    assert found["projection.linear.weight"] == found["tower.trunk.conv_head.weight"] == 1e-2
+    rate_by_name = rates(smoke(dim=8), DECAYING)
+    assert rate_by_name["projection.linear.weight"] == rate_by_name["tower.trunk.conv_head.weight"] == 1e-2
 
 
 def test_without_decay_there_are_two_groups_and_weight_decay_on_everything() -> None:

@@ -95,8 +95,8 @@ def test_every_batch_has_different_skus_with_as_many_images(
 def test_groups_are_drawn_by_the_power_but_never_twice_in_a_batch(seed: int, power: float) -> None:
     sizes = [400, 40, 40, 10, 10]
     labels = labels_of(sizes)
-    found = shown(labels, grouped(labels, power, 25, 2, 4, generator(seed)))
-    groups = [found[sku] / 4 for sku in range(5)]
+    counts = shown(labels, grouped(labels, power, 25, 2, 4, generator(seed)))
+    groups = [counts[sku] / 4 for sku in range(5)]
     assert sum(groups) == 50 and max(groups) <= 25
     weights = np.array(sizes[1:], float) ** power
     first = min(

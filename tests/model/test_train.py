@@ -215,8 +215,8 @@ def test_sigterm_saves_a_checkpoint_and_exits(
         )
     assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
     resumed = Checkpoints(str(tmp_path), "k")
-    found = resumed.latest()
-    assert found is not None and found.step == 2
+    checkpoint = resumed.latest()
+    assert checkpoint is not None and checkpoint.step == 2
     assert same(fit(shelf, smoke, resumed), whole[0])
 
 
@@ -246,8 +246,8 @@ def test_sigterm_does_not_wait_for_a_validation(
     for _ in range(times):
         with pytest.raises(SystemExit) as stopped:
             fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), **given)
-        found = Checkpoints(str(tmp_path), "k").latest()
-        assert stopped.value.code == 143 and found is not None and found.step == 6 * epoch
+        checkpoint = Checkpoints(str(tmp_path), "k").latest()
+        assert stopped.value.code == 143 and checkpoint is not None and checkpoint.step == 6 * epoch
     resumed = fit(shelf, smoke, Checkpoints(str(tmp_path), "k"), **given)
     scores = iter(verdicts.values())
     straight = fit(shelf, smoke, judge=lambda _: next(scores), history=tmp_path / "straight.jsonl")
@@ -290,8 +290,8 @@ def test_sixty_steps_are_those_of_a_process_killed_at_the_29th_and_forty_more(
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     resumed = Checkpoints(str(tmp_path), "k")
-    found = resumed.latest()
-    assert found is not None and found.step == 20
+    checkpoint = resumed.latest()
+    assert checkpoint is not None and checkpoint.step == 20
     assert same(fit(pictures, smoke, resumed, params=SIXTY), fit(pictures, smoke, params=SIXTY))
 
 
@@ -560,11 +560,11 @@ def test_the_best_share_of_the_way_is_kept_and_said(
     torch.manual_seed(3)
     before = build(smoke, None)
     params = {"average": AverageParams(wise=(0.3, 0.6))}
-    found = fit(shelf, smoke, params=params, judge=lambda _: next(answers), history=tmp_path / "h.jsonl")
+    encoder = fit(shelf, smoke, params=params, judge=lambda _: next(answers), history=tmp_path / "h.jsonl")
     last = json.loads((tmp_path / "h.jsonl").read_text().splitlines()[-1])
     assert (last["top1"], last["wise"], last["wise_top1"]) == (0.2, 0.6, 0.9)
     plain = fit(shelf, smoke).state_dict()
-    for name, tensor in found.state_dict().items():
+    for name, tensor in encoder.state_dict().items():
         if tensor.is_floating_point():
             assert torch.allclose(
                 tensor, torch.lerp(before.state_dict()[name], plain[name], 0.6), atol=1e-6
@@ -592,11 +592,11 @@ def test_a_compiled_training_learns_the_same(
     monkeypatch.setattr(
         "skumatch.model.run.compiled", lambda encoder: asked.append(encoder) or compiled(encoder, "eager")
     )
-    found = fit(shelf, smoke, params={"tower": TowerParams(compile=True, freeze=0.0)})
+    trained = fit(shelf, smoke, params={"tower": TowerParams(compile=True, freeze=0.0)})
     assert len(asked) == 1
     assert all(
         torch.allclose(tensor, whole[0].state_dict()[name], atol=1e-4)
-        for name, tensor in found.state_dict().items()
+        for name, tensor in trained.state_dict().items()
     )
 
 

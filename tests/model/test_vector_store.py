@@ -208,8 +208,8 @@ def test_a_damaged_part_is_named_removed_and_computed_again(
     else:
         store.fs.pipe_file(path, damaged_by(how, store.fs.cat_file(path)))
     rows, counts = run(images=images.take(range(9)), store=VectorStore(url, KEY, encoder.dim))
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and Path(path).stem in said and "damaged" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and Path(path).stem in output and "damaged" in output
     assert counts == Counts(computed=6, known=3)
     np.testing.assert_array_equal(rows[:6], whole)
     assert run(images=images.take(range(9)), store=store)[1] == Counts(computed=0, known=9)

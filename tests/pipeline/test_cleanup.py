@@ -47,7 +47,9 @@ def needed_paths(world: World) -> set[str]:
     for name, data in members(world.remote / path_of(inputs)).items():
         if name.endswith(".dvc"):
             found |= {md5_of(data.decode())}
-    for digest in [one for one in found if one.endswith(".dir") and (world.remote / path_of(one)).is_file()]:
+    for digest in [
+        entry for entry in found if entry.endswith(".dir") and (world.remote / path_of(entry)).is_file()
+    ]:
         found |= {part["md5"] for part in json.loads((world.remote / path_of(digest)).read_text())}
     return {path_of(digest) for digest in found}
 

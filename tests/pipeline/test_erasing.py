@@ -259,7 +259,9 @@ def test_the_champion_s_gallery_refuses_all(place: Place) -> None:
         plan(place.settings, "bob")
     place.galleries.clear()
     place.gallery(place.old, "train/tea/1.png")
-    assert {(one.version, one.gallery) for one in plan(place.settings, "bob").losses.versions} == {(1, False)}
+    assert {(loss.version, loss.gallery) for loss in plan(place.settings, "bob").losses.versions} == {
+        (1, False)
+    }
 
 
 def test_today_s_data_refuses_all(place: Place) -> None:
@@ -300,7 +302,9 @@ def test_a_version_compared_with_a_gallery_that_goes_is_a_loss(place: Place) -> 
         info.size = len(text)
         made.addfile(info, io.BytesIO(text))
     place.release(2, "new.dir", bundle=64 * "2", champion=True, inputs=place.put(archive.getvalue()))
-    assert {(one.version, one.gallery) for one in plan(place.settings, "bob").losses.versions} == {(2, False)}
+    assert {(loss.version, loss.gallery) for loss in plan(place.settings, "bob").losses.versions} == {
+        (2, False)
+    }
 
 
 def test_while_a_task_works_nothing_is_deleted(place: Place) -> None:

@@ -60,10 +60,10 @@ def test_in_a_year_it_shows_then_deletes_and_the_version_is_whole(
         "Nothing was deleted. To delete these" in shown.output
         and "skumatch gc --age 7 --keep-runs 30 --delete" in shown.output
     )
-    told = json.loads(report.read_text())
-    kinds = {kind["kind"]: kind for kind in told["kinds"]}
+    tree = json.loads(report.read_text())
+    kinds = {kind["kind"]: kind for kind in tree["kinds"]}
     assert (
-        told["deleted"] is False
+        tree["deleted"] is False
         and kinds["remote"]["count"] == len(kinds["remote"]["names"]) > 10 < kinds["remote"]["bytes"]
     )
 

@@ -93,11 +93,11 @@ def test_every_name_of_a_code_file_is_held(contents: dict[str, bytes]) -> None:
         new = {f"skumatch/data/x{name}": data for name, data in contents.items()}
         for name, data in new.items():
             (root / name).write_bytes(data)
-        found = inputs.read_code(root)
-        assert found.files == before.files | new and found.changed == tuple(sorted(new))
+        code = inputs.read_code(root)
+        assert code.files == before.files | new and code.changed == tuple(sorted(new))
         commit(root, "new")
         committed = inputs.read_code(root)
-        assert committed.files == found.files and committed.trouble is None and not committed.facts()["dirty"]
+        assert committed.files == code.files and committed.trouble is None and not committed.facts()["dirty"]
         inputs._write_archive(archive, committed.files)
         assert inputs.members(archive) == committed.files
         assert inputs.code_of(archive) == sorted(committed.files)
@@ -213,10 +213,10 @@ def test_code_that_cannot_be_read_is_refused(small: Path, monkeypatch: pytest.Mo
 
 def test_a_deleted_code_file_is_no_code_and_a_change(small: Path) -> None:
     (small / "skumatch/a.py").unlink()
-    found = inputs.read_code(small)
-    assert "skumatch/a.py" not in found.files
-    assert found.changed == ("skumatch/a.py",) and found.facts()["dirty"]
-    assert found.trouble and found.trouble.found == "has uncommitted changes (skumatch/a.py)"
+    code = inputs.read_code(small)
+    assert "skumatch/a.py" not in code.files
+    assert code.changed == ("skumatch/a.py",) and code.facts()["dirty"]
+    assert code.trouble and code.trouble.found == "has uncommitted changes (skumatch/a.py)"
 
 
 def test_what_git_ignores_is_code_where_a_program_reads_it(
@@ -234,18 +234,18 @@ def test_what_git_ignores_is_code_where_a_program_reads_it(
         (small / "skumatch" / name).write_text("leavings")
     assert inputs.read_code(small).trouble is None
     (small / "skumatch/new.json").write_text("{}")
-    found = inputs.read_code(small)
-    assert found.changed == ("skumatch/new.json",) and found.files["skumatch/new.json"] == b"{}"
-    assert found.trouble and "that `git status` doesn't show" in found.trouble.found
-    assert "check-ignore" in found.trouble.cure
+    code = inputs.read_code(small)
+    assert code.changed == ("skumatch/new.json",) and code.files["skumatch/new.json"] == b"{}"
+    assert code.trouble and "that `git status` doesn't show" in code.trouble.found
+    assert "check-ignore" in code.trouble.cure
 
 
 def test_code_that_git_takes_for_unchanged_is_no_commit_s(small: Path) -> None:
     git(small, "update-index", "--assume-unchanged", "skumatch/a.py")
     (small / "skumatch/a.py").write_text("other")
-    found = inputs.read_code(small)
-    assert found.facts()["dirty"]
-    assert found.trouble and "that `git status` doesn't show" in found.trouble.found
+    code = inputs.read_code(small)
+    assert code.facts()["dirty"]
+    assert code.trouble and "that `git status` doesn't show" in code.trouble.found
 
 
 def test_a_project_in_a_folder_of_its_repository_is_its_commit_s(tmp_path: Path) -> None:
@@ -257,11 +257,11 @@ def test_a_project_in_a_folder_of_its_repository_is_its_commit_s(tmp_path: Path)
     (tmp_path / "many/skumatch/other.py").write_text("not ours")
     git(tmp_path / "many", "init", "-q", "-b", "main")
     commit(tmp_path / "many", "all")
-    found = inputs.read_code(project)
-    assert found.files == alone.files and found.trouble is None
+    code = inputs.read_code(project)
+    assert code.files == alone.files and code.trouble is None
     head = git(project, "rev-parse", "HEAD").strip()
     expected = alone.facts() | {"commit": head, "folder": "apps/shelf/"}
-    assert found.facts() == expected and not found.facts()["dirty"]
+    assert code.facts() == expected and not code.facts()["dirty"]
     (project / "data.dvc").write_text("two")
     assert inputs.data_pointer(project, "HEAD") == "one" and not inputs.read_code(project).changed
     (project / "skumatch/a.py").write_text("changed")
@@ -280,10 +280,10 @@ def test_three_cases_without_a_commit_are_told_apart(small: Path, monkeypatch: p
             with pytest.raises(CodeError, match="there is no git here"):
                 ask(small)
     shutil.rmtree(small / ".git")
-    found = inputs.read_code(small)
-    assert found.commit is None and found.files and found.trouble
+    code = inputs.read_code(small)
+    assert code.commit is None and code.files and code.trouble
     told = "is under no git commit: it is in no git repository (not a git repository"
-    assert found.trouble.found.startswith(told)
+    assert code.trouble.found.startswith(told)
     with pytest.raises(DataError, match="names nothing: .* is in no git repository"):
         inputs.data_pointer(small, "HEAD")
 
@@ -291,9 +291,9 @@ def test_three_cases_without_a_commit_are_told_apart(small: Path, monkeypatch: p
 def test_a_repository_without_a_commit_says_to_commit(small: Path) -> None:
     shutil.rmtree(small / ".git")
     git(small, "init", "-q")
-    found = inputs.read_code(small)
-    assert found.commit is None and found.trouble and found.trouble.cure.startswith("Commit it")
-    assert "its repository has none yet" in found.trouble.found
+    code = inputs.read_code(small)
+    assert code.commit is None and code.trouble and code.trouble.cure.startswith("Commit it")
+    assert "its repository has none yet" in code.trouble.found
 
 
 def test_the_data_pointer_is_the_working_tree_s_or_a_ref_s(project: Path) -> None:

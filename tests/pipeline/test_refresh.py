@@ -121,8 +121,8 @@ def test_a_gallery_release_is_audited_whole(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_an_audit_without_verify_tells_all_of_a_gallery_release(shop: Shop) -> None:
-    told = shop.command("audit", "2")
-    assert "not readable" not in told.stdout and "broken" not in told.stdout
+    ended = shop.command("audit", "2")
+    assert "not readable" not in ended.stdout and "broken" not in ended.stdout
 
 
 def test_a_gallery_release_is_reproduced_bit_by_bit(shop: Shop, tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_a_gallery_release_is_reproduced_bit_by_bit(shop: Shop, tmp_path: Path) 
 
 
 def test_a_diff_says_that_the_encoder_stayed_and_which_products_came(shop: Shop, tmp_path: Path) -> None:
-    told = shop.command("audit", "diff", "1", "2", "--json", str(tmp_path / "diff.json"))
-    found = json.loads((tmp_path / "diff.json").read_text("utf-8"))
-    assert found["same_encoder"] and "encoder the same" in " ".join(told.stdout.split())
-    assert (found["data"]["new_skus"], found["data"]["gone_skus"]) == (sorted(NEW), [OLD[-1]])
+    ended = shop.command("audit", "diff", "1", "2", "--json", str(tmp_path / "diff.json"))
+    tree = json.loads((tmp_path / "diff.json").read_text("utf-8"))
+    assert tree["same_encoder"] and "encoder the same" in " ".join(ended.stdout.split())
+    assert (tree["data"]["new_skus"], tree["data"]["gone_skus"]) == (sorted(NEW), [OLD[-1]])
 
 
 def test_a_refresh_again_is_cached_throughout_and_registers_nothing(shop: Shop) -> None:

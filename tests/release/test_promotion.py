@@ -48,8 +48,8 @@ def versions(registry: Registry, run_id: str, several: list[Path]) -> list[int]:
 
 
 def champion(registry: Registry) -> int | None:
-    found = registry.champion()
-    return found.version if found else None
+    version = registry.champion()
+    return version.version if version else None
 
 
 def told(registry: Registry) -> list[tuple[str, int, str, int | None]]:
@@ -211,8 +211,8 @@ def test_rollback_where_the_champion_was_deleted(registry: Registry, versions: l
     with registry.client() as client:
         client.delete_model_version(registry.model_name, "3")
     assert champion(registry) is None
-    found = rollback_target(registry)
-    assert found.version == 2
+    target = rollback_target(registry)
+    assert target.version == 2
     assert rollback(registry, 2, None, ANN, "version 3 is gone").aliases == ("champion", "previous")
 
 

@@ -127,8 +127,8 @@ def registry(tmp_path: Path) -> InMemory:
 
 
 def champion(registry: Registry) -> int | None:
-    found = registry.champion()
-    return found.version if found else None
+    version = registry.champion()
+    return version.version if version else None
 
 
 def outcomes(registry: Registry) -> list[str]:

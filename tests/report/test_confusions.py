@@ -32,9 +32,9 @@ def test_both_directions_of_a_pair_count_together_the_worse_one_first() -> None:
 
 
 def test_the_typical_picture_is_the_one_that_is_matched_most_often() -> None:
-    found = ranking([("apple", "banana"), ("apple", "banana"), ("apple", "apple")])
-    found.gallery_ids[:2, 0] = ["g-often", "g-often"]
-    (pair,) = confused_pairs(found, first_of(SKUS), picture).shown
+    answers = ranking([("apple", "banana"), ("apple", "banana"), ("apple", "apple")])
+    answers.gallery_ids[:2, 0] = ["g-often", "g-often"]
+    (pair,) = confused_pairs(answers, first_of(SKUS), picture).shown
     assert [side.picture for side in pair] == [thumbnail(picture("g-apple")), thumbnail(picture("g-often"))]
 
 

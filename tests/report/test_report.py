@@ -207,7 +207,7 @@ def test_the_card_has_figures_data_and_hashes() -> None:
 
 
 def test_mistakes_take_turns_among_skus_the_most_confident_first() -> None:
-    found = ranking(
+    answers = ranking(
         [
             ("apple", "banana"),
             ("apple", "cherry"),
@@ -216,8 +216,8 @@ def test_mistakes_take_turns_among_skus_the_most_confident_first() -> None:
             ("durian", "apple"),
         ]
     )
-    found.similarities[:, 0] = [0.7, 0.99, 0.8, 0.9, 0.9]
-    mistakes = find_mistakes(found, first_of(SKUS), picture)
+    answers.similarities[:, 0] = [0.7, 0.99, 0.8, 0.9, 0.9]
+    mistakes = find_mistakes(answers, first_of(SKUS), picture)
     assert [(mistake.query.sku, mistake.predicted[0].sku) for mistake in mistakes.shown] == [
         ("apple", "cherry"),
         ("banana", "cherry"),
@@ -227,18 +227,18 @@ def test_mistakes_take_turns_among_skus_the_most_confident_first() -> None:
         mistake.query.sku == mistake.right.sku and len(mistake.predicted) == 3 for mistake in mistakes.shown
     )
     assert [mistake.place for mistake in mistakes.shown] == [2, 3, 2]
-    assert len(find_mistakes(found, first_of(SKUS), picture, limit=2).shown) == 2
+    assert len(find_mistakes(answers, first_of(SKUS), picture, limit=2).shown) == 2
 
 
 def test_a_right_product_that_is_not_listed_is_shown_from_the_gallery() -> None:
-    found = ranking([("durian", "apple")])
+    answers = ranking([("durian", "apple")])
     pictures = first_pictures(["g-apple", "z", "d"], ["apple", "durian", "durian"])
-    [mistake] = find_mistakes(found, pictures, picture).shown
+    [mistake] = find_mistakes(answers, pictures, picture).shown
     assert mistake.place is None and mistake.right == Shot("durian", thumbnail(picture("d")), None)
 
 
 def test_weak_skus_come_worst_first_with_what_they_are_taken_for() -> None:
-    found = ranking(
+    answers = ranking(
         [
             ("apple", "cherry"),
             ("apple", "cherry"),
@@ -248,9 +248,9 @@ def test_weak_skus_come_worst_first_with_what_they_are_taken_for() -> None:
             ("cherry", "cherry"),
         ]
     )
-    rows = weak_skus(found, per_sku(found, SKUS), None)
+    rows = weak_skus(answers, per_sku(answers, SKUS), None)
     assert rows == ([WeakSku("apple", 3, 0.0, None, "cherry"), WeakSku("banana", 2, 0.5, None, "cherry")], 2)
-    assert weak_skus(found, per_sku(found, SKUS), None, limit=1).more == 1
+    assert weak_skus(answers, per_sku(answers, SKUS), None, limit=1).more == 1
 
 
 def test_a_thumbnail_is_small_and_bare() -> None:

@@ -285,9 +285,9 @@ def test_faiss_takes_the_gpu_where_there_is_one_and_it_is_wanted(
     generator = np.random.default_rng(9)
     gallery, queries = unit(generator, 300, 8), unit(generator, 10, 8)
     for k in (5, 100):  # more than a GPU's kernels list is listed by the CPU
-        found = top_k(gallery, queries, k, "faiss", device)
-        for mine, theirs in zip(found, oracle(gallery, queries, k), strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+        results = top_k(gallery, queries, k, "faiss", device)
+        for mine, expected in zip(results, oracle(gallery, queries, k), strict=True):
+            np.testing.assert_array_equal(mine, expected)
     assert {place for place, k in fake.asked if k <= 40} == {where} and {
         place for place, k in fake.asked if k > 40
     } == {"cpu"}
@@ -298,7 +298,7 @@ def test_faiss_takes_the_gpu_where_there_is_one_and_it_is_wanted(
 def test_a_gpu_gives_the_same_answer(backend: Backend) -> None:
     generator = np.random.default_rng(10)
     gallery, queries = unit(generator, 20_000, 128), unit(generator, 500, 128)
-    for mine, theirs in zip(
+    for mine, expected in zip(
         top_k(gallery, queries, 32, backend, "cuda"), top_k(gallery, queries, 32, backend), strict=True
     ):
-        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(mine, expected)

@@ -49,10 +49,10 @@ def test_agrees_with_a_bootstrap_written_as_a_loop() -> None:
     values = (
         generator.random(len(clusters)) < np.clip(0.7 + 0.25 * generator.normal(size=200), 0, 1)[clusters]
     )
-    found = change_interval(values, clusters, 0.95, seed=1)
-    half = (found.high - found.low) / 2
-    assert found.low == pytest.approx(naive_low(values, clusters, 0.025, 4000), abs=0.1 * half)
-    assert found.value == values.mean() and found.low < found.value < found.high
+    interval = change_interval(values, clusters, 0.95, seed=1)
+    half = (interval.high - interval.low) / 2
+    assert interval.low == pytest.approx(naive_low(values, clusters, 0.025, 4000), abs=0.1 * half)
+    assert interval.value == values.mean() and interval.low < interval.value < interval.high
 
 
 def test_clustered_errors_widen_the_interval() -> None:
@@ -69,10 +69,10 @@ def test_coverage_is_near_the_promise_even_for_few_skus(skus: int) -> None:
         values = np.repeat(
             generator.normal(size=skus), 5
         )  # whole SKUs rise and fall together; the true mean is 0
-        found = change_interval(
+        interval = change_interval(
             values, np.repeat(np.arange(skus), 5), 0.95, seed=int(generator.integers(2**31)), resamples=500
         )
-        covered += found.low <= 0 <= found.high
+        covered += interval.low <= 0 <= interval.high
     assert 0.91 <= covered / 300 <= 0.985
 
 
@@ -80,11 +80,11 @@ def test_few_skus_get_about_the_interval_of_students_t() -> None:
     generator, widths = np.random.default_rng(11), []
     for _ in range(30):
         means = generator.normal(size=10)
-        found = change_interval(
+        interval = change_interval(
             np.repeat(means, 4), np.repeat(np.arange(10), 4), 0.95, seed=1, resamples=2000
         )
         widths.append(
-            (found.high - found.low) / (2 * 2.262 * means.std(ddof=1) / math.sqrt(10))
+            (interval.high - interval.low) / (2 * 2.262 * means.std(ddof=1) / math.sqrt(10))
         )  # 2.262: t, 9 degrees of freedom
     assert np.mean(widths) == pytest.approx(1, abs=0.07)  # a plain percentile interval has 0.82
 
@@ -126,8 +126,13 @@ def test_one_sku_tells_nothing_about_others() -> None:
 
 def test_difference_of_equal_hits_is_nothing() -> None:
     hits, skus = clustered(np.random.default_rng(4), 30, 5, 0.2)
-    found = paired_difference(hits, hits, skus, 0.975, 1)
-    assert (found.estimate, found.lower, found.changed, found.smallest_detectable) == (0.0, 0.0, 0, None)
+    difference = paired_difference(hits, hits, skus, 0.975, 1)
+    assert (difference.estimate, difference.lower, difference.changed, difference.smallest_detectable) == (
+        0.0,
+        0.0,
+        0,
+        None,
+    )
 
 
 def test_difference_is_paired_and_signed() -> None:
@@ -154,13 +159,13 @@ def test_p_and_bound_agree(rows: list[tuple[int, bool, bool]], above: float, con
         *((sku, False, sku % 3 == 0) for sku in range(10)),
     ]  # with fewer SKUs p is the more careful of the two
     skus, ours, theirs = (np.array(column) for column in zip(*rows, strict=True))
-    found = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above)
-    if found.p > 1 - confidence + 0.003:  # a resample more or less decides in between
-        assert found.lower <= above
-    if found.p < 1 - confidence - 0.003:
-        assert found.lower >= above
+    difference = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above)
+    if difference.p > 1 - confidence + 0.003:  # a resample more or less decides in between
+        assert difference.lower <= above
+    if difference.p < 1 - confidence - 0.003:
+        assert difference.lower >= above
     higher = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above + 0.1)
-    assert higher.p >= found.p > 0 and higher.lower == found.lower
+    assert higher.p >= difference.p > 0 and higher.lower == difference.lower
 
 
 def test_p_of_few_skus_is_about_that_of_students_t() -> None:
@@ -168,8 +173,8 @@ def test_p_of_few_skus_is_about_that_of_students_t() -> None:
     generator, ratios = np.random.default_rng(14), []
     for _ in range(40):
         gains = generator.normal(size=8) + 0.8
-        found = paired_difference(gains, np.zeros(8), np.arange(8), 0.975, 1, 4000).p
-        ratios.append(found / stats.ttest_1samp(gains, 0, alternative="greater").pvalue)
+        difference = paired_difference(gains, np.zeros(8), np.arange(8), 0.975, 1, 4000).p
+        ratios.append(difference / stats.ttest_1samp(gains, 0, alternative="greater").pvalue)
     assert np.median(ratios) == pytest.approx(1.1, abs=0.25)
 
 
@@ -254,8 +259,8 @@ def test_bounds_rise_with_every_hit_from_none_to_all(sizes: list[int]) -> None:
     for place in (None, *order):
         if place is not None:
             hits[place] = True
-        found = mean_interval(hits, skus, 0.95, 7, 300)
-        bounds.append((found.low, found.high))
+        interval = mean_interval(hits, skus, 0.95, 7, 300)
+        bounds.append((interval.low, interval.high))
     lows, highs = np.array(bounds).T
     assert np.all(np.diff(lows) >= 0) and np.all(np.diff(highs) >= 0) and len(set(lows)) > len(skus) / 2
 
@@ -272,9 +277,9 @@ def test_one_miss_among_24_skus_is_no_surer_than_none() -> None:
 @pytest.mark.parametrize("misses", [0, 1, 3, 40, 80])
 def test_skus_of_one_query_get_clopper_and_pearsons_interval(misses: int) -> None:
     hits = np.arange(80) >= misses
-    found = mean_interval(hits, np.arange(80), 0.95, 1, 100_000)
+    interval = mean_interval(hits, np.arange(80), 0.95, 1, 100_000)
     exact = stats.binomtest(int(hits.sum()), 80).proportion_ci(0.95, method="exact")
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=0.002)
+    assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high), abs=0.002)
 
 
 def test_skus_found_whole_or_not_at_all_count_as_one_query_each() -> None:
@@ -330,8 +335,8 @@ def test_mcnemar_counts_what_only_one_found() -> None:
         np.array([True] * 9 + [False] * 3),
         np.array([True] * 2 + [False] * 7 + [True] + [False] * 2),
     )
-    found = mcnemar(better, base)
-    assert (found.better, found.worse) == (7, 1) and found.p == pytest.approx(2 * (1 + 8) / 2**8)
+    counts = mcnemar(better, base)
+    assert (counts.better, counts.worse) == (7, 1) and counts.p == pytest.approx(2 * (1 + 8) / 2**8)
     assert mcnemar(base, base).p == 1
 
 

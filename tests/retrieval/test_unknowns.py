@@ -146,18 +146,20 @@ def test_the_test_asks_held_out_products_products_without_pictures_and_catch_all
     shelf.items.loc[copied, "group"] = shelf.items.loc[
         0, "group"
     ]  # a copy of a product's picture shows that product
-    found = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
-    assert found is not None
-    assert {kind.name: kind.n for kind in found.kinds} == {HELD_OUT: 240, WITHOUT_GALLERY: 40, OTHERS: 7}
-    assert (found.known, found.unknown) == (400, 287)
-    assert found.called is not None and found.called_unseen is not None and found.found is not None
-    assert (found.called.n, found.called_unseen.n, found.found.n) == (400, 240, 287)
-    assert found.auroc == pytest.approx(sum(kind.auroc * kind.n for kind in found.kinds) / found.unknown)
-    assert found.found.share == pytest.approx(
-        sum((kind.found or 0) * kind.n for kind in found.kinds) / found.unknown
+    figures = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
+    assert figures is not None
+    assert {kind.name: kind.n for kind in figures.kinds} == {HELD_OUT: 240, WITHOUT_GALLERY: 40, OTHERS: 7}
+    assert (figures.known, figures.unknown) == (400, 287)
+    assert figures.called is not None and figures.called_unseen is not None and figures.found is not None
+    assert (figures.called.n, figures.called_unseen.n, figures.found.n) == (400, 240, 287)
+    assert figures.auroc == pytest.approx(
+        sum(kind.auroc * kind.n for kind in figures.kinds) / figures.unknown
     )
-    assert found.auroc_interval[0] < found.auroc < found.auroc_interval[1] <= 1
-    assert OpenSet.model_validate(json.loads(found.model_dump_json())) == found
+    assert figures.found.share == pytest.approx(
+        sum((kind.found or 0) * kind.n for kind in figures.kinds) / figures.unknown
+    )
+    assert figures.auroc_interval[0] < figures.auroc < figures.auroc_interval[1] <= 1
+    assert OpenSet.model_validate(json.loads(figures.model_dump_json())) == figures
 
 
 def test_figures_without_any_fault_are_not_certain() -> None:
@@ -166,17 +168,22 @@ def test_figures_without_any_fault_are_not_certain() -> None:
     shelf.place("trained", gallery, "query", trained=False)
     shelf.add("others", 1, 0.5, role="other")
     shelf.items.loc[shelf.items["role"].eq("other"), "sku"] = "others"
-    found = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
-    assert found is not None and found.auroc == found.oscr == 1
-    limit = 0.025 ** (1 / min(20, found.unknown))  # each catch-all picture is a cluster
-    assert found.auroc_interval == found.oscr_interval == (pytest.approx(limit), 1)
+    figures = figures_of(shelf, Thresholds(similarity=0.5, margin=0.02))
+    assert figures is not None and figures.auroc == figures.oscr == 1
+    limit = 0.025 ** (1 / min(20, figures.unknown))  # each catch-all picture is a cluster
+    assert figures.auroc_interval == figures.oscr_interval == (pytest.approx(limit), 1)
 
 
 def test_without_thresholds_the_figures_are_there_and_no_rate_is() -> None:
     shelf = Shelf(2, trained=5, new=5)
     shelf.add("new", 5, 0.5, role="query")
-    found = figures_of(shelf, Thresholds())
-    assert found is not None and found.called is None and found.found is None and found.kinds[0].found is None
+    figures = figures_of(shelf, Thresholds())
+    assert (
+        figures is not None
+        and figures.called is None
+        and figures.found is None
+        and figures.kinds[0].found is None
+    )
 
 
 def test_where_every_product_was_trained_on_and_has_pictures_nothing_is_unknown() -> None:

@@ -183,8 +183,8 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(root: Path) -> None:
     assert not psutil.wait_procs(family, timeout=0)[1], "all had ended before it did"
     assert not (root / "out/train").exists() and not (root / runner.ERROR).exists()
     (key,) = (root / "home/remote/checkpoints").iterdir()
-    found = Checkpoints(str(root / "home/remote"), key.name).latest()
-    assert found is not None and found.step >= 3
+    checkpoint = Checkpoints(str(root / "home/remote"), key.name).latest()
+    assert checkpoint is not None and checkpoint.step >= 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
