@@ -73,15 +73,15 @@ def planted(originals: Sequence[Picture], number: int) -> list[tuple[int, Pictur
     ]
 
 
-def recall(found: Census, originals: int, copies: Sequence[tuple[int, Picture]]) -> float:
+def recall(result: Census, originals: int, copies: Sequence[tuple[int, Picture]]) -> float:
     return float(
-        np.mean([found.groups[originals + place] == found.groups[i] for place, (i, _) in enumerate(copies)])
+        np.mean([result.groups[originals + place] == result.groups[i] for place, (i, _) in enumerate(copies)])
     )
 
 
-def say(found: Census, recalled: float, called: float) -> None:
+def say(result: Census, recalled: float, called: float) -> None:
     """For `pytest -rP`."""
-    threshold = found.facts["calibration"]["threshold"]
+    threshold = result.facts["calibration"]["threshold"]
     print(f"copies found {recalled:.4f}, look-alikes called copies {called:.4f}, threshold {threshold:.4f}")
 
 
@@ -120,8 +120,8 @@ def test_planted_copies_of_real_photos_are_found_and_products_kept_apart(tmp_pat
 
 
 def test_equal_pixels_are_one_group_under_any_label_and_container(tmp_path: Path) -> None:
-    one, two = shot(catalogue(24)[0], 1), shot(catalogue(24)[3], 2)
-    duplicates = census(tmp_path, [one, ("other name", one[1]), two, two, two])
+    first, second = shot(catalogue(24)[0], 1), shot(catalogue(24)[3], 2)
+    duplicates = census(tmp_path, [first, ("other name", first[1]), second, second, second])
     assert (
         duplicates.groups[0]
         == duplicates.groups[1]

@@ -88,9 +88,9 @@ def test_kaggle_under_other_column_names(kaggle: Path, head: str) -> None:
 
 def test_kaggle_whose_table_relabels_and_moves(kaggle: Path) -> None:
     rows = (kaggle / "meta.csv").read_text("utf-8-sig").splitlines()[1:]
-    told = [line.rsplit(",", 1)[0] + ("," + ("val" if "/test/" in line else "train")) for line in rows]
-    told[0] = told[0].replace(f",{NAMES[0]},train", f",{NAMES[1]},test")
-    (kaggle / "meta.csv").write_text("\n".join(["image_path,instance_id,split", *told]), "utf-8")
+    relabelled = [line.rsplit(",", 1)[0] + ("," + ("val" if "/test/" in line else "train")) for line in rows]
+    relabelled[0] = relabelled[0].replace(f",{NAMES[0]},train", f",{NAMES[1]},test")
+    (kaggle / "meta.csv").write_text("\n".join(["image_path,instance_id,split", *relabelled]), "utf-8")
     assert f"test/{NAMES[1]}/train_0_0.png" in read(kaggle)[1]
 
 

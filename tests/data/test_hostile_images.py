@@ -120,4 +120,4 @@ def test_any_damage_is_a_picture_or_a_reason(
 
 def test_the_documents_name_every_reason() -> None:
     text = (ROOT / "docs/data.md").read_text("utf-8")
-    assert [reason for reason, what in REASONS.items() if f"| `{reason}` | {what} |" not in text] == []
+    assert [reason for reason, words in REASONS.items() if f"| `{reason}` | {words} |" not in text] == []

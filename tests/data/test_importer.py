@@ -50,9 +50,9 @@ def test_shards_open_with_plain_tar_and_split_at_their_size(
     monkeypatch.setattr(shards, "SHARD_BYTES", 4000)
     import_data(delivery(), tmp_path / "data")
     rows = read_manifest(tmp_path / "data")
-    found = sorted((tmp_path / "data/shards").iterdir())
-    assert len(found) > 1 and {path.name for path in found} == set(rows["shard"])
-    assert sorted(name for shard in found for name in members(shard)) == sorted(
+    shard_paths = sorted((tmp_path / "data/shards").iterdir())
+    assert len(shard_paths) > 1 and {path.name for path in shard_paths} == set(rows["shard"])
+    assert sorted(name for shard in shard_paths for name in members(shard)) == sorted(
         f"{digest}.png" for digest in rows["sha256"]
     )
     assert len(images(tmp_path / "data", rows)[20].getbands()) == 3
@@ -64,8 +64,8 @@ def test_copies_are_stored_once(delivery: Delivery, tmp_path: Path) -> None:
     (side / "copy.png").write_bytes((side / "0.png").read_bytes())
     import_data(folder, tmp_path / "data")
     rows = read_manifest(tmp_path / "data").set_index("id")
-    one, two = rows.loc["train/sku 0/0.png"], rows.loc["train/sku 0/copy.png"]
-    assert one["offset"] == two["offset"] and len(rows) == 25
+    original, copy = rows.loc["train/sku 0/0.png"], rows.loc["train/sku 0/copy.png"]
+    assert original["offset"] == copy["offset"] and len(rows) == 25
     assert len(members(next((tmp_path / "data/shards").iterdir()))) == 24
 
 

@@ -42,13 +42,15 @@ def as_array(data: bytes) -> Outcome:
 
 def agree(data: bytes) -> bool:
     """Whether both ways say the same: the reason and its sentence, or pixels within one level."""
-    one, other = by_pillow(data), as_array(data)
-    if isinstance(one, str) or isinstance(other, str):
-        return isinstance(one, str) and isinstance(other, str) and one == other
+    pillow_pixels, fast_pixels = by_pillow(data), as_array(data)
+    if isinstance(pillow_pixels, str) or isinstance(fast_pixels, str):
+        return (
+            isinstance(pillow_pixels, str) and isinstance(fast_pixels, str) and pillow_pixels == fast_pixels
+        )
     return (
-        one.shape == other.shape
-        and other.dtype == np.uint8
-        and int(np.abs(one.astype(int) - other).max()) <= 1
+        pillow_pixels.shape == fast_pixels.shape
+        and fast_pixels.dtype == np.uint8
+        and int(np.abs(pillow_pixels.astype(int) - fast_pixels).max()) <= 1
     )
 
 
@@ -110,8 +112,8 @@ def test_plain_jpegs_are_pillows_within_a_level(kind: str, size: tuple[int, int]
 
 @pytest.mark.usefixtures("without_pillow")
 def test_a_grey_jpeg_has_three_equal_channels() -> None:
-    found = decode_pixels(saved(rendered().convert("L"), "JPEG"))
-    assert found.shape[2] == 3 and (found == found[..., :1]).all() and np.ptp(found) > 50
+    pixels = decode_pixels(saved(rendered().convert("L"), "JPEG"))
+    assert pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all() and np.ptp(pixels) > 50
 
 
 def rendered() -> Image.Image:
@@ -142,8 +144,8 @@ def test_a_plain_header_tells_the_size(size: tuple[int, int], kind: str, comment
 def test_any_bytes_have_a_header_or_none(junk: bytes, at: int) -> None:
     data = saved(reference(), "JPEG")
     for made in (junk, data[:2] + junk, data[:at] + junk, data[:at] + junk + data[at:]):
-        found = plain_size(made)
-        assert found is None or (found.width >= 0 and found.height >= 0)
+        size = plain_size(made)
+        assert size is None or (size.width >= 0 and size.height >= 0)
 
 
 def test_headers_that_arent_plain_are_left_to_pillow() -> None:
@@ -157,7 +159,7 @@ def test_headers_that_arent_plain_are_left_to_pillow() -> None:
     lossless = data[: frame + 1] + b"\xc3" + data[frame + 2 :]
     short = data[:2] + b"\xff\xe0\0\x07JFIF\0" + data[20:]
     other_block = data[:2] + b"\xff\xed\0\x04xx" + data[2:]
-    assert [plain_size(one) for one in (twice, twelve_bits, lossless, short, other_block)] == [None] * 5
+    assert [plain_size(header) for header in (twice, twelve_bits, lossless, short, other_block)] == [None] * 5
     assert agree(short) and by_pillow(short) == "damaged: The picture is damaged; deliver it again."
 
 
@@ -175,10 +177,10 @@ def odd() -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("data", [data for _, data in odd()], ids=[name for name, _ in odd()])
 def test_what_isnt_plain_goes_pillows_way(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(images, "upright_rgb", lambda image: asked.append(image.format) or reference())
+    calls = []
+    monkeypatch.setattr(images, "upright_rgb", lambda image: calls.append(image.format) or reference())
     decode_pixels(data)
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 def test_no_more_than_what_was_checked_reaches_the_fast_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

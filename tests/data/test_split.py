@@ -164,9 +164,9 @@ def test_one_sku_is_nothing_to_train_on() -> None:
 
 def test_queries_with_a_duplicate_are_counted() -> None:
     images = [(0, "train", 0), (1, "train", 30), (0, "test", 1), (1, "test", 60), (1, "test", 31)]
-    found = counts(split(manifest(images), FEW_UNSEEN, DataParams(), 7))
-    assert found["images"] == {"query": 3, "train": 2} and found["skus"] == {"query": 2, "train": 2}
-    assert found["queries_with_duplicate"] == {"gallery": 2, "train": 2} and found["unseen"] == []
+    counted = counts(split(manifest(images), FEW_UNSEEN, DataParams(), 7))
+    assert counted["images"] == {"query": 3, "train": 2} and counted["skus"] == {"query": 2, "train": 2}
+    assert counted["queries_with_duplicate"] == {"gallery": 2, "train": 2} and counted["unseen"] == []
 
 
 SCRIPT = """
@@ -183,11 +183,11 @@ def test_the_machine_decides_nothing(tmp_path: Path) -> None:
         {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"},
     ]
     command = [sys.executable, "-c", SCRIPT.format(root=str(ROOT))]
-    found = [
+    outputs = [
         subprocess.run(command, env=os.environ | m, check=True, capture_output=True, cwd=tmp_path).stdout
         for m in machines
     ]
-    assert found[0] == found[1] and b"val" in found[0]
+    assert outputs[0] == outputs[1] and b"val" in outputs[0]
 
 
 def products(*rows: tuple[str, str, str]) -> pd.DataFrame:

@@ -36,8 +36,8 @@ def findings(frame: pd.DataFrame, before: Profile | None = None, quarantined: in
     return validate(frame, summary_of(frame, quarantined), PARAMS, DataParams(), before)
 
 
-def failed(found: list[Finding]) -> list[str]:
-    return [finding.rule.name for finding in found if not finding.passed]
+def failed(results: list[Finding]) -> list[str]:
+    return [finding.rule.name for finding in results if not finding.passed]
 
 
 def test_sound_data_passes_every_expectation() -> None:
@@ -50,8 +50,8 @@ def test_sound_data_passes_every_expectation() -> None:
 
 def test_the_order_of_rows_changes_nothing() -> None:
     frame = cell(made(), "format", "XBM")
-    told = [finding.record() for finding in findings(frame)]
-    assert [finding.record() for finding in findings(frame.sample(frac=1, random_state=3))] == told
+    records = [finding.record() for finding in findings(frame)]
+    assert [finding.record() for finding in findings(frame.sample(frac=1, random_state=3))] == records
 
 
 # Each defect, under the name of the expectation that is meant.
@@ -202,11 +202,11 @@ def test_an_empty_manifest_fails_and_nothing_breaks() -> None:
 
 def test_catch_all_classes_and_the_catalogue_are_no_skus_to_judge() -> None:
     frame = made()
-    one = frame.assign(sku=frame["sku"].where(frame.index != 0, "others"))
+    relabelled = frame.assign(sku=frame["sku"].where(frame.index != 0, "others"))
     two = named(
-        one.assign(
-            side=one["side"].where(one.index != 1, "catalogue"),
-            sku=one["sku"].where(one.index != 1, "only there"),
+        relabelled.assign(
+            side=relabelled["side"].where(relabelled.index != 1, "catalogue"),
+            sku=relabelled["sku"].where(relabelled.index != 1, "only there"),
         )
     )
     assert failed(findings(typed(two), baseline())) == []

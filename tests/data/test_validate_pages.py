@@ -103,7 +103,7 @@ def test_names_of_columns_types_and_quarantined_images_stay_text() -> None:
         assert f"missing: mode; unknown: {NASTY[0]}" in Reader(page).text
     aside = [{"id": f"train/{NASTY[1]}/1.jpg", "reason": NASTY[0], "sentence": "x"}] * 20
     summary = summary_of(made()) | {"quarantined": aside}
-    for make in (docs_page, lambda found, facts: failure_page(found, facts, lambda *_: None)):
+    for make in (docs_page, lambda findings, facts: failure_page(findings, facts, lambda *_: None)):
         page = make(judged(made(), summary), facts_of(made(), summary, compared=True))
         assert_inert(page)
         assert NASTY[1] in Reader(page).text
@@ -125,11 +125,11 @@ def telling(finding: Finding, text: str) -> Finding:
 
 
 def two_pages(text: str) -> list[str]:
-    found = [telling(finding, text) for finding in broken()]
+    findings = [telling(finding, text) for finding in broken()]
     facts = facts_of(
         made(), summary_of(made()) | {"quarantined": [{"id": text, "reason": text}]}, compared=False
     )
-    return [failure_page(found, facts, lambda *_: None), docs_page(found, facts)]
+    return [failure_page(findings, facts, lambda *_: None), docs_page(findings, facts)]
 
 
 @settings(max_examples=25)
@@ -224,8 +224,8 @@ def test_a_place_that_cannot_be_is_not_read(
     import_data(delivery(skus=3, train=3, test=2), root)
     (tmp_path.parent / "secret.tar").touch()
     frame = cell(cell(read_manifest(root), "format", "XBM", 0), column, value, 0)
-    found = [finding for finding in judged(frame) if finding.rule.name == "format"]
-    assert pictures(root, frame)(found[0], frame["id"][0]) is None
+    format_findings = [finding for finding in judged(frame) if finding.rule.name == "format"]
+    assert pictures(root, frame)(format_findings[0], frame["id"][0]) is None
 
 
 def test_the_quarantine_by_reason_the_most_frequent_first() -> None:

@@ -115,16 +115,16 @@ def fit(world: World, images: Images, out: Path, what: str) -> None:
 def main(folder: str, out: str, *tasks: str) -> None:
     """Every task in turn; what ended one is in OUT/RANK.txt."""
     rank = os.environ["RANK"]
-    said = Path(out, f"{rank}.txt")
+    report_path = Path(out, f"{rank}.txt")
     try:
         with joined(CPU) as world:
-            for what in tasks:
+            for task in tasks:
                 try:
-                    fit(world, read(Path(folder)), Path(out), what)
+                    fit(world, read(Path(folder)), Path(out), task)
                 except SystemExit as stopped:
-                    said.write_text(f"{what} {stopped.code}")
+                    report_path.write_text(f"{task} {stopped.code}")
     except SkumatchError as error:
-        said.write_text(f"{said.read_text()}, {error.kind} {error.exit_code} {error}")
+        report_path.write_text(f"{report_path.read_text()}, {error.kind} {error.exit_code} {error}")
         sys.exit(error.exit_code)
 
 

@@ -251,20 +251,20 @@ def test_a_neighbour_lies_over_one_edge_of_the_picture(preprocess: Preprocess) -
 
 
 def test_neighbours_cover_their_share_of_views_and_are_asked_for_only_then() -> None:
-    asked: list[float] = []
+    draws: list[float] = []
     for seed in range(300):
         augmented(
             ramp(),
             CANVAS,
             PLAIN.model_copy(update={"occlude": 0.2}),
             generator(seed),
-            lambda u: asked.append(u) or neighbour(),
+            lambda u: draws.append(u) or neighbour(),
         )
     assert (
-        35 < len(asked) < 90
-        and len(set(asked)) == len(asked)
-        and 0 < min(asked) < 0.1
-        and 0.9 < max(asked) < 1
+        35 < len(draws) < 90
+        and len(set(draws)) == len(draws)
+        and 0 < min(draws) < 0.1
+        and 0.9 < max(draws) < 1
     )
 
 

@@ -35,15 +35,15 @@ def test_the_average_follows_by_its_decay_after_a_short_memory_at_first() -> Non
         for name, tensor in encoder.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * tensor
-    found = average.encoder.state_dict()
+    state = average.encoder.state_dict()
     for name in (
         f"{LAST}.weight",
         f"{LAST}.running_mean",
         f"{LAST}.running_var",
         "tower.trunk.conv_stem.weight",
     ):
-        assert torch.allclose(found[name], expected[name], atol=1e-6), name
-    assert found[f"{LAST}.num_batches_tracked"] == 4, "counts are copied"
+        assert torch.allclose(state[name], expected[name], atol=1e-6), name
+    assert state[f"{LAST}.num_batches_tracked"] == 4, "counts are copied"
     assert not average.encoder.training
 
 
@@ -78,11 +78,11 @@ def test_an_average_goes_on_from_its_saved_tensors_to_the_bit() -> None:
 def test_between_is_the_straight_line_with_its_ends_to_the_bit(share: float, seed: int) -> None:
     draws = torch.Generator().manual_seed(seed)
     before, after = ({"weight": torch.randn(50, generator=draws), "count": torch.tensor(n)} for n in (2, 9))
-    found = between(before, after, share)
+    mixed = between(before, after, share)
     assert torch.allclose(
-        found["weight"], before["weight"] + share * (after["weight"] - before["weight"]), atol=1e-5
+        mixed["weight"], before["weight"] + share * (after["weight"] - before["weight"]), atol=1e-5
     )
-    assert found["count"] == 9
+    assert mixed["count"] == 9
     assert between(before, after, 1.0)["weight"].equal(after["weight"])
     assert between(before, after, 0.0)["weight"].equal(before["weight"])
 
@@ -103,14 +103,17 @@ def test_wise_keeps_the_best_share_and_of_equal_ones_the_larger(
     before = snapshot(encoder)
     moved(encoder, 1)
     after = snapshot(encoder)
-    asked: list[dict[str, Tensor]] = []
+    candidates: list[dict[str, Tensor]] = []
 
     def score(encoder: Encoder) -> float:
-        asked.append(snapshot(encoder))
-        return list(answers.values())[len(asked) - 1]
+        candidates.append(snapshot(encoder))
+        return list(answers.values())[len(candidates) - 1]
 
     assert wise(encoder, before, (0.4, 0.7), score) == (share, answers[share])
-    assert all(same(seen, between(before, after, one)) for seen, one in zip(asked, answers, strict=True))
+    assert all(
+        same(seen, between(before, after, weights_tried))
+        for seen, weights_tried in zip(candidates, answers, strict=True)
+    )
     assert same(encoder.state_dict(), between(before, after, share))
 
 

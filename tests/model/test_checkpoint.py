@@ -234,11 +234,11 @@ def test_a_flipped_byte_or_a_cut_anywhere_falls_back_a_generation(tmp_path: Path
     for place, damaged in flips + cuts:
         path.with_suffix(".json").write_bytes(facts)
         path.write_bytes(damaged)
-        found = checkpoints.latest()
-        assert found is not None and found.step == 5, place
+        checkpoint = checkpoints.latest()
+        assert checkpoint is not None and checkpoint.step == 5, place
     path.with_suffix(".json").write_bytes(facts)
     path.write_bytes(whole)
-    assert (found := checkpoints.latest()) is not None and found.step == 10
+    assert (checkpoint := checkpoints.latest()) is not None and checkpoint.step == 10
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"{}"])
@@ -247,7 +247,7 @@ def test_a_damaged_owner_does_not_keep_the_next_attempt_out(tmp_path: Path, text
     first.save(5, TENSORS, {})
     (tmp_path / "checkpoints/k/owner.json").write_bytes(text)
     second = Checkpoints(str(tmp_path), "k")
-    assert (found := second.latest()) is not None and found.step == 5
+    assert (checkpoint := second.latest()) is not None and checkpoint.step == 5
     with pytest.raises(Fenced):
         first.save(10, TENSORS, {})
 

@@ -58,8 +58,8 @@ def together(shelf: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embeddings(encoder: Encoder) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = encoder(pixels(encoder, 32))
-    return found
+        vectors: torch.Tensor = encoder(pixels(encoder, 32))
+    return vectors
 
 
 @pytest.mark.parametrize("what", ["arcface", "supcon", "all"])
@@ -77,25 +77,25 @@ def test_two_processes_learn_what_one_does_at_the_same_global_batch(
     )
     assert functional.cosine_similarity(embeddings(alone), embeddings(first)).min() >= 0.9999
     assert alone.state_dict().keys() == first.state_dict().keys()
-    one, two = (Checkpoints(str(out), what).latest() for out in (tmp_path, together))
+    one, both = (Checkpoints(str(out), what).latest() for out in (tmp_path, together))
     assert (
         one is not None
-        and two is not None
-        and one.step == two.step == STEPS
-        and one.tensors.keys() == two.tensors.keys()
+        and both is not None
+        and one.step == both.step == STEPS
+        and one.tensors.keys() == both.tensors.keys()
     )
-    ours, theirs = (
+    alone_history, both_history = (
         [json.loads(line) for line in (out / f"{what}.jsonl").read_text().splitlines()]
         for out in (tmp_path, together)
     )
-    assert ours == [pytest.approx(line, rel=1e-3) for line in theirs], (
+    assert alone_history == [pytest.approx(line, rel=1e-3) for line in both_history], (
         "the mean loss of all, and the first one's verdict"
     )
 
 
 def test_only_the_first_process_writes_checkpoints(together: Path) -> None:
-    for what in ("arcface", "supcon", "all"):
-        names = {path.name for path in (together / "checkpoints" / what).iterdir()}
+    for training in ("arcface", "supcon", "all"):
+        names = {path.name for path in (together / "checkpoints" / training).iterdir()}
         assert names == {"00000012-0001.json", "00000012-0001.safetensors", "owner.json"}, (
             "one claimed the folder, once"
         )
@@ -118,11 +118,11 @@ def test_two_processes_go_on_where_two_were_stopped(together: Path) -> None:
     straight, first, second = (load(together / name) for name in ("arcface-0", "resumed-0", "resumed-1"))
     assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
     assert functional.cosine_similarity(embeddings(straight), embeddings(first)).min() >= 0.9999
-    ours, theirs = (
-        [json.loads(line) for line in (together / f"{what}.jsonl").read_text().splitlines()]
-        for what in ("resumed", "arcface")
+    resumed, unbroken = (
+        [json.loads(line) for line in (together / f"{training}.jsonl").read_text().splitlines()]
+        for training in ("resumed", "arcface")
     )
-    assert ours == [pytest.approx(line, rel=1e-5) for line in theirs]
+    assert resumed == [pytest.approx(line, rel=1e-5) for line in unbroken]
 
 
 def test_an_error_in_one_process_ends_all_with_its_sentence(together: Path) -> None:

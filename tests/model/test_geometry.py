@@ -74,8 +74,8 @@ def test_corners_stay_convex_and_within_the_share(
 def test_the_map_takes_the_canvas_to_the_corners(moves: list[float]) -> None:
     quad = moved_corners(Box(0, 0, 1, 1), mild(perspective=0.2), moves, 0)
     fine = _grid(quad, 200, 200)
-    found = torch.stack([fine[0, 0], fine[0, -1], fine[-1, -1], fine[-1, 0]]).numpy()
-    assert np.abs((found + 1) / 2 - quad).max() < 2e-2
+    mapped = torch.stack([fine[0, 0], fine[0, -1], fine[-1, -1], fine[-1, 0]]).numpy()
+    assert np.abs((mapped + 1) / 2 - quad).max() < 2e-2
     middle = (fine[99, 99] + 1).numpy() / 2
     (a, b), (c, d) = (quad[0], quad[2]), (quad[1], quad[3])  # the diagonals cross where the canvas's do
     at = np.linalg.solve(np.stack([b - a, c - d], axis=1), c - a)[0]
@@ -102,8 +102,8 @@ def test_rotate_turns_as_pillow_does(seed: int) -> None:
     params = mild(min_crop=1.0, cutout=0, jitter=0.0, rotate=30)
     view = augmented(photo(48, 64), CANVAS, params, generator(seed)).permute(1, 2, 0).numpy()
     degrees = 30 * (2 * Drawn.of(generator(seed)).rotate[0] - 1)
-    theirs = np.asarray(photo(48, 64).rotate(degrees, Image.Resampling.BILINEAR))
-    difference = np.abs(view.astype(int) - theirs)[16:-16, 12:-12]
+    by_pillow = np.asarray(photo(48, 64).rotate(degrees, Image.Resampling.BILINEAR))
+    difference = np.abs(view.astype(int) - by_pillow)[16:-16, 12:-12]
     assert difference.max() <= 2 and abs(degrees) > 1
 
 
@@ -115,11 +115,11 @@ def test_perspective_is_pillows() -> None:
     rows = [[*(a, b, 1), 0, 0, 0, -a * u, -b * u] for a, b, (u, _) in zip(x, y, quad, strict=True)]
     rows += [[0, 0, 0, *(a, b, 1), -a * v, -b * v] for a, b, (_, v) in zip(x, y, quad, strict=True)]
     solved = np.linalg.solve(np.array(rows), quad.T.ravel())
-    theirs = photo(48, 64).transform(
+    by_pillow = photo(48, 64).transform(
         (48, 64), Image.Transform.PERSPECTIVE, solved.tolist(), Image.Resampling.BILINEAR
     )
     view = augmented(photo(48, 64), CANVAS, params, generator(2)).permute(1, 2, 0).numpy()
-    assert np.abs(view.astype(int) - np.asarray(theirs))[16:-16, 12:-12].max() <= 2
+    assert np.abs(view.astype(int) - np.asarray(by_pillow))[16:-16, 12:-12].max() <= 2
 
 
 def test_outside_the_picture_is_the_mean_colour() -> None:

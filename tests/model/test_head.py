@@ -84,7 +84,9 @@ def test_matryoshka_averages_the_losses_of_the_beginnings() -> None:
     made.ramp(0.5)
     weights = {2: made.nested[0].W, 4: made.nested[1].W, 8: made.loss.W}
     each = [logits(cosines(weight, dim=dim), 0.15, angular=True) for dim, weight in weights.items()]
-    right = torch.stack([functional.cross_entropy(one, LABELS, label_smoothing=0.1) for one in each]).mean()
+    right = torch.stack(
+        [functional.cross_entropy(part_loss, LABELS, label_smoothing=0.1) for part_loss in each]
+    ).mean()
     assert math.isclose(made(EMBEDDINGS, LABELS).item(), right.item(), rel_tol=1e-5)
     assert list(made.state_dict()) == ["loss.W", "nested.0.W", "nested.1.W"]
 

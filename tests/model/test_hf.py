@@ -82,12 +82,12 @@ def change(path: Path, **facts: Any) -> None:
 def theirs(folder: Path, pixels: torch.Tensor, whole: bool = True) -> torch.Tensor:
     kind = transformers.CLIPModel if whole else transformers.CLIPVisionModelWithProjection
     model = kind.from_pretrained(folder).eval()
-    found = (
+    embeddings = (
         model.get_image_features(pixel_values=pixels).pooler_output
         if whole
         else model(pixel_values=pixels).image_embeds
     )
-    return torch.nn.functional.normalize(found, dim=-1)
+    return torch.nn.functional.normalize(embeddings, dim=-1)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["CLIPModel", "CLIPVisionModelWithProjection"])

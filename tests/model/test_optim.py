@@ -22,9 +22,11 @@ def head(encoder: Encoder) -> Head:
 def rates(encoder: Encoder, params: OptimizerParams) -> dict[str, float]:
     """The highest rate of each of the encoder's parameters, by name."""
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    found = groups(encoder, head(encoder), params)
+    parameter_groups = groups(encoder, head(encoder), params)
     listed = [
-        (names[id(parameter)], group["highest"]) for group in found[:-1] for parameter in group["params"]
+        (names[id(parameter)], group["highest"])
+        for group in parameter_groups[:-1]
+        for parameter in group["params"]
     ]
     assert len(listed) == len(dict(listed)) == len(names), "each once"
     return dict(listed)

@@ -53,16 +53,16 @@ def test_rows_stay_rows_and_columns_columns(
     marked(before, rows, columns)
     save(before, tmp_path)
     after = encoder_on(model, height * side, width * side, tmp_path / "encoder.safetensors")
-    found = positions(after)
-    assert len(found) == 1 + height * width and found[0].equal(positions(before)[0])
-    down, across = found[1:, 0].reshape(height, width), found[1:, 1].reshape(height, width)
+    table = positions(after)
+    assert len(table) == 1 + height * width and table[0].equal(positions(before)[0])
+    down, across = table[1:, 0].reshape(height, width), table[1:, 1].reshape(height, width)
     assert torch.allclose(down, down[:, :1].expand_as(down), atol=1e-4) and (down[1:, 0] > down[:-1, 0]).all()
     assert (
         torch.allclose(across, across[:1].expand_as(across), atol=1e-4)
         and (across[0, 1:] > across[0, :-1]).all()
     )
     if (rows, columns) == (height, width):
-        assert found.equal(positions(before))
+        assert table.equal(positions(before))
 
 
 @FAMILIES

@@ -38,11 +38,11 @@ def test_an_array_is_seen_as_pillows_picture_is(width: int, height: int, resize:
 
 def test_squash_is_pillows_bicubic_within_one_level() -> None:
     image = picture(90, 120)
-    ours = (
+    pixels = (
         Preprocess(height=40, width=24, resize="squash", mean=MEAN, std=STD)(image).permute(1, 2, 0).numpy()
     )
     pillows = np.asarray(image.resize((24, 40), Image.Resampling.BICUBIC))
-    assert np.abs(ours.astype(int) - pillows.astype(int)).max() <= 1
+    assert np.abs(pixels.astype(int) - pillows.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_normalise_gives_the_encoders_mean_and_std() -> None:
 def test_normalise_leaves_what_it_was_given() -> None:
     preprocess = Preprocess(height=4, width=4, resize="squash", mean=MEAN, std=STD)
     for batch in (torch.full((1, 3, 4, 4), 9, dtype=torch.uint8), torch.full((1, 3, 4, 4), 9.0)):
-        found = preprocess.normalise(batch)
-        assert (batch == 9).all() and found.equal(
+        normalised = preprocess.normalise(batch)
+        assert (batch == 9).all() and normalised.equal(
             (torch.full((1, 3, 4, 4), 9.0) / 255 - torch.tensor(MEAN).view(3, 1, 1))
             / torch.tensor(STD).view(3, 1, 1)
         )

@@ -30,9 +30,9 @@ def made(seed: int, count: int = EACH) -> tuple[Tensor, Tensor]:
     ) + 1, labels
 
 
-def top1(gallery: Tensor, queries: Tensor, labels: Tensor, asked: Tensor) -> float:
+def top1(gallery: Tensor, queries: Tensor, labels: Tensor, query_labels: Tensor) -> float:
     nearest = (functional.normalize(queries, dim=-1) @ functional.normalize(gallery, dim=-1).T).argmax(dim=1)
-    return (labels[nearest] == asked).float().mean().item()
+    return (labels[nearest] == query_labels).float().mean().item()
 
 
 class Told(Encoder):
@@ -46,16 +46,16 @@ class Told(Encoder):
 
 
 def test_the_projection_finds_what_tells_skus_apart() -> None:
-    (features, labels), (queries, asked) = made(1), made(2)
+    (features, labels), (queries, query_labels) = made(1), made(2)
     encoder = Told(dim=8)
     probe(encoder, features[None], labels, SKUS, PARAMS, LossParams(), 7)
     with torch.inference_mode():
-        gallery, found = encoder.projected(features), encoder.projected(queries)
-    assert top1(features, queries, labels, asked) < 0.6
-    assert top1(gallery, found, labels, asked) > 0.9
+        gallery, projected = encoder.projected(features), encoder.projected(queries)
+    assert top1(features, queries, labels, query_labels) < 0.6
+    assert top1(gallery, projected, labels, query_labels) > 0.9
     assert (
-        top1(gallery[:, :5], found[:, :5], labels, asked)
-        > top1(gallery[:, -3:], found[:, -3:], labels, asked) + 0.2
+        top1(gallery[:, :5], projected[:, :5], labels, query_labels)
+        > top1(gallery[:, -3:], projected[:, -3:], labels, query_labels) + 0.2
     )
 
 
@@ -65,8 +65,8 @@ def test_a_projection_longer_than_there_are_skus_hears_no_noise() -> None:
     projection = Projection(WIDTH, WIDTH).eval()
     fit(projection, features, labels, SKUS)
     with torch.inference_mode():
-        found = projection(torch.cat([features, queries]))
-    whole, few = (functional.normalize(part, dim=1) for part in (found, found[:, : SKUS - 1]))
+        projected = projection(torch.cat([features, queries]))
+    whole, few = (functional.normalize(part, dim=1) for part in (projected, projected[:, : SKUS - 1]))
     assert torch.allclose(whole @ whole.T, few @ few.T, atol=0.01)
 
 
@@ -122,17 +122,19 @@ def test_a_loss_of_pairs_has_no_head_to_learn() -> None:
 
 def test_augmented_views_teach_what_to_overlook() -> None:
     features, labels = made(1, count=2)
-    queries, asked = made(2)
+    queries, query_labels = made(2)
     views = torch.stack(
         [features, *(torch.cat([made(seed, 2)[0][:, :8], features[:, 8:]], dim=1) for seed in range(10, 18))]
     )
-    found = []
+    accuracies = []
     for seen in (views[:1], views):
         encoder = Told(dim=8)
         probe(encoder, seen, labels, SKUS, PARAMS, LossParams(), 7)
         with torch.inference_mode():
-            found.append(top1(encoder.projected(features), encoder.projected(queries), labels, asked))
-    assert found[1] > found[0] + 0.1
+            accuracies.append(
+                top1(encoder.projected(features), encoder.projected(queries), labels, query_labels)
+            )
+    assert accuracies[1] > accuracies[0] + 0.1
 
 
 def test_equal_arguments_give_equal_bits_and_the_seed_counts() -> None:
@@ -146,7 +148,7 @@ def test_equal_arguments_give_equal_bits_and_the_seed_counts() -> None:
     torch.manual_seed(1)
     first = run(7)
     torch.manual_seed(2)
-    assert all(one.equal(other) for one, other in zip(first, run(7), strict=True))
+    assert all(before.equal(other) for before, other in zip(first, run(7), strict=True))
     assert not first[0].equal(run(8)[0])
 
 
@@ -160,16 +162,18 @@ def test_neither_length_nor_order_of_features_counts(stretch: float, seed: int, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("skumatch.model.probe.PART", parts)
         fit(shuffled, stretch * features[order], labels[order], SKUS)
-    one, other = (functional.normalize(each.eval()(features), dim=-1).detach() for each in (whole, shuffled))
-    assert torch.allclose(one @ one.T, other @ other.T, atol=1e-3)
+    original, other = (
+        functional.normalize(each.eval()(features), dim=-1).detach() for each in (whole, shuffled)
+    )
+    assert torch.allclose(original @ original.T, other @ other.T, atol=1e-3)
 
 
 def test_tower_features_are_the_towers_own() -> None:
     encoder = build(EncoderParams(model="smoke", weights="none", height=32, width=32, dim=16), None).train()
     pixels = torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    found = tower_features(encoder, pixels.split(4))
-    assert found.shape == (6, encoder.width) and not found.is_inference()
+    features = tower_features(encoder, pixels.split(4))
+    assert features.shape == (6, encoder.width) and not features.is_inference()
     expected = encoder.eval().tower(
         encoder.preprocess.normalise(pixels).contiguous(memory_format=torch.channels_last)
     )
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(features, expected, atol=1e-5)

@@ -39,8 +39,10 @@ def test_an_epoch_has_its_length_and_each_sku_its_share(sizes: list[int], power:
     order = balanced(labels, power, generator(seed))
     assert len(order) == len(labels) and (order == balanced(labels, power, generator(seed))).all()
     weights = np.array(sizes, float) ** power
-    found = shown(labels, order)
-    assert all(abs(found[sku] - share) < 1 for sku, share in enumerate(len(labels) * weights / weights.sum()))
+    shares = shown(labels, order)
+    assert all(
+        abs(shares[sku] - share) < 1 for sku, share in enumerate(len(labels) * weights / weights.sum())
+    )
     times = Counter(order.tolist())
     for sku in range(len(sizes)):
         each = [times[image] for image, label in enumerate(labels) if label == sku]
@@ -63,9 +65,9 @@ def test_a_share_of_less_than_an_image_comes_in_some_epochs() -> None:
 @given(parts=st.lists(st.floats(0, 5), min_size=1, max_size=30), seed=seeds)
 def test_whole_parts_keep_the_sum_and_are_neighbours(parts: list[float], seed: int) -> None:
     expected = np.array([*parts, np.ceil(sum(parts)) - sum(parts)])
-    found = whole_parts(expected, generator(seed))
-    assert found.sum() == round(expected.sum())
-    assert (np.abs(found - expected) < 1 + 1e-9).all() and (found >= 0).all()
+    rounded = whole_parts(expected, generator(seed))
+    assert rounded.sum() == round(expected.sum())
+    assert (np.abs(rounded - expected) < 1 + 1e-9).all() and (rounded >= 0).all()
 
 
 @given(values=st.lists(st.integers(0, 4), max_size=40))

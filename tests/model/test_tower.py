@@ -232,11 +232,11 @@ def test_recomputing_gives_the_same_gradients_and_statistics(make: Make, block: 
     part = next(module for name, module in encoder.tower.named_modules() if name.endswith(block))
     part.register_forward_pre_hook(lambda *_: passes.append(1))
     with shaped(encoder, TowerParams(checkpointing=True, freeze=0.0)):
-        found, own = gradients(encoder)
+        recomputed, own = gradients(encoder)
         assert sum(passes) == 2
-    expected, theirs = gradients(plain)
-    assert found.equal(expected) and own.keys() == theirs.keys()
-    assert all(torch.allclose(own[name], theirs[name], atol=1e-6) for name in own)
+    expected, expected_statistics = gradients(plain)
+    assert recomputed.equal(expected) and own.keys() == expected_statistics.keys()
+    assert all(torch.allclose(own[name], expected_statistics[name], atol=1e-6) for name in own)
     assert not changed(state(encoder), state(plain)), "a batch counts once"
     again = gradients(encoder)[1], gradients(plain)[1]
     assert sum(passes) == 3, "afterwards once"
@@ -277,9 +277,9 @@ def test_a_compiled_forward_says_the_same_and_leaves_names_alone(make: Make, bac
     encoder, plain = make(), make()
     forward = compiled(encoder, backend=backend)
     names = list(encoder.state_dict())
-    found = forward(pixels(encoder.train()))
-    assert torch.allclose(found, plain.train()(pixels(plain)), atol=1e-5)
-    found.sum().backward()
+    embeddings = forward(pixels(encoder.train()))
+    assert torch.allclose(embeddings, plain.train()(pixels(plain)), atol=1e-5)
+    embeddings.sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
     assert list(encoder.state_dict()) == names
 

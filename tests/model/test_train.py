@@ -588,12 +588,13 @@ def test_frozen_layers_stay_as_they_were(shelf: Images, smoke: EncoderParams) ->
 def test_a_compiled_training_learns_the_same(
     shelf: Images, smoke: EncoderParams, whole: tuple[Encoder, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Encoder] = []
+    compiled_encoders: list[Encoder] = []
     monkeypatch.setattr(
-        "skumatch.model.run.compiled", lambda encoder: asked.append(encoder) or compiled(encoder, "eager")
+        "skumatch.model.run.compiled",
+        lambda encoder: compiled_encoders.append(encoder) or compiled(encoder, "eager"),
     )
     trained = fit(shelf, smoke, params={"tower": TowerParams(compile=True, freeze=0.0)})
-    assert len(asked) == 1
+    assert len(compiled_encoders) == 1
     assert all(
         torch.allclose(tensor, whole[0].state_dict()[name], atol=1e-4)
         for name, tensor in trained.state_dict().items()
@@ -610,14 +611,14 @@ def test_each_epoch_s_pace_is_in_a_file_as_it_ends(
         return 0.5
 
     fit(shelf, smoke, live=live, judge=judge)
-    found = [json.loads(line) for line in live.read_text().splitlines()]
+    records = [json.loads(line) for line in live.read_text().splitlines()]
     assert (
         lines == [0, 1]
-        and [line["step"] for line in found] == [6, 12]
-        and [line["top1"] for line in found] == [0.5, 0.5]
+        and [line["step"] for line in records] == [6, 12]
+        and [line["top1"] for line in records] == [0.5, 0.5]
     )
-    assert all(line["images_per_second"] > 0 and 0 <= line["waiting_share"] <= 1 for line in found)
-    assert found[0]["seconds_left"] >= 0 and found[1]["seconds_left"] == 0
+    assert all(line["images_per_second"] > 0 and 0 <= line["waiting_share"] <= 1 for line in records)
+    assert records[0]["seconds_left"] >= 0 and records[1]["seconds_left"] == 0
 
 
 def test_gradients_that_are_no_numbers_never_reach_a_checkpoint(

@@ -29,10 +29,10 @@ def test_a_loss_that_never_rises_is_never_told(losses: list[float]) -> None:
 @given(LOSSES, st.integers(0, 300))
 def test_what_was_saved_goes_on_alike(losses: list[float], cut: int) -> None:
     straight, first = Trend(), Trend()
-    told = [straight.diverged(loss) for loss in losses]
+    verdicts = [straight.diverged(loss) for loss in losses]
     before = [first.diverged(loss) for loss in losses[:cut]]
     again = Trend.model_validate_json(first.model_dump_json())
-    assert told == before + [again.diverged(loss) for loss in losses[cut:]]
+    assert verdicts == before + [again.diverged(loss) for loss in losses[cut:]]
 
 
 def test_shaking_is_no_divergence() -> None:
@@ -43,5 +43,5 @@ def test_shaking_is_no_divergence() -> None:
 
 def test_a_collapse_is_told_within_fifty_steps() -> None:
     learnt = [12 * 0.98**step + 1.0 for step in range(500)]
-    told = steps_until([*learnt, *[8.2] * 200])
-    assert told is not None and 500 < told <= 550
+    steps = steps_until([*learnt, *[8.2] * 200])
+    assert steps is not None and 500 < steps <= 550

@@ -50,13 +50,13 @@ def test_an_image_shown_again_in_an_epoch_is_another_view(shelf: Images) -> None
 def test_the_neighbour_is_any_other_picture_but_never_the_same(
     shelf: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few, asked = shelf.take(range(5)), []
+    few, places = shelf.take(range(5)), []
     views, pixels = made(few, mild(occlude=0.9)), few.pixels
-    monkeypatch.setattr(few, "pixels", lambda index: asked.append(index) or pixels(index))
+    monkeypatch.setattr(few, "pixels", lambda index: places.append(index) or pixels(index))
     for epoch in range(40):
         views[Key(epoch, 2)]
-    own = asked.count(2)
-    assert own == 40 and set(asked) == {0, 1, 2, 3, 4} and 25 < len(asked) - own <= 40
+    own = places.count(2)
+    assert own == 40 and set(places) == {0, 1, 2, 3, 4} and 25 < len(places) - own <= 40
 
 
 def test_from_the_fix_on_pictures_are_shown_whole_and_as_they_are(shelf: Images) -> None:

@@ -29,7 +29,10 @@ def test_packaged_weights_are_mapped_to_timms_names(tmp_path: Path) -> None:
         "blocks.6.0.conv_pwl.weight": "_blocks.15._project_conv.weight",
         "bn2.running_var": "_bn1.running_var",
     }
-    assert all(tensors[f"trunk.{ours}"].equal(packaged[theirs]) for ours, theirs in pairs.items())
+    assert all(
+        tensors[f"trunk.{packaged_name}"].equal(packaged[timm_name])
+        for packaged_name, timm_name in pairs.items()
+    )
     path = fetched_weights(tmp_path)
     encoder = build(EncoderParams(), path)
     assert encoder.dim == 1280 and encoder.preprocess.mean == (0.5, 0.5, 0.5)

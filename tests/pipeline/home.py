@@ -73,8 +73,8 @@ class Home:
             else marker(output, "result")
         )
 
-    def pull(self, run: str, *overrides: str, **asked: Any) -> dict[str, Any]:
-        return self.task({"run": run, "overrides": [*SMOKE, *overrides], **asked}, "pull")
+    def pull(self, run: str, *overrides: str, **request: Any) -> dict[str, Any]:
+        return self.task({"run": run, "overrides": [*SMOKE, *overrides], **request}, "pull")
 
     def stages(self, message: dict[str, Any], *names: str) -> dict[str, Any]:
         for name in names or STAGES:

@@ -51,14 +51,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(request)
         if self.server.lost(request):
             return
-        told = self.server.upstream.request(
+        response = self.server.upstream.request(
             self.command, self.path, content=body, headers=kept(dict(self.headers))
         )
-        self.send_response(told.status_code)
-        for name, value in (kept(dict(told.headers)) | {"Content-Length": str(len(told.content))}).items():
+        self.send_response(response.status_code)
+        for name, value in (
+            kept(dict(response.headers)) | {"Content-Length": str(len(response.content))}
+        ).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(told.content)
+        self.wfile.write(response.content)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 the names that http.server looks for
 

@@ -59,10 +59,10 @@ def runs(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_newest_version_of_other_data_that_passed(
     runs: str, tmp_path: Path, params: Params, data: str, expected: str | None
 ) -> None:
-    found = fetch_baseline(
+    baseline = fetch_baseline(
         Settings(project=tmp_path, mlflow=runs), params, pointer(f"{data}.dir", "data"), None
     )
-    assert found == (None if expected is None else {"of": expected})
+    assert baseline == (None if expected is None else {"of": expected})
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ def test_a_try_that_ends_late_leaves_a_newer_claim(settings: Settings) -> None:
     assert board.claims()["tried-twice.json"] == newer
     with at_work(settings, "tried-once", "train") as rest_on:
         rest_on("inputs", "lock")
-    found = board.claims()["tried-once.json"]
-    assert (found.working, found.inputs, found.lock) == (False, "inputs", "lock")
+    claim = board.claims()["tried-once.json"]
+    assert (claim.working, claim.inputs, claim.lock) == (False, "inputs", "lock")
 
 
 def test_a_claim_lasts_as_long_as_a_task_may_work(settings: Settings) -> None:
@@ -149,7 +149,7 @@ def test_of_two_clean_ups_at_once_the_first_one_stops(settings: Settings) -> Non
     with pytest.raises(CleaningRefused, match="another one came in between"), cleaning(settings) as still:
         board.write_cleaning("the second")
         still()
-    assert (found := board.cleaning()) and found.name == "the second"
+    assert (flag := board.cleaning()) and flag.name == "the second"
     board.end_cleaning("the second")
     assert board.cleaning() is None
 

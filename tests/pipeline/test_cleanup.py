@@ -43,19 +43,19 @@ def needed_paths(world: World) -> set[str]:
     ref = world.registry.resolve("champion")
     lock = world.registry.artifact(ref.run_id, "dvc.lock").decode()
     inputs = ref.tags["skumatch.inputs"]
-    found = named(lock, "lock") | {inputs}
+    digests = named(lock, "lock") | {inputs}
     for name, data in members(world.remote / path_of(inputs)).items():
         if name.endswith(".dvc"):
-            found |= {md5_of(data.decode())}
+            digests |= {md5_of(data.decode())}
     for digest in [
-        entry for entry in found if entry.endswith(".dir") and (world.remote / path_of(entry)).is_file()
+        entry for entry in digests if entry.endswith(".dir") and (world.remote / path_of(entry)).is_file()
     ]:
-        found |= {part["md5"] for part in json.loads((world.remote / path_of(digest)).read_text())}
-    return {path_of(digest) for digest in found}
+        digests |= {part["md5"] for part in json.loads((world.remote / path_of(digest)).read_text())}
+    return {path_of(digest) for digest in digests}
 
 
-def by_kind(found: list[Pile]) -> dict[str, set[str]]:
-    return {pile.kind: {item.name for item in pile.items} for pile in found}
+def by_kind(piles_found: list[Pile]) -> dict[str, set[str]]:
+    return {pile.kind: {item.name for item in pile.items} for pile in piles_found}
 
 
 def whole(world: World) -> None:
@@ -67,8 +67,8 @@ def whole(world: World) -> None:
 
 
 def test_today_nothing_is_taken(world: World) -> None:
-    found = by_kind(piles(world.settings, Limits(7, 90, time.time())))
-    assert found == {
+    names_by_kind = by_kind(piles(world.settings, Limits(7, 90, time.time())))
+    assert names_by_kind == {
         kind: set() for kind in ("workspaces", "cache", "remote", "checkpoints", "vectors", "claims")
     }
 
@@ -79,22 +79,26 @@ def test_in_a_year_what_only_the_refused_run_needed_is_taken_and_the_version_sta
     needed, before = needed_paths(world), hashes(world.root)
     shown = piles(world.settings, FUTURE)
     assert hashes(world.root) == before, "looking writes nothing"
-    found = by_kind(shown)
-    refused = {path_of(one) for one in named(world.refused_lock, "lock")} & set(world.remote_files())
-    assert refused - needed and refused - needed <= found["remote"] and refused - needed <= found["cache"]
-    assert all(RESULT.fullmatch(name) or name.startswith("files/") for name in found["remote"])
-    assert not needed & (found["remote"] | found["cache"])
-    assert any(name.endswith("owner.json") for name in found["checkpoints"])
-    assert_only_of_refused(world, found["vectors"])
-    assert sorted(name.partition("-")[0] for name in found["claims"]) == [
+    names_by_kind = by_kind(shown)
+    refused = {path_of(digest) for digest in named(world.refused_lock, "lock")} & set(world.remote_files())
+    assert (
+        refused - needed
+        and refused - needed <= names_by_kind["remote"]
+        and refused - needed <= names_by_kind["cache"]
+    )
+    assert all(RESULT.fullmatch(name) or name.startswith("files/") for name in names_by_kind["remote"])
+    assert not needed & (names_by_kind["remote"] | names_by_kind["cache"])
+    assert any(name.endswith("owner.json") for name in names_by_kind["checkpoints"])
+    assert_only_of_refused(world, names_by_kind["vectors"])
+    assert sorted(name.partition("-")[0] for name in names_by_kind["claims"]) == [
         "claims/first.json",
         "claims/import",
         "claims/refused.json",
     ]
     gone = delete(world.settings, FUTURE, shown)
-    assert {kind: {item.name for item in items} for kind, items in gone.items()} == found
+    assert {kind: {item.name for item in items} for kind, items in gone.items()} == names_by_kind
     assert needed & before.keys() <= set(world.remote_files())
-    assert by_kind(piles(world.settings, FUTURE)) == {kind: set() for kind in found}
+    assert by_kind(piles(world.settings, FUTURE)) == {kind: set() for kind in names_by_kind}
     whole(world)
 
 
@@ -150,7 +154,7 @@ def assert_sound(root: Path) -> None:
         assert all((root / part).is_file() for part in parts), path
     for path in (root / "runs").rglob("*"):
         if RESULT.fullmatch(path.relative_to(root).as_posix()):
-            assert all((root / path_of(one["md5"])).exists() for one in _outs(path)), path
+            assert all((root / path_of(out["md5"])).exists() for out in _outs(path)), path
         elif root.name == "cache" and len(path.relative_to(root).parts) == 3:
             assert list(path.iterdir()), path
 
@@ -236,7 +240,7 @@ def test_a_cache_that_is_a_link_is_not_followed(world: World, tmp_path: Path, na
         with pytest.raises(CleaningRefused, match="is a link, and a clean-up follows none"):
             piles(world.settings, FUTURE)
     else:
-        assert not any(one.startswith("files/") for one in by_kind(piles(world.settings, FUTURE))["cache"])
+        assert not any(path.startswith("files/") for path in by_kind(piles(world.settings, FUTURE))["cache"])
 
 
 def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World) -> None:
@@ -251,8 +255,8 @@ def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World)
         (folder / "file").write_text("12345")
     now = time.time()
     assert not {left, pulled, audit} & leftovers.leftovers(home, now + 47 * 3600).keys()
-    found = leftovers.leftovers(home, now + 49 * 3600)
-    assert {left: 5, pulled: 5, audit: 5}.items() <= found.items()
+    folders = leftovers.leftovers(home, now + 49 * 3600)
+    assert {left: 5, pulled: 5, audit: 5}.items() <= folders.items()
     with chdir(left):
         assert left not in leftovers.leftovers(home, now + 49 * 3600)
     leftovers.remove([left, pulled, audit])
@@ -264,10 +268,10 @@ def test_workspaces_go_when_their_process_is_gone_and_two_days_old(world: World)
 def test_a_run_in_progress_keeps_what_it_rests_on_however_old_that_is(world: World) -> None:
     board, (claim,) = (
         Board(str(world.remote)),
-        [one for one in Board(str(world.remote)).claims().values() if one.run == "refused"],
+        [entry for entry in Board(str(world.remote)).claims().values() if entry.run == "refused"],
     )
     assert claim.lock == world.refused_lock and not claim.working
-    refused = {path_of(one) for one in named(claim.lock, "lock")}
+    refused = {path_of(entry) for entry in named(claim.lock, "lock")}
     assert refused & by_kind(piles(world.settings, FUTURE))["remote"]
     shown = piles(world.settings, FUTURE)
     board.write(claim.model_copy(update={"at": FUTURE.now - 6 * DAY}))
@@ -359,9 +363,13 @@ def test_in_a_year_the_run_to_start_from_and_the_versions_are_held_and_before_th
     world: World,
 ) -> None:
     held = cleanup.holdings(Tracking(world.mlflow), FUTURE.runs_since)
-    assert {one.who for one in held} == {"Run first", f"Version 1 of '{world.model}'"}
+    assert {holding.who for holding in held} == {"Run first", f"Version 1 of '{world.model}'"}
     recent = cleanup.holdings(Tracking(world.mlflow), datetime(2020, 1, 1, tzinfo=UTC))
-    assert {one.who for one in recent} == {"Run first", "Run refused", f"Version 1 of '{world.model}'"}
+    assert {holding.who for holding in recent} == {
+        "Run first",
+        "Run refused",
+        f"Version 1 of '{world.model}'",
+    }
 
 
 def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
@@ -374,7 +382,7 @@ def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
         tracking.log_run(
             run, {"release.model_name": "removed"}, {}, tags, {"dvc.lock": tmp_path / "dvc.lock"}
         )
-    assert {one.who for one in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run last"}
+    assert {holding.who for holding in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run last"}
     with (
         tracking.client() as client,
         Journal(client, "removed", lambda: None).turn(
@@ -382,7 +390,10 @@ def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
         ),
     ):
         pass
-    assert {one.who for one in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run served", "Run last"}
+    assert {holding.who for holding in cleanup.holdings(tracking, FUTURE.runs_since)} == {
+        "Run served",
+        "Run last",
+    }
 
 
 def test_a_remote_on_s3_is_cleaned_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

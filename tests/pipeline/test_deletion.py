@@ -138,9 +138,9 @@ def test_a_clean_up_that_lost_its_turn_deletes_no_more(place: Place, monkeypatch
     shown, look = place.piles(), cleanup.piles
 
     def looked(settings: Settings, limits: Limits) -> list[Pile]:
-        found = look(settings, limits)
+        result = look(settings, limits)
         Board(settings.remote_url).write_cleaning("another")
-        return found
+        return result
 
     monkeypatch.setattr(cleanup, "piles", looked)
     with pytest.raises(CleaningRefused, match="another one came in between"):

@@ -66,12 +66,12 @@ class Case:
 
     def left(self) -> dict[str, list[str]]:
         """Kind of trace -> the files that have it."""
-        found: dict[str, list[str]] = {kind: [] for kind in self.traces}
+        places: dict[str, list[str]] = {kind: [] for kind in self.traces}
         for path in (path for place in self.places for path in place.rglob("*") if path.is_file()):
             data = path.read_bytes()
             for kind, trace in self.traces.items():
-                found[kind] += [str(path)] if trace in data else []
-        return found
+                places[kind] += [str(path)] if trace in data else []
+        return places
 
     def files(self) -> dict[str, str]:
         listed = {place.name: hashes(place) for place in self.places}
@@ -138,11 +138,11 @@ def test_what_is_in_no_version_is_not_erased(case: Case) -> None:
 def test_an_erase_tells_what_has_it_and_makes_the_version_without(case: Case) -> None:
     """The copy with equal pixels goes along, and what serves is said to hold both."""
     rows = read_manifest(case.shop.home.project / "data")
-    told = " ".join(case.shop.command("data", "erase", "--image", case.digest, "--why", WHY).stdout.split())
-    assert "Pictures to erase: 2, 1 of them not named, but with equal pixels." in told
-    assert "data version" in told and "today's" in told and "the remote" in told and "MLflow" in told
-    assert "Commit data.dvc to keep this version. It can't be undone." in told
-    assert "What serves, version 1, still has them in its gallery, until `skumatch refresh`" in told
+    output = " ".join(case.shop.command("data", "erase", "--image", case.digest, "--why", WHY).stdout.split())
+    assert "Pictures to erase: 2, 1 of them not named, but with equal pixels." in output
+    assert "data version" in output and "today's" in output and "the remote" in output and "MLflow" in output
+    assert "Commit data.dvc to keep this version. It can't be undone." in output
+    assert "What serves, version 1, still has them in its gallery, until `skumatch refresh`" in output
     now = read_manifest(case.shop.home.project / "data")
     alike = rows["pixels"].isin(rows.loc[rows["sha256"].eq(case.digest), "pixels"])
     assert set(rows["id"]) - set(now["id"]) == set(rows.loc[alike, "id"])

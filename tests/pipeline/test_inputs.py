@@ -282,8 +282,8 @@ def test_three_cases_without_a_commit_are_told_apart(small: Path, monkeypatch: p
     shutil.rmtree(small / ".git")
     code = inputs.read_code(small)
     assert code.commit is None and code.files and code.trouble
-    told = "is under no git commit: it is in no git repository (not a git repository"
-    assert code.trouble.found.startswith(told)
+    reason = "is under no git commit: it is in no git repository (not a git repository"
+    assert code.trouble.found.startswith(reason)
     with pytest.raises(DataError, match="names nothing: .* is in no git repository"):
         inputs.data_pointer(small, "HEAD")
 

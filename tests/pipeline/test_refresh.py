@@ -228,8 +228,8 @@ def test_a_registration_killed_anywhere_is_taken_up_again(
         with dying(monkeypatch) as calls:
             summary = task.register(name)
         whole, made = task.left(registry), registry.resolve(str(release.version))
-        said = release.version, release.judge_again
-        assert (summary["version"], summary.get("judge_again")) == said and made.aliases == release.aliases
+        outcome = release.version, release.judge_again
+        assert (summary["version"], summary.get("judge_again")) == outcome and made.aliases == release.aliases
         assert {tag: made.tags.get(tag) for tag in release.tags} == release.tags
         assert (champion_of(registry), whole["status"]) == (release.champion, "FINISHED")
         places = moments(calls)
@@ -242,7 +242,7 @@ def test_a_registration_killed_anywhere_is_taken_up_again(
                 task.register(registry.model_name)
             assert champion_of(registry) in (release.champion_before, release.champion)
             again = task.register(registry.model_name)
-            assert (again["version"], again.get("judge_again")) == said
+            assert (again["version"], again.get("judge_again")) == outcome
             assert task.left(registry) == whole, f"killed before call {at}, {calls[at]}"
 
 

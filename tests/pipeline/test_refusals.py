@@ -65,13 +65,19 @@ def refused(settings: Settings, sent: Message) -> bool:
 def test_a_refusal_names_what_it_rests_on_and_has_its_page(settings: Settings, folder: Path) -> None:
     sent, tracking = message(), Tracking(settings.mlflow_url)
     refuse(settings, folder, sent)
-    found = tracking.last_refused(sent.basis)
-    assert found is not None and tracking.artifact(found.run_id, "validate/validation.html") == b"why"
+    refusal = tracking.last_refused(sent.basis)
+    assert refusal is not None and tracking.artifact(refusal.run_id, "validate/validation.html") == b"why"
     names = ("kind", "data", "stage", "code", "commit")
-    assert [found.tags[f"skumatch.{name}"] for name in names] == ["refresh", "d", "validate", "5ha", "c0ffee"]
-    assert (found.tags["skumatch.run"], found.tags["skumatch.decision"]) == (sent.run, SENTENCE)
-    assert len(found.tags["skumatch.params"]) == 64
-    page = re.escape(tracking.run_page(found.run_id, settings.mlflow_shown))
+    assert [refusal.tags[f"skumatch.{name}"] for name in names] == [
+        "refresh",
+        "d",
+        "validate",
+        "5ha",
+        "c0ffee",
+    ]
+    assert (refusal.tags["skumatch.run"], refusal.tags["skumatch.decision"]) == (sent.run, SENTENCE)
+    assert len(refusal.tags["skumatch.params"]) == 64
+    page = re.escape(tracking.run_page(refusal.run_id, settings.mlflow_shown))
     words = rf"stage validate refused this data .* in the run {sent.run} \({page}\); `skumatch refresh` tries"
     with pytest.raises(NothingNew, match=words):
         refusals.check_not_refused(settings, tracking, "refresh", sent.basis)

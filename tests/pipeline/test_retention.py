@@ -80,9 +80,9 @@ class Made:
         """What must stay, worked out another way than by the code under test."""
         start = self.roots | self.inputs | {digest for digest, age in self.age.items() if age == NOW}
         young_archives = {
-            one for one in self.archives if one not in self.inputs
+            archive for archive in self.archives if archive not in self.inputs
         }  # young, but nobody says that they are input sets
-        return start | {part for one in start - young_archives for part in self.reach[one]}
+        return start | {part for archive in start - young_archives for part in self.reach[archive]}
 
 
 @st.composite
@@ -114,18 +114,18 @@ def test_nothing_reachable_is_taken_all_else_is_and_every_moment_on_the_way_is_s
 
 
 def test_a_name_that_isnt_ours_is_never_taken() -> None:
-    ours, halfway = "files/md5/ab/" + 30 * "c", f"gone/{32 * 'a'}/{64 * 'b'}"
+    object_path, halfway = "files/md5/ab/" + 30 * "c", f"gone/{32 * 'a'}/{64 * 'b'}"
     strange = (
         "files/md5/ab/readme",
         "files/md5/" + 32 * "c",
-        f"{ours}.part",
+        f"{object_path}.part",
         "ab/" + 30 * "c",
-        f"x/{ours}",
+        f"x/{object_path}",
         "runs/notes.txt",
         "photos/1.png",
     )
-    files = dict.fromkeys((ours, halfway, *strange), File(1, OLD))
-    assert [item.name for item in unneeded(files, {}, set())] == [halfway, ours]
+    files = dict.fromkeys((object_path, halfway, *strange), File(1, OLD))
+    assert [item.name for item in unneeded(files, {}, set())] == [halfway, object_path]
 
 
 def test_checkpoints_are_taken_folder_by_folder_the_commit_first() -> None:

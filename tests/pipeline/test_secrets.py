@@ -62,13 +62,13 @@ def told(call: Callable[[], object]) -> list[str]:
 def test_a_remote_that_does_not_work_is_told_without_its_password(refusing: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     (tmp_path / "y.dvc").write_text(pointer("0" * 32, "y"))
-    away, said = address(free_port()), []
+    away, messages = address(free_port()), []
     for remote in (refusing, away):
         repository = Repository(tmp_path, Settings(project=tmp_path, home=tmp_path / "home", remote=remote))
-        said += [*told(lambda: repository.add("x")), *told(lambda: repository.pull("y.dvc"))]  # noqa: B023 called at once
-    said += told(lambda: Checkpoints(away, "key"))
+        messages += [*told(lambda: repository.add("x")), *told(lambda: repository.pull("y.dvc"))]  # noqa: B023 called at once
+    messages += told(lambda: Checkpoints(away, "key"))
     assert f"Basic {b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}" in Refusing.asked, "it was used"
-    assert places([PASSWORD], tmp_path, said) == {PASSWORD: {".dvc/config.local"}}
+    assert places([PASSWORD], tmp_path, messages) == {PASSWORD: {".dvc/config.local"}}
     assert (tmp_path / ".dvc/config.local").stat().st_mode & 0o077 == 0
 
 

@@ -342,8 +342,10 @@ def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:
     }
     assert version.tags.items() >= compared.items() and run.data.tags.items() >= compared.items()
     data = md5_of((home.project / "data.dvc").read_text())
-    assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [data, data]
-    assert {json.loads(one.dataset.source)["uri"] for one in run.inputs.dataset_inputs} == {str(home.remote)}
+    assert [dataset_input.dataset.digest for dataset_input in run.inputs.dataset_inputs] == [data, data]
+    assert {
+        json.loads(dataset_input.dataset.source)["uri"] for dataset_input in run.inputs.dataset_inputs
+    } == {str(home.remote)}
 
 
 def move_champion(home: Home, version: int | None) -> None:

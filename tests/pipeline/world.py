@@ -44,12 +44,12 @@ class World:
 
 def hashes(folder: Path) -> dict[str, str]:
     """Every file below with its hash; a link with where it leads."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
     return {
         path.relative_to(folder).as_posix(): str(path.readlink())
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in found
+        for path in paths
         if ".git" not in path.parts
     }
 

@@ -92,9 +92,9 @@ def test_an_assortment_is_a_gallery_of_its_products(backend: Backend, problem: P
     gallery, queries, lists, wanted = problem
     shelves = Shelves(gallery, backend)
     for names in (*lists, *lists):
-        found = answers(shelves.part(shelves.resolve(names)), queries, wanted)
-        assert found == answers(GalleryPart(only(gallery, names), backend), queries, wanted)
-        assert found == [counted(gallery, names, query, wanted) for query in queries]
+        matches = answers(shelves.part(shelves.resolve(names)), queries, wanted)
+        assert matches == answers(GalleryPart(only(gallery, names), backend), queries, wanted)
+        assert matches == [counted(gallery, names, query, wanted) for query in queries]
 
 
 def test_a_bundle_answers_as_one_of_these_products(
@@ -165,8 +165,8 @@ NAMES = ["Milk, 1 l", "Crème fraîche", "可口可乐", 'Eggs; "large"', "Stra�
     ],
 )
 def test_a_name_may_have_any_spelling_that_is_alike(written: str, sku: str) -> None:
-    found = Shelves(made_gallery(NAMES)).resolve([written, sku, "", " \t"])
-    assert found == Assortment((sku,), (), "the assortment") and found.warning is None
+    skus = Shelves(made_gallery(NAMES)).resolve([written, sku, "", " \t"])
+    assert skus == Assortment((sku,), (), "the assortment") and skus.warning is None
 
 
 def test_names_that_a_gallery_spells_in_two_ways_mean_both() -> None:
@@ -238,11 +238,11 @@ def test_the_model_in_mlflow_takes_a_list_of_skus(
     model: Any, loaded: Bundle, frame: pd.DataFrame, picture: Picture, caplog: pytest.LogCaptureFixture
 ) -> None:
     pictures = [picture(5), picture(2)]
-    found = model.predict(frame, params={"skus": ["SKU 2", "sku 3", "new"], "top_k": 2})
+    predictions = model.predict(frame, params={"skus": ["SKU 2", "sku 3", "new"], "top_k": 2})
     matches = loaded.match(pictures, 2, loaded.assortment(["sku 2", "sku 3"]))
-    assert found["skus"].tolist() == [[match.sku for match in row] for row in matches]
-    assert found["similarities"].tolist() == [[match.similarity for match in row] for row in matches]
-    assert found["unknown"].tolist() == [True, False]
+    assert predictions["skus"].tolist() == [[match.sku for match in row] for row in matches]
+    assert predictions["similarities"].tolist() == [[match.similarity for match in row] for row in matches]
+    assert predictions["unknown"].tolist() == [True, False]
     assert model.predict(frame, params={"skus": np.array(["sku 2"])})["skus"].tolist() == [["sku 2"]] * 2
     model.predict(frame, params={"skus": ["new", "sku 3", "sku 2"]})
     assert [record.message.count("'new'") for record in caplog.records] == [1], "said once, not at each call"

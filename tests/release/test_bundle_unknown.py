@@ -36,11 +36,11 @@ def test_a_picture_as_near_to_a_second_product_is_unknown(
     bundled: Callable[..., Path], picture: Picture
 ) -> None:
     pictures = [picture(i) for i in range(12)]
-    found = margins(Bundle.load(bundled()), pictures)
-    middle = sorted(found)[6]
+    margin_of = margins(Bundle.load(bundled()), pictures)
+    middle = sorted(margin_of)[6]
     for top_k in (1, 2, 3):
         rows = Bundle.load(bundled(margin=middle)).match(pictures, top_k)
-        assert [row[0].unknown for row in rows] == [margin < middle for margin in found]
+        assert [row[0].unknown for row in rows] == [margin < middle for margin in margin_of]
         assert all(len(row) == top_k and len({match.unknown for match in row}) == 1 for row in rows), (
             "of the picture, not of a match"
         )

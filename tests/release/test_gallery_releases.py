@@ -244,8 +244,8 @@ def test_a_version_that_comes_out_again_says_what_it_was_compared_with_last(shop
 
 def taken(shop: Registry, run: str, kind: Any = "refresh") -> tuple[int, str, bool] | None:
     """The version whose encoder a run takes up, who approved it, and whether others wait."""
-    found = pull._take_encoder(shop, pull.Request(run=run, kind=kind))
-    return (found.ref.version, found.approved_by, found.others) if found else None
+    encoder = pull._take_encoder(shop, pull.Request(run=run, kind=kind))
+    return (encoder.ref.version, encoder.approved_by, encoder.others) if encoder else None
 
 
 def test_every_encoder_that_waits_is_judged_by_one_run_the_oldest_first(shop: Registry) -> None:
@@ -269,8 +269,8 @@ def test_an_encoder_is_not_judged_again_beside_another_one(shop: Registry) -> No
 
 
 def asked(settings: Settings, run: str) -> tuple[int, str]:
-    found = releases.propose(settings, releases.Question(run=run))
-    return found.version, found.others_wait_for
+    proposal = releases.propose(settings, releases.Question(run=run))
+    return proposal.version, proposal.others_wait_for
 
 
 def test_every_version_that_waits_is_asked_about_by_one_run(shop: Registry, settings: Settings) -> None:
@@ -330,8 +330,8 @@ def test_an_approved_release_killed_anywhere_is_taken_up_again(
         fresh = Registry(registry.url, name, tmp_path / "locks")
         with fresh.client() as client:
             client.create_registered_model(name)
-            for one in tags:
-                own = one | {BUNDLE_TAG: bundle_hash(made)}
+            for version_tags in tags:
+                own = version_tags | {BUNDLE_TAG: bundle_hash(made)}
                 client.create_model_version(name, f"models:/{model_id}", run_id, tags=own, model_id=model_id)
         for version in range(1, wanted):
             promote(fresh, version, version - 1 or None, "run before", "")
@@ -353,7 +353,7 @@ def test_an_approved_release_killed_anywhere_is_taken_up_again(
         assert moved == list(range(1, (after or 0) + 1)), "each once, in turn"
         assert all(entry.after for entry in entries) and entries[-1].asked.who == "ann"
         assert {ref.version: dict(ref.tags).get(RELEASE) for ref in fresh.versions()} == {
-            number: one.get(RELEASE) for number, one in enumerate(tags, 1)
+            number: version_tags.get(RELEASE) for number, version_tags in enumerate(tags, 1)
         }
 
     fresh, settings = prepared(f"{registry.model_name}-whole")

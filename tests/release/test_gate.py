@@ -55,8 +55,8 @@ def names(skus: int = SKUS, each: int = EACH) -> np.ndarray:
     return np.repeat(np.array([f"sku-{i:02}" for i in range(skus)], dtype=object), each)
 
 
-def paired(ours: np.ndarray, theirs: np.ndarray, skus: np.ndarray | None = None) -> PairedHits:
-    return PairedHits(names(len(ours) // EACH) if skus is None else skus, ours, theirs)
+def paired(challenger: np.ndarray, champion: np.ndarray, skus: np.ndarray | None = None) -> PairedHits:
+    return PairedHits(names(len(challenger) // EACH) if skus is None else skus, challenger, champion)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def macro(large: int, small: int, **changes: Any) -> Case:
     The challenger misses `large` more of each large one and the `small` first small ones.
     """
     skus = np.concatenate([np.repeat(names(10, 1), 100), names(MANY, 1)[10:]])
-    theirs = np.r_[np.tile(np.arange(100) >= 30, 10), np.ones(30, bool)]
-    ours = np.r_[np.tile(np.arange(100) >= 30 + large, 10), np.arange(30) >= small]
-    return Case(ours, theirs, skus, challenger={"skus": MANY}, champion={"skus": MANY}, **changes)
+    champion = np.r_[np.tile(np.arange(100) >= 30, 10), np.ones(30, bool)]
+    challenger = np.r_[np.tile(np.arange(100) >= 30 + large, 10), np.arange(30) >= small]
+    return Case(challenger, champion, skus, challenger={"skus": MANY}, champion={"skus": MANY}, **changes)
 
 
 def first(**changes: Any) -> Case:
@@ -458,15 +458,16 @@ def test_a_guard_that_does_not_apply_says_why_and_what_was_seen() -> None:
 
 def test_guards_that_are_asked_together_need_more_than_one_alone() -> None:
     generator = np.random.default_rng(1)
-    ours, theirs = hits(2, MANY), hits(2, MANY)
+    challenger, champion = hits(2, MANY), hits(2, MANY)
     worse = generator.permutation(MANY)[
         :9
     ]  # SKUs with one query lost; 0.0225 lower on average, of a margin of 0.03
-    ours.reshape(MANY, EACH)[worse, 5] = False
+    challenger.reshape(MANY, EACH)[worse, 5] = False
     alone = Case(
-        slices={"tail": paired(ours, theirs)}, policy={"guard_margins": {"tail": 0.036, "unseen": 0.036}}
+        slices={"tail": paired(challenger, champion)},
+        policy={"guard_margins": {"tail": 0.036, "unseen": 0.036}},
     )
-    both = replace(alone, slices={name: paired(ours, theirs) for name in ("tail", "unseen")})
+    both = replace(alone, slices={name: paired(challenger, champion) for name in ("tail", "unseen")})
     (p,) = [guard.adjusted for guard in alone.decide().guards if guard.name == "tail"]
     tail, unseen = [guard.adjusted for guard in both.decide().guards if guard.name != "macro"]
     assert p is not None and tail == unseen == pytest.approx(2 * p)
@@ -518,10 +519,12 @@ FAST = {"resamples": 1000, "floor_top1": 0.0, "guard_min_skus": 10}
 
 def from_rows(rows: Rows, rename: str = "sku", **policy: Any) -> Case:
     skus = np.array([f"{rename}{number}" for number, _, _ in rows], dtype=object)
-    ours, theirs = np.array([a for _, a, _ in rows]), np.array([b for _, _, b in rows])
+    challenger, champion = np.array([a for _, a, _ in rows]), np.array([b for _, _, b in rows])
     same = {"skus": len(set(skus))}
-    slices = {name: PairedHits(skus, ours, theirs) for name in SLICED}
-    return Case(ours, theirs, skus, challenger=same, champion=same, policy=FAST | policy, slices=slices)
+    slices = {name: PairedHits(skus, challenger, champion) for name in SLICED}
+    return Case(
+        challenger, champion, skus, challenger=same, champion=same, policy=FAST | policy, slices=slices
+    )
 
 
 def said(decision: Decision) -> dict[str, Any]:
@@ -542,8 +545,8 @@ def test_order_of_queries_and_names_of_skus_change_nothing(rows: Rows, random: A
 @given(rows)
 @settings(max_examples=count(40, 500))
 def test_a_model_that_finds_less_is_never_promoted(rows: Rows) -> None:
-    ours, theirs = (sum(row[i] for row in rows) for i in (1, 2))
-    worse = rows if ours <= theirs else [(sku, b, a) for sku, a, b in rows]
+    challenger_hits, champion_hits = (sum(row[i] for row in rows) for i in (1, 2))
+    worse = rows if challenger_hits <= champion_hits else [(sku, b, a) for sku, a, b in rows]
     decision = from_rows(worse).decide()
     assert (
         decision.verdict == "keep"
@@ -652,6 +655,8 @@ def test_equal_models_are_rarely_promoted() -> None:
         rates = np.repeat(
             np.clip(0.8 + 0.15 * generator.normal(size=(2, SKUS)), 0, 1), EACH, axis=1
         )  # errors cluster by SKU
-        ours, theirs = generator.random(rates.shape) < rates
-        promoted += Case(ours=ours, theirs=theirs).decide(seed=int(generator.integers(2**31))).promotable
+        challenger, champion = generator.random(rates.shape) < rates
+        promoted += (
+            Case(ours=challenger, theirs=champion).decide(seed=int(generator.integers(2**31))).promotable
+        )
     assert promoted <= 5  # nominal 2.5 % of 60 is 1.5

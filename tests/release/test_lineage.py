@@ -193,5 +193,5 @@ def test_an_event_names_the_job_as_the_dag_of_its_kind(kind: str) -> None:
     tree = facts()
     tree["inputs"]["kind"] = kind
     record = Lineage.model_validate(lineage(**tree))
-    told = event(record, "d" * 64, "Kept.", "shelf", None, datetime(2026, 11, 23, tzinfo=UTC))
-    assert told.job.name == f"skumatch_{kind}"
+    run_event = event(record, "d" * 64, "Kept.", "shelf", None, datetime(2026, 11, 23, tzinfo=UTC))
+    assert run_event.job.name == f"skumatch_{kind}"

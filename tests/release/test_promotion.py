@@ -193,8 +193,8 @@ def test_rollback_goes_back_the_way_and_not_to_what_was_rolled_away(
     for version, before in ((1, None), (2, 1), (3, 2)):
         promote(registry, version, before, ANN, WHY)
     for expected, target in ((3, 2), (2, 1)):
-        found = rollback_target(registry)
-        assert found.version == target
+        previous = rollback_target(registry)
+        assert previous.version == target
         back = rollback(registry, target, expected, ANN, "it sees nothing")
         assert (back.version, back.bundle) == (target, bundle_hash(several[target - 1]))
     with pytest.raises(ReferenceNotFound, match="No earlier champion"):
@@ -263,8 +263,8 @@ def test_the_last_entry_can_neither_be_changed_nor_cut_off_unseen(
         ):
             client.set_model_version_tag(name, "3", tag, tags[tag].replace(old, new))
             assert breaks(history(registry)) == []
-            (said,) = unheaded(history(registry), heads(registry))
-            assert said == "Version 1 names entry 3 of the journal, which was changed or removed since."
+            (sentence,) = unheaded(history(registry), heads(registry))
+            assert sentence == "Version 1 names entry 3 of the journal, which was changed or removed since."
             client.set_model_version_tag(name, "3", tag, tags[tag])
         for number in ("3", "2"):
             client.delete_model_version(name, number)
@@ -328,11 +328,11 @@ def _asked(version: int, expected: int | None, action: str = "promote") -> Asked
     )
 
 
-def _closed(number: int, asked: Asked, before: int | None, after: int | None) -> Entry:
+def _closed(number: int, question: Asked, before: int | None, after: int | None) -> Entry:
     now = journal._now()
     return Entry(
         number=number,
-        asked=asked,
+        asked=question,
         before=Before(previous="", champion=before, at=now),
         after=After(outcome="done", champion=after, at=now),
     )

@@ -94,16 +94,18 @@ def test_the_data_version_is_listed_as_a_runs_datasets(registry: Registry, run_i
     for _ in range(2):
         registry.log_data(run_id, version, "s3://me:hunter2@bucket/skumatch")
     with registry.client() as client:
-        found = [
-            (one.dataset, {tag.key: tag.value for tag in one.tags})
-            for one in client.get_run(run_id).inputs.dataset_inputs
+        datasets = [
+            (dataset_input.dataset, {tag.key: tag.value for tag in dataset_input.tags})
+            for dataset_input in client.get_run(run_id).inputs.dataset_inputs
         ]
         experiment = client.get_run(run_id).info.experiment_id
         (run,) = client.search_runs(
             [experiment], f"dataset.digest = '{version}' and dataset.context = 'training'"
         )
-    assert {tags["mlflow.data.context"] for _, tags in found} == {"training", "test"} and len(found) == 2
-    for dataset, _ in found:
+    assert {tags["mlflow.data.context"] for _, tags in datasets} == {"training", "test"} and len(
+        datasets
+    ) == 2
+    for dataset, _ in datasets:
         assert dataset.name.startswith("skumatch data version") and dataset.digest == version
         assert (dataset.source_type, json.loads(dataset.source)) == ("s3", {"uri": "s3://bucket/skumatch"})
     assert run.info.run_id == run_id
@@ -149,11 +151,11 @@ def test_the_model_says_what_it_is_and_where_its_journal_lies(
 ) -> None:
     registry.register(several[0], run_id, {}, "")
     with registry.client() as client:
-        told = client.get_registered_model(registry.model_name).description
+        description = client.get_registered_model(registry.model_name).description
         assert (
-            "which product (SKU)" in told
+            "which product (SKU)" in description
             and f"[{registry.model_name}-journal]({registry.url}/#/models/{registry.model_name}-journal)"
-            in told
+            in description
         )
         client.update_registered_model(registry.model_name, "Ask Ann.")
         registry.register(several[1], run_id, {}, "")

@@ -70,11 +70,11 @@ def encoded(picture: Image.Image) -> str:
 def test_a_picture_is_answered_with_ranked_skus_similarities_and_unknown(
     served: str, picture: Callable[[int], Image.Image]
 ) -> None:
-    asked = {
+    request = {
         "dataframe_split": {"columns": ["image"], "data": [[encoded(picture(5))], [encoded(picture(99))]]},
         "params": {"top_k": 2},
     }
-    known, stranger = httpx.post(served, json=asked, timeout=60).raise_for_status().json()["predictions"]
+    known, stranger = httpx.post(served, json=request, timeout=60).raise_for_status().json()["predictions"]
     assert known["skus"][0] == "sku 1" and len(known["skus"]) == len(known["similarities"]) == 2
     assert (
         known["similarities"][0] == pytest.approx(1, abs=1e-4)

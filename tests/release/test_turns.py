@@ -238,13 +238,13 @@ def test_a_head_recorded_later_stays(registry: InMemory) -> None:
 def test_a_promoter_waits_for_the_one_before_it(registry: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long that one takes, unless it is given up; then it finds another champion than it knows."""
     monkeypatch.setattr(journal, "POLL_SECONDS", 0.01)
-    told: list[StaleChampion] = []
+    refusals: list[StaleChampion] = []
 
     def second() -> None:
         try:
             promote(registry, 2, None, "bob", WHY)
         except StaleChampion as error:
-            told.append(error)
+            refusals.append(error)
 
     waiting = threading.Thread(target=second)
     with book_of(registry).turn(Asked(action="promote", version=1, expected=None, who=WHO, why=WHY)) as turn:
@@ -255,7 +255,7 @@ def test_a_promoter_waits_for_the_one_before_it(registry: InMemory, monkeypatch:
         registry.server.set_registered_model_alias("shelf", "champion", "1")
         turn.outcome = "done"
     waiting.join(60)
-    assert [str(error) for error in told] == [
+    assert [str(error) for error in refusals] == [
         "The champion is now version 1, but version 2 was compared with none; retrain to compare again."
     ]
     assert champion(registry) == 1 and outcomes(registry) == ["done", "stale"]
@@ -270,8 +270,8 @@ def made_journal(registry: InMemory) -> list[Entry]:
 
 def test_what_was_done_to_the_journal_shows(registry: InMemory) -> None:
     first, second, third = made_journal(registry)
-    told = heads(registry)
-    assert breaks([first, second, third]) == unheaded([first, second, third], told) == []
+    journal_heads = heads(registry)
+    assert breaks([first, second, third]) == unheaded([first, second, third], journal_heads) == []
     assert breaks([first, third]) == ["Entry 2 is missing."]
     left_open = [entry.model_copy(update={"after": None}) for entry in (second, third)]
     assert breaks([first, left_open[0], third]) == ["Entry 2 was never closed, but others follow it."]
@@ -280,8 +280,8 @@ def test_what_was_done_to_the_journal_shows(registry: InMemory) -> None:
     (sentence,) = breaks([first, forged, third])
     assert sentence == "Entry 3 doesn't follow from the one before it: one of the two was changed."
     gone = "Version {0} names entry {0} of the journal, which was changed or removed since."
-    assert unheaded([first, forged, third], told) == [gone.format(2)]
-    assert unheaded([first, second], told) == [gone.format(3)]
+    assert unheaded([first, forged, third], journal_heads) == [gone.format(2)]
+    assert unheaded([first, second], journal_heads) == [gone.format(3)]
 
 
 def test_a_champion_that_was_moved_outside_the_journal_shows(registry: InMemory) -> None:
