@@ -57,7 +57,7 @@ class Browser:
         self.events.clear()
         self.ask("Page.navigate", url=page.as_uri())
         if "Page.loadEventFired" not in self.methods:
-            self._until(lambda found: found.get("method") == "Page.loadEventFired")
+            self._until(lambda message: message.get("method") == "Page.loadEventFired")
 
     def value(self, script: str) -> Any:
         """What the expression gives in the page."""

@@ -35,12 +35,12 @@ class Cli:
 
     def __call__(self, *words: str | Path, **places: object) -> Ended:
         """Run to the end; `places` are settings for this call, for example remote=..."""
-        ours = {"project": self.project, "home": self.home, "mlflow": self.mlflow} | places
+        options = {"project": self.project, "home": self.home, "mlflow": self.mlflow} | places
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SKUMATCH_")}
         env = (
             kept
             | {"COLUMNS": "200"}
-            | {f"SKUMATCH_{name.upper()}": str(value) for name, value in ours.items() if value is not None}
+            | {f"SKUMATCH_{name.upper()}": str(value) for name, value in options.items() if value is not None}
         )
         if self.module != "skumatch":  # it isn't installed
             env["PYTHONPATH"] = str(ROOT)

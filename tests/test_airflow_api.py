@@ -19,20 +19,20 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
     """An Airflow whose first so many answers are failures, and the list of what it was asked."""
 
     def made(failures: int) -> tuple[Airflow, list[str]]:
-        asked: list[str] = []
+        requests: list[str] = []
 
         def answer(request: httpx.Request) -> httpx.Response:
             if request.url.path == "/auth/token":
                 return httpx.Response(200, json={"access_token": "x"})
-            asked.append(request.method)
-            failed = len(asked) <= failures
+            requests.append(request.method)
+            failed = len(requests) <= failures
             return httpx.Response(
                 500 if failed else 200, json={"detail": "database is locked"} if failed else {"well": True}
             )
 
         airflow = Airflow(Settings(project=tmp_path))
         airflow._client = httpx.Client(base_url=airflow.url, transport=httpx.MockTransport(answer))
-        return airflow, asked
+        return airflow, requests
 
     monkeypatch.setattr(airflow_api, "POLL_SECONDS", 0.0)
     return made
@@ -42,26 +42,26 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
 def test_a_moment_s_failure_is_waited_out(
     flaky: Callable[[int], tuple[Airflow, list[str]]], method: str
 ) -> None:
-    airflow, asked = flaky(2)
+    airflow, requests = flaky(2)
     with airflow:
         assert patiently(
             lambda: airflow.get("/dags") if method == "get" else airflow.patch("/dags/x", {})
         ) == {"well": True}
-    assert len(asked) == 3
+    assert len(requests) == 3
 
 
 def test_a_lasting_failure_is_told_in_the_server_s_words(
     flaky: Callable[[int], tuple[Airflow, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(airflow_api, "PATIENCE_SECONDS", 0.05)
-    airflow, asked = flaky(10**9)
+    airflow, requests = flaky(10**9)
     with airflow, pytest.raises(ServiceError, match=r"Airflow answers 500 to GET /dags: database is locked"):
         patiently(lambda: airflow.get("/dags"))
-    assert len(asked) > 1
+    assert len(requests) > 1
 
 
 def test_without_patience_each_call_is_made_once(flaky: Callable[[int], tuple[Airflow, list[str]]]) -> None:
-    airflow, asked = flaky(1)
+    airflow, requests = flaky(1)
     with airflow, pytest.raises(ServiceError):
         airflow.post("/dags/x/dagRuns", {})
-    assert asked == ["POST"]
+    assert requests == ["POST"]

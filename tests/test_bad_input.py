@@ -434,8 +434,8 @@ def test_git_that_refuses_ends_a_run_first(cli: Cli, command: str, monkeypatch: 
 
 def test_git_that_refuses_is_told_by_doctor_with_its_cure(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    told = " ".join(cli("doctor").out.split())
-    assert "detected dubious ownership" in told and "no git commit" not in told
+    output = " ".join(cli("doctor").out.split())
+    assert "detected dubious ownership" in output and "no git commit" not in output
 
 
 @pytest.mark.parametrize("command", ["retrain", "pull"])
@@ -443,18 +443,18 @@ def test_a_run_without_git_says_first_what_the_gate_will_say(fresh: Cli, command
     shutil.rmtree(fresh.project / ".git")
     (fresh.project / "data.dvc").write_text("outs: []\n")
     ended = fresh(command)
-    told = " ".join(ended.out.split())
-    assert "The code is under no git commit: it is in no git repository (not a git repository" in told
-    assert "The run works, but the gate will refuse its model. Clone the project with git" in told
+    output = " ".join(ended.out.split())
+    assert "The code is under no git commit: it is in no git repository (not a git repository" in output
+    assert "The run works, but the gate will refuse its model. Clone the project with git" in output
     assert ended.code in (REGISTRY, SERVICE), "nothing is up, which a run finds next"
 
 
 def test_uncommitted_code_is_named_as_it_is_called(fresh: Cli) -> None:
     for name in ("skumatch/[red]größe.py", "skumatch/\x1b[31mline\n.py"):
         (fresh.project / name).write_text("")
-    told = " ".join(fresh("pull").out.split())
+    output = " ".join(fresh("pull").out.split())
     names = "skumatch/\\x1b[31mline\\n.py, skumatch/[red]größe.py"
-    assert f"has uncommitted changes ({names})" in told and "Commit them" in told
+    assert f"has uncommitted changes ({names})" in output and "Commit them" in output
 
 
 def test_code_that_a_run_cannot_take_along_is_refused(fresh: Cli) -> None:

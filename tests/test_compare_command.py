@@ -80,14 +80,22 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_models_are_compared_on_the_same_queries(
     cli: Cli, shelf: Path, weights: Path, clip: Path, tmp_path: Path
 ) -> None:
-    found = tmp_path / "found"
+    results = tmp_path / "found"
     frozen = f"blind=frozen:smoke@{weights}/blind.safetensors,frozen:smoke@{weights}/random.safetensors"
     models = f"{frozen},<b>=hf:{clip}"
     ended = cli(
-        "compare", "--models", models, "--data", shelf, "--json", found / "a.json", "--html", found / "a.html"
+        "compare",
+        "--models",
+        models,
+        "--data",
+        shelf,
+        "--json",
+        results / "a.json",
+        "--html",
+        results / "a.html",
     )
     assert (ended.code, ended.err) == (0, "")
-    tree = json.loads((found / "a.json").read_text("utf-8"))
+    tree = json.loads((results / "a.json").read_text("utf-8"))
     blind, random, hub = tree["models"]
     assert tree["protocol"] == "full"
     assert [model["label"] for model in tree["models"]] == ["blind", "smoke@random", "<b>"]
@@ -107,7 +115,7 @@ def test_models_are_compared_on_the_same_queries(
         assert low <= model["difference"]["top1"] <= high
     for model in tree["models"]:
         share = f"{100 * model['evaluation']['top1']:.1f} %"
-        assert share in ended.out and share in (found / "a.html").read_text("utf-8")
+        assert share in ended.out and share in (results / "a.html").read_text("utf-8")
     assert (
         f"{SKUS * TEST} queries of {SKUS} SKUs" in ended.out
         and "1 without a gallery image left out" in ended.out

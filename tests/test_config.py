@@ -21,11 +21,11 @@ FILE = ROOT / "params.yaml"
 
 
 def names(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    found = [
+    nested = [
         names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
         for name, value in tree.items()
     ]
-    return [name for some in found for name in some]
+    return [name for some in nested for name in some]
 
 
 def test_params_yaml_lists_every_parameter() -> None:
@@ -345,14 +345,14 @@ def test_blank_events_are_no_follower(monkeypatch: pytest.MonkeyPatch, blank: st
     assert not progress.followed()
 
 
-def where(found: Settings) -> dict[str, str]:
+def where(loaded: Settings) -> dict[str, str]:
     """Where the settings' paths lead."""
     return {
-        "project": str(found.project.resolve()),
-        "home": str(found.home_dir),
-        "remote": found.remote_url,
-        "signing_key": str(found.signing_key_file),
-        "openlineage": str(found.openlineage_target),
+        "project": str(loaded.project.resolve()),
+        "home": str(loaded.home_dir),
+        "remote": loaded.remote_url,
+        "signing_key": str(loaded.signing_key_file),
+        "openlineage": str(loaded.openlineage_target),
     }
 
 

@@ -175,11 +175,11 @@ def test_the_entrypoint_turns_files_into_variables_and_says_what_is_missing(tmp_
         "SSL_CERT_FILE": "/etc/other",
     }
     done = run(DOCKER / "entrypoint", "env", env=env)
-    told = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines())
     assert (
-        told["A_KEY"] == "s3cr€t with space"
-        and "A_KEY_FILE" not in told
-        and told["SSL_CERT_FILE"] == "/etc/other"
+        variables["A_KEY"] == "s3cr€t with space"
+        and "A_KEY_FILE" not in variables
+        and variables["SSL_CERT_FILE"] == "/etc/other"
     )
     done = run(DOCKER / "entrypoint", "env", env=env | {"B_FILE": str(tmp_path / "none")})
     assert done.returncode == 1 and "wanted for B" in done.stderr and "s3cr" not in done.stderr
@@ -259,12 +259,12 @@ def test_a_copy_of_the_buckets_goes_on_where_an_object_is_gone_meanwhile(
     bucket = SimpleNamespace(objects=SimpleNamespace(all=lambda: [found(key) for key in "abc"]))
     monkeypatch.setattr("boto3.resource", lambda kind: SimpleNamespace(Bucket=lambda name: bucket))
     monkeypatch.setattr(sys, "argv", ["copy-buckets", "out", str(tmp_path)])
-    ours = os.umask(0o022)
+    umask = os.umask(0o022)
     try:
         with nullcontext() if goes_on else pytest.raises(ClientError):
             runpy.run_path(str(DOCKER / "copy-buckets"))
     finally:
-        os.umask(ours)
+        os.umask(umask)
     copied = {
         str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777
         for path in tmp_path.rglob("*")
@@ -314,7 +314,11 @@ def _closure(packages: str) -> set[str]:
         }:
             seen.add((canonicalize_name(wanted.name), extra))
             further = [Requirement(text) for text in importlib.metadata.requires(wanted.name) or []]
-            todo += [one for one in further if one.marker is None or one.marker.evaluate({"extra": extra})]
+            todo += [
+                package
+                for package in further
+                if package.marker is None or package.marker.evaluate({"extra": extra})
+            ]
     return {name for name, _ in seen}
 
 
@@ -326,8 +330,8 @@ def _installed() -> dict[str, list[str]]:
         for part in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
         if " AS " in part
     }
-    found = {name: re.search(r"scripts/extras (.*?) >", part) for name, part in stages.items()}
-    return {name: words[1].split() for name, words in found.items() if words}
+    extras = {name: re.search(r"scripts/extras (.*?) >", part) for name, part in stages.items()}
+    return {name: words[1].split() for name, words in extras.items() if words}
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")

@@ -179,15 +179,15 @@ def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
     def interrupted(*_: Any) -> str:
         raise KeyboardInterrupt
 
-    asked: list[Any] = []
+    requests: list[Any] = []
     monkeypatch.setattr(Watch, "until_end", interrupted)
     monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r+1")
-    monkeypatch.setattr(Airflow, "patch", lambda _, path, body: asked.append((path, body)))
+    monkeypatch.setattr(Airflow, "patch", lambda _, path, body: requests.append((path, body)))
     with pytest.raises(KeyboardInterrupt):
         runs._retrain(Settings(project=ROOT), {}, ours)
     output = capsys.readouterr().out
     assert ("was stopped" in output) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in output) == (not ours)
-    assert asked == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
+    assert requests == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
 
 
 def test_sigterm_leaves_no_server_behind_though_it_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:

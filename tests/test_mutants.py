@@ -99,7 +99,7 @@ def test_no_property_test_has_a_deadline() -> None:
 
 def test_no_test_asserts_how_long_something_took() -> None:
     """An assert may read a clock only to give up waiting: `assert time.monotonic() < end`."""
-    found = []
+    offences = []
     for path in sorted((ROOT / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Assert):
@@ -111,5 +111,5 @@ def test_no_test_asserts_how_long_something_took() -> None:
                     "time.time() - began",
                     "elapsed",
                 )
-                found += [f"{path.name}:{node.lineno}" for clock in clocks if clock in words]
-    assert found == []
+                offences += [f"{path.name}:{node.lineno}" for clock in clocks if clock in words]
+    assert offences == []

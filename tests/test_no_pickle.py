@@ -216,7 +216,7 @@ def test_parameters(mark: Path, tmp_path: Path) -> None:
 
 def test_the_package_has_nothing_that_unpickles() -> None:
     """`torch.load` reads one file, that of an installed package, and tensors alone."""
-    found = {}
+    offences = {}
     for path in [*(ROOT / "skumatch").rglob("*.py"), *(ROOT / "dags").rglob("*.py")]:
         text = path.read_text("utf-8")
         loads = [
@@ -225,5 +225,5 @@ def test_the_package_has_nothing_that_unpickles() -> None:
             if re.search(r"(?<![.\w])torch\.load\(", line) and "weights_only=True" not in line
         ]
         if FORBIDDEN.search(text) or loads:
-            found[path.name] = FORBIDDEN.findall(text) + loads
-    assert found == {}
+            offences[path.name] = FORBIDDEN.findall(text) + loads
+    assert offences == {}

@@ -32,14 +32,14 @@ def test_data_comes_from_and_goes_to_any_path(
     root, skus = delivery(skus=3, train=2, test=1, name=name), tmp_path / f"{name}.txt"
     tool = Cli.make(tmp_path / f"at {name}")
     skus.write_text("sku 0\nsku 1\n", "utf-8")
-    theirs = tool.project / ".dvc/config.local"
-    theirs.write_text("['remote \"søren\"']\n    url = s3://søren\n", "utf-8")
+    local_config = tool.project / ".dvc/config.local"
+    local_config.write_text("['remote \"søren\"']\n    url = s3://søren\n", "utf-8")
     for variable, value in locale.items():
         monkeypatch.setenv(variable, value)
     ended = tool("data", "import", root, "--skus", skus, remote=tool.home / f"remote {name}")
     assert (ended.code, ended.err) == (0, ""), ended
     assert "6 images of 2 SKUs" in ended.out
-    assert "url = s3://søren" in theirs.read_text("utf-8")
+    assert "url = s3://søren" in local_config.read_text("utf-8")
     assert len([path for path in (tool.home / f"remote {name}").rglob("*") if path.is_file()]) >= 3
     monkeypatch.delenv("PYTHONUTF8", raising=False)
     status = [sys.executable, "-m", "dvc", "status", "data.dvc"]  # DVC itself, as the user calls it

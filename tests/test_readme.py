@@ -52,10 +52,10 @@ def commands(text: str) -> list[list[str]]:
 
 
 def all_commands(program: str) -> list[list[str]]:
-    found = [
+    commands_found = [
         words for path in DOCUMENTS for words in commands(path.read_text("utf-8")) if words[0] == program
     ]
-    return [list(words) for words in sorted({tuple(words) for words in found})]
+    return [list(words) for words in sorted({tuple(words) for words in commands_found})]
 
 
 def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def test_a_make_command_has_its_target_and_variables(words: list[str]) -> None:
 
 def test_make_run_hands_data_and_parameters_on() -> None:
     line = ["make", "-n", "run", "DATA=my photos.zip", "SET=train.epochs=3 seed=1"]
-    said = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    words = shlex.split(next(line for line in said.splitlines() if "-m skumatch run" in line))
+    output = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    words = shlex.split(next(line for line in output.splitlines() if "-m skumatch run" in line))
     given = parse(words[words.index("skumatch") :])
     assert given["data"] == "my photos.zip"
     assert given["overrides"] == ["train.epochs=3", "seed=1"]

@@ -27,10 +27,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]
     """Replace Airflow by a stand-in that has these runs: (id, state, conf, data after pull)."""
 
     def served(*rows: tuple[str, str, dict[str, Any] | None, str | None]) -> list[httpx.Request]:
-        asked: list[httpx.Request] = []
+        requests: list[httpx.Request] = []
 
         def answer(request: httpx.Request) -> httpx.Response:
-            asked.append(request)
+            requests.append(request)
             path = request.url.path
             if path == "/auth/token":
                 return httpx.Response(200, json={"access_token": "x"})
@@ -51,7 +51,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]
             return httpx.Client(base_url=url, transport=httpx.MockTransport(answer))
 
         monkeypatch.setattr("skumatch.airflow_api.network.http_client", session)
-        return asked
+        return requests
 
     return served
 

@@ -81,11 +81,11 @@ def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, 
         "3",
     )
     cli.refuses(17, "Version 3 never was champion", "rollback", "3")
-    for words, said in (
+    for words, phrase in (
         (("promote", "3"), "version 3 was compared with version 1; retrain"),
         (("promote", "2"), "champion already"),
     ):
-        cli.refuses(18, said, *words, "--dry-run", mlflow=recording.url)
+        cli.refuses(18, phrase, *words, "--dry-run", mlflow=recording.url)
     cli.refuses(
         40,
         "Nothing says which champion version 4 was compared with",

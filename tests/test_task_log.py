@@ -49,21 +49,21 @@ def test_a_crash_is_told_in_the_exceptions_words() -> None:
 def test_a_served_log_is_asked_for_now_and_then_and_its_absence_only_hides_the_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = 0
+    request_count = 0
 
     def ask() -> list[object]:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal request_count
+        request_count += 1
+        if request_count == 1:
             raise ServiceError("Airflow answers 404; there is none yet.")
         return [
-            {"event": f'skumatch-progress {{"done": {asked}}}'},
+            {"event": f'skumatch-progress {{"done": {request_count}}}'},
             "a line that Airflow could not read as JSON",
         ]
 
     monkeypatch.setattr(task_log, "ASK_SECONDS", 60.0)
     log = ServedLog(ask, "the page")
-    assert log.progress() == log.progress() == {} and asked == 1
+    assert log.progress() == log.progress() == {} and request_count == 1
     log.asked -= 60
-    assert log.progress() == log.progress() == {"done": 2} and asked == 2
+    assert log.progress() == log.progress() == {"done": 2} and request_count == 2
     assert log.all()[1] == {"event": "a line that Airflow could not read as JSON"}

@@ -121,13 +121,13 @@ def test_the_daily_audit_verifies_the_champion_and_an_older_version(elsewhere: H
 
 def test_a_broken_link_turns_the_daily_audit_red_with_its_name(elsewhere: Home) -> None:
     with Registry(elsewhere.mlflow, MODEL).client() as client:
-        told = client.get_model_version(MODEL, "1").tags["skumatch.commit"]
+        commit = client.get_model_version(MODEL, "1").tags["skumatch.commit"]
         client.set_model_version_tag(MODEL, "1", "skumatch.commit", "0" * 40)
         try:
             with pytest.raises(TaskFailed) as failed:
                 elsewhere.task({"run": "tomorrow", "pictures": False}, "audit")
         finally:
-            client.set_model_version_tag(MODEL, "1", "skumatch.commit", told)
+            client.set_model_version_tag(MODEL, "1", "skumatch.commit", commit)
     error: dict[str, Any] = failed.value.error
     assert error["exit_code"] == AuditFailed.exit_code and not error["retry"]
     assert "version 1: commit (the version names 000000000000" in error["sentence"]

@@ -102,10 +102,13 @@ def test_every_link_of_a_true_chain_holds(collected: Dossier) -> None:
 
 def test_the_chain_is_of_all_that_a_delivery_may_bring(collected: Dossier) -> None:
     """Pictures set aside, catalogue, groups, copies, many scripts, a project in a larger repository."""
-    told = {link.name: link.said for link in links(collected, verify=False)}
-    assert told["validation"]["set aside"] == "1 tiny, 1 truncated"
-    assert told["split"]["duplicates"].startswith("18 of equal pixels, 36 nearly so")
-    assert told["manifest"]["pictures"].endswith("9 catalogue") and told["manifest"]["SKUs"] == "10"
+    sentence_by_link = {link.name: link.said for link in links(collected, verify=False)}
+    assert sentence_by_link["validation"]["set aside"] == "1 tiny, 1 truncated"
+    assert sentence_by_link["split"]["duplicates"].startswith("18 of equal pixels, 36 nearly so")
+    assert (
+        sentence_by_link["manifest"]["pictures"].endswith("9 catalogue")
+        and sentence_by_link["manifest"]["SKUs"] == "10"
+    )
     manifest = pd.read_parquet(collected.path("workspace/data/manifest.parquet"))
     assert ODD_SKU in set(manifest["sku"])
     assert read_json(collected.path("workspace/data/import.json"))["groups"]
@@ -117,8 +120,8 @@ def test_the_chain_is_of_all_that_a_delivery_may_bring(collected: Dossier) -> No
 def test_an_input_that_was_changed_alone_is_named(dossier: Dossier, name: str) -> None:
     change, others = CHANGES[name]
     change(dossier.folder)
-    found = broken(dossier)
-    assert name in found and found - {name} <= others
+    broken_links = broken(dossier)
+    assert name in broken_links and broken_links - {name} <= others
 
 
 @pytest.mark.parametrize(
@@ -168,13 +171,13 @@ def test_a_decision_that_does_not_follow_is_named_even_where_every_hash_was_made
 
 def test_figures_that_do_not_follow_from_the_ranked_lists_are_named(dossier: Dossier) -> None:
     paths = [dossier.path(place, "evaluate/challenger.json") for place in ("workspace/out", "run")]
-    told = read_json(paths[0])["top1"]
+    top1 = read_json(paths[0])["top1"]
     for path in paths:
-        edit(path, lambda tree: tree.update(top1=told / 2))
+        edit(path, lambda tree: tree.update(top1=top1 / 2))
     digest = sha256(dossier.path("run/evaluate/challenger.json"))
     edit(dossier.path("run/lineage.json"), lambda tree: tree["results"].update(challenger=digest))
     assert reason(dossier, "evaluation").startswith(
-        f"top1 of the challenger is {told / 2}, from its ranked lists it is {told}"
+        f"top1 of the challenger is {top1 / 2}, from its ranked lists it is {top1}"
     )
 
 

@@ -34,9 +34,9 @@ def data_link(folder: Path) -> dict[str, str]:
         path=lambda *parts: folder.joinpath(*parts),
         record=record,
     )
-    digest, said = told.data(dossier)
+    digest, sentence = told.data(dossier)
     assert digest == "abc.dir"
-    return said
+    return sentence
 
 
 def test_who_changed_the_data_when_and_why_is_told_newest_first(tmp_path: Path) -> None:

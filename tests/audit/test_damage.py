@@ -91,7 +91,9 @@ def test_a_remote_that_answers_without_an_object_or_with_other_bytes_is_broken(
     report = json.loads(object_of(remote, out_of(collected, "report")).read_text("utf-8"))
     object_of(remote, report[0]["md5"]).unlink()
     listed = json.loads(collected.path("data.dir.json").read_text("utf-8"))
-    change(object_of(remote, next(one["md5"] for one in listed if one["relpath"].startswith("shards/"))))
+    change(
+        object_of(remote, next(entry["md5"] for entry in listed if entry["relpath"].startswith("shards/")))
+    )
     weights = yaml.safe_load(collected.path("workspace/inputs/weights.dvc").read_text("utf-8"))["outs"][0][
         "md5"
     ]
@@ -99,8 +101,8 @@ def test_a_remote_that_answers_without_an_object_or_with_other_bytes_is_broken(
     dossier = collected_from(home, remote, tmp_path)
     links_by_name = {link.name: link for link in links(dossier, verify=True)}
     broken = {name for name, link in links_by_name.items() if link.verdict == "broken"}
-    assert {one.part for one in dossier.facts.missing if one.broken} >= {"report", "data"} and all(
-        one.broken for one in dossier.facts.missing
+    assert {entry.part for entry in dossier.facts.missing if entry.broken} >= {"report", "data"} and all(
+        entry.broken for entry in dossier.facts.missing
     )
     assert (
         {"stages", "data", "weights"}
@@ -144,16 +146,16 @@ def test_objects_that_are_amiss_are_told_from_a_remote_that_is_away(tmp_path: Pa
     (tmp_path / "taker/things.dvc").write_text(maker.add("things"))
     assert taker.amiss("things.dvc") == []
     listing = next((tmp_path / "remote").rglob("*.dir"))
-    one, two = (
+    first, second = (
         object_of(tmp_path / "remote", entry["md5"]) for entry in json.loads(listing.read_text("utf-8"))
     )
-    one.unlink()
+    first.unlink()
     assert [len(at("taker").amiss(*names)) for names in (["things.dvc"], ["things/one"], ["things/two"])] == [
         1,
         1,
         0,
     ]
-    change(two)
+    change(second)
     assert len(at("taker").amiss("things.dvc")) == 2
     change(listing)
     assert at("taker").amiss("things.dvc") == [f"{listing.parent.name}{listing.name}"]
@@ -201,8 +203,8 @@ def test_where_a_key_is_given_a_statement_that_is_not_there_is_broken_whoever_wa
 
 
 def last(tree: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = tree["journal"][-1]
-    return found
+    entry: dict[str, Any] = tree["journal"][-1]
+    return entry
 
 
 @pytest.mark.parametrize(
@@ -251,8 +253,8 @@ def test_what_mlflow_shows_of_a_stage_must_be_what_it_wrote(
     path = dossier.path(RUN, name)
     path = path if path.exists() else next(path.parent.glob("*.json"))
     forge(path)
-    for one in {link, "stages"}:
-        findings = judged(dossier, one)
+    for link_name in {link, "stages"}:
+        findings = judged(dossier, link_name)
         assert (
             findings.verdict == "broken"
             and findings.reason == f"run/{path.relative_to(dossier.path(RUN))} isn't what the stage wrote"
@@ -286,8 +288,8 @@ def test_what_cant_be_checked_is_no_success(dossier: Dossier) -> None:
     assert "\x1b[1;33m20 links: 17 hold, 3 can't be checked." in text
 
 
-def payload(told: Any) -> str:
-    return json.dumps(provenance.envelope(told, None))
+def payload(content: Any) -> str:
+    return json.dumps(provenance.envelope(content, None))
 
 
 @pytest.mark.parametrize(
@@ -539,8 +541,10 @@ def test_hits_that_do_not_follow_from_the_ranked_lists_are_named(dossier: Dossie
     place = frame.index[frame["slice"].eq(name)][0]
     frame.loc[place, "hit"] = not frame.loc[place, "hit"]
     frame.to_parquet(path, index=False)
-    told = f"the hits of the refreshed that the gate goes by (slice {name}) aren't those of its ranked lists"
-    assert judged(dossier, "evaluation").reason == told
+    sentence = (
+        f"the hits of the refreshed that the gate goes by (slice {name}) aren't those of its ranked lists"
+    )
+    assert judged(dossier, "evaluation").reason == sentence
 
 
 def test_served_answers_that_do_not_follow_are_named(dossier: Dossier) -> None:

@@ -37,8 +37,8 @@ def made(root: Path, prefix: str, form: str = "sha1") -> str:
 def test_a_proof_leads_from_the_commit_to_the_files(tmp_path: Path, prefix: str, form: str) -> None:
     head, names = made(tmp_path / "repository", prefix, form), [f"{prefix}{name}" for name in NAMES]
     assert keep_proof(tmp_path / "repository" / prefix, head, names, tmp_path / "proof") == ""
-    found = committed_files(tmp_path / "proof", head, names)
-    assert all(found[f"{prefix}{name}"] == blob_id(name.encode(), head) for name in NAMES)
+    files = committed_files(tmp_path / "proof", head, names)
+    assert all(files[f"{prefix}{name}"] == blob_id(name.encode(), head) for name in NAMES)
 
 
 def test_a_proof_without_a_tree_on_the_way_is_none(tmp_path: Path, prefix: str) -> None:

@@ -38,15 +38,15 @@ def record(commit_id: str = 40 * "c") -> dict[str, Any]:
 @pytest.fixture
 def dossier(tmp_path: Path) -> Dossier:
     """As much of a dossier as the version's and its statement's checks read."""
-    ours, parts = record(), {"labels.json": {"sha256": 64 * "b", "size": 1}}
-    write_json(tmp_path / "run/lineage.json", ours)
+    run_record, parts = record(), {"labels.json": {"sha256": 64 * "b", "size": 1}}
+    write_json(tmp_path / "run/lineage.json", run_record)
     counts = {"gallery": 1, "skus": 1, "training": 1}
     manifest = {"format": "skumatch-bundle-2", "dim": 8, "counts": counts, "parts": parts}
     write_json(tmp_path / "bundle/bundle.json", manifest)
     hashes = {"labels.json": 64 * "b", "bundle.json": SHA}
-    made = provenance.statement(ours, hashes, datetime(2026, 1, 1, tzinfo=UTC))
+    made = provenance.statement(run_record, hashes, datetime(2026, 1, 1, tzinfo=UTC))
     write_json(tmp_path / "run" / ORIGIN, provenance.envelope(made, None))
-    tags = {"skumatch.lineage": record_hash(ours), "skumatch.run": "r1", "skumatch.verdict": "first"}
+    tags = {"skumatch.lineage": record_hash(run_record), "skumatch.run": "r1", "skumatch.verdict": "first"}
     run = {"id": "1", "status": "FINISHED", "started": None, "ended": None, "params": {}, "metrics": {}}
     now = "2026-01-01T00:00:00Z"
     registered = {
@@ -83,10 +83,10 @@ def test_a_record_from_before_gallery_releases_is_still_read(tmp_path: Path) -> 
         older[part] = {name: value for name, value in newer[part].items() if name not in later}
     for made, file in ((older, "champion"), (newer, "refreshed")):
         write_json(tmp_path / "run/lineage.json", made)
-        found = Dossier(tmp_path)
-        assert (found.record.inputs.kind, found.file_of("refreshed")) == ("retrain", file)
-        assert found.released == found.file_of("challenger") == "challenger"
-        assert found.made_bundle == "out/bundle/model"
+        collected = Dossier(tmp_path)
+        assert (collected.record.inputs.kind, collected.file_of("refreshed")) == ("retrain", file)
+        assert collected.released == collected.file_of("challenger") == "challenger"
+        assert collected.made_bundle == "out/bundle/model"
 
 
 def test_another_record_than_the_version_names_is_broken(dossier: Dossier) -> None:

@@ -51,13 +51,13 @@ def signed(dossier: Dossier, key: Path) -> dict[str, Any]:
 
 def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> None:
     statement = provenance.opened(collected.json("run", ORIGIN))
-    parts = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
+    parts = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
     assert parts["bundle/bundle.json"] == collected.facts.registered.bundle and len(parts) == 7
-    found = {
-        one["name"].split(":")[0]: one["digest"]
-        for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    digests = {
+        subject["name"].split(":")[0]: subject["digest"]
+        for subject in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     }
-    assert found.keys() == {
+    assert digests.keys() == {
         "code",
         "data",
         "inputs.tar",
@@ -66,7 +66,7 @@ def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> Non
         "weights",
         "champion",
     }
-    assert found["code"]["gitCommit"] == collected.record.code.commit
+    assert digests["code"]["gitCommit"] == collected.record.code.commit
     assert (statement["_type"], statement["predicateType"]) == (
         "https://in-toto.io/Statement/v1",
         "https://slsa.dev/provenance/v1",
@@ -100,12 +100,12 @@ def test_a_signature_holds_for_its_key_alone(
 
 @pytest.mark.parametrize("change", ["payload", "signature", "keyid"])
 def test_a_changed_envelope_is_seen(dossier: Dossier, keys: tuple[Path, Path], change: str) -> None:
-    told = signed(dossier, keys[0])
+    statement = signed(dossier, keys[0])
     path = dossier.path("run", ORIGIN)
     tree = read_json(path)
     if change == "payload":
-        told["predicate"]["runDetails"]["metadata"]["finishedOn"] = "2020-01-01T00:00:00Z"
-        tree["payload"] = provenance.envelope(told, None)["payload"]
+        statement["predicate"]["runDetails"]["metadata"]["finishedOn"] = "2020-01-01T00:00:00Z"
+        tree["payload"] = provenance.envelope(statement, None)["payload"]
     elif change == "signature":
         tree["signatures"][0]["sig"] = "AAAA" + tree["signatures"][0]["sig"][4:]
     else:

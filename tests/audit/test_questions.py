@@ -25,10 +25,10 @@ from tests.pipeline.home import Home
 
 def entry(number: int, day: int, before: int | None, after: int | None, hour: int = 12) -> Entry:
     at = datetime(2026, 11, day, hour, tzinfo=UTC)
-    asked = Asked(action="promote", version=after or 1, expected=before, who="ann", why=f"entry {number}")
+    question = Asked(action="promote", version=after or 1, expected=before, who="ann", why=f"entry {number}")
     return Entry(
         number=number,
-        asked=asked,
+        asked=question,
         before=Before(previous="", champion=before, at=at),
         after=After(outcome="done", champion=after, at=at),
     )
@@ -38,16 +38,19 @@ JOURNAL = [entry(1, 2, None, 1), entry(2, 3, 1, 1), entry(3, 5, 1, 2), entry(4, 
 
 
 def test_each_champion_has_its_time_and_an_entry_that_moved_nothing_makes_none() -> None:
-    found = services(JOURNAL)
-    assert [one.version for one in found] == [None, 1, 2, 1]
-    assert all(one.until == following.since for one, following in pairwise(found)) and found[-1].until is None
+    periods = services(JOURNAL)
+    assert [service.version for service in periods] == [None, 1, 2, 1]
+    assert (
+        all(service.until == following.since for service, following in pairwise(periods))
+        and periods[-1].until is None
+    )
 
 
 @pytest.mark.parametrize(
     ("day", "versions"), [(1, [None]), (2, [None, 1]), (3, [1]), (4, [1]), (5, [1, 2, 1]), (6, [1])]
 )
 def test_who_served_on_a_day(day: int, versions: list[int | None]) -> None:
-    assert [one.version for one in on(JOURNAL, date(2026, 11, day))] == versions
+    assert [service.version for service in on(JOURNAL, date(2026, 11, day))] == versions
 
 
 @pytest.mark.parametrize(
@@ -67,20 +70,20 @@ def test_who_served_on_a_day(day: int, versions: list[int | None]) -> None:
     ],
 )
 def test_a_version_s_aliases_have_a_history(version: int, told: list[str]) -> None:
-    found = aliases(JOURNAL, version, datetime(2026, 11, 1, tzinfo=UTC))
-    assert len(found) == len(told) and all(
-        words.startswith(start) for (_, words), start in zip(found, told, strict=True)
+    history = aliases(JOURNAL, version, datetime(2026, 11, 1, tzinfo=UTC))
+    assert len(history) == len(told) and all(
+        words.startswith(start) for (_, words), start in zip(history, told, strict=True)
     )
-    assert [at for at, _ in found] == sorted(at for at, _ in found)
+    assert [at for at, _ in history] == sorted(at for at, _ in history)
 
 
 def test_a_version_is_previous_until_another_one_is() -> None:
-    found = aliases([*JOURNAL, entry(5, 7, 1, 3)], 2, datetime(2026, 11, 1, tzinfo=UTC))
-    assert found[-1][1] == "no longer previous: version 3 replaced version 1 (ann: entry 5)"
+    history = aliases([*JOURNAL, entry(5, 7, 1, 3)], 2, datetime(2026, 11, 1, tzinfo=UTC))
+    assert history[-1][1] == "no longer previous: version 3 replaced version 1 (ann: entry 5)"
 
 
 def test_before_any_promotion_nobody_served() -> None:
-    assert [one.version for one in on([], date(2026, 11, 1))] == [None]
+    assert [service.version for service in on([], date(2026, 11, 1))] == [None]
 
 
 def test_a_picture_and_a_sku_are_found_in_every_version_that_was_given_them(home: Home) -> None:
@@ -123,14 +126,14 @@ def test_what_changed_between_two_versions(home: Home, tmp_path: Path) -> None:
         collect(settings, registry, registry.resolve(name), tmp_path / name, whole=False)
         for name in ("1", "2")
     )
-    found = diff(first, second)
-    assert found.params == {"encoder.resize": ("squash", "pad")}
-    assert not found.data.changed and found.code == found.packages == ()
-    assert found.figures["top1"][0] < found.figures["top1"][1] == 1.0
-    assert found.gain is not None and found.gain.interval.low > 0 and found.gain.n == 20
+    changes = diff(first, second)
+    assert changes.params == {"encoder.resize": ("squash", "pad")}
+    assert not changes.data.changed and changes.code == changes.packages == ()
+    assert changes.figures["top1"][0] < changes.figures["top1"][1] == 1.0
+    assert changes.gain is not None and changes.gain.interval.low > 0 and changes.gain.n == 20
     assert all(
         sku.after == 1.0 > sku.before and sku.gain.low <= sku.gain.value <= sku.gain.high
-        for sku in found.gain.skus
+        for sku in changes.gain.skus
     )
     assert not diff(first, first).params and diff(first, first).gain.skus == ()  # type: ignore[union-attr]
 
@@ -142,23 +145,21 @@ AFTER = pd.DataFrame(
 
 
 def test_data_and_code_changes_are_counted() -> None:
-    found = _data(BEFORE, AFTER)
-    assert (found.added, found.removed, found.moved) == (2, 1, 1)
-    assert (found.new_skus, found.gone_skus) == (("d",), ("b", "c"))
+    changes = _data(BEFORE, AFTER)
+    assert (changes.added, changes.removed, changes.moved) == (2, 1, 1)
+    assert (changes.new_skus, changes.gone_skus) == (("d",), ("b", "c"))
     assert _changes({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == ("- a 1", "~ b 2 -> 3", "+ c 4")
     assert _changes({"f.py": "x\ny\n"}, {"f.py": "x\nz\nw\n"}) == ("~ f.py (+2 -1 lines)",)
 
 
 def test_the_command_answers_one_question_at_a_time(home: Home, tmp_path: Path) -> None:
-    asked = home.command("audit", "--sku", "sku 1", "--json", str(tmp_path / "uses.json"))
-    assert asked.returncode == 0 and set(json.loads((tmp_path / "uses.json").read_text())) == {
+    done = home.command("audit", "--sku", "sku 1", "--json", str(tmp_path / "uses.json"))
+    assert done.returncode == 0 and set(json.loads((tmp_path / "uses.json").read_text())) == {
         "1",
         "2",
         "served",
     }
-    assert (
-        "Nameable by what served: from " in asked.stdout and "until now, by versions 1 and 2" in asked.stdout
-    )
+    assert "Nameable by what served: from " in done.stdout and "until now, by versions 1 and 2" in done.stdout
     both = home.command("audit", "--sku", "sku 1", "--at", "2026-11-01")
     assert both.returncode == ParameterError.exit_code and "ask one at a time" in both.stderr
 
@@ -212,14 +213,14 @@ def test_a_journal_that_was_changed_answers_but_ends_in_an_error(home: Home) -> 
     fine = home.command("audit", "--at", "2026-01-01")
     assert fine.returncode == 0 and "none" in fine.stdout
     with Registry(home.mlflow, MODEL).client() as client:
-        asked = client.get_model_version(f"{MODEL}-journal", "1").tags["skumatch.asked"]
+        question = client.get_model_version(f"{MODEL}-journal", "1").tags["skumatch.asked"]
         client.set_model_version_tag(
-            f"{MODEL}-journal", "1", "skumatch.asked", asked.replace("audit-first", "someone")
+            f"{MODEL}-journal", "1", "skumatch.asked", question.replace("audit-first", "someone")
         )
         try:
             changed = home.command("audit", "--at", "2026-01-01")
         finally:
-            client.set_model_version_tag(f"{MODEL}-journal", "1", "skumatch.asked", asked)
+            client.set_model_version_tag(f"{MODEL}-journal", "1", "skumatch.asked", question)
     assert (
         changed.returncode == AuditFailed.exit_code
         and "Entry 2 doesn't follow from the one before it" in changed.stderr

@@ -150,10 +150,10 @@ def test_pictures_race_all_ways(tmp_path: Path) -> None:
         paths.append(str(tmp_path / f"{number}.jpg"))
         rendered(1)[0].resize((120, 90)).save(paths[-1])
     before = torch.get_num_threads()
-    found = bench_input.race(paths, 1, Params(encoder=EncoderParams(height=64, width=32, resize="pad")))
+    times = bench_input.race(paths, 1, Params(encoder=EncoderParams(height=64, width=32, resize="pad")))
     torch.set_num_threads(before)
-    assert all(len(way) == bench_input.ROUNDS and min(way) > 0 for way in found)
-    assert sum(found.prepared) > sum(found.decoded)
+    assert all(len(way) == bench_input.ROUNDS and min(way) > 0 for way in times)
+    assert sum(times.prepared) > sum(times.decoded)
 
 
 @pytest.mark.parametrize("sizes", ["800", "800,400", "800,many", ""])
@@ -165,6 +165,6 @@ def test_sizes_that_are_none_are_refused(tmp_path: Path, sizes: str) -> None:
 def test_made_vectors_have_length_one_and_races_are_run() -> None:
     vectors = made(50, 8, 0)
     assert vectors.dtype == np.float32 and np.allclose(np.linalg.norm(vectors, axis=1), 1)
-    found = race(50, 8, 5, "faiss")
-    assert all(len(seconds) == len(found.ours) and min(seconds) > 0 for seconds in found)
-    assert found.against(found.ours) == 1
+    times = race(50, 8, 5, "faiss")
+    assert all(len(seconds) == len(times.ours) and min(seconds) > 0 for seconds in times)
+    assert times.against(times.ours) == 1

@@ -94,8 +94,8 @@ def test_equal_models_promote_no_more_in_a_year_than_the_year_allows() -> None:
 )
 def test_a_promise_holds_or_not(gain: float, shown: float, holds: bool) -> None:
     scene = Scene(TINY, MILD, gain, 0.8 if gain else 0.035)
-    found = Found(scene, 100, 0.02, 1.5, shown, shown, shown, 10, 0.1, None)
-    assert found.holds is holds and replace(found, scene=replace(scene, bound=None)).holds is None
+    outcome = Found(scene, 100, 0.02, 1.5, shown, shown, shown, 10, 0.1, None)
+    assert outcome.holds is holds and replace(outcome, scene=replace(scene, bound=None)).holds is None
 
 
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def params() -> Params:
 
 @pytest.fixture
 def contest(folder: Path, params: Params) -> Contest:
-    (found,) = contests(Asked(folder, None, 2), None, params)
-    return found
+    (full,) = contests(Asked(folder, None, 2), None, params)
+    return full
 
 
 @pytest.mark.parametrize("loop", PEERS)
@@ -85,31 +85,33 @@ def test_the_memory_format_changes_the_speed_alone(contest: Contest) -> None:
         Trial(contest.gallery, contest.params.encoder, None, 1, 3, contiguous=contiguous)
         for contiguous in (True, False)
     ]
-    found = []
+    weights = []
     for trial in trials:
         encoder = trial.encoder()
         list(PEERS["plain"](encoder, trial))
-        found.append(torch.cat([tensor.flatten() for tensor in encoder.parameters()]))
-    assert torch.allclose(found[0], found[1], atol=1e-4)
+        weights.append(torch.cat([tensor.flatten() for tensor in encoder.parameters()]))
+    assert torch.allclose(weights[0], weights[1], atol=1e-4)
 
 
 def test_outcomes_are_kept_and_taken_up_again(
     contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops, seeds = ["frozen", "plain", "ours", "ours without cut-out"], [3, 4]
-    found = list(bench_recipe(contest, loops, seeds, tmp_path))
-    assert [(one.loop, one.seed) for one in found] == [(loop, seed) for loop in loops for seed in seeds]
-    assert all(len(one.hits) == len(contest.queries) for one in found)
-    assert {one.images for one in found} == {0, 2 * len(contest.gallery)}
+    outcomes = list(bench_recipe(contest, loops, seeds, tmp_path))
+    assert [(training.loop, training.seed) for training in outcomes] == [
+        (loop, seed) for loop in loops for seed in seeds
+    ]
+    assert all(len(training.hits) == len(contest.queries) for training in outcomes)
+    assert {training.images for training in outcomes} == {0, 2 * len(contest.gallery)}
     monkeypatch.setattr(recipe, "_run", None)
-    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, "nothing is trained twice"
+    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == outcomes, "nothing is trained twice"
     longer = replace(contest, epochs=3)
     with pytest.raises(TypeError):
         list(bench_recipe(longer, ["plain"], [3], tmp_path))
     monkeypatch.undo()
     assert next(iter(bench_recipe(longer, ["plain"], [3], tmp_path))).images == 3 * len(contest.gallery)
     monkeypatch.setattr(recipe, "_run", None)
-    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == found, (
+    assert list(bench_recipe(contest, loops, seeds, tmp_path)) == outcomes, (
         "another contest's outcomes lie beside these"
     )
 
@@ -124,23 +126,23 @@ def test_what_was_asked_differently_is_trained_anew(contest: Contest) -> None:
 
 
 def test_folds_have_no_product_in_common_and_miss_none(folder: Path, params: Params) -> None:
-    asked: list[str] = []
+    queried: list[str] = []
     for contest in contests(Asked(folder, None, 1, unseen=3), None, params):
         learnt, gallery, queries = contest.learnt, contest.gallery, contest.queries
         assert set(gallery.skus) == set(queries.skus) and not set(gallery.skus) & set(learnt.skus)
         assert set(gallery.skus) | set(learnt.skus) == set(COLOURS)
-        asked += sorted(set(queries.skus))
-    assert sorted(asked) == sorted(COLOURS)
+        queried += sorted(set(queries.skus))
+    assert sorted(queried) == sorted(COLOURS)
     assert held_out(set(COLOURS), 0, 1) == set(COLOURS)
 
 
 def test_held_out_looks_are_no_neighbours_and_each_is_asked_once(folder: Path, params: Params) -> None:
-    asked: list[str] = []
+    queried: list[str] = []
     for contest in contests(Asked(folder, None, 1, looks=3), None, params):
         assert contest.learnt is contest.gallery and not set(contest.gallery.ids) & set(contest.queries.ids)
         assert set(contest.gallery.skus) == set(COLOURS)
-        asked += contest.queries.ids
-    assert len(asked) == len(set(asked)) == 48, "all gallery pictures, and no query"
+        queried += contest.queries.ids
+    assert len(queried) == len(set(queried)) == 48, "all gallery pictures, and no query"
 
 
 def test_folds_are_summed_up_as_one(folder: Path, params: Params) -> None:
@@ -153,14 +155,14 @@ def test_folds_are_summed_up_as_one(folder: Path, params: Params) -> None:
                 [Found(key="k", loop=loop, seed=1, images=8, seconds=1, hits=hits[loop]) for loop in hits],
             )
         )
-    frozen, ours = summary(outcomes)
+    frozen, tuned = summary(outcomes)
     assert (
-        (frozen.top1.value, ours.top1.value, ours.seeds) == (0, 0.5, {1: 0.5})
-        and ours.gain is not None
-        and ours.gain.value == 0.5
+        (frozen.top1.value, tuned.top1.value, tuned.seeds) == (0, 0.5, {1: 0.5})
+        and tuned.gain is not None
+        and tuned.gain.value == 0.5
     )
     screen = Console(file=io.StringIO(), width=120)
-    screen.print(recipe_table([contest for contest, _ in outcomes], [frozen, ours]))
+    screen.print(recipe_table([contest for contest, _ in outcomes], [frozen, tuned]))
     assert "protocol unseen, 2 folds" in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -190,10 +192,10 @@ def test_only_some_skus(folder: Path, params: Params) -> None:
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 EVERYTHING = [
@@ -211,13 +213,13 @@ EVERYTHING = [
 def test_an_ingredient_is_turned_off_or_on_alone(contest: Contest, verb: str, ingredient: str) -> None:
     params = load_params(ROOT / "params.yaml", EVERYTHING if verb == "without" else [])
     whole = replace(contest, params=params, epochs=6)
-    ours, other = variant(whole, "ours"), variant(whole, f"ours {verb} {ingredient}")
-    before, after = (leaves(one.params.model_dump(mode="json")) for one in (ours, other))
+    plain_ours, other = variant(whole, "ours"), variant(whole, f"ours {verb} {ingredient}")
+    before, after = (leaves(each.params.model_dump(mode="json")) for each in (plain_ours, other))
     overrides = (WITHOUT if verb == "without" else WITH)[ingredient]
     changed = {name for name in before if before[name] != after[name]}
     assert changed - {"train.epochs"} == {override.partition("=")[0] for override in overrides}
-    for one in (ours, other):
-        assert one.params.train.epochs + one.params.train.fix.epochs == 6, "at the same budget"
+    for each in (plain_ours, other):
+        assert each.params.train.epochs + each.params.train.fix.epochs == 6, "at the same budget"
     assert variant(whole, "plain").params == params
 
 
@@ -259,15 +261,15 @@ def test_a_loop_that_is_none(contest: Contest) -> None:
 
 def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest) -> None:
     count = len(contest.queries)
-    base, ours = ((True, False) * count)[:count], (True,) * count
+    base, perfect = ((True, False) * count)[:count], (True,) * count
     trainings = [
         Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits)
         for loop, seed, hits in (
             ("frozen", 1, base),
             ("plain", 1, base),
-            ("plain", 2, ours),
-            ("ours", 1, ours),
-            ("ours", 2, ours),
+            ("plain", 2, perfect),
+            ("ours", 1, perfect),
+            ("ours", 2, perfect),
         )
     ]
     frozen, plain, best = summary([(contest, trainings)])
@@ -285,7 +287,7 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     )
     skus = np.array(contest.queries.skus)
     assert best.gain == change_interval(
-        np.array(ours) - (np.array(ours, float) + np.array(base, float)) / 2, skus, 0.95, 0
+        np.array(perfect) - (np.array(perfect, float) + np.array(base, float)) / 2, skus, 0.95, 0
     )
     mean = best.top1.value - plain.top1.value
     assert [line.gain and line.gain.value for line in summary([(contest, trainings)], "ours")] == [
@@ -295,12 +297,12 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     ]
     screen = Console(file=io.StringIO(), width=120)
     screen.print(recipe_table([contest], [frozen, plain, best]))
-    said = screen.file.getvalue()  # type: ignore[attr-defined]
+    output = screen.file.getvalue()  # type: ignore[attr-defined]
     assert (
-        "50.0  100.0" in said
-        and "+25.0" in said
-        and "up to 48 pictures trained on" in said
-        and "12 queries of 4 SKUs" in said
+        "50.0  100.0" in output
+        and "+25.0" in output
+        and "up to 48 pictures trained on" in output
+        and "12 queries of 4 SKUs" in output
     )
 
 
@@ -334,13 +336,14 @@ def _passes(contest: Contest, share: float) -> float:
         update={"train": train, "runtime": RuntimeParams(device="cpu", threads=1, workers=0)}
     )
     with ExitStack() as stack:
-        ours = Ours(contest.gallery, params, None, stack)
+        training = Ours(contest.gallery, params, None, stack)
         forward = flops(
-            ours.run.encoder, torch.zeros(2, 3, ours.views.preprocess.height, ours.views.preprocess.width)
+            training.run.encoder,
+            torch.zeros(2, 3, training.views.preprocess.height, training.views.preprocess.width),
         )
-        kept = {name: tensor.clone() for name, tensor in ours.run.learner.state_dict().items()}
-        found = ours.operations() / forward
-        assert all(tensor.equal(kept[name]) for name, tensor in ours.run.learner.state_dict().items()), (
+        kept = {name: tensor.clone() for name, tensor in training.run.learner.state_dict().items()}
+        passes = training.operations() / forward
+        assert all(tensor.equal(kept[name]) for name, tensor in training.run.learner.state_dict().items()), (
             "nothing is learnt by counting"
         )
-        return found
+        return passes

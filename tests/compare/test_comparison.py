@@ -55,10 +55,10 @@ def shelf(root: Path, skus: int) -> Questions:
 
 
 def test_each_encoder_sees_each_picture_once_and_is_paired_with_the_first(tmp_path: Path) -> None:
-    asked, entrants = shelf(tmp_path, 8), [entrant("one", 1), entrant("two", 12), entrant("again", 1)]
-    found = compare(asked, entrants, PARAMS)
-    assert [entrant_.encoder.shown for entrant_ in entrants] == [len(asked.images)] * 3
-    first, second, third = found.models
+    photos, entrants = shelf(tmp_path, 8), [entrant("one", 1), entrant("two", 12), entrant("again", 1)]
+    comparison = compare(photos, entrants, PARAMS)
+    assert [entrant_.encoder.shown for entrant_ in entrants] == [len(photos.images)] * 3
+    first, second, third = comparison.models
     assert first.difference is None and third.difference == Difference(top1=0, interval=(0, 0))
     assert second.difference is not None
     assert second.difference.top1 == pytest.approx(second.evaluation.top1 - first.evaluation.top1)
@@ -66,16 +66,16 @@ def test_each_encoder_sees_each_picture_once_and_is_paired_with_the_first(tmp_pa
 
 
 def test_one_product_tells_nothing_of_others_and_is_still_written(tmp_path: Path) -> None:
-    found = compare(shelf(tmp_path, 1), [entrant("one", 1), entrant("two", 12)], PARAMS)
-    assert found.models[1].difference == Difference(top1=0, interval=(-1, 1))
-    assert Comparison.model_validate_json(canonical_json(found.model_dump(mode="json"))) == found
+    comparison = compare(shelf(tmp_path, 1), [entrant("one", 1), entrant("two", 12)], PARAMS)
+    assert comparison.models[1].difference == Difference(top1=0, interval=(-1, 1))
+    assert Comparison.model_validate_json(canonical_json(comparison.model_dump(mode="json"))) == comparison
 
 
 def test_a_picture_that_is_broken_is_named(tmp_path: Path) -> None:
-    asked = shelf(tmp_path, 2)
+    photos = shelf(tmp_path, 2)
     (tmp_path / "all/test/sku 1/0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"sku 1/0.png can't be embedded"):
-        compare(asked, [entrant("one", 1)], PARAMS)
+        compare(photos, [entrant("one", 1)], PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def model(label: str, top1: float, difference: float | None) -> Compared:
     figures = Evaluation(
         protocol="full", n=1234, without_partner=5, skus=31, interval=interval, hashes=hashes, **shares
     )
-    found = (
+    paired = (
         None
         if difference is None
         else Difference(top1=difference, interval=(difference - 0.05, difference + 0.05))
     )
-    return Compared(model=f"/home/me/{label}", label=label, evaluation=figures, difference=found)
+    return Compared(model=f"/home/me/{label}", label=label, evaluation=figures, difference=paired)
 
 
 def test_the_page_tells_the_best_models_lead() -> None:
@@ -124,11 +124,11 @@ def test_the_page_tells_the_best_models_lead() -> None:
 
 @pytest.mark.parametrize("width", [70, 80, 120])
 def test_the_table_holds_every_figure_at_any_width(width: int) -> None:
-    found = Comparison(
+    comparison = Comparison(
         protocol="full", models=(model("a model of a long name", 0.5, None), model("new", 0.875, 0.375))
     )
     console = Console(width=width, record=True)
-    console.print(table(found))
+    console.print(table(comparison))
     shown = console.export_text()
     words = " ".join(shown.split())
     for text in (

@@ -35,7 +35,7 @@ def docker(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     notes.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "fake_docker.py"} "$@"\n')
     program.chmod(0o755)
-    ours = {
+    variables = {
         "PATH": f"{program.parent}:{os.environ['PATH']}",
         "FAKE_DOCKER": notes,
         "SKUMATCH_IMAGE": "registry/skumatch:1",
@@ -46,7 +46,7 @@ def docker(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "OPENLINEAGE_API_KEY": "hush",
         "OTHER_TOKEN": "hush",
     }
-    for name, value in {**ours, **secrets}.items():
+    for name, value in {**variables, **secrets}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setitem(stage.RUNTIME, "execution", "docker")
     return notes
@@ -289,7 +289,9 @@ def test_a_container_does_not_outlive_its_client(stage: ModuleType, docker: Path
     def lose() -> None:
         hanging(tmp_path)
         (client,) = (
-            one for one in psutil.Process().children() if "fake_docker.py" in " ".join(one.cmdline())
+            process
+            for process in psutil.Process().children()
+            if "fake_docker.py" in " ".join(process.cmdline())
         )
         client.send_signal(signal.SIGKILL)
         wait_until(lambda: killed(docker), 60)

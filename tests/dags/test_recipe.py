@@ -106,24 +106,24 @@ def test_values_that_are_set_are_read(tmp_path: Path) -> None:
         "runtime: {execution: docker, parallel_runs: 4, queues: {train: a100, split: '7'}, "
         "timeout_hours: {embed: 30, pull: 1}}"
     )
-    found = read(tmp_path, text)
-    assert found["APPROVAL_HOURS"] == 5
+    values = read(tmp_path, text)
+    assert values["APPROVAL_HOURS"] == 5
     queues = {"frozen": "gpu", "train": "a100", "embed": "gpu", "split": "7"}
     hours = {"frozen": 12, "train": 24, "embed": 30, "pull": 1}
-    assert found["RUNTIME"] == {
+    assert values["RUNTIME"] == {
         "execution": "docker",
         "parallel_runs": 4,
         "queues": queues,
         "timeout_hours": hours,
     }
-    assert found["SCHEDULE"] == {
+    assert values["SCHEDULE"] == {
         "retrain": "none",
         "refresh": "@daily",
         "on_new_data": False,
         "debounce_minutes": 0,
     }
     params = load_params(tmp_path / "params.yaml")
-    assert params.schedule.model_dump() == found["SCHEDULE"]
+    assert params.schedule.model_dump() == values["SCHEDULE"]
     assert params.runtime.timeout_hours == hours and params.runtime.longest_task_hours == 30
     assert params.runtime.queues == queues and params.release.approval_hours == 5
 

@@ -203,8 +203,8 @@ def test_the_first_task_tells_of_further_encoders(retrain: ModuleType) -> None:
 def test_an_encoder_is_judged_again_by_hand(slept: list[float]) -> None:
     import new_data
 
-    asked = new_data.refresh_request(asking("manual", encoder=4))
-    assert (asked["encoder"], asked["scheduled"]) == (4, False)
+    request = new_data.refresh_request(asking("manual", encoder=4))
+    assert (request["encoder"], request["scheduled"]) == (4, False)
 
 
 class Events:

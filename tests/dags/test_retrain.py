@@ -96,8 +96,8 @@ def test_tasks_work_in_the_queues_of_params_yaml() -> None:
     import retrain
 
     queues = {task.task_id: task.queue for task in retrain.make_dag().tasks}
-    asked = yaml.safe_load((ROOT / "params.yaml").read_text())["runtime"]["queues"]
-    assert queues == dict.fromkeys(["pull", *STAGES, "register"], "default") | asked
+    queue_params = yaml.safe_load((ROOT / "params.yaml").read_text())["runtime"]["queues"]
+    assert queues == dict.fromkeys(["pull", *STAGES, "register"], "default") | queue_params
 
 
 def test_a_stage_waits_for_the_gpu_where_its_queue_is_that_of_the_gpu(tmp_path: Path) -> None:
@@ -269,8 +269,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.delitem(sys.modules, "chat", raising=False)
     import chat  # type: ignore[import-not-found]
 
-    found: list[Any] = chat.told
-    return found
+    messages: list[Any] = chat.told
+    return messages
 
 
 def context(name: str, result: Any = None, **more: Any) -> Any:
@@ -374,11 +374,11 @@ def test_other_dags_are_told_when_the_champion_changed_or_a_challenger_waits(
 def test_an_encoder_that_is_to_be_judged_again_is_told_with_who_approved_it() -> None:
     from events import AGAIN, CHANGED, PASSED, tell
 
-    told: list[Any] = []
-    alias = SimpleNamespace(add=lambda asset, extra: told.append((asset.name, extra)))
+    messages: list[Any] = []
+    alias = SimpleNamespace(add=lambda asset, extra: messages.append((asset.name, extra)))
     result = {"decision": "promote", "version": 5, "judge_again": 5, "approved_by": "ann"}
     tell(context("register", outlet_events={AGAIN: alias, CHANGED: None, PASSED: None}), result)
-    assert told == [("skumatch_trained", {"version": 5, "approved_by": "ann"})]
+    assert messages == [("skumatch_trained", {"version": 5, "approved_by": "ann"})]
 
 
 def test_a_task_with_events_tells_them(
@@ -436,5 +436,5 @@ def test_the_audit_is_asked_for_every_day_from_the_next_morning_on(monkeypatch: 
     )
     assert info is not None and info.run_after == pendulum.parse("2026-11-26T05:00")
     (task,) = dag.tasks
-    asked = task.message({"dag_run": SimpleNamespace(run_id="r"), "params": {"pictures": False}})
-    assert asked == {"run": "r", "pictures": False} and task.words == ["audit"] and task.execution_timeout
+    message = task.message({"dag_run": SimpleNamespace(run_id="r"), "params": {"pictures": False}})
+    assert message == {"run": "r", "pictures": False} and task.words == ["audit"] and task.execution_timeout

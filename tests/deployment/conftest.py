@@ -27,11 +27,11 @@ def deployment() -> Iterator[Deployment]:
     root.chmod(0o755)  # Postgres is another user
     project, photos = make(root)
     with deployed(root, project) as stack, gated(stack.ports["gate"], stack.ports["store"]) as gate:
-        found = Deployment(stack, gate, project)
-        done = found.command("data", "import", str(photos))
+        running = Deployment(stack, gate, project)
+        done = running.command("data", "import", str(photos))
         assert done.returncode == 0, done.stderr
         commit(project, "Data")
-        yield found
+        yield running
     shutil.rmtree(root, ignore_errors=True)
 
 

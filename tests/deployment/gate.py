@@ -40,12 +40,17 @@ class _Forward(BaseHTTPRequestHandler):
         }
         behind.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
         answer = behind.getresponse()
-        found = answer.read()
+        content = answer.read()
         length = (
-            int(answer.headers.get("Content-Length", len(found))) if self.command == "HEAD" else len(found)
+            int(answer.headers.get("Content-Length", len(content)))
+            if self.command == "HEAD"
+            else len(content)
         )
         self._answer(
-            answer.status, [pair for pair in answer.getheaders() if pair[0].lower() not in OWN], found, length
+            answer.status,
+            [pair for pair in answer.getheaders() if pair[0].lower() not in OWN],
+            content,
+            length,
         )
         behind.close()
 

@@ -103,7 +103,7 @@ class Deployment:
         }
 
     def keys(self, prefix: str) -> list[str]:
-        return [found.key for found in self.bucket().objects.filter(Prefix=prefix)]
+        return [item.key for item in self.bucket().objects.filter(Prefix=prefix)]
 
     @property
     def registry_url(self) -> str:
@@ -142,19 +142,19 @@ class Deployment:
             "SKUMATCH_REMOTE": f"s3://{BUCKET}/{prefix}",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.stack.ports['gate']}",
         }
-        found = {
+        started = {
             name: self.stack.worker(f"{prefix}-{name}", queue, **store) for name, queue in queues.items()
         }
         try:
             wait_until(
                 lambda: all(
-                    " ready." in worker.log.read_text("utf-8", "replace") for worker in found.values()
+                    " ready." in worker.log.read_text("utf-8", "replace") for worker in started.values()
                 ),
                 START_SECONDS,
             )
-            yield found
+            yield started
         finally:
-            for worker in found.values():
+            for worker in started.values():
                 worker.end(seconds=10)
 
 
@@ -168,18 +168,18 @@ class Run:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Of each task: state, try_number, hostname, as Airflow has them."""
         with Airflow(self.deployment.stack.settings) as airflow:
-            found = patiently(
+            response = patiently(
                 lambda: airflow.get(f"/dags/{RETRAIN}/dagRuns/{self.id}/taskInstances", limit=100)
             )
-        return {task["task_id"]: task for task in found["task_instances"]}
+        return {task["task_id"]: task for task in response["task_instances"]}
 
     def state(self) -> str:
         with Airflow(self.deployment.stack.settings) as airflow:
             return str(patiently(lambda: airflow.get(f"/dags/{RETRAIN}/dagRuns/{self.id}"))["state"])
 
     def checkpoints(self) -> list[str]:
-        found = self.deployment.keys(f"{self.name}/checkpoints/")
-        return sorted(key for key in found if key.endswith(".json") and not key.endswith("owner.json"))
+        keys = self.deployment.keys(f"{self.name}/checkpoints/")
+        return sorted(key for key in keys if key.endswith(".json") and not key.endswith("owner.json"))
 
     def steps(self) -> list[int]:
         """The steps that the checkpoints were saved after."""
@@ -199,9 +199,9 @@ class Run:
             / f"airflow-logs/dag_id={RETRAIN}/run_id={self.id}/task_id=train/attempt={attempt}.log"
         )
         return [
-            int(told["done"])
-            for told in marked(WrittenLog(log).all(), "progress")
-            if told["stage"] == "train"
+            int(progress["done"])
+            for progress in marked(WrittenLog(log).all(), "progress")
+            if progress["stage"] == "train"
         ]
 
     def until_training(self) -> None:
@@ -243,8 +243,8 @@ class Run:
 
     def words(self) -> str:
         """What to read when something is wrong: tasks, and the ends of the workers' logs."""
-        told = {name: (task["state"], task["try_number"]) for name, task in self.tasks().items()}
-        return f"{told}\n" + "\n".join(
+        states = {name: (task["state"], task["try_number"]) for name, task in self.tasks().items()}
+        return f"{states}\n" + "\n".join(
             worker.log.read_text("utf-8", "replace")[-1500:] for worker in self.workers.values()
         )
 
@@ -290,9 +290,9 @@ def _pids(worker: Service) -> set[int]:
 def _training() -> set[int]:
     import psutil
 
-    found = set()
+    pids = set()
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if words[-2:] == ["stage", "train"]:
-            found.add(process.pid)
-    return found - {os.getpid()}
+            pids.add(process.pid)
+    return pids - {os.getpid()}

@@ -171,17 +171,20 @@ class Stack:
 
         `more` environment, or another command.
         """
-        told = self.compose["services"][of or name]
+        definition = self.compose["services"][of or name]
         folder = self.root / name
         self._shared_logs(folder / "airflow")
-        env = {key: self._native(str(value), name) for key, value in (told.get("environment") or {}).items()}
-        words = [self._native(word, name) for word in command or told["command"]]
+        env = {
+            key: self._native(str(value), name)
+            for key, value in (definition.get("environment") or {}).items()
+        }
+        words = [self._native(word, name) for word in command or definition["command"]]
         here = {
             "SECRETS": str(self.secrets),
             "PATH": f"{ROOT / 'docker'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         env = _clean() | here | env | self._of_one_machine() | more
-        kept = told.get("restart") == "unless-stopped"
+        kept = definition.get("restart") == "unless-stopped"
         self.services[name] = Service(name, ["entrypoint", *words], env, folder / "log", kept=kept)
         self.services[name].command[0] = str(ROOT / "docker/entrypoint")
         return self.services[name]
@@ -328,7 +331,7 @@ class Stack:
             self._native(word, name).replace("$$", "$").replace("celery@", f"{name}@") for word in test[1:]
         ]
         words = [
-            re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda found: str(here.get(found[1], found[1])), word)
+            re.sub(r"(?<=127\.0\.0\.1:)(\d+)", lambda match: str(here.get(match[1], match[1])), word)
             for word in words
         ]
         command = ["sh", "-c", words[0]] if test[0] == "CMD-SHELL" else words
@@ -379,7 +382,9 @@ def _clean() -> dict[str, str]:
 
 def _listens(port: int) -> bool:
     return any(
-        one.laddr.port == port for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN
+        connection.laddr.port == port
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
     )
 
 

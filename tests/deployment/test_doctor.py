@@ -46,17 +46,17 @@ def test_a_deployment_is_looked_over(deployment: Deployment, tmp_path: Path) -> 
         wait_until(lambda: "queue gpu" in doctor()[1]["workers"]["found"], 120)
         workers["two"] = stack.worker("doctor-two", "gpu")
         wait_until(lambda: doctor()[1]["workers"]["verdict"] == "ok", 120)
-        code, found = doctor()
-        assert code == 0, found
-        assert {name for name, entry in found.items() if entry["verdict"] != "ok"} <= {"GPU"}
+        code, findings = doctor()
+        assert code == 0, findings
+        assert {name for name, entry in findings.items() if entry["verdict"] != "ok"} <= {"GPU"}
         assert (
-            "triggerer" in found["Airflow"]["found"]
-            and found["workers"]["found"] == "2 workers, serving default, gpu"
+            "triggerer" in findings["Airflow"]["found"]
+            and findings["workers"]["found"] == "2 workers, serving default, gpu"
         )
     stack.services["redis"].end(signal.SIGTERM)
     try:
-        found = doctor()[1]
-        assert found["broker"]["verdict"] == "failed" and found["workers"]["verdict"] == "skipped"
+        findings = doctor()[1]
+        assert findings["broker"]["verdict"] == "failed" and findings["workers"]["verdict"] == "skipped"
     finally:
         stack.services["redis"].start()
 
@@ -68,8 +68,8 @@ def test_the_health_checks_of_compose_tell_well_from_ill(deployment: Deployment)
     """
     stack = deployment.stack
     for name in ("api-server", "scheduler", "dag-processor", "triggerer", "mlflow"):
-        asked = stack.healthy(name)
-        assert asked.returncode == 0, (name, asked.stdout, asked.stderr)
+        command = stack.healthy(name)
+        assert command.returncode == 0, (name, command.stdout, command.stderr)
     with deployment.workers("health", {"one": "default"}):
         wait_until(lambda: stack.healthy("health-one", of="worker").returncode == 0, 120)
     assert stack.healthy("health-one", of="worker").returncode != 0, "it has ended"

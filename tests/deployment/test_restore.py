@@ -97,7 +97,7 @@ def test_what_was_saved_comes_back_whole(deployment: Deployment, undisturbed: st
             "SKUMATCH_PROJECT": str(project),
             "SKUMATCH_REMOTE": "s3://dvc/undisturbed",
         }
-        for words, told in (
+        for words, sentence in (
             (["audit", "champion", "--verify"], "20 links: 20 hold"),
             (["models", "--history"], "first champion"),
         ):
@@ -109,7 +109,7 @@ def test_what_was_saved_comes_back_whole(deployment: Deployment, undisturbed: st
                 text=True,
                 check=False,
             )
-            assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+            assert done.returncode == 0 and sentence in done.stdout, done.stdout + done.stderr
 
 
 def _named(project: Path, copy: Path, model: str) -> Path:

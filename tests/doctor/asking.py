@@ -31,11 +31,11 @@ class Stand(BaseHTTPRequestHandler):
     date: str | None = None
 
     def do_GET(self) -> None:
-        found = self.answers.get(self.path.split("?")[0], 404)
-        self.send_response_only(found if isinstance(found, int) else 200)
+        answer = self.answers.get(self.path.split("?")[0], 404)
+        self.send_response_only(answer if isinstance(answer, int) else 200)
         self.send_header("Date", self.date or self.date_time_string())
         self.end_headers()
-        self.wfile.write(found.encode() if isinstance(found, str) else json.dumps(found).encode())
+        self.wfile.write(answer.encode() if isinstance(answer, str) else json.dumps(answer).encode())
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

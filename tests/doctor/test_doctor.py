@@ -35,12 +35,12 @@ def test_a_host_that_never_answers_does_not_hold_up_the_others(here: Settings) -
         raise Problem("late", "never told")
 
     checks = [Check("slow", waits, "See its host.", seconds=0.2), Check("quick", lambda _: "well", "")]
-    found = list(examine(Place(here, PARAMS), checks))
+    findings = list(examine(Place(here, PARAMS), checks))
     over.set()
     assert (
-        [entry.verdict for entry in found] == ["failed", "ok"]
-        and found[0].fix == "See its host."
-        and "no answer" in found[0].found
+        [entry.verdict for entry in findings] == ["failed", "ok"]
+        and findings[0].fix == "See its host."
+        and "no answer" in findings[0].found
     )
 
 
@@ -54,9 +54,9 @@ def test_what_rests_on_something_that_failed_is_not_asked(here: Settings) -> Non
         Check("c", fails, "", after="b"),
         Check("d", lambda _: "well", ""),
     ]
-    found = list(examine(Place(here, PARAMS), checks))
-    assert [entry.verdict for entry in found] == ["failed", "skipped", "skipped", "ok"]
-    assert found[0].found == "Input/output error: /somewhere" and "without a" in found[1].found
+    findings = list(examine(Place(here, PARAMS), checks))
+    assert [entry.verdict for entry in findings] == ["failed", "skipped", "skipped", "ok"]
+    assert findings[0].found == "Input/output error: /somewhere" and "without a" in findings[1].found
 
 
 def test_each_part_says_what_to_do_and_rests_on_an_earlier_one() -> None:
@@ -67,14 +67,14 @@ def test_each_part_says_what_to_do_and_rests_on_an_earlier_one() -> None:
 
 
 def test_the_screen_shows_a_sign_and_what_to_do() -> None:
-    found = [
+    findings = [
         Finding(name="disk", verdict="ok", found="53 GiB free"),
         Finding(name="code", verdict="warning", found="it has uncommitted changes [x]", fix="Commit them."),
         Finding(name="MLflow", verdict="failed", found="doesn't answer", fix="Start it."),
         Finding(name="broker", verdict="skipped", found="none is known", fix="Ask elsewhere."),
     ]
     console = Console(file=(file := io.StringIO()), width=80)
-    console.print(findings_table(found))
+    console.print(findings_table(findings))
     lines = [line.split() for line in file.getvalue().splitlines() if line.strip()]
     assert [line[:2] for line in lines[2:-1]] == [
         ["✓", "disk"],
@@ -95,10 +95,12 @@ def test_the_command_says_what_is_wrong_and_keeps_secrets(project: Path, tmp_pat
     places = {name: f"http://ann:s3cr3t@127.0.0.1:{free_port()}" for name in ("airflow", "mlflow")}
     done = cli("doctor", "--json", tmp_path / "found.json", **places)
     assert done.code == 43 and all(name in done.err for name in SERVERS) and done.err.count("\n") == 1
-    found = {one["name"]: one for one in json.loads((tmp_path / "found.json").read_text())}
-    assert [*found] == [check.name for check in CHECKS]
-    assert {name for name, one in found.items() if one["verdict"] == "failed"} == SERVERS
-    assert all(one["found"][:20] in done.out and one["fix"][:20] in done.out for one in found.values())
+    by_name = {finding["name"]: finding for finding in json.loads((tmp_path / "found.json").read_text())}
+    assert [*by_name] == [check.name for check in CHECKS]
+    assert {name for name, finding in by_name.items() if finding["verdict"] == "failed"} == SERVERS
+    assert all(
+        finding["found"][:20] in done.out and finding["fix"][:20] in done.out for finding in by_name.values()
+    )
     assert "s3cr3t" not in done.out + done.err + (tmp_path / "found.json").read_text()
     assert tree(tmp_path) - before == {tmp_path / "found.json"}
 
@@ -108,11 +110,13 @@ def test_parameters_that_cannot_be_read_are_one_of_the_findings(project: Path, t
     done = Cli(project, tmp_path / "home")(
         "doctor", "--json", tmp_path / "found.json", airflow_port=free_port()
     )
-    found = {entry["name"]: entry["verdict"] for entry in json.loads((tmp_path / "found.json").read_text())}
+    verdict_by_name = {
+        entry["name"]: entry["verdict"] for entry in json.loads((tmp_path / "found.json").read_text())
+    }
     assert (
         done.code == 43
-        and found["parameters"] == "failed"
-        and found["GPU"] == "skipped"
+        and verdict_by_name["parameters"] == "failed"
+        and verdict_by_name["GPU"] == "skipped"
         and "Traceback" not in done.err
     )
 
@@ -128,11 +132,11 @@ def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest
         assert live.command("data", "import", str(live.delivery)).code == 0
         commit(live.project, "Data")
         before = tree(live.settings.home_dir / "mlflow/artifacts") | tree(live.settings.home_dir / "remote")
-        found, code = examined(live)
-        assert code == 0, found
-        ill = {name for name, finding in found.items() if finding.verdict != "ok"}
-        assert ill <= {"broker", "workers", "GPU", "proxy"}, found
-        assert found["proxy"].verdict == "warning" and "fd00::/8" in found["proxy"].found
+        findings, code = examined(live)
+        assert code == 0, findings
+        ill = {name for name, finding in findings.items() if finding.verdict != "ok"}
+        assert ill <= {"broker", "workers", "GPU", "proxy"}, findings
+        assert findings["proxy"].verdict == "warning" and "fd00::/8" in findings["proxy"].found
         assert (
             tree(live.settings.home_dir / "mlflow/artifacts") | tree(live.settings.home_dir / "remote")
             == before
@@ -146,15 +150,15 @@ def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest
         assert killed
         killed.kill()
         wait_until(lambda: "last heard of its scheduler" in ask(servers.airflow, live.settings).found, 180)
-        found, code = examined(live)
-        assert code == 43 and [name for name, entry in found.items() if entry.verdict == "failed"] == [
+        findings, code = examined(live)
+        assert code == 43 and [name for name, entry in findings.items() if entry.verdict == "failed"] == [
             "Airflow"
         ]
-        assert "scheduler.log" in found["Airflow"].fix and found["DAGs"].verdict == "skipped"
+        assert "scheduler.log" in findings["Airflow"].fix and findings["DAGs"].verdict == "skipped"
 
 
 def examined(live: Live) -> tuple[dict[str, Finding], int]:
     file = live.root / "found.json"
     done = live.command("doctor", "--json", str(file))
-    found = [Finding(**one) for one in json.loads(file.read_text())]
-    return {one.name: one for one in found}, done.code
+    findings = [Finding(**entry) for entry in json.loads(file.read_text())]
+    return {entry.name: entry for entry in findings}, done.code

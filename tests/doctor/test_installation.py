@@ -56,14 +56,14 @@ def test_the_pipeline_has_the_stages_that_this_skumatch_knows(here: Settings) ->
     assert ask(installation.pipeline, here).found == "9 stages"
     dvc = here.project / "dvc.yaml"
     whole = dvc.read_text("utf-8")
-    for text, said in (
+    for text, phrase in (
         (whole.replace("  gate:\n", "  guess:\n"), "doesn't know: guess"),
         (re.sub(r"  report:\n(    .*\n)+", "", whole), "no stage report"),
         ("<<<<<<< HEAD\n" + whole, "can't be read"),
     ):
         dvc.write_text(text, "utf-8")
         finding = ask(installation.pipeline, here)
-        assert finding.verdict == "failed" and said in finding.found
+        assert finding.verdict == "failed" and phrase in finding.found
     dvc.unlink()
     assert "No such file" in ask(installation.pipeline, here).found
 
@@ -87,18 +87,18 @@ def test_code_that_git_does_not_answer_for_is_told_in_its_words(
     """Each case by itself, with what helps there: a commit would help none of them."""
     with monkeypatch.context() as other:
         other.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-        found = ask(installation.code, here)
-        assert found.verdict == "failed"
-        assert "dubious ownership" in found.found and "safe.directory" in found.found
+        finding = ask(installation.code, here)
+        assert finding.verdict == "failed"
+        assert "dubious ownership" in finding.found and "safe.directory" in finding.found
     with monkeypatch.context() as without:
         without.setenv("PATH", "/nowhere")
-        found = ask(installation.code, here)
-        assert found.verdict == "failed" and found.fix == "Install git."
-        assert "there is no git here" in found.found
+        finding = ask(installation.code, here)
+        assert finding.verdict == "failed" and finding.fix == "Install git."
+        assert "there is no git here" in finding.found
     shutil.rmtree(here.project / ".git")
-    found = ask(installation.code, here)
-    assert found.verdict == "warning" and "in no git repository (not a git repository" in found.found
-    assert found.fix.startswith("Clone the project with git")
+    finding = ask(installation.code, here)
+    assert finding.verdict == "warning" and "in no git repository (not a git repository" in finding.found
+    assert finding.fix.startswith("Clone the project with git")
 
 
 @pytest.mark.parametrize(

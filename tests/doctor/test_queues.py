@@ -94,16 +94,16 @@ def test_every_queue_that_a_stage_needs_has_a_worker_or_not(
     )
     with running(*redis, log=tmp_path / "redis.log"):
         wait_until(lambda: ask(queues.broker, here).verdict == "ok", 60)
-        found = ask(queues.workers, here)
+        finding = ask(queues.workers, here)
         assert (
-            found.verdict == "failed"
-            and found.found == "no worker answers"
-            and "--queues default,gpu" in found.fix
+            finding.verdict == "failed"
+            and finding.found == "no worker answers"
+            and "--queues default,gpu" in finding.fix
         )
         with running(*worker, "default", log=tmp_path / "default.log"):
             wait_until(lambda: ask(queues.workers, here).found == "no worker serves the queue gpu", 60)
             with running(*worker, "gpu", "--hostname", "two@here", log=tmp_path / "gpu.log"):
                 wait_until(lambda: ask(queues.workers, here).found == "2 workers, serving default, gpu", 60)
         monkeypatch.setenv(queues.BROKER, url.replace("s3cr3t", "n0t1t"))
-        found = ask(queues.broker, here)
-        assert found.verdict == "failed" and "password" in found.fix and "n0t1t" not in str(found)
+        finding = ask(queues.broker, here)
+        assert finding.verdict == "failed" and "password" in finding.fix and "n0t1t" not in str(finding)

@@ -89,14 +89,14 @@ def test_an_airflow_that_lets_nobody_in_is_told_without_the_password(
 def test_an_airflow_that_wants_a_name_is_told(stand: Served) -> None:
     own, settings = stand
     own.answers["/auth/token"] = 401
-    found = ask(servers.airflow, settings)
-    assert "wants a user and password" in found.found and "SKUMATCH_AIRFLOW_USERS" in found.fix
-    found = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
-    assert "airflow-passwords.json" in found.found and found.fix == CURE
+    finding = ask(servers.airflow, settings)
+    assert "wants a user and password" in finding.found and "SKUMATCH_AIRFLOW_USERS" in finding.fix
+    finding = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
+    assert "airflow-passwords.json" in finding.found and finding.fix == CURE
     settings.home_dir.mkdir(parents=True)
     settings.passwords_file.write_text(json.dumps({"skumatch": "s3cr3t"}))
-    found = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
-    assert "refuses the user skumatch" in found.found and "s3cr3t" not in str(found)
+    finding = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
+    assert "refuses the user skumatch" in finding.found and "s3cr3t" not in str(finding)
 
 
 @pytest.mark.parametrize(("path", "answer", "verdict", "said"), [
@@ -135,16 +135,16 @@ def test_mlflow_is_of_our_version_or_not(stand: Served) -> None:
     own, settings = stand
     assert ask(servers.mlflow, settings).verdict == "ok"
     own.answers["/version"] = "1.0.0"
-    found = ask(servers.mlflow, settings)
-    assert found.verdict == "warning" and "1.0.0 there" in found.found
+    finding = ask(servers.mlflow, settings)
+    assert finding.verdict == "warning" and "1.0.0 there" in finding.found
     own.answers["/version"] = "<html>Something else</html>"
     assert "is not MLflow" in ask(servers.mlflow, settings).found
     own.answers["/version"] = 401
-    found = ask(
+    finding = ask(
         servers.mlflow,
         settings.model_copy(update={"mlflow": f"http://ann:s3cr3t@127.0.0.1:{settings.airflow_port}"}),
     )
-    assert "MLFLOW_TRACKING_PASSWORD" in found.fix and "s3cr3t" not in str(found)
+    assert "MLFLOW_TRACKING_PASSWORD" in finding.fix and "s3cr3t" not in str(finding)
 
 
 def test_a_champion_is_what_was_registered_or_not(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +187,9 @@ def test_a_proxy_setting_is_shown_with_its_flaws(here: Settings, monkeypatch: py
     monkeypatch.setattr(network, "LEFT_OUT", [])
     assert ask(servers.proxy, here).found == "none is set"
     monkeypatch.setenv("https_proxy", "http://ann:s3cr3t@proxy.example.org:3128")
-    found = ask(servers.proxy, here)
-    assert found.verdict == "ok"
-    assert found.found.startswith("https through proxy.example.org:3128; directly: ")
+    finding = ask(servers.proxy, here)
+    assert finding.verdict == "ok"
+    assert finding.found.startswith("https through proxy.example.org:3128; directly: ")
     network.LEFT_OUT.append("ALL_PROXY is not used: it is no URL.")
-    found = ask(servers.proxy, here)
-    assert found.verdict == "warning" and "ALL_PROXY" in found.found
+    finding = ask(servers.proxy, here)
+    assert finding.verdict == "warning" and "ALL_PROXY" in finding.found

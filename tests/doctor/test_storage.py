@@ -32,15 +32,15 @@ def test_a_remote_that_cannot_be_written_is_told(
     here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    found = ask(storage.remote, here.model_copy(update={"remote": str(tmp_path / "file" / "remote")}))
-    assert found.verdict == "failed" and "rights" in found.fix
+    finding = ask(storage.remote, here.model_copy(update={"remote": str(tmp_path / "file" / "remote")}))
+    assert finding.verdict == "failed" and "rights" in finding.fix
 
     def read_only(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(f"{LOCAL}.pipe_file", read_only)
-    found = ask(storage.remote, here)
-    assert found.verdict == "failed" and "Read-only file system" in found.found
+    finding = ask(storage.remote, here)
+    assert finding.verdict == "failed" and "Read-only file system" in finding.found
     assert not here.home_dir.exists()
 
 
@@ -93,7 +93,7 @@ def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, bucket: A
     assert "Contents" not in bucket.list_objects_v2(Bucket="dvc")
     finding = ask(storage.remote, own.model_copy(update={"remote": "s3://dcv/skumatch"}))
     assert finding.verdict == "failed" and "bucket" in finding.found
-    assert "dcv" not in [one["Name"] for one in bucket.list_buckets()["Buckets"]]
+    assert "dcv" not in [entry["Name"] for entry in bucket.list_buckets()["Buckets"]]
     (here.project / "data.dvc").write_text(DATA)
     assert "lacks the data version" in ask(storage.data, own).found
     for name, body in (

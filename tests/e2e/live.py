@@ -60,9 +60,9 @@ class Ended:
 
     def fact(self, name: str) -> str:
         """What the summary's grid says of `name`."""
-        found = re.search(rf"^[│ ]*{name}\s\s+(.*?)[│ ]*$", self.out, re.MULTILINE)
-        assert found, self.out
-        return found[1]
+        match = re.search(rf"^[│ ]*{name}\s\s+(.*?)[│ ]*$", self.out, re.MULTILINE)
+        assert match, self.out
+        return match[1]
 
 
 class Live:
@@ -100,13 +100,18 @@ class Live:
         }
         kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")} | HOSTILE
         ports = {"AIRFLOW_PORT": self.settings.airflow_port, "MLFLOW_PORT": self.settings.mlflow_port}
-        ours = {"PROJECT": self.project, "HOME": self.settings.home_dir, "PYTHON": self._python(), **ports}
+        variables = {
+            "PROJECT": self.project,
+            "HOME": self.settings.home_dir,
+            "PYTHON": self._python(),
+            **ports,
+        }
         more = (("AIRFLOW_USERS", self.users), ("MLFLOW", self.settings.mlflow), ("OPENLINEAGE", self.events))
-        ours |= {name: given for name, given in more if given}
+        variables |= {name: given for name, given in more if given}
         return (
             kept
             | {"COLUMNS": "300", "SPOKEN": SPOKEN}
-            | {f"SKUMATCH_{name}": str(value) for name, value in ours.items()}
+            | {f"SKUMATCH_{name}": str(value) for name, value in variables.items()}
         )
 
     def command(self, *words: str) -> Ended:

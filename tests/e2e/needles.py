@@ -12,22 +12,22 @@ SAID = "terminal"
 USER = "someone"
 
 
-def places(words: Iterable[str], root: Path, said: Iterable[str] = ()) -> dict[str, set[str]]:
+def places(words: Iterable[str], root: Path, outputs: Iterable[str] = ()) -> dict[str, set[str]]:
     """Map each word to the relative paths of files below `root` that hold it, and SAID for the terminal."""
     texts = {
         str(path.relative_to(root)): path
         for path in root.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
-    found: dict[str, set[str]] = {word: set() for word in words}
+    paths: dict[str, set[str]] = {word: set() for word in words}
     for name, content in (
         *((name, _content(path)) for name, path in texts.items()),
-        (SAID, "\n".join(said).encode()),
+        (SAID, "\n".join(outputs).encode()),
     ):
-        for word in found:
+        for word in paths:
             if any(form in content for form in _forms(word)):
-                found[word].add(name)
-    return found
+                paths[word].add(name)
+    return paths
 
 
 def _forms(word: str) -> tuple[bytes, bytes]:

@@ -136,8 +136,8 @@ def test_names_that_came_garbled_read_right_on_the_page_and_in_the_terminal(live
     assert NAMES[0] in page and NAMES[1] in page
     assert not any(name.encode().decode("cp437") in page for name in NAMES)
     listed = live.command("data", "inspect")
-    asked = live.root / "delivery/all/test" / NAMES[0] / "5.png"
-    matched = live.command("match", str(asked))
+    photo = live.root / "delivery/all/test" / NAMES[0] / "5.png"
+    matched = live.command("match", str(photo))
     assert NAMES[0] in matched.out and any(name in listed.out for name in NAMES), matched.err + listed.err
 
 
@@ -159,23 +159,23 @@ def test_a_third_run_is_cached_throughout_and_says_so(live: Live, third: Ended) 
 
 
 def test_the_record_of_a_run_names_everything_by_its_hash(live: Live, third: Ended, tmp_path: Path) -> None:
-    found, (run, *_) = live.artifacts(tmp_path), live.runs()
+    artifacts, (run, *_) = live.artifacts(tmp_path), live.runs()
     record, lock = (
-        json.loads((found / "lineage.json").read_text("utf-8")),
-        (found / "dvc.lock").read_text("utf-8"),
+        json.loads((artifacts / "lineage.json").read_text("utf-8")),
+        (artifacts / "dvc.lock").read_text("utf-8"),
     )
-    assert run.data.tags["skumatch.lineage"] == record_hash(record) == sha256(found / "lineage.json")
+    assert run.data.tags["skumatch.lineage"] == record_hash(record) == sha256(artifacts / "lineage.json")
     assert record["stages"] == {name: stage.model_dump() for name, stage in stages_of(lock).items()}
     inputs, results = record["inputs"], record["results"]
     assert inputs["data"] == f"md5:{md5_of((live.project / 'data.dvc').read_text())}"
     assert (inputs["params"], inputs["environment"]) == (
-        sha256(found / "params.yaml"),
-        sha256(found / "constraints.txt"),
+        sha256(artifacts / "params.yaml"),
+        sha256(artifacts / "constraints.txt"),
     )
     assert inputs["overrides"] == []
-    assert (results["decision"], results["verdict"]) == (sha256(found / "gate/decision.json"), "keep")
+    assert (results["decision"], results["verdict"]) == (sha256(artifacts / "gate/decision.json"), "keep")
     for result, candidate in (("challenger", "challenger"), ("champion", "refreshed")):
-        assert results[result] == sha256(found / f"evaluate/{candidate}.json")
+        assert results[result] == sha256(artifacts / f"evaluate/{candidate}.json")
     (version,) = live.versions()
     assert results["bundle"] == inputs["champion"] == version.bundle
     assert (record["code"]["commit"], record["code"]["dirty"]) == (

@@ -188,6 +188,6 @@ def test_data_that_validation_refuses_leaves_what_serves(live: Live) -> None:
     run = REFRESH, str(refreshes(live)[-1]["dag_run_id"])
     assert {name for name, ended in task_states(live, run).items() if ended == "success"} == {"pull"}
     logs = [path for path in (live.settings.home_dir / "airflow/logs").rglob("*") if path.is_file()]
-    said = [path for path in logs if "What serves stays." in path.read_text("utf-8")]
-    assert [path for path in said if run[1] in str(path) and "validate" in str(path)], said
+    matching = [path for path in logs if "What serves stays." in path.read_text("utf-8")]
+    assert [path for path in matching if run[1] in str(path) and "validate" in str(path)], matching
     assert (champion(live), outcomes(live)) == before

@@ -145,8 +145,8 @@ def test_a_challenger_waits_and_a_named_person_makes_it_champion(live: Live, reg
     (entry,) = history(registry)
     assert champion(registry) == 1 and entry.asked.who == "ann" and "looks right" in entry.asked.why
     with Airflow(live.settings) as airflow:
-        told = airflow.get("/assets/events", order_by="-timestamp")["asset_events"]
-    assert {(event["name"], event["extra"]["version"]) for event in told} == {
+        events = airflow.get("/assets/events", order_by="-timestamp")["asset_events"]
+    assert {(event["name"], event["extra"]["version"]) for event in events} == {
         ("skumatch_champion", 1),
         ("skumatch_challenger", 1),
     }
@@ -303,15 +303,15 @@ def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, 
 
 def test_tasks_and_what_the_runs_were_about_are_told_to_openlineage(live: Live, registry: Registry) -> None:
     assert live.events
-    told = [json.loads(line) for line in live.events.read_text("utf-8").splitlines()]
-    jobs = {event["job"]["name"] for event in told}
+    events = [json.loads(line) for line in live.events.read_text("utf-8").splitlines()]
+    jobs = {event["job"]["name"] for event in events}
     assert {
         "skumatch_retrain.pull",
         "skumatch_retrain.train",
         "skumatch_retrain.register",
         "skumatch_retrain",
     } <= jobs
-    about = [event for event in told if "skumatch_decision" in event["run"]["facets"]]
+    about = [event for event in events if "skumatch_decision" in event["run"]["facets"]]
     bundles = {event["outputs"][0]["facets"]["skumatch_model"]["bundle"] for event in about}
     first = registry.resolve("1")  # others of these tests came by no run
     assert first.bundle in bundles

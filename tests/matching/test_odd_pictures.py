@@ -111,8 +111,8 @@ def test_an_encoder_is_evaluated_on_every_good_picture(
     monkeypatch.setenv("SKUMATCH_PROJECT", str(tmp_path))
     settings = "runtime: {device: cpu, threads: 1, workers: 0}\nevaluate: {resamples: 100}\n"
     (tmp_path / "params.yaml").write_text(settings, "utf-8")
-    found = compare_folder(turned.parent, {"embed": str(bundle_folder)}, "full").models[0].evaluation
-    assert found.n == len(GOOD)
+    evaluation = compare_folder(turned.parent, {"embed": str(bundle_folder)}, "full").models[0].evaluation
+    assert evaluation.n == len(GOOD)
 
 
 def test_validation_allows_every_mode_the_import_takes() -> None:

@@ -42,10 +42,10 @@ def test_products_stand_with_their_pictures_and_unknown_ones_apart(plan: Plan) -
 
 
 def test_the_least_similar_come_first(plan: Plan) -> None:
-    for head, found in re.findall(
+    for head, section in re.findall(
         r"<section>\s*<h2>(.*?)</h2>(.*?)</section>", page(plan, nothing), re.DOTALL
     ):
-        numbers = [float(number) for number in re.findall(r"<b>([\d.]+)</b>", found)]
+        numbers = [float(number) for number in re.findall(r"<b>([\d.]+)</b>", section)]
         assert numbers == sorted(numbers), head
 
 

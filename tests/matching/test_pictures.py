@@ -36,7 +36,7 @@ def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["bytes", "struct"])
 def test_a_table_of_bytes_is_read_in_the_order_of_its_rows(folder: Path, tmp_path: Path, kind: str) -> None:
     data = [path.read_bytes() for path in sorted((folder / "night").iterdir(), reverse=True)]
-    column = data if kind == "bytes" else [{"bytes": one, "path": None} for one in data]
+    column = data if kind == "bytes" else [{"bytes": content, "path": None} for content in data]
     pq.write_table(
         pa.table({"image": column, "id": [f"p{number}" for number in range(6)]}),
         tmp_path / "t.parquet",

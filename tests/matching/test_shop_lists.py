@@ -222,14 +222,18 @@ def test_other_products_make_another_table(bundle: Bundle, folder: Path, tmp_pat
 
 def test_products_that_the_gallery_lacks_are_one_sentence(bundle: Bundle, table: Path) -> None:
     assert look_up(bundle, [None, None], None) is None
-    found = look_up(bundle, lists_of(table), None)
-    assert isinstance(found, Assortments) and found.warning
-    assert found.warning.startswith("1 of 3 products of row 2 of") and found.warning.endswith("'new'.")
+    looked_up = look_up(bundle, lists_of(table), None)
+    assert isinstance(looked_up, Assortments) and looked_up.warning
+    assert looked_up.warning.startswith("1 of 3 products of row 2 of") and looked_up.warning.endswith(
+        "'new'."
+    )
     first, second = ShopList(("sku 1", "a", "b"), "x"), ShopList(("sku 1", "B", "c"), "y")
-    found = look_up(bundle, [first, second, ShopList(("sku 2",), "z")], None)
-    assert found and found.warning
-    assert found.warning.startswith("2 of 3 assortments have products that are not in the model's gallery")
-    assert found.warning.endswith("'a', 'B', 'c'.")
+    looked_up = look_up(bundle, [first, second, ShopList(("sku 2",), "z")], None)
+    assert looked_up and looked_up.warning
+    assert looked_up.warning.startswith(
+        "2 of 3 assortments have products that are not in the model's gallery"
+    )
+    assert looked_up.warning.endswith("'a', 'B', 'c'.")
     with pytest.raises(DataError, match="None of the 2 products of y is in the model's gallery"):
         look_up(bundle, [first, ShopList(("no", "none"), "y")], None)
 

@@ -110,10 +110,7 @@ def test_wise_keeps_the_best_share_and_of_equal_ones_the_larger(
         return list(answers.values())[len(candidates) - 1]
 
     assert wise(encoder, before, (0.4, 0.7), score) == (share, answers[share])
-    assert all(
-        same(seen, between(before, after, weights_tried))
-        for seen, weights_tried in zip(candidates, answers, strict=True)
-    )
+    assert all(same(seen, between(before, after, mix)) for seen, mix in zip(candidates, answers, strict=True))
     assert same(encoder.state_dict(), between(before, after, share))
 
 

@@ -77,12 +77,12 @@ def test_two_processes_learn_what_one_does_at_the_same_global_batch(
     )
     assert functional.cosine_similarity(embeddings(alone), embeddings(first)).min() >= 0.9999
     assert alone.state_dict().keys() == first.state_dict().keys()
-    one, both = (Checkpoints(str(out), what).latest() for out in (tmp_path, together))
+    single, both = (Checkpoints(str(out), what).latest() for out in (tmp_path, together))
     assert (
-        one is not None
+        single is not None
         and both is not None
-        and one.step == both.step == STEPS
-        and one.tensors.keys() == both.tensors.keys()
+        and single.step == both.step == STEPS
+        and single.tensors.keys() == both.tensors.keys()
     )
     alone_history, both_history = (
         [json.loads(line) for line in (out / f"{what}.jsonl").read_text().splitlines()]

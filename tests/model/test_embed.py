@@ -67,10 +67,10 @@ def test_rows_are_unit_vectors_in_the_order_of_the_images(images: Images) -> Non
 def test_jpegs_are_embedded_as_pillow_shows_them(images: Images, tmp_path: Path) -> None:
     stub, path = Stub(), tmp_path / "a.jpg"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20, 3), np.uint8)).save(path, quality=80)
-    one = Images(["a"], ["a"], ["a"], [Extent(str(path))])
+    jpeg = Images(["a"], ["a"], ["a"], [Extent(str(path))])
     with torch.inference_mode():
-        expected = stub.eval()(stub.preprocess.normalise(stub.preprocess(one[0])[None]))[0].numpy()
-    rows = embed(stub, one, 1, CPU)  # type: ignore[arg-type]
+        expected = stub.eval()(stub.preprocess.normalise(stub.preprocess(jpeg[0])[None]))[0].numpy()
+    rows = embed(stub, jpeg, 1, CPU)  # type: ignore[arg-type]
     np.testing.assert_allclose(rows[0], expected / np.linalg.norm(expected), atol=0.01)
 
 

@@ -62,11 +62,11 @@ def test_corners_stay_convex_and_within_the_share(
     box = Box(10, 20, 100, 50)
     still = moved_corners(box, mild(perspective=perspective), moves, turn)
     assert (np.abs(still - box.corners()) <= np.array([100, 50]) * perspective + 1e-9).all()
-    found = moved_corners(box, mild(perspective=perspective, rotate=rotate), moves, turn)
-    edges = np.roll(found, -1, axis=0) - found
+    moved = moved_corners(box, mild(perspective=perspective, rotate=rotate), moves, turn)
+    edges = np.roll(moved, -1, axis=0) - moved
     after = np.roll(edges, -1, axis=0)
     assert (edges[:, 0] * after[:, 1] - edges[:, 1] * after[:, 0] > 0).all()
-    distances = [np.linalg.norm(corners - (60, 45), axis=1) for corners in (still, found)]
+    distances = [np.linalg.norm(corners - (60, 45), axis=1) for corners in (still, moved)]
     assert np.allclose(*distances)  # a rotation about the middle
 
 

@@ -29,8 +29,8 @@ def positions(encoder: Encoder) -> torch.Tensor:
     """[entries, width], the class token's first."""
     name = table(encoder.tower)
     assert name
-    found = encoder.tower.state_dict()[name]
-    return found.reshape(found.shape[-2:])
+    entries = encoder.tower.state_dict()[name]
+    return entries.reshape(entries.shape[-2:])
 
 
 def marked(encoder: Encoder, rows: int, columns: int) -> None:

@@ -39,14 +39,14 @@ def test_an_epoch_shows_each_image_at_most_once_in_another_order(images: int, se
 @pytest.mark.parametrize(("steps", "share"), [(1000, 0.3), (120, 0.1)])
 def test_rate_is_pytorchs_one_cycle(steps: int, share: float) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(
+    reference = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1.0, total_steps=steps, pct_start=share, cycle_momentum=False
     )
     for step in range(steps):
         assert one_cycle(step, steps, share) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-4)
         optimizer.step()
         if step + 1 < steps:
-            theirs.step()
+            reference.step()
 
 
 @given(steps=st.integers(1, 30), share=st.floats(0, 0.99))

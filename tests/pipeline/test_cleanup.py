@@ -54,8 +54,8 @@ def needed_paths(world: World) -> set[str]:
     return {path_of(digest) for digest in digests}
 
 
-def by_kind(piles_found: list[Pile]) -> dict[str, set[str]]:
-    return {pile.kind: {item.name for item in pile.items} for pile in piles_found}
+def by_kind(listed: list[Pile]) -> dict[str, set[str]]:
+    return {pile.kind: {item.name for item in pile.items} for pile in listed}
 
 
 def whole(world: World) -> None:

@@ -90,12 +90,12 @@ def dump_flow(value: list[Any]) -> str:
 def test_knobs_read_with_the_dags_are_marked_and_told_of() -> None:
     assert {name for name, knob in knobs().items() if knob.read_with_dags} == READ_WITH_DAGS
     lines = (ROOT / "params.yaml").read_text("utf-8").splitlines()
-    told = {
+    marked = {
         line.split(":")[0].strip()
         for line in lines
         if not line.startswith("#") and "read with the DAGs" in line
     }
-    assert told == {name.rpartition(".")[2] for name in READ_WITH_DAGS}
+    assert marked == {name.rpartition(".")[2] for name in READ_WITH_DAGS}
     assert len({name.rpartition(".")[2] for name in READ_WITH_DAGS}) == len(READ_WITH_DAGS)
     operations = (ROOT / "docs/operations.md").read_text("utf-8")
     assert all(f"`{name}`" in operations for name in READ_WITH_DAGS)
@@ -145,8 +145,8 @@ def test_the_example_of_each_list_is_one() -> None:
         if knob.schema.get("type") == "array":
             with pytest.raises(ParameterError) as refused:
                 load_params(ROOT / "params.yaml", [f"{name}=no list"])
-            (told,) = re.findall(rf"such as ({re.escape(name)}=\S+)\.", str(refused.value))
-            assert load_params(ROOT / "params.yaml", [told])
+            (example,) = re.findall(rf"such as ({re.escape(name)}=\S+)\.", str(refused.value))
+            assert load_params(ROOT / "params.yaml", [example])
 
 
 @pytest.mark.parametrize(

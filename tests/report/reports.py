@@ -53,7 +53,9 @@ def context(
     ours = ranking([(one, one), (one, one), (two, two), (two, three), (three, three)], names)
     theirs = ranking([(one, two), (one, one), (two, three), (two, three), (three, three)], names)
     params = EvaluateParams(resamples=100)
-    challenger, before = (sliced(evaluate(found, names, "full", params, 7), one) for found in (ours, theirs))
+    challenger, before = (
+        sliced(evaluate(ranked, names, "full", params, 7), one) for ranked in (ours, theirs)
+    )
     facts = Facts(
         challenger_bundle="a" * 64,
         champion_bundle="b" * 64 if champion else None,
@@ -63,7 +65,7 @@ def context(
         dirty_code=False,
         commit="c" * 40,
     )
-    hits = [found.skus[:, 0] == found.query_skus for found in (ours, theirs)]
+    hits = [ranked.skus[:, 0] == ranked.query_skus for ranked in (ours, theirs)]
     paired = {"full": PairedHits(ours.query_skus, *hits)} if champion else None
     return ReportContext(
         decision=decide(challenger, before if champion else None, paired, facts, GateParams(), 7),

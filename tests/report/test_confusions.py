@@ -22,12 +22,12 @@ def test_both_directions_of_a_pair_count_together_the_worse_one_first() -> None:
         ("cherry", "apple"),
         ("cherry", "cherry"),
     ]
-    found = confused_pairs(ranking(answers), first_of(SKUS), picture)
-    assert found.total == 2
-    one, other = found.shown[0]
-    assert one == Confused("banana", thumbnail(picture("g-banana")), 2, 3)
+    pairs = confused_pairs(ranking(answers), first_of(SKUS), picture)
+    assert pairs.total == 2
+    first, other = pairs.shown[0]
+    assert first == Confused("banana", thumbnail(picture("g-banana")), 2, 3)
     assert other == Confused("apple", thumbnail(picture("g-apple")), 1, 1)
-    assert [(side.sku, side.taken, side.n) for side in found.shown[1]] == [("cherry", 1, 2), ("apple", 0, 1)]
+    assert [(side.sku, side.taken, side.n) for side in pairs.shown[1]] == [("cherry", 1, 2), ("apple", 0, 1)]
     assert confused_pairs(ranking(answers), first_of(SKUS), picture, limit=1).more == 1
 
 
@@ -52,11 +52,11 @@ def test_changes_name_what_is_new_gone_and_grown_with_pictures_of_what_is_new() 
         profile(100, apple=(4, 1), banana=(4, 1), gone=(3, 2)),
         profile(150, apple=(9, 1), banana=(4, 1), cherry=(5, 2)),
     )
-    found = changes_of(now, before, first_of(SKUS), picture)
-    assert found and found.any
-    assert found.new.shown == [Count("cherry", 0, 7, thumbnail(picture("g-cherry"), SMALL))]
-    assert (found.gone.shown, found.changed.shown) == ([Count("gone", 5, 0)], [Count("apple", 5, 10)])
-    assert (Count("all", 15, 22) in found.sides, round(found.size_shift, 3), found.aspect_shift) == (
+    changes = changes_of(now, before, first_of(SKUS), picture)
+    assert changes and changes.any
+    assert changes.new.shown == [Count("cherry", 0, 7, thumbnail(picture("g-cherry"), SMALL))]
+    assert (changes.gone.shown, changes.changed.shown) == ([Count("gone", 5, 0)], [Count("apple", 5, 10)])
+    assert (Count("all", 15, 22) in changes.sides, round(changes.size_shift, 3), changes.aspect_shift) == (
         True,
         1.5,
         1.0,
@@ -69,11 +69,11 @@ def test_of_what_was_set_aside_the_reasons_take_turns_those_with_a_picture_first
         {"id": f"train/sku {n}/{n}.jpg", "reason": reason, "sentence": f"Sentence {n}."}
         for n, reason in enumerate(["empty"] * 4 + ["tiny"])
     ]
-    found = set_aside(entries, {"train/sku 2/2.jpg": "data:x"}, limit=3)
-    assert [(aside.file, aside.reason, aside.picture) for aside in found.shown] == [
+    shown = set_aside(entries, {"train/sku 2/2.jpg": "data:x"}, limit=3)
+    assert [(aside.file, aside.reason, aside.picture) for aside in shown.shown] == [
         ("train / 2.jpg", "empty", "data:x"),
         ("train / 4.jpg", "tiny", None),
         ("train / 0.jpg", "empty", None),
     ]
-    assert (found.more, found.shown[1].sku, found.shown[1].sentence) == (2, "sku 4", "Sentence 4.")
+    assert (shown.more, shown.shown[1].sku, shown.shown[1].sentence) == (2, "sku 4", "Sentence 4.")
     assert by_reason(entries) == {"empty": 4, "tiny": 1}

@@ -85,9 +85,9 @@ def test_names_in_a_curve_stay_text() -> None:
 
 @given(st.floats(0, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_a_few_numbers_in_order_within_the_axis(low: float, span: float) -> None:
-    found = ticks(low, low + span)
-    assert len(found) <= 7 and found == sorted(found)
-    assert all(low - span * 1e-6 <= value <= low + span * (1 + 1e-6) for value in found)
+    values = ticks(low, low + span)
+    assert len(values) <= 7 and values == sorted(values)
+    assert all(low - span * 1e-6 <= value <= low + span * (1 + 1e-6) for value in values)
 
 
 @given(st.floats(1e-9, 1e12))

@@ -107,8 +107,10 @@ def test_other_protocols_and_duplicates_are_shown_with_their_names() -> None:
         (other, made.champion.model_copy(update={"protocol": "test_loo", "top1": 0.125})),
         (other, None),
     ]
-    ours = made.challenger.model_copy(update={"near_duplicate_free": free})
-    shown = replace(made, challenger=ours, protocols=protocols, data=replace(made.data, duplicates=facts))
+    challenger = made.challenger.model_copy(update={"near_duplicate_free": free})
+    shown = replace(
+        made, challenger=challenger, protocols=protocols, data=replace(made.data, duplicates=facts)
+    )
     page = " ".join(Reader(render_report(shown)).text.split())
     assert "full All photos, their own duplicates taken out of the gallery 4 75.0 % 25.0–87.5 –" in page
     assert "test_loo The photos against each other 8 62.5 %" in page and "12.5 %" in page
@@ -196,10 +198,11 @@ def test_the_card_has_figures_data_and_hashes() -> None:
     card = model_card(context())
     head, _, text = card.removeprefix("---\n").partition("\n---\n\n")
     assert text.startswith("# Model card: skumatch\n")
-    told = ModelCard(card).data
-    assert (told.library_name, told.eval_results[0].metric_value) == ("skumatch", 0.8) and yaml.safe_load(
-        head
-    )["model-index"]
+    metadata = ModelCard(card).data
+    assert (metadata.library_name, metadata.eval_results[0].metric_value) == (
+        "skumatch",
+        0.8,
+    ) and yaml.safe_load(head)["model-index"]
     assert "| This model | 80.0" in card and "| Champion, same photos | 40.0" in card
     assert "banana (50.0" in card and "a" * 64 in card
     tables = [line for line in card.splitlines() if line.startswith("|")]

@@ -114,8 +114,8 @@ def test_a_photo_that_a_gallery_holds_is_asked_of_none_nor_are_its_duplicates() 
 def test_a_new_product_without_photos_is_asked_by_its_gallery_photos_in_turn() -> None:
     rows = asked()
     alone = rows[rows["asked_as"].eq("gallery")].set_index("query")
-    found = alone["refreshed"].fillna("").to_dict()
-    assert found == {"train/shy 1": "shy", "train/shy 2": "shy", "train/alone": ""}, (
+    refreshed = alone["refreshed"].fillna("").to_dict()
+    assert refreshed == {"train/shy 1": "shy", "train/shy 2": "shy", "train/alone": ""}, (
         "not `new`, which has a photo"
     )
     assert alone["served"].isna().all() and set(alone["status"]) == {"new"}
@@ -132,18 +132,18 @@ def test_the_columns_are_those_of_the_file() -> None:
 
 
 def test_shares_add_up_and_a_product_that_is_lacking_is_never_right() -> None:
-    found = shares(asked(), EvaluateParams(resamples=200), 7)
-    assert set(found) == {"served", "refreshed"} and set(found["served"]) == {"all", "old", "new"}
-    for parts in found.values():
+    result = shares(asked(), EvaluateParams(resamples=200), 7)
+    assert set(result) == {"served", "refreshed"} and set(result["served"]) == {"all", "old", "new"}
+    for parts in result.values():
         for share in parts.values():
             assert share.right + share.wrong + share.unknown == pytest.approx(1)
             assert share.interval[0] <= share.right <= share.interval[1]
-    assert (found["served"]["all"].n, found["served"]["new"].right, found["refreshed"]["new"].right) == (
+    assert (result["served"]["all"].n, result["served"]["new"].right, result["refreshed"]["new"].right) == (
         2,
         0,
         1,
     )
-    assert found["served"]["old"].right == 1
+    assert result["served"]["old"].right == 1
 
 
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 10_000))

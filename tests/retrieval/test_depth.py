@@ -34,15 +34,17 @@ class Problem:
 
     def __init__(self, seed: int) -> None:
         draws = np.random.default_rng(seed)
-        size, asked, skus = (int(draws.integers(*bounds)) for bounds in ((1, 80), (1, 15), (1, 9)))
+        size, query_count, skus = (int(draws.integers(*bounds)) for bounds in ((1, 80), (1, 15), (1, 9)))
         share = draws.dirichlet(np.full(skus, 0.4))
         self.loo = bool(draws.integers(0, 2))
         self.gallery = draws.integers(-1, 2, (size, 3)).astype(np.float32)
         self.labels = draws.choice(skus, size, p=share)
         self.ids = [f"{i:03}" for i in draws.permutation(size)]
-        self.queries = self.gallery if self.loo else draws.integers(-1, 2, (asked, 3)).astype(np.float32)
-        self.wanted = self.labels if self.loo else draws.integers(0, skus + 2, asked)
-        self.query_ids = self.ids if self.loo else [f"q{i:03}" for i in draws.permutation(asked)]
+        self.queries = (
+            self.gallery if self.loo else draws.integers(-1, 2, (query_count, 3)).astype(np.float32)
+        )
+        self.wanted = self.labels if self.loo else draws.integers(0, skus + 2, query_count)
+        self.query_ids = self.ids if self.loo else [f"q{i:03}" for i in draws.permutation(query_count)]
 
     def rank(self, backend: str) -> Ranking:
         sides = (
@@ -125,17 +127,20 @@ def test_figures_equal_an_oracle_and_pytorch_metric_learning(
         if not problem.scored:
             continue
         ranking = problem.rank(backend)
-        found = evaluate(
+        evaluation = evaluate(
             ranking, [f"s{problem.wanted[query]}" for query in problem.scored], "full", QUICK, seed=1
         )
-        oracle, theirs = problem.oracle(), problem.theirs() if len(problem.ids) > problem.loo else {}
-        assert found.n == len(problem.scored) and found.without_partner == len(problem.wanted) - found.n
+        oracle, pml_figures = problem.oracle(), problem.theirs() if len(problem.ids) > problem.loo else {}
+        assert (
+            evaluation.n == len(problem.scored)
+            and evaluation.without_partner == len(problem.wanted) - evaluation.n
+        )
         for name, value in oracle.items():
-            assert getattr(found, name) == pytest.approx(value, abs=1e-12)
+            assert getattr(evaluation, name) == pytest.approx(value, abs=1e-12)
         for name, called in FIGURES.items():
-            assert getattr(found, name) == pytest.approx(theirs[called], abs=1e-12)
+            assert getattr(evaluation, name) == pytest.approx(pml_figures[called], abs=1e-12)
         votes = [problem.votes(query) == problem.wanted[query] for query in problem.scored]
-        assert found.scorers["knn"] == pytest.approx(np.mean(votes), abs=1e-12)
+        assert evaluation.scorers["knn"] == pytest.approx(np.mean(votes), abs=1e-12)
         compared += 1
         far += int((ranking.depth.first > 3 + ranking.depth.right).sum()) if ranking.depth else 0
     assert compared > count(40, 350) and far > 0

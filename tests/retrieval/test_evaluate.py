@@ -96,9 +96,9 @@ def test_figures_equal_brute_force(problem: Problem) -> None:
         with pytest.raises(DataError, match="None of the"):
             evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1)
         return
-    found = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1)
+    evaluation = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1)
     own = {q: problem.query_skus[q] for q in scored}
-    assert (found.n, found.without_partner, found.skus) == (
+    assert (evaluation.n, evaluation.without_partner, evaluation.skus) == (
         len(scored),
         len(problem.query_skus) - len(scored),
         len(set(own.values())),
@@ -106,14 +106,14 @@ def test_figures_equal_brute_force(problem: Problem) -> None:
     for k in (1, 3, 5):
         by_sku = [own[q] in [sku for sku, *_ in problem.distinct(q)[:k]] for q in scored]
         by_image = [own[q] in [sku for *_, sku in problem.ordered(q)[:k]] for q in scored]
-        assert getattr(found, f"top{k}") == pytest.approx(np.mean(by_sku), abs=1e-12)
-        assert getattr(found, f"image_top{k}") == pytest.approx(np.mean(by_image), abs=1e-12)
+        assert getattr(evaluation, f"top{k}") == pytest.approx(np.mean(by_sku), abs=1e-12)
+        assert getattr(evaluation, f"image_top{k}") == pytest.approx(np.mean(by_image), abs=1e-12)
     hits = {q: problem.distinct(q)[0][0] == own[q] for q in scored}
     macro = np.mean([np.mean([hits[q] for q in scored if own[q] == sku]) for sku in set(own.values())])
-    assert found.macro_top1 == pytest.approx(macro, abs=1e-12)
+    assert evaluation.macro_top1 == pytest.approx(macro, abs=1e-12)
     table = per_sku(problem.rank(), problem.gallery_skus)
-    assert table["sku"].tolist() == sorted(set(own.values())) and table["n"].sum() == found.n
-    assert (table["n"] * table["top1"]).sum() / found.n == pytest.approx(found.top1)
+    assert table["sku"].tolist() == sorted(set(own.values())) and table["n"].sum() == evaluation.n
+    assert (table["n"] * table["top1"]).sum() / evaluation.n == pytest.approx(evaluation.top1)
 
 
 def test_figures_match_pytorch_metric_learning() -> None:
@@ -130,11 +130,14 @@ def test_figures_match_pytorch_metric_learning() -> None:
     ranking = rank(
         gallery, [f"g{i}" for i in range(200)], texts[0], queries, [f"q{i}" for i in range(80)], texts[1]
     )
-    theirs = AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(
+    pml_figures = AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(
         queries, wanted, gallery, labels
     )
-    ours = evaluate(ranking, texts[0], "full", QUICK, seed=1)
-    assert ours.top1 == pytest.approx(theirs["precision_at_1"], abs=1e-12) and ours.without_partner > 0
+    evaluation = evaluate(ranking, texts[0], "full", QUICK, seed=1)
+    assert (
+        evaluation.top1 == pytest.approx(pml_figures["precision_at_1"], abs=1e-12)
+        and evaluation.without_partner > 0
+    )
 
 
 @given(problem=problems, seed=st.integers(0, 2**32 - 1))
@@ -156,8 +159,8 @@ def test_order_of_rows_does_not_matter(problem: Problem, seed: int) -> None:
 def test_a_query_without_a_partner_is_never_a_hit() -> None:
     vectors = np.eye(3, dtype=np.float32)
     ranking = rank(vectors[:2], ["a1", "b1"], ["a", "b"], vectors, ["q1", "q2", "q3"], ["a", "b", "c"])
-    found = evaluate(ranking, ["a", "b"], "full", QUICK, seed=1)
-    assert (found.top1, found.n, found.without_partner) == (1.0, 2, 1)
+    evaluation = evaluate(ranking, ["a", "b"], "full", QUICK, seed=1)
+    assert (evaluation.top1, evaluation.n, evaluation.without_partner) == (1.0, 2, 1)
     assert not per_sku(ranking, ["a", "b"])["sku"].eq("c").any()
 
 
@@ -166,8 +169,8 @@ def test_a_sku_with_many_images_does_not_crowd_out_the_others() -> None:
     ids, skus = [f"g{i:03}" for i in range(301)], ["crowd"] * 300 + ["lone"]
     ranking = rank(gallery, ids, skus, np.array([[0.9, 0.1]], np.float32), ["q"], ["lone"])
     assert ranking.skus.tolist() == [["crowd", "lone"]] and ranking.positions.tolist() == [[1, 301]]
-    found = evaluate(ranking, skus, "full", QUICK, seed=1)
-    assert (found.top1, found.top3, found.image_top5) == (0.0, 1.0, 0.0)
+    evaluation = evaluate(ranking, skus, "full", QUICK, seed=1)
+    assert (evaluation.top1, evaluation.top3, evaluation.image_top5) == (0.0, 1.0, 0.0)
 
 
 def test_frame_goes_through_parquet_and_back(tmp_path: Path) -> None:
@@ -224,8 +227,10 @@ def test_an_image_on_both_sides_is_a_bug() -> None:
 
 def test_json_form_is_frozen() -> None:
     problem = Problem(2)
-    found = evaluate(problem.rank(), problem.gallery_skus, "full", QUICK, seed=1, hashes={"gallery": "00"})
-    form = json.loads(json.dumps(found.model_dump(mode="json"), allow_nan=False))
+    evaluation = evaluate(
+        problem.rank(), problem.gallery_skus, "full", QUICK, seed=1, hashes={"gallery": "00"}
+    )
+    form = json.loads(json.dumps(evaluation.model_dump(mode="json"), allow_nan=False))
     shares = {
         "top1",
         "top3",
@@ -261,7 +266,7 @@ def test_json_form_is_frozen() -> None:
     for name in ("top1", "top3", "top5"):
         low, high = form["interval"][name]
         assert 0 <= low <= form[name] <= high <= 1
-    assert Evaluation.model_validate(form) == found
+    assert Evaluation.model_validate(form) == evaluation
 
 
 @given(
@@ -275,7 +280,7 @@ def test_ignored_images_are_as_if_they_were_not_there(
     problem: Problem, groups: int, backend: str, first_k: int
 ) -> None:
     draws = np.random.default_rng(len(problem.gallery_ids))
-    mine, theirs = (
+    gallery_groups, query_groups = (
         [str(i) for i in draws.integers(groups, size=len(ids))]
         for ids in (problem.gallery_ids, problem.query_ids)
     )
@@ -289,21 +294,26 @@ def test_ignored_images_are_as_if_they_were_not_there(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FIRST_K", first_k)
-        found = rank(*sides, backend, (mine, theirs))  # type: ignore[arg-type]
+        ranking = rank(*sides, backend, (gallery_groups, query_groups))  # type: ignore[arg-type]
     ignored = {
-        i: set(np.flatnonzero([name == theirs[q] for name in mine]).tolist())
+        i: set(np.flatnonzero([name == query_groups[q] for name in gallery_groups]).tolist())
         for q, i in enumerate(problem.query_ids)
     }
-    for row, query_id in enumerate(found.query_ids):
+    for row, query_id in enumerate(ranking.query_ids):
         query = problem.query_ids.index(query_id)
-        kept = [i for i in range(len(mine)) if i not in ignored[query_id]]
+        kept = [i for i in range(len(gallery_groups)) if i not in ignored[query_id]]
         rest = Problem.__new__(Problem)
         rest.gallery, rest.queries = problem.gallery[kept], problem.queries
         rest.gallery_ids, rest.gallery_skus = (
             [values[i] for i in kept] for values in (problem.gallery_ids, problem.gallery_skus)
         )
         expected = rest.distinct(query)
-        lists = (found.skus[row], found.gallery_ids[row], found.similarities[row], found.positions[row])
+        lists = (
+            ranking.skus[row],
+            ranking.gallery_ids[row],
+            ranking.similarities[row],
+            ranking.positions[row],
+        )
         listed = list(zip(*(column.tolist() for column in lists), strict=True))
         assert listed[: len(expected)] == expected
         assert all(sku == "" and image == "" for sku, image, *_ in listed[len(expected) :])

@@ -35,10 +35,10 @@ def photo(tmp_path: Path) -> Image.Image:
 
 def test_a_smeared_photo_is_blurred_and_a_dark_one_is_dark(photo: Image.Image, tmp_path: Path) -> None:
     smeared, dark = photo.filter(ImageFilter.GaussianBlur(3)), ImageEnhance.Brightness(photo).enhance(0.5)
-    found = measure(pictures(tmp_path, photo, smeared, dark))
-    assert found["blur"][1] < found["blur"][0] / 4
-    assert found["brightness"][2] == pytest.approx(found["brightness"][0] / 2, rel=0.05)
-    assert found["brightness"][1] == pytest.approx(found["brightness"][0], rel=0.05)
+    measured = measure(pictures(tmp_path, photo, smeared, dark))
+    assert measured["blur"][1] < measured["blur"][0] / 4
+    assert measured["brightness"][2] == pytest.approx(measured["brightness"][0] / 2, rel=0.05)
+    assert measured["brightness"][1] == pytest.approx(measured["brightness"][0], rel=0.05)
 
 
 def test_blur_is_the_variance_of_the_laplacian() -> None:
@@ -54,9 +54,9 @@ def test_blur_is_the_variance_of_the_laplacian() -> None:
 def test_pictures_of_all_shapes_are_measured_at_one_size(tmp_path: Path) -> None:
     grey = Image.new("RGB", (40, 900), (100, 100, 100))
     assert at_one_size(grey).shape == (256, 256)
-    found = measure(pictures(tmp_path, grey, Image.new("RGB", (500, 31), (100, 100, 100))))
-    assert found[["width", "height"]].to_numpy().tolist() == [[40, 900], [500, 31]]
-    assert found["blur"].tolist() == [0, 0] and found["brightness"].tolist() == [100, 100]
+    measured = measure(pictures(tmp_path, grey, Image.new("RGB", (500, 31), (100, 100, 100))))
+    assert measured[["width", "height"]].to_numpy().tolist() == [[40, 900], [500, 31]]
+    assert measured["blur"].tolist() == [0, 0] and measured["brightness"].tolist() == [100, 100]
 
 
 def test_a_photo_that_can_not_be_decoded_is_named(photo: Image.Image, tmp_path: Path) -> None:

@@ -67,14 +67,16 @@ def test_top1_without_duplicates_equals_a_count_by_hand(shop: Shop) -> None:
     gallery, groups = shop.where("role", "gallery"), shop.items["group"]
     hits = [shop.hit(q, [i for i in gallery if groups[i] != groups[q]]) for q in shop.where("role", "query")]
     scored = [hit for hit in hits if hit is not None]
-    asked = ask("full", shop.lists["full"], shop.items, shop.vectors)
-    found = without_duplicates(hits_without_duplicates(asked, shop.items, shop.vectors), asked, QUICK, 1)
+    answered = ask("full", shop.lists["full"], shop.items, shop.vectors)
+    figure = without_duplicates(
+        hits_without_duplicates(answered, shop.items, shop.vectors), answered, QUICK, 1
+    )
     if not scored:
-        assert found is None
+        assert figure is None
         return
-    assert found is not None and (found.n, found.without_partner) == (len(scored), len(hits) - len(scored))
-    assert found.top1 == pytest.approx(np.mean(scored), abs=1e-12)
-    assert found.interval[0] <= found.top1 <= found.interval[1]
+    assert figure is not None and (figure.n, figure.without_partner) == (len(scored), len(hits) - len(scored))
+    assert figure.top1 == pytest.approx(np.mean(scored), abs=1e-12)
+    assert figure.interval[0] <= figure.top1 <= figure.interval[1]
 
 
 @given(shops)
@@ -83,12 +85,12 @@ def test_a_query_never_finds_itself(shop: Shop) -> None:
     queries = shop.where("role", "query")
     hits = [shop.hit(q, [i for i in queries if i != q]) for q in queries]
     scored = [hit for hit in hits if hit is not None]
-    asked = ask("test_loo", shop.lists["test_loo"], shop.items, shop.vectors)
-    assert asked.answerable == bool(scored)
+    answered = ask("test_loo", shop.lists["test_loo"], shop.items, shop.vectors)
+    assert answered.answerable == bool(scored)
     if scored:
-        found = asked.evaluate(QUICK, 1, "00")
-        assert (found.n, found.without_partner) == (len(scored), len(hits) - len(scored))
-        assert found.top1 == pytest.approx(np.mean(scored), abs=1e-12)
+        evaluation = answered.evaluate(QUICK, 1, "00")
+        assert (evaluation.n, evaluation.without_partner) == (len(scored), len(hits) - len(scored))
+        assert evaluation.top1 == pytest.approx(np.mean(scored), abs=1e-12)
 
 
 @given(shops, st.sampled_from(["unseen", "catalogue"]))
@@ -100,13 +102,14 @@ def test_galleries_hold_only_what_the_protocol_names(shop: Shop, name: str) -> N
     gallery = [i for i in shop.where("role", "gallery" if name == "unseen" else "catalogue") if i in unseen]
     hits = [shop.hit(q, gallery) for q in shop.where("role", "query") if q in unseen]
     scored = [hit for hit in hits if hit is not None]
-    asked = ask(name, shop.lists[name], shop.items, shop.vectors)  # type: ignore[arg-type]
-    assert asked.answerable == bool(scored)
+    answered = ask(name, shop.lists[name], shop.items, shop.vectors)  # type: ignore[arg-type]
+    assert answered.answerable == bool(scored)
     if scored:
-        found = asked.evaluate(QUICK, 1, "00")
-        assert (found.protocol, found.n) == (name, len(scored)) and found.top1 == pytest.approx(
-            np.mean(scored), abs=1e-12
-        )
+        evaluation = answered.evaluate(QUICK, 1, "00")
+        assert (evaluation.protocol, evaluation.n) == (
+            name,
+            len(scored),
+        ) and evaluation.top1 == pytest.approx(np.mean(scored), abs=1e-12)
 
 
 @given(shops)
@@ -118,21 +121,21 @@ def test_k5_is_the_mean_over_its_draws(shop: Shop) -> None:
         sides = {part: [at[image] for image in rows["id"]] for part, rows in draw.groupby("part")}
         hits += [shop.hit(q, sides["gallery"]) for q in sides["query"]]
     scored = [hit for hit in hits if hit is not None]
-    asked = ask("k5", lists, shop.items, shop.vectors)
-    assert asked.answerable == bool(scored)
+    answered = ask("k5", lists, shop.items, shop.vectors)
+    assert answered.answerable == bool(scored)
     if scored:
-        found = asked.evaluate(QUICK, 1, "00")
-        assert found.n == len(scored) and found.top1 == pytest.approx(np.mean(scored), abs=1e-12)
+        evaluation = answered.evaluate(QUICK, 1, "00")
+        assert evaluation.n == len(scored) and evaluation.top1 == pytest.approx(np.mean(scored), abs=1e-12)
 
 
 def test_queries_that_were_dropped_are_in_no_figure() -> None:
     shop = Shop(3)
     dropped = shop.where("role", "query")[0]
     kept = shop.items.drop(index=dropped).reset_index(drop=True)
-    asked = ask("full", shop.lists["full"], kept, np.delete(shop.vectors, dropped, axis=0))
-    assert shop.items["id"][dropped] not in asked.ranking.query_ids
+    answered = ask("full", shop.lists["full"], kept, np.delete(shop.vectors, dropped, axis=0))
+    assert shop.items["id"][dropped] not in answered.ranking.query_ids
     whole = ask("full", shop.lists["full"], shop.items, shop.vectors)
     assert (
-        asked.hashes["gallery"] == whole.hashes["gallery"]
-        and asked.hashes["queries"] != whole.hashes["queries"]
+        answered.hashes["gallery"] == whole.hashes["gallery"]
+        and answered.hashes["queries"] != whole.hashes["queries"]
     )

@@ -35,12 +35,12 @@ def test_hits_are_those_of_a_count_by_hand(seed: int, loo: bool, backend: str) -
     ids = [f"{i:02}" for i in range(size)]
     queries = gallery if loo else draws.integers(-1, 2, (8, 3)).astype(np.float32)
     wanted = names if loo else [f"s{i}" for i in draws.integers(0, skus + 1, 8)]
-    asked = ids if loo else [f"q{i}" for i in range(8)]
-    found = prototype_hits((gallery, ids, names), (queries, asked, wanted), backend)  # type: ignore[arg-type]
+    query_ids = ids if loo else [f"q{i}" for i in range(8)]
+    hits = prototype_hits((gallery, ids, names), (queries, query_ids, wanted), backend)  # type: ignore[arg-type]
     expected = [
         by_hand(gallery, names, queries[i], i if loo else None) == wanted[i] for i in range(len(wanted))
     ]
-    assert found.tolist() == expected
+    assert hits.tolist() == expected
 
 
 def test_a_prototype_is_steadier_than_one_odd_picture() -> None:

@@ -63,9 +63,9 @@ def test_backends_agree_to_the_last_bit() -> None:
     generator = np.random.default_rng(1)
     gallery, queries = unit(generator, 3000, 64), unit(generator, 200, 64)
     gallery[generator.integers(0, 3000, 500)] = gallery[0]  # hundreds of equal images
-    found = [top_k(gallery, np.vstack([queries, gallery[:3]]), 20, backend) for backend in BACKENDS]
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+    results = [top_k(gallery, np.vstack([queries, gallery[:3]]), 20, backend) for backend in BACKENDS]
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -127,25 +127,25 @@ def test_flat_faiss_and_torch_name_the_same_five_of_nearly_all_queries() -> None
     """Bare float32 answers of both, and ours, on vectors with near-copies as a shelf has them."""
     faiss = pytest.importorskip("faiss")
     generator = np.random.default_rng(6)
-    size, asked = count(4000, 40_000), count(1000, 20_000)
-    gallery, queries = unit(generator, size, 64), unit(generator, asked, 64)
+    size, query_count = count(4000, 40_000), count(1000, 20_000)
+    gallery, queries = unit(generator, size, 64), unit(generator, query_count, 64)
     gallery[size // 2 :] += (
         0.05 * generator.normal(size=(size - size // 2, 64)).astype(np.float32) + gallery[: size - size // 2]
     )
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     flat = faiss.IndexFlatIP(64)
     flat.add(gallery)
-    ours = {backend: top_k(gallery, queries, 5, backend)[1] for backend in BACKENDS}
-    np.testing.assert_array_equal(ours["faiss"], ours["torch"])
+    by_backend = {backend: top_k(gallery, queries, 5, backend)[1] for backend in BACKENDS}
+    np.testing.assert_array_equal(by_backend["faiss"], by_backend["torch"])
     products = torch.from_numpy(gallery).T
-    theirs = (
+    references = (
         flat.search(queries, 5)[1],
         torch.cat(
             [(part @ products).topk(5).indices for part in torch.from_numpy(queries).split(500)]
         ).numpy(),
     )
-    for found in theirs:
-        same = (np.sort(found, axis=1) == np.sort(ours["faiss"], axis=1)).all(axis=1)
+    for neighbours in references:
+        same = (np.sort(neighbours, axis=1) == np.sort(by_backend["faiss"], axis=1)).all(axis=1)
         assert same.mean() >= 0.9999
 
 
@@ -206,8 +206,8 @@ def test_before_counts_right_among_vectors_closer_than_rounding() -> None:
     gallery = query + np.float32(1e-6) * generator.normal(size=(400, 512)).astype(np.float32)
     whole_similarities, whole = oracle(gallery, query, len(gallery))
     for place in range(0, 400, 37):
-        found = search.Index(gallery).before(query, whole_similarities[:, place], whole[:, place])
-        assert found.tolist() == [place]
+        counts = search.Index(gallery).before(query, whole_similarities[:, place], whole[:, place])
+        assert counts.tolist() == [place]
 
 
 def test_before_counts_what_a_sorted_list_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +217,8 @@ def test_before_counts_what_a_sorted_list_shows(monkeypatch: pytest.MonkeyPatch)
     rows = generator.integers(0, 200, 30)
     places = np.argmax(whole == rows[:, None], axis=1)
     monkeypatch.setattr(search, "TILE", (7, 11))
-    found = search.Index(gallery).before(queries, whole_similarities[np.arange(30), places], rows)
-    np.testing.assert_array_equal(found, places)
+    counts = search.Index(gallery).before(queries, whole_similarities[np.arange(30), places], rows)
+    np.testing.assert_array_equal(counts, places)
 
 
 def test_a_gallery_of_one_vector_takes_no_more_memory_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:

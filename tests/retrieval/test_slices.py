@@ -50,36 +50,44 @@ def shop() -> tuple[pd.DataFrame, np.ndarray]:
 
 def test_slices_tell_queries_apart_by_what_is_known_of_them() -> None:
     facts, hits = shop()
-    found = {
-        (one.family, one.name): one
-        for one in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
+    slice_by_name = {
+        (part.family, part.name): part
+        for part in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
     }
-    assert [name for family, name in found if family == "thirds"] == ["head", "middle", "tail"]
-    assert (found["thirds", "tail"].n, found["thirds", "tail"].skus, found["thirds", "tail"].top1) == (
+    assert [name for family, name in slice_by_name if family == "thirds"] == ["head", "middle", "tail"]
+    assert (
+        slice_by_name["thirds", "tail"].n,
+        slice_by_name["thirds", "tail"].skus,
+        slice_by_name["thirds", "tail"].top1,
+    ) == (
         4,
         2,
         0.5,
     )
     assert (
-        found["thirds", "tail"].about == "1 to 2 gallery images"
-        and found["thirds", "head"].about == "20 to 30 gallery images"
+        slice_by_name["thirds", "tail"].about == "1 to 2 gallery images"
+        and slice_by_name["thirds", "head"].about == "20 to 30 gallery images"
     )
-    assert found["thirds", "middle"].top1 == 0.25 and found["thirds", "head"].top1 == 1
+    assert slice_by_name["thirds", "middle"].top1 == 0.25 and slice_by_name["thirds", "head"].top1 == 1
     assert (
-        found["size", "low"].about == "shorter side 50 to 80 px"
+        slice_by_name["size", "low"].about == "shorter side 50 to 80 px"
     )  # four of 100 px and more are equal: their middle is in the last third
-    assert sum(one.n for (family, _), one in found.items() if family == "aspect") == 12
-    assert found["blur", "high"].about == "variance of the Laplacian 800 to 1,100"
-    assert (found["unseen", "unseen"].n, found["unseen", "seen"].n) == (2, 10)
-    assert (found["group", "milk"].n, found["group", "milk"].top1, found["group", "juice"].n) == (4, 0.5, 2)
-    for one in found.values():
-        assert 0 <= one.interval[0] <= one.top1 <= one.interval[1] <= 1
+    assert sum(part.n for (family, _), part in slice_by_name.items() if family == "aspect") == 12
+    assert slice_by_name["blur", "high"].about == "variance of the Laplacian 800 to 1,100"
+    assert (slice_by_name["unseen", "unseen"].n, slice_by_name["unseen", "seen"].n) == (2, 10)
+    assert (
+        slice_by_name["group", "milk"].n,
+        slice_by_name["group", "milk"].top1,
+        slice_by_name["group", "juice"].n,
+    ) == (4, 0.5, 2)
+    for part in slice_by_name.values():
+        assert 0 <= part.interval[0] <= part.top1 <= part.interval[1] <= 1
 
 
 def test_families_that_tell_nothing_apart_are_left_out() -> None:
     facts, hits = shop()
     families = {
-        one.family for one in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
+        part.family for part in slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
     }
     assert families == {
         "thirds",
@@ -95,11 +103,11 @@ def test_families_that_tell_nothing_apart_are_left_out() -> None:
 
 def test_the_slices_of_a_family_hold_each_query_once() -> None:
     facts, hits = shop()
-    found = slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
-    for family in {one.family for one in found} - {"group"}:
-        parts = [one for one in found if one.family == family]
-        assert sum(one.n for one in parts) == len(facts)
-        assert sum(one.n * one.top1 for one in parts) == pytest.approx(hits.sum())
+    slices = slices_of(facts, hits, clusters_of(facts["sku"], facts["sku"]), QUICK, seed=1)
+    for family in {part.family for part in slices} - {"group"}:
+        parts = [part for part in slices if part.family == family]
+        assert sum(part.n for part in parts) == len(facts)
+        assert sum(part.n * part.top1 for part in parts) == pytest.approx(hits.sum())
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=40)
@@ -111,14 +119,16 @@ def test_clusters_are_the_finest_that_part_neither_sku_nor_group(pairs: list[tup
         np.array([f"{letter}{pair[side]}" for pair in pairs], dtype=object)
         for side, letter in ((0, "s"), (1, "g"))
     )
-    found = clusters_of(skus, groups)
+    clusters = clusters_of(skus, groups)
     names = list(range(len(pairs)))
     for _ in names:  # spread the smallest name until nothing changes
         names = [
             min(n for n, pair in zip(names, pairs, strict=True) if pair[0] == own[0] or pair[1] == own[1])
             for own in pairs
         ]
-    assert len(set(zip(found.tolist(), names, strict=True))) == len(set(names)) == len(set(found.tolist()))
+    assert (
+        len(set(zip(clusters.tolist(), names, strict=True))) == len(set(names)) == len(set(clusters.tolist()))
+    )
 
 
 def test_products_served_from_a_catalogue_picture_are_a_slice() -> None:

@@ -97,10 +97,12 @@ def test_few_skus_get_about_the_interval_of_students_t() -> None:
 def test_order_and_names_do_not_matter(rows: list[tuple[str, bool, bool]], random: object) -> None:
     def found(rows: list[tuple[str, bool, bool]], rename: str) -> tuple[object, ...]:
         skus = np.array([rename + sku for sku, _, _ in rows], dtype=object)
-        ours, theirs = np.array([a for _, a, _ in rows]), np.array([b for _, _, b in rows])
-        thirds = (ours + 2.0 * theirs) / 3  # as of hits averaged over three seeds: their sums are rounded
-        intervals = (mean_interval(ours, skus, 0.9, 3, 200), mean_interval(thirds, skus, 0.9, 3, 200))
-        return *intervals, paired_difference(ours, theirs, skus, 0.975, 3, 200)
+        challenger, champion = np.array([a for _, a, _ in rows]), np.array([b for _, _, b in rows])
+        thirds = (
+            challenger + 2.0 * champion
+        ) / 3  # as of hits averaged over three seeds: their sums are rounded
+        intervals = (mean_interval(challenger, skus, 0.9, 3, 200), mean_interval(thirds, skus, 0.9, 3, 200))
+        return *intervals, paired_difference(challenger, champion, skus, 0.975, 3, 200)
 
     shuffled = rows.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -118,8 +120,8 @@ def test_seed_decides() -> None:
 
 def test_one_sku_tells_nothing_about_others() -> None:
     hits, skus = np.array([True] * 50), np.array(["a"] * 50)
-    found, change = mean_interval(hits, skus, 0.95, 1, 200), change_interval(hits, skus, 0.95, 1, 200)
-    assert (found.value, found.low, found.high) == (1.0, 0.0, 1.0)
+    mean, change = mean_interval(hits, skus, 0.95, 1, 200), change_interval(hits, skus, 0.95, 1, 200)
+    assert (mean.value, mean.low, mean.high) == (1.0, 0.0, 1.0)
     assert (change.value, change.low, change.high) == (1.0, -math.inf, math.inf)
     assert paired_difference(hits, ~hits, skus, 0.975, 1, 200).lower == -math.inf
 
@@ -158,13 +160,13 @@ def test_p_and_bound_agree(rows: list[tuple[int, bool, bool]], above: float, con
         *rows,
         *((sku, False, sku % 3 == 0) for sku in range(10)),
     ]  # with fewer SKUs p is the more careful of the two
-    skus, ours, theirs = (np.array(column) for column in zip(*rows, strict=True))
-    difference = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above)
+    skus, challenger, champion = (np.array(column) for column in zip(*rows, strict=True))
+    difference = paired_difference(challenger, champion, skus, confidence, 1, 2000, above=above)
     if difference.p > 1 - confidence + 0.003:  # a resample more or less decides in between
         assert difference.lower <= above
     if difference.p < 1 - confidence - 0.003:
         assert difference.lower >= above
-    higher = paired_difference(ours, theirs, skus, confidence, 1, 2000, above=above + 0.1)
+    higher = paired_difference(challenger, champion, skus, confidence, 1, 2000, above=above + 0.1)
     assert higher.p >= difference.p > 0 and higher.lower == difference.lower
 
 
@@ -185,12 +187,14 @@ def test_p_is_never_nothing() -> None:
 
 
 def test_p_of_equal_models_is_uniform() -> None:
-    generator, found = np.random.default_rng(12), []
+    generator, p_values = np.random.default_rng(12), []
     for _ in range(count(300, 2000)):
-        (ours, skus), (theirs, _) = (clustered(generator, 60, 6, 0.2) for _ in range(2))
-        found.append(paired_difference(ours, theirs, skus, 0.975, int(generator.integers(2**31)), 500).p)
+        (challenger, skus), (champion, _) = (clustered(generator, 60, 6, 0.2) for _ in range(2))
+        p_values.append(
+            paired_difference(challenger, champion, skus, 0.975, int(generator.integers(2**31)), 500).p
+        )
     for share in (0.1, 0.25, 0.5, 0.75, 0.9):
-        assert np.mean(np.array(found) < share) == pytest.approx(share, abs=0.08)
+        assert np.mean(np.array(p_values) < share) == pytest.approx(share, abs=0.08)
 
 
 def test_non_inferiority_is_shown_by_a_model_as_good_and_not_by_one_worse_by_the_margin() -> None:
@@ -345,13 +349,15 @@ def test_means_of_clusters_come_in_order_of_their_names() -> None:
 
 
 def test_smallest_detectable_difference_shrinks_with_data() -> None:
-    found = []
+    detectable = []
     for skus in (50, 800):
-        (ours, names), (theirs, _) = (
+        (challenger, names), (champion, _) = (
             clustered(np.random.default_rng(seed), skus, 10, 0.1) for seed in (7, 8)
         )
-        found.append(paired_difference(ours, theirs, names, 0.975, 1).smallest_detectable or 0.0)
-    assert found[0] / found[1] == pytest.approx(4, rel=0.3)  # 16 times the SKUs, a quarter of the difference
+        detectable.append(paired_difference(challenger, champion, names, 0.975, 1).smallest_detectable or 0.0)
+    assert detectable[0] / detectable[1] == pytest.approx(
+        4, rel=0.3
+    )  # 16 times the SKUs, a quarter of the difference
 
 
 def test_smallest_detectable_difference_is_seen_about_four_times_in_five() -> None:
@@ -375,8 +381,11 @@ def test_smallest_detectable_difference_is_seen_about_four_times_in_five() -> No
 def test_equal_models_are_rarely_called_better() -> None:
     generator, false = np.random.default_rng(10), 0
     for _ in range(400):
-        (ours, skus), (theirs, _) = (clustered(generator, 60, 6, 0.2) for _ in range(2))
-        false += paired_difference(ours, theirs, skus, 0.975, int(generator.integers(2**31)), 500).lower > 0
+        (challenger, skus), (champion, _) = (clustered(generator, 60, 6, 0.2) for _ in range(2))
+        false += (
+            paired_difference(challenger, champion, skus, 0.975, int(generator.integers(2**31)), 500).lower
+            > 0
+        )
     assert false / 400 <= 0.045  # nominal 2.5 %; 400 trials of it exceed this about once in 100
 
 

@@ -132,8 +132,8 @@ def test_thresholds_know_no_order(random: object) -> None:
 
 def figures_of(shelf: Shelf, thresholds: Thresholds) -> OpenSet | None:
     items = shelf.items.assign(unseen=~shelf.items["sku"].str.startswith("trained"), sha256=shelf.items["id"])
-    asked = ask("full", protocols(items)["full"], items, shelf.embedded.vectors)
-    return open_set(Embedded(items, shelf.embedded.vectors), asked, thresholds, QUICK, seed=1)
+    answered = ask("full", protocols(items)["full"], items, shelf.embedded.vectors)
+    return open_set(Embedded(items, shelf.embedded.vectors), answered, thresholds, QUICK, seed=1)
 
 
 def test_the_test_asks_held_out_products_products_without_pictures_and_catch_alls() -> None:

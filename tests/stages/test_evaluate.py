@@ -107,7 +107,7 @@ def test_both_models_are_asked_the_same_in_every_slice(root: Path) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_hits_tell_what_the_figures_tell(root: Path, model: str) -> None:
-    found, full = (
+    hits_by_slice, full = (
         {name: rows["hit"] for name, rows in hits(root, model).groupby("slice")},
         figures(root, model),
     )
@@ -116,14 +116,16 @@ def test_hits_tell_what_the_figures_tell(root: Path, model: str) -> None:
         "k5": figures(root, f"{model}-k5"),
         "unseen": figures(root, f"{model}-unseen"),
     }.items():
-        assert len(found[name]) == evaluation.n and found[name].mean() == pytest.approx(evaluation.top1)
+        assert len(hits_by_slice[name]) == evaluation.n and hits_by_slice[name].mean() == pytest.approx(
+            evaluation.top1
+        )
     free = full.near_duplicate_free
     assert (
         free
-        and len(found["near_duplicate_free"]) == free.n
-        and found["near_duplicate_free"].mean() == pytest.approx(free.top1)
+        and len(hits_by_slice["near_duplicate_free"]) == free.n
+        and hits_by_slice["near_duplicate_free"].mean() == pytest.approx(free.top1)
     )
-    assert len(found["tail"]) == full.n  # every SKU has four gallery images
+    assert len(hits_by_slice["tail"]) == full.n  # every SKU has four gallery images
     assert all(
         query[:2] in {f"{draw}/" for draw in range(10)}
         for query in hits(root, model).query("slice == 'k5'")["query"]
@@ -131,8 +133,8 @@ def test_hits_tell_what_the_figures_tell(root: Path, model: str) -> None:
 
 
 def test_slices_are_those_of_the_photos_and_of_the_version_before(root: Path) -> None:
-    one = figures(root, "challenger")
-    names = {(part.family, part.name) for part in one.slices}
+    evaluation = figures(root, "challenger")
+    names = {(part.family, part.name) for part in evaluation.slices}
     assert {
         ("blur", "low"),
         ("brightness", "high"),
@@ -142,22 +144,27 @@ def test_slices_are_those_of_the_photos_and_of_the_version_before(root: Path) ->
         ("group", "milk"),
         ("group", "juice"),
     } <= names
-    new = next(part for part in one.slices if (part.family, part.name) == ("new", "new"))
+    new = next(part for part in evaluation.slices if (part.family, part.name) == ("new", "new"))
     assert (new.skus, new.n) == (1, 3)  # sku 5
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     assert (
         items["blur"].notna().equals(items["role"].eq("query"))
-        and items["brightness"].between(0, 255).sum() == one.n
+        and items["brightness"].between(0, 255).sum() == evaluation.n
     )
     assert figures(root, "challenger-k5").slices == ()
 
 
 def test_all_scorers_and_depths_are_there(root: Path) -> None:
     for name in (*MODELS, "challenger-k5", "refreshed-test_loo", "refreshed-unseen"):
-        one = figures(root, name)
-        assert set(one.scorers) == {"nearest", "prototype", "knn"} and one.scorers["nearest"] == one.top1
-        assert one.map_r is not None and one.r_precision is not None and one.mrr is not None
-        assert 0 <= one.map_r <= one.r_precision <= 1 and one.top1 <= one.mrr <= 1
+        evaluation = figures(root, name)
+        assert (
+            set(evaluation.scorers) == {"nearest", "prototype", "knn"}
+            and evaluation.scorers["nearest"] == evaluation.top1
+        )
+        assert (
+            evaluation.map_r is not None and evaluation.r_precision is not None and evaluation.mrr is not None
+        )
+        assert 0 <= evaluation.map_r <= evaluation.r_precision <= 1 and evaluation.top1 <= evaluation.mrr <= 1
 
 
 def test_the_same_inputs_give_the_same_bytes(root: Path) -> None:

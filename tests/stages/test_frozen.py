@@ -32,11 +32,11 @@ def workspace(delivery: Delivery, tmp_path: Path) -> Path:
 
 def test_queries_with_the_pixels_of_a_training_image_are_not_asked(workspace: Path) -> None:
     frozen.run(workspace, PARAMS)
-    found = Evaluation.model_validate(read_json(workspace / "out/frozen/frozen.json"))
+    evaluation = Evaluation.model_validate(read_json(workspace / "out/frozen/frozen.json"))
     shown = read_json(workspace / "out/split/split.json")["queries_with_duplicate"]["train"]
-    assert shown > 0 and (found.protocol, found.n) == ("full", 16 - shown)
-    assert found.hashes["encoder"] == "none" and {"gallery", "queries"} <= set(found.hashes)
-    assert 0 <= found.top1 <= found.top3 <= found.top5 <= 1
+    assert shown > 0 and (evaluation.protocol, evaluation.n) == ("full", 16 - shown)
+    assert evaluation.hashes["encoder"] == "none" and {"gallery", "queries"} <= set(evaluation.hashes)
+    assert 0 <= evaluation.top1 <= evaluation.top3 <= evaluation.top5 <= 1
 
 
 def test_the_same_inputs_give_the_same_bytes(workspace: Path) -> None:

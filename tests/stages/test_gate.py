@@ -25,10 +25,10 @@ PARAMS = Params(gate=GateParams(resamples=1000))
 BUNDLE = {"bundle": "a" * 64, "megabytes": 15.0, "blessed": True, "p95_ms": 1000.0}
 
 
-def table(found: np.ndarray) -> pd.DataFrame:
+def table(query_hits: np.ndarray) -> pd.DataFrame:
     skus = names(SKUS)
     return pd.DataFrame(
-        {"query": [f"test/{number:04}" for number in range(len(skus))], "sku": skus, "hit": found}
+        {"query": [f"test/{number:04}" for number in range(len(skus))], "sku": skus, "hit": query_hits}
     )
 
 
@@ -37,11 +37,13 @@ def workspace(root: Path, wrong: dict[str, int], tail: dict[str, int] | None = N
 
     Models miss `wrong` of each SKU's ten queries, and `tail` of those in the slice `tail`.
     """
-    for who, missed in wrong.items():
-        found = hits(missed, SKUS)
-        slices = {"full": table(found)} | ({"tail": table(hits(tail[who], SKUS))} if tail else {})
-        write_json(root / f"out/evaluate/{who}.json", evaluation(found, skus=SKUS).model_dump(mode="json"))
-        write_parquet(root / f"out/evaluate/{who}-hits.parquet", hits_table(slices), HITS_SCHEMA)
+    for model, missed in wrong.items():
+        query_hits = hits(missed, SKUS)
+        slices = {"full": table(query_hits)} | ({"tail": table(hits(tail[model], SKUS))} if tail else {})
+        write_json(
+            root / f"out/evaluate/{model}.json", evaluation(query_hits, skus=SKUS).model_dump(mode="json")
+        )
+        write_parquet(root / f"out/evaluate/{model}-hits.parquet", hits_table(slices), HITS_SCHEMA)
     refreshed = BUNDLE | {"bundle": "b" * 64} if "refreshed" in wrong else None
     write_json(root / "out/bundle/facts.json", {"challenger": BUNDLE | bundle, "refreshed": refreshed})
     write_json(root / "inputs/code.json", {"dirty": False, "commit": "c0ffee"})

@@ -43,8 +43,13 @@ def test_duplicates_and_protocols_are_recorded(folder: Path, tmp_path: Path) -> 
     out = workspace(folder, tmp_path / "root") / "out/split"
     facts = read_json(out / "split.json")
     assert facts["images"]["query"] == 9 and facts["images"]["catalogue"] == 2
-    found = facts["duplicates"]
-    assert (found["exact_groups"], found["exact_images"], found["near_groups"], found["near_images"]) == (
+    duplicates = facts["duplicates"]
+    assert (
+        duplicates["exact_groups"],
+        duplicates["exact_images"],
+        duplicates["near_groups"],
+        duplicates["near_images"],
+    ) == (
         1,
         2,
         1,

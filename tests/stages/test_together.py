@@ -112,28 +112,30 @@ def test_two_processes_train_what_one_does_and_leave_the_same_outs(alone: Path, 
     output = stage(root, "train", TWO)
     assert names(root / "out/train") == names(alone / "out/train")
     assert sha256(root / "out/train/training.json") == sha256(alone / "out/train/training.json")
-    one, two = (load_file(place / "out/train/encoder/encoder.safetensors") for place in (alone, root))
-    assert all(np.allclose(one[name], two[name], atol=1e-3) for name in one)
+    single, both = (load_file(place / "out/train/encoder/encoder.safetensors") for place in (alone, root))
+    assert all(np.allclose(single[name], both[name], atol=1e-3) for name in single)
     lines = [
         [json.loads(line) for line in (place / "out/train/history.jsonl").read_text().splitlines()]
         for place in (alone, root)
     ]
     assert lines[0] == [pytest.approx(line, rel=1e-2, abs=0.2) for line in lines[1]]
     assert read_json(root / "log/train.json")["seconds"] > 0 and (root / runner.LIVE).is_file()
-    told = [
+    progress = [
         json.loads(line.partition(" ")[2])
         for line in output.splitlines()
         if line.startswith("skumatch-progress")
     ]
-    assert [line["done"] for line in told].count(told[-1]["total"]) == 1, "one process shows the progress"
+    assert [line["done"] for line in progress].count(progress[-1]["total"]) == 1, (
+        "one process shows the progress"
+    )
 
 
 def test_two_processes_embed_the_same_bits(alone: Path, root: Path) -> None:
     shutil.copytree(alone / "out/train", root / "out/train", dirs_exist_ok=True)
     stage(root, "embed", TWO)
-    found = {name: sha256(root / "out/embed" / name) for name in names(root / "out/embed")}
-    assert found == {name: sha256(alone / "out/embed" / name) for name in names(alone / "out/embed")}
-    assert {"challenger.safetensors", "champion.safetensors", "items.parquet", "embed.json"} == set(found)
+    digests = {name: sha256(root / "out/embed" / name) for name in names(root / "out/embed")}
+    assert digests == {name: sha256(alone / "out/embed" / name) for name in names(alone / "out/embed")}
+    assert {"challenger.safetensors", "champion.safetensors", "items.parquet", "embed.json"} == set(digests)
 
 
 def failed(root: Path, name: str, *overrides: str) -> dict[str, Any]:

@@ -98,18 +98,18 @@ def test_catch_alls_are_embedded_and_in_no_gallery_nor_protocol(root: Path) -> N
 def test_thresholds_are_fitted_on_products_never_trained_on_and_tested_on_others(root: Path) -> None:
     roles = pq.read_table(root / "out/split/split.parquet").to_pandas()
     unseen = roles[roles["unseen"]]
-    fitted, found = thresholds(root), figures(root)
+    fitted, evaluation = thresholds(root), figures(root)
     assert (fitted.fitted_on, fitted.target, fitted.skus) == (UNSEEN, TARGET, unseen["sku"].nunique())
     assert (
         fitted.pictures == unseen["role"].eq("gallery").sum()
         and fitted.called is not None
         and fitted.called <= TARGET
     )
-    assert found.thresholds == fitted
-    asked = int(unseen["role"].eq("query").sum())
-    assert {kind.name: kind.n for kind in found.kinds} == {HELD_OUT: asked, OTHERS: OTHER}
-    assert (found.known, found.unknown) == (SKUS * TEST, asked + OTHER)
-    assert found.called_unseen is not None and found.called_unseen.n == asked
+    assert evaluation.thresholds == fitted
+    query_count = int(unseen["role"].eq("query").sum())
+    assert {kind.name: kind.n for kind in evaluation.kinds} == {HELD_OUT: query_count, OTHERS: OTHER}
+    assert (evaluation.known, evaluation.unknown) == (SKUS * TEST, query_count + OTHER)
+    assert evaluation.called_unseen is not None and evaluation.called_unseen.n == query_count
     assert (
         Evaluation.model_validate(read_json(root / "out/evaluate/challenger-unseen.json")).unknown is None
     ), "of the protocol full only"
