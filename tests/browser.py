@@ -45,7 +45,7 @@ class Browser:
             {"sessionId": self._session} if self._session else {}
         )
         os.write(self._words, json.dumps(message).encode() + b"\0")
-        answer = self._until(lambda found: found.get("id") == self._id)
+        answer = self._until(lambda reply: reply.get("id") == self._id)
         assert "error" not in answer, answer
         return dict(answer["result"])
 

@@ -131,10 +131,10 @@ def test_links_and_pictures_exist(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
         if not target.startswith(("http://", "https://")):
             name, _, heading = target.partition("#")
-            found = (path.parent / name).resolve() if name else path
-            assert found.exists(), target
-            assert found.is_relative_to(ROOT), target
-            assert not heading or heading in anchors(found.read_text("utf-8")), target
+            linked = (path.parent / name).resolve() if name else path
+            assert linked.exists(), target
+            assert linked.is_relative_to(ROOT), target
+            assert not heading or heading in anchors(linked.read_text("utf-8")), target
 
 
 def anchors(text: str) -> set[str]:

@@ -51,11 +51,11 @@ def signed(dossier: Dossier, key: Path) -> dict[str, Any]:
 
 def test_a_statement_names_every_part_and_every_input(collected: Dossier) -> None:
     statement = provenance.opened(collected.json("run", ORIGIN))
-    parts = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+    parts = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
     assert parts["bundle/bundle.json"] == collected.facts.registered.bundle and len(parts) == 7
     digests = {
-        subject["name"].split(":")[0]: subject["digest"]
-        for subject in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        entry["name"].split(":")[0]: entry["digest"]
+        for entry in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     }
     assert digests.keys() == {
         "code",

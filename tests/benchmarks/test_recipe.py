@@ -213,12 +213,12 @@ EVERYTHING = [
 def test_an_ingredient_is_turned_off_or_on_alone(contest: Contest, verb: str, ingredient: str) -> None:
     params = load_params(ROOT / "params.yaml", EVERYTHING if verb == "without" else [])
     whole = replace(contest, params=params, epochs=6)
-    plain_ours, other = variant(whole, "ours"), variant(whole, f"ours {verb} {ingredient}")
-    before, after = (leaves(each.params.model_dump(mode="json")) for each in (plain_ours, other))
+    base_contest, other = variant(whole, "ours"), variant(whole, f"ours {verb} {ingredient}")
+    before, after = (leaves(each.params.model_dump(mode="json")) for each in (base_contest, other))
     overrides = (WITHOUT if verb == "without" else WITH)[ingredient]
     changed = {name for name in before if before[name] != after[name]}
     assert changed - {"train.epochs"} == {override.partition("=")[0] for override in overrides}
-    for each in (plain_ours, other):
+    for each in (base_contest, other):
         assert each.params.train.epochs + each.params.train.fix.epochs == 6, "at the same budget"
     assert variant(whole, "plain").params == params
 

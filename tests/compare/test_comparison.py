@@ -57,7 +57,7 @@ def shelf(root: Path, skus: int) -> Questions:
 def test_each_encoder_sees_each_picture_once_and_is_paired_with_the_first(tmp_path: Path) -> None:
     photos, entrants = shelf(tmp_path, 8), [entrant("one", 1), entrant("two", 12), entrant("again", 1)]
     comparison = compare(photos, entrants, PARAMS)
-    assert [entrant_.encoder.shown for entrant_ in entrants] == [len(photos.images)] * 3
+    assert [contender.encoder.shown for contender in entrants] == [len(photos.images)] * 3
     first, second, third = comparison.models
     assert first.difference is None and third.difference == Difference(top1=0, interval=(0, 0))
     assert second.difference is not None

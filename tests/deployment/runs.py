@@ -220,8 +220,8 @@ class Run:
 
     def trainer(self) -> Service:
         """The worker that does the training."""
-        [found] = [worker for worker in self.workers.values() if _pids(worker) & _training()]
-        return found
+        [worker_process] = [worker for worker in self.workers.values() if _pids(worker) & _training()]
+        return worker_process
 
     def places(self) -> dict[str, str]:
         """Task -> the worker that did it, as the workers' own logs tell."""

@@ -124,7 +124,7 @@ def test_a_rollback_brings_the_gallery_of_before_and_no_refresh_undoes_it(live: 
     assert back.code == 0 and "Version 2 is the champion again" in back.out, back.err
     before = len(refreshes(live))
     with Airflow(live.settings) as airflow:  # as an import of the same data would
-        asset = next(found for found in airflow.get("/assets", name_pattern="skumatch_data")["assets"])
+        asset = next(entry for entry in airflow.get("/assets", name_pattern="skumatch_data")["assets"])
         airflow.post("/assets/events", {"asset_id": asset["id"], "extra": {}})
     wait_until(lambda: len(refreshes(live)) == before + 1 and ended(live), SECONDS)
     assert handed_on(live, refreshes(live)[-1]["dag_run_id"], "pull") is None, "the data was judged before"

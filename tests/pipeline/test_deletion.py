@@ -50,7 +50,7 @@ class Place:
         return digest
 
     def taken(self, limits: Limits = FUTURE) -> set[str]:
-        (pile,) = (one for one in self.piles(limits) if one.kind == "remote")
+        (pile,) = (candidate for candidate in self.piles(limits) if candidate.kind == "remote")
         return {item.name for item in pile.items}
 
     def piles(self, limits: Limits = FUTURE) -> list[Pile]:

@@ -50,11 +50,12 @@ def context(
     one: str = "apple", two: str = "banana", three: str = "cherry", champion: bool = True
 ) -> ReportContext:
     names = [one, two, three]
-    ours = ranking([(one, one), (one, one), (two, two), (two, three), (three, three)], names)
-    theirs = ranking([(one, two), (one, one), (two, three), (two, three), (three, three)], names)
+    challenger_ranking = ranking([(one, one), (one, one), (two, two), (two, three), (three, three)], names)
+    champion_ranking = ranking([(one, two), (one, one), (two, three), (two, three), (three, three)], names)
     params = EvaluateParams(resamples=100)
     challenger, before = (
-        sliced(evaluate(ranked, names, "full", params, 7), one) for ranked in (ours, theirs)
+        sliced(evaluate(ranked, names, "full", params, 7), one)
+        for ranked in (challenger_ranking, champion_ranking)
     )
     facts = Facts(
         challenger_bundle="a" * 64,
@@ -65,21 +66,25 @@ def context(
         dirty_code=False,
         commit="c" * 40,
     )
-    hits = [ranked.skus[:, 0] == ranked.query_skus for ranked in (ours, theirs)]
-    paired = {"full": PairedHits(ours.query_skus, *hits)} if champion else None
+    hits = [ranked.skus[:, 0] == ranked.query_skus for ranked in (challenger_ranking, champion_ranking)]
+    paired = {"full": PairedHits(challenger_ranking.query_skus, *hits)} if champion else None
     return ReportContext(
         decision=decide(challenger, before if champion else None, paired, facts, GateParams(), 7),
         challenger=challenger,
         champion=before if champion else None,
-        weak=weak_skus(ours, per_sku(ours, names), per_sku(theirs, names) if champion else None),
-        mistakes=find_mistakes(ours, first_of(names), picture),
-        pairs=confused_pairs(ours, first_of(names), picture),
+        weak=weak_skus(
+            challenger_ranking,
+            per_sku(challenger_ranking, names),
+            per_sku(champion_ranking, names) if champion else None,
+        ),
+        mistakes=find_mistakes(challenger_ranking, first_of(names), picture),
+        pairs=confused_pairs(challenger_ranking, first_of(names), picture),
         data=data(one),
         training=TrainingFacts(
             "smoke", "tiny weights", 1000, [3.0, 2.0, 1.0], [0.1, 0.3, 0.01], {"Batch": "32"}
         ),
         hashes={"Bundle": "a" * 64, "Champion's bundle": None},
-        frozen=evaluate(theirs, names, "full", params, 7),
+        frozen=evaluate(champion_ranking, names, "full", params, 7),
     )
 
 

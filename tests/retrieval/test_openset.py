@@ -86,8 +86,10 @@ def test_the_values_behind_an_interval_spread_as_the_figure_does() -> None:
     right = draws.random((60, 5)) < 0.8
     again = []
     for _ in range(600):
-        ours, theirs = draws.integers(0, 60, 60), draws.integers(0, 40, 40)
-        again.append(openset.oscr(known[ours].ravel(), right[ours].ravel(), unknown[theirs].ravel()))
+        known_rows, unknown_rows = draws.integers(0, 60, 60), draws.integers(0, 40, 40)
+        again.append(
+            openset.oscr(known[known_rows].ravel(), right[known_rows].ravel(), unknown[unknown_rows].ravel())
+        )
     values = openset.influence(known.ravel(), right.ravel(), unknown.ravel()) - openset.oscr(
         known.ravel(), right.ravel(), unknown.ravel()
     )

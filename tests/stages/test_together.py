@@ -193,7 +193,7 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(root: Path) -> None:
 @pytest.mark.parametrize("victim", ["stage", "torchrun"])
 def test_no_process_outlives_a_stage_or_torchrun_that_is_killed(root: Path, victim: str) -> None:
     process, family = training(root)
-    launcher = next(one for one in family if "torch.distributed.run" in one.cmdline())
+    launcher = next(member for member in family if "torch.distributed.run" in member.cmdline())
     os.kill(process.pid if victim == "stage" else launcher.pid, signal.SIGKILL)
     code, output = finish(process)
     assert not psutil.wait_procs(family, timeout=30)[1]

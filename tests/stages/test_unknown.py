@@ -137,8 +137,8 @@ def test_the_bundle_carries_them_and_calls_as_many_unknown_as_were_tested(root: 
     loaded, called = Bundle.load(root / "out/bundle/model"), figures(root).called
     assert loaded.thresholds == thresholds(root) and called is not None
     rows, pictures = select(root, "query")
-    found = [row[0].unknown for row in loaded.match(list(pictures), top_k=1)]
-    assert len(rows) == called.n and sum(found) == round(called.share * called.n) > 0
+    flags = [row[0].unknown for row in loaded.match(list(pictures), top_k=1)]
+    assert len(rows) == called.n and sum(flags) == round(called.share * called.n) > 0
 
 
 def test_the_same_inputs_give_the_same_bytes(root: Path) -> None:
