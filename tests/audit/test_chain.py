@@ -256,9 +256,9 @@ def test_a_dossier_reads_as_json_only_where_it_is_one(tmp_path: Path) -> None:
 
 
 def test_parameters_that_this_version_cant_read_leave_unchecked_what_needs_them(dossier: Dossier) -> None:
-    """A knob that has gone since is no tampering.
+    """A parameter that a later version removed is no tampering.
 
-    That the file was changed here is told by the links that hash it.
+    The links that hash the file report its change here.
     """
     path = dossier.path("workspace/params.yaml")
     path.write_text(path.read_text("utf-8") + "retired: {knob: 1}\n", "utf-8")

@@ -1,4 +1,4 @@
-"""What was damaged or forged is broken; only what a store that is away did not give can't be checked.
+"""Damaged or forged parts are broken; only parts of an unreachable store can't be checked.
 
 No damage ends in a traceback.
 """
@@ -395,7 +395,7 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 @pytest.mark.parametrize(("name", "part"), RECORDS)
 def test_a_part_with_another_value_anywhere_never_holds(collected: Dossier, name: str, part: str) -> None:
-    """Nor does it end the audit: no reader takes a shape for granted."""
+    """It doesn't end the audit either: no reader relies on the shape of a value."""
     (step,) = (step for step in STEPS if step.name == name)
     with TemporaryDirectory() as folder:
         copy = Dossier(shutil.copytree(collected.folder, Path(folder) / "dossier"))
@@ -435,7 +435,7 @@ def test_a_fact_of_the_code_that_is_another_one_never_holds(dossier: Dossier, ke
     ],
 )
 def test_a_link_that_cannot_be_told_never_holds(collected: Dossier, error: Exception, verdict: str) -> None:
-    """Whatever its check says; and it is told so without `--verify`, too."""
+    """Whatever its check returns, and without `--verify`, too."""
 
     def tell(_: Dossier) -> Any:
         raise error

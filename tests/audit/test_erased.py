@@ -1,4 +1,4 @@
-"""What an audit lacks since it was erased, and what it lacks for no such reason."""
+"""Parts missing in an audit because of an erasure, and parts missing for no such reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit says of what is wrong, and the exit that follows: each guard, without a server or a run."""
+"""Reports of an audit about faults, and its exit codes: each guard, without a server or a run."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_version_that_comes_out_otherwise_ends_in_an_error(
 
 @pytest.fixture
 def proof(tmp_path: Path) -> tuple[Path, str]:
-    """What an audit keeps of a commit of two files, and the commit."""
+    """An audit's record of a commit of two files, and the commit."""
     project = tmp_path / "project"
     (project / "skumatch").mkdir(parents=True)
     for name in FILES:

@@ -1,4 +1,4 @@
-"""From when to when a product could be named by what served: journals and galleries without any run."""
+"""Times in which the serving model could name a product: journals and galleries without any run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's origin in other people's forms: in-toto, SLSA, DSSE, CycloneDX; and what a signature proves."""
+"""A run's origin in standard forms (in-toto, SLSA, DSSE, CycloneDX), and the proof by a signature."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from skumatch.release.openlineage import emit, event
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A private and its public key, made as docs/audit.md says."""
+    """A private and its public key, made as in docs/audit.md."""
     folder = tmp_path_factory.mktemp("keys")
     private, public = folder / "key.pem", folder / "key.pub"
     subprocess.run(

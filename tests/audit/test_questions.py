@@ -1,4 +1,4 @@
-"""Who served when, what a picture or SKU went into, what changed between two versions."""
+"""Questions to an audit: times of service, uses of a picture or SKU, changes between two versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As what a version was given pictures, without any run."""
+"""The roles in which a version was given pictures, without any run."""
 
 from __future__ import annotations
 

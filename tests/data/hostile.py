@@ -1,4 +1,4 @@
-"""Pictures that no shop should deliver, and what must become of each: the right pixels, or a reason."""
+"""Pictures that no shop should deliver, with the result expected of each: the right pixels, or a reason."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(size: tuple[int, int], depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG from its parts, whatever they say."""
+    """A PNG made of its parts, valid or not."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -148,10 +148,10 @@ def strip(bits: list[int], colours: int, data: bytes, extra: int | None = None, 
     """A TIFF of one plain strip.
 
     Args:
-        bits: Of each sample.
-        colours: How samples are read: 1 grey, 2 RGB.
-        data: The samples.
-        extra: What the last one is: 1 alpha that the others are multiplied by, 2 alpha alone.
+        bits: of each sample.
+        colours: photometric interpretation: 1 grey, 2 RGB.
+        data: the samples.
+        extra: kind of the last sample: 1 premultiplied alpha, 2 plain alpha.
         order: `<` for little endian, `>` for big.
     """
     tags = {256: [SIZE[0]], 257: [SIZE[1]], 258: bits, 259: [1], 262: [colours], 273: [512], 277: [len(bits)]}
@@ -363,7 +363,7 @@ CONTAINERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def tiff(tags: dict[int, int], next_page: int = 0) -> bytes:
-    """A TIFF of 8-bit grey whose tags say what they like."""
+    """A TIFF of 8-bit grey with any tags, valid or not."""
     all_tags = {256: 64, 257: 48, 258: 8, 259: 1, 262: 1, 273: 400, 277: 1, 278: 48, 279: 64 * 48} | tags
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(all_tags.items()))
     return (
@@ -380,7 +380,7 @@ def palette_end(gif: bytes | bytearray) -> int:
 
 
 def absurd_canvas() -> bytes:
-    """A GIF that says of itself to be 65,535 x 65,535, with a small first frame."""
+    """A GIF that claims a canvas of 65,535 x 65,535, with a small first frame."""
     data = bytearray(saved(reference("L"), "GIF"))
     data[6:10] = b"\xff" * 4
     return bytes(data)

@@ -60,7 +60,7 @@ def cell(frame: pd.DataFrame, column: str, value: Any, row: int = 3) -> pd.DataF
 
 
 def summary_of(frame: pd.DataFrame, quarantined: int = 0) -> dict[str, Any]:
-    """What an import would say of it."""
+    """The summary that an import would give."""
     aside = [
         {"id": f"train/x/{n}.jpg", "reason": "tiny", "sentence": "It is tiny."} for n in range(quarantined)
     ]

@@ -1,4 +1,4 @@
-"""A model of a shop's data in plain dicts, and random changes of it: what deltas must come to.
+"""Reference model of a shop's data in plain dicts, with random changes: the results expected of deltas.
 
 Nothing here calls the code that it is compared with.
 """
@@ -24,7 +24,7 @@ Picture = tuple[str, str, str]  # side, SKU, name
 
 
 def share(name: str) -> float:
-    """The draw of what is held out: eight bytes of a SHA-256 as a number from 0 to 1."""
+    """Return the draw that decides what is held out: eight bytes of a SHA-256 as a number from 0 to 1."""
     return int.from_bytes(hashlib.sha256(f"unseen:{name}".encode()).digest()[:8], "big") / 2**64
 
 
@@ -46,7 +46,7 @@ class Product:
 
 @dataclass
 class Shop:
-    """rows: the SHA-256 of each picture's bytes. products: what is known of those with a picture."""
+    """rows: SHA-256 of each picture's bytes. products: attributes of products that have a picture."""
 
     rows: dict[Picture, str] = field(default_factory=dict)
     products: dict[str, Product] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Shop:
         self.rows.setdefault(picture, digest)
 
     def settle(self) -> None:
-        """Forget products without a picture, and what says nothing."""
+        """Forget products without a picture, and empty attributes."""
         for sku in list(self.products):
             if self.products[sku].drawn_as == sku:
                 self.products[sku].drawn_as = ""
@@ -120,7 +120,7 @@ class Shop:
             self.put((side, new, name), digest)
 
     def counts(self) -> dict[str, int]:
-        """What import.json counts."""
+        """The counts in import.json."""
         shelf = {sku for side, sku, _ in self.rows if side != "catalogue"}
         catalogue = [sku for side, sku, _ in self.rows if side == "catalogue"]
         return {

@@ -1,6 +1,6 @@
-"""No zip writes outside, and each of its entries is an image, counted junk, or a reason.
+"""No zip writes outside its folder; each entry becomes an image, counted junk, or a reason.
 
-Else one sentence says what is wrong.
+An unusable zip gives one sentence that names the fault.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Deltas: any sequence of them comes to one import of its result, and a refused one changes nothing."""
+"""Deltas: any sequence of them equals one import of its result, and a refused one changes nothing."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def random_change(customer: Customer, shop: Shop, folder: Path) -> Make:
 
 
 def fewer_pictures(kind: str, customer: Customer, shop: Shop) -> Make:
-    """An erasure takes all rows of a picture; a removal leaves the last gallery picture of a product."""
+    """An erasure removes all rows of a picture; a removal keeps the last gallery picture of a product."""
     if kind == "erase":
         digests = set(customer.some(sorted(set(shop.rows.values()))))
         shop.rows = {picture: digest for picture, digest in shop.rows.items() if digest not in digests}

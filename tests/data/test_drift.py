@@ -1,4 +1,4 @@
-"""What counts as an earlier version, and how far a new one may be from it."""
+"""Choice of the earlier version for drift, and the largest allowed distance of a new one."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def census(folder: Path, pictures: Sequence[Picture]) -> Census:
 
 
 def shot(sku: Sku, key: int) -> Picture:
-    """A rendered photo; one key gives one pose, light and neighbourhood, whatever the product."""
+    """A rendered photo; one key gives the same pose, light and neighbours for every product."""
     others = [design(catalogue(24)[i]) for i in np.random.default_rng(key).integers(24, size=2)]
     picture = io.BytesIO()
     photograph(design(sku), others, np.random.default_rng(key)).save(picture, "JPEG", quality=80)

@@ -1,4 +1,4 @@
-"""Each edition of RP2K is told apart, and its images come under the right side and SKU."""
+"""Each edition of RP2K is recognised, and its images get the right side and SKU."""
 
 from __future__ import annotations
 

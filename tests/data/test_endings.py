@@ -1,4 +1,4 @@
-"""A file's content tells whether it is a picture, whatever its name ends with and wherever it lies."""
+"""A file's content decides whether it is a picture, not its extension or place."""
 
 from __future__ import annotations
 

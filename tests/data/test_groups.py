@@ -1,7 +1,4 @@
-"""classes.csv beside `all/` puts SKUs into groups.
-
-One that says nothing sound is refused, with what to do.
-"""
+"""classes.csv beside `all/` puts SKUs into groups; an unusable one is refused with a remedy."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def as_array(data: bytes) -> Outcome:
 
 
 def agree(data: bytes) -> bool:
-    """Whether both ways say the same: the reason and its sentence, or pixels within one level."""
+    """Return whether both ways agree: in the reason and its sentence, or in pixels within one level."""
     pillow_pixels, fast_pixels = by_pillow(data), as_array(data)
     if isinstance(pillow_pixels, str) or isinstance(fast_pixels, str):
         return (

@@ -1,4 +1,4 @@
-"""The protocols' lists: who is in them, who never is, and that names of files and order change nothing."""
+"""The protocols' lists: their members and non-members, independent of names and order of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept to show of images that were set aside."""
+"""Small pictures kept of quarantined images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits are a function of content, keep duplicates together, and never train on what must stay unseen."""
+"""Splits depend on content only, keep duplicates together, and never train on unseen SKUs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_validation_leaves_every_sku_something_to_train_on(images: Images) -> No
 
 
 def test_skus_of_fewer_than_three_groups_are_never_validated_on() -> None:
-    """Of two, one would be half of what is known of the product."""
+    """With two groups, validation would take half of all that is known of the product."""
     sizes = {sku: 1 + sku % 4 for sku in range(80)}
     frame = manifest([(sku, "train", 300 * sku + 3 * n) for sku, size in sizes.items() for n in range(size)])
     roles = split(frame, SplitParams(val_share=0.5, unseen_share=0), DataParams(), 7)

@@ -1,4 +1,4 @@
-"""The stage validate in a workspace: what it leaves when data passes, and when it doesn't."""
+"""The stage validate in a workspace: its outputs when data passes, and when it doesn't."""
 
 from __future__ import annotations
 

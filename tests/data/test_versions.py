@@ -1,4 +1,4 @@
-"""A new delivery next to an old one: what is kept, what is sent, what is said."""
+"""A new delivery next to an old one: bytes kept, bytes sent, and messages."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def write_zip(
 
 
 def mojibake(path: Path, entries: Iterable[tuple[str, bytes]]) -> Path:
-    """As RP2K's: names in UTF-8 without the flag that says so."""
+    """A zip like RP2K's: names in UTF-8 without the flag for UTF-8."""
     return write_zip(path, ((Raw(name.encode()), data) for name, data in entries))
 
 

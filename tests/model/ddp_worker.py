@@ -62,10 +62,7 @@ def read(folder: Path) -> Images:
 
 
 class Mischief(Images):
-    """Pictures of a process that is told to end, or can't be read, in its second step.
-
-    It counts what is read.
-    """
+    """Pictures that send SIGTERM to the process, or can't be read, in the second step; reads are counted."""
 
     what, asked = "", 0
 
@@ -79,9 +76,9 @@ class Mischief(Images):
 
 
 def fit(world: World, images: Images, out: Path, what: str) -> None:
-    """what: a name of PARAMS.
+    """Train with the parameters PARAMS[what].
 
-    Failing and terminated do what they say in process 1, resumed goes on after terminated.
+    `failing` fails and `terminated` gets SIGTERM in process 1; `resumed` goes on after `terminated`.
     """
     if what not in PARAMS and world.rank == 1:
         images = Mischief(images.ids, images.skus, images.names, images.extents)
@@ -113,7 +110,7 @@ def fit(world: World, images: Images, out: Path, what: str) -> None:
 
 
 def main(folder: str, out: str, *tasks: str) -> None:
-    """Every task in turn; what ended one is in OUT/RANK.txt."""
+    """Run all tasks in turn; errors and exit codes are written to OUT/RANK.txt."""
     rank = os.environ["RANK"]
     report_path = Path(out, f"{rank}.txt")
     try:

@@ -60,7 +60,7 @@ def test_the_projection_finds_what_tells_skus_apart() -> None:
 
 
 def test_a_projection_longer_than_there_are_skus_hears_no_noise() -> None:
-    """SKUS products differ in SKUS - 1 directions; the others hardly count in who is near whom."""
+    """SKUS products differ in SKUS - 1 directions; the others hardly change the nearest neighbours."""
     (features, labels), (queries, _) = made(1), made(2)
     projection = Projection(WIDTH, WIDTH).eval()
     fit(projection, features, labels, SKUS)

@@ -1,4 +1,4 @@
-"""Class-balanced and P-K sampling: what an epoch holds, whatever the counts of SKUs."""
+"""Class-balanced and P-K sampling: contents of an epoch for any counts of SKUs."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Killed(Exception):
 
 
 class EverySteps(Checkpoints):
-    """Saves after every so many steps, whatever the time."""
+    """Saves after a fixed number of steps, independent of time."""
 
     every, asked = 3, 0
 
@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_number_stops_the_run(shelf: Images, smoke: EncoderPar
 def test_a_training_that_loses_what_it_learnt_stops_before_that_is_saved(
     shelf: Images, smoke: EncoderParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From its 120th step on the rates are a thousand times what they were.
+    """From step 120 on the learning rates are a thousand times as high.
 
     With a tiny encoder the loss can't rise far.
     """

@@ -1,7 +1,4 @@
-"""A loss that falls, rests or shakes is a training.
-
-One that rises far above what it had come to is none any more.
-"""
+"""A loss that falls, stays or fluctuates is normal; one that rises far above its level has diverged."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ LOSSES = st.lists(st.floats(0, 40), min_size=1, max_size=300)
 
 
 def steps_until(losses: list[float], trend: Trend | None = None) -> int | None:
-    """After how many losses it is told."""
+    """Return the number of losses until divergence is reported."""
     trend = trend or Trend()
     return next((step for step, loss in enumerate(losses, 1) if trend.diverged(loss)), None)
 

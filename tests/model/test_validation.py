@@ -1,4 +1,4 @@
-"""What training is steered by: the same few pictures at every call, and a share that is counted right."""
+"""Validation during training: the same few pictures at every call, and a correct share of hits."""
 
 from __future__ import annotations
 

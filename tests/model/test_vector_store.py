@@ -228,7 +228,7 @@ def test_a_part_of_another_encoder_is_not_read(url: str, capsys: pytest.CaptureF
 
 
 def test_an_index_of_other_pictures_gives_no_vector(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows go by what the hashed part says: an index whose order was changed would give wrong vectors."""
+    """Rows follow the hashed part: an index with a changed order would give wrong vectors."""
     store = VectorStore(url, KEY, 5)
     store.save(NAMES, unit_rows(6))
     (index,) = files(store, "*.json")
@@ -337,7 +337,7 @@ def test_a_remote_that_is_away_is_a_storage_error(tmp_path: Path, monkeypatch: p
 
 
 def test_writers_at_once_disturb_nobody(url: str) -> None:
-    """Several keep the same pictures and others, while others read; what is read is always right."""
+    """Several writers store the same pictures and others while others read; all reads are right."""
     rows = unit_rows(6)
 
     def work(number: int) -> None:

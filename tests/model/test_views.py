@@ -1,4 +1,4 @@
-"""Training views: the same bits with workers and without, whatever is turned on."""
+"""Training views: the same bits with workers and without, for all augmentations."""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ class Home:
         )
 
     def task(self, message: dict[str, Any], *words: str) -> dict[str, Any]:
-        """Do one task to its end; return what it hands on. Raises TaskFailed with its error line."""
+        """Run one task to its end and return its message to the next.
+
+        Raises TaskFailed with its error line.
+        """
         process = self.start(*words)
         output, _ = process.communicate(json.dumps(message))
         if process.returncode:

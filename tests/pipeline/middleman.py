@@ -34,7 +34,7 @@ class Middleman(ThreadingHTTPServer):
 
     @property
     def writes(self) -> list[str]:
-        """Of `asked`, what may change anything."""
+        """Those of `asked` that may change anything."""
         return [
             request
             for request in self.asked

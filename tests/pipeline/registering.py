@@ -29,12 +29,12 @@ VARYING = ("skumatch.lineage", RUN_TAG, HEAD)  # tags that differ from run to ru
 
 @dataclass(frozen=True)
 class Release:
-    """What a run's last task finds and leaves.
+    """Input and output of a run's last task.
 
-    run: whose results it registers. verdict: the gate's. before: tags of the versions that are there; each
+    run: the run whose results it registers. verdict: the gate's. before: tags of the existing versions; each
     but `trained` was champion in turn. compared: the champion that the run saw. trained: the version whose
-    encoder is judged again. tags, aliases: of the new version. champion: afterwards. judge_again: what the
-    summary says.
+    encoder is judged again. tags, aliases: of the new version. champion: the champion afterwards.
+    judge_again: the encoder that the summary names to be judged again.
     """
 
     run: str
@@ -132,7 +132,7 @@ class LastTask:
         return register.register(self.settings, self.message.model_copy(update={"run": name}))
 
     def left(self, registry: Registry) -> dict[str, Any]:
-        """All that the task wrote to MLflow, but for what differs from run to run."""
+        """All that the task wrote to MLflow, except for values that differ from run to run."""
         name, refs = registry.model_name, registry.versions()
         with registry.client() as client:
             experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id

@@ -1,4 +1,4 @@
-"""Runs and clean-ups on one remote: who waits for whom, and what the dead leave."""
+"""Runs and clean-ups on one remote: mutual waiting, and claims left by killed tasks."""
 
 from __future__ import annotations
 

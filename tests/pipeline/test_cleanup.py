@@ -39,7 +39,7 @@ NOW, OLD = 1_000_000_000.0, 500_000_000.0
 
 
 def needed_paths(world: World) -> set[str]:
-    """What the registered version rests on, read from its lock and input set by the test itself."""
+    """Objects that the registered version needs, as the test itself reads them from lock and input set."""
     ref = world.registry.resolve("champion")
     lock = world.registry.artifact(ref.run_id, "dvc.lock").decode()
     inputs = ref.tags["skumatch.inputs"]

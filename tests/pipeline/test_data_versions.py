@@ -110,7 +110,7 @@ class Shop:
         return other.data
 
     def actions(self) -> list[str]:
-        """What led to the version, newest first."""
+        """The actions that led to the version, newest first."""
         return [change.action for change in self.record.chain(self.version)]
 
     def objects(self) -> dict[str, int]:
@@ -292,7 +292,7 @@ def test_a_damaged_record_is_one_sentence(shop: Shop) -> None:
 
 
 def identity(version: Version, _: Store) -> Version:
-    """The next command, which finishes what a killed one began."""
+    """A command that changes nothing but finishes a killed one."""
     return version
 
 
@@ -423,7 +423,7 @@ def test_the_next_change_records_a_killed_import(shop: Shop) -> None:
 
 
 def test_an_import_that_data_dvc_does_not_name_is_not_recorded(shop: Shop) -> None:
-    """It was killed before, so the next change takes its pictures out of data/ again."""
+    """The import was killed, so the next change removes its pictures from data/ again."""
     draw(shop.root / "first/all/train/Juice/0.png", "juice")
     import_data(shop.root / "first", shop.data)
     begin_import(shop.settings, shop.pointer_file.read_text(), WHO, "10 images of 4 SKUs")
@@ -613,7 +613,7 @@ def test_a_shard_that_was_changed_by_hand_goes_into_no_version(shop: Shop) -> No
 
 
 def test_a_remote_that_lost_a_shard_takes_no_new_version(shop: Shop) -> None:
-    """Else data.dvc would name what nobody can fetch."""
+    """Else data.dvc would name data that can't be fetched."""
     version = shop.version
     shard = next(digest for name, digest in shop_listing(shop).items() if name.startswith("shards/"))
     (shop.remote / "files/md5" / shard[:2] / shard[2:]).unlink()

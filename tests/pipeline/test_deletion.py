@@ -1,4 +1,4 @@
-"""What a clean-up must leave, on small stores, with the test in MLflow's place: each guard, without a run."""
+"""Guards of a clean-up one by one, on small stores, with a stub for MLflow and without any run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.pipeline.world import FUTURE
 
 
 class Place:
-    """A home, and a remote with what a run that MLflow knows rests on, and with a file that nobody needs."""
+    """A home, and a remote with the objects of a run that MLflow knows, and with an unneeded file."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.settings = Settings(
@@ -134,7 +134,7 @@ def test_while_a_task_works_nothing_is_deleted(place: Place) -> None:
 
 
 def test_a_clean_up_that_lost_its_turn_deletes_no_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one takes its place after its last look: it asks again before it deletes."""
+    """Another clean-up takes over after the last look; this one checks again before it deletes."""
     shown, look = place.piles(), cleanup.piles
 
     def looked(settings: Settings, limits: Limits) -> list[Pile]:

@@ -1,4 +1,4 @@
-"""`.dvc/config.local`: DVC reads what was meant, and nothing of the user's is lost."""
+"""`.dvc/config.local`: DVC reads the intended values, and the user's own settings stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an erasure takes and what it refuses, on small stores, with the test in MLflow's place."""
+"""Erasures and their refusals, on small stores, with a stub for MLflow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def row(digest: str, name: str, pixels: str = "", sku: str = "tea", shard: str =
 
 
 class Place:
-    """A home and a remote; MLflow is what the test says."""
+    """A home and a remote; the test states the contents of MLflow."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.settings = Settings(project=root / "project", home=root / "home", remote=str(root / "remote"))
@@ -227,7 +227,7 @@ def lock(stage: str, data: str, out: str) -> str:
 
 
 def test_a_gallery_goes_if_it_has_the_picture_of_its_own_data(place: Place) -> None:
-    """An id alone says little: another version may have another picture of that name."""
+    """An id alone doesn't decide: another version may have another picture with the same id."""
     held = place.put(parquet(pd.DataFrame({"id": [IMAGE]})))
     known = place.put(b"manifest")
     bundle = place.folder(bundle_json=known, gallery_parquet=held)

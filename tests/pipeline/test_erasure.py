@@ -136,7 +136,7 @@ def test_what_is_in_no_version_is_not_erased(case: Case) -> None:
 
 
 def test_an_erase_tells_what_has_it_and_makes_the_version_without(case: Case) -> None:
-    """The copy with equal pixels goes along, and what serves is said to hold both."""
+    """The copy with equal pixels is erased, too, and the message says that the serving version has both."""
     rows = read_manifest(case.shop.home.project / "data")
     output = " ".join(case.shop.command("data", "erase", "--image", case.digest, "--why", WHY).stdout.split())
     assert "Pictures to erase: 2, 1 of them not named, but with equal pixels." in output

@@ -1,4 +1,4 @@
-"""What a run takes along: its code, whatever the names of its files, and what git knows of it."""
+"""Inputs of a run: its code, with any file names, and the state of git."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_code_facts_at_a_repository_s_root_are_three(project: Path) -> None:
 
 
 def code_in(folder: Path) -> Path:
-    """The least that has code, committed: for what would take a whole project too long."""
+    """A minimal repository with code, committed: for tests that would take too long on a whole project."""
     for name in ("skumatch/a.py", "skumatch/data/b.json", "dvc.yaml", "requirements/constraints.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -224,7 +224,7 @@ def test_what_git_ignores_is_code_where_a_program_reads_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A user's own list of what git ignores hides no code, and an editor's leavings make nothing dirty."""
+    """A user's own ignore list hides no code, and an editor's temporary files make nothing dirty."""
     (tmp_path / "ignored").write_text("*.json\n*.swp\n__pycache__\n")
     settings = f"[core]\nexcludesFile = {tmp_path / 'ignored'}\n[status]\nshowUntrackedFiles = no\n"
     (tmp_path / "settings").write_text(settings)

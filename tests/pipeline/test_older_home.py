@@ -1,4 +1,4 @@
-"""What version 0.1.0 left goes on working: its models, audits, gallery refreshes, rollbacks and clean-ups."""
+"""A home of version 0.1.0 still works: its models, audits, gallery refreshes, rollbacks and clean-ups."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def deliver(folder: Path, skus: tuple[str, ...], looks: dict[str, str] | None = 
 
 @dataclass(frozen=True)
 class Shop:
-    """A champion of the products OLD serves; `runs` are what register answered, by the run's name."""
+    """A shop whose champion knows the products OLD; `runs` are the answers of register by run name."""
 
     root: Path
     home: Home
@@ -69,7 +69,7 @@ class Shop:
         assert imported.returncode == 0, imported.stderr
 
     def run(self, name: str, kind: str = "refresh", *overrides: str) -> dict[str, Any]:
-        """A whole run, up to what register answers; one task does all stages, which takes less long."""
+        """A whole run up to the answer of register; one task does all stages, which is faster."""
         message = self.home.task({"run": name, "kind": kind, "overrides": overrides}, "pull")
         message = self.home.task(message, "stage", *STAGES)
         self.runs[name] = {"message": message, **self.home.task(message, "register")}
@@ -140,7 +140,7 @@ def test_a_diff_says_that_the_encoder_stayed_and_which_products_came(shop: Shop,
 
 
 def test_a_refresh_again_is_cached_throughout_and_registers_nothing(shop: Shop) -> None:
-    """It is the run that made what serves, once more: the same inputs, so the same results."""
+    """A repeated run that made the serving version has the same inputs, so the same results."""
     entries = len(history(shop.registry))
     again = shop.run("again")
     assert set(again["message"]["cached"]) == set(STAGES) and not again["seconds"]
@@ -151,7 +151,7 @@ def test_a_refresh_again_is_cached_throughout_and_registers_nothing(shop: Shop) 
 
 
 def test_register_taken_up_again_after_its_promotion_says_the_same(shop: Shop) -> None:
-    """A task that died behind the promotion must not say that nothing happened."""
+    """A task that died after the promotion must not report that nothing happened."""
     released = shop.home.task(shop.runs["refresh"]["message"], "register")
     assert (released["decision"], released["version"]) == ("refresh", 2)
 
@@ -218,7 +218,7 @@ def test_a_registration_killed_anywhere_is_taken_up_again(
     judged: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever call of MLflow is the last, the next try ends as if nothing had been: one version, once."""
+    """After a crash at any MLflow call, the next try ends with one version, registered once."""
     monkeypatch.setattr(journal, "EXPIRY_SECONDS", 0.3)
     monkeypatch.setattr(journal, "POLL_SECONDS", 0.05)
     release, name = RELEASES[kind], f"killed-{kind.replace(' ', '-')}"
@@ -301,7 +301,7 @@ def test_a_champion_that_this_skumatch_cannot_read_stays(
     shop: Shop,
     tmp_path: Path,
 ) -> None:
-    """It came from a newer skumatch: the refresh says so in a sentence, and what serves is not touched."""
+    """It is from a newer skumatch: the refresh reports that in a sentence and leaves the champion alone."""
     code, where, sentence = FOREIGN[change]
     first, name = shop.registry.resolve("1"), change.__name__
     folder = shop.registry.download_bundle(first, tmp_path / "bundle")
@@ -356,7 +356,7 @@ def test_data_that_validation_refuses_leaves_what_serves(shop: Shop) -> None:
 
 
 def test_a_deleted_model_release_stops_no_refresh(shop: Shop) -> None:
-    """Its number stays the name of its encoder, whose galleries are compared with what serves alone."""
+    """Its number still names its encoder, whose galleries are compared with the serving gallery only."""
     promote(shop.registry, 2, champion_of(shop.registry), "ann", "the gallery of the second delivery")
     with shop.registry.client() as client:
         client.delete_model_version("shop", "1")

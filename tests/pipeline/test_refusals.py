@@ -128,7 +128,7 @@ def test_a_refusal_that_is_not_recorded_is_only_met_again(
 def test_data_and_not_the_encoder_that_is_judged_again_is_refused(
     settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its encoder then waits for other data. What fails later may be the encoder's fault."""
+    """The encoder then waits for other data; a later failure may be the encoder's fault."""
     waits: list[Any] = []
     monkeypatch.setattr(waiting, "wait", lambda registry, *words: waits.append(words))
     early, late = (message(encoder=4, approved_by="ann") for _ in range(2))

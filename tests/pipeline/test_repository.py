@@ -1,4 +1,4 @@
-"""What the pipeline relies on of DVC, in a bare folder whose cache may be empty."""
+"""Behaviour of DVC that the pipeline relies on, in a bare folder with a cache that may be empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a clean-up takes and what it must not: the rules, on thousands of small worlds in memory."""
+"""The rules of clean-up: objects to delete and to keep, on thousands of small stores in memory."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Made:
         self.results[name] = out
 
     def reachable(self) -> set[str]:
-        """What must stay, worked out another way than by the code under test."""
+        """Objects that must stay, computed in another way than by the code under test."""
         start = self.roots | self.inputs | {digest for digest, age in self.age.items() if age == NOW}
         young_archives = {
             archive for archive in self.archives if archive not in self.inputs

@@ -26,7 +26,7 @@ WORDS = st.text(min_size=1).filter(lambda text: not any(mark.isspace() or mark =
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A remote that lets nobody in and remembers who asked."""
+    """A remote that refuses everybody and records the requests."""
 
     asked: list[str | None] = []  # noqa: RUF012 one for all requests
 
@@ -80,7 +80,7 @@ def test_the_record_of_the_servers_has_no_password(tmp_path: Path) -> None:
 
 @given(WORDS, WORDS)
 def test_no_error_tells_the_credentials_of_an_address(user: str, password: str) -> None:
-    """Whatever they are made of, and whoever put the address into the sentence."""
+    """For any characters in them, and any code that puts the address into the sentence."""
     sentence, clean = (
         f"There is no https://{user}:{password}@example.org/x; correct it.",
         "There is no https://example.org/x; correct it.",

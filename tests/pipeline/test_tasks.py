@@ -69,7 +69,7 @@ def middleman(mlflow_url: str) -> Iterator[Middleman]:
 def pull(home: Home, run: str, model: str, *overrides: str, lock: str = "") -> dict[str, Any]:
     """Fix the inputs of a run for a registered model of its own.
 
-    It starts from `lock` whatever else MLflow holds.
+    It starts from `lock`, whichever other runs MLflow holds.
     """
     return home.pull(run, f"release.model_name={model}", *overrides) | {"lock": lock}
 
@@ -329,7 +329,7 @@ def taken_up_by_a_refresh(home: Home) -> None:
 
 
 def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:
-    """What whoever lives in MLflow sees of version 2 without opening anything of ours."""
+    """The facts of version 2 that MLflow shows without opening any file of skumatch."""
     registry = Registry(home.mlflow, "tasks")
     with registry.client() as client:
         version = client.get_model_version("tasks", "2")
@@ -349,7 +349,7 @@ def told_in_mlflow(home: Home, run: Any, summary: dict[str, Any]) -> None:
 
 
 def move_champion(home: Home, version: int | None) -> None:
-    """What someone else may do to the registry in the meantime."""
+    """Move the champion, as another user may do in the meantime."""
     with Tracking(home.mlflow).client() as client:
         if version is None:
             client.delete_registered_model_alias("tasks", "champion")

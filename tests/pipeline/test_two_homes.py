@@ -1,6 +1,6 @@
-"""One pipeline, whoever does it: a retrain and a refresh, on one machine, on two, or with `dvc repro`.
+"""Equal results of the pipeline: a retrain and a refresh, on one machine, on two, or with `dvc repro`.
 
-Two machines share only a remote and MLflow, and are killed, double each other's work and have full disks.
+Two machines share only a remote and MLflow; they are killed, repeat each other's work, and have full disks.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ SAVED = {"train": ("checkpoints", "*-*.json"), "embed": ("vectors", "[0-9a-f]*.j
 class Course:
     """How a kind of run is done and disturbed.
 
-    hit: stages that are killed while they work, whatever else is killed; of these, `hit_daily` every day.
-    killed: how many tasks a day are killed at any time besides. bundle: the folder of what it makes.
+    hit: stages that are always killed while they work; of these, `hit_daily` every day. killed: number of
+    further tasks a day that are killed at any time. bundle: the folder of the result.
     """
 
     tasks: tuple[Task, ...]
@@ -83,7 +83,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def deliveries(kind: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """What is imported, the run's data last: a refresh has a champion of older data."""
+    """The deliveries to import, the run's data last: a refresh has a champion of older data."""
     root = tmp_path_factory.mktemp("source")
     if kind == "refresh":
         return [deliver(root / "first", OLD), deliver(root / "second", (*OLD[:-1], *NEW))]
@@ -117,7 +117,7 @@ def undisturbed(
 
 
 def machine(kind: str, root: Path, remote: Path, mlflow: str) -> Home:
-    """A machine whose params.yaml has what other tests have as overrides; the commit is the same for all."""
+    """A machine whose params.yaml has the values that other tests pass as overrides; all share one commit."""
     home = Home(make_project(root / "project"), root / "home", remote, mlflow)
     params, own = home.project / "params.yaml", f"release.model_name=two-homes-{kind}"
     tree = apply_overrides(yaml.safe_load(params.read_text("utf-8")), [*SMOKE, *LONG, own])
@@ -132,7 +132,7 @@ def bring(home: Home, delivery: Path) -> None:
 
 
 def pulled(home: Home, kind: str, run: str, *overrides: str) -> dict[str, Any]:
-    """The first message of a run; it starts from no lock, whatever runs of other tests MLflow holds."""
+    """The first message of a run that starts from no lock, whichever runs of other tests MLflow holds."""
     wanted = {"run": f"{kind}-{run}", "kind": kind, "overrides": overrides}
     return home.task(wanted, "pull") | {"lock": ""}
 
@@ -248,9 +248,9 @@ def fills_up(home: Home, message: dict[str, Any], task: Task, rng: random.Random
 
 
 def kill_at_work(home: Home, message: dict[str, Any], task: Task) -> None:
-    """Kill all of the task, without a chance to clean up, while its last stage works.
+    """Kill all processes of the task with SIGKILL while its last stage works.
 
-    What it saves on its way lies in the remote by then, or else a part of its outs in its workspace.
+    By then its checkpoints lie in the remote, or else a part of its outs in its workspace.
     """
     stage = task[-1]
     folder, pattern = SAVED.get(stage, ("", ""))
@@ -294,7 +294,7 @@ def started(home: Home, message: dict[str, Any], task: Task) -> subprocess.Popen
 
 
 def twins(homes: list[Home], message: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Both do the task at once: one result; where only one came to it, the other says so in typed words."""
+    """Run the task twice at once: both give one result, or the loser ends with a typed error."""
     processes = [started(home, message, task) for home in homes]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     results, errors = [], []
@@ -338,7 +338,7 @@ def damaged(store: Path) -> list[str]:
 
 
 def taken_up(kind: str, remote: Path, message: dict[str, Any]) -> bool:
-    """Whether a later attempt went on from what a killed one had saved: checkpoints or vectors."""
+    """Return whether a later attempt went on from checkpoints or vectors that a killed one had saved."""
     if kind == "refresh":
         return int(message["vectors"]["champion"]["known"]) > 0
     (owner,) = (remote / "checkpoints").rglob("owner.json")

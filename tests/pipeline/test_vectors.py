@@ -107,7 +107,7 @@ def test_a_runs_message_tells_what_its_stage_noted(tmp_path: Path) -> None:
 
 
 def test_an_audit_demands_no_equal_bits_of_loose_vectors() -> None:
-    """`reproduce` takes a machine's words for the same only where they end with the cores."""
+    """`reproduce` demands equal bits only where a machine's description ends with its cores."""
     for loose, words in ((0, ""), (1, ", vectors of earlier runs")):
         assert _loosely({"champion": {"computed": 0, "known": 1, "loose": loose}}) == words
 

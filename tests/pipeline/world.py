@@ -1,4 +1,4 @@
-"""What a clean-up's tests know of their world: its places, and the hash of every file in it."""
+"""The world of a clean-up's tests: its places, and the hash of every file in it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A small real bundle: random pictures, the smoke encoder with random weights.
 
-torch and open_clip are imported by what needs them alone: most tests of the gate and of promotions don't.
+Only fixtures that need torch and open_clip import them: most tests of the gate and of promotions don't.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def pattern(seed: int) -> Image.Image:
-    """A coarse random pattern: pictures of different seeds are told apart even by random weights."""
+    """A coarse random pattern: even random weights distinguish pictures of different seeds."""
     cells = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(cells).resize((72, 96), Image.Resampling.NEAREST)
 

@@ -1,4 +1,4 @@
-"""Bundles as a careless or hostile writer would make them: the hashes fit what was put in."""
+"""Bundles of a careless or hostile writer: changed contents with matching hashes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bound(folder: Path) -> Path:
 
 
 def of_format_1(folder: Path) -> Path:
-    """As it was written before parts named what they belong to."""
+    """A bundle in format 1, in which parts don't name the model that they belong to."""
     for name in (GALLERY, TRAINING):
         _name(folder / name, {})
     thresholds = read_json(folder / THRESHOLDS)

@@ -88,7 +88,7 @@ def problems(draw: st.DrawFn) -> Problem:
 @given(problem=problems())
 @settings(max_examples=120)
 def test_an_assortment_is_a_gallery_of_its_products(backend: Backend, problem: Problem) -> None:
-    """SKUs, gallery pictures, similarities, and the order of equal ones; each asked twice, others between."""
+    """Equal SKUs, pictures, similarities and order of ties; each is matched twice, others between."""
     gallery, queries, lists, wanted = problem
     shelves = Shelves(gallery, backend)
     for names in (*lists, *lists):

@@ -1,4 +1,4 @@
-"""Parts of one model are a bundle; a part of another model makes it none, whoever wrote the hashes."""
+"""Parts of one model make a bundle; a part of another model is refused even with matching hashes."""
 
 from __future__ import annotations
 

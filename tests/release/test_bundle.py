@@ -123,7 +123,7 @@ def test_a_file_too_many_is_named(extra: str, bundle: Path) -> None:
 def test_vectors_of_another_length_are_no_gallery(
     encoder_dir: Path, gallery: Gallery, tmp_path: Path
 ) -> None:
-    """Their inner products are no cosines, whatever the hashes say."""
+    """Inner products of such vectors are no cosines, even if the hashes match."""
     write_bundle(tmp_path / "b", encoder_dir, gallery._replace(embeddings=2 * gallery.embeddings), {}, [])
     with pytest.raises(BundleError, match="doesn't hold 12 unit vectors of 256 numbers"):
         Bundle.load(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""What a bundle calls unknown: by the similarity, by the margin to the second product, or by neither."""
+"""Unknown pictures: by the similarity, by the margin to the second product, or by neither."""
 
 from __future__ import annotations
 

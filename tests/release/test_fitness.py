@@ -1,4 +1,4 @@
-"""Whether a refreshed gallery is fit to serve: each rule, its edge, and what is held back."""
+"""Fitness of a refreshed gallery to serve: each rule, its edge, and the products held back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ask(
     served: str | None = None,
     **changes: Any,
 ) -> list[Row]:
-    """Questions about one product that both bundles answer right, or as `changes` say."""
+    """Questions about one product that both bundles answer right, except for `changes`."""
     row = {
         "asked_as": "photo",
         "sku": sku,
@@ -51,7 +51,7 @@ def ask(
 
 
 def frame(*rows: Iterable[Row]) -> pd.DataFrame:
-    """Questions with ids, each a duplicate group of its own unless it says otherwise."""
+    """Questions with ids; each is a duplicate group of its own unless it names another."""
     listed = [{"query": f"q{i}", "group": f"g{i}"} | row for i, row in enumerate(itertools.chain(*rows))]
     return pd.DataFrame(listed)
 
@@ -73,7 +73,7 @@ def new(sku: str = "new", count: int = 5, **changes: Any) -> list[Row]:
 
 
 def by_gallery(sku: str, count: int, **changes: Any) -> list[Row]:
-    """Gallery photos of a new product, which only refreshed is asked."""
+    """Gallery photos of a new product, which only the refreshed bundle answers."""
     empty = {"asked_as": "gallery", "served": None, "served_unknown": None}
     return [row | empty for row in new(sku, count, **changes)]
 

@@ -117,7 +117,7 @@ def proposal(version: int, expected: int) -> Any:
 
 
 def test_an_approval_that_waited_stands_for_its_encoder(shop: Registry, settings: Settings) -> None:
-    """It is asked for although the gallery changed, and then the encoder is judged again in its name."""
+    """It stays valid although the gallery changed; the encoder is then judged again on its behalf."""
     assert releases.propose(settings, releases.Question(version=3)).expected == 1
     answer = releases.promote(settings, releases.Approved(proposal=proposal(3, 1), who="ann"))
     assert (answer["judge_again"], answer["approved_by"], answer["decision"]) == (3, "ann", "keep")
@@ -149,7 +149,7 @@ def test_a_promotion_by_hand_says_how_to_judge_the_encoder_again(
 
 
 def released(shop: Registry, version: int, champion: int, gallery: bool, **message: Any) -> dict[str, Any]:
-    """What register answers of a version that passed, made on data `d` against `champion`."""
+    """The answer of register for a version that passed, made on data `d` against `champion`."""
     sent = Message(run="late", inputs="0", champion=champion, **message)
     outcome: Any = SimpleNamespace(
         gallery_release=gallery, data="d", decision=SimpleNamespace(sentence="It passed.")
@@ -158,7 +158,7 @@ def released(shop: Registry, version: int, champion: int, gallery: bool, **messa
 
 
 def waits_for(shop: Registry, version: int) -> tuple[str, str]:
-    """What a version waits for, and who approved it."""
+    """The reason why a version waits, and the name of the person who approved it."""
     tags = shop.resolve(str(version)).tags
     return tags.get(waiting.WAITS_TAG, ""), tags.get(waiting.APPROVED_TAG, "")
 
@@ -243,13 +243,13 @@ def test_a_version_that_comes_out_again_says_what_it_was_compared_with_last(shop
 
 
 def taken(shop: Registry, run: str, kind: Any = "refresh") -> tuple[int, str, bool] | None:
-    """The version whose encoder a run takes up, who approved it, and whether others wait."""
+    """The version whose encoder a run takes up, the person who approved it, and whether others wait."""
     encoder = pull._take_encoder(shop, pull.Request(run=run, kind=kind))
     return (encoder.ref.version, encoder.approved_by, encoder.others) if encoder else None
 
 
 def test_every_encoder_that_waits_is_judged_by_one_run_the_oldest_first(shop: Registry) -> None:
-    """Whatever events Airflow dropped; a task that is tried again goes on with its own."""
+    """Even if Airflow drops events; a task that is tried again goes on with its own encoder."""
     waiting.wait(shop, 5, "judgement")
     waiting.wait(shop, 3, "judgement", "ann")
     waiting.wait(shop, 4, "approval")

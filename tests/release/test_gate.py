@@ -61,7 +61,7 @@ def paired(challenger: np.ndarray, champion: np.ndarray, skus: np.ndarray | None
 
 @dataclass(frozen=True)
 class Case:
-    """What the gate sees.
+    """Input of the gate.
 
     By default: a champion at 80 % and a challenger at 90 % that may be promoted; no slices for guards.
     """

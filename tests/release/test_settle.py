@@ -1,4 +1,4 @@
-"""What is released: the challenger, the refreshed gallery, or nothing."""
+"""Choice of the release: the challenger, the refreshed gallery, or nothing."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_a_head_recorded_later_stays(registry: InMemory) -> None:
 
 
 def test_a_promoter_waits_for_the_one_before_it(registry: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long that one takes, unless it is given up; then it finds another champion than it knows."""
+    """It waits until the other one ends or is given up; then it finds a champion that it doesn't expect."""
     monkeypatch.setattr(journal, "POLL_SECONDS", 0.01)
     refusals: list[StaleChampion] = []
 

@@ -1,7 +1,4 @@
-"""Answers as they are served: the nearest product, or unknown.
-
-Who is asked; and what the shares add up to.
-"""
+"""Answers as they are served (the nearest product, or unknown), the queries, and sums of shares."""
 
 from __future__ import annotations
 

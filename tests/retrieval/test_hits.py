@@ -1,4 +1,4 @@
-"""The table of hits that the gate reads: whole, in order, and paired only where both were asked the same."""
+"""The table of hits for the gate: complete, ordered, and paired only on equal queries."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_a_gallery_of_one_vector_takes_no_more_memory_than_a_tile(monkeypatch: p
 
 
 class Gpus:
-    """A faiss that says it has GPUs, and notes what is asked of them."""
+    """Stand-in for a faiss with GPUs that records its calls."""
 
     METRIC_INNER_PRODUCT = 0
 

@@ -1,4 +1,4 @@
-"""Slices: who is in them, that none is made up, and the clusters their intervals rest on."""
+"""Slices: their members, none without data, and the clusters of their intervals."""
 
 from __future__ import annotations
 

@@ -220,9 +220,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Vect
 
 
 def rate(embedded: Embedded, fitted_on: pd.Series[bool]) -> float:
-    """Thresholds from the gallery pictures of some SKUs, asked by the queries of the others.
+    """Return the unknown rate of queries, with thresholds fitted on gallery pictures of other SKUs.
 
-    Of all, if all are fitted on.
+    If all SKUs are fitted on, all queries count.
     """
     items = embedded.items
     fitted = fit_thresholds(replace(embedded, items=items.assign(trained=~fitted_on)), TARGET)
