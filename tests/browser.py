@@ -60,7 +60,7 @@ class Browser:
             self._until(lambda message: message.get("method") == "Page.loadEventFired")
 
     def value(self, script: str) -> Any:
-        """What the expression gives in the page."""
+        """Return the value of the expression in the page."""
         return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     @property

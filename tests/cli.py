@@ -16,7 +16,7 @@ NOWHERE = "http://127.0.0.1:9"  # a port that nobody listens on
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that ended: exit code and what it printed."""
+    """A command that ended: its exit code and its output."""
 
     code: int
     out: str

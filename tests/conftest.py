@@ -129,7 +129,7 @@ def make_project(folder: Path) -> Path:
 
 
 def commit(folder: Path, message: str) -> None:
-    """Commit all of `folder`; equal content gives an equal commit, whatever the time."""
+    """Commit all of `folder`; equal content gives an equal commit at any time."""
     git(folder, "add", "-A")
     git(
         folder,

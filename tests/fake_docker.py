@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
 
 
 def show(first: subprocess.Popen[bytes]) -> None:
-    """Hand on what the container says: it has no hold on the client's pipe, which ends with the client."""
+    """Copy the container's output: it doesn't hold the client's pipe, which ends with the client."""
     assert first.stdout
     for line in first.stdout:
         print(line.decode(), end="", flush=True)

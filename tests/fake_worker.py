@@ -1,9 +1,9 @@
-"""Stands in for `python -m skumatch worker ...`.
+"""Stand-in for `python -m skumatch worker ...`.
 
-`<home>/fake.json` says how each task behaves: {"train": "error"}.
+`<home>/fake.json` sets the behaviour of each task: {"train": "error"}.
 
-A task is called by its last word. Behaviours: result (default), error, away (an error that may pass, in the
-first try only), crash (SIGKILL, first try only), skip, hang, deaf (hangs, and SIGTERM changes nothing).
+A task is named by its last word. Behaviours: result (default), error, away (an error that may pass, in the
+first try only), crash (SIGKILL, first try only), skip, hang, deaf (hangs and ignores SIGTERM).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Killed(BaseException):
 
 @contextmanager
 def dying(monkeypatch: pytest.MonkeyPatch, at: int | None = None) -> Iterator[list[str]]:
-    """MLflow answers the first `at` calls (None: all); then the process is gone, whatever it still tries.
+    """MLflow answers the first `at` calls (None: all); then all further calls of the process fail.
 
     Yields:
         The names of the calls that were answered.
@@ -47,9 +47,10 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int | None = None) -> Iterator[li
 
 
 def moments(calls: Sequence[str]) -> list[int]:
-    """After how many of these calls a kill leaves another state behind: before each that may write something.
+    """Numbers of calls after which a kill leaves a new state: before each call that may write.
 
-    Of several writes in a row with one name, as the upload of files, a day takes the first and the last.
+    Of several writes in a row with one name, such as uploads of files, only the first and the last count in a
+    daily test.
     """
     writes = [at for at, name in enumerate(calls) if not name.startswith(READS)]
 

@@ -2,7 +2,7 @@
 
 tests/mutants.toml lists the guards. Each worker changes a copy of the project's files, never the project.
 A guard whose mutant leaves its tests green is printed as survived; the exit code is then 1, unless the list
-says why no test can notice.
+has a reason why no test can notice.
 """
 
 from __future__ import annotations

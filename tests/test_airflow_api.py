@@ -1,4 +1,4 @@
-"""What our commands do when Airflow's server fails for a moment, or for good."""
+"""Behaviour of the commands when Airflow's server fails for a moment, or for good."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skumatch.errors import ServiceError
 
 @pytest.fixture
 def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[Airflow, list[str]]]:
-    """An Airflow whose first so many answers are failures, and the list of what it was asked."""
+    """An Airflow whose first answers are failures, and the list of its requests."""
 
     def made(failures: int) -> tuple[Airflow, list[str]]:
         requests: list[str] = []

@@ -27,7 +27,7 @@ REGISTRY, STORAGE, PORT, SERVICE = 20, 21, 30, 31
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """A project with data: what is refused must leave it as it is."""
+    """A project with data, which refused input must not change."""
     root = tmp_path_factory.mktemp("bad-input")
     cli = Cli.make(root)
     for sku in range(3):
@@ -204,7 +204,7 @@ def change(cli: Cli, section: str, **values: object) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own; `fill` leaves it no room."""
+    """A separate file system; `fill` uses up its space."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -328,7 +328,7 @@ def test_airflow_away_is_told_with_what_starts_it(cli: Cli) -> None:
     ],
 )
 def test_what_a_refresh_would_not_heed_is_refused(cli: Cli, override: str, what: str) -> None:
-    """Before Airflow is asked, which is away here."""
+    """It is refused before any call of Airflow, which is down here."""
     cli.refuses(PARAMETER, what, "refresh", "--set", override, airflow_port=free_port())
 
 

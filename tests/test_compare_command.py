@@ -1,6 +1,6 @@
 """`skumatch compare`: encoders side by side on one folder.
 
-Figures, JSON, page and chart tell the same, bad input is one sentence.
+Figures, JSON, page and chart agree; bad input is one sentence.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def cli(original: Cli, tmp_path: Path) -> Cli:
 
 
 def done(cli: Cli, *words: str | Path) -> str:
-    """What a command that succeeds prints."""
+    """Return the output of a command that succeeds."""
     ended = cli("data", *words)
     assert (ended.code, ended.err) == (0, ""), ended
     return ended.out

@@ -323,7 +323,7 @@ def _closure(packages: str) -> set[str]:
 
 
 def _installed() -> dict[str, list[str]]:
-    """What the Dockerfile asks scripts/extras for, by image."""
+    """The extras that the Dockerfile installs with scripts/extras, by image."""
     text = (DOCKER / "Dockerfile").read_text("utf-8").replace('"$VARIANT"', "cpu")
     stages = {
         part.split(" AS ")[1].split()[0]: part

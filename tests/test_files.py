@@ -98,7 +98,7 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 def test_a_file_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Renamed first, a power cut could leave an empty file under a name that others trust."""
+    """Else a power cut after the rename could leave an empty file under its final name."""
     steps: list[tuple[str, int]] = []
     fsync, replace = os.fsync, Path.replace
 

@@ -1,4 +1,4 @@
-"""A run seen from outside: through a live scheduler with a fake worker, and what is shown of it."""
+"""A run seen from outside: a live scheduler with a fake worker, and the output about the run."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def cmdline(process: psutil.Process) -> list[str]:
 
 
 def plan(settings: Settings, **behaviour: Any) -> Path:
-    """Write what the fake worker does, and return the list of what it did."""
+    """Set the behaviour of the fake worker, and return the file that lists its tasks."""
     (settings.home_dir / "fake.json").write_text(json.dumps(behaviour))
     worked = settings.home_dir / "worked.txt"
     worked.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""git's room: which checkout a folder lies in, in git's own words, whatever the environment says."""
+"""The module git: the repository of a folder, git's own error messages, and any environment."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_folder_that_git_passes_over_is_no_empty_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """git lists what it can open, warns of the rest, and ends well."""
+    """git lists the folders that it can open, warns of the others, and exits with 0."""
     real, path = shutil.which("git"), tmp_path / "bin/git"
     path.parent.mkdir()
     warning = "warning: could not open directory 'x/': Permission denied"

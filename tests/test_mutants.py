@@ -26,7 +26,7 @@ def test_the_list_names_at_least_sixty_guards_and_justifies_few() -> None:
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 def test_a_guard_stands_once_in_its_file_and_its_tests_exist(guard: Mutant) -> None:
-    """What it becomes is Python: a file that can't be imported would turn any test red."""
+    """The mutant has to be valid Python: a file that can't be imported would turn any test red."""
     source = (ROOT / guard.file).read_text("utf-8")
     changed = guard.applied(source)
     assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source)), "nothing but words is changed"

@@ -1,4 +1,4 @@
-"""Proxies: this machine's servers are asked without one by every client, others as the environment says."""
+"""Proxies: every client reaches this machine's servers without one, others as the environment sets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ HOSTILE: tuple[dict[str, str], ...] = (
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
-    """Sets the proxy variables alone; what the code under test makes of them is undone, too."""
+    """Sets the proxy variables; changes that the code under test makes to them are undone, too."""
     for name in NAMES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -68,7 +68,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Answers whatever MLflow or Airflow is asked, as a server or as a proxy, and keeps what it was asked."""
+    """Answers every request to MLflow or Airflow, as a server or as a proxy, and records the requests."""
 
     asked: list[str]
 
@@ -84,7 +84,7 @@ class Answering(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Served]:
-    """A server on loopback: its address and the paths it was asked for."""
+    """A server on loopback: its address and the paths of its requests."""
     handler = type("Own", (Answering,), {"asked": []})
     running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -162,7 +162,7 @@ PIECES = st.sampled_from([*"[]:/8*.a, %@ø\t-", "::1", "10.0", "127.0.0.1", "//"
 
 
 def printable(text: str) -> str:
-    """What a variable can hold: no NUL, no surrogate."""
+    """Text that a variable can hold: no NUL, no surrogate."""
     return "".join(letter for letter in text if letter.isprintable() or letter == "\t")
 
 
@@ -175,7 +175,7 @@ LISTS = st.one_of(st.lists(PIECES, max_size=12).map("".join), st.text(max_size=3
     direct=st.dictionaries(st.sampled_from(NAMES[6:]), LISTS),
 )
 def test_any_setting_becomes_readable(proxies: dict[str, str], direct: dict[str, str]) -> None:
-    """No client fails or asks a proxy for this machine; a second time changes nothing; no password shows."""
+    """No client fails or uses a proxy for this machine; a second call changes nothing; no password shows."""
     made = network.settled(proxies | direct, ["http://127.0.0.7:5000"])
     assert network.settled(made, ["http://127.0.0.7:5000"]) == made
     assert "s3cr3t" not in " ".join(network.read(proxies | direct).sentences())

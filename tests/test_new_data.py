@@ -1,4 +1,4 @@
-"""What an import tells Airflow, and what a person: against a server that answers as Airflow does."""
+"""Messages of an import to Airflow and to people, against a server that answers as Airflow does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LATER = "the next scheduled refresh will see this version."
 
 
 class Stub(BaseHTTPRequestHandler):
-    """An Airflow with `assets`; `events` are what it was told. `status` other than 200 refuses an event."""
+    """An Airflow with `assets`; `events` are those it got. A `status` other than 200 refuses an event."""
 
     assets: ClassVar[list[dict[str, Any]]] = []
     events: ClassVar[list[dict[str, Any]]] = []

@@ -140,7 +140,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_parts_of_a_bundle_with_right_hashes(
     trap: bytes, mark: Path, tmp_path: Path, sound: Path, part: str
 ) -> None:
-    """Whoever wrote the part wrote the hashes as well, and what belongs to what."""
+    """An attacker who writes a part can write its hashes and its owner, too."""
     folder = shutil.copytree(sound, tmp_path / "bundle")
     (folder / part).write_bytes(trap)
     with pytest.raises(SkumatchError):

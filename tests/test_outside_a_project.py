@@ -1,4 +1,4 @@
-"""Outside a project: what needs one is refused first; what needs none works, and leaves nothing behind."""
+"""Outside a project: commands that need one are refused first; the others work and write nothing there."""
 
 from __future__ import annotations
 

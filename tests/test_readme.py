@@ -1,4 +1,4 @@
-"""The documents tell the truth: commands, links, parameters, exit codes and pictures in them exist."""
+"""The documents are right: commands, links, parameters, exit codes and pictures in them exist."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def all_commands(program: str) -> list[list[str]]:
 
 
 def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
-    """What a command line makes of the words, without running them.
+    """Return the parameters that a command line gets from the words, without running it.
 
     Raises for an unknown command, option or value.
     """

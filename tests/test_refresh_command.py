@@ -73,14 +73,14 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]
 def test_a_run_is_joined_that_does_what_is_wanted(
     serve: Callable[..., Any], tmp_path: Path, rows: Any, joined: str | None
 ) -> None:
-    """Of the same data and settings; before its first task has ended it takes the newest data."""
+    """A run with the same data and settings; before its first task ends, a run takes the newest data."""
     serve(*rows)
     assert active(Settings(project=tmp_path), {"overrides": []}, DATA, "skumatch_refresh") == joined
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """A project with data, whose runs end at once; what was triggered and followed."""
+    """A project with data, whose runs end at once; records the runs triggered and followed."""
     done: list[Any] = []
 
     def follow(_: Settings, run: str, dag: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def registry(url: str, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """Version 1 was first, 2 was compared with 1, 3 with 1 as well, 4 with nobody knows what."""
+    """Version 1 was first; 2 and 3 were compared with 1, and 4 with an unknown version."""
     registry, root = Registry(url), tmp_path_factory.mktemp("bundles")
     run = registry.log_run("run", {}, {}, {}, {})
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def test_a_release_from_the_first_to_the_rollback(cli: Cli, registry: Registry, 
 
 
 def test_a_gallery_and_a_model_need_their_own_approval(cli: Cli, registry: Registry) -> None:
-    """Approval is asked per kind; a comparison that only a new gallery made old is not told to train."""
+    """Each kind needs its own; a comparison outdated only by a new gallery doesn't advise to train."""
     with registry.client() as client:
         for number in (1, 2, 3):
             client.set_model_version_tag(

@@ -1,4 +1,4 @@
-"""What a task's log says, from its file or through Airflow's API."""
+"""Contents of a task's log, from its file or through Airflow's API."""
 
 from __future__ import annotations
 

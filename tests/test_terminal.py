@@ -142,7 +142,7 @@ def test_a_reader_that_left_is_no_error_and_a_full_disk_is_one(monkeypatch: pyte
 
 
 def test_closed_streams_get_their_own_descriptors() -> None:
-    """Else the next file that is opened would be standard output, and get what is printed."""
+    """Else the next file that is opened would become standard output and get the printed text."""
     code = (
         "import sys, os; from skumatch import terminal; terminal.prepare(); print('x'); "
         "os.write(2, b'%d %d' % (sys.stdin.fileno(), sys.stdout.fileno()))"
@@ -156,7 +156,7 @@ def test_closed_streams_get_their_own_descriptors() -> None:
 def test_commands_work_in_terminals_that_are_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names come whole into the data version even where Python takes file names for ASCII."""
+    """Names in the data version are right even where Python decodes file names as ASCII."""
     cli = Cli.make(tmp_path)
     for side in ("train", "test"):
         draw(tmp_path / "photos/all" / side / COLA / "0.png", side)

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: RP2K's shape, costs of a separate process, honest bounds."""
+"""The benchmarks are honest: RP2K's shape, costs of a separate process, bounds that are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Printed intervals hold the truth as often as they say, near 100 % and whatever the clustering."""
+"""Printed intervals have their nominal coverage, near 100 % and for any clustering."""
 
 from __future__ import annotations
 

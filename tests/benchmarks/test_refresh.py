@@ -26,7 +26,7 @@ def trials(shape: Shape) -> int:
 
 
 def least(share: float, number: int) -> float:
-    """What a share of so many trials falls below once in a thousand times."""
+    """Return the bound below which the observed share of `number` trials falls once in a thousand times."""
     return share - 3.1 * float(np.sqrt(share * (1 - share) / number))
 
 

@@ -1,4 +1,4 @@
-"""Bars as SVG: lengths follow the shares, names stay text, nothing comes from elsewhere."""
+"""Bars as SVG: lengths follow the shares, names stay text, and nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def plan(home: Path, **behaviour: Any) -> None:
-    """What the fake worker does in each task."""
+    """The behaviour of the fake worker in each task."""
     (home / "fake.json").write_text(json.dumps(behaviour))
 
 

@@ -26,7 +26,7 @@ DAGS = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
 
 
 class Scheduler:
-    """Makes runs of the events that it is told of; no task works."""
+    """Makes the runs for events that it gets, without working on their tasks."""
 
     def __init__(self) -> None:
         bag = DagBag(DAGS, bundle_name="dags-folder")

@@ -29,7 +29,7 @@ NAME = "skumatch-manual__2026-11-23T03-00-00-00-00-train-2"
 
 @pytest.fixture
 def docker(stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with the stand-in, an image, and secrets; the folder with what docker was asked for."""
+    """A machine with the stand-in, an image, and secrets; returns the folder of the recorded calls."""
     program, notes = tmp_path / "bin/docker", tmp_path / "docker"
     program.parent.mkdir()
     notes.mkdir()
@@ -130,7 +130,7 @@ def test_docker_s_own_settings_stay_out_of_the_container(
     docker: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They say how it is started, and may hold what is none of a stage's business, such as a token."""
+    """They belong to docker's client, and may hold secrets that a stage must not see, such as a token."""
     for name, value in (("ARGS", "--label x"), ("NETWORK", "mine"), ("GPUS", "all"), ("TOKEN", "hush")):
         monkeypatch.setenv(f"SKUMATCH_DOCKER_{name}", value)
     run(stage)

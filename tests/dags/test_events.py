@@ -17,7 +17,7 @@ from tests.dags.conftest import DAGS
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The versions that each run's events named, by what had happened."""
+    """The versions that each run's events named, by scenario."""
     home = tmp_path_factory.mktemp("airflow-events")
     given = {"AIRFLOW_HOME": home, "AIRFLOW__CORE__DAGS_FOLDER": DAGS, "SKUMATCH_PROJECT": ROOT}
     env = os.environ | {name: str(value) for name, value in given.items()}
@@ -31,7 +31,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_of_two_events_in_one_loop_airflow_hands_on_the_first(seen: dict[str, Any]) -> None:
-    """The second comes with a third, if there ever is one."""
+    """The second is passed on with a third, if there ever is a third."""
     assert seen["two before a loop"] == [[1]]
     assert seen["a third after it"] == [[1], [2, 3]]
 

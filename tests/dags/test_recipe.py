@@ -40,7 +40,7 @@ WORDS = st.text("0123456789+-_.:xo ", min_size=1, max_size=5)
 
 
 def read(project: Path, params: str | None, stages: str = "stages: {train: {cmd: a}}") -> dict[str, Any]:
-    """What dags/recipe.py makes of these files."""
+    """Run dags/recipe.py with these files, and return its globals."""
     (project / "dvc.yaml").write_text(stages)
     if params is not None:
         (project / "params.yaml").write_text(params, "utf-8")
@@ -247,7 +247,7 @@ def test_a_cron_text_is_right_where_airflow_can_schedule_by_it(text: str) -> Non
 
 
 def schedules(text: str) -> bool:
-    """Whether Airflow takes a cron text and knows the next run of it."""
+    """Return whether Airflow accepts a cron text and knows its next run."""
     from airflow.sdk import CronTriggerTimetable
     from airflow.timetables.base import TimeRestriction
     from airflow.timetables.trigger import CronTriggerTimetable as Scheduler

@@ -1,4 +1,4 @@
-"""The second DAG of the pipeline: its tasks, what starts it, and how it waits for further imports."""
+"""The second DAG of the pipeline: its tasks, its triggers, and the wait for further imports."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_refresh_is_retried_and_queued_as_a_retrain_is(retrain: ModuleType) ->
 
 
 def test_airflows_form_refuses_what_a_refresh_would_not_heed(retrain: ModuleType) -> None:
-    """The same that `skumatch refresh` refuses; a retrain takes all of it."""
+    """It refuses the parameters that `skumatch refresh` refuses; a retrain accepts all of them."""
     from airflow.sdk.exceptions import AirflowException
 
     assert set(retrain.unused()) == unused_in_refresh(ROOT)

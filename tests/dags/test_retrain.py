@@ -262,7 +262,7 @@ def test_a_stage_does_not_outlive_a_task_that_was_killed(stage: ModuleType, tmp_
 
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the hook was told."""
+    """The messages that the hook got."""
     (tmp_path / "chat.py").write_text("told = []\n\ndef post(facts):\n    told.append(facts)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SKUMATCH_NOTIFY", "chat:post")
@@ -411,7 +411,7 @@ def test_who_approved_and_what_was_asked_reach_the_promotion() -> None:
 
 @pytest.mark.parametrize(("run_type", "run"), [("asset_triggered", "r1"), ("manual", "")])
 def test_a_run_that_an_event_started_takes_up_what_waits(run_type: str, run: str) -> None:
-    """And tells of further versions, as a run by hand for one version does not."""
+    """It also reports further versions, which a run by hand for one version does not."""
     import release
 
     from skumatch.pipeline.releases import Question

@@ -13,7 +13,7 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access 
 
 
 class Gate(ThreadingHTTPServer):
-    """Forwards everything to `store` (its port); where `closed`, what would write is answered with 403."""
+    """Forwards everything to `store` (its port); while `closed`, writing requests are answered with 403."""
 
     daemon_threads = True
 

@@ -55,10 +55,7 @@ BUCKET = "dvc"
 
 
 def make(root: Path) -> tuple[Path, Path]:
-    """A project whose training takes a while, and a delivery of real photos.
-
-    Rendered ones where those are missing.
-    """
+    """A project whose training takes a while, and a delivery of photos: real ones, or else rendered ones."""
     project = make_project(root / "project")
     params = project / "params.yaml"
     params.write_text(
@@ -224,7 +221,7 @@ class Run:
         return worker_process
 
     def places(self) -> dict[str, str]:
-        """Task -> the worker that did it, as the workers' own logs tell."""
+        """Map each task to the worker that did it, from the workers' own logs."""
         logs = {name: worker.log.read_text("utf-8", "replace") for name, worker in self.workers.items()}
         return {
             task: name for task in self.tasks() for name, log in logs.items() if f"task_id='{task}'" in log
@@ -235,14 +232,14 @@ class Run:
         return self.state()
 
     def go_on(self) -> None:
-        """Clear what failed, as one does after mending."""
+        """Clear the failed tasks, as users do after a fix."""
         with Airflow(self.deployment.stack.settings) as airflow:
             wanted = {"dag_run_id": self.id, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
             airflow.post(f"/dags/{RETRAIN}/clearTaskInstances", wanted)
         self.until(lambda: True)
 
     def words(self) -> str:
-        """What to read when something is wrong: tasks, and the ends of the workers' logs."""
+        """Details for a failing test: states of tasks, and the ends of the workers' logs."""
         states = {name: (task["state"], task["try_number"]) for name, task in self.tasks().items()}
         return f"{states}\n" + "\n".join(
             worker.log.read_text("utf-8", "replace")[-1500:] for worker in self.workers.values()
@@ -273,7 +270,7 @@ class Run:
         return version.bundle
 
     def _whole(self) -> None:
-        """Every object of the remote is what its name says: nothing half-written."""
+        """Assert that each object of the remote matches the hash in its name, so none is half-written."""
         for key in self.deployment.keys(f"{self.name}/files/md5/"):
             body = self.deployment.bucket().Object(key).get()["Body"].read()
             head, tail = key.removesuffix(".dir").split("/")[-2:]

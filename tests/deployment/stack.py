@@ -123,7 +123,7 @@ class Stack:
 
     @property
     def settings(self) -> Settings:
-        """Of the person who works with the deployment, from a machine of their own."""
+        """Settings of a person who works with the deployment from another machine."""
         return Settings(
             **{name.removeprefix("SKUMATCH_").lower(): value for name, value in self.person.items()}
         )  # type: ignore[arg-type]
@@ -231,7 +231,7 @@ class Stack:
         return text
 
     def begin(self) -> None:
-        """What keeps things: databases, broker, object store."""
+        """Start the stores: databases, broker, object store."""
         self.postgres()
         conf = self.service(
             "redis", command=["redis-server", "/run/secrets/redis_conf", "--dir", str(self.root / "redis")]
@@ -324,7 +324,7 @@ class Stack:
         )
 
     def healthy(self, name: str, of: str | None = None) -> subprocess.CompletedProcess[str]:
-        """The health check that compose.yaml has for a service, asked of its process here."""
+        """Run a service's health check of compose.yaml against its process here."""
         test = self.compose["services"][of or name]["healthcheck"]["test"]
         here = {"8974": self.ports["health"], "5000": self.ports["mlflow"], "8080": self.ports["api-server"]}
         words = [
@@ -344,7 +344,7 @@ class Stack:
         subprocess.run([ROOT / "docker" / script, folder], env=env, check=True, capture_output=True)
 
     def sql(self, database: str, command: str, user: str = "airflow") -> str:
-        """What a database answers to one of its own users."""
+        """Return a database's answer to one of its own users."""
         env = self.services["postgres"].env
         words = [
             "psql",
@@ -397,7 +397,7 @@ def well(url: str) -> bool:
 
 @contextmanager
 def deployed(root: Path, project: Path, between: Callable[[Stack], None] | None = None) -> Iterator[Stack]:
-    """A deployment in `root`; `between` is done when what keeps things runs, and nothing else yet."""
+    """A deployment in `root`; `between` is called when the stores run, but nothing else yet."""
     stack = Stack(root, project)
     with ExitStack() as undo:
         undo.callback(stack.stop)

@@ -128,7 +128,7 @@ def worker_killed_at_register(deployment: Deployment, run: Run) -> None:
 
 
 def training(run: Run) -> None:
-    """What is pulled out then is missed: the training runs."""
+    """Wait until the training runs, so that the fault hits it."""
     assert run.tasks()["train"]["state"] == "running", run.words()
 
 
@@ -161,7 +161,7 @@ def test_consecutive_stages_go_to_different_workers(undisturbed: str) -> None:
 def test_a_worker_whose_disk_is_full_leaves_nothing_half_written(
     deployment: Deployment, undisturbed: str
 ) -> None:
-    """The run is red, with what stands on the disk gone; it goes on there when there is room again."""
+    """The run fails and leaves no partial files; it goes on there when there is room again."""
     with (
         ExitStack() as undo,
         deployment.run("disk-full", queues=("default", "gpu"), homes=lambda home: small(home, undo)) as run,

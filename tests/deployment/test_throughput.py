@@ -1,6 +1,6 @@
 """Two workers do more retrains than one, each with a core of its own.
 
-What `skumatch bench workers` says of it is printed, not judged.
+The output of `skumatch bench workers` about it is printed, not judged.
 """
 
 from __future__ import annotations

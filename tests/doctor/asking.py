@@ -1,4 +1,4 @@
-"""A check asked as the command asks it, and servers that answer whatever a test wants."""
+"""Run a check as the command does, against servers with any answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CURE = "What the check's own error does not say."
 
 
 def ask(check: Callable[[Place], str], settings: Settings, params: Params | None = PARAMS) -> Finding:
-    """What the check says; every finding that is not well says what to do."""
+    """Return the check's finding; assert that each finding that is not ok has a remedy."""
     [finding] = examine(Place(settings, params), [Check("it", check, CURE, seconds=60)])
     assert finding.found and bool(finding.fix) == (finding.verdict != "ok"), finding
     return finding

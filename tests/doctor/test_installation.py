@@ -84,7 +84,7 @@ def test_code_that_git_does_not_answer_for_is_told_in_its_words(
     here: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each case by itself, with what helps there: a commit would help none of them."""
+    """Each case has its own remedy: a commit would help none of them."""
     with monkeypatch.context() as other:
         other.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
         finding = ask(installation.code, here)

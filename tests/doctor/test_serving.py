@@ -1,4 +1,4 @@
-"""What serves may lack products of today's data."""
+"""The serving model may lack products of today's data."""
 
 from __future__ import annotations
 

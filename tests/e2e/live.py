@@ -52,26 +52,24 @@ HEEDED = (  # what each command says of it, before its own words
 
 @dataclass(frozen=True)
 class Ended:
-    """A command of skumatch that ended: exit code and what it printed."""
+    """A skumatch command that ended: its exit code and its output."""
 
     code: int
     out: str
     err: str
 
     def fact(self, name: str) -> str:
-        """What the summary's grid says of `name`."""
+        """Return the value of `name` in the summary's grid."""
         match = re.search(rf"^[│ ]*{name}\s\s+(.*?)[│ ]*$", self.out, re.MULTILINE)
         assert match, self.out
         return match[1]
 
 
 class Live:
-    """One project's folder, home and ports; `command` drives the real command line.
+    """One project's folder, home and ports; `command` runs the real command line.
 
-    Its own params.yaml has the tiny encoder.
-
-    Its environment names proxies that nobody listens at, and a NO_PROXY that not every client reads.
-    `said` is all that a terminal showed.
+    Its own params.yaml has the tiny encoder. Its environment names dead proxies, and a NO_PROXY that not
+    every client reads. `said` is all terminal output.
     """
 
     def __init__(
@@ -180,7 +178,7 @@ class Live:
         return Ended(0, console.file.getvalue(), "")  # type: ignore[attr-defined]
 
     def clear(self, dag: str, run: str) -> None:
-        """Have Airflow try again what failed in a run, and what waited for it."""
+        """Have Airflow try again the failed tasks of a run, and the tasks that waited for them."""
         with Airflow(self.settings) as airflow:
             wanted = {"dag_run_id": run, "only_failed": True, "reset_dag_runs": True, "dry_run": False}
             airflow.post(f"/dags/{dag}/clearTaskInstances", wanted)
@@ -240,7 +238,7 @@ NAMES = (
 
 
 def pack(folder: Path) -> Path:
-    """The folder as the published zip is made: its names are in UTF-8 without the flag that says so."""
+    """Zip the folder like the published zip: names in UTF-8 without the flag for UTF-8."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return mojibake(
         folder.with_suffix(".zip"), ((str(path.relative_to(folder)), path.read_bytes()) for path in files)

@@ -1,4 +1,4 @@
-"""Search for words in all that a project leaves behind: files, database cells, and terminal output."""
+"""Search for words in everything that a project writes: files, database cells, and terminal output."""
 
 from __future__ import annotations
 

@@ -211,9 +211,9 @@ def test_the_audit_from_airflow_holds_and_leaves_its_page(live: Live, third: End
 
 @pytest.fixture(scope="module")
 def red(live: Live, third: Ended) -> tuple[Facts, Ended]:
-    """What was before, and a run on other inputs that broke in its first stage.
+    """The state before, and a run on other inputs that failed in its first stage.
 
-    The tests below mend each stage and break the next.
+    The tests below repair each stage and break the next.
     """
     before = facts(live)
     live.break_("validate", "ValidationFailed")
@@ -327,7 +327,7 @@ def test_no_secret_is_in_anything_that_was_written_or_said(live: Live, away: End
 
 
 def facts(live: Live) -> Facts:
-    """All that a failed run must leave as it was; one whose data was refused is recorded as failed."""
+    """All that a failed run must not change; a run whose data was refused is recorded as failed."""
     return live.versions(), [run.info.run_id for run in live.runs() if run.info.status != "FAILED"]
 
 

@@ -87,7 +87,7 @@ def handed_on(live: Live, run: Run, task: str) -> dict[str, Any]:
 
 
 def go_on(live: Live, run: Run) -> str:
-    """Try again what failed in the run; its state at the end."""
+    """Retry the failed tasks of the run, and return its state at the end."""
     live.clear(*run)
     wait_until(lambda: state(live, run) in ("success", "failed"), SECONDS)
     return state(live, run)
@@ -102,7 +102,7 @@ def champion(live: Live) -> int:
 
 
 def outcomes(live: Live) -> list[tuple[int, str]]:
-    """Of each entry of the journal: the version that was to be champion, and what came of it."""
+    """The proposed version and the outcome of each entry of the journal."""
     return [(entry.asked.version, entry.after.outcome) for entry in history(registry(live)) if entry.after]
 
 
@@ -112,7 +112,7 @@ def trainings(live: Live) -> set[str]:
 
 
 def assert_judged_again(live: Live, run: Run, encoder: int, beside: int) -> dict[str, Any]:
-    """The run judged the encoder on the newest data without a training; what its last task says."""
+    """Assert that the run judged the encoder on the newest data without training; return its last message."""
     message = handed_on(live, run, "report")
     assert (message["kind"], message["encoder"], message["champion"]) == ("refresh", encoder, beside)
     assert message["data"] == md5_of((live.project / "data.dvc").read_text("utf-8"))

@@ -33,7 +33,7 @@ def refreshes(live: Live) -> list[dict[str, Any]]:
 
 
 def handed_on(live: Live, run: str, task: str) -> dict[str, Any] | None:
-    """What a task of a run handed on; None where it was skipped."""
+    """The message that a task of a run passed on; None if it was skipped."""
     path = f"/dags/{REFRESH}/dagRuns/{run}/taskInstances/{task}"
     with Airflow(live.settings) as airflow:
         if airflow.get(path)["state"] == "skipped":
@@ -46,7 +46,7 @@ def ended(live: Live) -> bool:
 
 
 def named(live: Live, photo: Path) -> str:
-    """The product that what serves names."""
+    """The product that the serving model names."""
     matched = live.command("match", str(photo), "--top-k", "1", "--json")
     assert matched.code == 0, matched.err
     return str(json.loads(matched.out)[0][0]["sku"])
@@ -100,7 +100,7 @@ def test_a_second_refresh_changes_nothing(live: Live) -> None:
 
 @pytest.mark.timeout(1800)
 def test_what_serves_follows_a_week_of_deltas(live: Live, tmp_path: Path) -> None:
-    """New products come and others go; what serves names the new ones, and never those that are gone."""
+    """Products are added and removed; the serving model names the new ones, and never removed ones."""
     new, gone = ("weekly one", "weekly two"), OLD[:1]  # two of 13 would be a drift that validation refuses
     before, shelf = len(refreshes(live)), deliver(tmp_path / "week", new)
     for words in (["add", str(shelf), "--why", "week 48"], ["retire", *gone, "--why", "delisted"]):

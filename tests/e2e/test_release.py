@@ -103,9 +103,10 @@ def champion(registry: Registry) -> int | None:
 
 
 def challenger(registry: Registry, root: Path, compared: int, similarity: float) -> int:
-    """Another version, as a retrain would have registered it: the first one's parts with another threshold.
+    """Another version as of a retrain: the first version's parts with another threshold.
 
-    Its tag names an encoder of its own: a release of the first one's gallery alone would make nobody stale.
+    Its tag names an encoder of its own: a release of only the first one's gallery would make no version
+    stale.
     """
     source, folder = registry.download_bundle(registry.resolve("1"), root / "one"), root / f"{similarity}"
     manifest = verify_bundle(source)
@@ -165,7 +166,7 @@ def test_a_rejection_promotes_nothing(live: Live, registry: Registry, tmp_path: 
 def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(
     live: Live, registry: Registry, tmp_path: Path
 ) -> None:
-    """And a rollback comes from Airflow."""
+    """A rollback from Airflow works, too."""
     second, third = challenger(registry, tmp_path, 1, 0.3), challenger(registry, tmp_path, 1, 0.4)
     ann = Person(live, "ann")
     first, late = ann.starts(RELEASE, version=second), ann.starts(RELEASE, version=third)
@@ -212,7 +213,7 @@ def test_the_command_line_does_not_go_round_the_approval(live: Live, registry: R
 
 
 def test_proposals_of_one_moment_are_all_asked_about(live: Live, registry: Registry, tmp_path: Path) -> None:
-    """Airflow hands on the first of two events; the run that it starts tells of the other version."""
+    """Airflow passes on the first of two events; the run that it starts reports the other version."""
     before = champion(registry) or 0
     versions = {challenger(registry, tmp_path, before, similarity) for similarity in (0.8, 0.9)}
     for version in versions:

@@ -39,7 +39,7 @@ def test_many_pictures_need_a_place(cli: Cli, bundle_folder: Path, folder: Path)
 def test_a_table_without_one_readable_picture_ends_with_an_error(
     cli: Cli, bundle_folder: Path, tmp_path: Path
 ) -> None:
-    """The table is there and says why of each row, so the same call again does nothing and ends alike."""
+    """The table has a reason for each row, so a second call does nothing and ends with the same error."""
     (tmp_path / "t.csv").write_text("path\ngone.png\n", "utf-8")
     for _ in range(2):
         ended = cli("match", tmp_path / "t.csv", "--model", bundle_folder, "--out", tmp_path / "m.parquet")

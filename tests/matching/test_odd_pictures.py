@@ -1,4 +1,4 @@
-"""Every odd but good picture goes all the way: import, validation, training view, evaluation and match."""
+"""Every odd but good picture passes all steps: import, validation, training view, evaluation and match."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_encoder_is_evaluated_on_every_good_picture(
 
 
 def test_validation_allows_every_mode_the_import_takes() -> None:
-    """What Pillow's readers may yield, by their own tables, is set aside at import or allowed by default."""
+    """Each mode in the tables of Pillow's readers is refused at import or allowed by default."""
     tiff = {mode for mode, _ in TiffImagePlugin.OPEN_INFO.values()}
     png = {mode for mode, _ in PngImagePlugin._MODES.values()}
     bmp = {mode for mode, _ in BmpImagePlugin.BIT2MODE.values()} | {"1", "L", "RGBA"}
@@ -127,7 +127,7 @@ def test_validation_allows_every_mode_the_import_takes() -> None:
 
 
 def test_modes_of_good_pictures_are_the_corpus_s() -> None:
-    """The corpus has a picture of every mode that isn't set aside, so that none goes untried."""
+    """The corpus has a picture of every mode that the import accepts, so all are tested."""
     modes = set()
     for _, data in GOOD:
         with opened(data) as image:

@@ -1,4 +1,4 @@
-"""The contact sheet: what it shows, in which order, and that it is safe to open."""
+"""The contact sheet: its content and order, and that it is safe to open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be given to be matched, and what each is called."""
+"""Kinds of input that can be matched, and the name of each picture."""
 
 from __future__ import annotations
 

@@ -296,7 +296,7 @@ def test_a_list_that_is_not_there_is_refused_first(cli: Cli, folder: Path, tmp_p
 
 
 def test_a_list_without_an_end_does_not_wait(shop_file: Path) -> None:
-    """A pipe that nobody writes to is empty."""
+    """A pipe without a writer is empty."""
     os.mkfifo(shop_file.with_name("pipe"))
     with pytest.raises(DataError, match="has no names"):
         read_list(shop_file.with_name("pipe"))

@@ -1,4 +1,4 @@
-"""Each parameter can be left out and set, and says how its value is written."""
+"""Each parameter can be omitted and set, and documents how its value is written."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_each_section_can_be_left_out_or_empty() -> None:
 
 
 def test_each_knob_can_be_set_where_it_is_left_out() -> None:
-    """With its value as the command line takes it, into a file without it and into one with nothing."""
+    """With its value in command-line form, in a file without it and in an empty file."""
     for name, value in leaves(TREE).items():
         override = (
             f"{name}={dump_yaml([value])[2:].strip() if not isinstance(value, list) else dump_flow(value)}"

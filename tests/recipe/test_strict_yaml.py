@@ -64,7 +64,7 @@ def same(first: Any, second: Any) -> bool:
 @example("._")
 @example("<<")
 def test_read_yaml_agrees_with_dvc_or_marks_the_word(word: str) -> None:
-    """No word is read otherwise than DVC reads it; PyYAML agrees too, or takes a number for a text."""
+    """Each word is read as DVC reads it; PyYAML agrees, too, or reads a number as text."""
     try:
         value = read_yaml(f"a: {word}\n", "params.yaml")
     except ParameterError:

@@ -1,4 +1,4 @@
-"""The report's part on what serves and today's gallery: products that lost gallery pictures."""
+"""The report's comparison of the serving gallery with today's: products that lost gallery pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.report.reports import context
 
 
 def workspace(root: Path, rows: list[tuple[str, str, str, bool, str, bool]]) -> pd.DataFrame:
-    """What serves has four pictures of cola and of tea and one of gone.
+    """The serving gallery has four pictures each of cola and tea, and one of gone.
 
     Today's gallery lacks three of cola's.
     """

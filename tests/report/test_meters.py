@@ -1,4 +1,4 @@
-"""Small charts: what they draw is where the figures say, whatever the figures are."""
+"""Small charts: positions follow the figures, for any figures."""
 
 from __future__ import annotations
 

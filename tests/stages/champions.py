@@ -22,8 +22,8 @@ def training(folder: Path, pixels: Collection[str] = ()) -> None:
 def serve(root: Path, without: Collection[str] = (), similarity: float | None = None) -> Path:
     """Complete inputs/champion, which has an encoder and its training, to a bundle.
 
-    Its gallery is what the stage embed made of today's gallery, but for the products `without`; `similarity`
-    is its threshold.
+    Its gallery is today's gallery from the stage embed, except for the products `without`; `similarity` is
+    its threshold.
     """
     items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
     rows = items[items["role"].eq("gallery") & ~items["sku"].isin(list(without))]

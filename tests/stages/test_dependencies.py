@@ -1,4 +1,4 @@
-"""A stage reruns when code it uses changes: dvc.yaml lists at least what the stage's module imports."""
+"""A stage reruns when code it uses changes: dvc.yaml lists at least the imports of the stage's module."""
 
 from __future__ import annotations
 

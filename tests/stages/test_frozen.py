@@ -1,4 +1,4 @@
-"""Baseline before training: the challenger's queries with the base weights, whatever the champion is."""
+"""Baseline before training: the challenger's queries with the base weights, for any champion."""
 
 from __future__ import annotations
 

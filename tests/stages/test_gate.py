@@ -33,7 +33,7 @@ def table(query_hits: np.ndarray) -> pd.DataFrame:
 
 
 def workspace(root: Path, wrong: dict[str, int], tail: dict[str, int] | None = None, **bundle: Any) -> Path:
-    """What the stages before the gate leave.
+    """A workspace with the outputs of the stages before the gate.
 
     Models miss `wrong` of each SKU's ten queries, and `tail` of those in the slice `tail`.
     """

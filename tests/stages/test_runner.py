@@ -1,4 +1,4 @@
-"""A stage in its own process: outs new or absent, seconds or an error left for whoever follows."""
+"""A stage in its own process: outs new or absent, and its seconds or its error recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stage], None]:
-    """Run the stage train, which does what the test says."""
+    """Run the stage train with a body given by the test."""
 
     def stage(work: Stage) -> None:
         monkeypatch.setattr(runner.importlib, "import_module", lambda name: SimpleNamespace(run=work))

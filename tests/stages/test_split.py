@@ -1,4 +1,4 @@
-"""The split stage: what it leaves for the others, and that names of files change none of it but ids."""
+"""The split stage: its outputs for other stages; names of files change nothing but ids."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_other_file_names_leave_the_facts_and_the_same_files_the_bytes(folder: P
 
 
 def test_retired_products_and_a_served_catalogue_have_their_roles(folder: Path, tmp_path: Path) -> None:
-    """As the stages read them: products.parquet out of data/, and what embed keeps of each picture."""
+    """In the form that stages read: products.parquet from data/, and the items that embed writes."""
     draw(folder / "all/catalogue/sku 9/front.png", "front 9")
     draw(folder / "all/test/sku 9/0.png", "asked 9")
     (folder / "products.csv").write_text("sku,state\nsku 1,retired\n")

@@ -139,7 +139,7 @@ def test_two_processes_embed_the_same_bits(alone: Path, root: Path) -> None:
 
 
 def failed(root: Path, name: str, *overrides: str) -> dict[str, Any]:
-    """The error of a stage that fails, which is the last line it says."""
+    """The error of a stage that fails, from the last line of its output."""
     code, output = finish(start(root, name, *overrides))
     error: dict[str, Any] = read_json(root / runner.ERROR)
     assert code == error["exit_code"] and output.splitlines()[-1] == f"✗ {error['sentence']}", output

@@ -1,7 +1,4 @@
-"""Stages and the store of vectors: the same outs whatever is known, killed or removed.
-
-And the counts that a run shows.
-"""
+"""Stages and the store of vectors: equal outs with known rows, kills and removals, and the counts shown."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ OUTS = ("challenger.safetensors", "champion.safetensors", "items.parquet", "embe
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What embed and frozen read: pictures, split, two encoders, base weights."""
+    """The inputs of embed and frozen: pictures, split, two encoders, base weights."""
     root, folder = make_project(tmp_path_factory.mktemp("root")), tmp_path_factory.mktemp("delivery")
     for sku in range(4):
         for number in range(9):
@@ -105,7 +102,7 @@ def key(root: Path) -> str:
 
 
 def vectors(root: Path, ids: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """What embed wrote for these pictures."""
+    """The vectors that embed wrote for these pictures."""
     import pyarrow.parquet as pq
     from safetensors.numpy import load_file
 
@@ -118,7 +115,7 @@ def vectors(root: Path, ids: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[
 
 
 def test_without_the_store_nothing_is_read_from_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `skumatch reproduce` runs stages: whatever the remote says of a picture, it is computed again."""
+    """`skumatch reproduce` runs stages so: each picture is computed again, even if the remote has it."""
     first, _ = once(root)
     pictures = select(root, "gallery", "train", "val", "query")[1]
     wrong = np.eye(SPEC_DIM, dtype=np.float32)[: len(pictures)]
