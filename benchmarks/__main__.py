@@ -214,8 +214,8 @@ def recipe(
 
     Takes as long as its trainings.
     """
-    from benchmarks.contests import Asked, contests
-    from benchmarks.recipe import Found, bench_recipe, summary
+    from benchmarks.contests import ContestRequest, contests
+    from benchmarks.recipe import LoopOutcome, bench_recipe, summary
     from benchmarks.recipe_table import recipe_table
 
     params, weights = _to_train(set_)
@@ -228,8 +228,8 @@ def recipe(
     if against is not None and against not in loops.split(","):
         raise ParameterError(f"--against is '{against}', which is none of --loops; add it there.")
     outcomes = []
-    for contest in contests(Asked(data, listed, epochs, unseen, looks), weights, params):
-        trainings: list[Found] = []
+    for contest in contests(ContestRequest(data, listed, epochs, unseen, looks), weights, params):
+        trainings: list[LoopOutcome] = []
         outcomes.append((contest, trainings))
         for training in bench_recipe(contest, loops.split(","), chosen, out):
             trainings.append(training)

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.contests import Asked, contests
+from benchmarks.contests import ContestRequest, contests
 from skumatch.errors import ParameterError
 from skumatch.model.embed import embed
 from skumatch.params import Params
-from skumatch.release.bundle import Gallery
+from skumatch.release.bundle import LabelledVectors
 from skumatch.release.bundle.assortment import Shelves
 from skumatch.retrieval import statistics
 from skumatch.retrieval.calibration import Embedded, fit_thresholds
@@ -46,7 +46,7 @@ class ShopPhotos(NamedTuple):
         thresholds: thresholds that the gallery serves with.
     """
 
-    gallery: Gallery
+    gallery: LabelledVectors
     skus: NDArray[np.object_]
     vectors: NDArray[np.float32]
     thresholds: Thresholds
@@ -206,7 +206,7 @@ def photos_of(encoder: Encoder, folder: Path, skus: Mapping[str, str] | None, pa
     Raises:
         DataError: as `contests` does, for a folder without such photos.
     """
-    contest = next(contests(Asked(folder, skus, epochs=1), None, params))
+    contest = next(contests(ContestRequest(folder, skus, epochs=1), None, params))
     sides = (contest.gallery, contest.queries)
     vectors = [embed(encoder, side, params.embed.batch, params.runtime) for side in sides]
     ids, names = contest.gallery.ids, contest.gallery.skus
@@ -214,5 +214,5 @@ def photos_of(encoder: Encoder, folder: Path, skus: Mapping[str, str] | None, pa
     items = pd.DataFrame({"id": ids, "sku": names, "role": "gallery", "group": copies, "trained": False})
     embedded = Embedded(items, vectors[0], params.search.backend)
     thresholds = fit_thresholds(embedded, params.evaluate.unknown_rate)
-    gallery = Gallery(ids, names, vectors[0])
+    gallery = LabelledVectors(ids, names, vectors[0])
     return ShopPhotos(gallery, np.array(contest.queries.skus, dtype=object), vectors[1], thresholds)

@@ -67,7 +67,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ContestRequest:
     """Choice of contests from a folder in RP2K's layout.
 
     Without `unseen` and `looks` there is one contest: all gallery pictures are trained on, all queries
@@ -88,7 +88,7 @@ class Asked:
     looks: int = 0
 
 
-def contests(choice: Asked, weights: Path | None, params: Params) -> Iterator[Contest]:
+def contests(choice: ContestRequest, weights: Path | None, params: Params) -> Iterator[Contest]:
     """Yield the contests, one for each fold.
 
     Args:
@@ -129,7 +129,7 @@ def contests(choice: Asked, weights: Path | None, params: Params) -> Iterator[Co
         yield Contest("protocol full", gallery, gallery, queries, *settled)
 
 
-def _sides(choice: Asked, params: Params) -> list[Images]:
+def _sides(choice: ContestRequest, params: Params) -> list[Images]:
     sides = [folder_images(choice.data, side, params.data.others) for side in ("train", "test")]
     if choice.skus is None:
         return sides

@@ -108,7 +108,7 @@ YEAR = Scene(SMALL, MIDDLE, 0.0)
 
 
 @dataclass(frozen=True)
-class Found:
+class PairOutcome:
     """Results of one scene. Shares are of its pairs, but `discordant` is a share of queries.
 
     Attributes:
@@ -247,7 +247,7 @@ class World:
         return order[place < EACH]
 
 
-def bench_gate(pairs: int, guarded: int) -> Iterator[Found]:
+def bench_gate(pairs: int, guarded: int) -> Iterator[PairOutcome]:
     """Simulate every scene with `pairs` pairs of models.
 
     The guards are evaluated for the first `guarded` pairs only, as they take most of the time.
@@ -256,7 +256,7 @@ def bench_gate(pairs: int, guarded: int) -> Iterator[Found]:
         yield simulate(scene, pairs, guarded, number)
 
 
-def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
+def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> PairOutcome:
     """Simulate one scene; the same seed gives the same figures.
 
     Args:
@@ -277,7 +277,7 @@ def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
     discordant = float(np.mean([trial.discordant for trial in trials]))
     guarded_trials = [trial for trial in trials if trial.stopped is not None]
     gained = [trial for trial in guarded_trials if trial.p < 1 - POLICY.confidence]
-    return Found(
+    return PairOutcome(
         scene=scene,
         pairs=pairs,
         discordant=discordant,
@@ -291,7 +291,7 @@ def simulate(scene: Scene, pairs: int, guarded: int, seed: int) -> Found:
     )
 
 
-class Trial(NamedTuple):
+class GateTrial(NamedTuple):
     """Results of one pair of models.
 
     Attributes:
@@ -309,7 +309,7 @@ class Trial(NamedTuple):
     stopped: bool | None
 
 
-def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) -> Trial:
+def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) -> GateTrial:
     difference = statistics.paired_difference(
         hits.challenger, hits.champion, hits.skus, POLICY.confidence, seed, POLICY.resamples
     )
@@ -318,7 +318,7 @@ def _trial(hits: PairedHits, slices: dict[str, PairedHits] | None, seed: int) ->
     if slices is not None:
         measured = guards.measure(slices, POLICY, seed)
         stopped = any(guards.judge(guard, POLICY)[0] == "failed" for guard in measured)
-    return Trial(
+    return GateTrial(
         difference.estimate,
         (better + worse) / len(hits.skus),
         difference.p,

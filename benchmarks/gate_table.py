@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from benchmarks.gate import NOMINAL, POLICY, Found, Years
+from benchmarks.gate import NOMINAL, POLICY, PairOutcome, Years
 
 HEADS = (
     ("models", "left"),
@@ -31,7 +31,7 @@ CAPTION = (
 )
 
 
-def scenes(outcomes: Sequence[Found]) -> Table:
+def scenes(outcomes: Sequence[PairOutcome]) -> Table:
     """Return a table with one row for each scene: how often a gain is shown, with and without a true one."""
     first = outcomes[0]
     title = f"How often the gate errs ({first.pairs:,} pairs of models a row, guards on {first.guarded:,})"

@@ -26,7 +26,7 @@ Sizes = Literal["2 to 30", "long tail"]  # queries of a SKU: uniformly distribut
 
 
 @dataclass(frozen=True)
-class Scene:
+class IntervalScene:
     """One distribution of hits.
 
     Attributes:
@@ -51,7 +51,7 @@ SHAPES: tuple[tuple[int, Sizes, tuple[float, ...]], ...] = (
     (81, "long tail", (0.95, 0.98, 0.99, 0.995)),
 )
 LAWS = ((skus, sizes, truth) for skus, sizes, truths in SHAPES for truth in truths)
-SCENES = tuple(Scene(*law, icc) for law in LAWS for icc in ICCS)
+SCENES = tuple(IntervalScene(*law, icc) for law in LAWS for icc in ICCS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Coverage:
         plain: results of the bootstrap alone, as it is used for differences.
     """
 
-    scene: Scene
+    scene: IntervalScene
     trials: int
     printed: Method
     plain: Method
@@ -96,7 +96,7 @@ def bench_intervals(trials: int) -> Iterator[Coverage]:
     return (simulate(scene, trials, number) for number, scene in enumerate(SCENES))
 
 
-def simulate(scene: Scene, trials: int, seed: int) -> Coverage:
+def simulate(scene: IntervalScene, trials: int, seed: int) -> Coverage:
     """Simulate one scene; the same seed gives the same figures.
 
     Args:
@@ -114,7 +114,7 @@ def simulate(scene: Scene, trials: int, seed: int) -> Coverage:
     return Coverage(scene, trials, printed, plain)
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> tuple[Flags, Places]:
+def draw(scene: IntervalScene, rng: np.random.Generator) -> tuple[Flags, Places]:
     """Draw one set of queries: whether each is a hit, and the number of its SKU, [n] each."""
     if scene.sizes == "long tail":
         weights = np.exp(SPREAD * rng.normal(size=scene.skus))

@@ -34,7 +34,7 @@ CONFIDENCE = 0.95
 Shares = NDArray[np.float64]
 
 
-class Found(BaseModel):
+class LoopOutcome(BaseModel):
     """Outcome of one training.
 
     Attributes:
@@ -77,7 +77,7 @@ class Line:
     seconds: float
 
 
-def bench_recipe(contest: Contest, loops: list[str], seeds: list[int], out: Path) -> Iterator[Found]:
+def bench_recipe(contest: Contest, loops: list[str], seeds: list[int], out: Path) -> Iterator[LoopOutcome]:
     """Train with each loop and seed, and yield the outcomes; those that `out` already has are read from it.
 
     Args:
@@ -97,14 +97,14 @@ def bench_recipe(contest: Contest, loops: list[str], seeds: list[int], out: Path
             key = changed.key(loop, seed)
             name = re.sub(r"[^a-z0-9]+", "-", f"{contest.name} {loop} seed {seed} {key[:8]}".lower())
             path = out / f"{name}.json"
-            outcome = Found.model_validate(read_json(path)) if path.is_file() else None
+            outcome = LoopOutcome.model_validate(read_json(path)) if path.is_file() else None
             if outcome is None or outcome.key != key:
                 outcome = _run(changed, loop, seed)
                 write_text(path, outcome.model_dump_json() + "\n")
             yield outcome
 
 
-def _run(contest: Contest, loop: str, seed: int) -> Found:
+def _run(contest: Contest, loop: str, seed: int) -> LoopOutcome:
     start = time.monotonic()
     encoder = _trained(contest, loop, seed)
     seconds = time.monotonic() - start
@@ -112,7 +112,7 @@ def _run(contest: Contest, loop: str, seed: int) -> Found:
         encoder, contest.gallery, contest.queries, contest.params.embed.batch, contest.params.runtime
     )
     epochs = {FROZEN: 0, PROBE: contest.params.train.probe.views}.get(loop, contest.epochs)
-    return Found(
+    return LoopOutcome(
         key=contest.key(loop, seed),
         loop=loop,
         seed=seed,
@@ -137,7 +137,7 @@ def _trained(contest: Contest, loop: str, seed: int) -> Encoder:
     return train(images, classes, contest.params.encoder, params, seed, contest.weights, None, runtime, None)
 
 
-def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = None) -> list[Line]:
+def summary(outcomes: list[tuple[Contest, list[LoopOutcome]]], against: str | None = None) -> list[Line]:
     """Summarise each loop over the queries of all contests, in the loops' order.
 
     Hits are averaged over seeds; intervals are by bootstrap over SKUs.
@@ -148,7 +148,7 @@ def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = N
             the first loop without either.
     """
     query_skus = np.concatenate([contest.queries.skus for contest, _ in outcomes])
-    by_loop: dict[str, dict[int, list[Found]]] = {}
+    by_loop: dict[str, dict[int, list[LoopOutcome]]] = {}
     for outcome in (outcome for _, trainings in outcomes for outcome in trainings):
         by_loop.setdefault(outcome.loop, {}).setdefault(outcome.seed, []).append(outcome)
     hits = {loop: np.array([_joined(folds) for folds in seeds.values()]) for loop, seeds in by_loop.items()}
@@ -159,13 +159,13 @@ def summary(outcomes: list[tuple[Contest, list[Found]]], against: str | None = N
     ]
 
 
-def _joined(folds: list[Found]) -> list[bool]:
+def _joined(folds: list[LoopOutcome]) -> list[bool]:
     return [hit for outcome in folds for hit in outcome.hits]
 
 
 def _line(
     loop: str,
-    seeds: dict[int, list[Found]],
+    seeds: dict[int, list[LoopOutcome]],
     hits: NDArray[np.bool_],
     base: Shares | None,
     query_skus: NDArray[np.str_],

@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks.measure import Row, cost
 from skumatch.retrieval.rank import FIRST_K
-from skumatch.retrieval.search import Backend, Index, Vectors, top_k
+from skumatch.retrieval.search import Backend, SearchIndex, Vectors, top_k
 
 ROUNDS, TILE = 6, 32_768
 PAUSE = 0.2  # seconds before each call, until the threads of the call before are idle
 
 
-class Race(NamedTuple):
+class SearchRace(NamedTuple):
     """Seconds of all queries in each round.
 
     Attributes:
@@ -46,7 +46,7 @@ def bench_search(sizes: Sequence[int], dim: int, queries: int, backend: Backend)
     """
     races, beyond = [], []  # beyond: MiB beyond the vectors
     for size in sizes:
-        times: Race = cost(race, size, dim, queries, backend).result
+        times: SearchRace = cost(race, size, dim, queries, backend).result
         races.append(times)
         ours_ms, flat_ms, products_ms = (1000 * median(seconds) / queries for seconds in times)
         parts = f"{ours_ms:.2f} ms a query; faiss {flat_ms:.2f}, products alone {products_ms:.2f}"
@@ -82,7 +82,7 @@ def bench_search(sizes: Sequence[int], dim: int, queries: int, backend: Backend)
     )
 
 
-def race(size: int, dim: int, queries: int, backend: Backend) -> Race:
+def race(size: int, dim: int, queries: int, backend: Backend) -> SearchRace:
     """Time the same search three ways, in alternation.
 
     Each round starts with another way, so that other load on the machine affects all alike.
@@ -94,7 +94,7 @@ def race(size: int, dim: int, queries: int, backend: Backend) -> Race:
         backend: of skumatch's search.
     """
     gallery, query_vectors = made(size, dim, 0), made(queries, dim, 1)
-    index, flat = Index(gallery, backend), _flat(gallery)
+    index, flat = SearchIndex(gallery, backend), _flat(gallery)
     ways: tuple[Callable[[], Any], ...] = (
         lambda: index.nearest(query_vectors, FIRST_K, scored=False),  # as lists of matches are made
         lambda: flat.search(query_vectors, FIRST_K),
@@ -105,7 +105,7 @@ def race(size: int, dim: int, queries: int, backend: Backend) -> Race:
         for place in range(len(ways)):
             way = (place + number) % len(ways)
             seconds[number][way] = _seconds(ways[way])
-    return Race(*(tuple(column) for column in zip(*seconds, strict=True)))
+    return SearchRace(*(tuple(column) for column in zip(*seconds, strict=True)))
 
 
 def search(size: int, dim: int, queries: int, backend: Backend) -> int:

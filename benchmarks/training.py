@@ -19,7 +19,7 @@ from skumatch.model.distributed import ALONE
 from skumatch.model.encoder import build
 from skumatch.model.head import Head
 from skumatch.model.pace import Pace
-from skumatch.model.run import Run
+from skumatch.model.run import TrainingState
 from skumatch.model.runtime import prepare, workers
 from skumatch.model.schedule import Schedule
 from skumatch.model.tower import shaped
@@ -54,7 +54,7 @@ class Ours:
             len(images), tuned.batch, MANY, params.seed, labels=labels, sampling=tuned.sampling
         )
         stack.enter_context(shaped(encoder, tuned.tower))
-        self.run = Run(
+        self.run = TrainingState(
             encoder, Head(len(classes), encoder.dim, tuned.loss), schedule, tuned, self.device, ALONE, {}
         )
         self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)

@@ -15,7 +15,7 @@ from skumatch import processes
 from skumatch.airflow_api import RETRAIN, Airflow, patiently
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
-from skumatch.summary import Task, View, view
+from skumatch.summary import ProgressView, Task, view
 from skumatch.task_log import ServedLog, TaskLog, WrittenLog, crash, marked
 
 POLL_SECONDS = 0.7
@@ -171,7 +171,7 @@ class Watch:
         self.tasks: list[Task] = []
         self.state: dict[str, Any] = {}
 
-    def until_end(self, show: View) -> str:
+    def until_end(self, show: ProgressView) -> str:
         """Poll and show the run until it has ended, and return its state: success or failed."""
         while True:
             self.state = patiently(lambda: self.airflow.get(self.path))

@@ -62,7 +62,7 @@ class Task:
     seconds: float
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Function that shows the state of a run."""
 
     def __call__(self, tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
@@ -76,7 +76,7 @@ class View(Protocol):
 
 
 @contextmanager
-def view(console: Console, run: str) -> Iterator[View]:
+def view(console: Console, run: str) -> Iterator[ProgressView]:
     """Yield `show(tasks, progress, state)`: a live table on a terminal, else a line for each ended try."""
     if console.is_terminal:
         spinner = Spinner("dots", style="cyan")

@@ -17,7 +17,7 @@ import yaml
 from skumatch import services
 from skumatch.config import Settings
 from skumatch.errors import ParameterError
-from skumatch.pipeline.pull import Request, pull
+from skumatch.pipeline.pull import RunRequest, pull
 from tests.cli import Cli
 from tests.conftest import Delivery, draw, free_port
 
@@ -305,7 +305,7 @@ def test_a_signing_key_that_cannot_sign_starts_nothing(cli: Cli, tmp_path: Path,
 def test_a_runs_first_task_tries_the_signing_key(cli: Cli, tmp_path: Path) -> None:
     here = Settings(project=cli.project, home=tmp_path / "home", signing_key=tmp_path / "none.pem")
     with pytest.raises(ParameterError, match="SKUMATCH_SIGNING_KEY. can't be read"):
-        pull(here, Request(run="r1"))
+        pull(here, RunRequest(run="r1"))
 
 
 def test_airflow_away_is_told_with_what_starts_it(cli: Cli) -> None:

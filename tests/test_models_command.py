@@ -22,7 +22,7 @@ from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
-from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
+from skumatch.release.bundle import LabelledVectors, bundle_hash, write_bundle
 from skumatch.release.registry import ENCODER_TAG, RELEASE_TAG, TOP1_TAG, ModelRef
 from skumatch.release.tracking import DATA_TAG
 from tests.cli import Cli
@@ -50,7 +50,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, shelf: Path) -> Path:
     )
     images = folder_images(shelf, "train")
     vectors = embed(encoders.load(source), images, 8, RuntimeParams(device="cpu", threads=1), "gallery")
-    write_bundle(folder, source, Gallery(images.ids, images.skus, vectors), {}, images.ids)
+    write_bundle(folder, source, LabelledVectors(images.ids, images.skus, vectors), {}, images.ids)
     return folder
 
 

@@ -29,7 +29,7 @@ from skumatch.model.checkpoint import Checkpoints, _hash
 from skumatch.model.hf import load_clip
 from skumatch.model.weights import fetch_weights
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import PARTS, Bundle, Gallery, write_bundle
+from skumatch.release.bundle import PARTS, Bundle, LabelledVectors, write_bundle
 from tests.conftest import ROOT, draw
 from tests.release.forging import bound
 
@@ -129,7 +129,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(
         root / "bundle",
         root / "encoder",
-        Gallery([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors),
+        LabelledVectors([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors),
         {},
         [],
     )

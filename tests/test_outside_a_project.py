@@ -20,7 +20,7 @@ from skumatch.data.images import Extent, Images
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
-from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.bundle import LabelledVectors, write_bundle
 from tests.conftest import make_shelf
 
 NEEDS_A_PROJECT = {
@@ -75,7 +75,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     skus = [path.parent.name for path in paths]
     ids = [f"train/{path.parent.name}/{path.name}" for path in paths]
     images = Images(ids, skus, ids, [Extent(str(path)) for path in paths])
-    gallery = Gallery(ids, skus, embed(encoders.load(root / "encoder"), images, 8, CPU))
+    gallery = LabelledVectors(ids, skus, embed(encoders.load(root / "encoder"), images, 8, CPU))
     write_bundle(root / "bundle", root / "encoder", gallery, {"similarity": 0.5}, ids)
     picture = shelf / "all/test/sku 1/2.png"
     return {"SHELF": shelf, "PICTURE": picture, "BUNDLE": root / "bundle", "OUT": root / "out"}

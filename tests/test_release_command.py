@@ -12,7 +12,7 @@ import torch
 
 from skumatch.model import encoder as encoders
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.bundle import LabelledVectors, write_bundle
 from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ENCODER_TAG, RELEASE_TAG, Registry
 from tests.cli import Cli
 from tests.conftest import free_port, serving_mlflow
@@ -37,7 +37,7 @@ def registry(url: str, tmp_path_factory: pytest.TempPathFactory) -> Registry:
         encoders.build(EncoderParams(model="smoke", weights="none", height=32, width=32), None).eval(), root
     )
     vectors = torch.nn.functional.normalize(torch.randn(4, encoders.load(root).dim), dim=1).numpy()
-    gallery = Gallery([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors)
+    gallery = LabelledVectors([f"train/{i}" for i in range(4)], ["a", "a", "b", "b"], vectors)
     for number, compared in enumerate(("none", "1", "1", None)):
         folder = root / f"bundle-{number}"
         write_bundle(folder, root, gallery, {"similarity": number / 10}, [])

@@ -17,7 +17,7 @@ WORSE: tuple[Verdict, ...] = ("holds", "unchecked", "broken")  # in this order
 
 
 @dataclass(frozen=True)
-class Step:
+class ChainStep:
     """One kind of link.
 
     Attributes:
@@ -34,26 +34,26 @@ class Step:
 
 
 STEPS = (
-    Step("journal", "Promotions", told.journal, release.journal),
-    Step("version", "Registered version", told.version, release.version),
-    Step("provenance", "Provenance statement", told.origin, release.origin),
-    Step("bundle", "Bundle", told.bundle, release.bundle),
-    Step("index", "Gallery index", told.index, release.index),
-    Step("decision", "Gate's decision", told.decision, release.decision),
-    Step("evaluation", "Evaluations", told.evaluation, release.evaluation),
-    Step("champion", "Champion before it", told.champion, release.champion),
-    Step("stages", "Run and stages", told.stages, run.stages),
-    Step("inputs", "Input set", told.input_set, run.input_set),
-    Step("parameters", "Parameters", told.parameters, run.parameters),
-    Step("environment", "Environment", told.environment, run.environment),
-    Step("commit", "Commit", told.commit, run.commit),
-    Step("tree", "Working tree", told.tree, run.tree),
-    Step("code", "Code", told.code, run.code),
-    Step("weights", "Base weights", told.weights, data.weights),
-    Step("split", "Split", told.split, data.split),
-    Step("validation", "Validation", told.validation, data.validation),
-    Step("manifest", "Manifest", told.manifest, data.manifest),
-    Step("data", "Pictures", told.data, data.data),
+    ChainStep("journal", "Promotions", told.journal, release.journal),
+    ChainStep("version", "Registered version", told.version, release.version),
+    ChainStep("provenance", "Provenance statement", told.origin, release.origin),
+    ChainStep("bundle", "Bundle", told.bundle, release.bundle),
+    ChainStep("index", "Gallery index", told.index, release.index),
+    ChainStep("decision", "Gate's decision", told.decision, release.decision),
+    ChainStep("evaluation", "Evaluations", told.evaluation, release.evaluation),
+    ChainStep("champion", "Champion before it", told.champion, release.champion),
+    ChainStep("stages", "Run and stages", told.stages, run.stages),
+    ChainStep("inputs", "Input set", told.input_set, run.input_set),
+    ChainStep("parameters", "Parameters", told.parameters, run.parameters),
+    ChainStep("environment", "Environment", told.environment, run.environment),
+    ChainStep("commit", "Commit", told.commit, run.commit),
+    ChainStep("tree", "Working tree", told.tree, run.tree),
+    ChainStep("code", "Code", told.code, run.code),
+    ChainStep("weights", "Base weights", told.weights, data.weights),
+    ChainStep("split", "Split", told.split, data.split),
+    ChainStep("validation", "Validation", told.validation, data.validation),
+    ChainStep("manifest", "Manifest", told.manifest, data.manifest),
+    ChainStep("data", "Pictures", told.data, data.data),
 )
 
 
@@ -76,7 +76,7 @@ def links(dossier: Dossier, verify: bool) -> list[Link]:
     return chain
 
 
-def linked(dossier: Dossier, step: Step, verify: bool) -> Link:
+def linked(dossier: Dossier, step: ChainStep, verify: bool) -> Link:
     """Return one link of the chain; a link whose facts can't be read never holds.
 
     Args:
@@ -96,7 +96,7 @@ def linked(dossier: Dossier, step: Step, verify: bool) -> Link:
     return Link(name=step.name, title=step.title, hash=digest, said=facts, verdict=verdict, reason=reason)
 
 
-def _checked(dossier: Dossier, step: Step) -> tuple[Verdict, str]:
+def _checked(dossier: Dossier, step: ChainStep) -> tuple[Verdict, str]:
     """Return the verdict of a link's check, and its reason."""
     try:
         return "holds", step.check(dossier)

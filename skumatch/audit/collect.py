@@ -26,10 +26,10 @@ from skumatch.audit.dossier import (
     RUN,
     WORKSPACE,
     Dossier,
-    Facts,
+    DossierFacts,
+    DossierRun,
     Missing,
     Registered,
-    Run,
 )
 from skumatch.audit.git_proof import keep_proof
 from skumatch.audit.link import Broken
@@ -119,7 +119,7 @@ def collect(
         tags=dict(ref.tags),
         champion=champion.version if champion else None,
     )
-    facts = Facts(
+    facts = DossierFacts(
         collected=datetime.now(UTC).replace(microsecond=0),
         registry=registry.shown,
         registered=registered,
@@ -189,19 +189,21 @@ def _fetch(repository: Repository, erasures: Erasures, *targets: str) -> None:
         raise
 
 
-def _run(registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing], advance: Advance) -> Run:
+def _run(
+    registry: Registry, ref: ModelRef, folder: Path, missing: list[Missing], advance: Advance
+) -> DossierRun:
     mlflow_run = registry.run(ref.run_id) if ref.run_id else None
     if mlflow_run is None:
         missing.append(
             Missing(part=RUN, reason=f"MLflow has no run {ref.run_id or '(none named)'}", broken=True)
         )
         advance()
-        return Run(id=ref.run_id, status="MISSING", started=None, ended=None, params={}, metrics={})
+        return DossierRun(id=ref.run_id, status="MISSING", started=None, ended=None, params={}, metrics={})
     with _noting(missing, RUN):
         registry.download_artifacts(ref.run_id, folder / RUN)
     advance(text="run")
     info = mlflow_run.info
-    return Run(
+    return DossierRun(
         id=ref.run_id,
         status=info.status,
         started=_utc(info.start_time),

@@ -22,7 +22,7 @@ from skumatch.release.registry import ModelRef, Registry
 SAID: tuple[Verdict, ...] = ("holds", "unchecked")
 
 
-class Request(BaseModel):
+class AuditRequest(BaseModel):
     """The parameters of a scheduled audit.
 
     Attributes:
@@ -36,7 +36,7 @@ class Request(BaseModel):
     pictures: bool = True
 
 
-def audit(settings: Settings, request: Request) -> dict[str, Any]:
+def audit(settings: Settings, request: AuditRequest) -> dict[str, Any]:
     """Verify the champion and an older version; write a lineage page of each to this machine's reports.
 
     Args:

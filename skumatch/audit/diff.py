@@ -48,7 +48,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Sku:
+class SkuGain:
     """Change of one SKU's top-1 on the queries that both versions were evaluated on.
 
     Attributes:
@@ -67,7 +67,7 @@ class Sku:
 
 
 @dataclass(frozen=True)
-class Gain:
+class VersionGain:
     """Change of top-1 on the queries that both versions were evaluated on.
 
     Attributes:
@@ -78,7 +78,7 @@ class Gain:
 
     interval: Interval
     n: int
-    skus: tuple[Sku, ...]
+    skus: tuple[SkuGain, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Diff:
     code: tuple[str, ...]
     packages: tuple[str, ...]
     figures: dict[str, tuple[float, float]]
-    gain: Gain | None
+    gain: VersionGain | None
 
 
 def diff(before: Dossier, after: Dossier) -> Diff:
@@ -232,7 +232,7 @@ def _figures(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, fl
     return {name: (getattr(before, name), getattr(after, name)) for name in FIGURES}
 
 
-def _gain(before: pd.DataFrame, after: pd.DataFrame) -> Gain | None:
+def _gain(before: pd.DataFrame, after: pd.DataFrame) -> VersionGain | None:
     """Compare the hits of two versions on their common queries, under the protocol `full`."""
     sides = [frame[frame["slice"].eq("full")] if "slice" in frame else frame for frame in (before, after)]
     both = sides[0].merge(sides[1], on=["query", "sku"], suffixes=("_before", "_after"))
@@ -240,13 +240,13 @@ def _gain(before: pd.DataFrame, after: pd.DataFrame) -> Gain | None:
         return None
     both["change"] = both["hit_after"].astype(float) - both["hit_before"].astype(float)
     moved = [_sku(str(name), rows) for name, rows in both.groupby("sku") if rows["change"].any()]
-    return Gain(
+    return VersionGain(
         _interval(both, "sku"), len(both), tuple(sorted(moved, key=lambda sku: -sku.gain.value * sku.n))
     )
 
 
-def _sku(name: str, rows: pd.DataFrame) -> Sku:
-    return Sku(
+def _sku(name: str, rows: pd.DataFrame) -> SkuGain:
+    return SkuGain(
         name,
         len(rows),
         float(rows["hit_before"].mean()),

@@ -69,7 +69,7 @@ class Registered(_Record):
     champion: int | None
 
 
-class Run(_Record):
+class DossierRun(_Record):
     """The MLflow run that made the version.
 
     Attributes:
@@ -202,7 +202,7 @@ class Missing(_Record):
         return any(path.is_relative_to(place) for place in places)
 
 
-class Facts(_Record):
+class DossierFacts(_Record):
     """The facts that have no file of their own, from dossier.json.
 
     Attributes:
@@ -220,7 +220,7 @@ class Facts(_Record):
     collected: datetime
     registry: str
     registered: Registered
-    run: Run
+    run: DossierRun
     journal: tuple[Entry, ...]
     heads: dict[int, str] = {}
     missing: tuple[Missing, ...] = ()
@@ -244,7 +244,7 @@ class Dossier:
     key: Path | None = None
 
     @cached_property
-    def facts(self) -> Facts:
+    def facts(self) -> DossierFacts:
         """The content of dossier.json.
 
         Raises:
@@ -252,7 +252,7 @@ class Dossier:
         """
         path = self.folder / FACTS
         try:
-            return Facts.model_validate(read_json(path))
+            return DossierFacts.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
             raise DataError(
                 f"{path} can't be read as a dossier's facts;"

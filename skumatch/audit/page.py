@@ -10,7 +10,7 @@ from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from skumatch.audit.dossier import Facts
+from skumatch.audit.dossier import DossierFacts
 from skumatch.audit.link import Link, Verdict, counted
 
 # Width and height of a node, and the horizontal and vertical space between nodes, in the diagram's units.
@@ -83,7 +83,7 @@ class Node:
     y: int
 
 
-def lineage_page(facts: Facts, links: list[Link]) -> str:
+def lineage_page(facts: DossierFacts, links: list[Link]) -> str:
     """Return the page as self-contained HTML, without scripts or external resources.
 
     All texts from the dossier are escaped.

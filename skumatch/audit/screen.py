@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.audit.diff import Diff, Gain
-from skumatch.audit.dossier import Facts
+from skumatch.audit.diff import Diff, VersionGain
+from skumatch.audit.dossier import DossierFacts
 from skumatch.audit.link import Link, counted
 from skumatch.audit.reproduce import Reproduction
 from skumatch.audit.served import Service
@@ -22,7 +22,7 @@ SIGNS = {
 }
 
 
-def chain_table(facts: Facts, chain: list[Link]) -> RenderableType:
+def chain_table(facts: DossierFacts, chain: list[Link]) -> RenderableType:
     """Return a table with one row per link: its verdict, hash, facts and the verdict's reason."""
     registered = facts.registered
     grid = Table(
@@ -177,7 +177,7 @@ def diff_table(difference: Diff, before: str, after: str) -> RenderableType:
     return grid
 
 
-def _gains(gain: Gain) -> list[str]:
+def _gains(gain: VersionGain) -> list[str]:
     """Return the change of top-1, then one line for each of the 10 most gained and 10 most lost SKUs."""
     low, high = (f"{100 * value:+.1f}" for value in (gain.interval.low, gain.interval.high))
     points = f"{100 * gain.interval.value:+.1f} points ({low} to {high})"

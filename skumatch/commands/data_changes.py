@@ -19,7 +19,7 @@ from skumatch.data import deltas
 from skumatch.data.delivery.additions import add as add_delivery
 from skumatch.data.delivery.tables import read_csv
 from skumatch.data.products import day
-from skumatch.data.shards import Store
+from skumatch.data.shards import ShardStore
 from skumatch.data.version import Make, Version
 from skumatch.errors import DataError, ParameterError
 from skumatch.new_data import announce
@@ -57,7 +57,7 @@ def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, w
     erased = DataRecord(settings).erased()
     quarantined, junk = list[dict[str, str]](), dict[str, int]()
 
-    def make(version: Version, store: Store) -> Version:
+    def make(version: Version, store: ShardStore) -> Version:
         added = add_delivery(version, delivery, store, side, min_short_side, catalogue, erased)
         before = version.summary["quarantined"]
         quarantined.extend(entry for entry in added.summary["quarantined"] if entry not in before)

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.data.delivery.changes import Changes
+from skumatch.data.delivery.changes import PictureChanges
 from skumatch.data.delivery.importer import Imported
 from skumatch.data.delivery.layout import CATALOGUE, SIDES
 from skumatch.data.images import REASONS
@@ -55,7 +55,7 @@ def left_out_lines(quarantined: Sequence[Mapping[str, str]], junk: Mapping[str, 
         yield f"Left out: {_counts(Counter(junk))}."
 
 
-def change_lines(changes: Changes | None) -> Iterator[str]:
+def change_lines(changes: PictureChanges | None) -> Iterator[str]:
     """Yield the changes against the earlier version, one kind a line; nothing if there was none."""
     if changes is None:
         return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skumatch.pipeline.cleanup import Pile
     from skumatch.pipeline.erase_choice import Chosen
     from skumatch.pipeline.erasing import Losses
-    from skumatch.pipeline.retention import Item
+    from skumatch.pipeline.retention import Deletable
     from skumatch.release.registry import Registry
 
 console = Console()
@@ -173,7 +173,7 @@ def _show_piles(piles: list[Pile], title: str) -> None:
     for name in ("where", "how many", "size", "for example"):
         table.add_column(name, justify="right" if name in ("how many", "size") else "left")
     for pile in piles:
-        items: list[Item] = list(pile.items)
+        items: list[Deletable] = list(pile.items)
         largest = max(items, key=lambda item: item.size, default=None)
         example = Text(largest.name if largest else "", overflow="ellipsis", no_wrap=True)
         style = "" if items else "dim"

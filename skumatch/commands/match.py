@@ -23,7 +23,7 @@ from skumatch.terminal import print_json
 if TYPE_CHECKING:
     from PIL import Image
 
-    from skumatch.matching.batch import Plan
+    from skumatch.matching.batch import MatchPlan
     from skumatch.matching.shop_lists import Assortments, ShopList
     from skumatch.release.bundle import Assortment
 
@@ -109,7 +109,7 @@ def _write(
     html: Path | None,
     settings: Settings,
 ) -> None:
-    from skumatch.matching.batch import Plan, check_out, match_all, matching
+    from skumatch.matching.batch import MatchPlan, check_out, match_all, matching
     from skumatch.matching.page import page
     from skumatch.matching.pictures import list_pictures, open_pictures, shop_lists
     from skumatch.matching.shop_lists import look_up
@@ -123,7 +123,7 @@ def _write(
     assortments = look_up(bundle, shop_lists(listings), shop)
     _warn(assortments)
     with matching(out) as parts:
-        plan = Plan(bundle, open_pictures(listings, parts), top_k, out, assortments)
+        plan = MatchPlan(bundle, open_pictures(listings, parts), top_k, out, assortments)
         before, total = match_all(plan, parts, params.embed.batch, params.runtime)
         if before:
             partly = f"{before:,} of {total:,} pictures were matched before."
@@ -133,7 +133,7 @@ def _write(
     _tell(plan, html)
 
 
-def _gallery(plan: Plan, settings: Settings) -> Callable[[str], Image.Image | None]:
+def _gallery(plan: MatchPlan, settings: Settings) -> Callable[[str], Image.Image | None]:
     from skumatch.matching.pictures import gallery_pictures
 
     try:
@@ -144,7 +144,7 @@ def _gallery(plan: Plan, settings: Settings) -> Callable[[str], Image.Image | No
         return lambda _: None
 
 
-def _tell(plan: Plan, html: Path | None) -> None:
+def _tell(plan: MatchPlan, html: Path | None) -> None:
     from skumatch.matching.batch import counts
 
     unknown, skus, problems = counts(plan.out)

@@ -19,7 +19,7 @@ from skumatch.errors import DataError, Refused, ServiceError
 from skumatch.release.provenance import check_signing_key
 
 if TYPE_CHECKING:
-    from skumatch.pipeline.inputs import Code
+    from skumatch.pipeline.inputs import CodeSnapshot
     from skumatch.pipeline.worker import Kind
 
 console = Console()
@@ -248,7 +248,7 @@ def _show(settings: Settings, summary: dict[str, Any]) -> None:
         )
 
 
-def _read_code(settings: Settings) -> Code:
+def _read_code(settings: Settings) -> CodeSnapshot:
     """Read the code for a run, and warn if the gate will refuse the model because of it.
 
     Raises:

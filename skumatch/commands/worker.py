@@ -27,10 +27,10 @@ app = typer.Typer(hidden=True, add_completion=False)
 @app.command()
 def pull() -> None:
     """Fix the run's inputs."""
-    from skumatch.pipeline.pull import Request
+    from skumatch.pipeline.pull import RunRequest
     from skumatch.pipeline.pull import pull as task
 
-    _answer(lambda settings, message: task(settings, Request.model_validate(message)).model_dump())
+    _answer(lambda settings, message: task(settings, RunRequest.model_validate(message)).model_dump())
 
 
 @app.command()
@@ -82,10 +82,10 @@ def rollback() -> None:
 @app.command()
 def audit() -> None:
     """Verify the champion's chain of lineage, and an older version's."""
-    from skumatch.audit.daily import Request
+    from skumatch.audit.daily import AuditRequest
     from skumatch.audit.daily import audit as task
 
-    _answer(lambda settings, message: task(settings, Request.model_validate(message)))
+    _answer(lambda settings, message: task(settings, AuditRequest.model_validate(message)))
 
 
 def _answer(task: Callable[[Settings, Any], dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sa
 """
 
 
-class Bar(NamedTuple):
+class ModelBar(NamedTuple):
     """A share with its interval.
 
     Attributes:
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
         return self.left + (self.right - self.left) * share
 
 
-def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> str:
+def bars(groups: Mapping[str, Sequence[ModelBar]], about: str, width: int = 760) -> str:
     """Draw groups of horizontal bars with whiskers for their intervals, as SVG.
 
     Bars at the same place in their groups have the same colour, so every group should list the same series.
@@ -104,7 +104,9 @@ def bars(groups: Mapping[str, Sequence[Bar]], about: str, width: int = 760) -> s
     return ElementTree.tostring(svg, encoding="unicode")
 
 
-def _row(svg: ElementTree.Element, top: float, bar: Bar, colour: int, layout: Layout, width: int) -> None:
+def _row(
+    svg: ElementTree.Element, top: float, bar: ModelBar, colour: int, layout: Layout, width: int
+) -> None:
     row = ElementTree.SubElement(svg, "g")
     low, high = bar.bounds
     percent, interval = f"{100 * bar.value:.1f}\u202f%", f"{100 * low:.1f}\u2013{100 * high:.1f}"
@@ -115,7 +117,7 @@ def _row(svg: ElementTree.Element, top: float, bar: Bar, colour: int, layout: La
     _meter(row, top + layout.drop, bar, colour, layout)
 
 
-def _meter(row: ElementTree.Element, top: float, bar: Bar, colour: int, layout: Layout) -> None:
+def _meter(row: ElementTree.Element, top: float, bar: ModelBar, colour: int, layout: Layout) -> None:
     value, low, high = (layout.at(min(1.0, max(0.0, share))) for share in (bar.value, *bar.bounds))
     middle = top + 9
     for name, end in (("track", layout.right), (f"c{colour}", value)):

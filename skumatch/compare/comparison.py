@@ -14,7 +14,7 @@ from skumatch.model.runtime import prepare
 from skumatch.params import Params
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Bounds, Evaluation, Protocol
-from skumatch.retrieval.protocols import Asked, ask
+from skumatch.retrieval.protocols import ProtocolAnswers, ask
 
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder
@@ -36,7 +36,7 @@ class Entrant(NamedTuple):
     weights: str
 
 
-class Difference(BaseModel):
+class ModelDifference(BaseModel):
     """A model's top-1 less the first model's on the same queries.
 
     Attributes:
@@ -73,7 +73,7 @@ class Compared(BaseModel):
     model: str
     label: str
     evaluation: Evaluation
-    difference: Difference | None = None
+    difference: ModelDifference | None = None
 
 
 class Comparison(BaseModel):
@@ -114,7 +114,7 @@ def compare(questions: Questions, entrants: Sequence[Entrant], params: Params) -
     return Comparison(protocol=questions.protocol, models=tuple(models))
 
 
-def _answer(questions: Questions, entrant: Entrant, params: Params) -> Asked:
+def _answer(questions: Questions, entrant: Entrant, params: Params) -> ProtocolAnswers:
     vectors = embed(entrant.encoder, questions.images, params.embed.batch, params.runtime, entrant.label)
     entrant.encoder.to("cpu")  # a GPU holds one encoder at a time
     device = str(prepare(params.runtime))
@@ -129,11 +129,11 @@ def _answer(questions: Questions, entrant: Entrant, params: Params) -> Asked:
     )
 
 
-def _difference(hits: pd.DataFrame, base: pd.DataFrame, params: Params) -> Difference:
+def _difference(hits: pd.DataFrame, base: pd.DataFrame, params: Params) -> ModelDifference:
     """Return the mean of the paired differences, resampled by SKU."""
     assert hits["query"].equals(base["query"])
     policy = params.evaluate
     change = hits["hit"].to_numpy(dtype=float) - base["hit"].to_numpy(dtype=float)
     skus = hits["sku"].to_numpy(dtype=object)
     bounds = statistics.change_interval(change, skus, policy.confidence, params.seed, policy.resamples)
-    return Difference(top1=bounds.value, interval=(max(-1.0, bounds.low), min(1.0, bounds.high)))
+    return ModelDifference(top1=bounds.value, interval=(max(-1.0, bounds.low), min(1.0, bounds.high)))

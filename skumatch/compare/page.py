@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from skumatch.compare import wording
-from skumatch.compare.charts import Bar, bars
-from skumatch.compare.comparison import Compared, Comparison, Difference
+from skumatch.compare.charts import ModelBar, bars
+from skumatch.compare.comparison import Compared, Comparison, ModelDifference
 
 WIDE, NARROW = 960, 330  # pixels: one chart for each kind of window
 
@@ -30,7 +30,7 @@ def _top1(model: Compared) -> float:
     return model.evaluation.top1
 
 
-def _lead(comparison: Comparison, best: Compared) -> tuple[str, Difference | None]:
+def _lead(comparison: Comparison, best: Compared) -> tuple[str, ModelDifference | None]:
     """Return the label of the model that the best model is compared with, and the best model's lead on it.
 
     That is the first model, or the next best one where the first model is the best; a single model has no
@@ -44,14 +44,14 @@ def _lead(comparison: Comparison, best: Compared) -> tuple[str, Difference | Non
     rival = max(others, key=_top1)
     assert rival.difference is not None
     low, high = rival.difference.interval
-    return rival.label, Difference(top1=-rival.difference.top1, interval=(-high, -low))
+    return rival.label, ModelDifference(top1=-rival.difference.top1, interval=(-high, -low))
 
 
 def draw(comparison: Comparison, width: int = WIDE) -> str:
     """Draw top-1, top-3 and top-5 of every model with their intervals, as SVG."""
     groups = {
         f"Top {k}": [
-            Bar(
+            ModelBar(
                 model.label,
                 getattr(model.evaluation, f"top{k}"),
                 getattr(model.evaluation.interval, f"top{k}"),

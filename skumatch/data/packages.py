@@ -63,7 +63,7 @@ class Brand:
 
 
 @dataclass(frozen=True)
-class Sku:
+class Package:
     """A made-up product.
 
     Attributes:
@@ -145,12 +145,12 @@ BRANDS = (
 CATALOGUE = sum(len(brand.flavours) for brand in BRANDS)
 
 
-def catalogue(skus: int) -> list[Sku]:
+def catalogue(skus: int) -> list[Package]:
     """Return the first `skus` products, brand by brand; past the end follow new editions of all."""
     flavours = [(brand, *flavour) for brand in BRANDS for flavour in brand.flavours]
     chosen = [(*flavours[i % len(flavours)], i // len(flavours)) for i in range(skus)]
     return [
-        Sku(name if not n else f"{name} Edition {n + 1}", brand, text, accent, n)
+        Package(name if not n else f"{name} Edition {n + 1}", brand, text, accent, n)
         for brand, name, text, accent, n in chosen
     ]
 
@@ -183,7 +183,7 @@ def _write(
 
 
 @lru_cache(maxsize=128)
-def design(sku: Sku) -> Image.Image:
+def design(sku: Package) -> Image.Image:
     """Draw the front of a package: RGBA, HEIGHT pixels high, transparent outside its outline."""
     shape, (ground, second, ink) = SHAPES[sku.brand.shape], sku.brand.colours
     height, width = FINE * HEIGHT, round(FINE * HEIGHT / shape.aspect / 2) * 2
@@ -217,7 +217,7 @@ def _relief(shape: Shape, u: Array, v: Array) -> Array:
     return light * (1 - 0.25 * np.exp(-(((v - shape.cap) / 0.004) ** 2)) * (shape.cap > 0))
 
 
-def _print(face: Image.Image, sku: Sku) -> None:
+def _print(face: Image.Image, sku: Package) -> None:
     """Print logo, claim, a band and fruits in the accent colour with the flavour's name, and small print."""
     draw = ImageDraw.Draw(face)
     w, h = face.size

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from skumatch.data.delivery.layout import SIDES
-from skumatch.data.packages import CATALOGUE, FINE, HEIGHT, Sku, catalogue, design, font
+from skumatch.data.packages import CATALOGUE, FINE, HEIGHT, Package, catalogue, design, font
 from skumatch.errors import DataError, ParameterError, StorageError
 from skumatch.files import read_json, write_json
 from skumatch.progress import track
@@ -147,7 +147,7 @@ def render_sample(folder: Path, skus: int = 24, train: int = 10, test: int = 5, 
         ) from error
 
 
-def _shoot(path: Path, sku: Sku, key: str) -> None:
+def _shoot(path: Path, sku: Package, key: str) -> None:
     """Save one photo of `sku`, decided by `key` alone; its neighbours are often of the same brand."""
     rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
     catalogued = catalogue(CATALOGUE)

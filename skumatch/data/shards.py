@@ -150,7 +150,7 @@ class Known:
         return set(self.shard[~self.wanted].tolist())
 
 
-class Store:
+class ShardStore:
     """The images of the old version and new ones; the bytes of each image are stored once.
 
     A shard of the old version is kept, byte for byte, if every image in it is wanted again. Otherwise its

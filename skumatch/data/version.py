@@ -17,7 +17,7 @@ from skumatch.data.delivery.replace import aside, swap
 from skumatch.data.manifest import COLUMNS, columns_of, read_manifest, write_manifest
 from skumatch.data.products import of_skus, read_products, retired, write_products
 from skumatch.data.quarantine import QUARANTINE, read_pictures
-from skumatch.data.shards import STORED, Store
+from skumatch.data.shards import STORED, ShardStore
 from skumatch.errors import DataError
 from skumatch.files import canonical_json, disk_errors, read_json, write_json
 
@@ -129,7 +129,7 @@ def require_usable(version: Version, others: Collection[str]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class VersionStep:
     """The step from one version to the next.
 
     Attributes:
@@ -143,7 +143,7 @@ class Step:
     rewritten: list[str]
 
 
-Make = Callable[[Version, Store], Version]
+Make = Callable[[Version, ShardStore], Version]
 
 
 def nothing(*_: object) -> None:
@@ -155,8 +155,8 @@ def step(
     make: Make,
     others: Collection[str],
     fetch: Callable[[list[str]], None] = nothing,
-    begin: Callable[[Step, Path], None] = nothing,
-) -> Step | None:
+    begin: Callable[[VersionStep, Path], None] = nothing,
+) -> VersionStep | None:
     """Replace the version at `root` by the next one; call it within `exclusive`.
 
     Args:
@@ -175,7 +175,7 @@ def step(
     """
     old = read_version(root)
     with disk_errors(f"a change of {root}"), aside(root) as folder:
-        store = Store(root, columns_of(old.manifest, STORED), folder / "shards")
+        store = ShardStore(root, columns_of(old.manifest, STORED), folder / "shards")
         try:
             new = make(old, store)
             require_usable(new, others)
@@ -189,7 +189,7 @@ def step(
         finally:
             store.writer.abandon()
         write_version(folder, new)
-        made = Step(old, new, rewritten)
+        made = VersionStep(old, new, rewritten)
         begin(made, folder)
         swap(folder, root)
     return made

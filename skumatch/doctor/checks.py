@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from skumatch.doctor import hardware, installation, queues, servers, serving, storage
-from skumatch.doctor.finding import LONGER, Check
+from skumatch.doctor.finding import LONGER, PartCheck
 
 START = "Start it (`skumatch up`), or correct its address"
 CHECKS = (
-    Check("packages", installation.packages, installation.ELSEWHERE),
-    Check("parameters", installation.parameters, "Correct params.yaml."),
-    Check("pipeline", installation.pipeline, installation.ELSEWHERE),
-    Check("code", installation.code, installation.ELSEWHERE),
-    Check("secrets", installation.secrets, "Close them to others by hand."),
-    Check("signing key", installation.signing_key, "Correct SKUMATCH_SIGNING_KEY."),
-    Check("disk", hardware.disk, "See whether its disk is mounted and answers."),
-    Check("GPU", hardware.gpu, "Install PyTorch again; see what `nvidia-smi` says.", seconds=LONGER),
-    Check("proxy", servers.proxy, "Correct the proxy variables."),
-    Check(
+    PartCheck("packages", installation.packages, installation.ELSEWHERE),
+    PartCheck("parameters", installation.parameters, "Correct params.yaml."),
+    PartCheck("pipeline", installation.pipeline, installation.ELSEWHERE),
+    PartCheck("code", installation.code, installation.ELSEWHERE),
+    PartCheck("secrets", installation.secrets, "Close them to others by hand."),
+    PartCheck("signing key", installation.signing_key, "Correct SKUMATCH_SIGNING_KEY."),
+    PartCheck("disk", hardware.disk, "See whether its disk is mounted and answers."),
+    PartCheck("GPU", hardware.gpu, "Install PyTorch again; see what `nvidia-smi` says.", seconds=LONGER),
+    PartCheck("proxy", servers.proxy, "Correct the proxy variables."),
+    PartCheck(
         "DVC remote",
         storage.remote,
         "See whether its host is up and reachable (SKUMATCH_REMOTE).",
         seconds=LONGER,
     ),
-    Check("data", storage.data, "See what `dvc status --cloud` says.", after="DVC remote", seconds=LONGER),
-    Check("MLflow", servers.mlflow, f"{START} (SKUMATCH_MLFLOW).", seconds=LONGER),
-    Check("artifacts", servers.artifacts, "See MLflow's log.", after="MLflow", seconds=LONGER),
-    Check("champion", servers.champion, "See MLflow's log.", after="MLflow", seconds=LONGER),
-    Check("products", serving.products, "See MLflow's log.", after="MLflow", seconds=LONGER),
-    Check("Airflow", servers.airflow, f"{START} (SKUMATCH_AIRFLOW)."),
-    Check("DAGs", servers.dags, "See the DAG processor's log.", after="Airflow"),
-    Check("clocks", servers.clocks, "Compare them by hand."),
-    Check("broker", queues.broker, f"Start it, or check {queues.BROKER}."),
-    Check("workers", queues.workers, "See the workers' logs.", after="broker"),
+    PartCheck(
+        "data", storage.data, "See what `dvc status --cloud` says.", after="DVC remote", seconds=LONGER
+    ),
+    PartCheck("MLflow", servers.mlflow, f"{START} (SKUMATCH_MLFLOW).", seconds=LONGER),
+    PartCheck("artifacts", servers.artifacts, "See MLflow's log.", after="MLflow", seconds=LONGER),
+    PartCheck("champion", servers.champion, "See MLflow's log.", after="MLflow", seconds=LONGER),
+    PartCheck("products", serving.products, "See MLflow's log.", after="MLflow", seconds=LONGER),
+    PartCheck("Airflow", servers.airflow, f"{START} (SKUMATCH_AIRFLOW)."),
+    PartCheck("DAGs", servers.dags, "See the DAG processor's log.", after="Airflow"),
+    PartCheck("clocks", servers.clocks, "Compare them by hand."),
+    PartCheck("broker", queues.broker, f"Start it, or check {queues.BROKER}."),
+    PartCheck("workers", queues.workers, "See the workers' logs.", after="broker"),
 )

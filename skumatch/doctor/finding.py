@@ -76,7 +76,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Check:
+class PartCheck:
     """The check of one part of an installation.
 
     Attributes:
@@ -94,7 +94,7 @@ class Check:
     seconds: float = SECONDS
 
 
-def examine(place: Place, checks: Iterable[Check]) -> Iterator[Finding]:
+def examine(place: Place, checks: Iterable[PartCheck]) -> Iterator[Finding]:
     """Run the checks in order and yield their findings.
 
     Each check has a time limit, so that a host that doesn't answer doesn't block the other checks.
@@ -110,7 +110,7 @@ def examine(place: Place, checks: Iterable[Check]) -> Iterator[Finding]:
         yield finding
 
 
-def _in_time(check: Check, place: Place) -> Finding:
+def _in_time(check: PartCheck, place: Place) -> Finding:
     """Run a check in a thread; after its time limit the thread is abandoned."""
     with ThreadPool(1) as pool:
         try:
@@ -121,7 +121,7 @@ def _in_time(check: Check, place: Place) -> Finding:
             )
 
 
-def _finding(check: Check, place: Place) -> Finding:
+def _finding(check: PartCheck, place: Place) -> Finding:
     """Run a check and return its finding, whichever error it raises."""
     try:
         return Finding(name=check.name, verdict="ok", found=check.ask(place))

@@ -43,7 +43,7 @@ PART = 2048  # pictures in a part, which is the most work that a kill may cost
 KEY: Final = b"skumatch.match"
 
 
-class Plan(NamedTuple):
+class MatchPlan(NamedTuple):
     """Pictures to match, the bundle to match them with, and the table to write.
 
     Attributes:
@@ -110,7 +110,7 @@ def matching(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def match_all(plan: Plan, parts: Path, batch: int, runtime: RuntimeParams) -> tuple[int, int]:
+def match_all(plan: MatchPlan, parts: Path, batch: int, runtime: RuntimeParams) -> tuple[int, int]:
     """Write the table `plan.out`; a picture that can't be decoded is a row with its `problem`.
 
     Args:
@@ -145,7 +145,9 @@ def counts(out: Path) -> tuple[int, Counter[str], Counter[str]]:
     return sum(map(bool, table["unknown"].to_pylist())), skus, problems
 
 
-def _match(plan: Plan, parts: Path, done: int, batch: int, runtime: RuntimeParams, advance: Advance) -> None:
+def _match(
+    plan: MatchPlan, parts: Path, done: int, batch: int, runtime: RuntimeParams, advance: Advance
+) -> None:
     """Match the pictures from place `done` on, and write a file for each part."""
     first, waiting = done, list[Batch]()
     left = plan.images.take(range(first, len(plan.images)))
@@ -160,7 +162,7 @@ def _match(plan: Plan, parts: Path, done: int, batch: int, runtime: RuntimeParam
             done, waiting = done + count, []
 
 
-def _rows(plan: Plan, images: Images, first: int, batches: list[Batch]) -> list[dict[str, Any]]:
+def _rows(plan: MatchPlan, images: Images, first: int, batches: list[Batch]) -> list[dict[str, Any]]:
     """Return the table's rows of some batches of `images`, which are the plan's from `first` on."""
     matches = _matches(plan, first, batches)
     problems = {i: problem for batch in batches for i, problem in batch.problems.items()}
@@ -169,7 +171,7 @@ def _rows(plan: Plan, images: Images, first: int, batches: list[Batch]) -> list[
     return [{"id": images.ids[i], "sha256": _digest(images, i)} | answers[i] for i in sorted(answers)]
 
 
-def _matches(plan: Plan, first: int, batches: list[Batch]) -> dict[int, list[Match]]:
+def _matches(plan: MatchPlan, first: int, batches: list[Batch]) -> dict[int, list[Match]]:
     """Return each picture's matches; pictures with the same assortment are searched together."""
     rows = np.array([row for batch in batches for row in batch.rows], np.int64)
     vectors = np.concatenate([batch.vectors for batch in batches])
@@ -245,7 +247,7 @@ def _key(out: Path) -> str | None:
         ) from error
 
 
-def _join(parts: Path, plan: Plan, key: str) -> None:
+def _join(parts: Path, plan: MatchPlan, key: str) -> None:
     schema = SCHEMA.with_metadata({KEY: key, b"skumatch.bundle": plan.bundle.hash})
     with replacing(plan.out) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
         for path in _parts(parts):

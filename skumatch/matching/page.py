@@ -13,14 +13,14 @@ from PIL import Image
 
 from skumatch.data.images import Images
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.matching.batch import Plan
+from skumatch.matching.batch import MatchPlan
 
 SIDE = 144  # pixels of a picture's longer side
 GROUPS, EACH, STRANGERS = 80, 12, 60  # products, pictures of each, unknown pictures shown
 COLUMNS = ["id", "sku", "unknown", "similarity", "skus", "problem"]
 
 
-class Shot(NamedTuple):
+class MatchedPhoto(NamedTuple):
     """A matched picture.
 
     Attributes:
@@ -47,7 +47,7 @@ class Group(NamedTuple):
     """
 
     sku: str | None
-    shots: list[Shot]
+    shots: list[MatchedPhoto]
     total: int
     gallery: str | None
 
@@ -57,7 +57,7 @@ class Group(NamedTuple):
         return self.total - len(self.shots)
 
 
-def page(plan: Plan, gallery: Callable[[str], Image.Image | None]) -> str:
+def page(plan: MatchPlan, gallery: Callable[[str], Image.Image | None]) -> str:
     """Render the plan's table as one HTML file with everything in it; all text is escaped.
 
     `gallery` returns a picture of a SKU, or None.
@@ -99,8 +99,10 @@ def _group(
     return Group(sku, shots, len(rows), thumbnail(product, SIDE) if product else None)
 
 
-def _shot(row: Any, images: Images) -> Shot:
-    return Shot(row["id"], thumbnail(images[row["at"]], SIDE), float(row["similarity"]), str(row["skus"][0]))
+def _shot(row: Any, images: Images) -> MatchedPhoto:
+    return MatchedPhoto(
+        row["id"], thumbnail(images[row["at"]], SIDE), float(row["similarity"]), str(row["skus"][0])
+    )
 
 
 @cache

@@ -20,7 +20,7 @@ Corners = NDArray[np.float64]
 FINEST = 2.0  # at most so many pixels of a picture per pixel of the view: bilinear sampling still uses all
 
 
-class Box(NamedTuple):
+class PixelBox(NamedTuple):
     """A rectangle in a picture, in whole pixels.
 
     Attributes:
@@ -43,7 +43,9 @@ class Box(NamedTuple):
         )
 
 
-def crop_box(rows: int, columns: int, params: AugmentParams, place: Sequence[float], shape: float) -> Box:
+def crop_box(
+    rows: int, columns: int, params: AugmentParams, place: Sequence[float], shape: float
+) -> PixelBox:
     """Return a random crop with at least `params.min_crop` of each side, stretched by up to `params.ratio`.
 
     Args:
@@ -59,10 +61,10 @@ def crop_box(rows: int, columns: int, params: AugmentParams, place: Sequence[flo
     stretch = (1 + params.ratio) ** (shape - 0.5)
     width = max(1, min(columns, round(columns * share * stretch)))
     height = max(1, min(rows, round(rows * share / stretch)))
-    return Box(round((columns - width) * across), round((rows - height) * down), width, height)
+    return PixelBox(round((columns - width) * across), round((rows - height) * down), width, height)
 
 
-def moved_corners(box: Box, params: AugmentParams, moves: Sequence[float], turn: float) -> Corners:
+def moved_corners(box: PixelBox, params: AugmentParams, moves: Sequence[float], turn: float) -> Corners:
     """Move each corner of a box by up to `params.perspective` of its sides, then turn all about its middle.
 
     Args:

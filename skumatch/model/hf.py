@@ -20,9 +20,9 @@ from skumatch.model.hf_forms import (
     TENSORS,
     VIEW,
     Config,
-    Index,
+    HfPreprocessor,
+    HfWeightIndex,
     Tower,
-    View,
     checked,
     missing,
     read_object,
@@ -62,7 +62,7 @@ def load_clip(folder: Path) -> tuple[Encoder, str]:
     """
     tower, files = _tower(folder), _tensor_files(folder)
     preprocess = _preprocess(
-        checked(View, read_object(folder / VIEW), folder / VIEW), tower.image_size, folder / VIEW
+        checked(HfPreprocessor, read_object(folder / VIEW), folder / VIEW), tower.image_size, folder / VIEW
     )
     visual = _visual(tower)
     state = _converted({name: tensor for path in files for name, tensor in read_tensors(path).items()})
@@ -125,7 +125,7 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _preprocess(view: View, side: int, path: Path) -> Preprocess:
+def _preprocess(view: HfPreprocessor, side: int, path: Path) -> Preprocess:
     """Convert the processor's settings; raise WeightsError unless it makes pictures of side x side pixels."""
     size = {"shortest_edge": view.size} if isinstance(view.size, int) else view.size
     crop = (
@@ -156,7 +156,7 @@ def _tensor_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
-        parts = checked(Index, read_object(index), index).weight_map.values()
+        parts = checked(HfWeightIndex, read_object(index), index).weight_map.values()
         return [folder / Path(name).name for name in sorted(set(parts))]
     if (folder / PICKLE).is_file():
         convert = (

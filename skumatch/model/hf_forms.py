@@ -65,7 +65,7 @@ class Tower(BaseModel):
     layer_norm_eps: float = 1e-5
 
 
-class View(BaseModel):
+class HfPreprocessor(BaseModel):
     """The preprocessor_config.json. A missing field has the default of transformers' CLIPImageProcessor.
 
     Attributes:
@@ -97,7 +97,7 @@ class View(BaseModel):
     image_std: Colour = open_clip.OPENAI_DATASET_STD
 
 
-class Index(BaseModel):
+class HfWeightIndex(BaseModel):
     """The model.safetensors.index.json of a model whose tensors are in several files.
 
     Attributes:

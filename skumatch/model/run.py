@@ -27,7 +27,7 @@ AVERAGE, BEST, MODEL, OPTIMIZER, START = "average/", "best/", "model/", "optimiz
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class Run:
+class TrainingState:
     """A training: encoder, head, optimiser, and the progress so far.
 
     Attributes:

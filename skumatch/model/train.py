@@ -25,7 +25,7 @@ from skumatch.model.head import Head
 from skumatch.model.optim import adamw
 from skumatch.model.pace import Pace
 from skumatch.model.probe import probe, tower_features
-from skumatch.model.run import Run
+from skumatch.model.run import TrainingState
 from skumatch.model.runtime import prepare, workers
 from skumatch.model.schedule import Schedule
 from skumatch.model.tower import shaped
@@ -121,7 +121,7 @@ def train(
     world.share_norms(encoder, device)
     start = snapshot(encoder) if params.average.wise else {}
     with shaped(encoder, params.tower):
-        run = Run(encoder, head, schedule, params, device, world, start)
+        run = TrainingState(encoder, head, schedule, params, device, world, start)
         if checkpoint:
             run.resume(checkpoint)
         views = Views(
@@ -180,7 +180,7 @@ def _probed(
 
 
 def _loop(
-    run: Run,
+    run: TrainingState,
     views: Views,
     checkpoints: Checkpoints | None,
     workers: int,
@@ -215,7 +215,7 @@ def _loop(
     assert saved_step == run.step
 
 
-def _end_epoch(run: Run, judge: Judge | None, pace: Pace, stop_request: _Asked) -> bool:
+def _end_epoch(run: TrainingState, judge: Judge | None, pace: Pace, stop_request: _Asked) -> bool:
     """Validate the epoch if it is due, and write its line to the live file.
 
     Return False if SIGTERM interrupted the validation; it is then repeated after a resume.

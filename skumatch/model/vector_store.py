@@ -64,7 +64,7 @@ ALIKE = frozenset(
 
 
 @dataclass(frozen=True)
-class Counts:
+class VectorCounts:
     """Counts of distinct pictures: vectors computed, and vectors taken from the store.
 
     Attributes:
@@ -331,7 +331,7 @@ def embed_once(
     store: VectorStore | None,
     label: str,
     world: World = ALONE,
-) -> tuple[Rows, Counts]:
+) -> tuple[Rows, VectorCounts]:
     """Embed pictures: take known vectors from the store, compute the others and save them there.
 
     New vectors are saved in parts, about one a minute. Every forward pass has `batch` pictures, and black
@@ -374,7 +374,7 @@ def embed_once(
     if world.first:
         rows[missing] = computed
     known_count = len(pictures) - len(missing)
-    counts = Counts(len(missing), known_count, loose=0 if order_free(encoder) else known_count)
+    counts = VectorCounts(len(missing), known_count, loose=0 if order_free(encoder) else known_count)
     return rows if len(pictures) == len(images) else rows[order], counts
 
 

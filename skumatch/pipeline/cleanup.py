@@ -18,7 +18,7 @@ from skumatch.pipeline.claims import Board, Claim, cleaning
 from skumatch.pipeline.references import Objects, closure, in_history, named, path_of
 from skumatch.pipeline.retention import (
     RESULT,
-    Item,
+    Deletable,
     counts,
     idle_checkpoints,
     idle_vectors,
@@ -26,7 +26,7 @@ from skumatch.pipeline.retention import (
     stored,
     unneeded,
 )
-from skumatch.pipeline.stores import File, Store
+from skumatch.pipeline.stores import File, ObjectStore
 from skumatch.progress import Advance, silent
 from skumatch.release.holdings import Holding, holdings
 from skumatch.release.tracking import Tracking
@@ -71,7 +71,7 @@ class Pile:
     """
 
     kind: str
-    items: tuple[Item, ...]
+    items: tuple[Deletable, ...]
     remove: Callable[[list[str]], None]
 
 
@@ -83,7 +83,7 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
         StorageError: a store can't be read.
         CleaningRefused: the needed objects can't be determined.
     """
-    cache, remote = Store(str(own_place(settings, "cache"))), Store(settings.remote_url)
+    cache, remote = ObjectStore(str(own_place(settings, "cache"))), ObjectStore(settings.remote_url)
     if settings.remote is None:
         own_place(settings, "remote")
     # The files are listed first and the references to them afterwards. So a file that is written meanwhile is
@@ -96,7 +96,7 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
     roots, archives = _roots(settings, limits, claims, records, young)
     needed = closure(roots, archives, Objects((cache, remote)))
     folders = leftovers.leftovers(settings.home_dir, limits.now)
-    workspaces = tuple(sorted(Item(0, str(folder), size) for folder, size in folders.items()))
+    workspaces = tuple(sorted(Deletable(0, str(folder), size) for folder, size in folders.items()))
     return [
         Pile("workspaces", workspaces, _remove_folders),
         Pile("cache", _unneeded(cache, in_cache, needed), cache.remove),
@@ -118,7 +118,7 @@ def _roots(
     return young | in_history(settings.project) | in_locks, {holder.inputs for holder in holders} - {""}
 
 
-def _unneeded(store: Store, files: dict[str, File], needed: set[str]) -> tuple[Item, ...]:
+def _unneeded(store: ObjectStore, files: dict[str, File], needed: set[str]) -> tuple[Deletable, ...]:
     """Return a store's results and objects that aren't needed, in the order of their deletion."""
     results = store.read(name for name in files if RESULT.fullmatch(name))
     return tuple(unneeded(files, {name: data for name, data in results.items() if name in files}, needed))
@@ -152,7 +152,7 @@ def check_place(
     """
     known = any(path_of(holding.inputs) in in_remote for holding in records)
     if not known and any(name.startswith("files/") for name in (*in_cache, *in_remote)):
-        store, server = Store(settings.remote_url).shown, Tracking(settings.mlflow_url).shown
+        store, server = ObjectStore(settings.remote_url).shown, Tracking(settings.mlflow_url).shown
         fault = f"MLflow at {server} knows of no run whose input set is in {store}"
         raise CleaningRefused(
             f"{fault}, so it can't say what is needed there; "
@@ -166,7 +166,7 @@ def _remove_folders(names: list[str]) -> None:
 
 def delete(
     settings: Settings, limits: Limits, shown: list[Pile], advance: Advance = silent
-) -> dict[str, list[Item]]:
+) -> dict[str, list[Deletable]]:
     """Delete the shown items that still aren't needed, and return the deleted ones by kind.
 
     Before each kind the needed objects are determined anew. After an error the remaining items stay.
@@ -182,7 +182,7 @@ def delete(
         RegistryUnavailable: MLflow is away.
         StorageError: a store can't be read or written.
     """
-    gone: dict[str, list[Item]] = {}
+    gone: dict[str, list[Deletable]] = {}
     with cleaning(settings) as still:
         for pile in shown:
             still()
@@ -200,7 +200,7 @@ def _of_kind(kind: str, choices: Iterable[Pile]) -> Pile:
     return next(pile for pile in choices if pile.kind == kind)
 
 
-def steps(items: Iterable[Item]) -> Iterator[list[Item]]:
+def steps(items: Iterable[Deletable]) -> Iterator[list[Deletable]]:
     """Yield the items in order, at most AT_ONCE at a time and never two ranks together."""
     for _, ranked in groupby(sorted(items), key=lambda item: item.rank):
         group = list(ranked)

@@ -22,12 +22,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from skumatch.config import Settings
-from skumatch.data.delivery.changes import COMPARED, Changes, compare
+from skumatch.data.delivery.changes import COMPARED, PictureChanges, compare
 from skumatch.data.delivery.replace import exclusive, recover
 from skumatch.data.manifest import columns_of, read_manifest
 from skumatch.data.products import FILE, retired
 from skumatch.data.quarantine import QUARANTINE
-from skumatch.data.version import SUMMARY, Make, Step, Version, read_version, step
+from skumatch.data.version import SUMMARY, Make, Version, VersionStep, read_version, step
 from skumatch.errors import DataError, SkumatchError, StorageError
 from skumatch.files import md5, write_text
 from skumatch.pipeline.claims import at_work
@@ -69,7 +69,7 @@ class Changed:
 
     before: str
     after: str
-    pictures: Changes
+    pictures: PictureChanges
     retired: list[str]
     back: list[str]
 
@@ -130,7 +130,7 @@ def change(
     with _turn(settings) as (repository, pointer, rest_on):
         listing, here = repository.listing("data"), _files(root)
 
-        def begin(made: Step, folder: Path) -> None:
+        def begin(made: VersionStep, folder: Path) -> None:
             described = _described(action, pointer, _compared(made.old, made.new), reason)
             described = described.model_copy(update={"erased": sorted(erased)})
             _begin(settings, Pending(change=described, tables=_tables(folder)))
@@ -159,7 +159,7 @@ def _unchanged(
 
     An erasure is recorded all the same: older versions may have the erased pictures.
     """
-    unchanged = Changed(md5_of(pointer), md5_of(pointer), Changes(), [], [])
+    unchanged = Changed(md5_of(pointer), md5_of(pointer), PictureChanges(), [], [])
     if erased:
         summary = f"{_number(sorted(erased), 'picture')} of older versions"
         fields = {"after": md5_of(pointer), "erased": sorted(erased), "summary": summary}
@@ -192,7 +192,9 @@ def undo(settings: Settings, reason: Reason) -> Changed:
             raise StorageError(f"{gone}; import it again.")
         old, here, listing = read_version(root), set(_files(root)), repository.listing("data")
         origin = record.origin(last.before, last.when)
-        described = _described("undo", pointer, Changed(before, last.before, Changes(), [], []), reason)
+        described = _described(
+            "undo", pointer, Changed(before, last.before, PictureChanges(), [], []), reason
+        )
         described = described.model_copy(update={"after": last.before, "origin": origin and origin.when})
         _begin(settings, Pending(change=described, tables={}))
         repository.write_pointer("data", last.pointer)
@@ -298,7 +300,7 @@ def _lay_out(repository: Repository, root: Path) -> None:
             (root.parent / path).unlink()
 
 
-def _touched(made: Step, listing: Mapping[str, str], root: Path) -> list[str]:
+def _touched(made: VersionStep, listing: Mapping[str, str], root: Path) -> list[str]:
     """Return the files that a step wrote or took away, as paths from the project.
 
     A shard never changes in place, so a changed set of pictures shows in the names of shards.

@@ -11,7 +11,7 @@ import pandas as pd
 from skumatch.config import Settings
 from skumatch.errors import DataError, ParameterError
 from skumatch.pipeline.data_record import DataRecord
-from skumatch.pipeline.holders import Contents, DataVersion, look
+from skumatch.pipeline.holders import Contents, HeldVersion, look
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import md5_of
@@ -34,7 +34,7 @@ class Chosen:
     pictures: frozenset[str]
     copies: int
     current: str
-    versions: list[DataVersion]
+    versions: list[HeldVersion]
     _contents: Contents
 
     def stores(self) -> dict[str, int]:

@@ -32,12 +32,12 @@ from skumatch.pipeline.erasure_record import (
     merged,
     new_name,
 )
-from skumatch.pipeline.holders import Contents, DataVersion, holding, look, made_of, stray_shards
+from skumatch.pipeline.holders import Contents, HeldVersion, holding, look, made_of, stray_shards
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.references import named, path_of, pointers
 from skumatch.pipeline.repository import md5_of
-from skumatch.pipeline.retention import Item, outs_of, unneeded
-from skumatch.pipeline.stores import File, Store
+from skumatch.pipeline.retention import Deletable, outs_of, unneeded
+from skumatch.pipeline.stores import File, ObjectStore
 from skumatch.pipeline.worker import run_name
 from skumatch.progress import Advance, silent
 from skumatch.release import erasable
@@ -70,7 +70,7 @@ class Losses:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class ErasurePlan:
     """The deletions of an erasure.
 
     Attributes:
@@ -91,7 +91,7 @@ class Plan:
         return sum(len(pile.items) for pile in self.piles)
 
 
-def plan(settings: Settings, who: str) -> Plan:
+def plan(settings: Settings, who: str) -> ErasurePlan:
     """Find everything that holds pictures that were erased; nothing is written.
 
     Args:
@@ -106,7 +106,7 @@ def plan(settings: Settings, who: str) -> Plan:
     changes, erasures = DataRecord(settings).erasures(), ErasureRecord(settings).read()
     pictures = {picture for change in changes for picture in change.erased}
     if not pictures:
-        return Plan([], None, Losses())
+        return ErasurePlan([], None, Losses())
     tracking, contents = Tracking(settings.mlflow_url), look(settings)
     _check_mlflow(settings, tracking, contents)
     affected = {version.md5: version for version in contents.data_versions() if len(version.having(pictures))}
@@ -131,7 +131,7 @@ def plan(settings: Settings, who: str) -> Plan:
     whole = {name: affected[name] for name in affected if path_of(name) in contents.files[1]}
     losses = _losses(versions, whole, erasures)
     erasure = _erasure(who, changes, pictures, piles, objects & contents.digests, versions, whole)
-    return _continued(Plan(piles, erasure, losses), erasures)
+    return _continued(ErasurePlan(piles, erasure, losses), erasures)
 
 
 def _check_mlflow(settings: Settings, tracking: Tracking, contents: Contents) -> None:
@@ -140,7 +140,7 @@ def _check_mlflow(settings: Settings, tracking: Tracking, contents: Contents) ->
         check_place(settings, *contents.files, holdings(tracking, datetime.now(UTC)))
 
 
-def _check_current(settings: Settings, affected: Mapping[str, DataVersion]) -> None:
+def _check_current(settings: Settings, affected: Mapping[str, HeldVersion]) -> None:
     """Raise CleaningRefused if today's data version has an erased picture."""
     if not (settings.project / "data.dvc").is_file():
         return
@@ -167,7 +167,7 @@ def _objects(
     releases: Iterable[Release],
     galleries: Iterable[KeptGallery],
     pictures: set[str],
-    affected: Mapping[str, DataVersion],
+    affected: Mapping[str, HeldVersion],
     ids: Mapping[str, frozenset[str]],
 ) -> set[str]:
     """Return the MD5s of all of DVC's objects that hold any of the pictures.
@@ -194,7 +194,7 @@ def _versions(
     contents: Contents,
     releases: Iterable[Release],
     bundles: set[str],
-    affected: Mapping[str, DataVersion],
+    affected: Mapping[str, HeldVersion],
     objects: set[str],
 ) -> list[ErasedVersion]:
     """Return the model versions that can't serve afterwards, or can't be made again.
@@ -233,7 +233,7 @@ def _erasure(
     piles: list[Pile],
     objects: set[str],
     versions: list[ErasedVersion],
-    affected: Mapping[str, DataVersion],
+    affected: Mapping[str, HeldVersion],
 ) -> Erasure:
     """Return the record of all deletions of this erasure."""
     names = {pile.kind: [item.name for item in pile.items] for pile in piles}
@@ -251,15 +251,17 @@ def _erasure(
     )
 
 
-def _continued(made: Plan, erasures: Erasures) -> Plan:
+def _continued(made: ErasurePlan, erasures: Erasures) -> ErasurePlan:
     """Add the deletions that a killed erasure has in its record to the plan, so that it finishes them."""
     if erasures.open and made.erasure:
         name, begun = erasures.open
-        return Plan(made.piles, merged([begun, made.erasure]), made.losses, name)
+        return ErasurePlan(made.piles, merged([begun, made.erasure]), made.losses, name)
     return made
 
 
-def erase(settings: Settings, who: str, accepted: Losses, advance: Advance = silent) -> dict[str, list[Item]]:
+def erase(
+    settings: Settings, who: str, accepted: Losses, advance: Advance = silent
+) -> dict[str, list[Deletable]]:
     """Make a new plan, delete everything that holds erased pictures, and return the deleted items by kind.
 
     Args:
@@ -280,7 +282,7 @@ def erase(settings: Settings, who: str, accepted: Losses, advance: Advance = sil
         if beyond := made.losses.beyond(accepted):
             raise LossNotAccepted(f"{in_words(beyond)}; nothing was deleted. Say {FLAG} if that may be.")
         erasure, name = made.erasure, made.name
-        gone: dict[str, list[Item]] = {pile.kind: [] for pile in made.piles}
+        gone: dict[str, list[Deletable]] = {pile.kind: [] for pile in made.piles}
         if erasure is None or (not made.count and not name):
             return gone
         name = name or new_name(erasure.begun)
@@ -334,7 +336,7 @@ class _Places:
     def in_mlflow(self, artifacts: Iterable[erasable.Artifact]) -> Pile:
         """Return the artifacts of MLflow as a pile."""
         by_name = {artifact.name: artifact for artifact in artifacts}
-        items = tuple(sorted(Item(0, name, artifact.size) for name, artifact in by_name.items()))
+        items = tuple(sorted(Deletable(0, name, artifact.size) for name, artifact in by_name.items()))
 
         def remove(names: list[str]) -> None:
             for name in names:
@@ -346,14 +348,14 @@ class _Places:
         """Return the piles of the remote, of the vector store's parts `vectors` in it, and of the cache."""
         (cache, remote), (in_cache, in_remote) = self.contents.stores, self.contents.files
         ranks = {name: 0 if name.endswith(".json") else 1 for name in vectors}
-        parts = tuple(sorted(Item(rank, name, in_remote[name].size) for name, rank in ranks.items()))
+        parts = tuple(sorted(Deletable(rank, name, in_remote[name].size) for name, rank in ranks.items()))
         return [
             Pile("remote", self._doomed(remote, in_remote), remote.remove),
             Pile("vectors", parts, remote.remove),
             Pile("cache", self._doomed(cache, in_cache), cache.remove),
         ]
 
-    def _doomed(self, store: Store, files: dict[str, File]) -> tuple[Item, ...]:
+    def _doomed(self, store: ObjectStore, files: dict[str, File]) -> tuple[Deletable, ...]:
         """Return a store's objects to delete, and the results that offer any of them."""
         results = {name: data for name, data in self.contents.results(store, files).items() if name in files}
         outs = {digest for data in results.values() for digest in outs_of(data) or ()}
@@ -363,7 +365,7 @@ class _Places:
         """Return this machine's copies of the bundles with these hashes as a pile."""
         folders = [self.settings.home_dir / "bundles" / digest for digest in sorted(hashes)]
         there = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
-        items = tuple(Item(0, str(folder), _size_of(folder)) for folder in there)
+        items = tuple(Deletable(0, str(folder), _size_of(folder)) for folder in there)
         return Pile("bundles", items, lambda names: leftovers.remove(map(Path, names)))
 
     def reports(self, runs: Iterable[KnownRun], affected: Iterable[str]) -> Pile:
@@ -386,7 +388,9 @@ class _Places:
         return self._files("project", [*doomed, *pages])
 
     def _files(self, kind: str, paths: list[Path]) -> Pile:
-        return Pile(kind, tuple(Item(0, str(path), path.stat().st_size) for path in sorted(paths)), _unlink)
+        return Pile(
+            kind, tuple(Deletable(0, str(path), path.stat().st_size) for path in sorted(paths)), _unlink
+        )
 
 
 def _size_of(folder: Path) -> int:

@@ -26,7 +26,7 @@ from skumatch.files import store_errors
 from skumatch.pipeline.cleanup import own_place
 from skumatch.pipeline.references import Objects, path_of
 from skumatch.pipeline.retention import RESULT, VECTORS, digest_of
-from skumatch.pipeline.stores import File, Store
+from skumatch.pipeline.stores import File, ObjectStore
 from skumatch.release.bundle.manifest import GALLERY, MANIFEST
 
 TABLE, SHARDS = "manifest.parquet", "shards/"
@@ -36,7 +36,7 @@ MEMBER = re.compile(rb"[0-9a-f]{64}\.[a-z]{1,8}\0")  # how a shard begins: the n
 
 
 @dataclass(frozen=True, eq=False)
-class DataVersion:
+class HeldVersion:
     """A data version in the cache or the remote.
 
     Attributes:
@@ -68,7 +68,7 @@ class Contents:
         listings: MD5 of a folder (.dir object) -> path of a file in it -> MD5 of the file.
     """
 
-    stores: tuple[Store, Store]
+    stores: tuple[ObjectStore, ObjectStore]
     files: tuple[dict[str, File], dict[str, File]]
     listings: dict[str, dict[str, str]]
     _objects: Objects = field(repr=False)
@@ -89,11 +89,11 @@ class Contents:
         """Return those of the objects that exist; they are verified, and cached for the next call."""
         return self._objects.read(digests)
 
-    def results(self, store: Store, files: Mapping[str, File]) -> dict[str, bytes]:
+    def results(self, store: ObjectStore, files: Mapping[str, File]) -> dict[str, bytes]:
         """Return the entries of a store's run cache: name -> content."""
         return store.read(name for name in files if RESULT.fullmatch(name))
 
-    def data_versions(self) -> list[DataVersion]:
+    def data_versions(self) -> list[HeldVersion]:
         """Return every data version of which the stores have the manifest.
 
         Raises:
@@ -103,7 +103,7 @@ class Contents:
         versions = [self._data_version(md5, self.listings[md5]) for md5 in sorted(folders)]
         return [version for version in versions if version]
 
-    def _data_version(self, md5: str, listing: dict[str, str]) -> DataVersion | None:
+    def _data_version(self, md5: str, listing: dict[str, str]) -> HeldVersion | None:
         shards = {name[len(SHARDS) :]: digest for name, digest in listing.items() if name.startswith(SHARDS)}
         data = self.object(listing[TABLE])
         if data is None:
@@ -112,7 +112,7 @@ class Contents:
             refusal = f"Data version {md5[:12]} is here without its manifest, so its pictures aren't known"
             cure = "restore it, or let `skumatch gc --delete` remove it if nobody needs it"
             raise CleaningRefused(f"{refusal}; {cure}. Nothing was deleted.")
-        return DataVersion(md5, pq.read_table(io.BytesIO(data), columns=KNOWN).to_pandas(), shards)
+        return HeldVersion(md5, pq.read_table(io.BytesIO(data), columns=KNOWN).to_pandas(), shards)
 
     def vectors(self, pictures: Collection[str]) -> list[str]:
         """Return the remote's files of the vector store's parts that hold any of the pictures (SHA-256).
@@ -143,7 +143,7 @@ def look(settings: Settings) -> Contents:
         StorageError: a store can't be read.
         CleaningRefused: a listing is damaged.
     """
-    cache, remote = Store(str(own_place(settings, "cache"))), Store(settings.remote_url)
+    cache, remote = ObjectStore(str(own_place(settings, "cache"))), ObjectStore(settings.remote_url)
     if settings.remote is None:
         own_place(settings, "remote")
     files = cache.files(), remote.files()
@@ -302,7 +302,7 @@ def stray_shards(contents: Contents, pictures: Collection[str]) -> set[str]:
     return held
 
 
-def _holds_any(store: Store, name: str, pictures: Collection[str]) -> bool:
+def _holds_any(store: ObjectStore, name: str, pictures: Collection[str]) -> bool:
     """Return whether a file is a shard with any of the pictures.
 
     A damaged shard counts as one. A file that can't be read doesn't.

@@ -57,7 +57,7 @@ class Trouble(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeSnapshot:
     """The code that a run takes along, and its state in git.
 
     Attributes:
@@ -85,7 +85,7 @@ class Code:
         return facts | ({"folder": self.folder} if self.folder else {})
 
 
-def read_code(project: Path) -> Code:
+def read_code(project: Path) -> CodeSnapshot:
     """Read the code that a run in `project` takes along.
 
     Raises:
@@ -97,14 +97,14 @@ def read_code(project: Path) -> Code:
     except NoRepository as error:
         why = f"is under no git commit: it is in no git repository ({error})"
         trouble = Trouble(why, "Clone the project with git to release a model.")
-        return Code(_contents(project, _walk(project)), trouble=trouble)
+        return CodeSnapshot(_contents(project, _walk(project)), trouble=trouble)
     listed = tree.names("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE)
     ignored = tree.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *CODE)
     read = [name for name in ignored if name.endswith((*READ, "/")) and "__pycache__" not in Path(name).parts]
     return _compared(tree, _contents(project, [*listed, *read]))
 
 
-def _compared(tree: Checkout, files: dict[str, bytes]) -> Code:
+def _compared(tree: Checkout, files: dict[str, bytes]) -> CodeSnapshot:
     """Compare the files with the commit by their content, as an audit does; git's index is not asked."""
     commit = tree.commit()
     known = tree.committed(*CODE) if commit else {}
@@ -113,7 +113,7 @@ def _compared(tree: Checkout, files: dict[str, bytes]) -> Code:
     ids = {name: digest for name, (_, digest) in known.items() if name in files}
     same = {name for name, digest in ids.items() if object_id("blob", files[name], digest) == digest}
     changed = tuple(sorted((files.keys() | known.keys()) - same))
-    return Code(files, commit, changed, tree.prefix, _trouble(tree, commit, changed))
+    return CodeSnapshot(files, commit, changed, tree.prefix, _trouble(tree, commit, changed))
 
 
 def _trouble(tree: Checkout, commit: str | None, changed: tuple[str, ...]) -> Trouble | None:
@@ -256,7 +256,7 @@ class Fetched:
             encoder, or judges none.
     """
 
-    code: Code
+    code: CodeSnapshot
     champion: Path | None
     weights: Path | None
     baseline: dict[str, Any] | None

@@ -31,7 +31,7 @@ from skumatch.release.tracking import DATA_TAG, INPUTS_TAG, VERDICT_TAG, VERSION
 PROFILE = "validate/profile.json"  # path in the MLflow run, where register logs it
 
 
-class Request(BaseModel):
+class RunRequest(BaseModel):
     """The request for a run.
 
     Attributes:
@@ -61,7 +61,7 @@ def open_registry(settings: Settings, params: Params) -> Registry:
     return Registry(settings.mlflow_url, params.release.model_name, settings.home_dir / "locks")
 
 
-def pull(settings: Settings, request: Request) -> Message:
+def pull(settings: Settings, request: RunRequest) -> Message:
     """Resolve a run's inputs, store them as its input set, and return the message for its first stage.
 
     The inputs are data, champion, weights, code and parameters. They are resolved only here, so that all
@@ -164,7 +164,7 @@ def champions_before(
     return tuple(ref for ref in versions if ERASED_TAG not in ref.tags)
 
 
-def _take_encoder(registry: Registry, request: Request) -> waiting.Taken | None:
+def _take_encoder(registry: Registry, request: RunRequest) -> waiting.Taken | None:
     """Take the next trained encoder that waits to be judged again; none for a retrain."""
     return waiting.take(registry, "judgement", request.run) if request.kind == "refresh" else None
 

@@ -15,7 +15,7 @@ import yaml
 
 from skumatch.errors import CleaningRefused, CodeError
 from skumatch.git import Checkout, NoRepository, checkout
-from skumatch.pipeline.stores import Store
+from skumatch.pipeline.stores import ObjectStore
 from skumatch.texts import visible
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -112,7 +112,7 @@ class Objects:
     It looks into the stores in their order, so the nearest one comes first.
     """
 
-    def __init__(self, stores: Iterable[Store]) -> None:
+    def __init__(self, stores: Iterable[ObjectStore]) -> None:
         self.stores, self._known = tuple(stores), dict[str, bytes]()
 
     def read(self, digests: Iterable[str]) -> Mapping[str, bytes]:

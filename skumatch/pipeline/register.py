@@ -327,7 +327,7 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
     results, released, trained = root / "out/evaluate", root / "inputs/released", root / "inputs/trained"
     return lineage.lineage(
         run=message.run,
-        code=lineage.Code(commit=code["commit"], dirty=code["dirty"], files=code["sha256"]),
+        code=lineage.CodeRecord(commit=code["commit"], dirty=code["dirty"], files=code["sha256"]),
         inputs=lineage.Inputs(
             kind=message.kind,
             archive=f"md5:{message.inputs}",

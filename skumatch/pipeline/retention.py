@@ -30,7 +30,7 @@ HALF_WRITTEN = re.compile(r"claims/.*\.json\.[0-9a-f]{32}\.part")
 
 
 @dataclass(frozen=True, order=True)
-class Item:
+class Deletable:
     """A file or folder that is deleted as a whole.
 
     Attributes:
@@ -63,7 +63,7 @@ def outs_of(result: bytes) -> set[str] | None:
         return None
 
 
-def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[str]) -> list[Item]:
+def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[str]) -> list[Deletable]:
     """List a store's results of which an out isn't kept, and then its objects that aren't kept.
 
     Files that a killed clean-up had put aside are listed, too; no other file is.
@@ -73,28 +73,28 @@ def unneeded(files: Mapping[str, File], results: Mapping[str, bytes], kept: set[
         results: name -> content of the entries of its run cache.
         kept: MD5s of the objects to keep.
     """
-    items = [Item(0, name, files[name].size) for name in files if REMOVED.fullmatch(name)]
+    items = [Deletable(0, name, files[name].size) for name in files if REMOVED.fullmatch(name)]
     for name, data in results.items():
         outs = outs_of(data)
         if outs is not None and not outs <= kept:
-            items.append(Item(0, name, files[name].size))
+            items.append(Deletable(0, name, files[name].size))
     for name, file in files.items():
         digest = digest_of(name)
         if digest and digest not in kept:
-            items.append(Item(1 if digest.endswith(".dir") else 2, name, file.size))
+            items.append(Deletable(1 if digest.endswith(".dir") else 2, name, file.size))
     return sorted(items)
 
 
-def idle_checkpoints(files: Mapping[str, File], since: float) -> list[Item]:
+def idle_checkpoints(files: Mapping[str, File], since: float) -> list[Deletable]:
     """List the checkpoints of trainings that saved none since `since`, in seconds since 1970.
 
     A folder that holds anything else is left alone.
     """
     folders = _folders_of(files, "checkpoints")
-    items: list[Item] = []
+    items: list[Deletable] = []
     for group in folders:
         if all(CHECKPOINT.fullmatch(n) and f.touched < since for n, f in group.items()):
-            items += [Item(_checkpoint_rank(name), name, file.size) for name, file in group.items()]
+            items += [Deletable(_checkpoint_rank(name), name, file.size) for name, file in group.items()]
     return sorted(items)
 
 
@@ -107,7 +107,7 @@ def _folders_of(files: Mapping[str, File], kind: str) -> list[dict[str, File]]:
     return list(folders.values())
 
 
-def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: float) -> list[Item]:
+def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: float) -> list[Deletable]:
     """List the files of vectors that no run uses any more (model/vector_store.py).
 
     Args:
@@ -121,7 +121,7 @@ def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: floa
         files that killed runs left: half-written files, and parts without an index. A folder that holds
         anything else is left alone.
     """
-    items: list[Item] = []
+    items: list[Deletable] = []
     for group in _folders_of(files, "vectors"):
         matches = {name: match for name in group if (match := VECTORS.fullmatch(name))}
         if len(matches) < len(group):
@@ -133,7 +133,7 @@ def idle_vectors(files: Mapping[str, File], needed: Collection[str], since: floa
         else:
             idle = list(matches)
         old = [name for name in idle if group[name].touched < since]
-        items += [Item(_vectors_rank(name), name, group[name].size) for name in old]
+        items += [Deletable(_vectors_rank(name), name, group[name].size) for name in old]
     return sorted(items)
 
 
@@ -153,7 +153,7 @@ def _checkpoint_rank(name: str) -> int:
 
 def old_claims(
     files: Mapping[str, File], claims: Mapping[str, Claim], since: float, now: float
-) -> list[Item]:
+) -> list[Deletable]:
     """List claims that don't count any more, and half-written claims that are old.
 
     Args:
@@ -164,7 +164,7 @@ def old_claims(
     """
     names = [name for name, file in files.items() if HALF_WRITTEN.fullmatch(name) and file.touched < since]
     names += [f"claims/{name}" for name, claim in claims.items() if not counts(claim, since, now)]
-    return sorted(Item(0, name, files[name].size) for name in names if name in files)
+    return sorted(Deletable(0, name, files[name].size) for name in names if name in files)
 
 
 def counts(claim: Claim, since: float, now: float) -> bool:

@@ -39,7 +39,7 @@ class File:
     touched: float
 
 
-class Store:
+class ObjectStore:
     """A folder, given by its path or URL.
 
     Every method raises StorageError where the folder can't be read or written.

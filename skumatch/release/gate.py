@@ -23,16 +23,16 @@ from skumatch.params import GateParams
 from skumatch.release import guards, rules
 from skumatch.release.fitness import Fitness
 from skumatch.release.guards import GUARDS, Guard
-from skumatch.release.rules import FULL, REFRESH_RULES, RULES, Case, Facts, Slices, Status, Verdict
+from skumatch.release.rules import FULL, REFRESH_RULES, RULES, BundleFacts, Case, Slices, Status, Verdict
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
 
 __all__ = [
     "CHECKS",
+    "BundleFacts",
     "Check",
     "Decision",
     "Described",
-    "Facts",
     "Gain",
     "Guard",
     "Products",
@@ -201,7 +201,7 @@ class Refreshed:
     """
 
     evaluation: Evaluation
-    facts: Facts
+    facts: BundleFacts
     changed: bool
     fitness: Fitness
     products: Products
@@ -304,7 +304,7 @@ def decide(
     challenger: Evaluation,
     champion: Evaluation | None,
     slices: Slices | None,
-    facts: Facts,
+    facts: BundleFacts,
     policy: GateParams,
     seed: int,
 ) -> Decision:

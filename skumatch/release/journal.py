@@ -37,7 +37,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Asked(_Record):
+class MoveRequest(_Record):
     """The request for a promotion or a rollback.
 
     Attributes:
@@ -94,7 +94,7 @@ class Entry(_Record):
     """
 
     number: int
-    asked: Asked
+    asked: MoveRequest
     before: Before | None = None
     after: After | None = None
 
@@ -168,7 +168,7 @@ class Journal:
         return entry
 
     @contextmanager
-    def turn(self, request: Asked) -> Iterator[Turn]:
+    def turn(self, request: MoveRequest) -> Iterator[Turn]:
         """Take a number, wait for its turn, and record the champion before and after.
 
         Raises:

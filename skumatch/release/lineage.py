@@ -22,7 +22,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Code(_Record):
+class CodeRecord(_Record):
     """The code of a run.
 
     Attributes:
@@ -122,13 +122,13 @@ class Lineage(_Record):
         default="skumatch-lineage-2", alias="schema"
     )
     run: str = Field(min_length=1)
-    code: Code
+    code: CodeRecord
     inputs: Inputs
     stages: dict[str, Stage]
     results: Results
 
 
-def lineage(run: str, code: Code, inputs: Inputs, lock: str, results: Results) -> dict[str, Any]:
+def lineage(run: str, code: CodeRecord, inputs: Inputs, lock: str, results: Results) -> dict[str, Any]:
     """Return the lineage record of a run, ready for write_json.
 
     Args:

@@ -29,7 +29,7 @@ PRODUCER = "urn:skumatch:register:1"
 
 
 @attr.define
-class DataVersion(DatasetFacet):
+class DataVersionFacet(DatasetFacet):
     """The facet of the run's data.
 
     Attributes:
@@ -53,7 +53,7 @@ class ModelVersion(DatasetFacet):
 
 
 @attr.define
-class Decision(RunFacet):
+class DecisionFacet(RunFacet):
     """The facet of the gate's decision.
 
     Attributes:
@@ -80,11 +80,11 @@ def event(
         version: the registered version; None where nothing was registered.
         ended: when the run was registered.
     """
-    data = InputDataset(NAMESPACE, "data", facets={"skumatch_data": DataVersion(record.inputs.data)})
+    data = InputDataset(NAMESPACE, "data", facets={"skumatch_data": DataVersionFacet(record.inputs.data)})
     outs = OutputDataset(
         NAMESPACE, model, facets={"skumatch_model": ModelVersion(record.results.bundle, version)}
     )
-    decision = Decision(record.results.verdict, sentence, digest)
+    decision = DecisionFacet(record.results.verdict, sentence, digest)
     return RunEvent(
         eventTime=ended.isoformat(), eventType=RunState.COMPLETE, producer=PRODUCER,
         run=Run(str(uuid5(NAMESPACE_URL, f"skumatch:{record.run}")), facets={"skumatch_decision": decision}),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
-from skumatch.release.journal import HEAD, Asked, Entry, Journal, Turn, head_of, number_of, predecessors
+from skumatch.release.journal import HEAD, Entry, Journal, MoveRequest, Turn, head_of, number_of, predecessors
 from skumatch.release.registry import CHAMPION, COMPARED_TAG, RELEASE_TAG, ModelRef, Registry
 from skumatch.release.tracking import or_none
 
@@ -96,7 +96,9 @@ def promote(registry: Registry, version: int, expected: int | None, who: str, wh
         StaleChampion: the champion is not `expected` any more.
         ReferenceNotFound: there is no such version.
     """
-    return _move(registry, Asked(action="promote", version=version, expected=expected, who=who, why=why))
+    return _move(
+        registry, MoveRequest(action="promote", version=version, expected=expected, who=who, why=why)
+    )
 
 
 def rollback(registry: Registry, version: int, expected: int | None, who: str, why: str) -> ModelRef:
@@ -116,7 +118,9 @@ def rollback(registry: Registry, version: int, expected: int | None, who: str, w
         StaleChampion: the champion is not `expected` any more.
         ReferenceNotFound: there is no such version.
     """
-    return _move(registry, Asked(action="rollback", version=version, expected=expected, who=who, why=why))
+    return _move(
+        registry, MoveRequest(action="rollback", version=version, expected=expected, who=who, why=why)
+    )
 
 
 def rollback_target(registry: Registry, version: int | None = None) -> ModelRef:
@@ -172,7 +176,7 @@ def _candidates(entries: list[Entry], now: int | None) -> list[int]:
     return predecessors(entries) if now is not None or last is None else [last, *predecessors(entries)]
 
 
-def _move(registry: Registry, asked: Asked) -> ModelRef:
+def _move(registry: Registry, asked: MoveRequest) -> ModelRef:
     """Move the champion as `asked`, within a turn of the journal."""
     with registry.client() as client:
         registry.version(client, str(asked.version))  # one that isn't there leaves no entry
@@ -209,7 +213,7 @@ def _complete(registry: Registry, client: Any, champion: int) -> None:
 
 
 @contextmanager
-def _turn(registry: Registry, client: Any, asked: Asked) -> Iterator[Turn]:
+def _turn(registry: Registry, client: Any, asked: MoveRequest) -> Iterator[Turn]:
     """Hold a turn of the journal, and record its closed entry in a version's tag.
 
     The tag protects the last entry, since no later entry names its hash yet.

@@ -32,7 +32,7 @@ UNREADABLE = (
 UNTRIED = "the bundle was not loaded and queried, so nobody knows that it works; run the bundle stage again"
 
 
-class Facts(BaseModel):
+class BundleFacts(BaseModel):
     """The gate's inputs beside the figures: facts about the bundle and the code.
 
     Attributes:
@@ -74,7 +74,7 @@ class Case:
     challenger: Evaluation
     champion: Evaluation | None
     slices: Slices | None
-    facts: Facts
+    facts: BundleFacts
     policy: GateParams
     difference: statistics.Difference | None = None
     candidate: str = "challenger"

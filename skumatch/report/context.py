@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from skumatch.release.gate import Decision
 from skumatch.report.confusions import Pair
-from skumatch.report.data_changes import Changes
+from skumatch.report.data_changes import DataComparison
 from skumatch.report.gallery import GalleryChanges
 from skumatch.report.mistakes import Mistake, Some, WeakSku, nothing
 from skumatch.retrieval.figures import Evaluation
@@ -63,7 +63,7 @@ class DataFacts:
     aside_by_reason: Mapping[str, int] = field(default_factory=dict)
     duplicates: Mapping[str, str] = field(default_factory=dict)
     expectations: tuple[int, int] | None = None
-    changes: Changes | None = None
+    changes: DataComparison | None = None
 
 
 @dataclass(frozen=True)

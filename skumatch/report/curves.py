@@ -40,7 +40,7 @@ class Axis(NamedTuple):
         return f"{100 * value:g}\u202f%" if self.share else f"{value:g}"
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """A named series of points.
 
     Attributes:
@@ -52,7 +52,7 @@ class Line(NamedTuple):
     points: Sequence[Point]
 
 
-class Box(NamedTuple):
+class PlotArea(NamedTuple):
     """The mapping from values of two axes to pixels; values outside an axis are drawn at its end.
 
     Attributes:
@@ -76,7 +76,7 @@ class Box(NamedTuple):
 
 
 def curves(
-    lines: Sequence[Line],
+    lines: Sequence[Curve],
     x: Axis,
     y: Axis,
     about: str,
@@ -98,7 +98,7 @@ def curves(
     """
     if not any(len(line.points) > 1 for line in lines):
         return ""
-    box = Box(x, y, *size)
+    box = PlotArea(x, y, *size)
     svg = ElementTree.Element(
         "svg", {"class": "curves", "viewBox": f"0 0 {size[0]} {size[1]}", "role": "img", "aria-label": about}
     )
@@ -142,7 +142,7 @@ def _along(value: float, axis: Axis) -> float:
     return min(1.0, max(0.0, (value - axis.low) / (axis.high - axis.low))) if axis.high > axis.low else 0.5
 
 
-def _axes(svg: ElementTree.Element, box: Box) -> None:
+def _axes(svg: ElementTree.Element, box: PlotArea) -> None:
     for value in box.y.ticks:
         start, end = box.at((box.x.low, value)), box.at((box.x.high, value))
         _rule(svg, "grid", start, end)
@@ -153,7 +153,7 @@ def _axes(svg: ElementTree.Element, box: Box) -> None:
     _text(svg, ((LEFT + box.width - RIGHT) / 2, box.height - 5), box.x.label, "tick middle")
 
 
-def _line(svg: ElementTree.Element, box: Box, line: Line, number: int) -> None:
+def _line(svg: ElementTree.Element, box: PlotArea, line: Curve, number: int) -> None:
     group = ElementTree.SubElement(svg, "g", {"class": f"line l{number}"})
     ElementTree.SubElement(group, "title").text = line.name
     places = [box.at(point) for point in line.points]

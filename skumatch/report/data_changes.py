@@ -30,7 +30,7 @@ class Count(NamedTuple):
     picture: str | None = None
 
 
-class Changes(NamedTuple):
+class DataComparison(NamedTuple):
     """The changes between two data versions.
 
     Attributes:
@@ -57,7 +57,7 @@ class Changes(NamedTuple):
 
 def changes_of(
     now: Profile, before: Profile | None, first_of: Mapping[str, str], picture: Picture
-) -> Changes | None:
+) -> DataComparison | None:
     """Compare the profiles of two data versions.
 
     Args:
@@ -81,7 +81,7 @@ def changes_of(
         else count
         for count in new.shown
     ]
-    return Changes(
+    return DataComparison(
         sides=tuple(_counts(sides.rename(columns={"side": "sku"}))),
         new=Some(shown, new.total),
         gone=_largest(skus[skus["now"].eq(0)], "before", LISTED),

@@ -39,7 +39,7 @@ def nothing() -> Some[Any]:
     return Some((), 0)
 
 
-class Shot(NamedTuple):
+class MistakePhoto(NamedTuple):
     """A small picture of a SKU.
 
     Attributes:
@@ -63,9 +63,9 @@ class Mistake(NamedTuple):
         place: the rank of the query's SKU among the listed SKUs, from 1; None if it isn't listed.
     """
 
-    query: Shot
-    right: Shot
-    predicted: tuple[Shot, ...]
+    query: MistakePhoto
+    right: MistakePhoto
+    predicted: tuple[MistakePhoto, ...]
     place: int | None
 
 
@@ -164,20 +164,20 @@ def _mistake(ranking: Ranking, i: int, first_of: Mapping[str, str], picture: Pic
     sku, listed = ranking.query_skus[i], list(ranking.skus[i])
     place = listed.index(sku) if sku in listed else None
     shots = [
-        Shot(name, thumbnail(picture(image_id), SMALL), float(similarity))
+        MistakePhoto(name, thumbnail(picture(image_id), SMALL), float(similarity))
         for name, image_id, similarity in zip(
             listed, ranking.gallery_ids[i], ranking.similarities[i], strict=True
         )
         if name  # a list that is too short ends in empty names
     ]
     if place is None:
-        right = Shot(sku, thumbnail(picture(first_of[sku])))
+        right = MistakePhoto(sku, thumbnail(picture(first_of[sku])))
     else:
-        right = Shot(
+        right = MistakePhoto(
             sku, thumbnail(picture(ranking.gallery_ids[i, place])), float(ranking.similarities[i, place])
         )
     return Mistake(
-        Shot(sku, thumbnail(picture(ranking.query_ids[i]))),
+        MistakePhoto(sku, thumbnail(picture(ranking.query_ids[i]))),
         right,
         tuple(shots),
         None if place is None else place + 1,

@@ -34,7 +34,7 @@ NAMES = {
 }
 
 
-class Line(NamedTuple):
+class SliceRow(NamedTuple):
     """One slice on the page.
 
     Attributes:
@@ -64,7 +64,7 @@ class Family(NamedTuple):
     """
 
     title: str
-    lines: list[Line]
+    lines: list[SliceRow]
     more: int
 
 
@@ -93,10 +93,10 @@ def _family(name: str, marked: Sequence[tuple[Slice, list[Mark]]], low: float) -
     return Family(FAMILIES.get(name, name), lines, len(own) - len(lines))
 
 
-def _line(slice_: Slice, marks: Sequence[Mark], low: float) -> Line:
+def _line(slice_: Slice, marks: Sequence[Mark], low: float) -> SliceRow:
     name = NAMES.get(slice_.family, {}).get(slice_.name, slice_.name)
     chart = Markup(dots(marks, low))  # noqa: S704 - escaped there
-    return Line(
+    return SliceRow(
         name,
         slice_.about,
         slice_.n,

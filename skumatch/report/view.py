@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from skumatch.report.context import ReportContext
-from skumatch.report.curves import Axis, Line, ceiling, curves
+from skumatch.report.curves import Axis, Curve, ceiling, curves
 from skumatch.report.meters import Mark, meter
 from skumatch.report.slices import families
 from skumatch.retrieval.figures import Bounds, Evaluation
@@ -90,7 +90,7 @@ SCORERS = {
 }
 
 
-class Bar(NamedTuple):
+class FigureBar(NamedTuple):
     """One figure of one model with its drawing.
 
     Attributes:
@@ -189,9 +189,9 @@ def models(context: ReportContext) -> list[Model]:
     return [Model(name, tone, figures) for name, tone, figures in candidates if figures]
 
 
-def _bar(model: Model, k: int) -> Bar:
+def _bar(model: Model, k: int) -> FigureBar:
     value, bounds = getattr(model.figures, f"top{k}"), getattr(model.figures.interval, f"top{k}")
-    return Bar(model.name, model.tone, value, bounds, Markup(meter(Mark(model.tone, value, bounds))))  # noqa: S704 - escaped there
+    return FigureBar(model.name, model.tone, value, bounds, Markup(meter(Mark(model.tone, value, bounds))))  # noqa: S704 - escaped there
 
 
 def _learnt(context: ReportContext) -> dict[str, Any] | None:
@@ -242,7 +242,7 @@ def _training(context: ReportContext) -> dict[str, Markup]:
 def _epochs(name: str, values: Sequence[float]) -> Markup:
     points = [(float(epoch), value) for epoch, value in enumerate(values, 1)]
     x, y = Axis("Epoch", 1, max(len(values), 2), whole=True), Axis(name, 0, ceiling(max(values, default=0)))
-    return Markup(curves([Line(name, points)], x, y, f"{name} by epoch", (440, 200)))  # noqa: S704 - escaped there
+    return Markup(curves([Curve(name, points)], x, y, f"{name} by epoch", (440, 200)))  # noqa: S704 - escaped there
 
 
 def _unknown(evaluation: Evaluation) -> dict[str, Any] | None:
@@ -252,8 +252,8 @@ def _unknown(evaluation: Evaluation) -> dict[str, Any] | None:
         return None
     curve = list(reversed(figures.curve))
     lines = [
-        Line("Wrong among the answers", [(point.coverage, point.risk) for point in curve]),
-        Line("Unknown products answered", [(point.coverage, point.unknown) for point in curve]),
+        Curve("Wrong among the answers", [(point.coverage, point.risk) for point in curve]),
+        Curve("Unknown products answered", [(point.coverage, point.unknown) for point in curve]),
     ]
     high = ceiling(max((value for line in lines for _, value in line.points), default=0))
     x = Axis("Share of known products' photos that are answered", 0, 1, share=True)

@@ -16,7 +16,7 @@ from skumatch.retrieval import statistics
 from skumatch.retrieval.calibration import Embedded, scores
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.metrics import Flags, Places
-from skumatch.retrieval.search import Backend, Index, Vectors, nearest_products
+from skumatch.retrieval.search import Backend, SearchIndex, Vectors, nearest_products
 from skumatch.retrieval.thresholds import Thresholds, scores_of
 
 # A query of at least this cosine counts as a gallery's own picture; batches change a cosine by 1e-6.
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, eq=False)
-class Gallery:
+class ServedGallery:
     """A candidate's gallery as it serves, and its encoder's vectors of today's pictures.
 
     Attributes:
@@ -61,18 +61,18 @@ class Gallery:
         """
         if not len(rows):
             return [], np.zeros(0, np.bool_)
-        index = Index(self.vectors, self.backend, self.device)
+        index = SearchIndex(self.vectors, self.backend, self.device)
         lists = nearest_products(index, self.skus, self.pictures[rows], min(2, len(set(self.skus))))
         return [self.skus[nearest[0][0]] for nearest in lists], self.thresholds.unknown(scores_of(lists))
 
     def holds(self, rows: Places) -> Flags:
         """Return whether each of today's pictures at `rows` is one of the gallery's own, by its vector."""
-        similarities, _ = Index(self.vectors, self.backend, self.device).nearest(self.pictures[rows], 1)
+        similarities, _ = SearchIndex(self.vectors, self.backend, self.device).nearest(self.pictures[rows], 1)
         own: Flags = similarities[:, 0] >= SAME_COSINE
         return own
 
 
-def ask(embedded: Embedded, galleries: dict[str, Gallery], candidate: str) -> pd.DataFrame:
+def ask(embedded: Embedded, galleries: dict[str, ServedGallery], candidate: str) -> pd.DataFrame:
     """Query the galleries with all photos that show how well they serve.
 
     These are the test photos, all photos of retired products, and the gallery photos of new products that
@@ -115,7 +115,7 @@ def beside(table: pd.DataFrame, other: pd.DataFrame, candidate: str) -> pd.DataF
     return whole.reindex(columns=SCHEMA.names)
 
 
-def _unseen_photos(items: pd.DataFrame, others: list[Gallery]) -> pd.DataFrame:
+def _unseen_photos(items: pd.DataFrame, others: list[ServedGallery]) -> pd.DataFrame:
     """Return queries and photos of retired products of which no gallery holds the photo or a duplicate."""
     photos = items[items["role"].isin(["query", RETIRED])]
     groups = set(items.loc[items["role"].isin(["gallery", HELD]), "group"])
@@ -124,7 +124,7 @@ def _unseen_photos(items: pd.DataFrame, others: list[Gallery]) -> pd.DataFrame:
     return photos[~photos["group"].isin(groups)][["id", "sku", "group"]]
 
 
-def _answers(rows: Places, galleries: dict[str, Gallery]) -> dict[str, Any]:
+def _answers(rows: Places, galleries: dict[str, ServedGallery]) -> dict[str, Any]:
     """Return the columns of all galleries' answers to the pictures at `rows`."""
     columns: dict[str, Any] = {}
     for name, gallery in galleries.items():

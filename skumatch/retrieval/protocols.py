@@ -24,7 +24,7 @@ from skumatch.retrieval.slices import interval
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ProtocolAnswers:
     """Ranked lists of a protocol's queries, those of all its draws together.
 
     Attributes:
@@ -95,7 +95,7 @@ def ask(
     backend: Backend = "faiss",
     device: str = "cpu",
     voters: int = VOTERS,
-) -> Asked:
+) -> ProtocolAnswers:
     """Rank the gallery of a protocol for each of its queries.
 
     Args:
@@ -134,7 +134,7 @@ def ask(
         .assign(gallery_images=sides["query"]["sku"].map(images).fillna(0).astype(int))
     )
     ranking = pooled([ranking for ranking, _ in answers])
-    return Asked(
+    return ProtocolAnswers(
         protocol,
         ranking,
         partners,
@@ -160,7 +160,11 @@ def _side(frame: pd.DataFrame, vectors: Vectors) -> Side:
 
 
 def hits_without_duplicates(
-    ranked: Asked, items: pd.DataFrame, vectors: Vectors, backend: Backend = "faiss", device: str = "cpu"
+    ranked: ProtocolAnswers,
+    items: pd.DataFrame,
+    vectors: Vectors,
+    backend: Backend = "faiss",
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Return the hits under the protocol `full` with each query's duplicates left out of its gallery.
 
@@ -196,7 +200,7 @@ def hits_without_duplicates(
 
 
 def without_duplicates(
-    hits: pd.DataFrame, ranked: Asked, params: EvaluateParams, seed: int
+    hits: pd.DataFrame, ranked: ProtocolAnswers, params: EvaluateParams, seed: int
 ) -> NearDuplicateFree | None:
     """Return top-1 of the hits of `hits_without_duplicates`, or None if there are none.
 

@@ -13,7 +13,7 @@ from skumatch.progress import track
 from skumatch.retrieval import metrics
 from skumatch.retrieval.metrics import Flags, Labels, Places
 from skumatch.retrieval.ranking import Depth, Ranking
-from skumatch.retrieval.search import BLOCK, Backend, Index, Vectors, dot, pieces
+from skumatch.retrieval.search import BLOCK, Backend, SearchIndex, Vectors, dot, pieces
 
 TOP = 5  # distinct SKUs listed for a query
 # Images listed at first; more only where they hold fewer than TOP SKUs, or the query's SKU has more images.
@@ -66,7 +66,7 @@ def rank(
     gallery, (ids, skus, gallery_names) = _by_id(gallery, gallery_ids, gallery_skus, names[0])
     queries, (sorted_query_ids, wanted_skus, query_names) = _by_id(queries, query_ids, query_skus, names[1])
     lists = _Lists(
-        Index(gallery, backend, device),
+        SearchIndex(gallery, backend, device),
         queries,
         skus=_numbered(skus, wanted_skus),
         own=_numbered(gallery_names, query_names),
@@ -136,7 +136,7 @@ class _Lists:
 
     def __init__(
         self,
-        index: Index,
+        index: SearchIndex,
         queries: Vectors,
         skus: tuple[Places, Places],
         own: tuple[Places, Places],

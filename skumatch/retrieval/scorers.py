@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skumatch.retrieval.metrics import Flags, Floats, Places
-from skumatch.retrieval.search import Backend, Index, Vectors, dot
+from skumatch.retrieval.search import Backend, SearchIndex, Vectors, dot
 
 Side = tuple[Vectors, Sequence[str], Sequence[str]]  # vectors, ids, SKUs
 
@@ -36,7 +36,7 @@ def prototype_hits(gallery: Side, queries: Side, backend: Backend = "faiss", dev
     sums = np.stack([gallery_vectors[rows].sum(axis=0, dtype=np.float64) for rows in members])
     number_of = {name: number for number, name in enumerate(names)}
     own = np.array([number_of.get(sku, -1) for sku in query_skus], np.int64)
-    similarities, nearest = Index(_unit(sums), backend, device).nearest(query_vectors, 2)
+    similarities, nearest = SearchIndex(_unit(sums), backend, device).nearest(query_vectors, 2)
     hits: Flags = nearest[:, 0] == own
     inside = np.flatnonzero(np.isin(np.array(query_ids, dtype=object), np.array(gallery_ids, dtype=object)))
     hits[inside] = _left_out(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skumatch.errors import DataError
 from skumatch.retrieval.backends import Backend, Indices, Vectors, proposer
 
-__all__ = ["Backend", "Index", "Indices", "Nearest", "Vectors", "nearest_products", "top_k"]
+__all__ = ["Backend", "Indices", "Nearest", "SearchIndex", "Vectors", "nearest_products", "top_k"]
 Nearest = list[tuple[int, float]]  # gallery row and cosine of each product, best first
 
 SPARE = 16  # candidates proposed beyond k in the first round
@@ -47,10 +47,10 @@ def top_k(
         DataError: The gallery is empty, or vectors have values that are no finite numbers.
         ParameterError: The backend is not installed.
     """
-    return Index(gallery, backend, device).nearest(queries, k)
+    return SearchIndex(gallery, backend, device).nearest(queries, k)
 
 
-class Index:
+class SearchIndex:
     """A gallery [n, d] that is searched exactly, many times; it raises as `top_k` does.
 
     Attributes:
@@ -233,7 +233,7 @@ def _checked(vectors: Vectors, name: str) -> tuple[Vectors, NDArray[np.float64]]
     return vectors, lengths
 
 
-def nearest_products(index: Index, skus: Sequence[str], vectors: Vectors, wanted: int) -> list[Nearest]:
+def nearest_products(index: SearchIndex, skus: Sequence[str], vectors: Vectors, wanted: int) -> list[Nearest]:
     """Find the nearest products of each picture, a product by its best gallery picture; the result is exact.
 
     Args:

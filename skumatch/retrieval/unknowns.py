@@ -14,7 +14,7 @@ from skumatch.retrieval.calibration import Embedded, scores
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.metrics import Flags, Labels, Places
 from skumatch.retrieval.openset import Bounds, Kind, OpenSet, Rate
-from skumatch.retrieval.protocols import Asked
+from skumatch.retrieval.protocols import ProtocolAnswers
 from skumatch.retrieval.thresholds import Scores, Thresholds
 
 HELD_OUT, WITHOUT_GALLERY, OTHERS = "held-out SKUs", "SKUs without gallery images", "catch-all classes"
@@ -40,7 +40,7 @@ class Pictures:
 
 
 def open_set(
-    embedded: Embedded, ranked: Asked, thresholds: Thresholds, params: EvaluateParams, seed: int
+    embedded: Embedded, ranked: ProtocolAnswers, thresholds: Thresholds, params: EvaluateParams, seed: int
 ) -> OpenSet | None:
     """Test the thresholds on the queries of the protocol `full` and on pictures of unknown products.
 
@@ -65,7 +65,7 @@ def open_set(
     return _Test(known, right, unseen, kinds, thresholds, params, seed).figures()
 
 
-def _unknown(embedded: Embedded, ranked: Asked, scored: Flags) -> Iterator[tuple[str, Pictures]]:
+def _unknown(embedded: Embedded, ranked: ProtocolAnswers, scored: Flags) -> Iterator[tuple[str, Pictures]]:
     """Yield the pictures that stand for unknown products, by kind.
 
     These are queries of SKUs never trained on, scored as if their SKU were not in the gallery; queries whose

@@ -18,7 +18,7 @@ from skumatch.data.split import GALLERY_ROLES
 from skumatch.files import read_json, write_json
 from skumatch.params import Params
 from skumatch.release.blessing import bless
-from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.bundle import LabelledVectors, write_bundle
 from skumatch.release.bundle.manifest import TRAINING
 from skumatch.stages.selection import select
 
@@ -66,7 +66,7 @@ def _bundle(
     embeddings = load_file(root / f"out/embed/{vectors}.safetensors")["embeddings"][gallery.index]
     thresholds = read_json(root / f"out/evaluate/{candidate}-thresholds.json")
     folder = root / "out/bundle" / {"challenger": "model", "refreshed": "refreshed"}[candidate]
-    labelled = Gallery(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)
+    labelled = LabelledVectors(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)
     digest = write_bundle(folder, encoder, labelled, thresholds, trained)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     rows, pictures = select(root, *GALLERY_ROLES)

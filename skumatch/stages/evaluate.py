@@ -30,13 +30,13 @@ from skumatch.release.bundle.matcher import read_thresholds
 from skumatch.release.bundle.parts import read_gallery
 from skumatch.release.fitness import hold_back
 from skumatch.retrieval import answers
-from skumatch.retrieval.answers import Gallery
+from skumatch.retrieval.answers import ServedGallery
 from skumatch.retrieval.calibration import Embedded, fit_thresholds
 from skumatch.retrieval.evaluate import RANKING_SCHEMA, Protocol, per_sku
 from skumatch.retrieval.figures import NearDuplicateFree
 from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
 from skumatch.retrieval.openset import OpenSet
-from skumatch.retrieval.protocols import Asked, ask, hits_without_duplicates, without_duplicates
+from skumatch.retrieval.protocols import ProtocolAnswers, ask, hits_without_duplicates, without_duplicates
 from skumatch.retrieval.search import Vectors
 from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import open_set
@@ -72,7 +72,7 @@ class Scored:
     encoder: str
     device: str
 
-    def ask(self, protocol: Protocol) -> Asked:
+    def ask(self, protocol: Protocol) -> ProtocolAnswers:
         """Rank the gallery for each query of a protocol."""
         lists = pq.read_table(self.root / f"out/split/protocols/{protocol}.parquet").to_pandas()
         lists = lists[~lists["id"].isin(self.items.loc[self.items["role"].eq(answers.HELD), "id"])]
@@ -87,7 +87,7 @@ class Scored:
         )
 
     def write(
-        self, ranked: Asked, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None
+        self, ranked: ProtocolAnswers, free: NearDuplicateFree | None = None, unknown: OpenSet | None = None
     ) -> None:
         """Write the evaluation of a protocol.
 
@@ -114,10 +114,10 @@ class Scored:
         return fit_thresholds(self.embedded(self.model), self.params.evaluate.unknown_rate)
 
     @property
-    def gallery(self) -> Gallery:
+    def gallery(self) -> ServedGallery:
         """Today's gallery as it would serve."""
         rows = self.items[self.items["role"].eq("gallery")]
-        return Gallery(
+        return ServedGallery(
             skus=rows["sku"].tolist(),
             vectors=self.vectors[rows.index.to_numpy()],
             thresholds=self.thresholds,
@@ -191,7 +191,7 @@ def _answers_as_served(root: Path, params: Params, scored: dict[str, Scored]) ->
     return held
 
 
-def _held_back(candidate: Scored, before: dict[str, Gallery]) -> tuple[pd.DataFrame, dict[str, str]]:
+def _held_back(candidate: Scored, before: dict[str, ServedGallery]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Take new products out of a candidate's gallery until none of the others is to be held back.
 
     Returns:
@@ -207,7 +207,7 @@ def _held_back(candidate: Scored, before: dict[str, Gallery]) -> tuple[pd.DataFr
         held |= more
 
 
-def _released_galleries(root: Path, refreshed: Scored) -> dict[str, Gallery]:
+def _released_galleries(root: Path, refreshed: Scored) -> dict[str, ServedGallery]:
     """Return the galleries that the champion's encoder serves with and was first released with.
 
     One that is missing, or was released with another encoder, is left out.
@@ -216,7 +216,7 @@ def _released_galleries(root: Path, refreshed: Scored) -> dict[str, Gallery]:
     for name, folder in (("served", champion), ("released", root / "inputs/released")):
         if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(champion / ENCODER):
             rows = read_gallery(folder / GALLERY, vectors.shape[1])
-            galleries[name] = Gallery(
+            galleries[name] = ServedGallery(
                 skus=rows.skus,
                 vectors=rows.embeddings,
                 thresholds=read_thresholds(folder / THRESHOLDS),
@@ -248,7 +248,7 @@ def _full(scored: Scored, released: Scored) -> Hits:
     return {"full": hits, "tail": hits[few_images[hits.index]], "near_duplicate_free": free}
 
 
-def _unknown(scored: Scored, full: Asked) -> OpenSet | None:
+def _unknown(scored: Scored, full: ProtocolAnswers) -> OpenSet | None:
     """Test the thresholds on pictures that no encoder of the run was trained on."""
     embedded = scored.embedded(*VECTORS)
     return open_set(embedded, full, scored.thresholds, scored.params.evaluate, scored.params.seed)

@@ -18,7 +18,7 @@ from skumatch.release.bundle.manifest import GALLERY, THRESHOLDS
 from skumatch.release.bundle.matcher import read_thresholds
 from skumatch.release.bundle.parts import read_gallery
 from skumatch.release.fitness import judge
-from skumatch.release.gate import Facts, Products, Refreshed, decide, settle
+from skumatch.release.gate import BundleFacts, Products, Refreshed, decide, settle
 from skumatch.release.rules import Slices
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.hits import pair
@@ -69,11 +69,11 @@ def _hits(path: Path) -> pd.DataFrame:
     return table
 
 
-def _facts(root: Path, bundle: dict[str, Any]) -> Facts:
+def _facts(root: Path, bundle: dict[str, Any]) -> BundleFacts:
     """Return the facts of a candidate's bundle; `bundle` is the entry that the stage bundle wrote."""
     code = read_json(root / "inputs/code.json")
     none = (root / "inputs/champion/none.json").is_file()
-    return Facts(
+    return BundleFacts(
         challenger_bundle=bundle["bundle"],
         champion_bundle=None if none else bundle_hash(root / "inputs/champion"),
         bundle_mb=bundle["megabytes"],

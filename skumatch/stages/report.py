@@ -21,7 +21,7 @@ from skumatch.release.bundle.manifest import GALLERY, LABELS
 from skumatch.release.gate import Decision
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import DataFacts, ReportContext, TrainingFacts
-from skumatch.report.data_changes import Changes, changes_of
+from skumatch.report.data_changes import DataComparison, changes_of
 from skumatch.report.gallery import PictureLoss, gallery_changes
 from skumatch.report.mistakes import find_mistakes, first_pictures, weak_skus
 from skumatch.report.page import model_card, render_report
@@ -149,13 +149,15 @@ def pictures_by_id(root: Path) -> Callable[[str], Image]:
     return lambda image_id: pictures[place[image_id]]
 
 
-def _changes(root: Path, first_of: Mapping[str, str], picture: Callable[[str], Image]) -> Changes | None:
+def _changes(
+    root: Path, first_of: Mapping[str, str], picture: Callable[[str], Image]
+) -> DataComparison | None:
     """Return the changes since the last data version that passed; None without one."""
     now = Profile.model_validate(read_json(root / "out/validate/profile.json"))
     return changes_of(now, read_baseline(root / "inputs/baseline.json"), first_of, picture)
 
 
-def _data(root: Path, items: pd.DataFrame, changes: Changes | None) -> DataFacts:
+def _data(root: Path, items: pd.DataFrame, changes: DataComparison | None) -> DataFacts:
     validation = read_json(root / "out/validate/validation.json")
     split = read_json(root / "out/split/split.json")
     roles, expectations = items["role"].value_counts(), validation["expectations"]

@@ -11,7 +11,7 @@ import pandas as pd
 from skumatch.data.manifest import read_manifest
 from skumatch.data.products import read_products, retired
 from skumatch.data.validation.drift import profile_of, read_baseline
-from skumatch.data.validation.findings import Finding, require, warnings_of
+from skumatch.data.validation.findings import ExpectationResult, require, warnings_of
 from skumatch.data.validation.pages import docs_page, facts_of, failure_page, pictures
 from skumatch.data.validation.validate import validate, validate_bytes
 from skumatch.files import read_json, write_json, write_text
@@ -46,7 +46,9 @@ def run(root: Path, params: Params) -> None:
     write_text(root / "out/validate/docs.html", docs_page(findings, facts))
 
 
-def _require(root: Path, manifest: pd.DataFrame, findings: Sequence[Finding], facts: dict[str, Any]) -> None:
+def _require(
+    root: Path, manifest: pd.DataFrame, findings: Sequence[ExpectationResult], facts: dict[str, Any]
+) -> None:
     """Raise ValidationFailed for data that failed, and write a page that shows why."""
     page = root / PAGES / "validation.html"
     if not all(finding.passed for finding in findings):

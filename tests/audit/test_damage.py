@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skumatch.audit import uses
-from skumatch.audit.chain import STEPS, Step, linked, links
+from skumatch.audit.chain import STEPS, ChainStep, linked, links
 from skumatch.audit.collect import collect
 from skumatch.audit.diff import diff
 from skumatch.audit.dossier import ORIGIN, RUN, Dossier, Missing
@@ -441,7 +441,7 @@ def test_a_link_that_cannot_be_told_never_holds(collected: Dossier, error: Excep
         raise error
 
     for verify in (True, False):
-        link = linked(collected, Step("split", "Split", tell, lambda _: "fine"), verify)
+        link = linked(collected, ChainStep("split", "Split", tell, lambda _: "fine"), verify)
         assert link.verdict == verdict and "odd" in link.reason and "not readable" in link.said
 
 
@@ -452,7 +452,7 @@ def test_what_is_broken_outweighs_what_cannot_be_told(collected: Dossier) -> Non
     def check(_: Dossier) -> str:
         raise Broken("another hash")
 
-    link = linked(collected, Step("split", "Split", unread, check), verify=True)
+    link = linked(collected, ChainStep("split", "Split", unread, check), verify=True)
     assert (link.verdict, link.reason) == ("broken", "another hash")
 
 
@@ -463,7 +463,7 @@ def test_a_bug_of_the_audit_s_own_is_no_verdict(collected: Dossier) -> None:
         return None, [].items()  # type: ignore[attr-defined]
 
     with pytest.raises(AttributeError):
-        linked(collected, Step("split", "Split", tell, lambda _: "fine"), verify=True)
+        linked(collected, ChainStep("split", "Split", tell, lambda _: "fine"), verify=True)
 
 
 def test_what_no_stage_wrote_is_not_shown_as_its_own(dossier: Dossier) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from skumatch.audit import recompute
-from skumatch.audit.chain import Step, linked
+from skumatch.audit.chain import ChainStep, linked
 from skumatch.audit.checks import data, release
 from skumatch.audit.dossier import ORIGIN, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files, keep_proof
@@ -20,7 +20,7 @@ from skumatch.commands import audit as command
 from skumatch.errors import AuditFailed
 from skumatch.files import write_json
 from skumatch.release import provenance
-from skumatch.release.lineage import NO_WEIGHTS, Code, Inputs, Results, lineage, record_hash
+from skumatch.release.lineage import NO_WEIGHTS, CodeRecord, Inputs, Results, lineage, record_hash
 from tests.conftest import commit, git
 
 LOCK = "stages: {gate: {cmd: python, deps: [], outs: [{path: out/gate, md5: 1}]}}"
@@ -32,7 +32,7 @@ def record(commit_id: str = 40 * "c") -> dict[str, Any]:
     """A run's lineage record."""
     inputs = Inputs(archive="md5:1", data="md5:2", weights="none", params=SHA, environment=SHA)
     results = Results(challenger=SHA, decision=SHA, verdict="first", bundle=SHA)
-    return lineage("r1", Code(commit=commit_id, dirty=False, files=SHA), inputs, LOCK, results)
+    return lineage("r1", CodeRecord(commit=commit_id, dirty=False, files=SHA), inputs, LOCK, results)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_only_a_refresh_starts_from_no_weights(
     lock = f"stages: {{frozen: {{cmd: python, deps: [{{path: inputs/weights, md5: {digest}}}]}}}}"
     inputs = Inputs(kind=kind, archive="md5:1", data="md5:2", weights=weights, params=SHA, environment=SHA)
     results = Results(decision=SHA, verdict="keep", bundle=SHA)
-    made = lineage("r1", Code(commit=None, dirty=False, files=SHA), inputs, lock, results)
+    made = lineage("r1", CodeRecord(commit=None, dirty=False, files=SHA), inputs, lock, results)
     write_json(tmp_path / "run/lineage.json", made)
     if reason:
         with pytest.raises(Broken, match=reason):
@@ -129,8 +129,8 @@ def test_only_a_refresh_starts_from_no_weights(
     assert data.weights(Dossier(tmp_path)) == ("none were needed" if kind == "refresh" else "no licence told")
 
 
-def step(check: Any) -> Step:
-    return Step("name", "title", lambda _: (None, {}), check)
+def step(check: Any) -> ChainStep:
+    return ChainStep("name", "title", lambda _: (None, {}), check)
 
 
 def raising(error: Exception) -> Any:

@@ -17,7 +17,7 @@ from skumatch.audit.diff import _changes, _data, diff
 from skumatch.audit.served import aliases, on, services
 from skumatch.audit.uses import Wanted, picture, uses
 from skumatch.errors import AuditFailed, DataError, ParameterError
-from skumatch.release.journal import After, Asked, Before, Entry
+from skumatch.release.journal import After, Before, Entry, MoveRequest
 from skumatch.release.registry import Registry
 from tests.audit.conftest import MODEL, settings_of
 from tests.pipeline.home import Home
@@ -25,7 +25,9 @@ from tests.pipeline.home import Home
 
 def entry(number: int, day: int, before: int | None, after: int | None, hour: int = 12) -> Entry:
     at = datetime(2026, 11, day, hour, tzinfo=UTC)
-    question = Asked(action="promote", version=after or 1, expected=before, who="ann", why=f"entry {number}")
+    question = MoveRequest(
+        action="promote", version=after or 1, expected=before, who="ann", why=f"entry {number}"
+    )
     return Entry(
         number=number,
         asked=question,

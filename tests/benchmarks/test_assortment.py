@@ -13,7 +13,7 @@ import pytest
 from benchmarks.assortment import ShopPhotos, assortments, bench_assortment
 from benchmarks.assortment_table import table
 from skumatch.errors import DataError, ParameterError
-from skumatch.release.bundle import Gallery
+from skumatch.release.bundle import LabelledVectors
 from skumatch.retrieval.thresholds import Thresholds
 from tests.cli import Cli
 from tests.conftest import ROOT, make_shelf
@@ -44,7 +44,9 @@ def photos() -> ShopPhotos:
     queries = np.vstack([mixed, generator.normal(size=(1, 32))]).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     skus = np.array([*SKUS, "none"], dtype=object)
-    return ShopPhotos(Gallery(SKUS, SKUS, vectors), skus, queries, Thresholds(similarity=0.15, margin=0.1))
+    return ShopPhotos(
+        LabelledVectors(SKUS, SKUS, vectors), skus, queries, Thresholds(similarity=0.15, margin=0.1)
+    )
 
 
 def test_figures_are_those_of_a_count(photos: ShopPhotos) -> None:

@@ -16,7 +16,7 @@ from benchmarks.gate import (
     STRONG,
     UNED,
     Clustering,
-    Found,
+    PairOutcome,
     Scene,
     Shape,
     World,
@@ -94,7 +94,7 @@ def test_equal_models_promote_no_more_in_a_year_than_the_year_allows() -> None:
 )
 def test_a_promise_holds_or_not(gain: float, shown: float, holds: bool) -> None:
     scene = Scene(TINY, MILD, gain, 0.8 if gain else 0.035)
-    outcome = Found(scene, 100, 0.02, 1.5, shown, shown, shown, 10, 0.1, None)
+    outcome = PairOutcome(scene, 100, 0.02, 1.5, shown, shown, shown, 10, 0.1, None)
     assert outcome.holds is holds and replace(outcome, scene=replace(scene, bound=None)).holds is None
 
 

@@ -8,36 +8,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.intervals import SCENES, Scene, draw, simulate
+from benchmarks.intervals import SCENES, IntervalScene, draw, simulate
 from tests.cli import Cli
 from tests.proving import PROVING, count
 
 TRIALS = count(150, 1000)
 DAILY = (
-    Scene(24, "2 to 30", 0.98, 0.4),
-    Scene(81, "2 to 30", 0.95, 0.9),
-    Scene(81, "long tail", 0.95, 0.4),
-    Scene(200, "2 to 30", 0.99, 0.1),
-    Scene(200, "2 to 30", 0.95, 0.0),
+    IntervalScene(24, "2 to 30", 0.98, 0.4),
+    IntervalScene(81, "2 to 30", 0.95, 0.9),
+    IntervalScene(81, "long tail", 0.95, 0.4),
+    IntervalScene(200, "2 to 30", 0.99, 0.1),
+    IntervalScene(200, "2 to 30", 0.95, 0.0),
 )
 
 
 @pytest.mark.parametrize("scene", SCENES if PROVING else DAILY, ids=str)
-def test_intervals_hold_the_truth_as_often_as_they_say(scene: Scene) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say(scene: IntervalScene) -> None:
     """At least 95 %; a simulation of an interval that does is below this bound once in a thousand times."""
     outcome = simulate(scene, TRIALS, seed=5)
     assert outcome.printed.coverage >= 0.95 - 3.1 * np.sqrt(0.95 * 0.05 / TRIALS)
 
 
 def test_the_plain_bootstrap_misses_the_truth_far_more_often() -> None:
-    outcome = simulate(Scene(81, "2 to 30", 0.99, 0.4), TRIALS, seed=5)
+    outcome = simulate(IntervalScene(81, "2 to 30", 0.99, 0.4), TRIALS, seed=5)
     assert outcome.plain.coverage < 0.88 < outcome.printed.coverage
     assert outcome.plain.above > 5 * outcome.plain.below
 
 
 @pytest.mark.parametrize("icc", [0.0, 0.4, 1.0])
 def test_simulated_hits_are_of_the_law_that_they_say(icc: float) -> None:
-    hits, skus = draw(Scene(20_000, "2 to 30", 0.9, icc), np.random.default_rng(1))
+    hits, skus = draw(IntervalScene(20_000, "2 to 30", 0.9, icc), np.random.default_rng(1))
     sizes = np.bincount(skus)
     sums = np.bincount(skus, weights=hits)
     both = float(np.sum(sums * (sums - 1)) / np.sum(sizes * (sizes - 1)))  # two queries of one SKU are hits
@@ -46,7 +46,7 @@ def test_simulated_hits_are_of_the_law_that_they_say(icc: float) -> None:
 
 
 def test_a_simulation_repeats_and_a_long_tail_is_uneven() -> None:
-    scene = Scene(81, "long tail", 0.95, 0.1)
+    scene = IntervalScene(81, "long tail", 0.95, 0.1)
     assert simulate(scene, 3, 1) == simulate(scene, 3, 1) != simulate(scene, 3, 2)
     sizes = np.bincount(draw(scene, np.random.default_rng(1))[1])
     assert sizes.sum() == 16 * 81 and sizes.max() > 10 * np.median(sizes)

@@ -15,12 +15,12 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import recipe
-from benchmarks.contests import Asked, Contest, contests, held_out
+from benchmarks.contests import Contest, ContestRequest, contests, held_out
 from benchmarks.embed import flops
 from benchmarks.ingredients import WITH, WITHOUT, variant
 from benchmarks.looks import looks
 from benchmarks.peers import PEERS, Trial, plain_spec
-from benchmarks.recipe import Found, bench_recipe, summary
+from benchmarks.recipe import LoopOutcome, bench_recipe, summary
 from benchmarks.recipe_table import recipe_table
 from benchmarks.training import Ours, bench_train
 from skumatch.config import load_params
@@ -53,7 +53,7 @@ def params() -> Params:
 
 @pytest.fixture
 def contest(folder: Path, params: Params) -> Contest:
-    (full,) = contests(Asked(folder, None, 2), None, params)
+    (full,) = contests(ContestRequest(folder, None, 2), None, params)
     return full
 
 
@@ -127,7 +127,7 @@ def test_what_was_asked_differently_is_trained_anew(contest: Contest) -> None:
 
 def test_folds_have_no_product_in_common_and_miss_none(folder: Path, params: Params) -> None:
     queried: list[str] = []
-    for contest in contests(Asked(folder, None, 1, unseen=3), None, params):
+    for contest in contests(ContestRequest(folder, None, 1, unseen=3), None, params):
         learnt, gallery, queries = contest.learnt, contest.gallery, contest.queries
         assert set(gallery.skus) == set(queries.skus) and not set(gallery.skus) & set(learnt.skus)
         assert set(gallery.skus) | set(learnt.skus) == set(COLOURS)
@@ -138,7 +138,7 @@ def test_folds_have_no_product_in_common_and_miss_none(folder: Path, params: Par
 
 def test_held_out_looks_are_no_neighbours_and_each_is_asked_once(folder: Path, params: Params) -> None:
     queried: list[str] = []
-    for contest in contests(Asked(folder, None, 1, looks=3), None, params):
+    for contest in contests(ContestRequest(folder, None, 1, looks=3), None, params):
         assert contest.learnt is contest.gallery and not set(contest.gallery.ids) & set(contest.queries.ids)
         assert set(contest.gallery.skus) == set(COLOURS)
         queried += contest.queries.ids
@@ -147,12 +147,15 @@ def test_held_out_looks_are_no_neighbours_and_each_is_asked_once(folder: Path, p
 
 def test_folds_are_summed_up_as_one(folder: Path, params: Params) -> None:
     outcomes = []
-    for number, contest in enumerate(contests(Asked(folder, None, 1, unseen=2), None, params)):
+    for number, contest in enumerate(contests(ContestRequest(folder, None, 1, unseen=2), None, params)):
         hits = {"frozen": (False,) * len(contest.queries), "ours": (number == 1,) * len(contest.queries)}
         outcomes.append(
             (
                 contest,
-                [Found(key="k", loop=loop, seed=1, images=8, seconds=1, hits=hits[loop]) for loop in hits],
+                [
+                    LoopOutcome(key="k", loop=loop, seed=1, images=8, seconds=1, hits=hits[loop])
+                    for loop in hits
+                ],
             )
         )
     frozen, tuned = summary(outcomes)
@@ -181,14 +184,14 @@ def test_pictures_alike_are_in_one_fold() -> None:
 def test_one_kind_of_folds_at_a_time(folder: Path, params: Params) -> None:
     for unseen, alike in ((3, 3), (1, 0), (0, 1), (9, 0)):
         with pytest.raises(ParameterError, match="--unseen and --looks"):
-            list(contests(Asked(folder, None, 1, unseen, alike), None, params))
+            list(contests(ContestRequest(folder, None, 1, unseen, alike), None, params))
 
 
 def test_only_some_skus(folder: Path, params: Params) -> None:
-    (contest,) = contests(Asked(folder, {"COLA": "line 1", "fig": "line 2"}, 1), None, params)
+    (contest,) = contests(ContestRequest(folder, {"COLA": "line 1", "fig": "line 2"}, 1), None, params)
     assert set(contest.gallery.skus) == set(contest.queries.skus) == {"cola", "fig"}
     with pytest.raises(DataError, match="no SKU named 'tea', as line 2 says"):
-        list(contests(Asked(folder, {"fig": "line 1", "tea": "line 2"}, 1), None, params))
+        list(contests(ContestRequest(folder, {"fig": "line 1", "tea": "line 2"}, 1), None, params))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -263,7 +266,7 @@ def test_gains_are_of_the_same_queries_and_averaged_over_seeds(contest: Contest)
     count = len(contest.queries)
     base, perfect = ((True, False) * count)[:count], (True,) * count
     trainings = [
-        Found(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits)
+        LoopOutcome(key="k", loop=loop, seed=seed, images=8, seconds=60 * seed, hits=hits)
         for loop, seed, hits in (
             ("frozen", 1, base),
             ("plain", 1, base),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.compare.charts import Bar, bars
+from skumatch.compare.charts import ModelBar, bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 share = st.floats(-0.5, 1.5)
@@ -35,7 +35,7 @@ def extent(row: ElementTree.Element, name: str) -> tuple[float, float]:
 @pytest.mark.parametrize("width", [330, 960])
 def test_a_bar_is_as_long_as_its_share_and_its_line_spans_the_interval(width: int) -> None:
     for value, low, high in ((0.5, 0.25, 0.75), (0.0, 0.0, 0.1), (1.0, 0.9, 1.0)):
-        (row,) = rows(bars({"Top 1": [Bar("one", value, (low, high))]}, "about", width))
+        (row,) = rows(bars({"Top 1": [ModelBar("one", value, (low, high))]}, "about", width))
         left, right = extent(row, "track")
         assert extent(row, r"c\d") == pytest.approx((left, left + value * (right - left)), abs=0.11)
         start, end = re.findall(r"M([\d.]+) [\d.]+H([\d.]+)", row.findall(f"{SVG}path")[0].attrib["d"])[0]
@@ -46,7 +46,7 @@ def test_a_bar_is_as_long_as_its_share_and_its_line_spans_the_interval(width: in
 
 
 def test_a_series_keeps_its_colour_in_every_group() -> None:
-    group = [Bar(name, 0.5, (0.4, 0.6)) for name in ("a", "b", "c")]
+    group = [ModelBar(name, 0.5, (0.4, 0.6)) for name in ("a", "b", "c")]
     drawn = bars({"Top 1": group, "Top 3": group}, "about")
     colours = [
         rect.attrib["class"] for rect in parsed(drawn).iter(f"{SVG}rect") if rect.attrib["class"] != "track"
@@ -58,7 +58,7 @@ def test_a_series_keeps_its_colour_in_every_group() -> None:
 def test_any_name_stays_text_and_any_share_stays_inside(
     label: str, value: float, low: float, high: float, width: int
 ) -> None:
-    drawn = bars({label: [Bar(label, value, (low, high))]}, label, width)
+    drawn = bars({label: [ModelBar(label, value, (low, high))]}, label, width)
     root = parsed(drawn)
     assert {element.tag.removeprefix(SVG) for element in root.iter()} == {
         "svg",
@@ -78,12 +78,12 @@ def test_any_name_stays_text_and_any_share_stays_inside(
 
 def test_a_long_name_keeps_both_ends_and_the_whole_as_a_hint() -> None:
     label = "the first words of it and " + "more " * 20 + "its end"
-    (row,) = rows(bars({"Top 1": [Bar(label, 0.5, (0.4, 0.6))]}, "about"))
+    (row,) = rows(bars({"Top 1": [ModelBar(label, 0.5, (0.4, 0.6))]}, "about"))
     shown = row.findall(f"{SVG}text")[0].text or ""
     assert shown.startswith("the first") and shown.endswith("its end") and len(shown) < 30
     assert (row.findall(f"{SVG}title")[0].text or "").startswith(label)
 
 
 def test_nothing_is_fetched() -> None:
-    drawn = bars({"Top 1": [Bar("one", 0.5, (0.4, 0.6))]}, "about")
+    drawn = bars({"Top 1": [ModelBar("one", 0.5, (0.4, 0.6))]}, "about")
     assert not re.search(r"href|url\(|@import|<script|https?://(?!www\.w3\.org/2000/svg)", drawn)

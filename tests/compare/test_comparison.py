@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from skumatch.compare.comparison import Compared, Comparison, Difference, Entrant, compare
+from skumatch.compare.comparison import Compared, Comparison, Entrant, ModelDifference, compare
 from skumatch.compare.folder import Questions, list_folder, questions
 from skumatch.compare.page import page
 from skumatch.compare.table import table
@@ -59,7 +59,7 @@ def test_each_encoder_sees_each_picture_once_and_is_paired_with_the_first(tmp_pa
     comparison = compare(photos, entrants, PARAMS)
     assert [contender.encoder.shown for contender in entrants] == [len(photos.images)] * 3
     first, second, third = comparison.models
-    assert first.difference is None and third.difference == Difference(top1=0, interval=(0, 0))
+    assert first.difference is None and third.difference == ModelDifference(top1=0, interval=(0, 0))
     assert second.difference is not None
     assert second.difference.top1 == pytest.approx(second.evaluation.top1 - first.evaluation.top1)
     assert third.evaluation.model_copy(update={"hashes": first.evaluation.hashes}) == first.evaluation
@@ -67,7 +67,7 @@ def test_each_encoder_sees_each_picture_once_and_is_paired_with_the_first(tmp_pa
 
 def test_one_product_tells_nothing_of_others_and_is_still_written(tmp_path: Path) -> None:
     comparison = compare(shelf(tmp_path, 1), [entrant("one", 1), entrant("two", 12)], PARAMS)
-    assert comparison.models[1].difference == Difference(top1=0, interval=(-1, 1))
+    assert comparison.models[1].difference == ModelDifference(top1=0, interval=(-1, 1))
     assert Comparison.model_validate_json(canonical_json(comparison.model_dump(mode="json"))) == comparison
 
 
@@ -89,7 +89,7 @@ def test_a_picture_that_is_broken_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_difference_is_told_in_words(interval: tuple[float, float], word: str) -> None:
-    assert Difference(top1=0.1, interval=interval).verdict == word
+    assert ModelDifference(top1=0.1, interval=interval).verdict == word
 
 
 def model(label: str, top1: float, difference: float | None) -> Compared:
@@ -105,7 +105,7 @@ def model(label: str, top1: float, difference: float | None) -> Compared:
     paired = (
         None
         if difference is None
-        else Difference(top1=difference, interval=(difference - 0.05, difference + 0.05))
+        else ModelDifference(top1=difference, interval=(difference - 0.05, difference + 0.05))
     )
     return Compared(model=f"/home/me/{label}", label=label, evaluation=figures, difference=paired)
 

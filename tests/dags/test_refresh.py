@@ -174,9 +174,9 @@ def test_the_first_task_is_told_the_kind_and_who_started_it(
 def test_what_the_first_task_is_told_is_what_pull_reads() -> None:
     from new_data import request
 
-    from skumatch.pipeline.pull import Request
+    from skumatch.pipeline.pull import RunRequest
 
-    read = Request.model_validate(request(asking("asset_triggered"), kind="refresh"))
+    read = RunRequest.model_validate(request(asking("asset_triggered"), kind="refresh"))
     assert (read.kind, read.scheduled, read.overrides) == ("refresh", True, ("seed=3",))
 
 
@@ -189,10 +189,10 @@ def test_a_run_that_judges_an_encoder_again_waits_for_no_imports(slept: list[flo
     """Which encoder that is stands in MLflow: not every event reaches a run."""
     import new_data
 
-    from skumatch.pipeline.pull import Request
+    from skumatch.pipeline.pull import RunRequest
 
     events = {new_data.TRAINED: [trained(3, 1), trained(5, 9)], new_data.DATA: [trained(9, 30)]}
-    read = Request.model_validate(new_data.refresh_request(asking("asset_triggered", events=events)))
+    read = RunRequest.model_validate(new_data.refresh_request(asking("asset_triggered", events=events)))
     assert (read.encoder, read.scheduled, slept) == (None, True, [])
 
 

@@ -25,7 +25,7 @@ from skumatch.data.duplicates.census import find_duplicates
 from skumatch.data.manifest import images, read_manifest
 from skumatch.data.products import no_products, retired
 from skumatch.data.split import GALLERY_ROLES, split
-from skumatch.data.version import Make, Step, Version, content_hash, read_version, step
+from skumatch.data.version import Make, Version, VersionStep, content_hash, read_version, step
 from skumatch.errors import DataError
 from skumatch.files import read_json, write_json
 from skumatch.model.embed import embed
@@ -214,13 +214,13 @@ def root(pool: Pool, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def changed(root: Path, make: Make) -> Step:
+def changed(root: Path, make: Make) -> VersionStep:
     made = step(root, make, ("others",))
     assert made is not None
     return made
 
 
-def new_ids(made: Step) -> set[str]:
+def new_ids(made: VersionStep) -> set[str]:
     return set(made.new.manifest["id"]) - set(made.old.manifest["id"])
 
 

@@ -20,7 +20,7 @@ from skumatch.data.duplicates.census import Census, find_duplicates
 from skumatch.data.duplicates.copies import KINDS, near_copy
 from skumatch.data.duplicates.neighbours import near_pairs
 from skumatch.data.images import Extent, Images, decode
-from skumatch.data.packages import Sku, catalogue, design
+from skumatch.data.packages import Package, catalogue, design
 from skumatch.data.sample import photograph
 from tests.conftest import ROOT
 from tests.proving import count
@@ -50,7 +50,7 @@ def census(folder: Path, pictures: Sequence[Picture]) -> Census:
     return find_duplicates(*saved(folder, pictures), MOST)
 
 
-def shot(sku: Sku, key: int) -> Picture:
+def shot(sku: Package, key: int) -> Picture:
     """A rendered photo; one key gives the same pose, light and neighbours for every product."""
     others = [design(catalogue(24)[i]) for i in np.random.default_rng(key).integers(24, size=2)]
     picture = io.BytesIO()
@@ -58,7 +58,7 @@ def shot(sku: Sku, key: int) -> Picture:
     return sku.name, decode(picture.getvalue())
 
 
-def flavour(sku: Sku) -> Sku:
+def flavour(sku: Package) -> Package:
     """Another product that differs from `sku` in accent colour and small print alone."""
     return next(other for other in catalogue(24) if other.brand == sku.brand and other != sku)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.data.delivery.importer import import_data
-from skumatch.data.delivery.layout import Found, sorted_out
+from skumatch.data.delivery.layout import DeliveredFile, sorted_out
 from skumatch.data.delivery.opening import folder_images, open_source
 from skumatch.data.images import FORMATS, known_format
 from skumatch.data.manifest import images, read_manifest
@@ -121,9 +121,11 @@ def test_a_file_that_cannot_be_looked_at_stops_the_import(tmp_path: Path) -> Non
     def away(_: object) -> bytes:
         raise StorageError("Could not read x: Input/output error; check that the data is complete.")
 
-    assert sorted_out([Found("x", "x.jpg", 9)], away)[0].kind is None  # named as a picture: nothing is read
+    assert (
+        sorted_out([DeliveredFile("x", "x.jpg", 9)], away)[0].kind is None
+    )  # named as a picture: nothing is read
     with pytest.raises(StorageError, match="Could not read x"):
-        sorted_out([Found("x", "x", 9)], away)
+        sorted_out([DeliveredFile("x", "x", 9)], away)
 
 
 @given(st.binary(max_size=40))

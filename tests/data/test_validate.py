@@ -15,7 +15,7 @@ from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.data.validation import suite
 from skumatch.data.validation.drift import Profile, profile_of
-from skumatch.data.validation.findings import Finding, require, warnings_of
+from skumatch.data.validation.findings import ExpectationResult, require, warnings_of
 from skumatch.data.validation.validate import validate, validate_bytes
 from skumatch.errors import ValidationFailed
 from skumatch.params import DataParams, ValidateParams
@@ -32,11 +32,13 @@ def baseline() -> Profile:
     return profile
 
 
-def findings(frame: pd.DataFrame, before: Profile | None = None, quarantined: int = 0) -> list[Finding]:
+def findings(
+    frame: pd.DataFrame, before: Profile | None = None, quarantined: int = 0
+) -> list[ExpectationResult]:
     return validate(frame, summary_of(frame, quarantined), PARAMS, DataParams(), before)
 
 
-def failed(results: list[Finding]) -> list[str]:
+def failed(results: list[ExpectationResult]) -> list[str]:
     return [finding.rule.name for finding in results if not finding.passed]
 
 
@@ -275,7 +277,9 @@ def test_one_changed_byte_in_a_shard_is_found(delivery: Delivery, tmp_path: Path
     assert (finding.rule.name, finding.passed, finding.offenders) == ("bytes", False, [frame.loc[7, "id"]])
 
 
-def checked(frame: pd.DataFrame, before: Profile | None = None, gone: Collection[str] = ()) -> list[Finding]:
+def checked(
+    frame: pd.DataFrame, before: Profile | None = None, gone: Collection[str] = ()
+) -> list[ExpectationResult]:
     return validate(frame, summary_of(frame, 0), PARAMS, DataParams(), before, gone)
 
 

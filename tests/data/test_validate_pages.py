@@ -21,7 +21,7 @@ from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.data.quarantine import set_aside
 from skumatch.data.validation.drift import profile_of
-from skumatch.data.validation.findings import Finding
+from skumatch.data.validation.findings import ExpectationResult
 from skumatch.data.validation.pages import docs_page, facts_of, failure_page, pictures
 from skumatch.data.validation.validate import validate
 from skumatch.params import DataParams, ValidateParams
@@ -73,7 +73,7 @@ def assert_inert(page: str) -> None:
     assert not re.search(r"https?://", page)
 
 
-def judged(frame: pd.DataFrame, summary: dict[str, object] | None = None) -> list[Finding]:
+def judged(frame: pd.DataFrame, summary: dict[str, object] | None = None) -> list[ExpectationResult]:
     return validate(
         frame, summary or summary_of(frame), ValidateParams(), DataParams(), profile_of(made(), DataParams())
     )
@@ -110,11 +110,11 @@ def test_names_of_columns_types_and_quarantined_images_stay_text() -> None:
 
 
 @cache
-def broken() -> list[Finding]:
+def broken() -> list[ExpectationResult]:
     return judged(cell(made(), "format", "XBM"))
 
 
-def telling(finding: Finding, text: str) -> Finding:
+def telling(finding: ExpectationResult, text: str) -> ExpectationResult:
     """The finding as it would be for a value, a name and a note of that text."""
     if finding.passed:
         return finding

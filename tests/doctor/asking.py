@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 from skumatch.config import Settings
-from skumatch.doctor.finding import Check, Finding, Place, examine
+from skumatch.doctor.finding import Finding, PartCheck, Place, examine
 from skumatch.params import Params, RuntimeParams
 
 PARAMS = Params(runtime=RuntimeParams(device="cpu"))
@@ -19,7 +19,7 @@ CURE = "What the check's own error does not say."
 
 def ask(check: Callable[[Place], str], settings: Settings, params: Params | None = PARAMS) -> Finding:
     """Return the check's finding; assert that each finding that is not ok has a remedy."""
-    [finding] = examine(Place(settings, params), [Check("it", check, CURE, seconds=60)])
+    [finding] = examine(Place(settings, params), [PartCheck("it", check, CURE, seconds=60)])
     assert finding.found and bool(finding.fix) == (finding.verdict != "ok"), finding
     return finding
 

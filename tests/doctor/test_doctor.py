@@ -17,7 +17,7 @@ from skumatch import processes
 from skumatch.config import Settings
 from skumatch.doctor import servers
 from skumatch.doctor.checks import CHECKS
-from skumatch.doctor.finding import Check, Finding, Place, Problem, examine
+from skumatch.doctor.finding import Finding, PartCheck, Place, Problem, examine
 from skumatch.doctor.screen import findings_table
 from tests.cli import Cli
 from tests.conftest import commit, free_port, wait_until
@@ -34,7 +34,10 @@ def test_a_host_that_never_answers_does_not_hold_up_the_others(here: Settings) -
         over.wait(600)
         raise Problem("late", "never told")
 
-    checks = [Check("slow", waits, "See its host.", seconds=0.2), Check("quick", lambda _: "well", "")]
+    checks = [
+        PartCheck("slow", waits, "See its host.", seconds=0.2),
+        PartCheck("quick", lambda _: "well", ""),
+    ]
     findings = list(examine(Place(here, PARAMS), checks))
     over.set()
     assert (
@@ -49,10 +52,10 @@ def test_what_rests_on_something_that_failed_is_not_asked(here: Settings) -> Non
         raise OSError(5, "Input/output error", "/somewhere")
 
     checks = [
-        Check("a", fails, "Mend it."),
-        Check("b", fails, "", after="a"),
-        Check("c", fails, "", after="b"),
-        Check("d", lambda _: "well", ""),
+        PartCheck("a", fails, "Mend it."),
+        PartCheck("b", fails, "", after="a"),
+        PartCheck("c", fails, "", after="b"),
+        PartCheck("d", lambda _: "well", ""),
     ]
     findings = list(examine(Place(here, PARAMS), checks))
     assert [entry.verdict for entry in findings] == ["failed", "skipped", "skipped", "ok"]

@@ -13,7 +13,7 @@ from skumatch.matching.pictures import list_pictures, open_pictures
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
-from skumatch.release.bundle import Bundle, Gallery, write_bundle
+from skumatch.release.bundle import Bundle, LabelledVectors, write_bundle
 from tests.conftest import draw
 
 CPU = RuntimeParams(device="cpu", threads=1)
@@ -42,7 +42,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(
         root / "bundle",
         root / "encoder",
-        Gallery(images.ids, images.skus, vectors),
+        LabelledVectors(images.ids, images.skus, vectors),
         {"similarity": 0.999},
         images.ids,
     )

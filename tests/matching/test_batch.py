@@ -15,7 +15,7 @@ from torch import Tensor
 from skumatch.data.images import decode
 from skumatch.errors import DataError, StorageError
 from skumatch.matching import batch as batches
-from skumatch.matching.batch import Plan, counts, match_all, matching
+from skumatch.matching.batch import MatchPlan, counts, match_all, matching
 from skumatch.model import embed as embedding
 from skumatch.model.encoder import Encoder
 from skumatch.release.bundle import Bundle
@@ -29,7 +29,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(bundle: Bundle, folder: Path, out: Path, top_k: int = 3) -> tuple[int, int]:
     with matching(out) as parts:
-        return match_all(Plan(bundle, opened([folder], parts), top_k, out), parts, 2, CPU)
+        return match_all(MatchPlan(bundle, opened([folder], parts), top_k, out), parts, 2, CPU)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_two_at_once_are_refused_and_harm_nothing(bundle: Bundle, folder: Path, 
     with matching(out) as parts:
         with pytest.raises(StorageError, match="Another skumatch is writing"):
             run(bundle, folder, out)
-        match_all(Plan(bundle, opened([folder], parts), 3, out), parts, 2, CPU)
+        match_all(MatchPlan(bundle, opened([folder], parts), 3, out), parts, 2, CPU)
     assert pq.read_metadata(out).num_rows == 14
 
 

@@ -18,7 +18,7 @@ from skumatch.data.delivery.importer import Imported, import_data
 from skumatch.data.images import Images, opened
 from skumatch.data.manifest import images, read_manifest
 from skumatch.files import read_json
-from skumatch.matching.batch import Plan, counts, match_all, matching
+from skumatch.matching.batch import MatchPlan, counts, match_all, matching
 from skumatch.matching.pictures import list_pictures, open_pictures
 from skumatch.model.preprocess import Preprocess
 from skumatch.model.schedule import Key
@@ -97,7 +97,7 @@ def test_training_sees_every_good_picture(version: Version, name: str) -> None:
 def test_a_bundle_matches_every_good_picture(version: Version, bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     with matching(out) as parts:
-        plan = Plan(bundle, open_pictures(list_pictures([version.delivery]), parts), 1, out)
+        plan = MatchPlan(bundle, open_pictures(list_pictures([version.delivery]), parts), 1, out)
         match_all(plan, parts, 32, CPU)
     assert len(plan.images) == len(GOOD) + PLAIN + 2 and counts(out)[2] == {}
 

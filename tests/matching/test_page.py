@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skumatch.matching import page as pages
-from skumatch.matching.batch import Plan, match_all, matching
+from skumatch.matching.batch import MatchPlan, match_all, matching
 from skumatch.matching.page import page
 from skumatch.release.bundle import Bundle
 from tests.browser import CHROMIUM, browsing
@@ -19,10 +19,10 @@ from tests.matching.conftest import CPU, opened
 
 
 @pytest.fixture
-def plan(bundle: Bundle, folder: Path, tmp_path: Path) -> Plan:
+def plan(bundle: Bundle, folder: Path, tmp_path: Path) -> MatchPlan:
     draw(folder / "<script>window.hit=1</script>.png", "sku 1")
     with matching(tmp_path / "m.parquet") as parts:
-        made = Plan(bundle, opened([folder], parts), 3, tmp_path / "m.parquet")
+        made = MatchPlan(bundle, opened([folder], parts), 3, tmp_path / "m.parquet")
         match_all(made, parts, 4, CPU)
     return made
 
@@ -31,7 +31,7 @@ def nothing(_: str) -> Image.Image | None:
     return None
 
 
-def test_products_stand_with_their_pictures_and_unknown_ones_apart(plan: Plan) -> None:
+def test_products_stand_with_their_pictures_and_unknown_ones_apart(plan: MatchPlan) -> None:
     text = page(plan, nothing)
     heads = re.findall(r"<h2>(.*?)</h2>", text)
     assert "Unknown" in heads[0] and "1 picture" in heads[0]
@@ -41,7 +41,7 @@ def test_products_stand_with_their_pictures_and_unknown_ones_apart(plan: Plan) -
     assert text.count("<img ") == 14
 
 
-def test_the_least_similar_come_first(plan: Plan) -> None:
+def test_the_least_similar_come_first(plan: MatchPlan) -> None:
     for head, section in re.findall(
         r"<section>\s*<h2>(.*?)</h2>(.*?)</section>", page(plan, nothing), re.DOTALL
     ):
@@ -49,7 +49,7 @@ def test_the_least_similar_come_first(plan: Plan) -> None:
         assert numbers == sorted(numbers), head
 
 
-def test_what_is_too_much_for_a_page_is_counted(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_for_a_page_is_counted(plan: MatchPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "GROUPS", 2)
     monkeypatch.setattr(pages, "EACH", 1)
     text = page(plan, nothing)
@@ -60,20 +60,20 @@ def test_what_is_too_much_for_a_page_is_counted(plan: Plan, monkeypatch: pytest.
     )
 
 
-def test_gallery_pictures_are_shown_where_there_are_any(plan: Plan) -> None:
+def test_gallery_pictures_are_shown_where_there_are_any(plan: MatchPlan) -> None:
     picture = Image.new("RGB", (8, 8), "red")
     text = page(plan, lambda sku: picture if sku == "sku 2" else None)
     assert text.count("In the gallery") == 1
 
 
-def test_a_model_without_thresholds_says_so(plan: Plan) -> None:
+def test_a_model_without_thresholds_says_so(plan: MatchPlan) -> None:
     without = replace(plan.bundle, thresholds=plan.bundle.thresholds.model_copy(update={"similarity": None}))
     assert "the model has no thresholds" in page(plan._replace(bundle=without), nothing)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_shows_it_whole_at_any_width_and_runs_and_fetches_nothing(
-    plan: Plan, tmp_path: Path
+    plan: MatchPlan, tmp_path: Path
 ) -> None:
     path = tmp_path / "page.html"
     path.write_text(page(plan, nothing), "utf-8")

@@ -16,7 +16,7 @@ import pytest
 from skumatch.data.images import decode
 from skumatch.errors import DataError
 from skumatch.matching import batch as batches
-from skumatch.matching.batch import Plan, match_all, matching
+from skumatch.matching.batch import MatchPlan, match_all, matching
 from skumatch.matching.pictures import list_pictures, open_pictures, shop_lists
 from skumatch.matching.shop_lists import Assortments, ShopList, look_up, read_list
 from skumatch.release.bundle import Bundle
@@ -131,7 +131,7 @@ def run(bundle: Bundle, place: Path, out: Path, common: ShopList | None = None) 
     listings = list_pictures([place])
     with matching(out) as parts:
         assortments = look_up(bundle, shop_lists(listings), common)
-        plan = Plan(bundle, open_pictures(listings, parts), 6, out, assortments)
+        plan = MatchPlan(bundle, open_pictures(listings, parts), 6, out, assortments)
         return match_all(plan, parts, 2, CPU)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from skumatch.model import augment
 from skumatch.model.augment import Drawn, augmented
 from skumatch.model.chance import generator
-from skumatch.model.geometry import Box, _grid, crop_box, moved_corners, warped
+from skumatch.model.geometry import PixelBox, _grid, crop_box, moved_corners, warped
 from skumatch.model.preprocess import Preprocess, planes
 from tests.model.plain import mild
 
@@ -59,7 +59,7 @@ def test_ratio_makes_crops_wider_and_taller() -> None:
 def test_corners_stay_convex_and_within_the_share(
     moves: list[float], turn: float, perspective: float, rotate: float
 ) -> None:
-    box = Box(10, 20, 100, 50)
+    box = PixelBox(10, 20, 100, 50)
     still = moved_corners(box, mild(perspective=perspective), moves, turn)
     assert (np.abs(still - box.corners()) <= np.array([100, 50]) * perspective + 1e-9).all()
     moved = moved_corners(box, mild(perspective=perspective, rotate=rotate), moves, turn)
@@ -72,7 +72,7 @@ def test_corners_stay_convex_and_within_the_share(
 
 @given(moves=st.lists(unit, min_size=8, max_size=8))
 def test_the_map_takes_the_canvas_to_the_corners(moves: list[float]) -> None:
-    quad = moved_corners(Box(0, 0, 1, 1), mild(perspective=0.2), moves, 0)
+    quad = moved_corners(PixelBox(0, 0, 1, 1), mild(perspective=0.2), moves, 0)
     fine = _grid(quad, 200, 200)
     mapped = torch.stack([fine[0, 0], fine[0, -1], fine[-1, -1], fine[-1, 0]]).numpy()
     assert np.abs((mapped + 1) / 2 - quad).max() < 2e-2
@@ -92,8 +92,8 @@ def photo(width: int, height: int) -> Image.Image:
 
 def test_corners_that_stand_still_change_nothing() -> None:
     pixels = planes(photo(48, 64))
-    assert warped(pixels, Box(0, 0, 48, 64).corners(), 64, 48, CANVAS).equal(pixels)
-    inner = warped(pixels, Box(5, 7, 30, 40).corners(), 40, 30, CANVAS)
+    assert warped(pixels, PixelBox(0, 0, 48, 64).corners(), 64, 48, CANVAS).equal(pixels)
+    inner = warped(pixels, PixelBox(5, 7, 30, 40).corners(), 40, 30, CANVAS)
     assert inner.equal(pixels[:, 7:47, 5:35])
 
 
@@ -110,7 +110,7 @@ def test_rotate_turns_as_pillow_does(seed: int) -> None:
 def test_perspective_is_pillows() -> None:
     params = mild(min_crop=1.0, cutout=0, jitter=0.0, perspective=0.15)
     drawn = Drawn.of(generator(2))
-    quad = moved_corners(Box(0, 0, 48, 64), params, drawn.perspective, 0)
+    quad = moved_corners(PixelBox(0, 0, 48, 64), params, drawn.perspective, 0)
     x, y = (np.array([0.0, 48, 48, 0]), np.array([0.0, 0, 64, 64]))
     rows = [[*(a, b, 1), 0, 0, 0, -a * u, -b * u] for a, b, (u, _) in zip(x, y, quad, strict=True)]
     rows += [[0, 0, 0, *(a, b, 1), -a * v, -b * v] for a, b, (_, v) in zip(x, y, quad, strict=True)]
@@ -124,7 +124,7 @@ def test_perspective_is_pillows() -> None:
 
 def test_outside_the_picture_is_the_mean_colour() -> None:
     white = planes(Image.new("RGB", (50, 50), "white"))
-    view = warped(white, Box(-20, 0, 40, 50).corners(), 50, 40, CANVAS)
+    view = warped(white, PixelBox(-20, 0, 40, 50).corners(), 50, 40, CANVAS)
     assert (view[:, :, :19] == 128).all() and (view[:, :, 21:] == 255).all()
 
 
@@ -132,7 +132,7 @@ def test_a_large_picture_is_not_sampled_in_holes() -> None:
     fine = np.indices((900, 900)).sum(axis=0) % 2 * 255
     pixels = planes(Image.fromarray(np.repeat(fine[..., None], 3, axis=2).astype(np.uint8)))
     view = warped(
-        pixels, moved_corners(Box(50, 50, 800, 800), mild(rotate=9), [0.5] * 8, 0.9), 64, 48, CANVAS
+        pixels, moved_corners(PixelBox(50, 50, 800, 800), mild(rotate=9), [0.5] * 8, 0.9), 64, 48, CANVAS
     )
     assert view.float().std() < 4 and abs(view.float().mean() - 127.5) < 2
 

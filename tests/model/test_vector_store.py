@@ -23,7 +23,7 @@ from skumatch.errors import StorageError
 from skumatch.model import vector_store
 from skumatch.model.embed import vectors_of
 from skumatch.model.encoder import Encoder, build
-from skumatch.model.vector_store import Counts, Rows, VectorStore, embed_once, encoder_key, order_free
+from skumatch.model.vector_store import Rows, VectorCounts, VectorStore, embed_once, encoder_key, order_free
 from skumatch.params import EncoderParams, RuntimeParams
 from tests.code import code_hash
 from tests.proving import count
@@ -45,7 +45,7 @@ DECIDES = (
     "model/runtime.py",
     "model/torchvision_ops.py",
 )
-CODE = {1: "0020958f562d83ef529b3a9bb4f107abbf11c9949a878c147238efdbf5586ccc"}
+CODE = {1: "02fc0223d6fa591d9f0333949a575ddb491b6528598e52e3899636e5b73554b4"}
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +103,7 @@ def test_any_mix_of_known_and_unknown_gives_the_same_bits(
         rows, counts = embed_once(encoder, images.take(places), BATCH, CPU, store, "embed")
         np.testing.assert_array_equal(rows, whole[places])
         wanted = {images.hashes[place] for place in places}  # type: ignore[index]
-        assert counts == Counts(computed=len(wanted - kept), known=len(wanted & kept))
+        assert counts == VectorCounts(computed=len(wanted - kept), known=len(wanted & kept))
         kept |= wanted
 
 
@@ -125,7 +125,7 @@ def test_vectors_whose_last_bit_may_be_another_are_counted(images: Images, encod
     smoke = build(SPEC.model_copy(update={"model": "smoke"}), None).eval()
     assert order_free(encoder) and not order_free(smoke)
     whole, store = alone(smoke, images), VectorStore(f"memory://{uuid.uuid4().hex}", KEY, smoke.dim)
-    for places, counts in (([5, 2], Counts(2, 0, 0)), (range(12), Counts(9, 2, 2))):
+    for places, counts in (([5, 2], VectorCounts(2, 0, 0)), (range(12), VectorCounts(9, 2, 2))):
         rows, counted = embed_once(smoke, images.take(places), BATCH, CPU, store, "embed")
         assert counted == counts
         np.testing.assert_allclose(rows, whole[list(places)], atol=1e-6)
@@ -210,9 +210,9 @@ def test_a_damaged_part_is_named_removed_and_computed_again(
     rows, counts = run(images=images.take(range(9)), store=VectorStore(url, KEY, encoder.dim))
     output = capsys.readouterr().err
     assert output.count("\n") == 1 and Path(path).stem in output and "damaged" in output
-    assert counts == Counts(computed=6, known=3)
+    assert counts == VectorCounts(computed=6, known=3)
     np.testing.assert_array_equal(rows[:6], whole)
-    assert run(images=images.take(range(9)), store=store)[1] == Counts(computed=0, known=9)
+    assert run(images=images.take(range(9)), store=store)[1] == VectorCounts(computed=0, known=9)
     assert capsys.readouterr().err == ""
 
 
@@ -372,7 +372,7 @@ def test_vectors_are_kept_on_s3(images: Images, encoder: Encoder, monkeypatch: p
         again, known = embed_once(
             encoder, images, BATCH, CPU, VectorStore("s3://vectors/remote", KEY, encoder.dim), "embed"
         )
-        assert (counts, known) == (Counts(computed=11, known=0), Counts(computed=0, known=11))
+        assert (counts, known) == (VectorCounts(computed=11, known=0), VectorCounts(computed=0, known=11))
         np.testing.assert_array_equal(rows, again)
         names = sorted(path.rpartition(".")[2] for path in store.fs.find("vectors"))
         assert names == ["json", "json", "safetensors"]

@@ -28,8 +28,8 @@ from skumatch.pipeline.inputs import members
 from skumatch.pipeline.references import Objects, closure, in_history, named, path_of
 from skumatch.pipeline.repository import Repository, md5_of, pointer
 from skumatch.pipeline.retention import stored
-from skumatch.pipeline.stores import File, Store
-from skumatch.release.journal import Asked, Journal
+from skumatch.pipeline.stores import File, ObjectStore
+from skumatch.release.journal import Journal, MoveRequest
 from skumatch.release.tracking import Tracking
 from tests.conftest import commit, git
 from tests.pipeline.world import FLOOR, FUTURE, World, hashes
@@ -125,10 +125,10 @@ def test_wherever_it_is_killed_nothing_needed_is_gone_and_the_next_one_ends_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed, shown = needed_paths(world) & set(world.remote_files()), piles(world.settings, FUTURE)
-    drop, gone = Store._drop, list[str]()
+    drop, gone = ObjectStore._drop, list[str]()
     deadly = sum(len(pile.items) for pile in shown) // 2
 
-    def dropping(store: Store, name: str) -> None:
+    def dropping(store: ObjectStore, name: str) -> None:
         drop(store, name)
         gone.append(name)
         assert needed <= set(world.remote_files())
@@ -137,7 +137,7 @@ def test_wherever_it_is_killed_nothing_needed_is_gone_and_the_next_one_ends_it(
         if len(gone) == deadly:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Store, "_drop", dropping)
+    monkeypatch.setattr(ObjectStore, "_drop", dropping)
     with pytest.raises(KeyboardInterrupt):
         delete(world.settings, FUTURE, shown)
     assert Board(str(world.remote)).cleaning() is None, "runs need not wait"
@@ -353,9 +353,10 @@ def test_a_new_data_version_keeps_the_old_shards_it_shares(world: World) -> None
     (other / "data/new").write_text("new")
     folder = md5_of(Repository(other, world.settings).add("data"))
     files = {
-        name: File(1, NOW if name == path_of(folder) else OLD) for name in Store(str(world.remote)).files()
+        name: File(1, NOW if name == path_of(folder) else OLD)
+        for name in ObjectStore(str(world.remote)).files()
     }
-    kept = closure(stored(files, NOW - 1), (), Objects([Store(str(world.remote))]))
+    kept = closure(stored(files, NOW - 1), (), Objects([ObjectStore(str(world.remote))]))
     assert hashlib.md5(shared.read_bytes(), usedforsecurity=False).hexdigest() in kept and len(kept) == 3
 
 
@@ -386,7 +387,7 @@ def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
     with (
         tracking.client() as client,
         Journal(client, "removed", lambda: None).turn(
-            Asked(action="promote", version=1, expected=None, who="somebody", why="it passed")
+            MoveRequest(action="promote", version=1, expected=None, who="somebody", why="it passed")
         ),
     ):
         pass
@@ -410,7 +411,7 @@ def test_a_remote_on_s3_is_cleaned_the_same(world: World, monkeypatch: pytest.Mo
             ("DEFAULT_REGION", "us-east-1"),
         ):
             monkeypatch.setenv(f"AWS_{name}", value)
-        away = Store("s3://bucket/remote")
+        away = ObjectStore("s3://bucket/remote")
         away.fs.mkdir("bucket")
         for name in world.remote_files():
             away.fs.pipe_file(f"{away.root}/{name}", (world.remote / name).read_bytes())
@@ -428,7 +429,7 @@ def test_a_remote_on_s3_is_cleaned_the_same(world: World, monkeypatch: pytest.Mo
 
 def test_an_unreadable_store_is_told(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("a file where a folder should be")
-    store = Store(str(tmp_path))
+    store = ObjectStore(str(tmp_path))
     assert store.files() == {}
     with pytest.raises(StorageError, match="check the disk or the remote"):
         store.read(["files/md5/x"])

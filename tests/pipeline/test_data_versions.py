@@ -24,7 +24,7 @@ from skumatch.data.delivery.additions import add
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import columns_of, images, read_manifest
 from skumatch.data.products import read_products, retired
-from skumatch.data.shards import Store
+from skumatch.data.shards import ShardStore
 from skumatch.data.version import Make, Version, read_version
 from skumatch.errors import DataError, StorageError
 from skumatch.files import md5, read_json, write_json
@@ -291,7 +291,7 @@ def test_a_damaged_record_is_one_sentence(shop: Shop) -> None:
 # Killed, refused, at the same time.
 
 
-def identity(version: Version, _: Store) -> Version:
+def identity(version: Version, _: ShardStore) -> Version:
     """A command that changes nothing but finishes a killed one."""
     return version
 
@@ -300,7 +300,7 @@ def add_and_retire(shop: Shop) -> Changed:
     """A change that writes a new shard and every table."""
     draw(shop.root / "week/Juice/0.png", "juice")
 
-    def make(version: Version, store: Store) -> Version:
+    def make(version: Version, store: ShardStore) -> Version:
         version = deltas.remove(version, ["train/Cola/1.png"])
         return deltas.retire(add(version, shop.root / "week", store, "train", 32), {"Tea": "a test"})
 

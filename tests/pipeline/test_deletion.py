@@ -19,7 +19,7 @@ from skumatch.pipeline.claims import Board, Claim, at_work
 from skumatch.pipeline.cleanup import Limits, Pile, delete, piles
 from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import pointer
-from skumatch.pipeline.stores import Store
+from skumatch.pipeline.stores import ObjectStore
 from skumatch.release.holdings import Holding
 from tests.conftest import commit, git
 from tests.pipeline.world import FUTURE
@@ -167,7 +167,7 @@ def test_links_in_a_store_are_none_of_its_files(place: Place, tmp_path: Path) ->
     (tmp_path / "precious").write_text("x")
     (place.remote / path_of(32 * "e")).parent.mkdir()
     (place.remote / path_of(32 * "e")).symlink_to(tmp_path / "precious")
-    assert path_of(32 * "e") not in Store(str(place.remote)).files()
+    assert path_of(32 * "e") not in ObjectStore(str(place.remote)).files()
 
 
 def test_a_folder_in_which_a_process_is_stays(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from skumatch.pipeline.erasure_record import ErasureRecord
 from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.retention import RESULT
-from skumatch.pipeline.stores import Store
+from skumatch.pipeline.stores import ObjectStore
 from skumatch.release import erasable
 from tests.conftest import commit, free_port, serving_mlflow
 from tests.pipeline.home import Home
@@ -239,7 +239,12 @@ def test_it_may_be_killed_at_any_deletion(case: Case, monkeypatch: pytest.Monkey
 
         return dropping
 
-    for where, name in ((Store, "_drop"), (erasable, "remove"), (erasing, "_unlink"), (leftovers, "remove")):
+    for where, name in (
+        (ObjectStore, "_drop"),
+        (erasable, "remove"),
+        (erasing, "_unlink"),
+        (leftovers, "remove"),
+    ):
         monkeypatch.setattr(where, name, deadly(getattr(where, name)))
     accepted, ended = plan(case.settings, "ann").losses, False
     while not ended:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from skumatch.pipeline.references import Objects, closure, path_of
 from skumatch.pipeline.repository import pointer
 from skumatch.pipeline.retention import idle_checkpoints, stored, unneeded
-from skumatch.pipeline.stores import File, Store
+from skumatch.pipeline.stores import File, ObjectStore
 from tests.proving import count
 
 NOW, OLD = 1_000_000_000.0, 500_000_000.0
@@ -26,7 +26,7 @@ class Made:
     """A random store of objects, folders, results and input sets, young or old, with references to some."""
 
     def __init__(self, draw: st.DrawFn) -> None:
-        self.store = Store(f"memory://{uuid.uuid4().hex}")
+        self.store = ObjectStore(f"memory://{uuid.uuid4().hex}")
         self.age: dict[str, float] = {}
         self.reach: dict[str, set[str]] = {}
         self.results: dict[str, str] = {}

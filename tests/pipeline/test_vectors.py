@@ -14,7 +14,7 @@ from skumatch.config import Settings
 from skumatch.files import write_json
 from skumatch.model.vector_store import VectorStore
 from skumatch.pipeline.retention import VECTORS, idle_vectors
-from skumatch.pipeline.stores import File, Store
+from skumatch.pipeline.stores import File, ObjectStore
 from skumatch.pipeline.worker import _loosely, _vectors
 
 NOW, OLD = 1_000_000_000.0, 500_000_000.0
@@ -22,16 +22,16 @@ KEY, ENCODER, STRANGER = 64 * "a", 32 * "c", 32 * "d"
 PARTS = [letter * 64 for letter in "123"]
 
 
-def kept(folder: Path, key: str = KEY, digest: str = ENCODER) -> Store:
+def kept(folder: Path, key: str = KEY, digest: str = ENCODER) -> ObjectStore:
     """A remote on a disk with two parts of an encoder's vectors."""
     store = VectorStore(str(folder), key, 4)
     store.mark_used(digest)
     for name in PARTS[:2]:
         store.save([name], np.eye(1, 4, dtype=np.float32))
-    return Store(str(folder))
+    return ObjectStore(str(folder))
 
 
-def aged(store: Store, at: float) -> dict[str, File]:
+def aged(store: ObjectStore, at: float) -> dict[str, File]:
     return {name: File(file.size, at) for name, file in store.files().items()}
 
 

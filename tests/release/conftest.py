@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import Bundle, Gallery, write_bundle
+from skumatch.release.bundle import Bundle, LabelledVectors, write_bundle
 from skumatch.release.registry import Registry
 from tests.conftest import free_port, serving_mlflow
 
@@ -61,12 +61,12 @@ def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gallery(encoder_dir: Path) -> Gallery:
+def gallery(encoder_dir: Path) -> LabelledVectors:
     """Twelve pictures, pattern(0) to pattern(11), of four SKUs."""
     from skumatch.model import encoder as encoders
 
     encoder = encoders.load(encoder_dir)
-    return Gallery(
+    return LabelledVectors(
         [f"train/{i:02}" for i in range(12)],
         [f"sku {i % 4}" for i in range(12)],
         embedded(encoder, [pattern(i) for i in range(12)]),
@@ -74,7 +74,7 @@ def gallery(encoder_dir: Path) -> Gallery:
 
 
 @pytest.fixture(scope="session")
-def made(encoder_dir: Path, gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(encoder_dir: Path, gallery: LabelledVectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that nobody changes."""
     folder = tmp_path_factory.mktemp("bundles") / "bundle"
     write_bundle(folder, encoder_dir, gallery, {"similarity": 0.9}, gallery.ids[:8])
@@ -115,7 +115,7 @@ def run_id(registry: Registry) -> str:
 
 
 @pytest.fixture
-def several(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> list[Path]:
+def several(encoder_dir: Path, gallery: LabelledVectors, tmp_path: Path) -> list[Path]:
     """Three bundles that differ in their threshold."""
     folders = [tmp_path / f"bundle-{i}" for i in range(3)]
     for i, folder in enumerate(folders):

@@ -19,7 +19,7 @@ from PIL import Image
 
 import skumatch
 from skumatch.errors import DataError
-from skumatch.release.bundle import Assortment, Bundle, Gallery, write_bundle
+from skumatch.release.bundle import Assortment, Bundle, LabelledVectors, write_bundle
 from skumatch.release.bundle.assortment import EVERY_SKU, GalleryPart, Shelves
 from skumatch.retrieval.search import Backend, dot
 from skumatch.retrieval.thresholds import Thresholds, scores_of
@@ -29,17 +29,17 @@ BACKENDS: tuple[Backend, ...] = ("faiss", "torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.*AnyType")  # MLflow's own, at its import
 
 
-def made_gallery(skus: Sequence[str], embeddings: np.ndarray | None = None) -> Gallery:
+def made_gallery(skus: Sequence[str], embeddings: np.ndarray | None = None) -> LabelledVectors:
     """A row a name; without embeddings, all rows are one vector."""
     vectors = np.ones((len(skus), 1), np.float32) if embeddings is None else embeddings
-    return Gallery([f"{row:04}" for row in range(len(skus))], list(skus), vectors)
+    return LabelledVectors([f"{row:04}" for row in range(len(skus))], list(skus), vectors)
 
 
-def only(gallery: Gallery, skus: Sequence[str]) -> Gallery:
+def only(gallery: LabelledVectors, skus: Sequence[str]) -> LabelledVectors:
     """The rows of some SKUs, chosen one by one."""
     rows = [row for row, sku in enumerate(gallery.skus) if sku in skus]
     ids, names, vectors = gallery
-    return Gallery([ids[row] for row in rows], [names[row] for row in rows], vectors[rows])
+    return LabelledVectors([ids[row] for row in rows], [names[row] for row in rows], vectors[rows])
 
 
 Answer = list[tuple[str, str, float]]  # SKU, gallery id and similarity, best first
@@ -51,7 +51,7 @@ def answers(part: GalleryPart, queries: np.ndarray, wanted: int) -> list[Answer]
     return [[(skus[row], ids[row], cosine) for row, cosine in nearest] for nearest in lists]
 
 
-def counted(gallery: Gallery, skus: Sequence[str], query: np.ndarray, wanted: int) -> Answer:
+def counted(gallery: LabelledVectors, skus: Sequence[str], query: np.ndarray, wanted: int) -> Answer:
     """All rows of the whole gallery in order, without those of other products; each product's first one."""
     similarities = dot(gallery.embeddings, query[None]).tolist()
     order = sorted(range(len(similarities)), key=lambda row: (-similarities[row], row))
@@ -65,7 +65,7 @@ def counted(gallery: Gallery, skus: Sequence[str], query: np.ndarray, wanted: in
 class Problem(NamedTuple):
     """Queries [n, d], assortments, and how many products of each are wanted."""
 
-    gallery: Gallery
+    gallery: LabelledVectors
     queries: np.ndarray
     lists: list[list[str]]
     wanted: int
@@ -98,7 +98,7 @@ def test_an_assortment_is_a_gallery_of_its_products(backend: Backend, problem: P
 
 
 def test_a_bundle_answers_as_one_of_these_products(
-    encoder_dir: Path, gallery: Gallery, loaded: Bundle, picture: Picture, tmp_path: Path
+    encoder_dir: Path, gallery: LabelledVectors, loaded: Bundle, picture: Picture, tmp_path: Path
 ) -> None:
     pictures = [picture(number) for number in (0, 1, 2, 3, 99)]
     for skus in (["sku 1"], ["sku 1", "sku 3"], ["sku 0", "sku 1", "sku 2"]):

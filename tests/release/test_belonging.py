@@ -20,7 +20,7 @@ from skumatch.release.bundle import (
     MANIFEST,
     PARTS,
     Bundle,
-    Gallery,
+    LabelledVectors,
     bundle_hash,
     verify_bundle,
     write_bundle,
@@ -31,14 +31,14 @@ Picture = Callable[[int], Image.Image]
 
 
 @pytest.fixture(scope="module")
-def other(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other(gallery: LabelledVectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another model with equal numbers of pictures, SKUs and training pictures, and equal vector length."""
     root = tmp_path_factory.mktemp("other")
     torch.manual_seed(1)
     encoders.save(
         encoders.build(EncoderParams(model="smoke", weights="none", height=64, width=64), None).eval(), root
     )
-    labelled = Gallery(
+    labelled = LabelledVectors(
         gallery.ids, [f"sku {min(i, 3)}" for i in range(12)], np.roll(gallery.embeddings, 1, axis=1)
     )
     write_bundle(root / "bundle", root, labelled, {"similarity": 0.8}, gallery.ids[4:])
@@ -68,7 +68,7 @@ def test_all_parts_of_the_other_model_together_are_a_bundle(bundle: Path, other:
 
 
 def test_the_same_pictures_seen_by_another_model_are_no_gallery_of_this_one(
-    bundle: Path, other: Path, gallery: Gallery, tmp_path: Path
+    bundle: Path, other: Path, gallery: LabelledVectors, tmp_path: Path
 ) -> None:
     """Pictures, SKUs, labels and shapes are all the same; only the vectors are another model's."""
     write_bundle(tmp_path / "seen", other / "encoder", gallery, {"similarity": 0.9}, gallery.ids[:8])

@@ -15,14 +15,14 @@ from skumatch.data.images import Extent, Images
 from skumatch.errors import LatencyExceeded
 from skumatch.release import blessing
 from skumatch.release.blessing import answer_all, bless, check_latency
-from skumatch.release.bundle import Gallery
+from skumatch.release.bundle import LabelledVectors
 
 HOUR = 3_600_000
 
 
 @pytest.fixture
 def shown(
-    tmp_path: Path, gallery: Gallery, picture: Callable[[int], Image.Image]
+    tmp_path: Path, gallery: LabelledVectors, picture: Callable[[int], Image.Image]
 ) -> tuple[pd.DataFrame, Images]:
     """The gallery's rows and its pictures as files."""
     paths = [tmp_path / f"{number}.png" for number in range(len(gallery.ids))]
@@ -118,7 +118,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[float
 
 @pytest.mark.usefixtures("shown")
 def test_each_picture_keeps_its_fastest_round(
-    made: Path, tmp_path: Path, gallery: Gallery, clock: Callable[[list[float]], list[float]]
+    made: Path, tmp_path: Path, gallery: LabelledVectors, clock: Callable[[list[float]], list[float]]
 ) -> None:
     """A busy moment in one round slows no picture's figure, and the warm-up counts for none."""
     paths = [str(tmp_path / f"{number}.png") for number in range(5)]

@@ -15,18 +15,26 @@ from PIL import Image
 
 from skumatch.errors import BundleError, StorageError
 from skumatch.files import read_json, sha256, write_json
-from skumatch.release.bundle import MANIFEST, PARTS, Bundle, Gallery, bundle_hash, verify_bundle, write_bundle
+from skumatch.release.bundle import (
+    MANIFEST,
+    PARTS,
+    Bundle,
+    LabelledVectors,
+    bundle_hash,
+    verify_bundle,
+    write_bundle,
+)
 from tests.release.forging import bound
 
 Picture = Callable[[int], Image.Image]
 
 
 def test_the_same_inputs_give_the_same_hash_in_any_order(
-    encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path
+    encoder_dir: Path, gallery: LabelledVectors, made: Path, tmp_path: Path
 ) -> None:
     order = list(range(len(gallery.ids)))
     random.Random(1).shuffle(order)  # noqa: S311
-    shuffled = Gallery(
+    shuffled = LabelledVectors(
         [gallery.ids[i] for i in order], [gallery.skus[i] for i in order], gallery.embeddings[order]
     )
     digest = write_bundle(
@@ -37,15 +45,15 @@ def test_the_same_inputs_give_the_same_hash_in_any_order(
 
 @pytest.mark.parametrize("change", ["gallery", "label", "threshold", "training"])
 def test_any_other_input_gives_another_hash(
-    change: str, encoder_dir: Path, gallery: Gallery, made: Path, tmp_path: Path
+    change: str, encoder_dir: Path, gallery: LabelledVectors, made: Path, tmp_path: Path
 ) -> None:
     ids, skus, vectors = gallery
-    rows, threshold, training = Gallery(ids, skus, vectors), 0.9, ids[:8]
+    rows, threshold, training = LabelledVectors(ids, skus, vectors), 0.9, ids[:8]
     match change:
         case "gallery":
-            rows = Gallery(ids, skus, np.roll(vectors, 1, axis=0))
+            rows = LabelledVectors(ids, skus, np.roll(vectors, 1, axis=0))
         case "label":
-            rows = Gallery(ids, [skus[1], *skus[1:]], vectors)
+            rows = LabelledVectors(ids, [skus[1], *skus[1:]], vectors)
         case "threshold":
             threshold = 0.91
         case "training":
@@ -55,7 +63,7 @@ def test_any_other_input_gives_another_hash(
     ) != bundle_hash(made)
 
 
-def test_writing_over_a_bundle_replaces_it(encoder_dir: Path, gallery: Gallery, bundle: Path) -> None:
+def test_writing_over_a_bundle_replaces_it(encoder_dir: Path, gallery: LabelledVectors, bundle: Path) -> None:
     digest = write_bundle(bundle, encoder_dir, gallery, {}, [])
     assert verify_bundle(bundle, digest).counts.training == 0
     assert read_json(bundle / "thresholds.json") == {
@@ -121,7 +129,7 @@ def test_a_file_too_many_is_named(extra: str, bundle: Path) -> None:
 
 
 def test_vectors_of_another_length_are_no_gallery(
-    encoder_dir: Path, gallery: Gallery, tmp_path: Path
+    encoder_dir: Path, gallery: LabelledVectors, tmp_path: Path
 ) -> None:
     """Inner products of such vectors are no cosines, even if the hashes match."""
     write_bundle(tmp_path / "b", encoder_dir, gallery._replace(embeddings=2 * gallery.embeddings), {}, [])
@@ -168,7 +176,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_no_bundle(
-    encoder_dir: Path, gallery: Gallery, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    encoder_dir: Path, gallery: LabelledVectors, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device")
@@ -183,7 +191,9 @@ def test_an_interrupted_write_leaves_no_bundle(
 
 def test_a_gallery_of_another_encoder_is_refused(encoder_dir: Path, tmp_path: Path) -> None:
     vectors = np.eye(3, 128, dtype=np.float32)
-    write_bundle(tmp_path / "odd", encoder_dir, Gallery(["a", "b", "c"], ["x", "x", "y"], vectors), {}, [])
+    write_bundle(
+        tmp_path / "odd", encoder_dir, LabelledVectors(["a", "b", "c"], ["x", "x", "y"], vectors), {}, []
+    )
     with pytest.raises(BundleError, match="don't belong together"):
         Bundle.load(tmp_path / "odd")
 
@@ -232,7 +242,7 @@ def test_match_lists_every_sku_when_asked_for_more(
     write_bundle(
         tmp_path / "b",
         encoder_dir,
-        Gallery([f"{i:02}" for i in range(51)], ["many"] * 50 + ["one"], vectors),
+        LabelledVectors([f"{i:02}" for i in range(51)], ["many"] * 50 + ["one"], vectors),
         {},
         [],
     )

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from skumatch.release.bundle import Bundle, Gallery, write_bundle
+from skumatch.release.bundle import Bundle, LabelledVectors, write_bundle
 from skumatch.retrieval.thresholds import Thresholds
 from tests.cli import Cli
 from tests.release.forging import of_format_1
@@ -20,8 +20,8 @@ Picture = Callable[[int], Image.Image]
 
 
 @pytest.fixture
-def bundled(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> Callable[..., Path]:
-    def make(gallery: Gallery = gallery, **thresholds: object) -> Path:
+def bundled(encoder_dir: Path, gallery: LabelledVectors, tmp_path: Path) -> Callable[..., Path]:
+    def make(gallery: LabelledVectors = gallery, **thresholds: object) -> Path:
         write_bundle(tmp_path / "bundle", encoder_dir, gallery, thresholds, [])
         return tmp_path / "bundle"
 
@@ -56,9 +56,9 @@ def test_one_picture_may_be_near_and_yet_unknown_for_the_other_reason(
 
 
 def test_in_a_gallery_of_one_product_the_margin_is_to_no_other(
-    bundled: Callable[..., Path], gallery: Gallery, picture: Picture
+    bundled: Callable[..., Path], gallery: LabelledVectors, picture: Picture
 ) -> None:
-    single = Gallery(gallery.ids, ["only"] * 12, gallery.embeddings)
+    single = LabelledVectors(gallery.ids, ["only"] * 12, gallery.embeddings)
     [row] = Bundle.load(bundled(single, margin=1.5)).match([picture(0)])
     assert [match.sku for match in row] == ["only"] and not row[0].unknown
 

@@ -16,7 +16,7 @@ from skumatch.params import Params, ReleaseParams
 from skumatch.pipeline import pull, register, releases
 from skumatch.pipeline.worker import Message
 from skumatch.release import journal, waiting
-from skumatch.release.bundle import Gallery, bundle_hash, write_bundle
+from skumatch.release.bundle import LabelledVectors, bundle_hash, write_bundle
 from skumatch.release.journal import breaks, unheaded
 from skumatch.release.mlflow_model import BUNDLE_TAG, upload
 from skumatch.release.promotion import gallery_moved, heads, history, promote, rollback, withdrawn
@@ -30,7 +30,7 @@ ENCODER, RELEASE, COMPARED = "skumatch.encoder", "skumatch.model_release", "skum
 
 
 @pytest.fixture
-def bundles(encoder_dir: Path, gallery: Gallery, tmp_path: Path) -> list[Path]:
+def bundles(encoder_dir: Path, gallery: LabelledVectors, tmp_path: Path) -> list[Path]:
     """Bundles of one encoder that differ in their threshold."""
     folders = [tmp_path / f"bundle-{number}" for number in range(5)]
     for number, folder in enumerate(folders):
@@ -244,7 +244,7 @@ def test_a_version_that_comes_out_again_says_what_it_was_compared_with_last(shop
 
 def taken(shop: Registry, run: str, kind: Any = "refresh") -> tuple[int, str, bool] | None:
     """The version whose encoder a run takes up, the person who approved it, and whether others wait."""
-    encoder = pull._take_encoder(shop, pull.Request(run=run, kind=kind))
+    encoder = pull._take_encoder(shop, pull.RunRequest(run=run, kind=kind))
     return (encoder.ref.version, encoder.approved_by, encoder.others) if encoder else None
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skumatch.params import GateParams
-from skumatch.release.gate import Check, Decision, Facts, decide
+from skumatch.release.gate import BundleFacts, Check, Decision, decide
 from skumatch.retrieval.figures import Evaluation, Intervals, NearDuplicateFree, PairedHits
 from tests.proving import count
 
@@ -100,7 +100,7 @@ class Case:
             evaluation(self.ours, **self.challenger),
             champion,
             slices,
-            Facts(**base | self.facts),
+            BundleFacts(**base | self.facts),
             policy,
             seed,
         )

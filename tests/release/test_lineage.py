@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from skumatch.errors import DataError
 from skumatch.files import write_json
-from skumatch.release.lineage import Code, Inputs, Lineage, Results, lineage, record_hash, stages_of
+from skumatch.release.lineage import CodeRecord, Inputs, Lineage, Results, lineage, record_hash, stages_of
 from skumatch.release.openlineage import event
 
 LOCK = """\
@@ -82,7 +82,11 @@ def facts() -> dict[str, Any]:
 
 def record(tree: dict[str, Any]) -> dict[str, Any]:
     return lineage(
-        tree["run"], Code(**tree["code"]), Inputs(**tree["inputs"]), tree["lock"], Results(**tree["results"])
+        tree["run"],
+        CodeRecord(**tree["code"]),
+        Inputs(**tree["inputs"]),
+        tree["lock"],
+        Results(**tree["results"]),
     )
 
 
@@ -185,7 +189,7 @@ def test_a_lock_that_is_none_is_a_sentence(lock: str) -> None:
 
 def test_a_hash_that_is_none_is_a_bug() -> None:
     with pytest.raises(ValidationError):
-        Code(commit=None, dirty=False, files="short")
+        CodeRecord(commit=None, dirty=False, files="short")
 
 
 @pytest.mark.parametrize("kind", ["retrain", "refresh"])

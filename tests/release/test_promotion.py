@@ -15,9 +15,9 @@ from skumatch.release.bundle import bundle_hash
 from skumatch.release.journal import (
     HEAD,
     After,
-    Asked,
     Before,
     Entry,
+    MoveRequest,
     breaks,
     head_of,
     journal_name,
@@ -322,13 +322,13 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path: Path) -> None:
         assert "hunter2" not in str(caught.value)
 
 
-def _asked(version: int, expected: int | None, action: str = "promote") -> Asked:
-    return Asked.model_validate(
+def _asked(version: int, expected: int | None, action: str = "promote") -> MoveRequest:
+    return MoveRequest.model_validate(
         {"action": action, "version": version, "expected": expected, "who": ANN, "why": WHY}
     )
 
 
-def _closed(number: int, question: Asked, before: int | None, after: int | None) -> Entry:
+def _closed(number: int, question: MoveRequest, before: int | None, after: int | None) -> Entry:
     now = journal._now()
     return Entry(
         number=number,

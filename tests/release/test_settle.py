@@ -8,7 +8,7 @@ import pytest
 
 from skumatch.params import GateParams
 from skumatch.release.fitness import Fitness, FitnessCheck
-from skumatch.release.gate import Decision, Facts, Products, Refreshed, settle
+from skumatch.release.gate import BundleFacts, Decision, Products, Refreshed, settle
 from tests.release.test_gate import Case, evaluation, first, hits
 
 POLICY = GateParams()
@@ -31,7 +31,9 @@ def refreshed(
     checks = (FitnessCheck(name="old_vs_served", status=status, detail="old products lose 3 points"),)
     fitness = Fitness(checks=checks, losses=(), accepted={}, unasked=(), thresholds_note="")
     products = Products(new=5, retired=2, held=held or {})
-    return Refreshed(evaluation(hits(wrong)), Facts.model_validate(FACTS | facts), changed, fitness, products)
+    return Refreshed(
+        evaluation(hits(wrong)), BundleFacts.model_validate(FACTS | facts), changed, fitness, products
+    )
 
 
 def model(verdict: str) -> Decision | None:

@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from skumatch.errors import BundleError, ReferenceNotFound, Refused, ServiceError, StaleChampion
 from skumatch.release import journal, promotion
 from skumatch.release.bundle import bundle_hash, verify_bundle
-from skumatch.release.journal import Asked, Entry, Journal, breaks, unheaded
+from skumatch.release.journal import Entry, Journal, MoveRequest, breaks, unheaded
 from skumatch.release.promotion import (
     compared_with,
     heads,
@@ -247,7 +247,9 @@ def test_a_promoter_waits_for_the_one_before_it(registry: InMemory, monkeypatch:
             refusals.append(error)
 
     waiting = threading.Thread(target=second)
-    with book_of(registry).turn(Asked(action="promote", version=1, expected=None, who=WHO, why=WHY)) as turn:
+    with book_of(registry).turn(
+        MoveRequest(action="promote", version=1, expected=None, who=WHO, why=WHY)
+    ) as turn:
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive() and history(registry)[1].before is None

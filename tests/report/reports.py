@@ -9,10 +9,10 @@ from PIL import Image
 
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.params import EvaluateParams, GateParams
-from skumatch.release.gate import Facts, decide
+from skumatch.release.gate import BundleFacts, decide
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import Aside, DataFacts, ReportContext, TrainingFacts
-from skumatch.report.data_changes import Changes, Count
+from skumatch.report.data_changes import Count, DataComparison
 from skumatch.report.mistakes import Some, find_mistakes, weak_skus
 from skumatch.retrieval.evaluate import evaluate, per_sku
 from skumatch.retrieval.figures import Evaluation, PairedHits, Slice
@@ -57,7 +57,7 @@ def context(
         sliced(evaluate(ranked, names, "full", params, 7), one)
         for ranked in (challenger_ranking, champion_ranking)
     )
-    facts = Facts(
+    facts = BundleFacts(
         challenger_bundle="a" * 64,
         champion_bundle="b" * 64 if champion else None,
         bundle_mb=1.5,
@@ -153,7 +153,7 @@ def data(name: str) -> DataFacts:
         ),
         Aside(name, "train / page.jpg", "no-image", "The file is no picture of a known format.", None),
     ]
-    changes = Changes(
+    changes = DataComparison(
         sides=(Count("all", 900, 1234), Count("train", 800, 1000), Count("test", 100, 234)),
         new=Some([Count(name, 0, 7, thumbnail(picture("new"))), Count("pear", 0, 2)], 14),
         gone=Some([Count(name, 6, 0)], 1),

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.report.curves import Axis, Line, ceiling, curves, ticks
+from skumatch.report.curves import Axis, Curve, ceiling, curves, ticks
 from skumatch.report.meters import Mark, dots, lowest, meter
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
@@ -60,7 +60,7 @@ def test_whatever_the_figures_are_nothing_leaves_its_place(value: float, bounds:
 def test_a_curve_stays_in_its_box_and_has_all_its_points(values: list[float]) -> None:
     points = [(float(i), value) for i, value in enumerate(values)]
     svg = curves(
-        [Line("loss", points)],
+        [Curve("loss", points)],
         Axis("Epoch", 0, len(values)),
         Axis("Loss", 0, ceiling(max(values))),
         "loss",
@@ -74,12 +74,12 @@ def test_a_curve_stays_in_its_box_and_has_all_its_points(values: list[float]) ->
 
 
 def test_fewer_than_two_points_are_no_curve() -> None:
-    assert curves([Line("loss", [(1.0, 2.0)])], Axis("Epoch", 1, 2), Axis("Loss", 0, 3), "loss") == ""
+    assert curves([Curve("loss", [(1.0, 2.0)])], Axis("Epoch", 1, 2), Axis("Loss", 0, 3), "loss") == ""
 
 
 def test_names_in_a_curve_stay_text() -> None:
     nasty = "</svg><script>alert(1)</script>"
-    svg = curves([Line(nasty, [(0, 0), (1, 1)])], Axis(nasty, 0, 1), Axis("y", 0, 1), nasty)
+    svg = curves([Curve(nasty, [(0, 0), (1, 1)])], Axis(nasty, 0, 1), Axis("y", 0, 1), nasty)
     assert "<script" not in svg and nasty in [element.text for element in tree(svg).iter()]
 
 

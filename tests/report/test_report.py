@@ -20,7 +20,15 @@ from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.release.gate import CHECKS
 from skumatch.report import view
 from skumatch.report.context import Aside, DataFacts, TrainingFacts
-from skumatch.report.mistakes import Mistake, Shot, Some, WeakSku, find_mistakes, first_pictures, weak_skus
+from skumatch.report.mistakes import (
+    Mistake,
+    MistakePhoto,
+    Some,
+    WeakSku,
+    find_mistakes,
+    first_pictures,
+    weak_skus,
+)
 from skumatch.report.page import DATA_DOCS, model_card, render_report
 from skumatch.retrieval.evaluate import per_sku
 from skumatch.retrieval.figures import NearDuplicateFree
@@ -152,7 +160,15 @@ def test_any_text_anywhere_leaves_the_page_inert(text: str) -> None:
     hostile: dict[str, Any] = {
         "weak": Some([WeakSku(text, 1, 0.0, None, text)], 1),
         "mistakes": Some(
-            [Mistake(Shot(text, thumbnail(picture("q"))), Shot(text, thumbnail(picture("q"))), (), None)], 1
+            [
+                Mistake(
+                    MistakePhoto(text, thumbnail(picture("q"))),
+                    MistakePhoto(text, thumbnail(picture("q"))),
+                    (),
+                    None,
+                )
+            ],
+            1,
         ),
         "hashes": {text: text},
         "model_name": text,
@@ -183,7 +199,15 @@ def _replaced(value: Any, text: str) -> Any:
     if isinstance(value, Some):
         (mistake,) = value.shown
         return Some(
-            [Mistake(Shot("word", mistake.query.picture), Shot("word", mistake.right.picture), (), None)], 1
+            [
+                Mistake(
+                    MistakePhoto("word", mistake.query.picture),
+                    MistakePhoto("word", mistake.right.picture),
+                    (),
+                    None,
+                )
+            ],
+            1,
         )
     if isinstance(value, DataFacts):
         return replace(
@@ -237,7 +261,7 @@ def test_a_right_product_that_is_not_listed_is_shown_from_the_gallery() -> None:
     answers = ranking([("durian", "apple")])
     pictures = first_pictures(["g-apple", "z", "d"], ["apple", "durian", "durian"])
     [mistake] = find_mistakes(answers, pictures, picture).shown
-    assert mistake.place is None and mistake.right == Shot("durian", thumbnail(picture("d")), None)
+    assert mistake.place is None and mistake.right == MistakePhoto("durian", thumbnail(picture("d")), None)
 
 
 def test_weak_skus_come_worst_first_with_what_they_are_taken_for() -> None:
@@ -336,9 +360,9 @@ def test_a_browser_shows_the_page_whole_at_any_width_and_runs_and_fetches_nothin
     rows = [WeakSku(name, 3, 0.5, None, name) for name in HOSTILE]
     mistakes = [
         Mistake(
-            Shot(n, thumbnail(picture(n))),
-            Shot(n, thumbnail(picture(n)), 0.5),
-            (Shot(n, thumbnail(picture(n)), 0.7),) * 5,
+            MistakePhoto(n, thumbnail(picture(n))),
+            MistakePhoto(n, thumbnail(picture(n)), 0.5),
+            (MistakePhoto(n, thumbnail(picture(n)), 0.7),) * 5,
             None,
         )
         for n in HOSTILE

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.params import EvaluateParams
-from skumatch.retrieval.answers import SCHEMA, Gallery, ask, shares
+from skumatch.retrieval.answers import SCHEMA, ServedGallery, ask, shares
 from skumatch.retrieval.calibration import Embedded
-from skumatch.retrieval.search import Index, nearest_products
+from skumatch.retrieval.search import SearchIndex, nearest_products
 from skumatch.retrieval.thresholds import Thresholds
 
 DIM = 16
@@ -31,8 +31,8 @@ def embedded(rows: Rows, vectors: list[np.ndarray]) -> Embedded:
     return Embedded(items, np.stack(vectors).astype(np.float32))
 
 
-def gallery(skus: list[str], vectors: list[np.ndarray], **thresholds: float) -> Gallery:
-    return Gallery(
+def gallery(skus: list[str], vectors: list[np.ndarray], **thresholds: float) -> ServedGallery:
+    return ServedGallery(
         skus,
         np.stack(vectors).astype(np.float32),
         Thresholds(**thresholds),
@@ -64,10 +64,10 @@ VECTORS = [
 SERVED = gallery(["a", "b", "gone"], [axis(0), axis(1), axis(2)])
 
 
-def asked(served: Gallery = SERVED, released: Gallery | None = None) -> pd.DataFrame:
+def asked(served: ServedGallery = SERVED, released: ServedGallery | None = None) -> pd.DataFrame:
     today = embedded(TODAY, VECTORS)
     rows = today.gallery
-    refreshed = Gallery(
+    refreshed = ServedGallery(
         rows["sku"].tolist(),
         today.vectors[rows.index.to_numpy()],
         NO_THRESHOLD,
@@ -153,7 +153,9 @@ def test_the_nearest_products_are_those_of_a_search_through_everything(
     names = [f"sku {number}" for number in rng.integers(0, skus, images)]
     queries = vectors[rng.integers(0, images, 5)]
     wanted = min(2, len(set(names)))
-    for query, nearest in zip(queries, nearest_products(Index(vectors), names, queries, wanted), strict=True):
+    for query, nearest in zip(
+        queries, nearest_products(SearchIndex(vectors), names, queries, wanted), strict=True
+    ):
         cosines = vectors.astype(np.float64) @ query.astype(np.float64)
         best = sorted(
             {
@@ -172,8 +174,8 @@ def test_every_photo_of_a_retired_product_is_asked_but_what_a_gallery_holds() ->
     pictures = np.stack(vectors).astype(np.float32)
     shelf = today.gallery
     own = pictures[shelf.index.to_numpy()]
-    refreshed = Gallery(shelf["sku"].tolist(), own, NO_THRESHOLD, "faiss", "cpu", pictures)
-    served = Gallery(SERVED.skus, SERVED.vectors, NO_THRESHOLD, "faiss", "cpu", pictures)
+    refreshed = ServedGallery(shelf["sku"].tolist(), own, NO_THRESHOLD, "faiss", "cpu", pictures)
+    served = ServedGallery(SERVED.skus, SERVED.vectors, NO_THRESHOLD, "faiss", "cpu", pictures)
     answers = ask(today, {"served": served, "refreshed": refreshed}, "refreshed").set_index("query")
     assert answers.loc["train/gone 1", ["status", "served"]].tolist() == ["retired", "gone"]
     assert "train/gone copy" not in answers.index, "a duplicate of a picture that serves"

@@ -157,7 +157,7 @@ def test_the_order_is_as_exact_where_similarities_are_not_asked_for(backend: Bac
     gallery[2000:2500] = gallery[500:1000] + np.float32(1e-7) * unit(
         generator, 500, 32
     )  # less apart than rounding
-    index = search.Index(gallery, backend)
+    index = search.SearchIndex(gallery, backend)
     (similarities, whole), (rough, order) = (
         index.nearest(queries, 40),
         index.nearest(queries, 40, scored=False),
@@ -192,7 +192,7 @@ def test_whatever_a_backend_errs_the_answer_is_exact(scored: bool, seed: int, k:
         order = np.argsort(-rough, axis=1, kind="stable")[:, :most]
         return np.take_along_axis(rough, order, axis=1), order
 
-    index = search.Index(gallery)
+    index = search.SearchIndex(gallery)
     index._propose = propose
     similarities, indices = index.nearest(query, k, scored)
     wanted_similarities, wanted = oracle(gallery, query, k)
@@ -206,7 +206,7 @@ def test_before_counts_right_among_vectors_closer_than_rounding() -> None:
     gallery = query + np.float32(1e-6) * generator.normal(size=(400, 512)).astype(np.float32)
     whole_similarities, whole = oracle(gallery, query, len(gallery))
     for place in range(0, 400, 37):
-        counts = search.Index(gallery).before(query, whole_similarities[:, place], whole[:, place])
+        counts = search.SearchIndex(gallery).before(query, whole_similarities[:, place], whole[:, place])
         assert counts.tolist() == [place]
 
 
@@ -217,7 +217,7 @@ def test_before_counts_what_a_sorted_list_shows(monkeypatch: pytest.MonkeyPatch)
     rows = generator.integers(0, 200, 30)
     places = np.argmax(whole == rows[:, None], axis=1)
     monkeypatch.setattr(search, "TILE", (7, 11))
-    counts = search.Index(gallery).before(queries, whole_similarities[np.arange(30), places], rows)
+    counts = search.SearchIndex(gallery).before(queries, whole_similarities[np.arange(30), places], rows)
     np.testing.assert_array_equal(counts, places)
 
 
@@ -225,7 +225,7 @@ def test_a_gallery_of_one_vector_takes_no_more_memory_than_a_tile(monkeypatch: p
     widths: list[int] = []
     monkeypatch.setattr(search, "CELLS", 5000)
     gallery = np.repeat(unit(np.random.default_rng(8), 1, 16), 2000, axis=0)
-    index = search.Index(gallery)
+    index = search.SearchIndex(gallery)
     propose = index._propose
 
     def watched(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

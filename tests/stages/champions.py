@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
-from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.bundle import LabelledVectors, write_bundle
 
 
 def training(folder: Path, pixels: Collection[str] = ()) -> None:
@@ -33,6 +33,6 @@ def serve(root: Path, without: Collection[str] = (), similarity: float | None = 
     with tempfile.TemporaryDirectory() as folder:
         encoder = shutil.copytree(champion / "encoder", Path(folder) / "encoder")
         shutil.rmtree(champion)
-        gallery = Gallery(rows["id"].tolist(), rows["sku"].tolist(), vectors)
+        gallery = LabelledVectors(rows["id"].tolist(), rows["sku"].tolist(), vectors)
         write_bundle(champion, encoder, gallery, {"similarity": similarity}, trained)
     return champion

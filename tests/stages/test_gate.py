@@ -13,7 +13,7 @@ import pytest
 from skumatch.data.manifest import write_parquet
 from skumatch.files import write_json, write_text
 from skumatch.params import GateParams, Params
-from skumatch.release.bundle import Gallery, write_bundle
+from skumatch.release.bundle import LabelledVectors, write_bundle
 from skumatch.release.gate import Decision
 from skumatch.retrieval.answers import SCHEMA
 from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
@@ -64,7 +64,7 @@ def gallery(
     for name in ("encoder.json", "encoder.safetensors"):
         write_text(folder.with_name(f"{folder.name}-encoder") / name, "{}")
     vectors = np.eye(len(skus), 64, dtype=np.float32)
-    labelled = Gallery([f"train/{sku}" for sku in skus], list(skus), vectors)
+    labelled = LabelledVectors([f"train/{sku}" for sku in skus], list(skus), vectors)
     write_bundle(folder, folder.with_name(f"{folder.name}-encoder"), labelled, {"similarity": similarity}, [])
 
 

@@ -12,14 +12,14 @@ import pyarrow as pa
 from skumatch.data.delivery.examine import FACTS_VERSION, examine_all
 from skumatch.data.delivery.importer import with_catalogue
 from skumatch.data.delivery.known import Examined
-from skumatch.data.delivery.layout import Item
+from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.source import Source
 from skumatch.data.deltas import beside, new_skus
 from skumatch.data.manifest import SCHEMA, columns_of
 from skumatch.data.products import named_here, retired, with_product
 from skumatch.data.quarantine import Pictured
-from skumatch.data.shards import Store
+from skumatch.data.shards import ShardStore
 from skumatch.data.version import Version
 from skumatch.errors import DataError, ImageError
 from skumatch.progress import track
@@ -29,7 +29,7 @@ from skumatch.texts import alike, visible
 def add(
     version: Version,
     path: Path,
-    store: Store,
+    store: ShardStore,
     side: str,
     min_short_side: int,
     catalogue: Path | None = None,
@@ -70,7 +70,7 @@ def add(
         return changed.with_rows(beside(version.manifest, rows), products)
 
 
-def _named(items: list[Item], version: Version, path: Path) -> list[Item]:
+def _named(items: list[DeliveredImage], version: Version, path: Path) -> list[DeliveredImage]:
     """Return the items with their SKUs as the version stores them.
 
     Raises:
@@ -84,9 +84,9 @@ def _named(items: list[Item], version: Version, path: Path) -> list[Item]:
 
 
 def _examined(
-    items: list[Item],
+    items: list[DeliveredImage],
     source: Source,
-    store: Store,
+    store: ShardStore,
     version: Version,
     min_short_side: int,
     erased: Collection[str],

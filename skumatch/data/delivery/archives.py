@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from skumatch.data.delivery.layout import Found
+from skumatch.data.delivery.layout import DeliveredFile
 from skumatch.data.delivery.names import repair
 from skumatch.data.delivery.source import MAX_TABLE_BYTES, Source, check_small
 from skumatch.data.images import HEAD, MAX_BYTES
@@ -88,13 +88,16 @@ class ZipSource(Source):
             raise
 
 
-def _found(archive: zipfile.ZipFile) -> tuple[list[Found], set[str]]:
+def _found(archive: zipfile.ZipFile) -> tuple[list[DeliveredFile], set[str]]:
     infos = [info for info in archive.infolist() if not info.filename.endswith(("/", "\\"))]
     # Each file holds its own entry, so the archive's list, of up to a million entries, isn't needed.
     archive.filelist, archive.NameToInfo = [], {}
     names = _with_slashes([info.filename for info in infos])
     names, repaired = repair(names, [bool(info.flag_bits & 0x800) for info in infos])
-    files = [Found(info, name, info.file_size, _kind(info)) for info, name in zip(infos, names, strict=True)]
+    files = [
+        DeliveredFile(info, name, info.file_size, _kind(info))
+        for info, name in zip(infos, names, strict=True)
+    ]
     return files, repaired
 
 

@@ -15,7 +15,7 @@ Rows = dict[str, list[tuple[str, str]]]  # by sha256: id and SKU of each image w
 
 
 @dataclass(frozen=True)
-class Changes:
+class PictureChanges:
     """Differences between two data versions; all lists are sorted, and empty for equal versions.
 
     Attributes:
@@ -40,14 +40,14 @@ class Changes:
         )
 
 
-def compare(old: pa.Table, new: pa.Table) -> Changes:
+def compare(old: pa.Table, new: pa.Table) -> PictureChanges:
     """Compare two manifests (columns id, sha256, sku); an image is identified by its bytes."""
     removed = ~_among(old["sha256"], new["sha256"])
     added = ~_among(new["sha256"], old["sha256"])
     relabelled, moved = _renamed(old, new)
     old_skus = set(pc.unique(old["sku"]).to_pylist())
     new_skus = set(pc.unique(new["sku"]).to_pylist())
-    return Changes(
+    return PictureChanges(
         added=sorted(new["id"].filter(pa.array(added)).to_pylist()),
         removed=sorted(old["id"].filter(pa.array(removed)).to_pylist()),
         relabelled=sorted(relabelled),

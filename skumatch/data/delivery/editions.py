@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from skumatch.data.delivery.layout import NO_IMAGE, SIDES, Found, Locate, Place, locate, locate_in
+from skumatch.data.delivery.layout import NO_IMAGE, SIDES, DeliveredFile, Locate, Place, locate, locate_in
 from skumatch.data.delivery.tables import read_csv
 from skumatch.errors import DataError
 from skumatch.progress import track
@@ -51,7 +51,9 @@ class Edition:
     find: Locate
 
 
-def recognise(files: Sequence[Found], where: Path, read: Callable[[Any], bytes], side: str = "") -> Edition:
+def recognise(
+    files: Sequence[DeliveredFile], where: Path, read: Callable[[Any], bytes], side: str = ""
+) -> Edition:
     """Recognise the edition by the files' names and, for the published one, the zip's bytes.
 
     Args:
@@ -96,7 +98,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _parts(file: Found) -> list[str]:
+def _parts(file: DeliveredFile) -> list[str]:
     return file.name.split("/")
 
 
@@ -107,7 +109,7 @@ def _renumbered(parts: list[str]) -> Place | None:
     return SIDE_NAMES[parts[-3]], "others" if parts[-2] == CATCH_ALL else parts[-2], parts[-1]
 
 
-def _meta_file(files: Sequence[Found]) -> Found | None:
+def _meta_file(files: Sequence[DeliveredFile]) -> DeliveredFile | None:
     """Return the uppermost meta.csv, if images lie below its folder."""
     tables = [file for file in files if _parts(file)[-1] == "meta.csv" and file.kind == NO_IMAGE]
     top = min(tables, key=lambda file: file.name.count("/"), default=None)
@@ -162,7 +164,7 @@ class Kaggle:
         edition: the delivery's edition.
     """
 
-    def __init__(self, meta: pd.DataFrame, files: Sequence[Found]) -> None:
+    def __init__(self, meta: pd.DataFrame, files: Sequence[DeliveredFile]) -> None:
         rows = [
             row for row in meta.itertuples(index=False, name=None) if row[0] and row[3] and "/" not in row[3]
         ]

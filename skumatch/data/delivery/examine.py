@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from skumatch.data.delivery.layout import Item
+from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.fingerprints import fingerprint
 from skumatch.data.images import opened, pixel_hash, upright_rgb
 from skumatch.errors import ImageError
@@ -25,7 +25,7 @@ BATCH, BATCH_BYTES = 16, 4_000_000
 BATCHES_A_THREAD = 4
 
 
-class Facts(NamedTuple):
+class PictureFacts(NamedTuple):
     """Facts that follow from an image's bytes; each field is a column of the manifest.
 
     Attributes:
@@ -54,16 +54,16 @@ class Facts(NamedTuple):
 class Reader(Protocol):
     """A function that reads the original bytes of an image."""
 
-    def __call__(self, item: Item) -> bytes:
+    def __call__(self, item: DeliveredImage) -> bytes:
         """Return the bytes; raise ImageError if they can't be read."""
         ...
 
 
-Examined = tuple[Item, bytes, Facts | ImageError]
-NONE: Mapping[str, Facts] = {}
+Examined = tuple[DeliveredImage, bytes, PictureFacts | ImageError]
+NONE: Mapping[str, PictureFacts] = {}
 
 
-def examine(data: bytes, min_short_side: int, known: Mapping[str, Facts] = NONE) -> Facts:
+def examine(data: bytes, min_short_side: int, known: Mapping[str, PictureFacts] = NONE) -> PictureFacts:
     """Hash one image, and decode it unless its facts are known.
 
     Args:
@@ -86,12 +86,12 @@ def examine(data: bytes, min_short_side: int, known: Mapping[str, Facts] = NONE)
             image.close()
 
 
-def _facts(image: Image.Image, data: bytes, min_short_side: int) -> Facts:
+def _facts(image: Image.Image, data: bytes, min_short_side: int) -> PictureFacts:
     mode, container = image.mode, str(image.format)
     picture = upright_rgb(image)
     check_size(*picture.size, min_short_side)
     digest = hashlib.sha256(data).hexdigest()
-    return Facts(
+    return PictureFacts(
         digest, pixel_hash(picture), *fingerprint(picture), picture.width, picture.height, mode, container
     )
 
@@ -114,10 +114,10 @@ def check_size(width: int, height: int, min_short_side: int) -> None:
 
 
 def examine_all(
-    items: Iterable[Item],
+    items: Iterable[DeliveredImage],
     read: Reader,
     min_short_side: int,
-    known: Mapping[str, Facts] = NONE,
+    known: Mapping[str, PictureFacts] = NONE,
     threads: int | None = None,
 ) -> Iterator[Examined]:
     """Yield item, bytes, and facts or an ImageError, in the order of `items`.
@@ -152,12 +152,12 @@ def examine_all(
             yield from waiting.popleft()[1].result()
 
 
-def _batches(items: Iterable[Item]) -> Iterator[tuple[list[Item], int]]:
+def _batches(items: Iterable[DeliveredImage]) -> Iterator[tuple[list[DeliveredImage], int]]:
     """Yield the items in batches, each with its size in bytes.
 
     Handing items to threads one by one would cost a tenth of the time.
     """
-    batch: list[Item] = []
+    batch: list[DeliveredImage] = []
     size = 0
     for item in items:
         if batch and (len(batch) == BATCH or size + item.size > BATCH_BYTES):
@@ -169,7 +169,7 @@ def _batches(items: Iterable[Item]) -> Iterator[tuple[list[Item], int]]:
         yield batch, size
 
 
-def _read(item: Item, read: Reader) -> tuple[Item, bytes, ImageError | None]:
+def _read(item: DeliveredImage, read: Reader) -> tuple[DeliveredImage, bytes, ImageError | None]:
     try:
         return item, read(item), None
     except ImageError as error:
@@ -177,12 +177,14 @@ def _read(item: Item, read: Reader) -> tuple[Item, bytes, ImageError | None]:
 
 
 def _examine_batch(
-    batch: list[tuple[Item, bytes, ImageError | None]], min_short_side: int, known: Mapping[str, Facts]
+    batch: list[tuple[DeliveredImage, bytes, ImageError | None]],
+    min_short_side: int,
+    known: Mapping[str, PictureFacts],
 ) -> list[Examined]:
     return [(item, data, error or _tried(data, min_short_side, known)) for item, data, error in batch]
 
 
-def _tried(data: bytes, min_short_side: int, known: Mapping[str, Facts]) -> Facts | ImageError:
+def _tried(data: bytes, min_short_side: int, known: Mapping[str, PictureFacts]) -> PictureFacts | ImageError:
     try:
         return examine(data, min_short_side, known)
     except ImageError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skumatch.data.delivery.layout import CATALOGUE, Found, Item, ending_of, sorted_out
+from skumatch.data.delivery.layout import CATALOGUE, DeliveredFile, DeliveredImage, ending_of, sorted_out
 from skumatch.data.delivery.names import repair
 from skumatch.data.delivery.source import MAX_TABLE_BYTES, Source, check_small
 from skumatch.data.images import HEAD, SUFFIXES, Extent
@@ -36,7 +36,7 @@ class FolderSource(Source):
         return check_small(Extent(source, 0, MAX_TABLE_BYTES + 1).read(), source)
 
 
-def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
+def catalogue_items(folder: Path) -> tuple[list[DeliveredImage], Counter[str]]:
     """List the catalogue pictures `folder`/<sku>.<ext>.
 
     If a file's name has no picture's ending, as `Cola 1.5`, the whole name is the SKU.
@@ -57,7 +57,9 @@ def catalogue_items(folder: Path) -> tuple[list[Item], Counter[str]]:
         raise DataError(
             f"{folder} has no catalogue picture; give a folder with a picture <sku>.<ext> for each SKU."
         )
-    items = (Item(CATALOGUE, _sku_of(file.name), file.name, file.source, file.size) for file in pictures)
+    items = (
+        DeliveredImage(CATALOGUE, _sku_of(file.name), file.name, file.source, file.size) for file in pictures
+    )
     return sorted(items, key=lambda item: item.id), junk
 
 
@@ -65,13 +67,13 @@ def _sku_of(name: str) -> str:
     return Path(name).stem if ending_of(name) in SUFFIXES else name
 
 
-def _found(files: Iterator[Found]) -> tuple[list[Found], set[str]]:
+def _found(files: Iterator[DeliveredFile]) -> tuple[list[DeliveredFile], set[str]]:
     listed = list(files)
     names, repaired = repair([file.name for file in listed], [True] * len(listed))
     return [file._replace(name=name) for file, name in zip(listed, names, strict=True)], repaired
 
 
-def pictures(root: Path) -> list[Found]:
+def pictures(root: Path) -> list[DeliveredFile]:
     """Return the pictures below `root`, in order of their paths from there."""
     files = [file for file in sorted_out(walk(root), head) if not file.kind]
     return sorted(files, key=lambda file: file.name)
@@ -86,7 +88,7 @@ def head(source: str) -> bytes:
     return Extent(source, 0, HEAD).read()
 
 
-def walk(root: Path) -> Iterator[Found]:
+def walk(root: Path) -> Iterator[DeliveredFile]:
     """Yield every file below `root`, named by its path from there.
 
     `kind` is `link` or `special` for a file that is not regular, else None.
@@ -100,7 +102,7 @@ def walk(root: Path) -> Iterator[Found]:
             path = Path(folder, name)
             status = path.lstat()
             kind = _kind(status.st_mode)
-            yield Found(str(path), path.relative_to(root).as_posix(), status.st_size, kind)
+            yield DeliveredFile(str(path), path.relative_to(root).as_posix(), status.st_size, kind)
 
 
 def _kind(mode: int) -> str | None:

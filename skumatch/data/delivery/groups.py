@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from skumatch.data.delivery.layout import NO_IMAGE, Found
+from skumatch.data.delivery.layout import NO_IMAGE, DeliveredFile
 from skumatch.data.delivery.tables import read_csv
 from skumatch.data.products import CSV, products_of_csv
 from skumatch.errors import DataError
@@ -17,7 +17,7 @@ from skumatch.texts import alike, composed, visible
 TABLE = "classes.csv"
 
 
-def groups_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> dict[str, str]:
+def groups_of(files: Sequence[DeliveredFile], where: Path, read: Callable[[Any], bytes]) -> dict[str, str]:
     """Read the group of each SKU from the uppermost classes.csv outside `all/`.
 
     Args:
@@ -35,7 +35,9 @@ def groups_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes])
     return {} if top is None else _read(read(top.source), f"{where}: {top.name}")
 
 
-def products_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes]) -> pd.DataFrame | None:
+def products_of(
+    files: Sequence[DeliveredFile], where: Path, read: Callable[[Any], bytes]
+) -> pd.DataFrame | None:
     """Read the uppermost products.csv outside `all/`; return None if there is none.
 
     Args:
@@ -50,7 +52,7 @@ def products_of(files: Sequence[Found], where: Path, read: Callable[[Any], bytes
     return None if top is None else products_of_csv(read(top.source), f"{where}: {top.name}")
 
 
-def _uppermost(files: Sequence[Found], name: str) -> Found | None:
+def _uppermost(files: Sequence[DeliveredFile], name: str) -> DeliveredFile | None:
     outside = [file for file in files if file.kind == NO_IMAGE and "all" not in file.name.split("/")]
     tables = [file for file in outside if file.name.split("/")[-1] == name]
     return min(tables, key=lambda file: (file.name.count("/"), file.name), default=None)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skumatch.data.delivery.changes import COMPARED, Changes, compare
+from skumatch.data.delivery.changes import COMPARED, PictureChanges, compare
 from skumatch.data.delivery.examine import FACTS_VERSION, examine_all
 from skumatch.data.delivery.folders import catalogue_items
 from skumatch.data.delivery.known import COLUMNS, Examined, KnownFacts
-from skumatch.data.delivery.layout import Item
+from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.delivery.names import check_spelling, chosen
 from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.replace import aside, exclusive, swap
@@ -24,7 +24,7 @@ from skumatch.data.delivery.source import Source
 from skumatch.data.manifest import SCHEMA, write_table
 from skumatch.data.products import FILE, named_here, write_products
 from skumatch.data.quarantine import QUARANTINE, Pictured
-from skumatch.data.shards import STORED, Store
+from skumatch.data.shards import STORED, ShardStore
 from skumatch.errors import DataError, ImageError, StorageError
 from skumatch.files import read_json, write_json
 from skumatch.progress import track
@@ -60,7 +60,7 @@ class Imported:
     repaired: list[str]
     catalogue: int
     catalogue_only: int
-    changes: Changes | None
+    changes: PictureChanges | None
 
 
 def import_data(
@@ -146,7 +146,7 @@ def _deliver(
     with open_source(path) as source:
         items = _wanted(with_catalogue(source, catalogue, path), skus, path)
         known = _manifest(root, STORED)
-        store = Store(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
+        store = ShardStore(root, SCHEMA.empty_table() if known is None else known, folder / "shards")
         summary = _write(
             source,
             items,
@@ -161,7 +161,7 @@ def _deliver(
         return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
 
 
-def with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Item]:
+def with_catalogue(source: Source, folder: Path | None, path: Path) -> list[DeliveredImage]:
     """Return the delivery's items and those of a folder of catalogue pictures, in order of id.
 
     Files of the folder that are no pictures are counted in `source.junk`.
@@ -186,7 +186,7 @@ def with_catalogue(source: Source, folder: Path | None, path: Path) -> list[Item
     return sorted([*source.items, *pictures], key=lambda item: item.id)
 
 
-def _wanted(items: list[Item], skus: Mapping[str, str] | None, path: Path) -> list[Item]:
+def _wanted(items: list[DeliveredImage], skus: Mapping[str, str] | None, path: Path) -> list[DeliveredImage]:
     if skus is None:
         return items
     wanted = chosen(skus, {item.sku for item in items}, path)
@@ -212,8 +212,8 @@ def _with_facts(root: Path) -> pa.Table | None:
 
 def _write(
     source: Source,
-    items: list[Item],
-    store: Store,
+    items: list[DeliveredImage],
+    store: ShardStore,
     folder: Path,
     path: Path,
     min_short_side: int,

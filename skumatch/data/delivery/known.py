@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skumatch.data.delivery.examine import FACTS_VERSION, Facts
+from skumatch.data.delivery.examine import FACTS_VERSION, PictureFacts
 from skumatch.data.manifest import SCHEMA, write_table
 from skumatch.errors import DataError
 
-COLUMNS = pa.schema([SCHEMA.field(name) for name in Facts._fields])
+COLUMNS = pa.schema([SCHEMA.field(name) for name in PictureFacts._fields])
 PART = 4096  # facts in a file; a stopped import loses at most so many
 
 
-class KnownFacts(Mapping[str, Facts]):
+class KnownFacts(Mapping[str, PictureFacts]):
     """Facts by the SHA-256 of a picture's bytes, in columns; a dict would take four times the memory."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -38,11 +38,11 @@ class KnownFacts(Mapping[str, Facts]):
     def __iter__(self) -> Any:
         return (digest.decode() for digest in self._digests)
 
-    def __getitem__(self, sha256: str) -> Facts:
+    def __getitem__(self, sha256: str) -> PictureFacts:
         at = int(np.searchsorted(self._digests, sha256.encode()))
         if at == len(self) or self._digests[at] != sha256.encode():
             raise KeyError(sha256)
-        return Facts(**self._rows.slice(at, 1).to_pylist()[0])
+        return PictureFacts(**self._rows.slice(at, 1).to_pylist()[0])
 
 
 class Examined:
@@ -70,7 +70,7 @@ class Examined:
         tables += [] if manifest is None else [manifest.select(COLUMNS.names).cast(COLUMNS)]
         return KnownFacts(pa.concat_tables(tables) if tables else COLUMNS.empty_table())
 
-    def add(self, facts: Facts) -> None:
+    def add(self, facts: PictureFacts) -> None:
         """Store the facts of a picture that was decoded."""
         self._open.append(facts._asdict())
         if len(self._open) == PART:

@@ -26,7 +26,7 @@ Locate = Callable[[list[str]], Place | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class DeliveredImage:
     """One delivered image.
 
     Attributes:
@@ -49,7 +49,7 @@ class Item:
         return f"{self.side}/{self.sku}/{self.name}"
 
 
-class Found(NamedTuple):
+class DeliveredFile(NamedTuple):
     """A file of a delivery.
 
     Attributes:
@@ -75,9 +75,9 @@ class Arranged(NamedTuple):
         clashes: pairs of images with the same id.
     """
 
-    items: list[Item]
+    items: list[DeliveredImage]
     junk: Counter[str]
-    clashes: list[tuple[Item, Item]]
+    clashes: list[tuple[DeliveredImage, DeliveredImage]]
 
 
 def locate(parts: list[str]) -> Place | None:
@@ -86,7 +86,7 @@ def locate(parts: list[str]) -> Place | None:
     return (parts[-3], parts[-2], parts[-1]) if in_layout and parts[-2].strip() else None
 
 
-def sorted_out(files: Iterable[Found], head: Callable[[Any], bytes]) -> list[Found]:
+def sorted_out(files: Iterable[DeliveredFile], head: Callable[[Any], bytes]) -> list[DeliveredFile]:
     """Set each file's `kind`: by its entry, else its name, or its content if its ending is no picture's.
 
     Args:
@@ -96,7 +96,7 @@ def sorted_out(files: Iterable[Found], head: Callable[[Any], bytes]) -> list[Fou
     return [_with_kind(file, head) for file in files]
 
 
-def _with_kind(file: Found, head: Callable[[Any], bytes]) -> Found:
+def _with_kind(file: DeliveredFile, head: Callable[[Any], bytes]) -> DeliveredFile:
     kind = file.kind or kind_by_name(file.name)
     picture = kind is None or (kind == NO_IMAGE and known_format(head(file.source)))
     return file if picture else file._replace(kind=kind)
@@ -143,7 +143,9 @@ def locate_in(side: str) -> Locate:
     return find
 
 
-def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: bool = True) -> Arranged:
+def arrange(
+    files: Iterable[DeliveredFile], where: Path, find: Locate = locate, whole: bool = True
+) -> Arranged:
     """Sort files whose `kind` is set into items and junk.
 
     Args:
@@ -155,9 +157,9 @@ def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: b
     Raises:
         DataError: if no file lies in the layout, a side is missing, or two SKUs are spelt alike.
     """
-    items: dict[str, Item] = {}
+    items: dict[str, DeliveredImage] = {}
     junk: Counter[str] = Counter()
-    clashes: list[tuple[Item, Item]] = []
+    clashes: list[tuple[DeliveredImage, DeliveredImage]] = []
     for file in files:
         place = None if file.kind else find(file.name.split("/"))
         if place is None:
@@ -165,7 +167,7 @@ def arrange(files: Iterable[Found], where: Path, find: Locate = locate, whole: b
             continue
         side, sku, name = place
         # Interned, so that the thousand images of a SKU share one string.
-        item = Item(intern(side), intern(sku), name, file.source, file.size)
+        item = DeliveredImage(intern(side), intern(sku), name, file.source, file.size)
         first = items.setdefault(item.id, item)
         if first is not item:
             clashes.append((first, item))
@@ -179,7 +181,7 @@ def listed(junk: Counter[str]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in sorted(junk.items()))
 
 
-def _check_sides(items: Iterable[Item], junk: Counter[str], where: Path, whole: bool) -> None:
+def _check_sides(items: Iterable[DeliveredImage], junk: Counter[str], where: Path, whole: bool) -> None:
     sides = {item.side for item in items}
     if not sides and not junk:
         raise DataError(f"{where} is empty; {EXPECTED}.")

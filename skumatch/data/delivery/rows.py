@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from skumatch.data.delivery.examine import Facts
-from skumatch.data.delivery.layout import CATALOGUE, SIDES, Item, listed
+from skumatch.data.delivery.examine import PictureFacts
+from skumatch.data.delivery.layout import CATALOGUE, SIDES, DeliveredImage, listed
 from skumatch.data.manifest import COLUMNS, SCHEMA
 from skumatch.data.shards import Spot
 from skumatch.errors import DataError
@@ -27,7 +27,7 @@ class Rows:
         self._skus: dict[str, set[str]] = {side: set() for side in (*SIDES, CATALOGUE)}
         self._catalogue = 0
 
-    def add(self, item: Item, length: int, facts: Facts, spot: Spot) -> None:
+    def add(self, item: DeliveredImage, length: int, facts: PictureFacts, spot: Spot) -> None:
         """Add the row of an image.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from skumatch.data.delivery.editions import recognise
 from skumatch.data.delivery.groups import groups_of, products_of
-from skumatch.data.delivery.layout import Found, Item, arrange, sorted_out
+from skumatch.data.delivery.layout import DeliveredFile, DeliveredImage, arrange, sorted_out
 from skumatch.data.images import MAX_BYTES, Extent
 from skumatch.errors import DataError, ImageError
 
@@ -28,7 +28,9 @@ class Source(ABC):
         products: the delivered table of products, see products.py; None without a table.
     """
 
-    def __init__(self, files: Sequence[Found], repaired: set[str], where: Path, side: str = "") -> None:
+    def __init__(
+        self, files: Sequence[DeliveredFile], repaired: set[str], where: Path, side: str = ""
+    ) -> None:
         """Sort a delivery's files and read its tables.
 
         Args:
@@ -55,7 +57,7 @@ class Source(ABC):
                 )
             self.junk["copy"] += 1
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: DeliveredImage) -> bytes:
         """Return the original bytes of an image.
 
         Raises:
@@ -69,7 +71,7 @@ class Source(ABC):
         # A path: catalogue pictures are in a folder of their own, even if the delivery is a zip.
         return Extent(item.source).read() if isinstance(item.source, str) else self.image(item.source)
 
-    def _equal(self, first: Item, second: Item) -> bool:
+    def _equal(self, first: DeliveredImage, second: DeliveredImage) -> bool:
         try:
             return self.read(first) == self.read(second)
         except ImageError:

@@ -15,7 +15,7 @@ from jinja2 import pass_context
 from markupsafe import escape
 
 from skumatch.data.validation.expectations import library
-from skumatch.data.validation.findings import Finding
+from skumatch.data.validation.findings import ExpectationResult
 
 SECTIONS = "{% for section in sections %}{% set section_loop = loop %}{% include 'section.j2' %}{% endfor %}"
 TITLES = {
@@ -32,7 +32,7 @@ TITLES = {
 }
 
 
-def rendered(findings: Sequence[Finding]) -> dict[str, str]:
+def rendered(findings: Sequence[ExpectationResult]) -> dict[str, str]:
     """Render the sections of Great Expectations' validation page, with every value of the data escaped.
 
     Returns:

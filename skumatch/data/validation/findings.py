@@ -14,7 +14,7 @@ NAMED, WARNED = 3, 5
 
 
 @dataclass(frozen=True)
-class Finding:
+class ExpectationResult:
     """The result of one expectation.
 
     Attributes:
@@ -42,7 +42,7 @@ class Finding:
         return rule | outcome | {"offenders": self.offenders, "notes": self.notes}
 
 
-def require(findings: Sequence[Finding], where: str = "") -> None:
+def require(findings: Sequence[ExpectationResult], where: str = "") -> None:
     """Check that all expectations hold.
 
     Args:
@@ -63,7 +63,7 @@ def require(findings: Sequence[Finding], where: str = "") -> None:
         )
 
 
-def _failure(finding: Finding) -> str:
+def _failure(finding: ExpectationResult) -> str:
     offenders = [
         f"{name} ({note})" if note else name
         for name, note in zip(finding.offenders, finding.notes, strict=True)
@@ -72,7 +72,7 @@ def _failure(finding: Finding) -> str:
     return f"{finding.rule.sentence} ({finding.observed}{worst})"
 
 
-def warnings_of(findings: Sequence[Finding], params: ValidateParams) -> list[str]:
+def warnings_of(findings: Sequence[ExpectationResult], params: ValidateParams) -> list[str]:
     """Return the warnings of the report, one sentence each, with the worst SKUs and images.
 
     Warnings are about expectations that rows break, even if so few that the expectation passes.
@@ -92,6 +92,6 @@ def warnings_of(findings: Sequence[Finding], params: ValidateParams) -> list[str
     return [f"{finding.broken:,} {sentences[finding.rule.name]}: {_some(finding)}." for finding in broken]
 
 
-def _some(finding: Finding) -> str:
+def _some(finding: ExpectationResult) -> str:
     more = finding.broken - WARNED
     return ", ".join(finding.offenders[:WARNED]) + (f" and {more:,} more" if more > 0 else "")

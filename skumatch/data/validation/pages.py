@@ -15,14 +15,14 @@ from skumatch.data.images import MAX_BYTES
 from skumatch.data.manifest import images
 from skumatch.data.quarantine import set_aside
 from skumatch.data.validation.data_docs import rendered
-from skumatch.data.validation.findings import Finding
+from skumatch.data.validation.findings import ExpectationResult
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import ImageError, StorageError
 
 # Frames whose rows have a picture, and the column of the manifest by which to find it.
 PICTURED = {"images": "id", "bytes": "id", "skus": "sku", "drift_skus": "sku"}
 PLAIN = r"[^/\\]+"
-Show = Callable[[Finding, str], str | None]
+Show = Callable[[ExpectationResult, str], str | None]
 
 
 class Offender(NamedTuple):
@@ -41,7 +41,7 @@ class Offender(NamedTuple):
     picture: str | None
 
 
-def failure_page(findings: Sequence[Finding], facts: Mapping[str, Any], show: Show) -> str:
+def failure_page(findings: Sequence[ExpectationResult], facts: Mapping[str, Any], show: Show) -> str:
     """Render a self-contained HTML page: the failed expectations with their worst rows, and the list of all.
 
     Args:
@@ -54,18 +54,18 @@ def failure_page(findings: Sequence[Finding], facts: Mapping[str, Any], show: Sh
     return _page("failure.html.jinja", findings=findings, failed=failed, offenders=offenders, facts=facts)
 
 
-def _offenders(finding: Finding, show: Show) -> list[Offender]:
+def _offenders(finding: ExpectationResult, show: Show) -> list[Offender]:
     rows = zip(finding.offenders, finding.notes, strict=True)
     return [Offender(*_parts(finding, name), note, show(finding, name)) for name, note in rows]
 
 
-def _parts(finding: Finding, name: str) -> tuple[str, str]:
+def _parts(finding: ExpectationResult, name: str) -> tuple[str, str]:
     """Split an image's id into its SKU, and its side with its file name; return other names as they are."""
     parts = name.split("/") if PICTURED.get(finding.rule.frame) == "id" else []
     return ("/".join(parts[1:-1]), f"{parts[0]} / {parts[-1]}") if len(parts) > 2 else (name, "")
 
 
-def docs_page(findings: Sequence[Finding], facts: Mapping[str, Any]) -> str:
+def docs_page(findings: Sequence[ExpectationResult], facts: Mapping[str, Any]) -> str:
     """Render the data docs: the findings in sentences and as Great Expectations shows them.
 
     The page needs no network.
@@ -106,7 +106,7 @@ def pictures(root: Path, manifest: pd.DataFrame) -> Show:
     plain = manifest["shard"].astype(str).str.fullmatch(PLAIN)
     rows = manifest[plain & offset.ge(0) & length.between(1, MAX_BYTES)]
 
-    def show(finding: Finding, name: str) -> str | None:
+    def show(finding: ExpectationResult, name: str) -> str | None:
         column = PICTURED.get(finding.rule.frame)
         row = rows[rows[column] == name].head(1) if column else rows.head(0)
         return None if row.empty else _picture(root, row)

@@ -14,7 +14,7 @@ from skumatch.data.manifest import COLUMNS, images
 from skumatch.data.validation import suite
 from skumatch.data.validation.drift import Profile, drift_frames, profile_of
 from skumatch.data.validation.expectations import SHOWN, Rule, library, percent
-from skumatch.data.validation.findings import Finding
+from skumatch.data.validation.findings import ExpectationResult
 from skumatch.data.validation.frames import (
     Frames,
     column_frame,
@@ -45,7 +45,7 @@ def validate(
     data: DataParams,
     baseline: Profile | None = None,
     gone: Collection[str] = (),
-) -> list[Finding]:
+) -> list[ExpectationResult]:
     """Check all expectations on a manifest; if the schema fails, only those on the schema.
 
     Data that fails raises nothing here: see `require`.
@@ -81,7 +81,7 @@ def validate(
     ]
 
 
-def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[Finding]:
+def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[ExpectationResult]:
     """Hash every image's bytes in the shards below `root`, and compare them with a manifest that passed.
 
     Raises:
@@ -96,7 +96,7 @@ def validate_bytes(root: Path, manifest: pd.DataFrame) -> list[Finding]:
     return judge({"bytes": manifest[["id", "sha256"]].assign(stored=stored)}, suite.byte_rules())
 
 
-def judge(frames: Frames, rules: Sequence[Rule]) -> list[Finding]:
+def judge(frames: Frames, rules: Sequence[Rule]) -> list[ExpectationResult]:
     """Check each rule on its frame; return one finding a rule, in the order of `rules`."""
     results: dict[str, Any] = {}
     for name, frame in frames.items():
@@ -124,7 +124,7 @@ def _run(name: str, frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any
     return {rule.name: by_sentence[rule.sentence] for rule in rules}
 
 
-def _finding(rule: Rule, frame: pd.DataFrame, result: Any) -> Finding:
+def _finding(rule: Rule, frame: pd.DataFrame, result: Any) -> ExpectationResult:
     details = result.result
     broken = details.get("unexpected_index_list") or []
     rows = _worst_first(frame.loc[broken], rule.worst).head(SHOWN)
@@ -133,7 +133,7 @@ def _finding(rule: Rule, frame: pd.DataFrame, result: Any) -> Finding:
     notes = [rule.note.format_map(row)[:NOTE_LETTERS] for row in rows.to_dict("records")] if key else []
     values = dict(zip(broken, details.get("unexpected_list") or [], strict=False))
     result.result = _cut(details, [str(values.get(place)) for place in rows.index], names)
-    return Finding(
+    return ExpectationResult(
         rule, bool(result.success), _observed(rule, frame, details), len(broken), names, notes, result
     )
 

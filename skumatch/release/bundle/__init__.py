@@ -6,10 +6,20 @@ It holds encoder, preprocessing, labelled gallery and thresholds, and no pickle.
 from skumatch.release.bundle.assortment import Assortment
 from skumatch.release.bundle.manifest import FORMAT, MANIFEST, PARTS, Manifest, bundle_hash
 from skumatch.release.bundle.matcher import Bundle, Match
-from skumatch.release.bundle.parts import Gallery, read_gallery, write_bundle
+from skumatch.release.bundle.parts import LabelledVectors, read_gallery, write_bundle
 from skumatch.release.bundle.verify import verify_bundle
 
 __all__ = [
-    "FORMAT", "MANIFEST", "PARTS", "Assortment", "Bundle", "Gallery", "Manifest", "Match", "bundle_hash",
-    "read_gallery", "verify_bundle", "write_bundle",
-]  # fmt: skip
+    "FORMAT",
+    "MANIFEST",
+    "PARTS",
+    "Assortment",
+    "Bundle",
+    "LabelledVectors",
+    "Manifest",
+    "Match",
+    "bundle_hash",
+    "read_gallery",
+    "verify_bundle",
+    "write_bundle",
+]

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skumatch.errors import DataError
-from skumatch.release.bundle.parts import Floats, Gallery
+from skumatch.release.bundle.parts import Floats, LabelledVectors
 from skumatch.retrieval.backends import Backend
 from skumatch.texts import alike, visible
 
 if TYPE_CHECKING:
-    from skumatch.retrieval.search import Index, Nearest
+    from skumatch.retrieval.search import Nearest, SearchIndex
 
 EVERY_SKU: Final = ("*",)  # a list that stands for the whole gallery, where None can't be given
 SHOWN = 3  # missing names in a sentence
@@ -65,18 +65,18 @@ class GalleryPart:
         backend: backend of the search.
     """
 
-    gallery: Gallery
+    gallery: LabelledVectors
     backend: Backend = "torch"
 
     def __len__(self) -> int:
         return len(self.gallery.ids)
 
     @cached_property
-    def index(self) -> Index:
+    def index(self) -> SearchIndex:
         """The search index of the rows."""
-        from skumatch.retrieval.search import Index
+        from skumatch.retrieval.search import SearchIndex
 
-        return Index(self.gallery.embeddings, self.backend)
+        return SearchIndex(self.gallery.embeddings, self.backend)
 
     @cached_property
     def products(self) -> int:
@@ -109,7 +109,7 @@ class Shelves:
         backend: backend of the search.
     """
 
-    def __init__(self, gallery: Gallery, backend: Backend = "torch") -> None:
+    def __init__(self, gallery: LabelledVectors, backend: Backend = "torch") -> None:
         self.whole = GalleryPart(gallery, backend)
         self._parts: dict[tuple[str, ...], GalleryPart] = {}
         self._lock = threading.Lock()  # a server answers several requests at a time
@@ -169,7 +169,9 @@ class Shelves:
         rows = np.sort(np.concatenate([self._rows[sku] for sku in skus]))
         ids, names, embeddings = self.whole.gallery
         places = rows.tolist()
-        taken = Gallery([ids[row] for row in places], [names[row] for row in places], embeddings[rows])
+        taken = LabelledVectors(
+            [ids[row] for row in places], [names[row] for row in places], embeddings[rows]
+        )
         return GalleryPart(taken, self.whole.backend)
 
     @cached_property

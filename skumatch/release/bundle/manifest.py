@@ -43,7 +43,7 @@ class Part(_Model):
     size: int = Field(ge=0)
 
 
-class Counts(_Model):
+class BundleCounts(_Model):
     """Numbers of pictures and products.
 
     Attributes:
@@ -69,7 +69,7 @@ class Manifest(_Model):
 
     format: Literal["skumatch-bundle-1", "skumatch-bundle-2"]
     dim: int = Field(ge=1)
-    counts: Counts
+    counts: BundleCounts
     parts: dict[str, Part]
 
 

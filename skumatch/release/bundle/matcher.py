@@ -12,7 +12,7 @@ from skumatch.errors import BundleError
 from skumatch.files import read_json
 from skumatch.release.bundle.assortment import Assortment, GalleryPart, Shelves
 from skumatch.release.bundle.manifest import GALLERY, THRESHOLDS, Manifest, bundle_hash
-from skumatch.release.bundle.parts import Floats, Gallery, read_gallery
+from skumatch.release.bundle.parts import Floats, LabelledVectors, read_gallery
 from skumatch.release.bundle.verify import verify_bundle
 from skumatch.retrieval.thresholds import Thresholds, scores_of
 
@@ -56,7 +56,7 @@ class Bundle:
     hash: str
     manifest: Manifest
     encoder: Encoder
-    gallery: Gallery
+    gallery: LabelledVectors
     thresholds: Thresholds
 
     @classmethod

@@ -29,7 +29,7 @@ from skumatch.release.bundle.manifest import (
     THRESHOLDS,
     TRAINING,
     WEIGHTS,
-    Counts,
+    BundleCounts,
     Manifest,
     Part,
     bundle_hash,
@@ -42,7 +42,7 @@ MADE_FOR = "gallery"  # in thresholds.json: the SHA-256 of gallery.parquet
 Floats = NDArray[np.float32]
 
 
-class Gallery(NamedTuple):
+class LabelledVectors(NamedTuple):
     """Labelled vectors.
 
     Attributes:
@@ -57,7 +57,11 @@ class Gallery(NamedTuple):
 
 
 def write_bundle(
-    folder: Path, encoder_dir: Path, gallery: Gallery, thresholds: dict[str, Any], training_ids: Iterable[str]
+    folder: Path,
+    encoder_dir: Path,
+    gallery: LabelledVectors,
+    thresholds: dict[str, Any],
+    training_ids: Iterable[str],
 ) -> str:
     """Write a bundle. The same inputs give the same bytes, in any order.
 
@@ -91,7 +95,7 @@ def write_bundle(
     _write_parquet(folder / TRAINING, pa.table({"id": pa.array(training, pa.string())}, metadata=origin))
     write_json(folder / LABELS, labels_of(skus))
     write_json(folder / THRESHOLDS, {"similarity": None} | thresholds | {MADE_FOR: sha256(folder / GALLERY)})
-    counts = Counts(gallery=len(ids), skus=len(set(skus)), training=len(training))
+    counts = BundleCounts(gallery=len(ids), skus=len(set(skus)), training=len(training))
     parts = {name: Part(sha256=sha256(folder / name), size=(folder / name).stat().st_size) for name in PARTS}
     write_json(
         folder / MANIFEST,
@@ -101,7 +105,7 @@ def write_bundle(
     return bundle_hash(folder)
 
 
-def read_gallery(path: Path, dim: int) -> Gallery:
+def read_gallery(path: Path, dim: int) -> LabelledVectors:
     """Read gallery.parquet.
 
     Raises:
@@ -116,7 +120,7 @@ def read_gallery(path: Path, dim: int) -> Gallery:
         raise BundleError(
             f"{path} doesn't hold {table.num_rows} unit vectors of {dim} numbers; make the bundle again."
         )
-    return Gallery(table["id"].to_pylist(), table["sku"].to_pylist(), flat.reshape(-1, dim))
+    return LabelledVectors(table["id"].to_pylist(), table["sku"].to_pylist(), flat.reshape(-1, dim))
 
 
 def made_with(path: Path) -> str | None:
@@ -156,7 +160,7 @@ def labels_of(skus: list[str]) -> dict[str, Any]:
     return {"gallery_images": dict(Counter(skus))}
 
 
-def _by_id(gallery: Gallery) -> Gallery:
+def _by_id(gallery: LabelledVectors) -> LabelledVectors:
     ids, skus, embeddings = gallery
     assert (
         embeddings.dtype == np.float32
@@ -165,7 +169,7 @@ def _by_id(gallery: Gallery) -> Gallery:
     )
     assert len(set(ids)) == len(ids), "a gallery image is listed twice"
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    return Gallery([ids[i] for i in order], [skus[i] for i in order], embeddings[order])
+    return LabelledVectors([ids[i] for i in order], [skus[i] for i in order], embeddings[order])
 
 
 def _vectors(embeddings: Floats) -> pa.FixedSizeListArray:
