@@ -1,8 +1,8 @@
 """Make the README's pictures from a real run on the sample.
 
-Run `skumatch up`, then `python docs/images/render.py RUN`. RUN is the run's id (the name of its report). Without
-RUN only summary.svg is drawn again, from summary.json. The report's pictures need Chromium. Only runs on the
-rendered sample belong here: other photos are not ours to show.
+Run `skumatch up`, then `python docs/images/render.py RUN`. RUN is the run's id (the name of its report).
+Without RUN only summary.svg is drawn again, from summary.json. The report's pictures need Chromium. Only runs
+on the rendered sample belong here: other photos are not ours to show.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def draw(summary: dict[str, Any]) -> str:
 
 
 def fetch(run: str, settings: Settings) -> dict[str, Any]:
-    """Fetch a finished run's summary from the running servers, with default ports and no folder of this machine."""
+    """Fetch a finished run's summary from the running servers, without any path of this machine."""
     from skumatch.follow import follow
 
     text = json.dumps(follow(settings, run, Console(file=io.StringIO())))
