@@ -18,8 +18,12 @@ from tests.conftest import wait_until
 from tests.e2e.live import PLACE, Live, serving
 from tests.pipeline.test_refresh import deliver
 from tests.pipeline.test_tasks import shapes
+from tests.proving import PROVING
 
-pytestmark = pytest.mark.live
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(not PROVING, reason="in `make prove`: seven runs on servers of their own"),
+]
 SECONDS = 900.0
 COLOURED, NEW = tuple(f"colour {number}" for number in range(8)), "new colour"
 # The champion squashes each picture to one canvas, so products that differ in their shape look alike to it.
