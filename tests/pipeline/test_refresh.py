@@ -18,11 +18,11 @@ from PIL import Image
 from skumatch.config import apply_overrides
 from skumatch.errors import ReferenceNotFound
 from skumatch.files import read_json, write_json
-from skumatch.release import journal
+from skumatch.release import journal, waiting
 from skumatch.release.bundle import bundle_hash, read_gallery, verify_bundle, write_bundle
 from skumatch.release.mlflow_model import BUNDLE_TAG, upload
 from skumatch.release.promotion import history, promote
-from skumatch.release.registry import HERE, RELEASE_TAG, Registry
+from skumatch.release.registry import COMPARED_TAG, HERE, RELEASE_TAG, Registry
 from skumatch.release.tracking import RUN_TAG
 from skumatch.stages.runner import STAGES
 from tests.conftest import commit, draw, free_port, make_project, serving_mlflow
@@ -179,20 +179,22 @@ def another_encoder(shop: Shop, root: Path) -> int:
     encoders.save(encoders.build(spec, None).eval(), root / "encoder")
     gallery = read_gallery(first / "gallery.parquet", verify_bundle(first).dim)
     write_bundle(root / "bundle", root / "encoder", gallery, {"similarity": 0.1}, [])
-    return shop.registry.register(root / "bundle", ref.run_id, {}, "")
+    return shop.registry.register(root / "bundle", ref.run_id, {COMPARED_TAG: "1"}, "")
 
 
 @pytest.fixture(scope="module")
 def judged(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The message of a refresh that judges a trained encoder again, up to its last task."""
+    """The message of a refresh that judges a trained encoder again by itself, up to its last task."""
     trained = another_encoder(shop, tmp_path_factory.mktemp("trained"))
-    asked_for = {"run": "judged", "kind": "refresh", "encoder": trained, "approved_by": "ann"}
-    return shop.home.task(shop.home.task(asked_for, "pull"), "stage", *STAGES)
+    waiting.wait(shop.registry, trained, "judgement", "ann")
+    message = shop.home.task({"run": "judged", "kind": "refresh", "scheduled": True}, "pull")
+    return shop.home.task(message, "stage", *STAGES)
 
 
 def test_a_trained_encoder_is_judged_again_without_a_training(shop: Shop, judged: dict[str, Any]) -> None:
     summary = shop.home.task(judged | {"dry_run": True}, "register")
-    assert (judged["encoder"], judged["pace"], judged["by_itself"]) == (3, {}, True)
+    assert (judged["encoder"], judged["approved_by"], judged["by_itself"]) == (3, "ann", True)
+    assert judged["pace"] == {}, "nothing was trained"
     assert {"challenger", "champion"} == set(judged["vectors"]), "both encoders embed today's data"
     assert summary["kind"] == "refresh" and summary["challenger"] and summary["refreshed"]
     assert summary["decision"] == "keep", "an encoder of random weights is no better"
