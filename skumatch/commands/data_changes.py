@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skumatch.commands.data_view import change_lines, left_out_lines, some
-from skumatch.config import PARAMS, check_places, load_params, require_project, user
+from skumatch.config import PARAMS, Settings, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data import deltas
 from skumatch.data.delivery.additions import add as add_delivery
@@ -52,7 +52,7 @@ def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, w
     if side not in ("train", "test"):
         raise ParameterError(f"--side is '{side}'; write train or test.")
 
-    settings = current_settings()
+    settings = _in_project()
     min_short_side = load_params(settings.project / PARAMS).validation.min_short_side
     erased = DataRecord(settings).erased()
     quarantined, junk = list[dict[str, str]](), dict[str, int]()
@@ -93,6 +93,7 @@ def relabel(
     why: Why = "",
 ) -> None:
     """Give pictures other SKUs, also to split a product into several."""
+    _in_project()
     labels = read_csv(read_bytes(table, "a CSV with the columns image and sku"), str(table), "correct it")
     if not {"image", "sku"} <= set(labels.columns):
         listed = ", ".join(map(str, labels.columns[:8]))
@@ -132,7 +133,7 @@ def remove(
         )
     if sku:
         known = data_versions.pictures_on(
-            current_settings(), date.fromisoformat(day(before, "The day of --before"))
+            _in_project(), date.fromisoformat(day(before, "The day of --before"))
         )
         names = dict.fromkeys(sku, "the command")
         _change(
@@ -152,9 +153,7 @@ def remove(
 
 def undo(why: Why = "") -> None:
     """Go back to the data version before the last change."""
-    settings = current_settings()
-    require_project(settings.project)
-    check_places(settings)
+    settings = _in_project()
     _say(data_versions.undo(settings, Reason(user(), why)))
 
 
@@ -212,9 +211,7 @@ def change_data(
     Raises:
         ParameterError: The folder is no project, or its parameters are wrong.
     """
-    settings = current_settings()
-    require_project(settings.project)
-    check_places(settings)
+    settings = _in_project()
     params = load_params(settings.project / PARAMS)
     reason = Reason(user(), why, source)
     changed = data_versions.change(settings, action, make, reason, params.data.others, erased)
@@ -253,3 +250,11 @@ def _names(skus: list[str] | None, file: Path | None) -> dict[str, str]:
     if bool(skus) == bool(file):
         raise ParameterError("Name products, or a file that lists them with --file; one of the two.")
     return read_names(file) if file else dict.fromkeys(skus or [], "the command")
+
+
+def _in_project() -> Settings:
+    """Return this machine's settings; raise ParameterError outside a project, or for places that can't be."""
+    settings = current_settings()
+    require_project(settings.project)
+    check_places(settings)
+    return settings
