@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import pickle
-import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -33,10 +33,33 @@ from skumatch.release.bundle import PARTS, Bundle, LabelledVectors, write_bundle
 from tests.conftest import ROOT, draw
 from tests.release.forging import bound
 
-FORBIDDEN = re.compile(
-    r"import (?:cloud)?pickle|import joblib|import dill|weights_only=False|allow_pickle=True"
-    r"|yaml\.(?:unsafe_)?load\(|(?<![.\w])(?:eval|exec)\("
-)
+PICKLES = {"pickle", "cloudpickle", "joblib", "dill"}
+UNSAFE = {"eval", "exec", "yaml.unsafe_load", "yaml.full_load"}
+SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+
+
+def unsafe(text: str) -> list[str]:
+    """The imports and calls in a source file that may run what a file holds."""
+    return [ast.unparse(node) for node in ast.walk(ast.parse(text)) if _runs_code(node)]
+
+
+def _runs_code(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return any(alias.name.split(".")[0] in PICKLES for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").split(".")[0] in PICKLES
+    return isinstance(node, ast.Call) and _calls_code(node)
+
+
+def _calls_code(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name == "torch.load":
+        return keywords.get("weights_only") != "True"
+    if name == "yaml.load":
+        positional = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
+        return keywords.get("Loader", positional) not in SAFE_LOADERS
+    return name in UNSAFE or keywords.get("allow_pickle", "False") != "False"
 
 
 class Trap:
@@ -216,14 +239,41 @@ def test_parameters(mark: Path, tmp_path: Path) -> None:
 
 def test_the_package_has_nothing_that_unpickles() -> None:
     """`torch.load` reads one file, that of an installed package, and tensors alone."""
-    offences = {}
-    for path in [*(ROOT / "skumatch").rglob("*.py"), *(ROOT / "dags").rglob("*.py")]:
-        text = path.read_text("utf-8")
-        loads = [
-            line
-            for line in text.splitlines()
-            if re.search(r"(?<![.\w])torch\.load\(", line) and "weights_only=True" not in line
-        ]
-        if FORBIDDEN.search(text) or loads:
-            offences[path.name] = FORBIDDEN.findall(text) + loads
-    assert offences == {}
+    paths = [*(ROOT / "skumatch").rglob("*.py"), *(ROOT / "dags").rglob("*.py")]
+    offences = {path.name: unsafe(path.read_text("utf-8")) for path in paths}
+    assert {name: lines for name, lines in offences.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import dill.source",
+        "torch.load(path)",
+        "torch.load(\n    path, weights_only=False\n)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, yaml.Loader)",
+        "yaml.load(text, Loader=yaml.FullLoader)",
+        "yaml.load(text)",
+        "yaml.unsafe_load(text)",
+        "eval(text)",
+    ],
+)
+def test_what_unpickles_is_noticed(line: str) -> None:
+    assert len(unsafe(line)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(\n    path,\n    weights_only=True,\n)",
+        "yaml.load(text, yaml.CSafeLoader)",
+        "yaml.load(text, Loader=yaml.SafeLoader)",
+        "yaml.safe_load(text)",
+        "np.load(path, allow_pickle=False)",
+        "model.eval()",
+    ],
+)
+def test_what_reads_data_alone_is_let_through(line: str) -> None:
+    assert unsafe(line) == []
