@@ -9,20 +9,18 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from skumatch.data.delivery.examine import FACTS_VERSION, examine_all
+from skumatch.data.delivery.examine import FACTS_VERSION
 from skumatch.data.delivery.importer import with_catalogue
-from skumatch.data.delivery.known import Examined
+from skumatch.data.delivery.known import Examination
 from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.source import Source
 from skumatch.data.deltas import beside, new_skus
 from skumatch.data.manifest import SCHEMA, columns_of
 from skumatch.data.products import named_here, retired, with_product
-from skumatch.data.quarantine import Pictured
 from skumatch.data.shards import ShardStore
 from skumatch.data.version import Version
-from skumatch.errors import DataError, ImageError
-from skumatch.progress import track
+from skumatch.errors import DataError
 from skumatch.texts import alike, visible
 
 
@@ -99,35 +97,20 @@ def _examined(
     """
     first = version.manifest.drop_duplicates("sha256")
     places = dict(zip(first["sha256"], zip(first["shard"], first["offset"], strict=True), strict=True))
-    rows, quarantined, pictures = [], list[dict[str, str]](), Pictured()
+    rows = []
     same_code = version.summary.get("facts", 1) == FACTS_VERSION
-    with Examined(store.shards.parent) as examined, track("add", len(items)) as advance:
-        known = examined.known(columns_of(version.manifest, SCHEMA.names) if same_code else None)
-        for item, data, facts in examine_all(items, source.read, min_short_side, known):
-            if isinstance(facts, ImageError):
-                quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
-                pictures.add(item.id, facts.reason, data)
-            elif facts.sha256 in erased:
-                source.junk["erased"] += 1
-            else:
-                if facts.sha256 not in known:
-                    examined.add(facts)
-                row = {
-                    "id": item.id,
-                    "sku": item.sku,
-                    "side": item.side,
-                    "name": item.name,
-                    "length": len(data),
-                } | facts._asdict()
-                if facts.sha256 not in places:
-                    spot = store.add(facts.sha256, facts.format, data)
-                    places[facts.sha256] = str(spot.shard), spot.offset  # a number until the shard has a name
-                shard, offset = places[facts.sha256]
-                rows.append(row | {"shard": shard, "offset": offset})
-            advance()
+    manifest = columns_of(version.manifest, SCHEMA.names) if same_code else None
+    with Examination(store.shards.parent) as examination:
+        for item, data, facts in examination.usable(source, items, min_short_side, erased, manifest, "add"):
+            if facts.sha256 not in places:
+                spot = store.add(facts.sha256, facts.format, data)
+                places[facts.sha256] = str(spot.shard), spot.offset  # a number until the shard has a name
+            shard, offset = places[facts.sha256]
+            named = {"id": item.id, "sku": item.sku, "side": item.side, "name": item.name}
+            rows.append(named | facts._asdict() | {"shard": shard, "offset": offset, "length": len(data)})
     # Typed, since pandas makes floats of hashes where it joins uint64 and int64.
     typed: pd.DataFrame = pa.Table.from_pylist(rows, SCHEMA).to_pandas()
-    return typed, quarantined, pictures.found
+    return typed, examination.quarantined, examination.pictures.found
 
 
 def _quarantined(version: Version, fresh: list[dict[str, str]], rows: pd.DataFrame) -> list[dict[str, str]]:

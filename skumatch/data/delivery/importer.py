@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skumatch.data.delivery.changes import COMPARED, PictureChanges, compare
-from skumatch.data.delivery.examine import FACTS_VERSION, examine_all
+from skumatch.data.delivery.examine import FACTS_VERSION
 from skumatch.data.delivery.folders import catalogue_items
-from skumatch.data.delivery.known import COLUMNS, Examined, KnownFacts
+from skumatch.data.delivery.known import COLUMNS, Examination
 from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.delivery.names import check_spelling, chosen
 from skumatch.data.delivery.opening import open_source
@@ -23,11 +23,10 @@ from skumatch.data.delivery.rows import Rows
 from skumatch.data.delivery.source import Source
 from skumatch.data.manifest import SCHEMA, write_table
 from skumatch.data.products import FILE, named_here, write_products
-from skumatch.data.quarantine import QUARANTINE, Pictured
+from skumatch.data.quarantine import QUARANTINE
 from skumatch.data.shards import STORED, ShardStore
-from skumatch.errors import DataError, ImageError, StorageError
+from skumatch.errors import DataError, StorageError
 from skumatch.files import read_json, write_json
-from skumatch.progress import track
 from skumatch.texts import alike
 
 FORMAT = "skumatch-data-2"
@@ -91,7 +90,7 @@ def import_data(
         StorageError: the disk refuses.
     """
     try:
-        with exclusive(root), aside(root) as folder, Examined(root) as examined:
+        with exclusive(root), aside(root) as folder, Examination(root) as examination:
             delivered = _deliver(
                 path,
                 root,
@@ -100,7 +99,7 @@ def import_data(
                 min_short_side=min_short_side,
                 catalogue=catalogue,
                 erased=erased,
-                examined=examined,
+                examination=examination,
             )
             old, new = _manifest(root, COMPARED), pq.read_table(folder / "manifest.parquet", columns=COMPARED)
             changes = None if old is None else compare(old, new)
@@ -141,7 +140,7 @@ def _deliver(
     min_short_side: int,
     catalogue: Path | None,
     erased: Collection[str],
-    examined: Examined,
+    examination: Examination,
 ) -> Delivered:
     with open_source(path) as source:
         items = _wanted(with_catalogue(source, catalogue, path), skus, path)
@@ -155,8 +154,8 @@ def _deliver(
             path,
             min_short_side=min_short_side,
             erased=erased,
-            examined=examined,
-            known=examined.known(_with_facts(root)),
+            examination=examination,
+            manifest=_with_facts(root),
         )
         return Delivered(summary, source.edition, sorted(source.repaired), bool(store.writer.names))
 
@@ -218,24 +217,15 @@ def _write(
     path: Path,
     min_short_side: int,
     erased: Collection[str],
-    examined: Examined,
-    known: KnownFacts,
+    examination: Examination,
+    manifest: pa.Table | None,
 ) -> dict[str, Any]:
-    rows, quarantined, pictures = Rows(), list[dict[str, str]](), Pictured()
+    rows = Rows()
     try:
-        with track("import", len(items)) as advance:
-            for item, data, facts in examine_all(items, source.read, min_short_side, known):
-                if isinstance(facts, ImageError):
-                    quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
-                    pictures.add(item.id, facts.reason, data)
-                elif facts.sha256 in erased:
-                    source.junk["erased"] += 1
-                else:
-                    if facts.sha256 not in known:
-                        examined.add(facts)
-                    rows.add(item, len(data), facts, store.put(facts.sha256, facts.format, data))
-                advance()
-        rows.require_sides(path, quarantined)
+        usable = examination.usable(source, items, min_short_side, erased, manifest, "import")
+        for item, data, facts in usable:
+            rows.add(item, len(data), facts, store.put(facts.sha256, facts.format, data))
+        rows.require_sides(path, examination.quarantined)
         table = rows.table(*store.settle())
     finally:
         store.writer.abandon()
@@ -249,11 +239,11 @@ def _write(
         "format": FORMAT,
         "facts": FACTS_VERSION,
         **counts,
-        "quarantined": quarantined,
+        "quarantined": examination.quarantined,
         "groups": groups,
     }
     write_json(folder / "import.json", summary)
-    write_json(folder / QUARANTINE, pictures.found)
+    write_json(folder / QUARANTINE, examination.pictures.found)
     return summary
 
 
