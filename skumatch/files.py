@@ -101,6 +101,18 @@ def store_refusals(
         raise StorageError(f"{subject} can't be read or written ({error}); {cure}.") from error
 
 
+def files_below(fs: Any, folder: str) -> list[str]:
+    """Return the paths of all files below a folder of an fsspec file system; none for a missing folder.
+
+    fsspec itself takes a local folder that can't be read for an empty one.
+    """
+    raising = {"on_error": "raise"} if "file" in fs.protocol else {}
+    try:
+        return list(fs.find(folder, **raising))
+    except FileNotFoundError:
+        return []
+
+
 def put_whole(fs: Any, path: str, data: bytes) -> None:
     """Write a file of an fsspec file system atomically: to a temporary name, then renamed.
 

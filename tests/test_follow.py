@@ -187,7 +187,7 @@ def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
         runs._retrain(Settings(project=ROOT), {}, ours)
     output = capsys.readouterr().out
     assert ("was stopped" in output) == ours and ("/dags/skumatch_retrain/runs/r%2B1" in output) == (not ours)
-    assert requests == ([("/dags/skumatch_retrain/dagRuns/r+1", {"state": "failed"})] if ours else [])
+    assert requests == ([("/dags/skumatch_retrain/dagRuns/r%2B1", {"state": "failed"})] if ours else [])
 
 
 def test_sigterm_leaves_no_server_behind_though_it_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:

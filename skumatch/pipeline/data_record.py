@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skumatch.config import Settings, shown
 from skumatch.errors import StorageError
-from skumatch.files import file_system, put_whole, store_refusals
+from skumatch.files import file_system, files_below, put_whole, store_refusals
 
 FOLDER = "records"
 RECORD = re.compile(r"/[0-9a-f]{32}/[^/]+\.json")
@@ -136,7 +136,9 @@ class DataRecord:
         """
         with self._storage():
             self.fs.invalidate_cache()
-            names = [name for name in self.fs.find(folder) if RECORD.fullmatch(name[len(self.root) :])]
+            names = [
+                name for name in files_below(self.fs, folder) if RECORD.fullmatch(name[len(self.root) :])
+            ]
             names.sort(key=lambda name: name.rsplit("/", 1)[-1])  # file names begin with the time
             texts = [self.fs.cat_file(name) for name in names]
         try:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skumatch.config import Settings, shown
 from skumatch.errors import DataError, StorageError
-from skumatch.files import file_system, put_whole, store_refusals
+from skumatch.files import file_system, files_below, put_whole, store_refusals
 from skumatch.pipeline.data_record import FOLDER, DataChange
 
 ERASURES = f"{FOLDER}/erasures"
@@ -193,7 +193,7 @@ class ErasureRecord:
         """Read all erasures."""
         with self._storage():
             self.fs.invalidate_cache()
-            paths = sorted(name for name in self.fs.find(self.root) if name.endswith(".json"))
+            paths = sorted(name for name in files_below(self.fs, self.root) if name.endswith(".json"))
             texts = {path.rsplit("/", 1)[-1]: self.fs.cat_file(path) for path in paths}
         try:
             return Erasures({name: Erasure.model_validate_json(text) for name, text in texts.items()})

@@ -31,6 +31,7 @@ from skumatch.files import md5, read_json, write_json
 from skumatch.pipeline import data_versions
 from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.data_versions import Changed, Reason, begin_import, change, settle, undo
+from skumatch.pipeline.erasure_record import ErasureRecord
 from skumatch.pipeline.repository import Repository, md5_of
 from tests.conftest import ROOT, draw
 from tests.data.test_importer import hashes
@@ -487,7 +488,8 @@ def test_a_remote_that_cannot_be_read_is_one_sentence(shop: Shop) -> None:
     version, files = shop.version, hashes(shop.data)
     shutil.move(shop.remote, shop.root / "away")
     shop.remote.write_text("no folder")
-    for work in (lambda: shop.retire("Tea"), shop.undo):
+    works = (lambda: shop.retire("Tea"), shop.undo, shop.actions, shop.record.erasures)
+    for work in (*works, ErasureRecord(shop.settings).read):
         with pytest.raises(StorageError, match="check the remote, then run again"):
             work()
     assert shop.version == version and hashes(shop.data) == files
