@@ -85,11 +85,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__EXECUTION_API_SERVER_URL": f"{settings.airflow_url}/execution/",
         "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",  # seconds until a changed DAG shows ...
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",  # ... or a changed schedule in params.yaml ...
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",  # ... and a new file
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DATABASE__CHECK_MIGRATIONS": "False",  # `_migrate` did
-        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         # Seconds until a task that was killed is tried again.
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds; a task's supervisor may linger this long after it
