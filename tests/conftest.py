@@ -216,3 +216,24 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     with serving_mlflow(tmp_path_factory.mktemp("mlflow"), free_port()) as url:
         yield url
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An object store on loopback, named in the environment, with a bucket `shop`; yields boto3's client."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # another test's knows another store's address
+    server = ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
+    server.start()
+    httpx.post(f"http://127.0.0.1:{port}/moto-api/reset")  # one process has one state, whatever its servers
+    named = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "eu-west-1"}
+    for name, value in {**named, "ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="shop", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    yield client
+    server.stop()
+    S3FileSystem.clear_instance_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from skumatch.config import Settings
 from skumatch.doctor import storage
-from tests.conftest import free_port
 from tests.doctor.asking import DATA, MD5, ask
 
 LOCAL = "fsspec.implementations.local.LocalFileSystem"
@@ -62,45 +60,20 @@ def test_an_address_of_no_kind_is_told_without_its_password(here: Settings) -> N
     assert finding.verdict == "failed" and "floppy://host/a" in finding.found and "s3cr3t" not in str(finding)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An object store with the bucket `dvc`."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()  # another test's knows another store's address
-    server = ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
-    server.start()
-    named = {
-        "ACCESS_KEY_ID": "a",
-        "SECRET_ACCESS_KEY": "b",
-        "DEFAULT_REGION": "eu-west-1",
-        "ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }
-    for name, value in named.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="dvc", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    yield client
-    server.stop()
-    S3FileSystem.clear_instance_cache()
-
-
-def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, bucket: Any) -> None:
-    own = here.model_copy(update={"remote": "s3://dvc/skumatch"})
+def test_a_bucket_is_written_and_read_and_none_is_made(here: Settings, s3: Any) -> None:
+    own = here.model_copy(update={"remote": "s3://shop/skumatch"})
     assert ask(storage.remote, own).verdict == "ok"
-    assert "Contents" not in bucket.list_objects_v2(Bucket="dvc")
-    finding = ask(storage.remote, own.model_copy(update={"remote": "s3://dcv/skumatch"}))
+    assert "Contents" not in s3.list_objects_v2(Bucket="shop")
+    finding = ask(storage.remote, own.model_copy(update={"remote": "s3://shpo/skumatch"}))
     assert finding.verdict == "failed" and "bucket" in finding.found
-    assert "dcv" not in [entry["Name"] for entry in bucket.list_buckets()["Buckets"]]
+    assert "shpo" not in [entry["Name"] for entry in s3.list_buckets()["Buckets"]]
     (here.project / "data.dvc").write_text(DATA)
     assert "lacks the data version" in ask(storage.data, own).found
     for name, body in (
         ("01/23456789abcdef0123456789abcdef.dir", json.dumps([{"md5": "f" * 32, "relpath": "a"}])),
         ("ff/" + "f" * 30, "a"),
     ):
-        bucket.put_object(Bucket="dvc", Key=f"skumatch/files/md5/{name}", Body=body)
+        s3.put_object(Bucket="shop", Key=f"skumatch/files/md5/{name}", Body=body)
     assert ask(storage.data, own).verdict == "ok"
 
 

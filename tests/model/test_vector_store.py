@@ -353,32 +353,17 @@ def test_writers_at_once_disturb_nobody(url: str) -> None:
     assert not files(VectorStore(url, KEY, 5), "*.part")
 
 
-def test_vectors_are_kept_on_s3(images: Images, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        keys = {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}
-        for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", **keys}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        store = VectorStore("s3://vectors/remote", KEY, encoder.dim)
-        store.fs.mkdir("vectors")
-        store.mark_used(32 * "c")
-        rows, counts = embed_once(encoder, images, BATCH, CPU, store, "embed")
-        again, known = embed_once(
-            encoder, images, BATCH, CPU, VectorStore("s3://vectors/remote", KEY, encoder.dim), "embed"
-        )
-        assert (counts, known) == (VectorCounts(computed=11, known=0), VectorCounts(computed=0, known=11))
-        np.testing.assert_array_equal(rows, again)
-        names = sorted(path.rpartition(".")[2] for path in store.fs.find("vectors"))
-        assert names == ["json", "json", "safetensors"]
-    finally:
-        server.stop()
-        S3FileSystem.clear_instance_cache()
+def test_vectors_are_kept_on_s3(images: Images, encoder: Encoder, s3: object) -> None:
+    store = VectorStore("s3://shop/remote", KEY, encoder.dim)
+    store.mark_used(32 * "c")
+    rows, counts = embed_once(encoder, images, BATCH, CPU, store, "embed")
+    again, known = embed_once(
+        encoder, images, BATCH, CPU, VectorStore("s3://shop/remote", KEY, encoder.dim), "embed"
+    )
+    assert (counts, known) == (VectorCounts(computed=11, known=0), VectorCounts(computed=0, known=11))
+    np.testing.assert_array_equal(rows, again)
+    names = sorted(path.rpartition(".")[2] for path in store.fs.find("shop"))
+    assert names == ["json", "json", "safetensors"]
 
 
 def test_a_key_names_all_that_decides_the_bits(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

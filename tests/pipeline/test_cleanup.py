@@ -397,34 +397,18 @@ def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
     }
 
 
-def test_a_remote_on_s3_is_cleaned_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("ENDPOINT_URL", f"http://{host}:{port}"),
-            ("ACCESS_KEY_ID", "x"),
-            ("SECRET_ACCESS_KEY", "x"),
-            ("DEFAULT_REGION", "us-east-1"),
-        ):
-            monkeypatch.setenv(f"AWS_{name}", value)
-        away = ObjectStore("s3://bucket/remote")
-        away.fs.mkdir("bucket")
-        for name in world.remote_files():
-            away.fs.pipe_file(f"{away.root}/{name}", (world.remote / name).read_bytes())
-        away.fs.pipe_file("bucket/remote/files/md5/notes.txt", b"mine")
-        on_s3 = world.settings.model_copy(update={"remote": "s3://bucket/remote"})
-        shown = piles(on_s3, FUTURE)
-        assert by_kind(shown) == by_kind(piles(world.settings, FUTURE))
-        delete(on_s3, FUTURE, shown)
-        assert not any(items for items in by_kind(piles(on_s3, FUTURE)).values())
-        assert away.fs.exists("bucket/remote/files/md5/notes.txt")
-        whole(replace(world, settings=on_s3))
-    finally:
-        server.stop()
+def test_a_remote_on_s3_is_cleaned_the_same(world: World, s3: object) -> None:
+    away = ObjectStore("s3://shop/remote")
+    for name in world.remote_files():
+        away.fs.pipe_file(f"{away.root}/{name}", (world.remote / name).read_bytes())
+    away.fs.pipe_file("shop/remote/files/md5/notes.txt", b"mine")
+    on_s3 = world.settings.model_copy(update={"remote": "s3://shop/remote"})
+    shown = piles(on_s3, FUTURE)
+    assert by_kind(shown) == by_kind(piles(world.settings, FUTURE))
+    delete(on_s3, FUTURE, shown)
+    assert not any(items for items in by_kind(piles(on_s3, FUTURE)).values())
+    assert away.fs.exists("shop/remote/files/md5/notes.txt")
+    whole(replace(world, settings=on_s3))
 
 
 def test_an_unreadable_store_is_told(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from skumatch.pipeline.erasure_record import ErasureRecord, refuse_erased_data
 from skumatch.pipeline.pull import champions_before
 from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import pointer
+from skumatch.pipeline.stores import ObjectStore
 from skumatch.release import erasable
 from skumatch.release.erasable import Artifact, KeptGallery, KnownRun, Release
 from skumatch.release.holdings import Holding
@@ -176,6 +177,25 @@ def test_of_a_data_version_only_shards_with_the_picture_go(place: Place) -> None
     place.erase()
     assert place.has(place.old) and not (place.remote / SHARD).exists()
     assert plan(place.settings, "bob").count == 0
+
+
+def test_a_remote_on_s3_is_erased_the_same(place: Place, s3: Any) -> None:
+    place.vectors("with", BAD, GOOD)
+    place.result("embed", place.old, place.put(b"a result of the old version"))
+    store = ObjectStore("s3://shop/remote")
+    for name in place.files():
+        store.fs.pipe_file(f"{store.root}/{Path(name).relative_to(place.remote)}", Path(name).read_bytes())
+    on_s3 = place.settings.model_copy(update={"remote": "s3://shop/remote"})
+    losses = plan(on_s3, "bob").losses
+    assert losses == plan(place.settings, "bob").losses
+    assert erase(on_s3, "bob", losses) == place.erase()
+    names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="shop")["Contents"]}
+    kept = {f"remote/{Path(name).relative_to(place.remote)}" for name in place.files()}
+    there = {name for name in names if "/claims/" not in name}
+    erasures = {name for name in kept | there if "/erasures/" in name}  # each has its own name, by time
+    assert there - erasures == kept - erasures and len(erasures) == 2
+    assert SHARD not in {name.removeprefix("remote/") for name in names}
+    assert plan(on_s3, "bob").count == 0 and ErasureRecord(on_s3).read().open is None
 
 
 def test_without_an_erasure_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
