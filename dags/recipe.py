@@ -191,7 +191,8 @@ def value_of(name: str, tree: dict[str, Any]) -> Any:
 
 PIPELINE = section(sections("dvc.yaml"), "stages")
 STAGES = list(PIPELINE)
-VALUES = {name: value_of(name, sections("params.yaml")) for name in KNOBS}
+PARAMS = sections("params.yaml")
+VALUES = {name: value_of(name, PARAMS) for name in KNOBS}
 APPROVAL_HOURS: int = VALUES["release.approval_hours"]
 RUNTIME = {
     name: VALUES[f"runtime.{name}"] for name in ("execution", "parallel_runs", "queues", "timeout_hours")

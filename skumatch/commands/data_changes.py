@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -195,7 +195,7 @@ def change_data(
     make: Make,
     why: str,
     source: str = "",
-    erased: Collection[str] = (),
+    erased: Mapping[str, str] | None = None,
     undone: bool = True,
 ) -> Changed:
     """Change the data, print the outcome, and tell Airflow of the new version.
@@ -205,7 +205,7 @@ def change_data(
         make: Returns the next version from the current one.
         why: Reason, kept in the record.
         source: Delivery or table that the change comes from.
-        erased: SHA-256 of the pictures that are erased.
+        erased: SHA-256 of the bytes of each picture that is erased -> SHA-256 of its pixels.
         undone: Whether the change can be undone.
 
     Raises:

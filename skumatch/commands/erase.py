@@ -51,7 +51,7 @@ def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
         "erase",
         lambda version, _: deltas.erase(version, chosen.pictures),
         why,
-        erased=chosen.pictures,
+        erased=chosen.pixels,
         undone=False,
     )
     if not changed.changed:

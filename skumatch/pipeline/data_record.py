@@ -43,6 +43,7 @@ class DataChange(BaseModel):
             on record.
         erased: SHA-256 of the pictures to delete everywhere (action `erase`). Where only older versions have
             them, `after` equals `before`.
+        pixels: SHA-256 of the pixels of these pictures, by which a copy saved anew is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class DataChange(BaseModel):
     products: dict[str, list[str]] = {}
     origin: datetime | None = None
     erased: list[str] = []
+    pixels: list[str] = []
 
 
 class DataRecord:
@@ -125,8 +127,8 @@ class DataRecord:
         return [change for change in self._read(self.root) if change.erased]
 
     def erased(self) -> set[str]:
-        """Return the SHA-256 of all pictures that were erased and must not come back."""
-        return {picture for change in self.erasures() for picture in change.erased}
+        """Return the SHA-256, of bytes and of pixels, of all erased pictures, which must not return."""
+        return {digest for change in self.erasures() for digest in (*change.erased, *change.pixels)}
 
     def _read(self, folder: str) -> list[DataChange]:
         """Return all changes below a folder, oldest first.

@@ -13,7 +13,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -104,7 +104,7 @@ def change(
     make: Make,
     reason: Reason,
     others: Iterable[str],
-    erased: Collection[str] = (),
+    erased: Mapping[str, str] | None = None,
 ) -> Changed:
     """Make the next data version with `make`, store it, and record the change.
 
@@ -116,8 +116,8 @@ def change(
         make: function of the current version that returns the next one and stores new pictures.
         reason: who, why and from where.
         others: catch-all classes.
-        erased: SHA-256 of the pictures that this change erases; they are recorded even where only older
-            versions have them.
+        erased: SHA-256 of the bytes of each picture that this change erases -> SHA-256 of its pixels; they
+            are recorded even where only older versions have them.
 
     Returns:
         The difference between the two versions.
@@ -132,7 +132,7 @@ def change(
 
         def begin(made: VersionStep, folder: Path) -> None:
             described = _described(action, pointer, _compared(made.old, made.new), reason)
-            described = described.model_copy(update={"erased": sorted(erased)})
+            described = described.model_copy(update=_erasure(erased))
             _begin(settings, Pending(change=described, tables=_tables(folder)))
 
         def fetch(names: list[str]) -> None:
@@ -153,7 +153,7 @@ def change(
 
 
 def _unchanged(
-    settings: Settings, action: Action, pointer: str, reason: Reason, erased: Collection[str]
+    settings: Settings, action: Action, pointer: str, reason: Reason, erased: Mapping[str, str] | None
 ) -> Changed:
     """Return the result of a change that makes no new version.
 
@@ -162,10 +162,15 @@ def _unchanged(
     unchanged = Changed(md5_of(pointer), md5_of(pointer), PictureChanges(), [], [])
     if erased:
         summary = f"{_number(sorted(erased), 'picture')} of older versions"
-        fields = {"after": md5_of(pointer), "erased": sorted(erased), "summary": summary}
+        fields = {"after": md5_of(pointer), "summary": summary, **_erasure(erased)}
         described = _described(action, pointer, unchanged, reason)
         DataRecord(settings).write(described.model_copy(update=fields))
     return unchanged
+
+
+def _erasure(erased: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """Return the fields of a record that say what was erased."""
+    return {"erased": sorted(erased), "pixels": sorted(set(erased.values()))} if erased else {}
 
 
 def undo(settings: Settings, reason: Reason) -> Changed:

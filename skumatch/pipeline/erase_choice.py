@@ -25,17 +25,22 @@ class Chosen:
     """Pictures to erase.
 
     Attributes:
-        pictures: SHA-256 of their bytes.
+        pixels: SHA-256 of each picture's bytes -> SHA-256 of its pixels.
         copies: how many of them were not named, but have the same pixels as a named one.
         current: MD5 of today's data version.
         versions: the data versions that have any of the pictures, today's first.
     """
 
-    pictures: frozenset[str]
+    pixels: dict[str, str]
     copies: int
     current: str
     versions: list[HeldVersion]
     _contents: Contents
+
+    @property
+    def pictures(self) -> frozenset[str]:
+        """SHA-256 of the pictures' bytes."""
+        return frozenset(self.pixels)
 
     def stores(self) -> dict[str, int]:
         """Count the files that hold the pictures or their vectors, by kind of file and store in words."""
@@ -79,13 +84,14 @@ def choose(settings: Settings, images: Collection[str], skus: Collection[str]) -
     named = set(images) | _of_skus(rows, today, skus)
     for image in sorted(set(images) - set(rows["sha256"])):
         raise DataError(f"No data version has the picture {image}; the manifest tells what there is.")
-    pictures = set(rows.loc[rows["pixels"].isin(rows.loc[rows["sha256"].isin(named), "pixels"]), "sha256"])
-    left = _not_yet_erased(settings, pictures, set(today["sha256"]))
+    shown = rows[rows["pixels"].isin(rows.loc[rows["sha256"].isin(named), "pixels"])]
+    pixels = dict(zip(shown["sha256"], shown["pixels"], strict=True))
+    left = _not_yet_erased(settings, set(pixels), set(today["sha256"]))
     # A listing that is in the cache alone is an intermediate step of DVC, and no data version.
     whole = [version for version in versions if path_of(version.md5) in contents.files[1]]
     holding = [version for version in whole if len(version.having(left))]
     return Chosen(
-        pictures=frozenset(left),
+        pixels={picture: pixels[picture] for picture in sorted(left)},
         copies=len(left - named),
         current=current,
         versions=sorted(holding, key=lambda version: (version.md5 != current, version.md5)),

@@ -22,6 +22,7 @@ from skumatch.data.delivery import examine
 from skumatch.data.delivery.additions import add
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.duplicates.census import find_duplicates
+from skumatch.data.images import pixel_hash
 from skumatch.data.manifest import images, read_manifest
 from skumatch.data.products import no_products, retired
 from skumatch.data.split import GALLERY_ROLES, split
@@ -494,6 +495,17 @@ def test_an_erased_picture_is_left_out_and_leaves_nothing_behind(root: Path, tmp
     assert whole.summary["junk"] == {"erased": 1} and erased not in set(whole.manifest["sha256"])
     held = b"".join(path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file())
     assert (new / "Juice/0.png").read_bytes() not in held
+
+
+def test_an_erased_picture_is_known_by_its_pixels(root: Path, tmp_path: Path) -> None:
+    new = pictures(tmp_path / "new", "Juice/0.png", "Juice/1.png")
+    with Image.open(new / "Juice/0.png") as opened:
+        pixels = pixel_hash(opened.convert("RGB"))
+        opened.save(tmp_path / "copy.png", compress_level=1)
+    assert (tmp_path / "copy.png").read_bytes() != (new / "Juice/0.png").read_bytes()
+    shutil.move(tmp_path / "copy.png", new / "Juice/0.png")
+    made = changed(root, lambda version, store: add(version, new, store, "train", 32, erased=[pixels]))
+    assert new_ids(made) == {"train/Juice/1.png"} and made.new.summary["junk"] == {"erased": 1}
 
 
 def test_a_renamed_product_takes_along_what_was_set_aside(root: Path, tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_an_erase_tells_what_has_it_and_makes_the_version_without(case: Case) ->
     assert set(rows["id"]) - set(now["id"]) == set(rows.loc[alike, "id"])
     change = DataRecord(case.settings).erasures()[-1]
     assert case.digest in change.erased and len(change.erased) == 2
+    assert change.pixels == list(rows.loc[rows["sha256"].eq(case.digest), "pixels"])
     assert (change.action, change.why) == ("erase", WHY)
     case.refused(11, "came of an erasure, which can't be undone", "data", "undo")
     assert "erase" in case.shop.command("data", "log").stdout
@@ -168,6 +169,18 @@ def test_an_erase_twice_changes_nothing(case: Case) -> None:
     before = case.files()
     case.refused(11, "erased already", "data", "erase", "--image", case.digest)
     assert case.files() == before
+
+
+def test_a_copy_that_is_saved_anew_does_not_bring_it_back(case: Case) -> None:
+    copy = case.shop.root / "once more" / "another product" / "renamed.png"
+    copy.parent.mkdir(parents=True)
+    with Image.open(case.picture) as opened:
+        opened.save(copy, compress_level=1)
+    assert copy.read_bytes() not in case.traces.values()
+    before = read_manifest(case.shop.home.project / "data")
+    shown = case.shop.command("data", "add", str(copy.parents[1])).stdout
+    assert "Left out: erased 1." in shown and "nothing changed" in shown
+    assert read_manifest(case.shop.home.project / "data").equals(before)
 
 
 def test_while_what_serves_holds_it_nothing_is_deleted(case: Case) -> None:

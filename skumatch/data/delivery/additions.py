@@ -42,7 +42,7 @@ def add(
         side: `train` or `test`, for pictures in `<sku>/<image>`.
         min_short_side: pixels; smaller pictures are quarantined.
         catalogue: a folder of pictures named <sku>.<ext>.
-        erased: SHA-256 of pictures that were erased; they are left out.
+        erased: SHA-256, of bytes or pixels, of pictures that were erased; they are left out.
 
     Returns:
         The next version; the places of new pictures are those that `store` gave.

@@ -80,7 +80,7 @@ def import_data(
         skus: the only SKUs to take, each with the place that names it; None takes all.
         min_short_side: pixels; smaller images are quarantined as `tiny`.
         catalogue: a folder of pictures named <sku>.<ext>.
-        erased: SHA-256 of pictures that were erased; they are left out.
+        erased: SHA-256, of bytes or pixels, of pictures that were erased; they are left out.
 
     Returns:
         Counts of the new version, and its differences from the version before.

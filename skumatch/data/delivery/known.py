@@ -84,7 +84,7 @@ class Examination:
             source: the delivery; erased pictures are counted in its `junk`.
             items: the delivery's images.
             min_short_side: in pixels; smaller images are set aside.
-            erased: SHA-256 of pictures that were erased; they are left out.
+            erased: SHA-256, of bytes or pixels, of pictures that were erased; they are left out.
             manifest: of the version that is there; None if its facts can't be used.
             task: the bar's name.
         """
@@ -94,7 +94,7 @@ class Examination:
                 if isinstance(facts, ImageError):
                     self.quarantined.append({"id": item.id, "reason": facts.reason, "sentence": str(facts)})
                     self.pictures.add(item.id, facts.reason, data)
-                elif facts.sha256 in erased:
+                elif facts.sha256 in erased or facts.pixels in erased:
                     source.junk["erased"] += 1
                 else:
                     if facts.sha256 not in known:
