@@ -25,6 +25,8 @@ from skumatch import network
 from tests.proving import load_profile
 
 load_profile()
+# Hundreds of processes run the same code, many in copies of this project: each copy is compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 network.settle()  # the tests' own clients ask their servers directly, too
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT_FILES = (
@@ -202,10 +204,12 @@ def answers(url: str) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    end = time.monotonic() + seconds
+    """Ask until it is so, soon at first, then once a second, so that what answers can work meanwhile."""
+    end, pause = time.monotonic() + seconds, 0.05
     while not condition():
         assert time.monotonic() < end, "what was waited for did not happen in time"
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.0, 1.3 * pause)
 
 
 @pytest.fixture(scope="session")

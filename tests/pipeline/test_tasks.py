@@ -135,7 +135,7 @@ def test_stages_in_one_task_are_what_they_are_in_two(home: Home) -> None:
         and not together["cached"]
     )
     assert set(yaml.safe_load(together["lock"])["stages"]) == {"validate", "split"}
-    apart = home.stages(message, "validate", "split")
+    apart = home.task(home.task(message, "stage", "validate"), "stage", "split")
     assert apart["lock"] == together["lock"] and apart["cached"] == ["validate", "split"]
     again = home.task(message | {"lock": together["lock"]}, "stage", "validate", "split")
     assert again["lock"] == together["lock"] and again["cached"] == ["validate", "split"]
