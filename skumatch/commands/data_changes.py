@@ -64,7 +64,7 @@ def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, w
         junk.update(added.summary["junk"])
         return added
 
-    _change("add", make, why, str(delivery))
+    change_data("add", make, why, str(delivery))
     for line in left_out_lines(quarantined, junk):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -83,9 +83,9 @@ def retire(
     if back and until:
         raise ParameterError("--until goes with products that are retired, not with --back; leave one out.")
     if back:
-        _change("bring back", lambda version, _: deltas.bring_back(version, names), why, str(file or ""))
+        change_data("bring back", lambda version, _: deltas.bring_back(version, names), why, str(file or ""))
     else:
-        _change("retire", lambda version, _: deltas.retire(version, names, until), why, str(file or ""))
+        change_data("retire", lambda version, _: deltas.retire(version, names, until), why, str(file or ""))
 
 
 def relabel(
@@ -98,7 +98,7 @@ def relabel(
     if not {"image", "sku"} <= set(labels.columns):
         listed = ", ".join(map(str, labels.columns[:8]))
         raise DataError(f"{table} lacks a column image or sku (it has: {listed}); correct it.")
-    _change("relabel", lambda version, _: deltas.relabel(version, labels, str(table)), why, str(table))
+    change_data("relabel", lambda version, _: deltas.relabel(version, labels, str(table)), why, str(table))
 
 
 def rename(
@@ -110,7 +110,7 @@ def rename(
     why: Why = "",
 ) -> None:
     """Give a product another name; it stays in or out of training as it was."""
-    _change("rename", lambda version, _: deltas.rename(version, old, new, merge), why)
+    change_data("rename", lambda version, _: deltas.rename(version, old, new, merge), why)
 
 
 def remove(
@@ -136,14 +136,14 @@ def remove(
             _in_project(), date.fromisoformat(day(before, "The day of --before"))
         )
         names = dict.fromkeys(sku, "the command")
-        _change(
+        change_data(
             "remove",
             lambda version, _: deltas.remove(version, deltas.older_gallery(version, names, known)),
             why,
         )
         return
     listed = read_names(file) if file else dict.fromkeys(images or [], "the command")
-    _change(
+    change_data(
         "remove",
         lambda version, _: deltas.remove(version, deltas.ids_of(version, listed)),
         why,
@@ -183,11 +183,6 @@ def log() -> None:
         )
         return
     console.print(table)
-
-
-def _change(action: Action, make: Make, why: str, source: str = "") -> None:
-    """Change the data as `change_data` does, which returns the change."""
-    change_data(action, make, why, source)
 
 
 def change_data(
