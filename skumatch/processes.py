@@ -35,11 +35,12 @@ class Server:
     def process(self) -> psutil.Process | None:
         """Return the running process, or None if it has ended."""
         try:
-            found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.created) < 1 and found.status() != psutil.STATUS_ZOMBIE
+            candidate = psutil.Process(self.pid)
+            running = candidate.status() != psutil.STATUS_ZOMBIE
+            same = abs(candidate.create_time() - self.created) < 1
         except psutil.NoSuchProcess:
             return None
-        return found if same else None
+        return candidate if same and running else None
 
 
 def recorded(record: Path) -> list[Server]:

@@ -38,13 +38,13 @@ def namings(services: Sequence[Service], sku: str, labels: Labels) -> list[Namin
         sku: The product's name, in any equivalent spelling.
         labels: Returns the SKUs of a version's gallery; raises SkumatchError if they can't be read.
     """
-    wanted, known = alike(sku), dict[int, bool | str]()
+    spelling, known = alike(sku), dict[int, bool | str]()
     periods: list[Naming] = []
     for service in services:
         if service.version is None or service.since is None:
             continue
         if service.version not in known:
-            known[service.version] = _names(labels, service.version, wanted)
+            known[service.version] = _names(labels, service.version, spelling)
         nameable = known[service.version]
         if nameable is False:
             continue
@@ -71,10 +71,10 @@ def in_words(times: Sequence[Naming]) -> list[str]:
     ]
 
 
-def _names(labels: Labels, version: int, wanted: str) -> bool | str:
+def _names(labels: Labels, version: int, spelling: str) -> bool | str:
     """Return True if the version can name the product; the error's message if its labels can't be read."""
     try:
-        return any(alike(sku) == wanted for sku in labels(version))
+        return any(alike(sku) == spelling for sku in labels(version))
     except SkumatchError as error:
         return str(error)
 

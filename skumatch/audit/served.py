@@ -39,8 +39,8 @@ def services(entries: Sequence[Entry]) -> list[Service]:
     starts = [at for at, _, _ in changes]
     first = Service(None, None, starts[0] if starts else None)
     return [first] + [
-        Service(version, at, until, asked.who, asked.why)
-        for (at, version, asked), until in zip_longest(changes, starts[1:])
+        Service(version, at, until, request.who, request.why)
+        for (at, version, request), until in zip_longest(changes, starts[1:])
     ]
 
 

@@ -214,17 +214,17 @@ def reproduce(
 
     settings, registry = _registry()
     ref = registry.resolve(version)
-    found = again(settings, registry, ref, force)
-    console.print(reproduction_table(found, ref.version))
+    reproduction = again(settings, registry, ref, force)
+    console.print(reproduction_table(reproduction, ref.version))
     if output:
-        write_text(output, as_json(found))
-    if not found.within:
+        write_text(output, as_json(reproduction))
+    if not reproduction.within:
         raise AuditFailed(
             f"Version {ref.version} comes out otherwise: "
             f"top-1 differs by more than {100 * TOLERANCE:.1f} points."
         )
-    if not found.holds:
-        differing = ", ".join(out.path for out in found.outs if not out.equal)
+    if not reproduction.holds:
+        differing = ", ".join(out.path for out in reproduction.outs if not out.equal)
         condition = "on the same processor, with as many cores and the same packages"
         raise AuditFailed(f"Version {ref.version} comes out otherwise {condition}: {differing}.")
 

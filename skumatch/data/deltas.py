@@ -237,14 +237,14 @@ def beside(rows: pd.DataFrame, newcomers: pd.DataFrame) -> pd.DataFrame:
     eight digits of the newcomer's hash are added to its name, since the pictures of two weeks often have the
     same names.
     """
-    taken = dict(zip(rows["id"], rows["sha256"], strict=True))
+    digests = dict(zip(rows["id"], rows["sha256"], strict=True))
     kept, names = [], []
     for place, side, sku, name, digest in newcomers[["side", "sku", "name", "sha256"]].itertuples():
         own = name
-        if taken.get(f"{side}/{sku}/{own}", digest) != digest:
+        if digests.get(f"{side}/{sku}/{own}", digest) != digest:
             own = f"{PurePosixPath(name).stem}-{digest[:8]}{PurePosixPath(name).suffix}"
-        if taken.get(f"{side}/{sku}/{own}") is None:
-            taken[f"{side}/{sku}/{own}"] = digest
+        if digests.get(f"{side}/{sku}/{own}") is None:
+            digests[f"{side}/{sku}/{own}"] = digest
             kept.append(place)
             names.append(own)
     fresh = newcomers.loc[kept].assign(name=pd.Series(names, kept, dtype=str))

@@ -270,8 +270,8 @@ class ShardStore:
 
     def _rescue(self, broken: set[int]) -> Iterator[tuple[Spot, Spot]]:
         known = self.known
-        here = np.flatnonzero(known.wanted & np.isin(known.shard, list(broken)))
-        for at in here[np.lexsort((known.offset[here], known.shard[here]))]:
+        rows = np.flatnonzero(known.wanted & np.isin(known.shard, list(broken)))
+        for at in rows[np.lexsort((known.offset[rows], known.shard[rows]))]:
             name = f"{known.digests[at].decode()}.{known.suffix[at].decode()}"
             yield known.spot(at), self._write(name, known.read(self.shards, at))
 

@@ -39,8 +39,8 @@ def disk(place: Place) -> str:
 
 def gpu(place: Place) -> str:
     """Check that PyTorch can use the GPU that params.yaml asks for."""
-    wanted = place.params.runtime.device
-    if wanted == "cpu":
+    device = place.params.runtime.device
+    if device == "cpu":
         return "not wanted (runtime.device is cpu)"
     import torch  # takes seconds
 
@@ -49,7 +49,7 @@ def gpu(place: Place) -> str:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     reason = " ".join(str(caught[0].message).split())[:200] if caught else ""
-    return _usable(torch) if available else _missing(torch.version.cuda, wanted, reason)
+    return _usable(torch) if available else _missing(torch.version.cuda, device, reason)
 
 
 def _usable(torch: Any) -> str:
@@ -96,12 +96,12 @@ def runs_on(capability: tuple[int, int], arches: list[str]) -> bool:
     return False
 
 
-def _missing(cuda: str | None, wanted: str, reason: str) -> str:
+def _missing(cuda: str | None, device: str, reason: str) -> str:
     """Return a sentence that there is no GPU.
 
     Args:
         cuda: The CUDA version that PyTorch was built for; None for the CPU only.
-        wanted: The parameter `runtime.device`: `cuda` or `auto`.
+        device: The parameter `runtime.device`: `cuda` or `auto`.
         reason: PyTorch's explanation; empty if it gave none.
 
     Raises:
@@ -114,7 +114,7 @@ def _missing(cuda: str | None, wanted: str, reason: str) -> str:
         if cuda is None
         else "Install or update NVIDIA's driver, or give the container its GPU (docker/gpu.yaml)."
     )
-    if wanted == "cuda":
+    if device == "cuda":
         raise Problem(f"runtime.device is cuda, and {pytorch} finds no GPU{detail}", fix)
     if driver:
         raise Problem(

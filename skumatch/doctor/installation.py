@@ -52,14 +52,16 @@ def packages(place: Place) -> str:
 
 def _check_needs(project: Path) -> None:
     """Raise Problem for another Python or skumatch than in pyproject.toml, and for a missing package."""
-    wanted = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
-    if platform.python_version() not in SpecifierSet(wanted["requires-python"], prereleases=True):
-        fault = f"this is Python {platform.python_version()}, and skumatch wants {wanted['requires-python']}"
+    declared = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    if platform.python_version() not in SpecifierSet(declared["requires-python"], prereleases=True):
+        fault = (
+            f"this is Python {platform.python_version()}, and skumatch wants {declared['requires-python']}"
+        )
         raise Problem(fault, "Make the environment again with another: `make env PYTHON=python3.11`.")
-    if skumatch.__version__ != wanted["version"]:
-        fault = f"the installed skumatch is {skumatch.__version__}, the project's is {wanted['version']}"
+    if skumatch.__version__ != declared["version"]:
+        fault = f"the installed skumatch is {skumatch.__version__}, the project's is {declared['version']}"
         raise Problem(fault, "Install the project, or build the image again.", "warning")
-    needs = [Requirement(line) for line in wanted["dependencies"]]
+    needs = [Requirement(line) for line in declared["dependencies"]]
     if lacking := [need.name for need in needs if _applies(need) and _version(need.name) is None]:
         raise Problem(
             f"not installed: {', '.join(lacking[:FEW])}",

@@ -169,12 +169,12 @@ def _drift(url: str) -> float | None:
 def _same(package: str, version_there: str) -> None:
     """Raise Problem if a server runs another version of a package than the one installed here."""
     try:
-        here = version(package)
+        version_here = version(package)
     except PackageNotFoundError:
         return
-    if here != version_there:
+    if version_here != version_there:
         raise Problem(
-            f"{package} is {here} here, {version_there} there",
+            f"{package} is {version_here} here, {version_there} there",
             "Build all images and environments from one checkout.",
             "warning",
         )

@@ -22,15 +22,15 @@ from skumatch.texts import visible
 KINDS = "give pictures, a folder of them, or a table (.parquet, .csv) of their paths or bytes"
 
 
-def list_pictures(given: Sequence[Path]) -> list[Listing]:
-    """Find the pictures named by `given`: a folder's in order of their paths, a table's in order of its rows.
+def list_pictures(paths: Sequence[Path]) -> list[Listing]:
+    """Find the pictures named by `paths`: a folder's in order of their paths, a table's in order of its rows.
 
     No picture is read and nothing is written, so that bad input is refused before a model loads.
 
     Raises:
         DataError: A place is missing, empty or of another kind, or two pictures have the same id.
     """
-    listings = [_listed(path) for path in given]
+    listings = [_listed(path) for path in paths]
     counts = Counter(name for listing in listings for name in listing.ids)
     twice = next((name for name, times in counts.items() if times > 1), None)
     if twice is not None:

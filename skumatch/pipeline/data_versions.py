@@ -128,7 +128,7 @@ def change(
     """
     root = settings.project / "data"
     with _turn(settings) as (repository, pointer, rest_on):
-        listing, here = repository.listing("data"), _files(root)
+        listing, present = repository.listing("data"), _files(root)
 
         def begin(made: VersionStep, folder: Path) -> None:
             described = _described(action, pointer, _compared(made.old, made.new), reason)
@@ -145,7 +145,7 @@ def change(
             after = repository.store_files(_touched(made, listing, root))
             repository.write_pointer("data", after)
         except BaseException:
-            _put_back(repository, root, here)
+            _put_back(repository, root, present)
             raise
         rest_on("", after)
         _finish(settings, repository, after)
@@ -195,7 +195,7 @@ def undo(settings: Settings, reason: Reason) -> Changed:
         if repository.lacking(last.before):
             gone = f"The remote no longer has data version {_short(last.before)}, which was there before"
             raise StorageError(f"{gone}; import it again.")
-        old, here, listing = read_version(root), set(_files(root)), repository.listing("data")
+        old, present, listing = read_version(root), set(_files(root)), repository.listing("data")
         origin = record.origin(last.before, last.when)
         described = _described(
             "undo", pointer, Changed(before, last.before, PictureChanges(), [], []), reason
@@ -205,7 +205,7 @@ def undo(settings: Settings, reason: Reason) -> Changed:
         repository.write_pointer("data", last.pointer)
         rest_on("", last.pointer)
         _lay_out(repository, root)
-        if here >= {f"data/{name}" for name in listing}:
+        if present >= {f"data/{name}" for name in listing}:
             repository.pull("data.dvc")
         changed = replace(_compared(old, read_version(root)), before=before, after=last.before)
         compared = _described("undo", pointer, changed, reason)
@@ -316,14 +316,14 @@ def _touched(made: VersionStep, listing: Mapping[str, str], root: Path) -> list[
     return [f"data/{name}" for name in (*tables, *sorted(shards ^ known))]
 
 
-def _put_back(repository: Repository, root: Path, here: list[str]) -> None:
+def _put_back(repository: Repository, root: Path, present: list[str]) -> None:
     """Restore the files that were here of the version that data.dvc names.
 
     Errors are ignored: the next change restores the rest.
     """
     with suppress(SkumatchError, OSError):
         _lay_out(repository, root)
-        repository.fetch_files([path for path in here if not (root.parent / path).is_file()])
+        repository.fetch_files([path for path in present if not (root.parent / path).is_file()])
 
 
 def _files(root: Path) -> list[str]:

@@ -364,8 +364,8 @@ class _Places:
     def bundles(self, hashes: Iterable[str]) -> Pile:
         """Return this machine's copies of the bundles with these hashes as a pile."""
         folders = [self.settings.home_dir / "bundles" / digest for digest in sorted(hashes)]
-        there = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
-        items = tuple(Deletable(0, str(folder), _size_of(folder)) for folder in there)
+        existing = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+        items = tuple(Deletable(0, str(folder), _size_of(folder)) for folder in existing)
         return Pile("bundles", items, lambda names: leftovers.remove(map(Path, names)))
 
     def reports(self, runs: Iterable[KnownRun], affected: Iterable[str]) -> Pile:

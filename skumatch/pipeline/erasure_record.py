@@ -144,9 +144,9 @@ class Erasures:
         """Return the first erasure that deleted the gallery of the bundle with this hash."""
         return self._first(lambda erased: erased.gallery and erased.bundle == bundle)
 
-    def _first(self, wanted: Callable[[ErasedVersion], bool]) -> Erasure | None:
-        """Return the oldest erasure that has a model version for which `wanted` is true."""
-        erasures = (erasure for erasure in self.by_name.values() if any(map(wanted, erasure.versions)))
+    def _first(self, condition: Callable[[ErasedVersion], bool]) -> Erasure | None:
+        """Return the oldest erasure that has a model version for which `condition` is true."""
+        erasures = (erasure for erasure in self.by_name.values() if any(map(condition, erasure.versions)))
         return next(erasures, None)
 
 

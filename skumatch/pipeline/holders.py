@@ -279,9 +279,9 @@ def _bundled(
         manifest = listing.get(f"{name.removesuffix(GALLERY)}{MANIFEST}")
         versions = made.of_bundle(folder, contents.small([manifest]).get(manifest) if manifest else None)
         known = ids.keys() if versions is None else versions & ids.keys()
-        wanted = {image for version in known for image in ids[version]}
-        data = contents.object(digest) if wanted else None
-        if data and not wanted.isdisjoint(pq.read_table(io.BytesIO(data), columns=["id"])["id"].to_pylist()):
+        images = {image for version in known for image in ids[version]}
+        data = contents.object(digest) if images else None
+        if data and not images.isdisjoint(pq.read_table(io.BytesIO(data), columns=["id"])["id"].to_pylist()):
             held |= {folder, digest}
     return held
 

@@ -92,14 +92,14 @@ def pull(settings: Settings, request: RunRequest) -> Message:
         "weights": _weights_key(settings, params),
     }
     basis = refusals.basis_of(request.kind, md5_of(data), code.facts()["sha256"], params, others)
-    taken = None
+    queued = None
     if request.scheduled:
         refusals.check_not_refused(settings, tracking, request.kind, basis)
-        taken = _take_encoder(registry, request)
-        if taken is None:
+        queued = _take_encoder(registry, request)
+        if queued is None:
             _check_new(tracking, registry, request.kind, md5_of(data), champion)
     check_champion(request.kind, champion)
-    trained = taken.ref if taken else registry.resolve(str(request.encoder)) if request.encoder else None
+    trained = queued.ref if queued else registry.resolve(str(request.encoder)) if request.encoder else None
     last = tracking.last_finished(request.kind)
     lock = (last.lock or "") if last else ""
     claim = at_work(settings, run_name(request.run), "pull", lock=lock)
@@ -128,8 +128,8 @@ def pull(settings: Settings, request: RunRequest) -> Message:
         by_itself=request.scheduled,
         kind=request.kind,
         encoder=trained.version if trained else None,
-        approved_by=taken.approved_by if taken else "",
-        others_wait_for="judgement" if taken and taken.others else "",
+        approved_by=queued.approved_by if queued else "",
+        others_wait_for="judgement" if queued and queued.others else "",
         basis=basis,
         inputs=set_hash,
         lock=lock,

@@ -122,10 +122,10 @@ class Objects:
             CleaningRefused: every copy of an object is damaged, so the objects that it refers to are unknown.
             StorageError: a store can't be read.
         """
-        wanted = set(digests)
+        requested = set(digests)
         damaged: set[str] = set()
         for store in self.stores:
-            paths = {path_of(digest): digest for digest in wanted - self._known.keys()}
+            paths = {path_of(digest): digest for digest in requested - self._known.keys()}
             stored = {paths[path]: data for path, data in store.read(paths).items()}
             sound = {
                 digest: data for digest, data in stored.items() if _md5(data) == digest.removesuffix(".dir")
@@ -136,7 +136,7 @@ class Objects:
             where = " and ".join(store.shown for store in self.stores)
             fault = f"The object {lost[0]} in {where} is damaged"
             raise CleaningRefused(f"{fault}, so what it refers to isn't known; restore it, then clean up.")
-        return {digest: self._known[digest] for digest in wanted & self._known.keys()}
+        return {digest: self._known[digest] for digest in requested & self._known.keys()}
 
 
 def _md5(data: bytes) -> str:

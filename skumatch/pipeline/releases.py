@@ -92,15 +92,15 @@ def propose(settings: Settings, question: Question) -> Proposal:
     registry = _registry(settings, load_params(settings.project / "params.yaml"))
     if question.version is not None or not question.run:
         return _proposal(settings, registry, registry.resolve(str(question.version or CHALLENGER)))
-    while taken := waiting.take(registry, "approval", question.run):
+    while proposed := waiting.take(registry, "approval", question.run):
         try:
-            proposal = _proposal(settings, registry, taken.ref)
-            return proposal.model_copy(update={"others_wait_for": "approval" if taken.others else ""})
+            proposal = _proposal(settings, registry, proposed.ref)
+            return proposal.model_copy(update={"others_wait_for": "approval" if proposed.others else ""})
         except StaleChampion as error:
-            if not taken.others:
+            if not proposed.others:
                 raise
             print(error)
-            waiting.pass_over(registry, taken.ref)
+            waiting.pass_over(registry, proposed.ref)
     raise NothingNew("No version waits for an approval that nobody was asked for yet.")
 
 

@@ -223,8 +223,8 @@ def _unsound(store: Any, cache: Any, md5: str, path: str, only: str | None) -> l
         return []
     with store.fs.open(store.oid_to_path(md5), "rb") as stream:
         listed = [(Path(path) / entry["relpath"], str(entry["md5"])) for entry in json.load(stream)]
-    wanted = {digest for name, digest in listed if only is None or name.is_relative_to(only)}
-    return [digest for digest in sorted(wanted) if not cache.exists(digest) and not _sound(store, digest)]
+    required = {digest for name, digest in listed if only is None or name.is_relative_to(only)}
+    return [digest for digest in sorted(required) if not cache.exists(digest) and not _sound(store, digest)]
 
 
 def _sound(store: Any, md5: str) -> bool:

@@ -220,15 +220,15 @@ def _right(rows: pd.DataFrame, bundle: str) -> Flags:
     return named & ~_unknown(rows, bundle)
 
 
-def _known_to_released(asked: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
+def _known_to_released(answers: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     """Return photos of old products that the last model release can name; none if that release serves.
 
     Products that were added since would hide the losses of the others. A product that the release never
     answers is not in its gallery, or has nothing to lose.
     """
-    if "released" not in asked or asked["released"].isna().all():
+    if "released" not in answers or answers["released"].isna().all():
         return old.iloc[:0]
-    return old[old["released"].notna() & old["sku"].isin(asked["released"].dropna().unique())]
+    return old[old["released"].notna() & old["sku"].isin(answers["released"].dropna().unique())]
 
 
 def _faults(answers: pd.DataFrame, policy: RefreshParams) -> dict[str, str]:
@@ -251,11 +251,11 @@ def _takers(questions: pd.DataFrame, new: set[str], policy: RefreshParams) -> di
     right = right[_right(right, "served")]
     photos = right.groupby("sku")["group"].nunique()
     pairs = right[right["refreshed"].isin(new)].groupby(["refreshed", "sku"])
-    taken = pairs["group"].nunique().reset_index(name="n")
-    taken["of"] = taken["sku"].map(photos).astype(np.int64)
-    taken["share"] = taken["n"] / taken["of"]
-    enough = taken["n"].ge(2) | taken["of"].le(2)
-    worst = taken[enough & taken["share"].ge(policy.max_taken)].sort_values(["share", "n", "sku"])
+    losses = pairs["group"].nunique().reset_index(name="n")
+    losses["of"] = losses["sku"].map(photos).astype(np.int64)
+    losses["share"] = losses["n"] / losses["of"]
+    enough = losses["n"].ge(2) | losses["of"].le(2)
+    worst = losses[enough & losses["share"].ge(policy.max_taken)].sort_values(["share", "n", "sku"])
     limit, reasons = percent(policy.max_taken), {}
     for row in worst.to_dict("records"):
         photos_taken = f"{row['n']} of {row['of']} photos of the old product {row['sku']}"

@@ -247,19 +247,19 @@ def journal_name(model: str) -> str:
 
 def breaks(entries: Sequence[Entry]) -> list[str]:
     """Check the chain and return a sentence for each entry that was removed, inserted or changed later."""
-    found: list[str] = []
+    faults: list[str] = []
     last = ""
     for place, entry in enumerate(entries, 1):
         if entry.number != place:
-            return [*found, f"Entry {place} is missing."]
+            return [*faults, f"Entry {place} is missing."]
         if entry.before is None or entry.after is None:
             unclosed = f"Entry {place} was never closed, but others follow it."
-            return found if entry is entries[-1] else [*found, unclosed]
+            return faults if entry is entries[-1] else [*faults, unclosed]
         if entry.before.previous != last:
-            found.append(f"Entry {place} doesn't follow from the one before it: one of the two was changed.")
-        found += _moved(entries[place - 2], entry.before.champion) if place > 1 else []
+            faults.append(f"Entry {place} doesn't follow from the one before it: one of the two was changed.")
+        faults += _moved(entries[place - 2], entry.before.champion) if place > 1 else []
         last = entry.hash
-    return found
+    return faults
 
 
 def _moved(entry: Entry, champion: int | None) -> list[str]:

@@ -141,8 +141,8 @@ def rollback_target(registry: Registry, version: int | None = None) -> ModelRef:
                 advice = f"promote it with `skumatch promote {version}` if it passed"
                 raise ReferenceNotFound(f"Version {version} never was champion; {advice}.")
             return registry.version(client, str(version))
-        there = {ref.version for ref in registry.versions()}
-        target = next((one for one in _candidates(entries, now) if one in there), None)
+        existing = {ref.version for ref in registry.versions()}
+        target = next((candidate for candidate in _candidates(entries, now) if candidate in existing), None)
         if target is None:
             raise ReferenceNotFound(
                 "No earlier champion is left to roll back to; `skumatch models --history` lists what was."
@@ -176,27 +176,27 @@ def _candidates(entries: list[Entry], now: int | None) -> list[int]:
     return predecessors(entries) if now is not None or last is None else [last, *predecessors(entries)]
 
 
-def _move(registry: Registry, asked: MoveRequest) -> ModelRef:
-    """Move the champion as `asked`, within a turn of the journal."""
+def _move(registry: Registry, request: MoveRequest) -> ModelRef:
+    """Move the champion as `request`, within a turn of the journal."""
     with registry.client() as client:
-        registry.version(client, str(asked.version))  # one that isn't there leaves no entry
-        with _turn(registry, client, asked) as turn:
+        registry.version(client, str(request.version))  # one that isn't there leaves no entry
+        with _turn(registry, client, request) as turn:
             _set_champion(registry, client, turn)
-        return registry.version(client, str(asked.version))
+        return registry.version(client, str(request.version))
 
 
 def _set_champion(registry: Registry, client: Any, turn: Turn) -> None:
     assert turn.entry.before
-    asked, current = turn.entry.asked, turn.entry.before.champion
-    if current == asked.version:
+    request, current = turn.entry.asked, turn.entry.before.champion
+    if current == request.version:
         turn.outcome = "already"
         _complete(registry, client, current)
         return
-    if current != asked.expected:
+    if current != request.expected:
         turn.outcome = "stale"
-        raise stale(asked.version, asked.expected, current, asked.action)
+        raise stale(request.version, request.expected, current, request.action)
     turn.confirm()
-    client.set_registered_model_alias(registry.model_name, CHAMPION, str(asked.version))
+    client.set_registered_model_alias(registry.model_name, CHAMPION, str(request.version))
     turn.outcome = "done"
     if current is not None:
         client.set_registered_model_alias(registry.model_name, PREVIOUS, str(current))
@@ -213,14 +213,14 @@ def _complete(registry: Registry, client: Any, champion: int) -> None:
 
 
 @contextmanager
-def _turn(registry: Registry, client: Any, asked: MoveRequest) -> Iterator[Turn]:
+def _turn(registry: Registry, client: Any, request: MoveRequest) -> Iterator[Turn]:
     """Hold a turn of the journal, and record its closed entry in a version's tag.
 
     The tag protects the last entry, since no later entry names its hash yet.
     """
     journal = _journal(registry, client)
     try:
-        with journal.turn(asked) as turn:
+        with journal.turn(request) as turn:
             yield turn
     except StaleChampion:
         _record_head(registry, client, journal.read(turn.entry.number))
@@ -234,8 +234,8 @@ def _record_head(registry: Registry, client: Any, entry: Entry) -> None:
     A head of a later entry stays, since another promoter may have written it first.
     """
     version = str((entry.after and entry.after.champion) or entry.asked.version)
-    found = or_none(client.get_model_version, registry.model_name, version)
-    if found and entry.after and number_of(found.tags.get(HEAD, "")) < entry.number:
+    registered = or_none(client.get_model_version, registry.model_name, version)
+    if registered and entry.after and number_of(registered.tags.get(HEAD, "")) < entry.number:
         client.set_model_version_tag(registry.model_name, version, HEAD, head_of(entry))
 
 

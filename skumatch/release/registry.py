@@ -166,11 +166,11 @@ class Registry(Tracking):
                     gone = f"MLflow at {self.shown} has no files of {version} any more"
                     advice = "restore its artifacts from a backup, or promote another version"
                     raise BundleError(f"{gone}; {advice}.")
-                found = Path(download_artifacts(artifact_uri=uri, dst_path=aside, tracking_uri=self.url))
-            verify_bundle(found, ref.bundle)
+                downloaded = Path(download_artifacts(artifact_uri=uri, dst_path=aside, tracking_uri=self.url))
+            verify_bundle(downloaded, ref.bundle)
             if folder.exists():
                 shutil.rmtree(folder)
-            found.rename(folder)
+            downloaded.rename(folder)
         return folder
 
     def register(

@@ -139,22 +139,24 @@ def pairs(case: Case) -> Outcome:
     """Check that both models answered the same queries on the same gallery, and that figures match hits."""
     if case.first:
         return NO_CHAMPION
-    slices, ours, theirs = case.slices or {}, case.challenger, case.champion
-    if theirs is None or FULL not in slices:
+    slices, challenger, champion = case.slices or {}, case.challenger, case.champion
+    if champion is None or FULL not in slices:
         missing = "the hits of both models, query by query, are missing, so they can't be compared"
         return "failed", f"{missing}; run the evaluate stage again"
     for name in ("gallery", "queries"):
-        if ours.hashes.get(name) != theirs.hashes.get(name):
+        if challenger.hashes.get(name) != champion.hashes.get(name):
             unlike = f"challenger and champion were scored on other {name}, so they can't be compared"
             return "failed", f"{unlike}; run the evaluate stage again"
-    same = _extent(ours) == _extent(theirs)
+    same = _extent(challenger) == _extent(champion)
     whole = all(_whole(hits) for hits in slices.values())
-    if not same or not whole or (len(slices[FULL].skus), len(set(slices[FULL].skus))) != (ours.n, ours.skus):
+    extent = len(slices[FULL].skus), len(set(slices[FULL].skus))
+    if not same or not whole or extent != (challenger.n, challenger.skus):
         unlike = "challenger and champion were not scored on the same queries"
         return "failed", f"{unlike}; run the evaluate stage again"
-    if not _follow(ours, theirs, slices):
+    if not _follow(challenger, champion, slices):
         return "failed", "the figures don't follow from the hits query by query; run the evaluate stage again"
-    return "passed", f"both were asked the same {ours.n} queries under the protocol '{ours.protocol}'"
+    queries = f"the same {challenger.n} queries under the protocol '{challenger.protocol}'"
+    return "passed", f"both were asked {queries}"
 
 
 def _extent(evaluation: Evaluation) -> tuple[str, int, int, int]:
@@ -165,18 +167,21 @@ def _whole(hits: PairedHits) -> bool:
     """Return whether every query has a SKU and two hits, each true or false."""
     lengths = {len(hits.skus), len(hits.challenger), len(hits.champion)}
     return len(lengths) == 1 and all(
-        np.isin(found, (0, 1)).all() for found in (hits.challenger, hits.champion)
+        np.isin(flags, (0, 1)).all() for flags in (hits.challenger, hits.champion)
     )
 
 
-def _follow(ours: Evaluation, theirs: Evaluation, slices: Slices) -> bool:
+def _follow(challenger: Evaluation, champion: Evaluation, slices: Slices) -> bool:
     """Return whether the figures are the means of the hits.
 
     Compared are top-1 of the protocol and, where both models have it, top-1 without near-duplicates.
     """
-    shares = {FULL: (ours.top1, theirs.top1)}
-    if ours.near_duplicate_free and theirs.near_duplicate_free:
-        shares["near_duplicate_free"] = (ours.near_duplicate_free.top1, theirs.near_duplicate_free.top1)
+    shares = {FULL: (challenger.top1, champion.top1)}
+    if challenger.near_duplicate_free and champion.near_duplicate_free:
+        shares["near_duplicate_free"] = (
+            challenger.near_duplicate_free.top1,
+            champion.near_duplicate_free.top1,
+        )
     return all(
         name in slices
         and math.isclose(_mean(slices[name].challenger), challenger_top1, abs_tol=1e-9)

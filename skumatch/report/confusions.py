@@ -50,9 +50,9 @@ def confused_pairs(
         picture: opens an image by its id.
         limit: largest number of pairs.
     """
-    taken = Counter((ranking.query_skus[i], ranking.skus[i, 0]) for i in wrong(ranking, first_of))
+    counts = Counter((ranking.query_skus[i], ranking.skus[i, 0]) for i in wrong(ranking, first_of))
     both: Counter[tuple[str, str]] = Counter()
-    for (shown, answered), count in taken.items():
+    for (shown, answered), count in counts.items():
         both[min(shown, answered), max(shown, answered)] += count
     order = sorted(both, key=lambda pair: (-both[pair], pair))
     queries, matched = Counter(ranking.query_skus), _matched(ranking)
@@ -61,11 +61,11 @@ def confused_pairs(
         return Confused(
             sku,
             thumbnail(picture(_typical(matched.get(sku), first_of[sku]))),
-            taken[sku, other],
+            counts[sku, other],
             queries[sku],
         )
 
-    pairs = [(b, a) if taken[b, a] > taken[a, b] else (a, b) for a, b in order[:limit]]
+    pairs = [(b, a) if counts[b, a] > counts[a, b] else (a, b) for a, b in order[:limit]]
     return Some([Pair(side(first, second), side(second, first)) for first, second in pairs], len(order))
 
 

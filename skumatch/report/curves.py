@@ -81,7 +81,7 @@ def curves(
     y: Axis,
     about: str,
     size: tuple[int, int] = (440, 230),
-    here: float | None = None,
+    mark: float | None = None,
 ) -> str:
     """Draw lines over two axes with ticks, the first line in the first colour.
 
@@ -91,7 +91,7 @@ def curves(
         y: the vertical axis.
         about: the description that a screen reader reads.
         size: width and height in pixels.
-        here: a value on the x axis that is marked with a vertical line; None for no mark.
+        mark: a value on the x axis that is marked with a vertical line; None for no mark.
 
     Returns:
         The SVG text; empty where no line has two points.
@@ -103,8 +103,8 @@ def curves(
         "svg", {"class": "curves", "viewBox": f"0 0 {size[0]} {size[1]}", "role": "img", "aria-label": about}
     )
     _axes(svg, box)
-    if here is not None:
-        _rule(svg, "here", box.at((here, y.low)), box.at((here, y.high)))
+    if mark is not None:
+        _rule(svg, "here", box.at((mark, y.low)), box.at((mark, y.high)))
     for number, line in enumerate(lines):
         _line(svg, box, line, number)
     return ElementTree.tostring(svg, encoding="unicode")

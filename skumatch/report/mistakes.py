@@ -103,15 +103,18 @@ def weak_skus(
         if champion_per_sku is None
         else dict(zip(champion_per_sku["sku"], champion_per_sku["top1"], strict=True))
     )
-    taken: dict[str, Counter[str]] = {}
+    mistaken: dict[str, Counter[str]] = {}
     for sku, first in zip(ranking.query_skus, ranking.skus[:, 0], strict=True):
         if sku != first:
-            taken.setdefault(sku, Counter())[first] += 1
+            mistaken.setdefault(sku, Counter())[first] += 1
     weak = per_sku[per_sku["top1"] < 1].sort_values(["top1", "n", "sku"], ascending=[True, False, True])
     rows = weak.head(limit)
     listed = zip(rows["sku"].tolist(), rows["n"].tolist(), rows["top1"].tolist(), strict=True)
     return Some(
-        [WeakSku(sku, n, top1, before.get(sku), _most(taken.get(sku, Counter()))) for sku, n, top1 in listed],
+        [
+            WeakSku(sku, n, top1, before.get(sku), _most(mistaken.get(sku, Counter())))
+            for sku, n, top1 in listed
+        ],
         len(weak),
     )
 

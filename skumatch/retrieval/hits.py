@@ -46,12 +46,12 @@ def pair(challenger: pd.DataFrame, champion: pd.DataFrame) -> dict[str, PairedHi
             raise DataError(
                 "The tables of hits are none that this version writes; run the evaluate stage again."
             )
-    ours, theirs = (_by_slice(table) for table in (challenger, champion))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in ours or name not in theirs or not _same_queries(ours[name], theirs[name]):
+    first, second = (_by_slice(table) for table in (challenger, champion))
+    for name in sorted(first.keys() | second.keys()):
+        if name not in first or name not in second or not _same_queries(first[name], second[name]):
             fault = f"Challenger and champion were asked different queries in the slice '{name}'"
             raise DataError(f"{fault}, so they can't be compared; run the embed stage again.")
-    return {name: PairedHits(_skus(rows), _flags(rows), _flags(theirs[name])) for name, rows in ours.items()}
+    return {name: PairedHits(_skus(rows), _flags(rows), _flags(second[name])) for name, rows in first.items()}
 
 
 def _by_slice(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -14,16 +14,16 @@ Places = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def right_place(ranked: Labels, wanted: Labels, positions: Places | None = None) -> Places:
+def right_place(ranked: Labels, query_skus: Labels, positions: Places | None = None) -> Places:
     """Return the place of each query's own SKU, from 1; 0 if it is not listed.
 
     Args:
         ranked: [n, w], SKUs, best first.
-        wanted: [n], the queries' SKUs.
+        query_skus: [n], the queries' SKUs.
         positions: [n, w], the place of each listed SKU among all images, which is returned instead of its
             place in the list.
     """
-    right = ranked == wanted[:, None]
+    right = ranked == query_skus[:, None]
     places = np.arange(1, ranked.shape[1] + 1)[None, :] if positions is None else positions
     right_places: Places = np.where(right, places, 0).max(axis=1, initial=0).astype(np.int64)
     return right_places
@@ -34,10 +34,10 @@ def hits_at(places: Places, k: int) -> Flags:
     return (places >= 1) & (places <= k)
 
 
-def with_partner(wanted: Labels, gallery_skus: Collection[str]) -> Flags:
+def with_partner(query_skus: Labels, gallery_skus: Collection[str]) -> Flags:
     """Return whether each query's SKU has an image in the gallery; only such queries are scored."""
     known = set(gallery_skus)
-    return np.fromiter((sku in known for sku in wanted), dtype=np.bool_, count=len(wanted))
+    return np.fromiter((sku in known for sku in query_skus), dtype=np.bool_, count=len(query_skus))
 
 
 def precisions(right: Flags, places: Places, total: Places) -> tuple[Floats, Floats]:

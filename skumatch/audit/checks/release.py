@@ -47,9 +47,12 @@ def journal(dossier: Dossier) -> str:
 def version(dossier: Dossier) -> str:
     """Check that the version names its run's lineage record, and the record names the version's bundle."""
     registered, record = dossier.facts.registered, dossier.record
-    told = registered.tags.get("skumatch.lineage")
-    found = record_hash(dossier.json(RUN, "lineage.json"))
-    must(told == found, f"the version names lineage record {short(told)}, the run's is {short(found)}")
+    recorded = registered.tags.get("skumatch.lineage")
+    computed = record_hash(dossier.json(RUN, "lineage.json"))
+    must(
+        recorded == computed,
+        f"the version names lineage record {short(recorded)}, the run's is {short(computed)}",
+    )
     must(
         record.results.bundle == registered.bundle, f"the record is of bundle {short(record.results.bundle)}"
     )
@@ -58,7 +61,7 @@ def version(dossier: Dossier) -> str:
         record.results.verdict == registered.tags.get("skumatch.verdict"),
         f"the record says {record.results.verdict}",
     )
-    return f"lineage record {short(found)} of run {record.run}"
+    return f"lineage record {short(computed)} of run {record.run}"
 
 
 def origin(dossier: Dossier) -> str:
@@ -70,12 +73,12 @@ def origin(dossier: Dossier) -> str:
     if dossier.key and not dossier.path(RUN, ORIGIN).is_file():
         raise Broken(f"there is no statement that {dossier.key.name} could have signed")
     envelope, record = dossier.json(RUN, ORIGIN), dossier.json(RUN, "lineage.json")
-    told = provenance.opened(envelope)
+    statement = provenance.opened(envelope)
     parts = {name: part.sha256 for name, part in dossier.manifest.parts.items()}
     parts[MANIFEST] = dossier.facts.registered.bundle
-    ended = _finished(told)
+    ended = _finished(statement)
     difference = "the statement is of another bundle or other inputs than the record"
-    must(told == provenance.statement(record, parts, ended), difference)
+    must(statement == provenance.statement(record, parts, ended), difference)
     signers = provenance.signers(envelope)
     if dossier.key:
         must(

@@ -22,13 +22,13 @@ def column_frame(manifest: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns column, type and wanted: the types by Arrow's names.
     """
-    here = [field for field in SCHEMA if field.name in manifest.columns]
-    types = [_type_of(manifest[field.name]) for field in here]
+    fields = [field for field in SCHEMA if field.name in manifest.columns]
+    types = [_type_of(manifest[field.name]) for field in fields]
     return pd.DataFrame(
         {
-            "column": [field.name for field in here],
+            "column": [field.name for field in fields],
             "type": types,
-            "wanted": [str(field.type) for field in here],
+            "wanted": [str(field.type) for field in fields],
         }
     )
 

@@ -83,19 +83,19 @@ class GalleryPart:
         """Number of SKUs among the rows."""
         return len(set(self.gallery.skus))
 
-    def nearest(self, vectors: Floats, wanted: int) -> list[Nearest]:
+    def nearest(self, vectors: Floats, count: int) -> list[Nearest]:
         """Find the nearest products, exactly.
 
         Args:
             vectors: the pictures' vectors [n, dim].
-            wanted: number of products for each picture; all where there are fewer.
+            count: number of products for each picture; all where there are fewer.
 
         Returns:
             For each picture a pair for each product, best first: its best row in this part, and the cosine.
         """
         from skumatch.retrieval.search import nearest_products
 
-        return nearest_products(self.index, self.gallery.skus, vectors, min(wanted, self.products))
+        return nearest_products(self.index, self.gallery.skus, vectors, min(count, self.products))
 
 
 class Shelves:
@@ -169,10 +169,10 @@ class Shelves:
         rows = np.sort(np.concatenate([self._rows[sku] for sku in skus]))
         ids, names, embeddings = self.whole.gallery
         places = rows.tolist()
-        taken = LabelledVectors(
+        chosen = LabelledVectors(
             [ids[row] for row in places], [names[row] for row in places], embeddings[rows]
         )
-        return GalleryPart(taken, self.whole.backend)
+        return GalleryPart(chosen, self.whole.backend)
 
     @cached_property
     def _rows(self) -> dict[str, NDArray[np.int64]]:

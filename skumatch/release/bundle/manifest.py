@@ -118,12 +118,12 @@ def check_files(folder: Path) -> None:
     Raises:
         BundleError: a file is missing, a link, or no part of a bundle.
     """
-    found = {
+    names = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-    for name in sorted(found - {MANIFEST, *PARTS}):
+    for name in sorted(names - {MANIFEST, *PARTS}):
         raise BundleError(f"The bundle in {folder} holds {name}, which is no part of it; remove that file.")
     for name in PARTS:
         if not (folder / name).is_file() or (folder / name).is_symlink():

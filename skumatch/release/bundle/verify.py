@@ -39,10 +39,11 @@ def verify_bundle(folder: Path, expected: str | None = None) -> Manifest:
         BundleError: a file is missing, changed, unexpected or of another model (the message names it), the
             format is unknown, or the bundle's hash isn't `expected`.
     """
-    found = bundle_hash(folder)
-    if expected is not None and found != expected:
+    computed = bundle_hash(folder)
+    if expected is not None and computed != expected:
         raise BundleError(
-            f"The bundle in {folder} has hash {found[:12]}, not {expected[:12]} as recorded; fetch it again."
+            f"The bundle in {folder} has hash {computed[:12]}, not {expected[:12]} as recorded; "
+            "fetch it again."
         )
     manifest = read_manifest(folder)
     check_files(folder)
