@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +15,9 @@ from PIL import Image
 from skumatch.release.fitness import Fitness, Loss
 from skumatch.release.gate import Products
 from skumatch.report.gallery import PictureLoss, gallery_changes
+from skumatch.report.page import render_report
 from skumatch.stages.report import _thinned
+from tests.conftest import ROOT
 from tests.report.reports import context
 
 
@@ -72,3 +77,15 @@ def test_the_most_changed_products_are_listed_and_the_others_counted() -> None:
     )
     assert changes and (len(changes.thinned.shown), changes.thinned.more) == (24, 6)
     assert changes.thinned.shown[0].product.name == "sku 00" and changes.thinned.shown[0].loss.gone == 1
+
+
+def test_the_guide_to_new_products_names_a_section_that_the_page_has() -> None:
+    fitness = Fitness(checks=(), losses=(), accepted={}, unasked=(), thresholds_note="")
+    products = Products(new=1, retired=1)
+    settled = context().decision.model_copy(update={"fitness": fitness, "products": products})
+    changes = gallery_changes(settled, {"gone"}, {}, {"tea": "tea"}, lambda _: Image.new("RGB", (8, 8)))
+    page = unescape(render_report(replace(context(), decision=settled, gallery=changes)))
+    guide = " ".join((ROOT / "docs/new-products.md").read_text("utf-8").split())
+    (section,) = re.findall(r"The section \*(.+?)\*", guide)
+    assert f"<h2>{section}</h2>" in page
+    assert all(words in page for words in ("1 new product", "<bdi>tea</bdi>", "1 retired", "<bdi>gone</bdi>"))
