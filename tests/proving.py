@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "everyday")
 PROVING = PROFILE == "prove"
 # No example has a deadline, and drawing one may be slow: on a busy machine all is slow.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For tests of minutes whose kind of fault another test finds every day.
+IN_PROOF = pytest.mark.skipif(not PROVING, reason="in `make prove`: it takes minutes")
 FIRST_FAILURE = [Phase.explicit, Phase.generate]  # without the search for the shortest example
 
 

@@ -19,6 +19,7 @@ from skumatch.release.registry import Registry
 from skumatch.release.tracking import MACHINE_TAG
 from tests.audit.conftest import MODEL, project_of, settings_of
 from tests.pipeline.home import Home, TaskFailed
+from tests.proving import IN_PROOF
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def elsewhere(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(project_of(root, MODEL), root / "home", home.remote, home.mlflow)
 
 
-@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("force", [[], pytest.param(["--force"], marks=IN_PROOF)])
 def test_every_bit_comes_out_again(elsewhere: Home, tmp_path: Path, force: list[str]) -> None:
     before = sorted(
         path.relative_to(elsewhere.remote) for path in elsewhere.remote.rglob("*") if path.is_file()

@@ -14,6 +14,7 @@ from skumatch.pipeline.repository import md5_of
 from tests.conftest import wait_until
 from tests.e2e.live import PLACE, Live, serving
 from tests.pipeline.test_refresh import OLD, deliver
+from tests.proving import IN_PROOF
 
 pytestmark = pytest.mark.live
 SECONDS = 600.0
@@ -94,6 +95,7 @@ def test_who_brought_it_and_what_came_of_it_can_be_told(live: Live) -> None:
     assert audit.code == 0, audit.out + audit.err
 
 
+@IN_PROOF
 @pytest.mark.timeout(900)
 def test_a_second_refresh_changes_nothing(live: Live) -> None:
     again = live.command("refresh")

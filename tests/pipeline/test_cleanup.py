@@ -33,6 +33,7 @@ from skumatch.release.journal import Journal, MoveRequest
 from skumatch.release.tracking import Tracking
 from tests.conftest import commit, git
 from tests.pipeline.world import FLOOR, FUTURE, World, hashes
+from tests.proving import IN_PROOF
 
 RESULT = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")
 NOW, OLD = 1_000_000_000.0, 500_000_000.0
@@ -115,6 +116,7 @@ def assert_only_of_refused(world: World, taken: set[str]) -> None:
     assert 0 < len(gone) < len(notes)
 
 
+@IN_PROOF
 def test_runs_go_on_after_a_clean_up_and_make_anew_what_is_gone(world: World) -> None:
     delete(world.settings, FUTURE, piles(world.settings, FUTURE))
     message = world.home.pull("again", *FLOOR)
@@ -397,6 +399,7 @@ def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
     }
 
 
+@IN_PROOF  # an erasure of test_erasing.py deletes on S3 every day
 def test_a_remote_on_s3_is_cleaned_the_same(world: World, s3: object) -> None:
     away = ObjectStore("s3://shop/remote")
     for name in world.remote_files():

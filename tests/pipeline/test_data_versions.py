@@ -389,7 +389,7 @@ def test_a_change_killed_at_any_step_is_whole_or_not_at_all(tmp_path: Path, acti
     shutil.copytree(tmp_path / "before", tmp_path / "done")
     new = CHANGES[action](Shop(tmp_path / "done")).after
     code = f"from pathlib import Path; from {__name__} import kill_everywhere; import sys; sys.argv.pop(0); "
-    code += f"kill_everywhere(Path(sys.argv[0]), *sys.argv[1:4], {count(7, 10_000)})"
+    code += f"kill_everywhere(Path(sys.argv[0]), *sys.argv[1:4], {count(3, 10_000)})"
     words = [sys.executable, "-c", code, str(tmp_path / "before"), action, old, new]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-4000:]

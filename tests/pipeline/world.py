@@ -50,7 +50,7 @@ def hashes(folder: Path) -> dict[str, str]:
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in paths
-        if ".git" not in path.parts
+        if not {".git", "__pycache__"} & set(path.parts)
     }
 
 
