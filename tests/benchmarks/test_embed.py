@@ -44,7 +44,7 @@ def test_speeds_are_ratios_to_float32_and_to_the_products() -> None:
     quick, ceiling = _speeds(seconds, batch=6)
     assert (quick.measured, quick.bound, quick.holds) == (
         3.0,
-        2.0,
+        1.0,
         True,
     ) and quick.parts == "6 images/s; float32 2"
     assert ceiling.measured == pytest.approx(100 / 3)
