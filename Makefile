@@ -2,7 +2,7 @@
 #   make run [DATA=PATH] [CATALOGUE=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
 #   make test                                            lint, types, import contracts, all tests
 #   make coverage                                        all tests, and which lines none of them reaches
-#   make test-deployment                                 the parts of docker/compose.yaml as processes, with faults (PostgreSQL, Redis)
+#   make test-deployment                                 the parts of docker/compose.yaml as processes (PostgreSQL, Redis)
 #   make mutants [ONLY="name name"]                      tests/mutants.toml: guards changed, tests turn red
 #   make house                                           the size and language of the code, in figures
 #   make up / make down                                  keep the servers running / stop them
@@ -71,7 +71,7 @@ tests: env
 coverage: env
 	$(BIN)/python -m pytest $(XDIST) --ignore=tests/deployment --cov --cov-report=term $(PYTEST_ARGS)
 
-# The servers of docker/compose.yaml as processes on loopback: PostgreSQL, Redis, Celery workers; parts are pulled out while it runs.
+# The servers of docker/compose.yaml as processes on loopback: PostgreSQL, Redis, Celery workers. `make prove` pulls parts out.
 test-deployment: $(VENV)/.deployment
 	$(BIN)/python -m pytest tests/deployment tests/doctor/test_queues.py tests/test_docker.py $(PYTEST_ARGS)
 

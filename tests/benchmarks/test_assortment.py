@@ -17,6 +17,7 @@ from skumatch.release.bundle import LabelledVectors
 from skumatch.retrieval.thresholds import Thresholds
 from tests.cli import Cli
 from tests.conftest import ROOT, make_shelf
+from tests.proving import IN_PROOF
 
 SKUS = [f"s{number}" for number in range(21)]
 
@@ -83,6 +84,7 @@ def test_the_table_has_a_column_for_each_size(photos: ShopPhotos) -> None:
     assert str(without.caption) == "No thresholds: fitted on nothing, as it is."
 
 
+@IN_PROOF
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")

@@ -24,6 +24,7 @@ from skumatch.errors import DataError
 from skumatch.params import EncoderParams, Params
 from tests.cli import Cli
 from tests.conftest import ROOT
+from tests.proving import IN_PROOF
 
 
 def test_the_made_archive_is_mojibake_and_imports_with_its_names_and_counts(tmp_path: Path) -> None:
@@ -85,6 +86,7 @@ def test_a_bound_holds_or_not(measured: float, better: str, holds: bool) -> None
     assert Row("x", measured, 3 if better == "less" else 5, "x", better=better).holds == holds
 
 
+@IN_PROOF
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     cli = Cli(tmp_path, tmp_path / "home", module="benchmarks")
     target = tmp_path / "figures.json"
@@ -104,6 +106,7 @@ def test_the_bench_of_search_prints_and_writes_every_figure(tmp_path: Path) -> N
     assert sum("400 images" in row["name"] for row in figures) == 3 and "IndexFlatIP" in done.out
 
 
+@IN_PROOF
 def test_the_bench_of_input_prints_and_writes_every_figure(tmp_path: Path) -> None:
     cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.deployment.runs import Deployment, Run
 from tests.deployment.stack import START_SECONDS, well
-from tests.proving import PROVING
+from tests.proving import IN_PROOF
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
 Fault = Callable[[Deployment, Run], None]
@@ -139,17 +139,11 @@ def restarted(deployment: Deployment, name: str, away: float, how: signal.Signal
     service.start()
 
 
-EVERY_DAY: tuple[Fault, ...] = (worker_killed, scheduler_restarted, broker_restarted, mlflow_away)
-PROVEN: tuple[Fault, ...] = (
-    *(
-        worker_stopped,
-        mlflow_away_at_register,
-        postgres_away,
-        api_server_killed,
-        dag_processor_killed,
-        all_servers_killed,
-    ),
-    *(store_refuses_writes, store_hangs, worker_killed_at_register),
+COMMON: tuple[Fault, ...] = (worker_killed, scheduler_restarted, broker_restarted, mlflow_away)
+FAULTS: tuple[Fault, ...] = (
+    *COMMON,
+    *(worker_stopped, mlflow_away_at_register, postgres_away, api_server_killed, dag_processor_killed),
+    *(all_servers_killed, store_refuses_writes, store_hangs, worker_killed_at_register),
 )
 
 
@@ -157,7 +151,7 @@ def test_consecutive_stages_go_to_different_workers(undisturbed: str) -> None:
     assert len(undisturbed) == 64
 
 
-@pytest.mark.skipif(not PROVING, reason="in `make prove`: it takes as long as a run that fails twice")
+@IN_PROOF
 def test_a_worker_whose_disk_is_full_leaves_nothing_half_written(
     deployment: Deployment, undisturbed: str
 ) -> None:
@@ -194,21 +188,16 @@ def fill(path: Path) -> None:
             stream.write(bytes(1 << 16))
 
 
-ALONE = [(fault,) for fault in (*EVERY_DAY, *PROVEN)]
-
-
+@IN_PROOF
 @pytest.mark.parametrize(
     "faults",
-    ALONE if PROVING else [EVERY_DAY],
+    [COMMON, *((fault,) for fault in FAULTS)],
     ids=lambda faults: "-".join(fault.__name__ for fault in faults),
 )
 def test_a_disturbed_run_makes_the_same_model(
     faults: tuple[Fault, ...], deployment: Deployment, undisturbed: str
 ) -> None:
-    """Every day one run meets the commonest faults, one after the other.
-
-    `make prove` has a run for each of all.
-    """
+    """One run meets the commonest faults, one after the other; then each of all has a run of its own."""
     with deployment.run("-".join(fault.__name__ for fault in faults).replace("_", "-")[:40]) as run:
         run.until_training()
         for fault in faults:

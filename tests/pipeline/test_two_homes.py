@@ -28,13 +28,14 @@ from skumatch.stages.runner import STAGES, TRAINING
 from tests.conftest import commit, draw, make_project, wait_until
 from tests.pipeline.home import SMOKE, Home, marker
 from tests.pipeline.test_refresh import NEW, OLD, deliver
-from tests.proving import PROVING, count
+from tests.proving import IN_PROOF
 
-pytestmark = pytest.mark.live
+# Every day tests/e2e/test_loop.py kills a training, and tests/model a save of vectors and of checkpoints.
+pytestmark = [pytest.mark.live, IN_PROOF]
 Task = tuple[str, ...]  # the stages that it does
 LONG = ("train.epochs=12", "runtime.checkpoint_seconds=0")  # long enough to be killed half-way
 # 8 rounds x 9 tasks x 3 kills = 216 for a retrain, 8 x 7 x 3 = 168 for a refresh; doubled tasks: 72 and 56.
-ROUNDS, KILLS = count(1, 8), count(1, 3)
+ROUNDS, KILLS = 8, 3
 # What a stage saves on its way: folder in the remote, and pattern of its files.
 SAVED = {"train": ("checkpoints", "*-*.json"), "embed": ("vectors", "[0-9a-f]*.json")}
 
@@ -43,23 +44,20 @@ SAVED = {"train": ("checkpoints", "*-*.json"), "embed": ("vectors", "[0-9a-f]*.j
 class Course:
     """How a kind of run is done and disturbed.
 
-    hit: stages that are always killed while they work. killed: number of further tasks a day that are killed
-    at any time. bundle: the folder of the result.
+    hit: stages that are killed while they work, besides kills at any time. bundle: the folder of the result.
     """
 
     tasks: tuple[Task, ...]
     hit: tuple[str, ...]
-    killed: int
     bundle: str
 
 
 COURSES = {
-    "retrain": Course(tuple((stage,) for stage in STAGES), ("train",), 2, "model"),
+    "retrain": Course(tuple((stage,) for stage in STAGES), ("train",), "model"),
     "refresh": Course(
         # as dags/retrain.py has them, and a test of it
         (("validate",), ("split",), (*TRAINING, "embed"), ("evaluate",), ("bundle",), ("gate",), ("report",)),
         ("embed", "evaluate", "bundle"),
-        0,
         "refreshed",
     ),
 }
@@ -74,8 +72,7 @@ class Undisturbed:
     bundle: str
 
 
-# A refresh moves between homes in `make prove`; tests/model/test_vector_store.py kills embeddings daily.
-@pytest.fixture(scope="module", params=list(COURSES) if PROVING else ["retrain"])
+@pytest.fixture(scope="module", params=list(COURSES))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -160,15 +157,13 @@ def test_a_run_moves_between_homes_through_kills_and_doubles(
 ) -> None:
     rng, course = random.Random(round_), COURSES[kind]  # noqa: S311 no secret
     message = pulled(homes[0], kind, "disturbed")
-    killed = course.tasks if PROVING else rng.sample(course.tasks, course.killed)
-    doubled = course.tasks if PROVING else rng.sample(course.tasks, 1)
     for number, task in enumerate(course.tasks):
-        here, there = homes[number % 2], homes[(number + 1) % 2]
+        there = homes[(number + 1) % 2]
         if task[-1] in course.hit:
             kill_at_work(there, message, task)
-        for kill in range(KILLS if task in killed else 0):
+        for kill in range(KILLS):
             kill_after(rng.uniform(0, undisturbed.seconds[task[-1]]), homes[kill % 2], message, task)
-        message = twins(homes, message, task) if task in doubled else here.task(message, "stage", *task)
+        message = twins(homes, message, task)
     assert hashes(message["lock"]) == undisturbed.outs
     assert released(kind, homes[0].remote, message["lock"]) == undisturbed.bundle
     assert taken_up(kind, homes[0].remote, message)
@@ -179,10 +174,6 @@ def test_a_run_moves_between_homes_through_kills_and_doubles(
         assert set(leftovers(home.home, time.time() + 49 * 3600)) == (set(run.iterdir()) or {run})
 
 
-@pytest.mark.skipif(
-    not PROVING,
-    reason="in `make prove`: every task again and again; tests/test_bad_input.py fills a disk every day",
-)
 @pytest.mark.timeout(3600)
 def test_a_disk_that_fills_at_any_write_is_told_and_leaves_what_was_there(
     kind: str,

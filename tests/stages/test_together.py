@@ -29,6 +29,7 @@ from skumatch.model.distributed import World
 from skumatch.model.weights import fetch_weights
 from skumatch.stages import runner, split
 from tests.conftest import ROOT, draw, make_project, wait_until
+from tests.proving import IN_PROOF
 
 TINY = (
     "encoder.model=smoke",
@@ -130,6 +131,7 @@ def test_two_processes_train_what_one_does_and_leave_the_same_outs(alone: Path, 
     )
 
 
+@IN_PROOF
 def test_two_processes_embed_the_same_bits(alone: Path, root: Path) -> None:
     shutil.copytree(alone / "out/train", root / "out/train", dirs_exist_ok=True)
     stage(root, "embed", TWO)
@@ -147,6 +149,7 @@ def failed(root: Path, name: str, *overrides: str) -> dict[str, Any]:
     return error
 
 
+@IN_PROOF
 def test_an_error_of_all_processes_is_the_stages(root: Path) -> None:
     error = failed(root, "train", TWO, "train.batch=7")
     assert (error["kind"], error["exit_code"]) == ("ParameterError", 10)

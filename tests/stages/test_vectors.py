@@ -24,6 +24,7 @@ from skumatch.stages import embed, frozen, split
 from skumatch.stages.runner import VECTORS, machine
 from skumatch.stages.selection import select
 from tests.conftest import draw, make_project, wait_until
+from tests.proving import IN_PROOF
 from tests.stages.test_together import finish, set_params, start
 
 SPEC = EncoderParams(model="efficientnet-lite0", weights="none", height=64, width=64)
@@ -163,6 +164,7 @@ def test_a_killed_embed_goes_on_after_its_last_part(root: Path) -> None:
     assert outs(root) == resumed
 
 
+@IN_PROOF
 def test_two_processes_keep_their_parts_and_know_them_again(root: Path) -> None:
     two = ("runtime.nproc=2", "runtime.workers=0")
     seen = []
