@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -59,3 +59,11 @@ def moments(calls: Sequence[str]) -> list[int]:
         return len(names) < 3 or len(set(names)) > 1
 
     return [at for place, at in enumerate(writes) if PROVING or first_or_last(place)]
+
+
+@contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
+    """Kill what is done before its call `at`; on another day it may wait less, and end with fewer calls."""
+    with dying(monkeypatch, at) as calls, suppress(Killed):
+        yield
+    assert len(calls) > at // 2, calls

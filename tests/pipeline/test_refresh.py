@@ -26,7 +26,7 @@ from skumatch.release.registry import COMPARED_TAG, HERE, RELEASE_TAG, Registry
 from skumatch.release.tracking import RUN_TAG
 from skumatch.stages.runner import STAGES
 from tests.conftest import commit, draw, free_port, make_project, serving_mlflow
-from tests.killing import Killed, dying, moments
+from tests.killing import dying, killed, moments
 from tests.pipeline.home import CANVAS, SMOKE, Home, TaskFailed, marker
 from tests.pipeline.registering import RELEASES, last_task
 from tests.proving import PROVING, count
@@ -238,7 +238,7 @@ def test_a_registration_killed_anywhere_is_taken_up_again(
         print(f"{kind}: killed before {len(places)} of {len(calls)} calls")
         for at in places:
             registry = task.prepared(f"{name}-{at}")
-            with pytest.raises(Killed), dying(monkeypatch, at):
+            with killed(monkeypatch, at):
                 task.register(registry.model_name)
             assert champion_of(registry) in (release.champion_before, release.champion)
             again = task.register(registry.model_name)

@@ -23,7 +23,7 @@ from skumatch.release.promotion import gallery_moved, heads, history, promote, r
 from skumatch.release.registry import HERE, Registry, model_release
 from tests.cli import Cli
 from tests.conftest import ROOT
-from tests.killing import Killed, dying, moments
+from tests.killing import dying, killed, moments
 
 pytestmark = pytest.mark.live
 ENCODER, RELEASE, COMPARED = "skumatch.encoder", "skumatch.model_release", "skumatch.compared_with"
@@ -364,7 +364,7 @@ def test_an_approved_release_killed_anywhere_is_taken_up_again(
     assert len(places) >= (4 if decision == "keep" else 5), calls
     for at in places:
         fresh, settings = prepared(f"{registry.model_name}-{at}")
-        with pytest.raises(Killed), dying(monkeypatch, at):
+        with killed(monkeypatch, at):
             approve(settings)
         assert champion_of(fresh) in (before, after)
         checked(fresh, approve(settings))
