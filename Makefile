@@ -1,6 +1,6 @@
 # The words of this project, for people, hooks and CI alike.
 #   make run [DATA=PATH] [CATALOGUE=PATH] [SET="train.epochs=3 seed=1"]   the whole loop once
-#   make test                                            lint, types, import contracts, all tests
+#   make test                                            lint, types, import contracts, the tests of every day
 #   make coverage                                        all tests, and which lines none of them reaches
 #   make test-deployment                                 the parts of docker/compose.yaml as processes (PostgreSQL, Redis)
 #   make mutants [ONLY="name name"]                      tests/mutants.toml: guards changed, tests turn red

@@ -66,4 +66,4 @@ def killed(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
     """Kill what is done before its call `at`; on another day it may wait less, and end with fewer calls."""
     with dying(monkeypatch, at) as calls, suppress(Killed):
         yield
-    assert len(calls) > at // 2, calls
+    assert len(calls) >= at // 2, calls

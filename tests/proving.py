@@ -11,7 +11,7 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "everyday")
 PROVING = PROFILE == "prove"
 # No example has a deadline, and drawing one may be slow: on a busy machine all is slow.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# For tests of minutes whose kind of fault another test finds every day.
+# For tests of minutes; most have a quicker one of their kind that runs every day.
 IN_PROOF = pytest.mark.skipif(not PROVING, reason="in `make prove`: it takes minutes")
 FIRST_FAILURE = [Phase.explicit, Phase.generate]  # without the search for the shortest example
 
