@@ -101,16 +101,16 @@ def store_refusals(
         raise StorageError(f"{subject} can't be read or written ({error}); {cure}.") from error
 
 
-def files_below(fs: Any, folder: str) -> list[str]:
-    """Return the paths of all files below a folder of an fsspec file system; none for a missing folder.
+def files_below(fs: Any, folder: str) -> dict[str, Any]:
+    """Return path -> fsspec's facts of all files below a folder of a file system; empty for a missing folder.
 
     fsspec itself takes a local folder that can't be read for an empty one.
     """
     raising = {"on_error": "raise"} if "file" in fs.protocol else {}
     try:
-        return list(fs.find(folder, **raising))
+        return dict(fs.find(folder, detail=True, **raising))
     except FileNotFoundError:
-        return []
+        return {}
 
 
 def put_whole(fs: Any, path: str, data: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from fsspec.implementations.local import LocalFileSystem
 
 from skumatch.config import shown
-from skumatch.files import file_system, store_refusals
+from skumatch.files import file_system, files_below, store_refusals
 
 AT_ONCE = 16  # parallel requests to a remote
 GONE = "gone"  # results that are being deleted
@@ -66,12 +66,11 @@ class ObjectStore:
     def _below(self, folder: str) -> dict[str, Any]:
         """Return path -> fsspec's facts of the files below a folder; empty for a link or a missing folder."""
         place = f"{self.root}/{folder}"
-        if not self.local:
-            return dict(self.fs.find(place, detail=True))
-        path = Path(place)
-        if not path.is_dir() or path.resolve() != Path(self.root).resolve() / folder:
-            return {}
-        return dict(self.fs.find(place, detail=True, on_error="raise"))
+        if self.local:
+            path = Path(place)
+            if not path.is_dir() or path.resolve() != Path(self.root).resolve() / folder:
+                return {}
+        return files_below(self.fs, place)
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return name -> content of the files that exist."""
