@@ -29,7 +29,7 @@ from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import EXPERIMENT, Tracking
 from tests.conftest import commit, draw, free_port, make_project
 from tests.data.zips import mojibake
-from tests.pipeline.home import SMOKE, Home
+from tests.pipeline.home import HIDDEN, SMOKE, Home
 
 BREAKER = Path(__file__).parent / "breaker"
 PLACE = "søren 100% #1, données 店 [x]?;&='q"  # a folder that a whole run must bear
@@ -203,7 +203,7 @@ class Live:
 
     def _python(self) -> Path:
         python = self.root / "python"
-        variables = f"PYTHONPATH={BREAKER} SKUMATCH_TEST_PLAN={quote(str(self.plan))}"
+        variables = f"PYTHONPATH={BREAKER}:{HIDDEN} SKUMATCH_TEST_PLAN={quote(str(self.plan))}"
         python.write_text(f'#!/bin/sh\nexport {variables}\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
         return python

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from skumatch.model.encoder import build, load, published, save
 from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import ensure, open_clip
 from skumatch.params import EncoderParams
+from tests.pipeline.home import HIDDEN
 
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 DINO = Path(__file__).parents[3] / "shared" / "weights" / "dinov2_vits14.safetensors"
@@ -28,6 +32,27 @@ def spec() -> EncoderParams:
 def test_open_clip_is_usable_and_a_second_call_changes_nothing() -> None:
     ensure()
     assert {"efficientnet-lite0", "vit-s14-dinov2", "smoke"} <= set(open_clip.list_models())
+
+
+COMPILES = "import torch; print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item())"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "imported"),
+    [
+        ("", "", "False\n"),
+        ("", COMPILES, "False\n2.0\n"),  # torch's own compiler comes when it is asked for
+        ("import torch._dynamo", COMPILES, "True\n2.0\n"),
+    ],
+)
+def test_an_encoder_is_imported_without_torchs_compiler(before: str, after: str, imported: str) -> None:
+    shown = "import sys; print(hasattr(sys.modules.get('torch._dynamo'), 'eval_frame'))"
+    code = "\n".join((before, "import skumatch.model.encoder", shown, after))
+    environment = os.environ | {"PYTHONPATH": str(HIDDEN)}  # transformers imports the compiler
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert ended.stdout == imported
 
 
 def test_embeddings_have_length_one(spec: EncoderParams) -> None:

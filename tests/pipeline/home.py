@@ -12,6 +12,7 @@ from typing import Any
 
 from skumatch.stages.runner import STAGES
 
+HIDDEN = Path(__file__).parents[1] / "hidden"  # modules that a user's installation doesn't have
 # The tiny encoder, on tiny pictures: plumbing is tested here, not learning.
 CANVAS = ("encoder.model=smoke", "encoder.weights=none", "encoder.height=32", "encoder.width=32")
 SMOKE = (*CANVAS, "train.epochs=1", "train.batch=8", "gate.floor_top1=0.0")
@@ -34,7 +35,8 @@ class Home:
     def environment(self) -> dict[str, str]:
         places = {"PROJECT": self.project, "HOME": self.home, "REMOTE": self.remote, "MLFLOW": self.mlflow}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SKUMATCH_")}
-        return kept | {f"SKUMATCH_{name}": str(value) for name, value in places.items()}
+        named = {f"SKUMATCH_{name}": str(value) for name, value in places.items()}
+        return kept | named | {"PYTHONPATH": str(HIDDEN)}
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`skumatch WORDS` in the project's folder."""
