@@ -16,12 +16,13 @@ VENV ?= .venv
 DATA ?=
 CATALOGUE ?=
 SET ?=
-JOBS ?= 2
+JOBS ?= 3
 ONLY ?=
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
 # Tests that share servers stay in one process (tests/conftest.py says which share what), in their order, since the longest come early.
+# Three processes on two cores: one waits for servers most of the time.
 XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 

@@ -41,6 +41,7 @@ PROJECT_FILES = (
     "pyproject.toml",
 )
 Delivery = Callable[..., Path]
+PATIENCE = 3
 LONG = (
     "e2e",
     "audit",
@@ -204,8 +205,11 @@ def answers(url: str) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    """Ask until it is so, soon at first, then once a second, so that what answers can work meanwhile."""
-    end, pause = time.monotonic() + seconds, 0.05
+    """Ask until it is so, soon at first, then once a second, so that what answers can work meanwhile.
+
+    `seconds` is ample on a quiet machine; a busy one gets PATIENCE times as long.
+    """
+    end, pause = time.monotonic() + PATIENCE * seconds, 0.05
     while not condition():
         assert time.monotonic() < end, "what was waited for did not happen in time"
         time.sleep(pause)

@@ -47,6 +47,11 @@ def test_data_comes_from_and_goes_to_any_path(
     assert "up to date" in answer
 
 
+def written(folder: Path) -> list[Path]:
+    """All below a folder but for compiled code."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 @pytest.mark.parametrize(
     ("place", "name", "reason", "words"),
     [
@@ -63,11 +68,11 @@ def test_a_path_that_would_be_read_otherwise_is_refused_before_anything(
 ) -> None:
     given = str(delivery(skus=1, train=1, test=1))
     tool = Cli.make(tmp_path / "at")
-    before = sorted(tmp_path.rglob("*"))
+    before = written(tmp_path)
     command = [given if word == "DELIVERY" else word for word in words]
     sentence, places = f"but {reason}; choose another folder", {place: tmp_path / name, "mlflow": None}
     tool.refuses(PARAMETER, sentence, *command, **places)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert written(tmp_path) == before
 
 
 def test_figures_go_to_any_path(tmp_path: Path, delivery: Delivery) -> None:

@@ -24,7 +24,7 @@ NEW, GONE = ("one more", "weekly one", "weekly two"), OLD[:1]
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     root = tmp_path_factory.mktemp("shop") / PLACE
-    with serving(root, overrides=("schedule.on_new_data=true", "schedule.debounce_minutes=2")) as live:
+    with serving(root, overrides=("schedule.on_new_data=true", "schedule.debounce_minutes=1")) as live:
         yield live
 
 
@@ -67,7 +67,7 @@ def test_what_serves_follows_an_import_and_a_week_of_deltas(live: Live, tmp_path
     ):
         changed = live.command("data", *words)
         assert changed.code == 0, changed.err
-        assert "Airflow was told; a refresh starts once no import came for 2 min." in changed.out
+        assert "Airflow was told; a refresh starts once no import came for 1 min." in changed.out
     wait_until(lambda: refreshes(live) != [] and ended(live), SECONDS)
     rows = refreshes(live)
     assert {(row["run_type"], row["state"]) for row in rows} == {("asset_triggered", "success")}

@@ -289,6 +289,13 @@ def test_passwords_stay_with_their_owner(live: Live) -> None:
     assert list(places_by_word.values()) == [{"home/airflow-passwords.json"}] * 3
 
 
+def last_parsed(live: Live) -> str:
+    """When Airflow last read the file of the release's DAG."""
+    with Airflow(live.settings) as airflow:
+        return str(airflow.get(f"/dags/{RELEASE}")["last_parsed_time"])
+
+
+@IN_PROOF
 def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, tmp_path: Path) -> None:
     dag = live.project / "dags/release.py"
     text = dag.read_text("utf-8")
@@ -296,8 +303,11 @@ def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, 
     before = champion(registry)
     assert before is not None
     version = challenger(registry, tmp_path, before, 0.7)
+    parsed = last_parsed(live)
     dag.write_text(text.replace("timedelta(hours=APPROVAL_HOURS)", "timedelta(seconds=2)"), "utf-8")
-    time.sleep(20)  # until Airflow has read the file again
+    wait_until(lambda: last_parsed(live) != parsed, 120)
+    parsed = last_parsed(live)  # by a reading that may have begun before the file was written
+    wait_until(lambda: last_parsed(live) != parsed, 120)
     run = Person(live, "ann").starts(RELEASE, version=version)
     assert ended(live, RELEASE, run) == {
         "propose": "success",

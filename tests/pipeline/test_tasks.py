@@ -25,6 +25,7 @@ from skumatch.stages.runner import STAGES
 from tests.conftest import make_project
 from tests.pipeline.home import Home, TaskFailed
 from tests.pipeline.middleman import Middleman, between
+from tests.proving import IN_PROOF
 
 SKUS, TRAIN, TEST = 10, 4, 2
 LONG_SIDE, RATIO = 120, 3.6
@@ -182,6 +183,7 @@ def test_a_model_under_the_floor_is_recorded_but_never_registered(home: Home, wo
     assert (run.info.status, run.data.tags["skumatch.verdict"]) == ("FINISHED", "refuse")
 
 
+@IN_PROOF
 def test_a_slow_bundle_is_measured_again_and_never_cached(home: Home, worse: dict[str, Any]) -> None:
     """A limit that no encoder keeps: each run asks the bundle anew, and none finds an earlier measurement."""
     for run in ("slow", "slow again"):
@@ -206,6 +208,7 @@ def test_how_the_training_went_is_plotted(home: Home, worse: dict[str, Any]) -> 
     )
 
 
+@IN_PROOF
 def test_a_model_of_uncommitted_code_is_refused(home: Home, worse: dict[str, Any]) -> None:
     stray = home.project / "skumatch" / "stray.py"
     stray.write_text("")
@@ -255,8 +258,10 @@ def test_an_mlflow_that_is_away_from_the_start_is_told_at_once(home: Home, worse
 
 @pytest.mark.parametrize(
     "request_",
-    ["PUT /api/2.0/mlflow-artifacts", "POST /api/2.0/mlflow/registered-models/alias"],
-    ids=["upload", "alias"],
+    [
+        pytest.param("PUT /api/2.0/mlflow-artifacts", id="upload", marks=IN_PROOF),
+        pytest.param("POST /api/2.0/mlflow/registered-models/alias", id="alias"),
+    ],
 )
 def test_a_killed_register_leaves_no_champion_and_the_next_try_makes_one_version(
     home: Home, worse: dict[str, Any], middleman: Middleman, request_: str, request: pytest.FixtureRequest
