@@ -15,9 +15,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skumatch.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -225,3 +229,26 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file."""
     return json.loads(path.read_text("utf-8"))
+
+
+def write_parquet(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write a data frame as Parquet atomically; the same rows give the same bytes.
+
+    Args:
+        path: The file.
+        frame: The rows.
+        schema: Names and types of the columns.
+    """
+    import pyarrow as pa
+
+    write_table(
+        path, pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    )
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as Parquet atomically."""
+    import pyarrow.parquet as pq
+
+    with replacing(path) as aside:
+        pq.write_table(table, aside, compression="zstd")

@@ -35,7 +35,7 @@ from skumatch.audit.git_proof import keep_proof
 from skumatch.audit.link import Broken
 from skumatch.config import Settings
 from skumatch.errors import BundleError, CodeError, DataError, StorageError
-from skumatch.files import read_json, write_json
+from skumatch.files import write_json
 from skumatch.pipeline import inputs
 from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.erasure_record import ErasureRecord, Erasures
@@ -45,6 +45,8 @@ from skumatch.progress import Advance, track
 from skumatch.release import promotion
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import INPUTS_TAG
+from skumatch.stages import artefacts
+from skumatch.stages.runner import kind_of
 
 # Errors of a part that the store delivered, but that has other content than it should.
 UNREADABLE = (
@@ -251,17 +253,11 @@ def _workspace(
         }
         targets = pointers | {MADE if name == BUNDLE else name: name for name in stages(root)}
         if not whole:  # the chain's facts need the base weights alone, and a refresh has none
-            targets = {} if _kind(root) == "refresh" else {"weights": "inputs/weights/weights.json"}
+            targets = {} if kind_of(root) == "refresh" else {"weights": artefacts.WEIGHTS_FACTS.path}
         for part, target in targets.items():
             with _noting(missing, part):
                 _fetch(repository, erasures, target)
         shutil.rmtree(root / ".dvc", ignore_errors=True)
-
-
-def _kind(root: Path) -> str:
-    """Return the run's kind from its input set; a run from before there were refreshes is a retrain."""
-    path = root / "inputs/run.json"
-    return str(read_json(path)["kind"]) if path.is_file() else "retrain"
 
 
 def _data(repository: Repository, home: Path, folder: Path, pictures: bool, erasures: Erasures) -> None:
@@ -291,7 +287,7 @@ def _listing(root: Path, home: Path, folder: Path) -> None:
 
 
 def _commit(settings: Settings, folder: Path, missing: list[Missing]) -> None:
-    if not Dossier(folder).path(WORKSPACE, "inputs/code.json").is_file():
+    if not artefacts.CODE.exists(folder / WORKSPACE):
         return  # without the input set, which is noted, no commit is known
     facts, archive = Dossier(folder).code, folder / WORKSPACE / inputs.ARCHIVE
     reason = NO_COMMIT

@@ -18,6 +18,7 @@ from skumatch.release.bundle.manifest import WEIGHTS
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.statistics import Interval
+from skumatch.stages import artefacts
 
 CONFIDENCE = 0.95
 FIGURES = ("top1", "top3", "top5", "macro_top1")
@@ -142,7 +143,7 @@ def _weights(dossier: Dossier) -> str:
 
 
 def _hits(dossier: Dossier) -> pd.DataFrame:
-    return pd.read_parquet(dossier.path(RUN, f"evaluate/{dossier.released}-hits.parquet"))
+    return pd.read_parquet(dossier.path(RUN, artefacts.HITS.logged(candidate=dossier.released)))
 
 
 def _rows(dossier: Dossier) -> pd.DataFrame:

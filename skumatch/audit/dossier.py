@@ -20,12 +20,14 @@ from skumatch.release.journal import Entry
 from skumatch.release.lineage import NO_WEIGHTS, Lineage
 from skumatch.release.registry import CHALLENGER, REFRESHED
 from skumatch.retrieval.figures import Evaluation
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import CodeFacts, WeightsFacts
 
 Kind = TypeVar("Kind", bound=BaseModel)
 FACTS, LISTING, CHANGES = "dossier.json", "data.dir.json", "data.changes.json"
 ORIGIN = "origin/provenance.dsse.json"  # among the run's artifacts
 RUN, BUNDLE, WORKSPACE, GIT = "run", "bundle", "workspace", "git"
-MADE = f"out/{BUNDLE}"  # by the stage of the registered bundle's name
+MADE = artefacts.out("bundle")  # by the stage of the registered bundle's name
 NO_COMMIT = "the run's code was under no git commit"
 # The paths of each part that a store may fail to deliver.
 PLACES = {
@@ -36,10 +38,10 @@ PLACES = {
     WORKSPACE: (WORKSPACE, LISTING),
     "data": (f"{WORKSPACE}/data", LISTING),
     "changes": (CHANGES,),
-    "weights": (f"{WORKSPACE}/inputs/weights",),
-    "champion": (f"{WORKSPACE}/inputs/champion",),
-    "released": (f"{WORKSPACE}/inputs/released",),
-    "trained": (f"{WORKSPACE}/inputs/trained",),
+    "weights": (f"{WORKSPACE}/{artefacts.WEIGHTS.path}",),
+    "champion": (f"{WORKSPACE}/{artefacts.CHAMPION.path}",),
+    "released": (f"{WORKSPACE}/{artefacts.RELEASED.path}",),
+    "trained": (f"{WORKSPACE}/{artefacts.TRAINED.path}",),
 }
 
 
@@ -89,100 +91,6 @@ class DossierRun(_Record):
     metrics: dict[str, float]
 
 
-class CodeFacts(BaseModel):
-    """The run's record of its own code, from inputs/code.json.
-
-    Attributes:
-        commit: Id of the checked-out commit; None outside a git repository.
-        dirty: True if the code differed from the commit.
-        sha256: One hash over all code files.
-        folder: The project's path in its repository, with a trailing slash; empty if it is the root.
-    """
-
-    model_config = ConfigDict(strict=True)
-
-    commit: str | None
-    dirty: bool
-    sha256: str
-    folder: str = ""
-
-
-class WeightsFacts(BaseModel):
-    """The base weights, from inputs/weights/weights.json.
-
-    Random weights have a name only; the other fields are then empty.
-
-    Attributes:
-        name: Name of the weights.
-        source: Their origin.
-        licence: Their licence.
-    """
-
-    name: str
-    source: str = ""
-    licence: str = ""
-
-
-class Copies(BaseModel):
-    """Counts of duplicate pictures, from split.json.
-
-    Attributes:
-        exact_images: Pictures with the same pixels as another one.
-        near_images: Pictures that are nearly the same as another one.
-    """
-
-    exact_images: int
-    near_images: int
-
-
-class SplitFacts(BaseModel):
-    """The part of split/split.json that the audit reads.
-
-    Attributes:
-        images: Role -> number of pictures with that role.
-        duplicates: Counts of duplicate pictures.
-    """
-
-    images: dict[str, int]
-    duplicates: Copies
-
-
-class SetAside(BaseModel):
-    """A delivered picture that could not be used.
-
-    Attributes:
-        id: The picture's id.
-        reason: The reason why it was set aside.
-    """
-
-    id: str
-    reason: str
-
-
-class Expectation(BaseModel):
-    """The part of a data expectation that the audit reads.
-
-    Attributes:
-        passed: True if the data met the expectation.
-    """
-
-    passed: bool
-
-
-class ValidationFacts(BaseModel):
-    """The part of validate/validation.json that the audit reads.
-
-    Attributes:
-        expectations: The expectations of the data.
-        warnings: Warnings, a sentence each.
-        quarantined: The pictures that were set aside.
-    """
-
-    expectations: tuple[Expectation, ...]
-    warnings: tuple[str, ...]
-    quarantined: tuple[SetAside, ...]
-
-
 class Missing(_Record):
     """A part that could not be put into the dossier.
 
@@ -198,7 +106,8 @@ class Missing(_Record):
 
     def covers(self, path: Path) -> bool:
         """Return True if `path`, relative to the dossier, belongs to the part."""
-        places = PLACES.get(self.part, (f"{WORKSPACE}/out/{self.part}",))  # else the part is a stage
+        stage = f"{WORKSPACE}/{artefacts.out(self.part)}"
+        places = PLACES.get(self.part, (stage,))
         return any(path.is_relative_to(place) for place in places)
 
 
@@ -267,7 +176,7 @@ class Dossier:
     @cached_property
     def code(self) -> CodeFacts:
         """The run's record of its code. Raises DataError if it is missing or has another shape."""
-        return self.read(CodeFacts, "facts of code", WORKSPACE, "inputs/code.json")
+        return self.read(CodeFacts, "facts of code", WORKSPACE, artefacts.CODE.path)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -283,12 +192,12 @@ class Dossier:
         """
         if self.record.inputs.weights == NO_WEIGHTS:
             return WeightsFacts(name=NO_WEIGHTS)
-        return self.read(WeightsFacts, "facts of weights", WORKSPACE, "inputs/weights/weights.json")
+        return self.read(WeightsFacts, "facts of weights", WORKSPACE, artefacts.WEIGHTS_FACTS.path)
 
     @cached_property
     def decision(self) -> Decision:
         """The gate's decision as MLflow shows it. Raises DataError if it is missing or has another shape."""
-        return self.read(Decision, "decision", RUN, "gate/decision.json")
+        return self.read(Decision, "decision", RUN, artefacts.DECISION.logged())
 
     def evaluation(self, place: str, candidate: str) -> Evaluation:
         """Return the evaluation of one candidate.
@@ -300,7 +209,8 @@ class Dossier:
         Raises:
             DataError: The file is missing or has another shape.
         """
-        return self.read(Evaluation, "evaluation", place, f"evaluate/{self.file_of(candidate)}.json")
+        path = artefacts.EVALUATION.logged(candidate=self.file_of(candidate))
+        return self.read(Evaluation, "evaluation", place, path)
 
     def file_of(self, candidate: str) -> str:
         """Return the name of the candidate's files and figures.
@@ -318,7 +228,7 @@ class Dossier:
     @property
     def made_bundle(self) -> str:
         """Path of the version's bundle as the run's stages wrote it, below WORKSPACE."""
-        return "out/bundle/refreshed" if self.released == REFRESHED else "out/bundle/model"
+        return artefacts.BUNDLE[self.released].path
 
     @cached_property
     def params(self) -> Params:

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import yaml
 
 from skumatch.audit.dossier import WORKSPACE, Dossier
@@ -20,11 +19,19 @@ from skumatch.files import md5, read_json
 from skumatch.params import Params
 from skumatch.retrieval.answers import shares as served_shares
 from skumatch.retrieval.evaluate import Ranking, evaluate
+from skumatch.stages import artefacts
 
 HERE = Path(__file__).parents[2]
 COMPARED = (".json", ".parquet")
 FIGURES = ("n", "skus", "without_partner", "top1", "top3", "top5", "macro_top1")
-NEEDED = ("split/protocols/full.parquet", "embed/items.parquet")  # besides an evaluation's own files
+# Files from which an evaluation's figures are computed again.
+NEEDED = (
+    artefacts.EVALUATION,
+    artefacts.RANKING,
+    artefacts.HITS,
+    artefacts.PROTOCOL,
+    artefacts.ITEMS,
+)
 Hits = dict[str, tuple[str, bool]]
 
 
@@ -40,7 +47,7 @@ def stage(dossier: Dossier, name: str) -> str:
         OSError: A part of the dossier that the stage needs is absent.
     """
     other = _other_code(dossier, name)
-    dossier.there(WORKSPACE, "out", name)
+    dossier.there(WORKSPACE, artefacts.out(name))
     for dep in _deps(dossier, name):
         dossier.there(WORKSPACE, dep)
     try:
@@ -69,7 +76,7 @@ def _where(other: list[str]) -> str:
 
 
 def _differing(dossier: Dossier, name: str) -> list[str]:
-    outs = dossier.path(WORKSPACE, "out", name)
+    outs = dossier.path(WORKSPACE, artefacts.out(name))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for path in (*dossier.workspace.iterdir(), *(dossier.workspace / "out").iterdir()):
@@ -79,9 +86,9 @@ def _differing(dossier: Dossier, name: str) -> list[str]:
                 target = root / path.relative_to(dossier.workspace)
                 target.parent.mkdir(exist_ok=True)
                 target.symlink_to(path.resolve())
-        (root / "out" / name).mkdir(parents=True)
+        (root / artefacts.out(name)).mkdir(parents=True)
         importlib.import_module(f"skumatch.stages.{name}").run(root, params(dossier))
-        made, recorded = _files(root / "out" / name), _files(outs)
+        made, recorded = _files(root / artefacts.out(name)), _files(outs)
         paths = made.keys() | recorded.keys()
         return sorted(path for path in paths if made.get(path) != recorded.get(path))
 
@@ -141,8 +148,8 @@ def answers(dossier: Dossier) -> None:
         Broken: answers.json doesn't follow from answers.parquet.
         Unchecked: It doesn't follow, but the code here isn't the run's.
     """
-    table = pq.read_table(dossier.there(WORKSPACE, "out/evaluate/answers.parquet")).to_pandas()
-    recorded = read_json(dossier.there(WORKSPACE, "out/evaluate/answers.json"))
+    table = artefacts.ANSWERS.read(dossier.workspace)
+    recorded = read_json(dossier.there(WORKSPACE, artefacts.SHARES.path))
     recipe = params(dossier)
     shares = served_shares(table, recipe.evaluate, recipe.seed)
     again = {
@@ -171,13 +178,8 @@ def figures(dossier: Dossier, candidate: str) -> None:
         OSError: A part of the dossier that is needed is absent.
     """
     other, stem = _other_code(dossier, "evaluate"), dossier.file_of(candidate)
-    for name in (
-        f"evaluate/{stem}.json",
-        f"evaluate/{stem}.parquet",
-        f"evaluate/{stem}-hits.parquet",
-        *NEEDED,
-    ):
-        dossier.there(WORKSPACE, "out", name)
+    for artefact in NEEDED:
+        artefact.at(dossier.workspace, candidate=stem, protocol="full").stat()
     try:
         wrong = _miscounted(dossier, candidate)
     except (OSError, Broken, Unchecked):
@@ -196,10 +198,10 @@ def figures(dossier: Dossier, candidate: str) -> None:
 
 def _miscounted(dossier: Dossier, candidate: str) -> str:
     """Return a sentence about the first figure that doesn't follow from the ranked lists; empty if all do."""
-    root, stem = dossier.path(WORKSPACE, "out"), dossier.file_of(candidate)
+    root, stem = dossier.workspace, dossier.file_of(candidate)
     recorded = dossier.evaluation(f"{WORKSPACE}/out", candidate)
-    ranking = Ranking.from_frame(pq.read_table(root / f"evaluate/{stem}.parquet").to_pandas())
-    lists, items = (pq.read_table(root / name).to_pandas() for name in NEEDED)
+    ranking = Ranking.from_frame(artefacts.RANKING.read(root, candidate=stem))
+    lists, items = artefacts.PROTOCOL.read(root, protocol="full"), artefacts.ITEMS.read(root)
     images = Counter(items[items["id"].isin(lists[lists["part"].isin(["gallery", "both"])]["id"])]["sku"])
     recomputed = evaluate(ranking, set(images), "full", params(dossier).evaluate, params(dossier).seed)
     wrong = [name for name in FIGURES if getattr(recomputed, name) != getattr(recorded, name)]
@@ -207,7 +209,7 @@ def _miscounted(dossier: Dossier, candidate: str) -> str:
         name = wrong[0]
         figures = f"{getattr(recorded, name)}, from its ranked lists it is {getattr(recomputed, name)}"
         return f"{name} of the {stem} is {figures}"
-    recorded_hits = pq.read_table(root / f"evaluate/{stem}-hits.parquet").to_pandas()
+    recorded_hits = artefacts.HITS.read(root, candidate=stem)
     few = {sku for sku, count in images.items() if count <= params(dossier).evaluate.tail_images}
     for name, skus in {"full": set(images), "tail": few}.items():
         if _hits(ranking, skus) != _recorded_hits(recorded_hits, name):

@@ -23,6 +23,7 @@ from skumatch.progress import track
 from skumatch.release.lineage import Lineage, stages_of
 from skumatch.release.registry import ModelRef, Registry
 from skumatch.release.tracking import INPUTS_TAG, MACHINE_TAG
+from skumatch.stages import artefacts
 from skumatch.stages.runner import SECONDS
 
 TOLERANCE = 0.005  # allowed difference of top-1 where bits differ, as on other hardware
@@ -123,7 +124,7 @@ def reproduce(settings: Settings, registry: Registry, ref: ModelRef, force: bool
         _run(repository, force)
         return Reproduction(
             recorded=top1,
-            found=read_json(repository.folder / f"out/evaluate/{released}.json")["top1"],
+            found=artefacts.EVALUATION.read(repository.folder, candidate=released).top1,
             environment=_constraints(settings.project) == _constraints(repository.folder),
             outs=_outs(record, repository.lock),
             machine=_same_machine(ref.tags, repository.folder),

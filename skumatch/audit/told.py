@@ -11,7 +11,7 @@ from datetime import datetime
 import pyarrow.parquet as pq
 
 from skumatch.audit import recompute
-from skumatch.audit.dossier import CHANGES, ORIGIN, RUN, WORKSPACE, Dossier, SplitFacts, ValidationFacts
+from skumatch.audit.dossier import CHANGES, ORIGIN, RUN, WORKSPACE, Dossier
 from skumatch.audit.served import aliases
 from skumatch.data.quarantine import set_aside
 from skumatch.files import read_json, sha256
@@ -22,6 +22,8 @@ from skumatch.release.lineage import record_hash
 from skumatch.release.registry import CHALLENGER, REFRESHED
 from skumatch.release.tracking import MACHINE_TAG
 from skumatch.retrieval.figures import Evaluation
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import SplitFacts, ValidationFacts
 from skumatch.stages.runner import STAGES
 
 SHOWN = 5  # newest changes of the data that are listed
@@ -205,13 +207,13 @@ def code(dossier: Dossier) -> Told:
 
 def weights(dossier: Dossier) -> Told:
     """Return the base weights' hash, and their name, source and licence."""
-    facts = {name: words for name, words in dossier.weights.model_dump().items() if words}
+    facts = {name: words for name, words in dossier.weights.model_dump(exclude={"sha256"}).items() if words}
     return dossier.record.inputs.weights_sha256, facts
 
 
 def split(dossier: Dossier) -> Told:
     """Return the hash of the split's outs, and the numbers of pictures by role and of duplicates."""
-    counts = dossier.read(SplitFacts, "facts of a split", RUN, "split/split.json")
+    counts = dossier.read(SplitFacts, "facts of a split", RUN, artefacts.SPLIT.logged())
     roles, copies = ", ".join(f"{count:,} {role}" for role, count in counts.images.items()), counts.duplicates
     words = f"{copies.exact_images:,} of equal pixels, {copies.near_images:,} nearly so"
     return _out(dossier, "split"), {"pictures": roles, "duplicates": words}
@@ -219,7 +221,7 @@ def split(dossier: Dossier) -> Told:
 
 def validation(dossier: Dossier) -> Told:
     """Return the hash of the validation's outs, and its expectations, warnings and unusable pictures."""
-    validated = dossier.read(ValidationFacts, "validation", RUN, "validate/validation.json")
+    validated = dossier.read(ValidationFacts, "validation", RUN, artefacts.VALIDATION.logged())
     reasons = set_aside([picture.model_dump() for picture in validated.quarantined])
     aside = ", ".join(f"{len(ids):,} {reason}" for reason, ids in reasons.items())
     unmet = sum(not expectation.passed for expectation in validated.expectations)
@@ -261,7 +263,7 @@ def _changes(dossier: Dossier) -> dict[str, str]:
 
 
 def _out(dossier: Dossier, stage: str) -> str:
-    return dossier.record.stages[stage].outs[f"out/{stage}"].removeprefix("md5:")
+    return dossier.record.stages[stage].outs[artefacts.out(stage)].removeprefix("md5:")
 
 
 def _when(at: datetime | None) -> str:

@@ -20,11 +20,12 @@ from skumatch.errors import ParameterError, SkumatchError
 from skumatch.pipeline.repository import Repository, pointer
 from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG, ModelRef, Registry
 from skumatch.release.tracking import KIND_TAG
+from skumatch.stages import artefacts
 from skumatch.texts import alike
 
 SHORTEST = 8  # least digits of an abbreviated hash
 LONGEST = 80  # most characters of a name in an error message
-SPLIT = "split/split.parquet"
+ROLES = artefacts.ROLES.logged()
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
 
     def given(ref: ModelRef) -> pd.DataFrame:
         """Return the wanted pictures of a version's data, with their roles in its run."""
-        split = pd.read_parquet(BytesIO(registry.artifact(ref.run_id, SPLIT)))[["id", "role"]]
+        split = pd.read_parquet(BytesIO(registry.artifact(ref.run_id, ROLES)))[["id", "role"]]
         data = ref.data or ""
         if data not in manifests:
             manifests[data] = _manifest(settings, data)
@@ -129,7 +130,9 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
             yield Use(ref, None, str(error))
         except UNREADABLE as error:
             yield Use(
-                ref, None, f"{SPLIT} in MLflow, or the manifest, can't be read ({type(error).__name__})."
+                ref,
+                None,
+                f"{ROLES} in MLflow, or the manifest, can't be read ({type(error).__name__}).",
             )
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from skumatch.data.images import Extent, Images
 from skumatch.errors import DataError
-from skumatch.files import replacing
+from skumatch.files import write_parquet
 
 SCHEMA = pa.schema(
     [
@@ -35,25 +35,6 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = SCHEMA.names
-
-
-def write_parquet(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
-    """Write a data frame as Parquet atomically; the same rows give the same bytes.
-
-    Args:
-        path: the file.
-        frame: the rows.
-        schema: names and types of the columns.
-    """
-    write_table(
-        path, pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
-    )
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table as Parquet atomically."""
-    with replacing(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
 
 
 def write_manifest(root: Path, frame: pd.DataFrame) -> None:

@@ -21,8 +21,9 @@ import pandas as pd
 import pyarrow as pa
 
 from skumatch.data.delivery.tables import read_csv
-from skumatch.data.manifest import read_whole, write_parquet
+from skumatch.data.manifest import read_whole
 from skumatch.errors import DataError
+from skumatch.files import write_parquet
 from skumatch.texts import alike, composed, visible
 
 FILE, CSV = "products.parquet", "products.csv"

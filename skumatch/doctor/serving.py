@@ -12,8 +12,7 @@ from skumatch.pipeline.pull import open_registry
 from skumatch.release.labels import nameable
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import DATA_TAG
-
-HELD = "evaluate/held.json"  # the artifact's path in MLflow
+from skumatch.stages import artefacts
 
 
 def products(place: Place) -> str:
@@ -60,6 +59,6 @@ def _held_back(registry: Registry, data: str) -> set[str]:
     if last is None or last.tags.get(DATA_TAG) != data:
         return set()
     try:
-        return set().union(*json.loads(registry.artifact(last.run_id, HELD)).values())
+        return set().union(*json.loads(registry.artifact(last.run_id, artefacts.HELD_BACK.logged())).values())
     except ServiceError:  # a run from before gallery releases
         return set()

@@ -22,6 +22,8 @@ from skumatch.git import Checkout, NoRepository, checkout, object_id
 from skumatch.params import Params
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.recipe.strict_yaml import dump_yaml
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import RunFacts
 from skumatch.texts import UTF8, decode, read_text, visible
 
 CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
@@ -277,9 +279,9 @@ def place_inputs(folder: Path, fetched: Fetched) -> None:
             write_json(target / "none.json", NONE[name])
         else:
             shutil.copytree(source, target)
-    write_json(folder / "inputs" / "run.json", {"kind": fetched.kind})
-    write_json(folder / "inputs" / "baseline.json", {"baseline": fetched.baseline})
-    write_json(folder / "inputs" / "code.json", fetched.code.facts())
+    artefacts.RUN.write(folder, RunFacts(kind=fetched.kind))
+    write_json(artefacts.BASELINE.at(folder), {"baseline": fetched.baseline})
+    write_json(artefacts.CODE.at(folder), fetched.code.facts())
 
 
 def build(
@@ -306,7 +308,7 @@ def build(
     for name in NONE:
         repository.add(f"inputs/{name}")
     own = ["params.yaml", "data.dvc", *(f"inputs/{name}.dvc" for name in NONE)]
-    own += [f"inputs/{name}.json" for name in ("run", "code", "baseline")]
+    own += [artefact.path for artefact in (artefacts.RUN, artefacts.CODE, artefacts.BASELINE)]
     members = {name: (folder / name).read_bytes() for name in own} | fetched.code.files
     _write_archive(folder / ARCHIVE, members)
     return md5_of(repository.add(ARCHIVE))

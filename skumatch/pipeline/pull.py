@@ -27,8 +27,7 @@ from skumatch.release.promotion import withdrawn
 from skumatch.release.provenance import check_signing_key
 from skumatch.release.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry, model_release
 from skumatch.release.tracking import DATA_TAG, INPUTS_TAG, VERDICT_TAG, VERSION_TAG, Tracking
-
-PROFILE = "validate/profile.json"  # path in the MLflow run, where register logs it
+from skumatch.stages import artefacts
 
 
 class RunRequest(BaseModel):
@@ -273,11 +272,11 @@ def fetch_baseline(
     tracking = Tracking(settings.mlflow_url)
     if champion and champion.data not in (None, md5_of(data)):
         try:
-            return dict(json.loads(tracking.artifact(champion.run_id, PROFILE)))
+            return dict(json.loads(tracking.artifact(champion.run_id, artefacts.PROFILE.logged())))
         except ServiceError as error:
             fault = f"The profile of version {champion.version} can't be read"
             print(f"{fault}, so drift is measured against the last run's: {error}")
-    profile = tracking.earlier_version(md5_of(data), params.release.model_name, PROFILE)
+    profile = tracking.earlier_version(md5_of(data), params.release.model_name, artefacts.PROFILE.logged())
     return None if profile is None else dict(json.loads(profile))
 
 

@@ -14,12 +14,13 @@ from skumatch.errors import (
     TrainingDiverged,
     ValidationFailed,
 )
-from skumatch.files import read_json, sha256
+from skumatch.files import sha256
 from skumatch.params import STAGES, Params
 from skumatch.pipeline.inputs import fingerprint
 from skumatch.release import waiting
 from skumatch.release.registry import Registry
 from skumatch.release.tracking import DATA_TAG, KIND_TAG, REFUSED_TAG, RUN_TAG, STAGE_TAG, Tracking
+from skumatch.stages import artefacts
 from skumatch.stages.runner import TRAINING
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def record(
     """
     if error.kind not in REPEATED or message.dry_run or not _of_the_data(message, stage):
         return
-    code = read_json(folder / "inputs/code.json")
+    code = artefacts.CODE.read(folder)
     tags = {
         RUN_TAG: message.run,
         KIND_TAG: message.kind,
@@ -94,8 +95,8 @@ def record(
         REFUSED_TAG: message.basis,
         STAGE_TAG: stage,
         "skumatch.decision": str(error),
-        "skumatch.code": str(code["sha256"]),
-        "skumatch.commit": str(code["commit"]),
+        "skumatch.code": code.sha256,
+        "skumatch.commit": str(code.commit),
         "skumatch.params": sha256(folder / "params.yaml"),
     }
     files = {f"{stage}/{page.name}": page for page in sorted(pages.iterdir())} if pages else {}

@@ -45,8 +45,10 @@ from skumatch.release.tracking import (
     Tracking,
 )
 from skumatch.report.page import DATA_DOCS
-from skumatch.retrieval.answers import Share
+from skumatch.retrieval.answers import Shares
 from skumatch.retrieval.evaluate import Evaluation
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import CodeFacts, WeightsFacts
 
 ORIGIN = "log/origin"
 SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # stages whose files go into MLflow
@@ -72,18 +74,17 @@ class Outcome(BaseModel):
     decision: Decision
     challenger: Evaluation | None
     refreshed: Evaluation | None
-    answers: dict[str, dict[str, Share]]
+    answers: Shares
     data: str
 
     @classmethod
     def read(cls, root: Path) -> Outcome:
         """Read the results below the workspace `root`."""
-        answers = root / "out/evaluate/answers.json"
         return cls(
-            decision=Decision.model_validate(read_json(root / "out/gate/decision.json")),
+            decision=artefacts.DECISION.read(root),
             challenger=_evaluation(root, "challenger"),
             refreshed=_evaluation(root, "refreshed"),
-            answers=read_json(answers) if answers.is_file() else {},
+            answers=artefacts.SHARES.read(root) if artefacts.SHARES.exists(root) else {},
             data=md5_of((root / "data.dvc").read_text("utf-8")),
         )
 
@@ -107,8 +108,8 @@ class Outcome(BaseModel):
 
 
 def _evaluation(root: Path, candidate: str) -> Evaluation | None:
-    path = root / f"out/evaluate/{candidate}.json"
-    return Evaluation.model_validate(read_json(path)) if path.is_file() else None
+    scored = artefacts.EVALUATION.exists(root, candidate=candidate)
+    return artefacts.EVALUATION.read(root, candidate=candidate) if scored else None
 
 
 def register(settings: Settings, message: Message) -> dict[str, Any]:
@@ -124,9 +125,9 @@ def register(settings: Settings, message: Message) -> dict[str, Any]:
     with claim, workspace(settings, message, "register") as repository:
         repository.pull(
             *(stage for stage in stages(repository.folder) if stage != "embed"),
-            "inputs/weights.dvc",
-            "inputs/released.dvc",
-            "inputs/trained.dvc",
+            artefacts.WEIGHTS.pointer,
+            artefacts.RELEASED.pointer,
+            artefacts.TRAINED.pointer,
         )
         outcome = Outcome.read(repository.folder)
         params = load_params(repository.folder / "params.yaml")
@@ -146,7 +147,7 @@ def _record(
     record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)
     write_origin(root, record, settings, params)
-    tags = tags_of(message, outcome, read_json(root / "inputs/code.json")) | {
+    tags = tags_of(message, outcome, artefacts.CODE.read(root)) | {
         "skumatch.lineage": lineage.record_hash(record)
     }
     if outcome.gallery_release:
@@ -164,9 +165,9 @@ def _record(
     if outcome.decision.promotable:
         report_link = f"Report and figures: [run {message.run}]({page}), artifact `report/report.html`."
         description = f"{outcome.decision.sentence}\n\n{report_link}"
-        folder = root / ("out/bundle/refreshed" if outcome.gallery_release else "out/bundle/model")
+        folder = artefacts.BUNDLE["refreshed" if outcome.gallery_release else "challenger"].at(root)
         version = registry.register(
-            folder, mlflow_run, tags, description, root / "skumatch", root / "out/report/card.md"
+            folder, mlflow_run, tags, description, root / "skumatch", artefacts.CARD.at(root)
         )
         registry.set_tags(version, {name: tags[name] for name in COMPARISON})
         registry.set_alias(REFRESHED if outcome.gallery_release else CHALLENGER, version)
@@ -280,7 +281,7 @@ def _emit_lineage(
         openlineage.emit(event, settings.openlineage_target)
 
 
-def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[str, str]:
+def tags_of(message: Message, outcome: Outcome, code: CodeFacts) -> dict[str, str]:
     """Return the MLflow tags of the run and of its version.
 
     They name the encoder, data, code and inputs, its accuracy, the gate's decision, and the champion that it
@@ -289,7 +290,7 @@ def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[st
     Args:
         message: the run's last message.
         outcome: the results of its stages.
-        code: facts of `inputs/code.json` (`Code.facts`).
+        code: facts of the run's code.
     """
     decision = outcome.decision
     machines = {
@@ -307,8 +308,8 @@ def tags_of(message: Message, outcome: Outcome, code: dict[str, Any]) -> dict[st
         "skumatch.compared_bundle": decision.hashes["champion_bundle"] or "none",
         VERDICT_TAG: decision.verdict,
         "skumatch.decision": decision.sentence,
-        "skumatch.commit": str(code["commit"]),
-        PLAIN_TAG: str(not message.overrides and code["commit"] is not None and not code["dirty"]).lower(),
+        "skumatch.commit": str(code.commit),
+        PLAIN_TAG: str(not message.overrides and code.commit is not None and not code.dirty).lower(),
         INPUTS_TAG: message.inputs,
     }
 
@@ -322,12 +323,17 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
         repository: the run's workspace, with its inputs, lock and results.
     """
     root = repository.folder
-    code, weights_facts = read_json(root / "inputs/code.json"), root / "inputs/weights/weights.json"
-    weights = read_json(weights_facts) if weights_facts.is_file() else {"name": lineage.NO_WEIGHTS}
-    results, released, trained = root / "out/evaluate", root / "inputs/released", root / "inputs/trained"
+    code, weights = artefacts.CODE.read(root), WeightsFacts(name=lineage.NO_WEIGHTS)
+    if artefacts.WEIGHTS_FACTS.exists(root):
+        weights = artefacts.WEIGHTS_FACTS.read(root)
+    released, trained = artefacts.RELEASED.at(root), artefacts.TRAINED.at(root)
+
+    def evaluation_hash(candidate: str) -> str:
+        return sha256(artefacts.EVALUATION.at(root, candidate=candidate))
+
     return lineage.lineage(
         run=message.run,
-        code=lineage.CodeRecord(commit=code["commit"], dirty=code["dirty"], files=code["sha256"]),
+        code=lineage.CodeRecord(commit=code.commit, dirty=code.dirty, files=code.sha256),
         inputs=lineage.Inputs(
             kind=message.kind,
             archive=f"md5:{message.inputs}",
@@ -336,18 +342,18 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
             champion_version=message.champion,
             released=bundle_hash(released) if (released / MANIFEST).is_file() else None,
             trained=bundle_hash(trained) if (trained / MANIFEST).is_file() else None,
-            weights=str(weights["name"]),
-            weights_sha256=weights.get("sha256"),
+            weights=weights.name,
+            weights_sha256=weights.sha256 or None,
             params=sha256(root / "params.yaml"),
             overrides=message.overrides,
             environment=sha256(root / "requirements/constraints.txt"),
         ),
         lock=repository.lock,
         results=lineage.Results(
-            challenger=sha256(results / "challenger.json") if outcome.challenger else None,
-            champion=sha256(results / "refreshed.json") if outcome.refreshed else None,
-            answers=sha256(results / "answers.parquet") if outcome.answers else None,
-            decision=sha256(root / "out/gate/decision.json"),
+            challenger=evaluation_hash("challenger") if outcome.challenger else None,
+            champion=evaluation_hash("refreshed") if outcome.refreshed else None,
+            answers=sha256(artefacts.ANSWERS.at(root)) if outcome.answers else None,
+            decision=sha256(artefacts.DECISION.at(root)),
             verdict=outcome.decision.verdict,
             bundle=str(outcome.decision.bundle),
         ),
@@ -366,8 +372,8 @@ def write_origin(root: Path, record: dict[str, Any], settings: Settings, params:
     ended = datetime.now(UTC)
     results = record["results"]
     refreshed = results["verdict"] == "refresh" or results["challenger"] is None
-    folder = "refreshed" if refreshed else "model"
-    manifest = read_json(root / "out/bundle" / folder / MANIFEST)
+    bundle = artefacts.BUNDLE["refreshed" if refreshed else "challenger"]
+    manifest = read_json(bundle.at(root) / MANIFEST)
     parts = {name: part["sha256"] for name, part in manifest["parts"].items()}
     parts |= {MANIFEST: results["bundle"]}
     statement = provenance.statement(record, parts, ended)
@@ -383,7 +389,7 @@ def artifacts(root: Path) -> dict[str, Path]:
     names = ("params.yaml", "dvc.lock", "requirements/constraints.txt", "log/lineage.json")
     files = {Path(name).name: root / name for name in names}
     for stage in SHOWN:
-        results = sorted((root / "out" / stage).iterdir())
+        results = sorted((root / artefacts.out(stage)).iterdir())
         files |= {f"{stage}/{path.name}": path for path in results if path.is_file()}
     return files | {f"origin/{path.name}": path for path in sorted((root / ORIGIN).glob("*"))}
 
@@ -410,7 +416,7 @@ def metrics(message: Message, outcome: Outcome, root: Path) -> dict[str, float |
         for part, share in parts.items():
             prefix = f"answers.{candidate}.{part}"
             figures |= {f"{prefix}.{name}": getattr(share, name) for name in ("right", "wrong", "unknown")}
-    curves = root / "out/train/history.jsonl"
+    curves = artefacts.HISTORY.at(root)
     lines = curves.read_text("utf-8").splitlines() if curves.is_file() else []
     epochs = [json.loads(line) for line in lines]
     figures |= {f"train.{name}": value for name, value in message.pace.items()}
@@ -447,9 +453,10 @@ def keep_report(settings: Settings, message: Message, root: Path) -> str:
     """
     folder = reports(settings, message.run)
     docs = folder / "validate" / "docs.html"
-    text = (root / "out/report/report.html").read_text("utf-8")
-    page = text.replace(f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"')
-    write_text(docs, (root / "out/validate/docs.html").read_text("utf-8"))
+    page = artefacts.REPORT.read(root).replace(
+        f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"'
+    )
+    write_text(docs, artefacts.DATA_DOCS.read(root))
     write_text(folder.with_name(f"{folder.name}.html"), page)
     return str(folder.with_name(f"{folder.name}.html"))
 

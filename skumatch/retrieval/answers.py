@@ -185,7 +185,10 @@ class Share(BaseModel):
     interval: tuple[float, float]
 
 
-def shares(table: pd.DataFrame, params: EvaluateParams, seed: int) -> dict[str, dict[str, Share]]:
+Shares = dict[str, dict[str, Share]]  # candidate -> part of the products -> its shares
+
+
+def shares(table: pd.DataFrame, params: EvaluateParams, seed: int) -> Shares:
     """Summarise each candidate's answers to the test photos of today's products.
 
     A right answer names the product and doesn't call the photo unknown. A candidate whose gallery lacks a

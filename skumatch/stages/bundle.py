@@ -8,37 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
-from safetensors.numpy import load_file
 
 from skumatch.data.split import GALLERY_ROLES
-from skumatch.files import read_json, write_json
 from skumatch.params import Params
 from skumatch.release.blessing import bless
 from skumatch.release.bundle import LabelledVectors, write_bundle
-from skumatch.release.bundle.manifest import TRAINING
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import CandidateBundle
 from skumatch.stages.selection import select
+
+VECTORS = {"challenger": "challenger", "refreshed": "champion"}  # candidate -> the encoder of its vectors
 
 
 def run(root: Path, params: Params) -> None:
     """Write out/bundle: a bundle for each candidate, and facts.json."""
-    items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
-    held = read_json(root / "out/evaluate/held.json")
+    items, held = artefacts.ITEMS.read(root), artefacts.HELD_BACK.read(root)
     gallery = items[items["role"].eq("gallery")]
-    facts: dict[str, dict[str, Any] | None] = {"challenger": None, "refreshed": None}
-    if (root / "out/train/encoder").is_dir():
-        trained = pq.read_table(root / "out/train/training.parquet")["id"].to_pylist()
-        rows = _without(gallery, held.get("challenger", {}))
-        facts["challenger"] = _bundle(root, params, "challenger", rows, root / "out/train/encoder", trained)
-    champion = root / "inputs/champion"
-    if (champion / "encoder").is_dir():
-        trained = pq.read_table(champion / TRAINING)["id"].to_pylist()
-        rows = _without(gallery, held["refreshed"])
-        facts["refreshed"] = _bundle(root, params, "refreshed", rows, champion / "encoder", trained)
-    write_json(root / "out/bundle/facts.json", facts)
+    encoders = {
+        "challenger": (artefacts.ENCODER, artefacts.TRAINING_PIXELS),
+        "refreshed": (artefacts.CHAMPION_ENCODER, artefacts.CHAMPION_PIXELS),
+    }
+    facts: dict[str, CandidateBundle | None] = dict.fromkeys(encoders)
+    for candidate, (encoder, pixels) in encoders.items():
+        if encoder.exists(root):
+            rows, trained = _without(gallery, held.get(candidate, {})), pixels.read(root)["id"].tolist()
+            facts[candidate] = _bundle(root, params, candidate, rows, encoder.at(root), trained)
+    artefacts.BUNDLES.write(root, facts)
 
 
 def _without(gallery: pd.DataFrame, held: dict[str, str]) -> pd.DataFrame:
@@ -48,7 +45,7 @@ def _without(gallery: pd.DataFrame, held: dict[str, str]) -> pd.DataFrame:
 
 def _bundle(
     root: Path, params: Params, candidate: str, gallery: pd.DataFrame, encoder: Path, trained: Iterable[str]
-) -> dict[str, Any]:
+) -> CandidateBundle:
     """Write a candidate's bundle and try it in a clean process.
 
     Args:
@@ -62,10 +59,9 @@ def _bundle(
     Returns:
         The bundle's hash, its size in megabytes, and the results of the trial.
     """
-    vectors = {"challenger": "challenger", "refreshed": "champion"}[candidate]
-    embeddings = load_file(root / f"out/embed/{vectors}.safetensors")["embeddings"][gallery.index]
-    thresholds = read_json(root / f"out/evaluate/{candidate}-thresholds.json")
-    folder = root / "out/bundle" / {"challenger": "model", "refreshed": "refreshed"}[candidate]
+    embeddings = artefacts.VECTORS.read(root, encoder=VECTORS[candidate])[gallery.index]
+    thresholds = artefacts.THRESHOLDS.read(root, candidate=candidate).model_dump(mode="json")
+    folder = artefacts.BUNDLE[candidate].at(root)
     labelled = LabelledVectors(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)
     digest = write_bundle(folder, encoder, labelled, thresholds, trained)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
@@ -77,4 +73,6 @@ def _bundle(
         pictures.take(served.tolist()),
         params.gate.max_p95_ms,
     )
-    return {"bundle": digest, "megabytes": round(size, 3), **blessing._asdict()}
+    return CandidateBundle(
+        bundle=digest, megabytes=round(size, 3), blessed=blessing.blessed, p95_ms=blessing.p95_ms
+    )

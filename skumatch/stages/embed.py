@@ -10,31 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from skumatch.data.images import Images
-from skumatch.data.manifest import write_parquet
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.errors import DataError, ParameterError, WeightsError
-from skumatch.files import read_json, replacing, sha256, write_json
+from skumatch.files import read_json, sha256
 from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import Encoder, load
 from skumatch.params import Params
 from skumatch.retrieval.photos import with_photos
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import EncoderHashes
 from skumatch.stages.selection import select, without_queries
 from skumatch.stages.vectors import stage_vectors
-
-# `group` is the duplicate group. Only queries have width, height, blur and brightness.
-COLUMNS = {
-    **dict.fromkeys(("id", "sku", "role", "group", "product_group", "sha256"), pa.string()),
-    **dict.fromkeys(("unseen", "trained_challenger", "trained_champion", "catalogue_only"), pa.bool_()),
-    **dict.fromkeys(("width", "height"), pa.int32()),
-    **dict.fromkeys(("blur", "brightness"), pa.float64()),
-}
-SCHEMA = pa.schema(list(COLUMNS.items()))
 
 
 def run(root: Path, params: Params) -> None:
@@ -46,7 +35,8 @@ def run(root: Path, params: Params) -> None:
 def _run(root: Path, params: Params, world: World) -> None:
     rows, pictures = select(root, *GALLERY_ROLES, "query", "catalogue", "other", "retired")
     rows, pictures = _without_trained_queries(_with_trained(root, rows), pictures, world)
-    folders = {"challenger": root / "out/train/encoder", "champion": root / "inputs/champion/encoder"}
+    encoders = {"challenger": artefacts.ENCODER, "champion": artefacts.CHAMPION_ENCODER}
+    folders = {name: encoder.at(root) for name, encoder in encoders.items()}
     present = [name for name, folder in folders.items() if folder.is_dir()]
     if not present:
         raise DataError(
@@ -60,18 +50,17 @@ def _run(root: Path, params: Params, world: World) -> None:
             embeddings[present[0]] if same else _embed(root, folders[name], pictures, params, name, world)
         )
     if world.first:
-        out = root / "out/embed"
-        write_parquet(out / "items.parquet", _items(root, rows, pictures), SCHEMA)
+        artefacts.ITEMS.write(root, _items(root, rows, pictures))
         for name, vectors in embeddings.items():
-            _write(out / f"{name}.safetensors", vectors)
-        encoders = {
+            artefacts.VECTORS.write(root, vectors, encoder=name)
+        hashes = {
             name: weights_hash(folder) if name in embeddings else None for name, folder in folders.items()
         }
-        write_json(out / "embed.json", {"encoders": encoders})
+        artefacts.ENCODERS.write(root, EncoderHashes(encoders=hashes))
 
 
 def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
-    """Return the table of the embedded pictures, in their order; columns as in SCHEMA."""
+    """Return the table of the embedded pictures, in their order; columns as in artefacts.ITEMS."""
     # a version that was imported before groups were kept has none
     groups = read_json(root / "data/import.json").get("groups", {})
     role = rows["role"].where(~rows["role"].isin(GALLERY_ROLES), "gallery")
@@ -79,19 +68,16 @@ def _items(root: Path, rows: pd.DataFrame, pictures: Images) -> pd.DataFrame:
     catalogue_only = rows["sku"].isin(rows.loc[role.eq("gallery"), "sku"]) & ~rows["sku"].isin(shelf)
     items: pd.DataFrame = with_photos(rows, pictures).assign(
         role=role, product_group=rows["sku"].map(groups), catalogue_only=catalogue_only
-    )[SCHEMA.names]
+    )[artefacts.ITEMS.columns]
     return items
 
 
 def _with_trained(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Add to `rows` whether each encoder was trained on the pixels: trained_challenger, trained_champion."""
-    files = {
-        "challenger": root / "out/train/training.parquet",
-        "champion": root / "inputs/champion/training.parquet",
-    }
+    tables = {"challenger": artefacts.TRAINING_PIXELS, "champion": artefacts.CHAMPION_PIXELS}
     trained_on = {
-        model: pq.read_table(path)["id"].to_pylist() if path.is_file() else []
-        for model, path in files.items()
+        model: table.read(root)["id"].tolist() if table.exists(root) else []
+        for model, table in tables.items()
     }
     flags = {f"trained_{model}": rows["pixels"].isin(pixels) for model, pixels in trained_on.items()}
     return rows.assign(**flags)
@@ -131,11 +117,6 @@ def _loaded(folder: Path) -> Encoder:
             f"{folder / 'encoder.json'} names the model '{str(model)[:40]}', which this skumatch doesn't have"
         )
         raise WeightsError(f"{facts}; load it with the version that wrote it.") from error
-
-
-def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
-    with replacing(path) as aside:
-        save_file({"embeddings": embeddings}, aside)
 
 
 def weights_hash(folder: Path) -> str:

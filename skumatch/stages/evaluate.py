@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import get_args
 
 import pandas as pd
-import pyarrow.parquet as pq
-from safetensors.numpy import load_file
 
-from skumatch.data.manifest import write_parquet
 from skumatch.data.validation.drift import read_baseline
-from skumatch.files import read_json, sha256, write_json
+from skumatch.files import sha256
 from skumatch.model.runtime import prepare
 from skumatch.params import Params
 from skumatch.release.bundle.manifest import ENCODER, GALLERY, THRESHOLDS
@@ -32,14 +29,15 @@ from skumatch.release.fitness import hold_back
 from skumatch.retrieval import answers
 from skumatch.retrieval.answers import ServedGallery
 from skumatch.retrieval.calibration import Embedded, fit_thresholds
-from skumatch.retrieval.evaluate import RANKING_SCHEMA, Protocol, per_sku
+from skumatch.retrieval.evaluate import Protocol, per_sku
 from skumatch.retrieval.figures import NearDuplicateFree
-from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
+from skumatch.retrieval.hits import hits_table
 from skumatch.retrieval.openset import OpenSet
 from skumatch.retrieval.protocols import ProtocolAnswers, ask, hits_without_duplicates, without_duplicates
 from skumatch.retrieval.search import Vectors
 from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import open_set
+from skumatch.stages import artefacts
 
 GUARDED = ("unseen", "k5")  # protocols whose hits the gate compares, besides `full` and its slices
 # Candidate -> the encoder whose vectors it uses, as the stage embed names them.
@@ -57,7 +55,7 @@ class Scored:
     Attributes:
         root: The stage's workspace.
         params: The run's parameters.
-        items: Rows of out/embed/items.parquet, in the order of `vectors`.
+        items: Rows of artefacts.ITEMS, in the order of `vectors`.
         vectors: [items, d].
         model: `challenger` or `refreshed`.
         encoder: SHA-256 of the encoder's weights.
@@ -74,7 +72,7 @@ class Scored:
 
     def ask(self, protocol: Protocol) -> ProtocolAnswers:
         """Rank the gallery for each query of a protocol."""
-        lists = pq.read_table(self.root / f"out/split/protocols/{protocol}.parquet").to_pandas()
+        lists = artefacts.PROTOCOL.read(self.root, protocol=protocol)
         lists = lists[~lists["id"].isin(self.items.loc[self.items["role"].eq(answers.HELD), "id"])]
         return ask(
             protocol,
@@ -97,9 +95,12 @@ class Scored:
             unknown: Figures of unknown products; `full` only.
         """
         evaluation = ranked.evaluate(self.params.evaluate, self.params.seed, self.encoder)
-        name = self.model if ranked.protocol == "full" else f"{self.model}-{ranked.protocol}"
         whole = evaluation.model_copy(update={"near_duplicate_free": free, "unknown": unknown})
-        write_json(self.path(f"{name}.json"), whole.model_dump(mode="json"))
+        if ranked.protocol == "full":
+            artefacts.EVALUATION.write(self.root, whole, candidate=self.model)
+        else:
+            names = {"candidate": self.model, "protocol": ranked.protocol}
+            artefacts.PROTOCOL_EVALUATION.write(self.root, whole, **names)
 
     def embedded(self, *models: str) -> Embedded:
         """Return the items and their vectors; `trained` marks items that any of `models` was trained on."""
@@ -133,36 +134,28 @@ class Scored:
         back = self.items["role"].eq("gallery") & self.items["sku"].isin(list(held))
         return replace(self, items=self.items.assign(role=self.items["role"].mask(back, answers.HELD)))
 
-    def path(self, name: str) -> Path:
-        """Return the path of one of the stage's outputs."""
-        return self.root / "out/evaluate" / name
-
 
 def run(root: Path, params: Params) -> None:
     """Write out/evaluate: figures, hits, thresholds and answers of all candidates, and held.json."""
     items, device = _items(root), str(prepare(params.runtime))
-    encoders = read_json(root / "out/embed/embed.json")["encoders"]
-    vectors = {
-        name: load_file(root / f"out/embed/{name}.safetensors")["embeddings"]
-        for name, encoder in encoders.items()
-        if encoder
-    }
+    encoders = {name: encoder for name, encoder in artefacts.ENCODERS.read(root).encoders.items() if encoder}
+    vectors = {name: artefacts.VECTORS.read(root, encoder=name) for name in encoders}
     scored = {
         model: Scored(root, params, items, vectors[name], model, encoders[name], device)
         for model, name in VECTORS.items()
         if name in vectors
     }
     held = _answers_as_served(root, params, scored) if "refreshed" in scored else {}
-    write_json(root / "out/evaluate/held.json", held)
+    artefacts.HELD_BACK.write(root, held)
     for name, candidate in scored.items():
         hits = _full(candidate, candidate.without(held.get(name, {}))) | _others(candidate)
-        write_parquet(candidate.path(f"{name}-hits.parquet"), hits_table(hits), HITS_SCHEMA)
+        artefacts.HITS.write(root, hits_table(hits), candidate=name)
 
 
 def _items(root: Path) -> pd.DataFrame:
     """Return the embedded items; `new` tells whether a SKU is new, where there was a data version before."""
-    items: pd.DataFrame = pq.read_table(root / "out/embed/items.parquet").to_pandas()
-    before = read_baseline(root / "inputs/baseline.json")
+    items = artefacts.ITEMS.read(root)
+    before = read_baseline(artefacts.BASELINE.at(root))
     if before is None or before.rendered:
         return items
     return items.assign(new=~items["sku"].isin(list(before.skus)))
@@ -181,13 +174,8 @@ def _answers_as_served(root: Path, params: Params, scored: dict[str, Scored]) ->
     table = tables["refreshed"]
     if "challenger" in tables:
         table = answers.beside(table, tables["challenger"], "challenger")
-    write_parquet(root / "out/evaluate/answers.parquet", table, answers.SCHEMA)
-    shares = answers.shares(table, params.evaluate, params.seed)
-    tree = {
-        name: {part: share.model_dump(mode="json") for part, share in parts.items()}
-        for name, parts in shares.items()
-    }
-    write_json(root / "out/evaluate/answers.json", tree)
+    artefacts.ANSWERS.write(root, table)
+    artefacts.SHARES.write(root, answers.shares(table, params.evaluate, params.seed))
     return held
 
 
@@ -212,8 +200,8 @@ def _released_galleries(root: Path, refreshed: Scored) -> dict[str, ServedGaller
 
     One that is missing, or was released with another encoder, is left out.
     """
-    champion, vectors, galleries = root / "inputs/champion", refreshed.vectors, {}
-    for name, folder in (("served", champion), ("released", root / "inputs/released")):
+    champion, vectors, galleries = artefacts.CHAMPION.at(root), refreshed.vectors, {}
+    for name, folder in (("served", champion), ("released", artefacts.RELEASED.at(root))):
         if (folder / GALLERY).is_file() and sha256(folder / ENCODER) == sha256(champion / ENCODER):
             rows = read_gallery(folder / GALLERY, vectors.shape[1])
             galleries[name] = ServedGallery(
@@ -236,13 +224,13 @@ def _full(scored: Scored, released: Scored) -> Hits:
     """
     full, params = scored.ask("full"), scored.params
     free = hits_without_duplicates(full, scored.items, scored.vectors, params.search.backend, scored.device)
-    write_json(scored.path(f"{scored.model}-thresholds.json"), released.thresholds.model_dump(mode="json"))
+    root, candidate = scored.root, scored.model
+    artefacts.THRESHOLDS.write(root, released.thresholds, candidate=candidate)
     unknown = _unknown(released, full if released is scored else released.ask("full"))
     scored.write(full, without_duplicates(free, full, params.evaluate, params.seed), unknown)
-    write_parquet(scored.path(f"{scored.model}.parquet"), full.ranking.to_frame(), RANKING_SCHEMA)
-    write_json(
-        scored.path(f"{scored.model}-skus.json"), per_sku(full.ranking, full.partners).to_dict("records")
-    )
+    artefacts.RANKING.write(root, full.ranking.to_frame(), candidate=candidate)
+    figures = per_sku(full.ranking, full.partners).to_dict("records")
+    artefacts.SKU_FIGURES.write(root, figures, candidate=candidate)
     hits = full.hits()
     few_images = full.facts["gallery_images"].le(params.evaluate.tail_images)
     return {"full": hits, "tail": hits[few_images[hits.index]], "near_duplicate_free": free}
@@ -262,7 +250,7 @@ def _others(scored: Scored) -> Hits:
     """
     hits = {}
     for protocol in get_args(Protocol):
-        if protocol == "full" or not (scored.root / f"out/split/protocols/{protocol}.parquet").is_file():
+        if protocol == "full" or not artefacts.PROTOCOL.exists(scored.root, protocol=protocol):
             continue
         lists = scored.ask(protocol)
         if lists.answerable:

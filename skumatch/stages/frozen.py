@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 
 from skumatch.data.split import GALLERY_ROLES
-from skumatch.files import read_json, write_json
 from skumatch.model.encoder import build
 from skumatch.model.fetched import fetched_weights
 from skumatch.model.runtime import prepare
 from skumatch.params import Params
 from skumatch.retrieval.protocols import ask
+from skumatch.stages import artefacts
 from skumatch.stages.selection import select, without_queries
 from skumatch.stages.vectors import stage_vectors
 
@@ -29,16 +28,16 @@ def run(root: Path, params: Params) -> None:
     """
     rows, pictures = select(root, *GALLERY_ROLES, "query")
     rows, pictures = without_queries(rows, pictures, set(rows.loc[rows["role"].eq("train"), "pixels"]))
-    weights = root / "inputs/weights"
     torch.manual_seed(params.seed)  # weights that are not given are random
     # without the projection: an untrained one would add nothing but chance
     untrained = params.encoder.model_copy(update={"dim": 0})
-    encoder = build(untrained, fetched_weights(weights)).eval()
-    vectors = stage_vectors(root, encoder, weights / "weights.json", pictures, params, "untrained")
-    lists = pq.read_table(root / "out/split/protocols/full.parquet").to_pandas()
+    encoder = build(untrained, fetched_weights(artefacts.WEIGHTS.at(root))).eval()
+    weights = artefacts.WEIGHTS_FACTS.at(root)
+    vectors = stage_vectors(root, encoder, weights, pictures, params, "untrained")
+    lists = artefacts.PROTOCOL.read(root, protocol="full")
     items = rows[["id", "sku", "sha256", "group"]]
     device = str(prepare(params.runtime))
     full = ask("full", lists, items, vectors, params.search.backend, device, params.evaluate.voters)
-    digest = str(read_json(weights / "weights.json").get("sha256", "none"))
+    digest = artefacts.WEIGHTS_FACTS.read(root).sha256 or "none"
     evaluation = full.evaluate(params.evaluate, params.seed, digest)
-    write_json(root / "out/frozen/frozen.json", evaluation.model_dump(mode="json"))
+    artefacts.FROZEN.write(root, evaluation)

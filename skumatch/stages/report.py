@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,11 +14,10 @@ from PIL.Image import Image
 
 from skumatch.data.quarantine import read_pictures
 from skumatch.data.split import GALLERY_ROLES
-from skumatch.data.validation.drift import Profile, read_baseline
-from skumatch.files import read_json, write_text
+from skumatch.data.validation.drift import read_baseline
+from skumatch.files import read_json
 from skumatch.params import Params
 from skumatch.release.bundle.manifest import GALLERY, LABELS
-from skumatch.release.gate import Decision
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import DataFacts, ReportContext, TrainingFacts
 from skumatch.report.data_changes import DataComparison, changes_of
@@ -26,9 +25,11 @@ from skumatch.report.gallery import PictureLoss, gallery_changes
 from skumatch.report.mistakes import find_mistakes, first_pictures, weak_skus
 from skumatch.report.page import model_card, render_report
 from skumatch.report.quarantined import by_reason, set_aside
-from skumatch.retrieval.answers import PHOTO, Share
+from skumatch.retrieval.answers import PHOTO, Shares
 from skumatch.retrieval.figures import Evaluation, Protocol
 from skumatch.retrieval.ranking import Ranking
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import SplitFacts
 from skumatch.stages.selection import select
 
 SETTINGS = (
@@ -45,31 +46,31 @@ SETTINGS = (
 def run(root: Path, params: Params) -> None:
     """Write out/report: report.html and card.md."""
     context = context_of(root, params)
-    write_text(root / "out/report/report.html", render_report(context))
-    write_text(root / "out/report/card.md", model_card(context))
+    artefacts.REPORT.write(root, render_report(context))
+    artefacts.CARD.write(root, model_card(context))
 
 
 def context_of(root: Path, params: Params) -> ReportContext:
     """Read all that the report shows from the workspace's outs."""
-    evaluated, frozen = root / "out/evaluate", root / "out/frozen/frozen.json"
-    present = [model for model in ("challenger", "refreshed") if (evaluated / f"{model}.json").is_file()]
-    evaluations = {model: _evaluation(evaluated / f"{model}.json") for model in present}
-    decision = Decision.model_validate(read_json(root / "out/gate/decision.json"))
+    candidates = ("challenger", "refreshed")
+    present = [model for model in candidates if artefacts.EVALUATION.exists(root, candidate=model)]
+    evaluations = {model: artefacts.EVALUATION.read(root, candidate=model) for model in present}
+    decision = artefacts.DECISION.read(root)
     main = "refreshed" if decision.verdict == "refresh" else present[0]  # the model that the report is about
     rival = (
         "refreshed" if main == "challenger" and "refreshed" in present else ""
     )  # the model to compare with
-    ranking = Ranking.from_frame(pq.read_table(evaluated / f"{main}.parquet").to_pandas())
-    skus = {model: pd.DataFrame(read_json(evaluated / f"{model}-skus.json")) for model in evaluations}
-    items = pq.read_table(root / "out/embed/items.parquet").to_pandas()
+    ranking = Ranking.from_frame(artefacts.RANKING.read(root, candidate=main))
+    skus = {model: pd.DataFrame(artefacts.SKU_FIGURES.read(root, candidate=model)) for model in evaluations}
+    items = artefacts.ITEMS.read(root)
     gallery = items[items["role"].eq("gallery")]
     first_of, picture = first_pictures(gallery["id"].tolist(), gallery["sku"].tolist()), pictures_by_id(root)
-    trained = main == "challenger" and (root / "out/train/training.json").is_file()
+    trained = main == "challenger" and artefacts.TRAINING.exists(root)
     return ReportContext(
         decision=decision,
         challenger=evaluations[main],
         champion=evaluations.get(rival),
-        frozen=_evaluation(frozen) if trained and frozen.is_file() else None,
+        frozen=artefacts.FROZEN.read(root) if trained and artefacts.FROZEN.exists(root) else None,
         weak=weak_skus(ranking, skus[main], skus.get(rival)),
         pairs=confused_pairs(ranking, first_of, picture),
         mistakes=find_mistakes(ranking, first_of, picture),
@@ -77,9 +78,9 @@ def context_of(root: Path, params: Params) -> ReportContext:
         training=_training(root, params) if trained else None,
         hashes=evaluations[main].hashes | decision.hashes,
         model_name=params.release.model_name,
-        protocols=_protocols(evaluated, main, rival),
+        protocols=_protocols(root, main, rival),
         gallery=gallery_changes(
-            decision, _served(root), _answers(root), first_of, picture, _thinned(root, gallery)
+            decision, _served(root), _shares(root), first_of, picture, _thinned(root, gallery)
         ),
     )
 
@@ -91,13 +92,13 @@ def _thinned(root: Path, gallery: pd.DataFrame) -> list[PictureLoss]:
         root: The stage's workspace.
         gallery: Items of today's gallery.
     """
-    path, answers = root / "inputs/champion" / GALLERY, root / "out/evaluate/answers.parquet"
-    if not path.is_file() or not answers.is_file():
+    path = artefacts.CHAMPION.at(root) / GALLERY
+    if not path.is_file() or not artefacts.ANSWERS.exists(root):
         return []
     served = pq.read_table(path, columns=["id", "sku"]).to_pandas()
     served = served[served["sku"].isin(gallery["sku"])]
     gone = served.assign(gone=~served["id"].isin(gallery["id"])).groupby("sku")["gone"].agg(["sum", "size"])
-    photos = pq.read_table(answers).to_pandas()
+    photos = artefacts.ANSWERS.read(root)
     photos = photos[photos["asked_as"].eq(PHOTO)]
     right = {
         name: photos[name].eq(photos["sku"]) & ~photos[f"{name}_unknown"].eq(True)
@@ -114,32 +115,27 @@ def _thinned(root: Path, gallery: pd.DataFrame) -> list[PictureLoss]:
 
 def _served(root: Path) -> set[str]:
     """Return the products of the champion's gallery; none where there is no champion."""
-    path = root / "inputs/champion" / LABELS
+    path = artefacts.CHAMPION.at(root) / LABELS
     return set(read_json(path)["gallery_images"]) if path.is_file() else set()
 
 
-def _answers(root: Path) -> dict[str, dict[str, Share]]:
-    path = root / "out/evaluate/answers.json"
-    tree = read_json(path) if path.is_file() else {}
-    return {
-        candidate: {part: Share.model_validate(share) for part, share in parts.items()}
-        for candidate, parts in tree.items()
-    }
+def _shares(root: Path) -> Shares:
+    return artefacts.SHARES.read(root) if artefacts.SHARES.exists(root) else {}
 
 
-def _evaluation(path: Path) -> Evaluation:
-    return Evaluation.model_validate(read_json(path))
-
-
-def _protocols(evaluated: Path, main: str, rival: str) -> list[tuple[Evaluation, Evaluation | None]]:
+def _protocols(root: Path, main: str, rival: str) -> list[tuple[Evaluation, Evaluation | None]]:
     """Return the figures of `main` and `rival` under the protocols other than `full` that `main` has."""
-    pairs = []
-    for name in get_args(Protocol):
-        main_path, rival_path = evaluated / f"{main}-{name}.json", evaluated / f"{rival}-{name}.json"
-        if main_path.is_file():
-            rival_figures = _evaluation(rival_path) if rival_path.is_file() else None
-            pairs.append((_evaluation(main_path), rival_figures))
-    return pairs
+    figures = artefacts.PROTOCOL_EVALUATION
+    names = [name for name in get_args(Protocol) if figures.exists(root, candidate=main, protocol=name)]
+    return [
+        (
+            figures.read(root, candidate=main, protocol=name),
+            figures.read(root, candidate=rival, protocol=name)
+            if figures.exists(root, candidate=rival, protocol=name)
+            else None,
+        )
+        for name in names
+    ]
 
 
 def pictures_by_id(root: Path) -> Callable[[str], Image]:
@@ -153,41 +149,41 @@ def _changes(
     root: Path, first_of: Mapping[str, str], picture: Callable[[str], Image]
 ) -> DataComparison | None:
     """Return the changes since the last data version that passed; None without one."""
-    now = Profile.model_validate(read_json(root / "out/validate/profile.json"))
-    return changes_of(now, read_baseline(root / "inputs/baseline.json"), first_of, picture)
+    baseline = read_baseline(artefacts.BASELINE.at(root))
+    return changes_of(artefacts.PROFILE.read(root), baseline, first_of, picture)
 
 
 def _data(root: Path, items: pd.DataFrame, changes: DataComparison | None) -> DataFacts:
-    validation = read_json(root / "out/validate/validation.json")
-    split = read_json(root / "out/split/split.json")
-    roles, expectations = items["role"].value_counts(), validation["expectations"]
+    validation, split = artefacts.VALIDATION.read(root), artefacts.SPLIT.read(root)
+    roles, expectations = items["role"].value_counts(), validation.expectations
+    quarantined = [entry.model_dump() for entry in validation.quarantined]
     return DataFacts(
-        images=sum(split["images"].values()),
+        images=sum(split.images.values()),
         skus=int(items["sku"].nunique()),
         gallery=int(roles["gallery"]),
         queries=int(roles["query"]),
-        unseen_skus=len(split["unseen"]),
-        warnings=validation["warnings"],
-        set_aside=set_aside(validation["quarantined"], read_pictures(root / "data")),
-        aside_by_reason=by_reason(validation["quarantined"]),
+        unseen_skus=len(split.unseen),
+        warnings=validation.warnings,
+        set_aside=set_aside(quarantined, read_pictures(root / "data")),
+        aside_by_reason=by_reason(quarantined),
         duplicates=_duplicates(split),
-        expectations=(sum(finding["passed"] for finding in expectations), len(expectations)),
+        expectations=(sum(finding.passed for finding in expectations), len(expectations)),
         changes=changes,
     )
 
 
-def _duplicates(split: dict[str, Any]) -> dict[str, str]:
-    counts, queries = split["duplicates"], split["queries_with_duplicate"]
+def _duplicates(split: SplitFacts) -> dict[str, str]:
+    counts = split.duplicates
     return {
-        "Groups of equal images": f"{counts['exact_groups']:,} ({counts['exact_images']:,} images)",
-        "Groups of near-duplicates": f"{counts['near_groups']:,} ({counts['near_images']:,} images)",
-        "Groups of several products": f"{counts['groups_of_several_skus']:,}",
-        "Query photos with a duplicate in the gallery": f"{queries['gallery']:,}",
+        "Groups of equal images": f"{counts.exact_groups:,} ({counts.exact_images:,} images)",
+        "Groups of near-duplicates": f"{counts.near_groups:,} ({counts.near_images:,} images)",
+        "Groups of several products": f"{counts.groups_of_several_skus:,}",
+        "Query photos with a duplicate in the gallery": f"{split.queries_with_duplicate['gallery']:,}",
     }
 
 
 def _training(root: Path, params: Params) -> TrainingFacts:
-    facts, history = read_json(root / "out/train/training.json"), root / "out/train/history.jsonl"
+    facts, history = artefacts.TRAINING.read(root), artefacts.HISTORY.at(root)
     lines = (
         [json.loads(line) for line in history.read_text("utf-8").splitlines()] if history.is_file() else []
     )
@@ -198,8 +194,8 @@ def _training(root: Path, params: Params) -> TrainingFacts:
     }
     return TrainingFacts(
         encoder=params.encoder.model,
-        weights=facts["weights"]["name"],
-        images=facts["images"],
+        weights=facts.weights["name"],
+        images=facts.images,
         losses=[float(line["loss"]) for line in lines],
         rates=[float(line["lr"]) for line in lines],
         settings=settings | canvas,

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from skumatch.config import load_params
 from skumatch.errors import ParameterError, SkumatchError
-from skumatch.files import disk_errors, read_json, text_errors, write_json
+from skumatch.files import disk_errors, text_errors, write_json
 from skumatch.params import STAGES as STAGES
 from skumatch.progress import followed
+from skumatch.stages import artefacts
 from skumatch.stages.together import ERROR as ERROR
 from skumatch.stages.together import together
 
@@ -58,9 +59,9 @@ def run(stage: str, root: Path) -> None:
 
 def _run(stage: str, root: Path) -> None:
     params = load_params(root / "params.yaml")
-    with disk_errors(f"stage {stage}"), text_errors(f"stage {stage}"), _outs(root / "out" / stage):
+    with disk_errors(f"stage {stage}"), text_errors(f"stage {stage}"), _outs(root / artefacts.out(stage)):
         if stage in TRAINING and kind_of(root) == "refresh":
-            _hand_on(root, root / "out" / stage)
+            _hand_on(root, root / artefacts.out(stage))
         elif stage in TOGETHER and params.runtime.nproc > 1:
             together(stage, root, params.runtime)
         else:
@@ -69,10 +70,10 @@ def _run(stage: str, root: Path) -> None:
 
 def _hand_on(root: Path, out: Path) -> None:
     """Write, in place of a training's outs, the trained encoder to judge again, or a note of its absence."""
-    trained = root / "inputs/trained"
+    trained = artefacts.TRAINED.at(root)
     if out.name == "train" and (trained / "encoder").is_dir():
-        shutil.copytree(trained / "encoder", out / "encoder")
-        shutil.copyfile(trained / "training.parquet", out / "training.parquet")
+        shutil.copytree(trained / "encoder", artefacts.ENCODER.at(root))
+        shutil.copyfile(trained / "training.parquet", artefacts.TRAINING_PIXELS.at(root))
     else:
         write_json(out / "none.json", {"encoder": None})
 
@@ -82,8 +83,7 @@ def kind_of(root: Path) -> str:
 
     Without inputs/run.json, as when a stage is run by hand, it is `retrain`.
     """
-    path = root / "inputs/run.json"
-    return str(read_json(path)["kind"]) if path.is_file() else "retrain"
+    return artefacts.RUN.read(root).kind if artefacts.RUN.exists(root) else "retrain"
 
 
 def machine() -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from skumatch.data.images import Images
 from skumatch.data.manifest import images, read_manifest
+from skumatch.stages import artefacts
 
 
 def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
@@ -18,8 +18,8 @@ def select(root: Path, *roles: str) -> tuple[pd.DataFrame, Images]:
 
     The columns are the manifest's and role, unseen, group.
     """
-    split = pq.read_table(root / "out/split/split.parquet").to_pandas().drop(columns="sku")
-    rows = read_manifest(root / "data").merge(split, on="id", validate="one_to_one")
+    roles_of = artefacts.ROLES.read(root).drop(columns="sku")
+    rows = read_manifest(root / "data").merge(roles_of, on="id", validate="one_to_one")
     rows = rows[rows["role"].isin(roles)].sort_values("id", ignore_index=True)
     return rows, images(root / "data", rows)
 

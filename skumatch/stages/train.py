@@ -6,11 +6,9 @@ import hashlib
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from skumatch.config import Settings
-from skumatch.data.manifest import write_parquet
-from skumatch.files import canonical_json, read_json, sha256, write_json
+from skumatch.files import canonical_json, sha256
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import save
@@ -18,10 +16,11 @@ from skumatch.model.fetched import fetched_weights
 from skumatch.model.train import train
 from skumatch.model.validation import Validation
 from skumatch.params import Params
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import TrainedOn
 from skumatch.stages.runner import LIVE
 from skumatch.stages.selection import select
 
-PIXELS = pa.schema([("id", pa.string())])  # hashes of the pixels that were trained on
 CODE = (
     "skumatch/stages/train.py",
     "skumatch/stages/selection.py",
@@ -40,8 +39,7 @@ def run(root: Path, params: Params) -> None:
 def _train(root: Path, params: Params, world: World) -> None:
     rows, pictures = select(root, "train")
     validation = select(root, "val")[1]
-    out, key = root / "out/train", inputs_hash(root, params)
-    weights = fetched_weights(root / "inputs/weights")
+    key, weights = inputs_hash(root, params), fetched_weights(artefacts.WEIGHTS.at(root))
     checkpoints = judge = None
     if world.first:
         checkpoints = Checkpoints(Settings().remote_url, key, params.runtime.checkpoint_seconds)
@@ -56,20 +54,17 @@ def _train(root: Path, params: Params, world: World) -> None:
         weights=weights,
         checkpoints=checkpoints,
         runtime=params.runtime,
-        history=out / "history.jsonl",
+        history=artefacts.HISTORY.at(root),
         judge=judge,
         world=world,
         live=root / LIVE,
     )
     if world.first:
-        save(encoder, out / "encoder")
-        write_parquet(out / "training.parquet", pd.DataFrame({"id": sorted(set(rows["pixels"]))}), PIXELS)
-        facts = {
-            "images": len(rows),
-            "skus": int(rows["sku"].nunique()),
-            "weights": read_json(root / "inputs/weights/weights.json"),
-        }
-        write_json(out / "training.json", facts)
+        save(encoder, artefacts.ENCODER.at(root))
+        artefacts.TRAINING_PIXELS.write(root, pd.DataFrame({"id": sorted(set(rows["pixels"]))}))
+        base = artefacts.WEIGHTS_FACTS.read(root).model_dump(exclude_unset=True)
+        facts = TrainedOn(images=len(rows), skus=int(rows["sku"].nunique()), weights=base)
+        artefacts.TRAINING.write(root, facts)
 
 
 def inputs_hash(root: Path, params: Params) -> str:
@@ -77,7 +72,8 @@ def inputs_hash(root: Path, params: Params) -> str:
 
     It names the checkpoints, so that only a training with the same inputs goes on from them.
     """
-    names = ["data/manifest.parquet", "out/split/split.parquet", "inputs/weights/weights.json", *_code(root)]
+    inputs = ("data/manifest.parquet", artefacts.ROLES.path, artefacts.WEIGHTS_FACTS.path)
+    names = [*inputs, *_code(root)]
     facts = {
         "files": {name: sha256(root / name) for name in names},
         "params": params.model_dump(mode="json", include={"seed", "encoder", "train"}),

@@ -14,8 +14,10 @@ from skumatch.data.validation.drift import profile_of, read_baseline
 from skumatch.data.validation.findings import ExpectationResult, require, warnings_of
 from skumatch.data.validation.pages import docs_page, facts_of, failure_page, pictures
 from skumatch.data.validation.validate import validate, validate_bytes
-from skumatch.files import read_json, write_json, write_text
+from skumatch.files import read_json, write_text
 from skumatch.params import Params
+from skumatch.stages import artefacts
+from skumatch.stages.artefacts import ValidationFacts
 from skumatch.stages.runner import PAGES
 
 
@@ -27,7 +29,7 @@ def run(root: Path, params: Params) -> None:
     """
     data = root / "data"
     manifest, summary = read_manifest(data), read_json(data / "import.json")
-    baseline = read_baseline(root / "inputs/baseline.json")
+    baseline = read_baseline(artefacts.BASELINE.at(root))
     retired_skus = retired(read_products(data))
     findings = validate(manifest, summary, params.validation, params.data, baseline, retired_skus)
     if all(finding.passed for finding in findings):
@@ -41,9 +43,9 @@ def run(root: Path, params: Params) -> None:
     }
     profile = profile_of(manifest[~manifest["sku"].isin(retired_skus)], params.data)
     assert profile, "data that passed has images on its shelf"
-    write_json(root / "out/validate/validation.json", record)
-    write_json(root / "out/validate/profile.json", profile.model_dump(mode="json"))
-    write_text(root / "out/validate/docs.html", docs_page(findings, facts))
+    artefacts.VALIDATION.write(root, ValidationFacts.model_validate(record))
+    artefacts.PROFILE.write(root, profile)
+    artefacts.DATA_DOCS.write(root, docs_page(findings, facts))
 
 
 def _require(

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.data.manifest import write_parquet
 from skumatch.errors import DataError
+from skumatch.files import write_parquet
 from skumatch.params import EvaluateParams
 from skumatch.retrieval import rank as module
 from skumatch.retrieval import search

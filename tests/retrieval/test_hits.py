@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from skumatch.data.manifest import write_parquet
 from skumatch.errors import DataError
+from skumatch.files import write_parquet
 from skumatch.retrieval.hits import HITS_SCHEMA, hits_table, pair
 
 

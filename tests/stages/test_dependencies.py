@@ -25,6 +25,7 @@ NAMES = (
     "texts",
     "files",
     "progress",
+    "stages.artefacts",
     "stages.runner",
     "stages.together",
 )

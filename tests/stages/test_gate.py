@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skumatch.data.manifest import write_parquet
-from skumatch.files import write_json, write_text
+from skumatch.files import write_json, write_parquet, write_text
 from skumatch.params import GateParams, Params
 from skumatch.release.bundle import LabelledVectors, write_bundle
 from skumatch.release.gate import Decision
@@ -46,7 +45,7 @@ def workspace(root: Path, wrong: dict[str, int], tail: dict[str, int] | None = N
         write_parquet(root / f"out/evaluate/{model}-hits.parquet", hits_table(slices), HITS_SCHEMA)
     refreshed = BUNDLE | {"bundle": "b" * 64} if "refreshed" in wrong else None
     write_json(root / "out/bundle/facts.json", {"challenger": BUNDLE | bundle, "refreshed": refreshed})
-    write_json(root / "inputs/code.json", {"dirty": False, "commit": "c0ffee"})
+    write_json(root / "inputs/code.json", {"dirty": False, "commit": "c0ffee", "sha256": "5ha"})
     if "refreshed" in wrong:
         gallery(root / "inputs/champion")
         gallery(root / "out/bundle/refreshed")

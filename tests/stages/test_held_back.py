@@ -93,9 +93,7 @@ def test_each_encoder_holds_back_what_its_own_answers_lose(
     )
 
     galleries: dict[str, set[str]] = {}
-    monkeypatch.setattr(
-        bundle, "_bundle", lambda *args: galleries.update({args[2]: set(args[3]["sku"])}) or {}
-    )
+    monkeypatch.setattr(bundle, "_bundle", lambda *args: galleries.update({args[2]: set(args[3]["sku"])}))
     bundle.run(root, PARAMS)
     assert {name: NEW not in skus for name, skus in galleries.items()} == held
     rows = pq.read_table(root / "out/evaluate/answers.parquet").to_pandas()

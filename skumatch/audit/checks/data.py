@@ -16,8 +16,9 @@ from skumatch.audit.dossier import LISTING, WORKSPACE, Dossier
 from skumatch.files import md5, sha256
 from skumatch.release.lineage import NO_WEIGHTS
 from skumatch.release.tracking import DATA_TAG
+from skumatch.stages import artefacts
 
-WEIGHTS = "inputs/weights"
+WEIGHTS = artefacts.WEIGHTS.path
 
 
 def weights(dossier: Dossier) -> str:
@@ -41,7 +42,7 @@ def weights(dossier: Dossier) -> str:
         f"the record has no hash of the weights {recorded.weights}",
     )
     if recorded.weights_sha256:
-        actual = sha256(dossier.path(WORKSPACE, "inputs/weights/weights.safetensors"))
+        actual = sha256(dossier.path(WORKSPACE, artefacts.WEIGHTS_FILE.path))
         must(
             actual == recorded.weights_sha256,
             f"the weights are {short(actual)}, the record names {short(recorded.weights_sha256)}",

@@ -6,26 +6,27 @@ from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import sha256
 from skumatch.pipeline.register import SHOWN
+from skumatch.stages import artefacts
 
 
-def same(dossier: Dossier, recorded: str, kept: str, used: str) -> None:
+def same(dossier: Dossier, recorded: str, kept: str, used: str = "") -> None:
     """Check that both copies of a file have the recorded hash.
 
     Args:
         dossier: The dossier with the copies.
         recorded: SHA-256 from the lineage record.
         kept: Path of MLflow's copy, below RUN.
-        used: Path of the run's copy, below WORKSPACE.
+        used: Path of the run's copy, below WORKSPACE; by default that of a stage's result.
 
     Raises:
         Broken: A copy has another hash.
         FileNotFoundError: A copy is missing.
     """
-    for path in (dossier.path(RUN, kept), dossier.path(WORKSPACE, used)):
-        digest = sha256(path)
+    for copy in (dossier.path(RUN, kept), dossier.path(WORKSPACE, used or artefacts.out(kept))):
+        digest = sha256(copy)
         must(
             digest == recorded,
-            f"{path.relative_to(dossier.folder)} is {short(digest)}, the record names {short(recorded)}",
+            f"{copy.relative_to(dossier.folder)} is {short(digest)}, the record names {short(recorded)}",
         )
 
 
@@ -38,7 +39,7 @@ def copies(dossier: Dossier, *stages: str) -> None:
         Broken: A copy differs, or the stage wrote no such file.
         FileNotFoundError: The outs of a stage are missing.
     """
-    outs = {name: dossier.path(WORKSPACE, "out", name) for name in stages}
+    outs = {name: dossier.path(WORKSPACE, artefacts.out(name)) for name in stages}
     paths = {name: sorted(dossier.path(RUN, name).glob("*")) for name in stages}
     pairs = [(path, outs[name]) for name in stages for path in paths[name] if path.is_file()]
     for path, out in pairs:

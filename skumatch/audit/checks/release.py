@@ -24,6 +24,7 @@ from skumatch.release.lineage import record_hash
 from skumatch.release.registry import CHALLENGER, REFRESHED, TOP1_TAG
 from skumatch.release.tracking import RUN_TAG
 from skumatch.retrieval.figures import Evaluation
+from skumatch.stages import artefacts
 
 
 def journal(dossier: Dossier) -> str:
@@ -133,7 +134,7 @@ def index(dossier: Dossier) -> str:
 
 def decision(dossier: Dossier) -> str:
     """Check the decision's hash, and that the gate decides the same again from the evaluations."""
-    same(dossier, dossier.record.results.decision, "gate/decision.json", "out/gate/decision.json")
+    same(dossier, dossier.record.results.decision, artefacts.DECISION.logged())
     copies(dossier, "gate")
     recompute.stage(dossier, "gate")
     return f"decided again: {dossier.record.results.verdict}"
@@ -145,11 +146,11 @@ def evaluation(dossier: Dossier) -> str:
     for candidate, digest in ((CHALLENGER, results.challenger), (REFRESHED, results.champion)):
         if digest:
             stem = dossier.file_of(candidate)
-            same(dossier, digest, f"evaluate/{stem}.json", f"out/evaluate/{stem}.json")
+            same(dossier, digest, artefacts.EVALUATION.logged(candidate=stem))
             recompute.figures(dossier, candidate)
             _shown(dossier, candidate)
     if results.answers:
-        same(dossier, results.answers, "evaluate/answers.parquet", "out/evaluate/answers.parquet")
+        same(dossier, results.answers, artefacts.ANSWERS.logged())
         recompute.answers(dossier)
     copies(dossier, "evaluate")
     return "figures follow from the ranked lists"
@@ -172,7 +173,8 @@ def _shown(dossier: Dossier, candidate: str) -> None:
 
 def champion(dossier: Dossier) -> str:
     """Check that the run compared with the recorded champion."""
-    recorded_champion, folder = dossier.record.inputs.champion, dossier.there(WORKSPACE, "inputs/champion")
+    recorded_champion = dossier.record.inputs.champion
+    folder = dossier.there(WORKSPACE, artefacts.CHAMPION.path)
     if recorded_champion is None:
         must((folder / "none.json").is_file(), "the run had a champion's bundle, the record knows none")
         return "there was none"
@@ -181,13 +183,13 @@ def champion(dossier: Dossier) -> str:
         actual == recorded_champion,
         f"the run compared with bundle {short(actual)}, the record names {short(recorded_champion)}",
     )
-    for name in ("released", "trained"):
+    for name, artefact in (("released", artefacts.RELEASED), ("trained", artefacts.TRAINED)):
         recorded = getattr(dossier.record.inputs, name)
         if recorded:
-            present = bundle_hash(dossier.there(WORKSPACE, f"inputs/{name}"))
+            present = bundle_hash(dossier.there(WORKSPACE, artefact.path))
             must(
                 present == recorded,
-                f"inputs/{name} is bundle {short(present)}, the record names {short(recorded)}",
+                f"{artefact.path} is bundle {short(present)}, the record names {short(recorded)}",
             )
     verify_bundle(folder, recorded_champion)
     return f"version {dossier.record.inputs.champion_version}"

@@ -21,12 +21,12 @@ from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.replace import aside, exclusive, swap
 from skumatch.data.delivery.rows import Rows
 from skumatch.data.delivery.source import Source
-from skumatch.data.manifest import SCHEMA, write_table
+from skumatch.data.manifest import SCHEMA
 from skumatch.data.products import FILE, named_here, write_products
 from skumatch.data.quarantine import QUARANTINE
 from skumatch.data.shards import STORED, ShardStore
 from skumatch.errors import DataError, StorageError
-from skumatch.files import read_json, write_json
+from skumatch.files import read_json, write_json, write_table
 from skumatch.texts import alike
 
 FORMAT = "skumatch-data-2"

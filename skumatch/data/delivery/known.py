@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 from skumatch.data.delivery.examine import FACTS_VERSION, PictureFacts, examine_all
 from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.delivery.source import Source
-from skumatch.data.manifest import SCHEMA, write_table
+from skumatch.data.manifest import SCHEMA
 from skumatch.data.quarantine import Pictured
 from skumatch.errors import DataError, ImageError
+from skumatch.files import write_table
 from skumatch.progress import track
 
 COLUMNS = pa.schema([SCHEMA.field(name) for name in PictureFacts._fields])
