@@ -18,11 +18,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.contests import ContestRequest, contests
+from skumatch.bundle import LabelledVectors
+from skumatch.bundle.assortment import Shelves
 from skumatch.errors import ParameterError
 from skumatch.model.embed import embed
 from skumatch.params import Params
-from skumatch.release.bundle import LabelledVectors
-from skumatch.release.bundle.assortment import Shelves
 from skumatch.retrieval import statistics
 from skumatch.retrieval.calibration import Embedded, fit_thresholds
 from skumatch.retrieval.statistics import Interval

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from skumatch.gate import guards
 from skumatch.params import GateParams
-from skumatch.release import guards
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import PairedHits
 from skumatch.retrieval.metrics import Floats, Places

@@ -16,8 +16,8 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks.gate import MIDDLE, RP2K, SMALL, STRONG, TOP1, UNED, Clustering, Shape, World
+from skumatch.gate.fitness import hold_back, judge
 from skumatch.params import RefreshParams
-from skumatch.release.fitness import hold_back, judge
 from skumatch.retrieval.metrics import Flags, Floats, Labels, Places
 
 POLICY = RefreshParams(resamples=1000)

@@ -13,7 +13,9 @@ from airflow.sdk.definitions.context import Context
 log = logging.getLogger(__name__)
 CHAMPION = Asset(name="skumatch_champion", uri="skumatch://champion/skumatch")
 CHALLENGER = Asset(name="skumatch_challenger", uri="skumatch://challenger/skumatch")
-DATA = Asset(name="skumatch_data", uri="skumatch://data/skumatch")  # skumatch/new_data.py makes its events
+DATA = Asset(
+    name="skumatch_data", uri="skumatch://data/skumatch"
+)  # skumatch/servers/new_data.py makes its events
 # Events of this asset: a trained encoder has to be judged on the newest data.
 TRAINED = Asset(name="skumatch_trained", uri="skumatch://trained/skumatch")
 CHANGED, PASSED = AssetAlias("skumatch_champion_changed"), AssetAlias("skumatch_challenger_passed")

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skumatch.bundle import MANIFEST, verify_bundle
 from skumatch.config import PARAMS, Settings, expanded, load_params, params_or_defaults
 from skumatch.errors import ReferenceNotFound
 from skumatch.files import read_json
 from skumatch.params import EncoderParams, Params
 from skumatch.pipeline.pull import fetch_base_weights, open_registry
-from skumatch.release.bundle import MANIFEST, verify_bundle
 
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder

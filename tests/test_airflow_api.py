@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from skumatch import airflow_api
-from skumatch.airflow_api import Airflow, patiently
 from skumatch.config import Settings
 from skumatch.errors import ServiceError
+from skumatch.servers import airflow_api
+from skumatch.servers.airflow_api import Airflow, patiently
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skumatch import services
 from skumatch.config import Settings
 from skumatch.errors import ParameterError
 from skumatch.pipeline.pull import RunRequest, pull
+from skumatch.servers import services
 from tests.cli import Cli
 from tests.conftest import Delivery, draw, free_port
 

@@ -11,11 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PLANTED = {  # a module of the package -> an import that doesn't belong there, and the contract that says so
     "data/split.py": ("import mlflow", "MLflow only"),
-    "release/gate.py": ("import torch", "No torch"),
+    "gate/gate.py": ("import torch", "No torch"),
     "stages/embed.py": ("import dvc.repo", "DVC only"),
     "matching/batch.py": ("from dvc_objects.fs import generic", "DVC only"),
     "data/manifest.py": ("import great_expectations", "Great Expectations only"),
-    "follow.py": ("import airflow.sdk", "Airflow stays outside"),
+    "servers/follow.py": ("import airflow.sdk", "Airflow stays outside"),
     "report/view.py": ("from benchmarks import gate", "The package knows no benchmark"),
     "errors.py": ("from skumatch import texts", "Imports point one way"),
 }

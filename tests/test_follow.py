@@ -17,15 +17,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from skumatch import processes, services
-from skumatch.airflow_api import REFRESH, Airflow
 from skumatch.commands import runs
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, Refused, RunFailed, ServiceError
-from skumatch.follow import Watch, active, cancel, follow, seconds, trigger
-from skumatch.new_data import announce
 from skumatch.params import ScheduleParams
-from skumatch.summary import Task, links, render_summary, view
+from skumatch.servers import processes, services
+from skumatch.servers.airflow_api import REFRESH, Airflow
+from skumatch.servers.follow import Watch, active, cancel, follow, seconds, trigger
+from skumatch.servers.new_data import announce
+from skumatch.servers.summary import Task, links, render_summary, view
 from tests.conftest import free_port, make_project, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,7 +181,7 @@ def test_ctrl_c_stops_a_run_on_servers_that_stop_too_and_leaves_others_going(
 
     requests: list[Any] = []
     monkeypatch.setattr(Watch, "until_end", interrupted)
-    monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r+1")
+    monkeypatch.setattr("skumatch.servers.follow.trigger", lambda *_: "r+1")
     monkeypatch.setattr(Airflow, "patch", lambda _, path, body: requests.append((path, body)))
     with pytest.raises(KeyboardInterrupt):
         runs._retrain(Settings(project=ROOT), {}, ours)
@@ -214,9 +214,9 @@ def test_sigterm_leaves_no_server_behind_though_it_comes_twice(monkeypatch: pyte
 def test_a_refused_model_shows_its_summary_and_ends_with_a_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("skumatch.follow.trigger", lambda *_: "r1")
+    monkeypatch.setattr("skumatch.servers.follow.trigger", lambda *_: "r1")
     monkeypatch.setattr(
-        "skumatch.follow.follow", lambda *_, **__: SUMMARY | {"decision": "refuse", "version": None}
+        "skumatch.servers.follow.follow", lambda *_, **__: SUMMARY | {"decision": "refuse", "version": None}
     )
     with pytest.raises(Refused) as refused:
         runs._retrain(Settings(project=ROOT), {})

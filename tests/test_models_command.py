@@ -16,15 +16,15 @@ import pytest
 import torch
 from rich.console import Console
 
+from skumatch.bundle import LabelledVectors, bundle_hash, write_bundle
 from skumatch.commands.release import versions_table
 from skumatch.data.delivery.opening import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
-from skumatch.release.bundle import LabelledVectors, bundle_hash, write_bundle
-from skumatch.release.registry import ENCODER_TAG, RELEASE_TAG, TOP1_TAG, ModelRef
-from skumatch.release.tracking import DATA_TAG
+from skumatch.registry.registry import ENCODER_TAG, RELEASE_TAG, TOP1_TAG, ModelRef
+from skumatch.registry.tracking import DATA_TAG
 from tests.cli import Cli
 from tests.conftest import draw, make_shelf
 

@@ -20,13 +20,14 @@ import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch import network, servers
-from skumatch.airflow_api import Airflow
+from skumatch import network
 from skumatch.config import Settings
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
-from skumatch.release.probes import server_version
-from skumatch.release.tracking import Tracking
+from skumatch.registry.probes import server_version
+from skumatch.registry.tracking import Tracking
+from skumatch.servers import servers
+from skumatch.servers.airflow_api import Airflow
 
 LOWER = ("http_proxy", "https_proxy", "all_proxy")
 NAMES = [*LOWER, *map(str.upper, LOWER), "no_proxy", "NO_PROXY"]

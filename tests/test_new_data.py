@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from skumatch import new_data, processes
 from skumatch.config import Settings
-from skumatch.new_data import announce
 from skumatch.params import ScheduleParams
 from skumatch.pipeline.repository import md5_of
+from skumatch.servers import new_data, processes
+from skumatch.servers.new_data import announce
 from tests.cli import Cli
 from tests.conftest import Delivery, free_port, git
 from tests.dags.conftest import DAGS

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from skumatch.bundle import PARTS, Bundle, LabelledVectors, write_bundle
 from skumatch.config import load_params
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
@@ -29,7 +30,6 @@ from skumatch.model.checkpoint import Checkpoints, _hash
 from skumatch.model.hf import load_clip
 from skumatch.model.weights import fetch_weights
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import PARTS, Bundle, LabelledVectors, write_bundle
 from tests.conftest import ROOT, draw
 from tests.release.forging import bound
 

@@ -16,11 +16,11 @@ import torch
 import typer
 
 from skumatch import cli
+from skumatch.bundle import LabelledVectors, write_bundle
 from skumatch.data.images import Extent, Images
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
-from skumatch.release.bundle import LabelledVectors, write_bundle
 from tests.conftest import make_shelf
 
 NEEDS_A_PROJECT = {

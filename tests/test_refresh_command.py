@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from skumatch.airflow_api import Airflow
 from skumatch.commands import runs
 from skumatch.config import Settings
 from skumatch.errors import RunFailed
-from skumatch.follow import Watch, active
 from skumatch.pipeline.refreshing import unused_in_refresh
+from skumatch.servers.airflow_api import Airflow
+from skumatch.servers.follow import Watch, active
 from tests.conftest import ROOT
 from tests.test_follow import SUMMARY
 
@@ -50,7 +50,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[httpx.Request]]
         def session(url: str, *_: Any, **more: Any) -> httpx.Client:
             return httpx.Client(base_url=url, transport=httpx.MockTransport(answer))
 
-        monkeypatch.setattr("skumatch.airflow_api.network.http_client", session)
+        monkeypatch.setattr("skumatch.servers.airflow_api.network.http_client", session)
         return requests
 
     return served
@@ -97,9 +97,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(runs, "current_settings", lambda: Settings(project=tmp_path))
     monkeypatch.setattr(runs, "_read_code", lambda _: None)
     monkeypatch.setattr(
-        "skumatch.follow.trigger", lambda _, conf, dag: done.append(("trigger", conf, dag)) or "mine"
+        "skumatch.servers.follow.trigger", lambda _, conf, dag: done.append(("trigger", conf, dag)) or "mine"
     )
-    monkeypatch.setattr("skumatch.follow.follow", follow)
+    monkeypatch.setattr("skumatch.servers.follow.follow", follow)
     return done
 
 
@@ -139,7 +139,7 @@ def test_a_joined_run_that_took_other_data_is_not_what_was_wanted(
 ) -> None:
     """Its first task was reading data.dvc when the last import came."""
     serve(("r1", "running", {}, None))
-    monkeypatch.setattr("skumatch.follow.data_of", lambda *_: OTHER)
+    monkeypatch.setattr("skumatch.servers.follow.data_of", lambda *_: OTHER)
     runs.refresh()
     assert [step[0] for step in started] == ["follow", "trigger", "follow"]
     assert "The refresh r1 took other data; another one starts." in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_a_refresh_that_fails_ends_with_its_code(
         raise RunFailed("embed: It broke.", 15)
 
     serve()
-    monkeypatch.setattr("skumatch.follow.follow", fails)
+    monkeypatch.setattr("skumatch.servers.follow.follow", fails)
     with pytest.raises(RunFailed) as failed:
         runs.refresh()
     assert failed.value.exit_code == 15
@@ -168,7 +168,7 @@ def test_ctrl_c_leaves_a_refresh_going(
         raise KeyboardInterrupt
 
     serve()
-    monkeypatch.setattr("skumatch.follow.follow", interrupted)
+    monkeypatch.setattr("skumatch.servers.follow.follow", interrupted)
     monkeypatch.setattr(Airflow, "patch", lambda *_: pytest.fail("it was stopped"))
     with pytest.raises(KeyboardInterrupt):
         runs.refresh()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from skumatch.bundle import LabelledVectors, write_bundle
 from skumatch.model import encoder as encoders
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import LabelledVectors, write_bundle
-from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ENCODER_TAG, RELEASE_TAG, Registry
+from skumatch.registry.registry import CHALLENGER, COMPARED_TAG, ENCODER_TAG, RELEASE_TAG, Registry
 from tests.cli import Cli
 from tests.conftest import free_port, serving_mlflow
 from tests.pipeline.middleman import Middleman, between

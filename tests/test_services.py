@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from mlflow.utils.file_utils import local_file_uri_to_path
 from sqlalchemy import make_url
 
-from skumatch import processes, servers, services
 from skumatch.config import Settings
 from skumatch.errors import PortInUse, ServiceError
+from skumatch.servers import processes, servers, services
 from tests.conftest import free_port
 
 

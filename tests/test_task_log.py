@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from skumatch import task_log
 from skumatch.errors import ServiceError
-from skumatch.task_log import ServedLog, WrittenLog, crash, marked
+from skumatch.servers import task_log
+from skumatch.servers.task_log import ServedLog, WrittenLog, crash, marked
 
 
 def test_markers_are_read_and_other_lines_left() -> None:

@@ -24,7 +24,7 @@ from rich.spinner import Spinner
 
 from skumatch.config import Settings
 from skumatch.files import read_json, write_json, write_text
-from skumatch.summary import Task, links, render_summary, task_table
+from skumatch.servers.summary import Task, links, render_summary, task_table
 
 HERE = Path(__file__).parent
 HOME = "/home/me/skumatch/.skumatch"  # shown instead of the folder of whoever made the pictures
@@ -68,7 +68,7 @@ def draw(summary: dict[str, Any]) -> str:
 
 def fetch(run: str, settings: Settings) -> dict[str, Any]:
     """Fetch a finished run's summary from the running servers, without any path of this machine."""
-    from skumatch.follow import follow
+    from skumatch.servers.follow import follow
 
     text = json.dumps(follow(settings, run, Console(file=io.StringIO())))
     text = text.replace(str(settings.home_dir), HOME)

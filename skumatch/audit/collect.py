@@ -42,9 +42,9 @@ from skumatch.pipeline.erasure_record import ErasureRecord, Erasures
 from skumatch.pipeline.repository import Repository, md5_of, pointer
 from skumatch.pipeline.worker import stages
 from skumatch.progress import Advance, track
-from skumatch.release import promotion
-from skumatch.release.registry import ModelRef, Registry
-from skumatch.release.tracking import INPUTS_TAG
+from skumatch.promotion import promotion
+from skumatch.registry.registry import ModelRef, Registry
+from skumatch.registry.tracking import INPUTS_TAG
 from skumatch.stages import artefacts
 from skumatch.stages.runner import kind_of
 

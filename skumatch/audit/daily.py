@@ -17,7 +17,7 @@ from skumatch.config import Settings, load_params
 from skumatch.errors import AuditFailed, NothingNew
 from skumatch.files import write_text
 from skumatch.pipeline.pull import open_registry
-from skumatch.release.registry import ModelRef, Registry
+from skumatch.registry.registry import ModelRef, Registry
 
 SAID: tuple[Verdict, ...] = ("holds", "unchecked")
 

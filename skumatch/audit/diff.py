@@ -10,11 +10,11 @@ import pandas as pd
 
 from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
 from skumatch.audit.link import UNREADABLE
+from skumatch.bundle.manifest import WEIGHTS
 from skumatch.errors import DataError
 from skumatch.params import Params
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat
-from skumatch.release.bundle.manifest import WEIGHTS
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.statistics import Interval

@@ -10,15 +10,15 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skumatch.bundle.manifest import MANIFEST, Manifest
 from skumatch.config import load_params
 from skumatch.errors import DataError
 from skumatch.files import read_json
+from skumatch.gate.gate import Decision
+from skumatch.lineage.lineage import NO_WEIGHTS, Lineage
 from skumatch.params import Params
-from skumatch.release.bundle.manifest import MANIFEST, Manifest
-from skumatch.release.gate import Decision
-from skumatch.release.journal import Entry
-from skumatch.release.lineage import NO_WEIGHTS, Lineage
-from skumatch.release.registry import CHALLENGER, REFRESHED
+from skumatch.registry.journal import Entry
+from skumatch.registry.registry import CHALLENGER, REFRESHED
 from skumatch.retrieval.figures import Evaluation
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import CodeFacts, WeightsFacts

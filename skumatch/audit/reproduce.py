@@ -16,13 +16,13 @@ from skumatch.audit.dossier import RUN, Dossier
 from skumatch.config import Settings
 from skumatch.errors import DataError, StageFailed
 from skumatch.files import read_json
+from skumatch.lineage.lineage import Lineage, stages_of
 from skumatch.pipeline.erasure_record import ErasureRecord
 from skumatch.pipeline.repository import Repository
 from skumatch.pipeline.worker import Message, own_error, stage_environment, stages, workspace
 from skumatch.progress import track
-from skumatch.release.lineage import Lineage, stages_of
-from skumatch.release.registry import ModelRef, Registry
-from skumatch.release.tracking import INPUTS_TAG, MACHINE_TAG
+from skumatch.registry.registry import ModelRef, Registry
+from skumatch.registry.tracking import INPUTS_TAG, MACHINE_TAG
 from skumatch.stages import artefacts
 from skumatch.stages.runner import SECONDS
 

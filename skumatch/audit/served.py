@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import zip_longest
 
-from skumatch.release.journal import Entry
+from skumatch.registry.journal import Entry
 
 
 @dataclass(frozen=True)

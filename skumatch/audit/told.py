@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from skumatch.audit import recompute
 from skumatch.audit.dossier import CHANGES, ORIGIN, RUN, WORKSPACE, Dossier
 from skumatch.audit.served import aliases
+from skumatch.bundle.manifest import GALLERY
 from skumatch.data.quarantine import set_aside
 from skumatch.files import read_json, sha256
+from skumatch.lineage import provenance
+from skumatch.lineage.lineage import record_hash
 from skumatch.pipeline.data_record import DataChange
-from skumatch.release import provenance
-from skumatch.release.bundle.manifest import GALLERY
-from skumatch.release.lineage import record_hash
-from skumatch.release.registry import CHALLENGER, REFRESHED
-from skumatch.release.tracking import MACHINE_TAG
+from skumatch.registry.registry import CHALLENGER, REFRESHED
+from skumatch.registry.tracking import MACHINE_TAG
 from skumatch.retrieval.figures import Evaluation
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import SplitFacts, ValidationFacts

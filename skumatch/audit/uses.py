@@ -18,8 +18,8 @@ from skumatch.data.manifest import read_manifest
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.errors import ParameterError, SkumatchError
 from skumatch.pipeline.repository import Repository, pointer
-from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG, ModelRef, Registry
-from skumatch.release.tracking import KIND_TAG
+from skumatch.registry.registry import RELEASE_TAG, TRAINED_TAG, ModelRef, Registry
+from skumatch.registry.tracking import KIND_TAG
 from skumatch.stages import artefacts
 from skumatch.texts import alike
 

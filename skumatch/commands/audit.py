@@ -18,8 +18,8 @@ from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import AuditFailed, ParameterError
 from skumatch.files import write_text
-from skumatch.release.journal import breaks, unheaded
-from skumatch.release.registry import Registry
+from skumatch.registry.journal import breaks, unheaded
+from skumatch.registry.registry import Registry
 
 
 class ShowByDefault(TyperGroup):
@@ -169,8 +169,8 @@ def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str
     """
     from skumatch.audit.naming import in_words, namings
     from skumatch.audit.served import services
-    from skumatch.release import promotion
-    from skumatch.release.labels import nameable
+    from skumatch.promotion import promotion
+    from skumatch.registry.labels import nameable
 
     heads, entries = promotion.heads(registry), promotion.history(registry)
     times = namings(
@@ -184,7 +184,7 @@ def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str
 def _served(day: date, output: Path | None) -> None:
     from skumatch.audit.screen import services_table
     from skumatch.audit.served import on
-    from skumatch.release import promotion
+    from skumatch.promotion import promotion
 
     registry = _registry()[1]
     heads, entries = promotion.heads(registry), promotion.history(registry)

@@ -16,7 +16,7 @@ from skumatch.config import PARAMS, Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_text
-from skumatch.follow import follow, trigger
+from skumatch.servers.follow import follow, trigger
 
 BOUND = 1.3  # two workers against one, each with a core of its own
 app = typer.Typer(

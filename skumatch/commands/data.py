@@ -138,7 +138,7 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
 
 def _announce(store: Callable[[], str]) -> None:
     """Make a data version with `store`; if it is new, tell Airflow and print the outcome."""
-    from skumatch.new_data import announce
+    from skumatch.servers.new_data import announce
 
     settings = current_settings()
     before = _pointer_here(settings)

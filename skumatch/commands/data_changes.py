@@ -22,12 +22,12 @@ from skumatch.data.products import day
 from skumatch.data.shards import ShardStore
 from skumatch.data.version import Make, Version
 from skumatch.errors import DataError, ParameterError
-from skumatch.new_data import announce
 from skumatch.pipeline import data_versions
 from skumatch.pipeline.data_record import Action, DataRecord
 from skumatch.pipeline.data_versions import Changed, Reason
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.repository import md5_of
+from skumatch.servers.new_data import announce
 from skumatch.texts import read_bytes, read_names
 
 console = Console()

@@ -17,11 +17,11 @@ from skumatch.errors import ParameterError
 
 if TYPE_CHECKING:
     from skumatch.audit.uses import Use
-    from skumatch.pipeline.cleanup import Pile
-    from skumatch.pipeline.erase_choice import Chosen
-    from skumatch.pipeline.erasing import Losses
-    from skumatch.pipeline.retention import Deletable
-    from skumatch.release.registry import Registry
+    from skumatch.cleanup.cleanup import Pile
+    from skumatch.cleanup.erase_choice import Chosen
+    from skumatch.cleanup.erasing import Losses
+    from skumatch.cleanup.retention import Deletable
+    from skumatch.registry.registry import Registry
 
 console = Console()
 Images = Annotated[list[str] | None, typer.Option("--image", help="The SHA-256 of a picture; repeatable.")]
@@ -35,7 +35,7 @@ def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
     `skumatch gc --erase` then deletes them from older versions, models and stores.
     """
     from skumatch.audit.uses import Wanted, uses
-    from skumatch.pipeline.erase_choice import choose
+    from skumatch.cleanup.erase_choice import choose
     from skumatch.pipeline.pull import open_registry
 
     if not image and not sku:
@@ -90,7 +90,7 @@ def _show(chosen: Chosen, by_version: list[Use]) -> None:
 
 def _of_models(registry: Registry, by_version: list[Use]) -> list[str]:
     """Return sentences on models that still rest on the pictures after an erasure from the data alone."""
-    from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG
+    from skumatch.registry.registry import RELEASE_TAG, TRAINED_TAG
 
     held = {
         use.ref.version: set(use.rows["role"]) for use in by_version if use.rows is not None and len(use.rows)
@@ -126,8 +126,8 @@ def erase_everywhere(delete: bool, accept: bool) -> None:
     Raises:
         LossNotAccepted: Versions would lose parts, and `accept` is false; nothing was deleted.
     """
-    from skumatch.pipeline.erasing import Losses, plan
-    from skumatch.pipeline.erasing import erase as erase_planned
+    from skumatch.cleanup.erasing import Losses, plan
+    from skumatch.cleanup.erasing import erase as erase_planned
     from skumatch.progress import track
 
     settings = current_settings()

@@ -68,8 +68,8 @@ def gc(
 
         erase_everywhere(delete, accept_loss)
         return
-    from skumatch.pipeline.cleanup import Limits, piles
-    from skumatch.pipeline.cleanup import delete as delete_shown
+    from skumatch.cleanup.cleanup import Limits, piles
+    from skumatch.cleanup.cleanup import delete as delete_shown
     from skumatch.progress import track
 
     settings, limits = current_settings(), Limits(age, keep_runs, time.time())

@@ -23,9 +23,9 @@ from skumatch.terminal import print_json
 if TYPE_CHECKING:
     from PIL import Image
 
+    from skumatch.bundle import Assortment
     from skumatch.matching.batch import MatchPlan
     from skumatch.matching.shop_lists import Assortments, ShopList
-    from skumatch.release.bundle import Assortment
 
 console = Console()
 
@@ -72,9 +72,9 @@ def match(
 
 
 def _print(paths: list[Path], model: str, top_k: int, shop: ShopList | None, as_json: bool) -> None:
+    from skumatch.bundle import Bundle
     from skumatch.matching.pictures import list_pictures, open_pictures
     from skumatch.reference import find_bundle
-    from skumatch.release.bundle import Bundle
 
     # Before the model is loaded, so that a broken picture is reported at once.
     pictures = list(open_pictures(list_pictures(paths), Path()))
@@ -109,12 +109,12 @@ def _write(
     html: Path | None,
     settings: Settings,
 ) -> None:
+    from skumatch.bundle import Bundle
     from skumatch.matching.batch import MatchPlan, check_out, match_all, matching
     from skumatch.matching.page import page
     from skumatch.matching.pictures import list_pictures, open_pictures, shop_lists
     from skumatch.matching.shop_lists import look_up
     from skumatch.reference import find_bundle
-    from skumatch.release.bundle import Bundle
 
     check_out(out)
     listings = list_pictures(paths)

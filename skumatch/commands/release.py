@@ -14,8 +14,8 @@ from rich.text import Text
 from skumatch.config import Settings, load_params, user
 from skumatch.config import settings as current_settings
 from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
-from skumatch.release.journal import Entry, breaks, unheaded
-from skumatch.release.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, ModelRef, Registry
+from skumatch.registry.journal import Entry, breaks, unheaded
+from skumatch.registry.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, ModelRef, Registry
 
 console = Console()
 
@@ -32,7 +32,7 @@ def models(
     ] = False,
 ) -> None:
     """List the registered versions and their aliases, or the journal of promotions."""
-    from skumatch.release import promotion
+    from skumatch.promotion import promotion
 
     registry = _registry(current_settings())
     if history:
@@ -85,7 +85,7 @@ def promote(
 ) -> None:
     """Make a version that passed the gate the champion, if it was compared with today's champion."""
     from skumatch.pipeline import releases
-    from skumatch.release import promotion
+    from skumatch.promotion import promotion
 
     settings = current_settings()
     registry, release = _registry(settings), load_params(settings.project / "params.yaml").release
@@ -124,7 +124,7 @@ def rollback(
 ) -> None:
     """Make an earlier champion the champion again."""
     from skumatch.pipeline import releases
-    from skumatch.release import promotion
+    from skumatch.promotion import promotion
 
     settings = current_settings()
     registry = _registry(settings)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from skumatch.airflow_api import REFRESH, RETRAIN
 from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project, shown
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, Refused, ServiceError
-from skumatch.release.provenance import check_signing_key
+from skumatch.lineage.provenance import check_signing_key
+from skumatch.servers.airflow_api import REFRESH, RETRAIN
 
 if TYPE_CHECKING:
     from skumatch.pipeline.inputs import CodeSnapshot
@@ -50,7 +50,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run the whole loop: data, servers, one retrain, a summary; no process is left behind."""
-    from skumatch import services
+    from skumatch.servers import services
 
     settings = _ready_settings(overrides or ())
     _read_code(settings)
@@ -162,9 +162,9 @@ def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
     Returns:
         True if the followed refresh makes a new one unnecessary.
     """
-    from skumatch.follow import active, data_of
     from skumatch.pipeline.inputs import data_pointer
     from skumatch.pipeline.repository import md5_of
+    from skumatch.servers.follow import active, data_of
 
     data = md5_of(data_pointer(settings.project, conf["data_ref"]))
     run = active(settings, conf, data, REFRESH)
@@ -189,7 +189,7 @@ def _joined(settings: Settings, conf: dict[str, Any]) -> bool:
 
 
 def _trigger(settings: Settings, conf: dict[str, Any], dag: str) -> str:
-    from skumatch.follow import trigger
+    from skumatch.servers.follow import trigger
 
     return trigger(settings, conf, dag)
 
@@ -211,7 +211,7 @@ def _followed(settings: Settings, run: str, dag: str, servers_stop: bool = False
         RunFailed: A task failed.
         ServiceError: Airflow is away.
     """
-    from skumatch.follow import cancel, follow, run_url
+    from skumatch.servers.follow import cancel, follow, run_url
 
     try:
         return follow(settings, run, dag=dag)
@@ -235,7 +235,7 @@ def _show(settings: Settings, summary: dict[str, Any]) -> None:
     Raises:
         Refused: The gate refused the run's model.
     """
-    from skumatch.summary import links, render_summary
+    from skumatch.servers.summary import links, render_summary
 
     console.print(render_summary(summary))
     if summary.get("skipped"):
@@ -264,7 +264,7 @@ def _read_code(settings: Settings) -> CodeSnapshot:
 
 def up() -> None:
     """Start Airflow and MLflow and leave them running."""
-    from skumatch import services
+    from skumatch.servers import services
 
     settings = current_settings()
     load_params(settings.project / PARAMS)  # with an error in it the servers would wait for DAGs in vain
@@ -276,7 +276,7 @@ def up() -> None:
 
 def down() -> None:
     """Stop the servers started by `up`."""
-    from skumatch import services
+    from skumatch.servers import services
 
     settings = current_settings()
     if not settings.home_dir.is_dir():  # so nothing was started from here

@@ -14,9 +14,9 @@ from packaging.specifiers import SpecifierSet
 import skumatch
 from skumatch.config import load_params
 from skumatch.doctor.finding import Place, Problem
+from skumatch.lineage.provenance import check_signing_key
 from skumatch.params import STAGES
 from skumatch.pipeline.inputs import read_code
-from skumatch.release.provenance import check_signing_key
 
 LOCK = "requirements/constraints.txt"
 FEW = 3  # most packages that a sentence names

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 
 from skumatch import network
-from skumatch.airflow_api import REFRESH, RETRAIN, Airflow
 from skumatch.doctor.finding import Place, Problem
 from skumatch.params import STAGES
 from skumatch.pipeline.pull import open_registry
-from skumatch.release.probes import manifest_hash, server_version, try_artifacts
-from skumatch.release.tracking import Tracking
+from skumatch.registry.probes import manifest_hash, server_version, try_artifacts
+from skumatch.registry.tracking import Tracking
+from skumatch.servers.airflow_api import REFRESH, RETRAIN, Airflow
 
 SECONDS = 8.0  # below a check's time limit, so that the finding can name the request without an answer
 NEEDED = ("metadatabase", "scheduler", "dag_processor")  # parts of Airflow; a triggerer is optional

@@ -9,9 +9,9 @@ from skumatch.doctor.finding import Place, Problem
 from skumatch.doctor.storage import pointed
 from skumatch.errors import ServiceError
 from skumatch.pipeline.pull import open_registry
-from skumatch.release.labels import nameable
-from skumatch.release.registry import Registry
-from skumatch.release.tracking import DATA_TAG
+from skumatch.registry.labels import nameable
+from skumatch.registry.registry import Registry
+from skumatch.registry.tracking import DATA_TAG
 from skumatch.stages import artefacts
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 import skumatch
+from skumatch.bundle import Assortment, Bundle, Match
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError
 from skumatch.files import canonical_json, replacing, write_text
@@ -24,7 +25,6 @@ from skumatch.matching.shop_lists import Assortments
 from skumatch.model.embed import Batch, stream
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, track
-from skumatch.release.bundle import Assortment, Bundle, Match
 
 SCHEMA = pa.schema(
     [

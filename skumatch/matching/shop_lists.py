@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skumatch.bundle import Assortment, Bundle
+from skumatch.bundle.assortment import first_names
 from skumatch.errors import DataError
 from skumatch.matching.given import place
-from skumatch.release.bundle import Assortment, Bundle
-from skumatch.release.bundle.assortment import first_names
 from skumatch.texts import alike, read_names, visible
 
 COLUMN = "assortment"

@@ -161,7 +161,7 @@ class VectorStore:
 
         Args:
             digest: MD5 of the file that names the encoder's weights. The vectors are kept as long as a
-                version or run needs that DVC object (pipeline/retention.py).
+                version or run needs that DVC object (cleanup/retention.py).
 
         Raises:
             StorageError: The remote refuses.

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from skumatch.config import Settings, check_approval, expanded, load_params
 from skumatch.errors import BundleError, NothingNew, ReferenceNotFound, ServiceError, WeightsError
 from skumatch.files import sha256
+from skumatch.lineage.provenance import check_signing_key
 from skumatch.model.fetched import fetched_weights
 from skumatch.params import Params
 from skumatch.pipeline import inputs, refusals
@@ -22,11 +23,10 @@ from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.erasure_record import refuse_erased_data
 from skumatch.pipeline.repository import md5_of
 from skumatch.pipeline.worker import Kind, Message, run_name
-from skumatch.release import waiting
-from skumatch.release.promotion import withdrawn
-from skumatch.release.provenance import check_signing_key
-from skumatch.release.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry, model_release
-from skumatch.release.tracking import DATA_TAG, INPUTS_TAG, VERDICT_TAG, VERSION_TAG, Tracking
+from skumatch.promotion import waiting
+from skumatch.promotion.promotion import withdrawn
+from skumatch.registry.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry, model_release
+from skumatch.registry.tracking import DATA_TAG, INPUTS_TAG, VERDICT_TAG, VERSION_TAG, Tracking
 from skumatch.stages import artefacts
 
 

@@ -17,9 +17,9 @@ from skumatch.errors import (
 from skumatch.files import sha256
 from skumatch.params import STAGES, Params
 from skumatch.pipeline.inputs import fingerprint
-from skumatch.release import waiting
-from skumatch.release.registry import Registry
-from skumatch.release.tracking import DATA_TAG, KIND_TAG, REFUSED_TAG, RUN_TAG, STAGE_TAG, Tracking
+from skumatch.promotion import waiting
+from skumatch.registry.registry import Registry
+from skumatch.registry.tracking import DATA_TAG, KIND_TAG, REFUSED_TAG, RUN_TAG, STAGE_TAG, Tracking
 from skumatch.stages import artefacts
 from skumatch.stages.runner import TRAINING
 

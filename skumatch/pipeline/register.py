@@ -11,19 +11,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from skumatch.bundle import MANIFEST, bundle_hash
 from skumatch.config import Settings, load_params
 from skumatch.errors import StaleChampion
 from skumatch.files import read_json, sha256, write_json, write_text
+from skumatch.gate.gate import Decision
+from skumatch.lineage import bom, lineage, provenance
 from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import Message, reports, run_name, stages, workspace
-from skumatch.release import bom, lineage, provenance, waiting
-from skumatch.release.bundle import MANIFEST, bundle_hash
-from skumatch.release.gate import Decision
-from skumatch.release.promotion import gallery_moved, history, promote, withdrawn
-from skumatch.release.registry import (
+from skumatch.promotion import waiting
+from skumatch.promotion.promotion import gallery_moved, history, promote, withdrawn
+from skumatch.registry.registry import (
     CHALLENGER,
     COMPARED_TAG,
     ENCODER_TAG,
@@ -33,7 +34,7 @@ from skumatch.release.registry import (
     TRAINED_TAG,
     Registry,
 )
-from skumatch.release.tracking import (
+from skumatch.registry.tracking import (
     DATA_TAG,
     INPUTS_TAG,
     KIND_TAG,
@@ -268,7 +269,7 @@ def _emit_lineage(
     settings: Settings, record: dict[str, Any], outcome: Outcome, params: Params, version: int | None
 ) -> None:
     if settings.openlineage_target:
-        from skumatch.release import openlineage  # its import takes a moment, and most runs send no event
+        from skumatch.lineage import openlineage  # its import takes a moment, and most runs send no event
 
         event = openlineage.event(
             lineage.Lineage.model_validate(record),

@@ -10,9 +10,9 @@ from skumatch.config import Settings, check_approval, load_params
 from skumatch.errors import NothingNew, StaleChampion
 from skumatch.params import Params
 from skumatch.pipeline.pull import open_registry
-from skumatch.release import promotion, waiting
-from skumatch.release.registry import CHALLENGER, RELEASE_TAG, ModelRef, Registry
-from skumatch.release.tracking import Tracking
+from skumatch.promotion import promotion, waiting
+from skumatch.registry.registry import CHALLENGER, RELEASE_TAG, ModelRef, Registry
+from skumatch.registry.tracking import Tracking
 
 Name = Annotated[str, Field(min_length=1)]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from dvc.stage.cache import StageCache
 from dvc_objects.fs.generic import copy
 
-from skumatch.pipeline.retention import RESULT
+RESULT = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")  # path of an entry
 
 
 class RunCache(StageCache):  # type: ignore[misc]  # DVC has no types

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from skumatch.release.gate import Decision
+from skumatch.gate.gate import Decision
 from skumatch.report.confusions import Pair
 from skumatch.report.data_changes import DataComparison
 from skumatch.report.gallery import GalleryChanges

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.gate import Decision
+from skumatch.gate.gate import Decision
 from skumatch.report.mistakes import SMALL, Picture, Some
 from skumatch.retrieval.answers import Share
 

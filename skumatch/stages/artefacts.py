@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from skumatch.data.validation.drift import Profile
-    from skumatch.release.gate import Decision
+    from skumatch.gate.gate import Decision
     from skumatch.retrieval.answers import Shares
     from skumatch.retrieval.figures import Evaluation
     from skumatch.retrieval.thresholds import Thresholds
@@ -434,7 +434,7 @@ BUNDLE = {  # candidate -> the folder of its bundle
     "refreshed": Artefact("out/bundle/refreshed"),
 }
 
-DECISION: Record[Decision] = Record("out/gate/decision.json", "skumatch.release.gate:Decision")
+DECISION: Record[Decision] = Record("out/gate/decision.json", "skumatch.gate.gate:Decision")
 
 REPORT = Text("out/report/report.html")
 CARD = Text("out/report/card.md")

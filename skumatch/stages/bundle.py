@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from skumatch.bundle import LabelledVectors, write_bundle
+from skumatch.bundle.blessing import bless
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.params import Params
-from skumatch.release.blessing import bless
-from skumatch.release.bundle import LabelledVectors, write_bundle
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import CandidateBundle
 from skumatch.stages.selection import select

@@ -18,14 +18,14 @@ from typing import get_args
 
 import pandas as pd
 
+from skumatch.bundle.manifest import ENCODER, GALLERY, THRESHOLDS
+from skumatch.bundle.matcher import read_thresholds
+from skumatch.bundle.parts import read_gallery
 from skumatch.data.validation.drift import read_baseline
 from skumatch.files import sha256
+from skumatch.gate.fitness import hold_back
 from skumatch.model.runtime import prepare
 from skumatch.params import Params
-from skumatch.release.bundle.manifest import ENCODER, GALLERY, THRESHOLDS
-from skumatch.release.bundle.matcher import read_thresholds
-from skumatch.release.bundle.parts import read_gallery
-from skumatch.release.fitness import hold_back
 from skumatch.retrieval import answers
 from skumatch.retrieval.answers import ServedGallery
 from skumatch.retrieval.calibration import Embedded, fit_thresholds

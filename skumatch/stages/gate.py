@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from skumatch.bundle import bundle_hash
+from skumatch.bundle.manifest import GALLERY, MANIFEST, THRESHOLDS
+from skumatch.bundle.matcher import read_thresholds
+from skumatch.bundle.parts import read_gallery
 from skumatch.errors import DataError
 from skumatch.files import read_json
+from skumatch.gate.fitness import judge
+from skumatch.gate.gate import BundleFacts, Products, Refreshed, decide, settle
+from skumatch.gate.rules import Slices
 from skumatch.params import Params
-from skumatch.release.bundle import bundle_hash
-from skumatch.release.bundle.manifest import GALLERY, MANIFEST, THRESHOLDS
-from skumatch.release.bundle.matcher import read_thresholds
-from skumatch.release.bundle.parts import read_gallery
-from skumatch.release.fitness import judge
-from skumatch.release.gate import BundleFacts, Products, Refreshed, decide, settle
-from skumatch.release.rules import Slices
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.hits import pair
 from skumatch.retrieval.thresholds import Thresholds

@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from PIL.Image import Image
 
+from skumatch.bundle.manifest import GALLERY, LABELS
 from skumatch.data.quarantine import read_pictures
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.data.validation.drift import read_baseline
 from skumatch.files import read_json
 from skumatch.params import Params
-from skumatch.release.bundle.manifest import GALLERY, LABELS
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import DataFacts, ReportContext, TrainingFacts
 from skumatch.report.data_changes import DataComparison, changes_of

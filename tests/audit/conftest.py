@@ -17,7 +17,7 @@ from skumatch.audit.collect import collect
 from skumatch.audit.dossier import Dossier
 from skumatch.config import Settings
 from skumatch.params import EncoderParams
-from skumatch.release.registry import Registry
+from skumatch.registry.registry import Registry
 from tests.conftest import commit, git, make_project
 from tests.pipeline.home import Home
 from tests.pipeline.test_tasks import shapes

@@ -15,8 +15,8 @@ from skumatch.audit.reproduce import Out, Reproduction, _same_machine
 from skumatch.commands import audit as command
 from skumatch.errors import AuditFailed
 from skumatch.files import write_json
-from skumatch.release.registry import Registry
-from skumatch.release.tracking import MACHINE_TAG
+from skumatch.registry.registry import Registry
+from skumatch.registry.tracking import MACHINE_TAG
 from tests.audit.conftest import MODEL, project_of, settings_of
 from tests.pipeline.home import Home, TaskFailed
 from tests.proving import IN_PROOF

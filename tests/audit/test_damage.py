@@ -29,10 +29,10 @@ from skumatch.audit.screen import chain_table
 from skumatch.config import Settings
 from skumatch.errors import DataError, ParameterError, StorageError
 from skumatch.files import sha256, write_json
+from skumatch.lineage import provenance
 from skumatch.pipeline.repository import Repository
-from skumatch.release import provenance
-from skumatch.release.journal import HEAD
-from skumatch.release.registry import Registry
+from skumatch.registry.journal import HEAD
+from skumatch.registry.registry import Registry
 from tests.audit.conftest import MODEL, settings_of
 from tests.audit.test_chain import edit, flip
 from tests.pipeline.home import Home

@@ -19,8 +19,8 @@ from skumatch.audit.reproduce import Out, Reproduction
 from skumatch.commands import audit as command
 from skumatch.errors import AuditFailed
 from skumatch.files import write_json
-from skumatch.release import provenance
-from skumatch.release.lineage import NO_WEIGHTS, CodeRecord, Inputs, Results, lineage, record_hash
+from skumatch.lineage import provenance
+from skumatch.lineage.lineage import NO_WEIGHTS, CodeRecord, Inputs, Results, lineage, record_hash
 from tests.conftest import commit, git
 
 LOCK = "stages: {gate: {cmd: python, deps: [], outs: [{path: out/gate, md5: 1}]}}"

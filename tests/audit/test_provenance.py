@@ -17,9 +17,9 @@ from skumatch.audit.dossier import ORIGIN, Dossier
 from skumatch.audit.link import Link
 from skumatch.errors import ParameterError
 from skumatch.files import canonical_json, read_json, write_json
-from skumatch.release import provenance
-from skumatch.release.bom import packages
-from skumatch.release.openlineage import emit, event
+from skumatch.lineage import provenance
+from skumatch.lineage.bom import packages
+from skumatch.lineage.openlineage import emit, event
 
 
 @pytest.fixture(scope="module")

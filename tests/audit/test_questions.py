@@ -17,8 +17,8 @@ from skumatch.audit.diff import _changes, _data, diff
 from skumatch.audit.served import aliases, on, services
 from skumatch.audit.uses import Wanted, picture, uses
 from skumatch.errors import AuditFailed, DataError, ParameterError
-from skumatch.release.journal import After, Before, Entry, MoveRequest
-from skumatch.release.registry import Registry
+from skumatch.registry.journal import After, Before, Entry, MoveRequest
+from skumatch.registry.registry import Registry
 from tests.audit.conftest import MODEL, settings_of
 from tests.pipeline.home import Home
 

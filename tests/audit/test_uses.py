@@ -11,8 +11,8 @@ import pytest
 
 from skumatch.audit import uses
 from skumatch.config import Settings
-from skumatch.release.registry import RELEASE_TAG, ModelRef, Registry
-from skumatch.release.tracking import KIND_TAG
+from skumatch.registry.registry import RELEASE_TAG, ModelRef, Registry
+from skumatch.registry.tracking import KIND_TAG
 
 ROLES = ["train", "val", "gallery", "query"]
 

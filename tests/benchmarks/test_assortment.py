@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.assortment import ShopPhotos, assortments, bench_assortment
 from benchmarks.assortment_table import table
+from skumatch.bundle import LabelledVectors
 from skumatch.errors import DataError, ParameterError
-from skumatch.release.bundle import LabelledVectors
 from skumatch.retrieval.thresholds import Thresholds
 from tests.cli import Cli
 from tests.conftest import ROOT, make_shelf

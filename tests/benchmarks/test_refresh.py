@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.gate import MIDDLE, RP2K, SMALL, STRONG, UNED, Clustering, Shape
 from benchmarks.refresh import FEW, Fault, Outcome, Week, draw_week, simulate_week, simulate_years
+from skumatch.gate.fitness import hold_back, judge
 from skumatch.params import RefreshParams
-from skumatch.release.fitness import hold_back, judge
 from tests.cli import Cli
 from tests.proving import PROVING, count
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from skumatch.follow import follow
-from skumatch.summary import render_summary
+from skumatch.servers.follow import follow
+from skumatch.servers.summary import render_summary
 from tests.conftest import commit
 from tests.deployment.gate import gated
 from tests.deployment.runs import Deployment, make

@@ -19,14 +19,14 @@ from typing import Any
 import boto3
 import yaml
 
-from skumatch.airflow_api import RETRAIN, Airflow, patiently
+from skumatch.bundle import verify_bundle
 from skumatch.config import apply_overrides
-from skumatch.follow import trigger
 from skumatch.pipeline.worker import stages
-from skumatch.release.bundle import verify_bundle
-from skumatch.release.registry import Registry
-from skumatch.release.tracking import EXPERIMENT
-from skumatch.task_log import WrittenLog, marked
+from skumatch.registry.registry import Registry
+from skumatch.registry.tracking import EXPERIMENT
+from skumatch.servers.airflow_api import RETRAIN, Airflow, patiently
+from skumatch.servers.follow import trigger
+from skumatch.servers.task_log import WrittenLog, marked
 from tests.conftest import ROOT, commit, make_project, wait_until
 from tests.deployment.gate import Gate
 from tests.deployment.stack import START_SECONDS, Service, Stack

@@ -19,8 +19,8 @@ import httpx
 import psutil
 import yaml
 
-from skumatch.airflow_api import RETRAIN, Airflow
 from skumatch.config import Settings
+from skumatch.servers.airflow_api import RETRAIN, Airflow
 from tests.conftest import ROOT, free_port, wait_until
 
 COMPOSE = ROOT / "docker/compose.yaml"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skumatch.airflow_api import RETRAIN, Airflow
+from skumatch.bundle import verify_bundle
 from skumatch.config import apply_overrides
-from skumatch.release.bundle import verify_bundle
-from skumatch.release.registry import Registry
+from skumatch.registry.registry import Registry
+from skumatch.servers.airflow_api import RETRAIN, Airflow
 from tests.deployment.runs import Deployment
 from tests.deployment.stack import MISSING, Stack, deployed
 

@@ -12,7 +12,7 @@ from skumatch import network
 from skumatch.config import Settings
 from skumatch.doctor import servers
 from skumatch.params import Params
-from skumatch.release.registry import ModelRef, Registry
+from skumatch.registry.registry import ModelRef, Registry
 from tests.conftest import free_port
 from tests.doctor.asking import CURE, Stand, ask
 

@@ -11,8 +11,8 @@ import pytest
 from skumatch.config import Settings
 from skumatch.doctor import serving
 from skumatch.errors import ServiceError
-from skumatch.release.registry import ModelRef, Registry
-from skumatch.release.tracking import DATA_TAG, FinishedRun
+from skumatch.registry.registry import ModelRef, Registry
+from skumatch.registry.tracking import DATA_TAG, FinishedRun
 from tests.doctor.asking import DATA, MD5, ask
 
 SIDES = {"a": "train", "b": "train", "c": "train", "others": "train", "d": "test", "e": "catalogue"}

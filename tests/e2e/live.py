@@ -20,13 +20,13 @@ import yaml
 from PIL import Image, ImageEnhance
 from rich.console import Console
 
-from skumatch import services
-from skumatch.airflow_api import RETRAIN, Airflow
 from skumatch.config import Settings, apply_overrides
 from skumatch.errors import RunFailed
-from skumatch.follow import follow
-from skumatch.release.registry import ModelRef, Registry
-from skumatch.release.tracking import EXPERIMENT, Tracking
+from skumatch.registry.registry import ModelRef, Registry
+from skumatch.registry.tracking import EXPERIMENT, Tracking
+from skumatch.servers import services
+from skumatch.servers.airflow_api import RETRAIN, Airflow
+from skumatch.servers.follow import follow
 from tests.conftest import commit, draw, free_port, make_project
 from tests.data.zips import mojibake
 from tests.pipeline.home import HIDDEN, SMOKE, Home

@@ -12,12 +12,12 @@ import psutil
 import pytest
 import yaml
 
-from skumatch import processes
-from skumatch.airflow_api import RETRAIN, Airflow
 from skumatch.files import sha256
+from skumatch.lineage.lineage import record_hash, stages_of
 from skumatch.pipeline.repository import md5_of
-from skumatch.release.lineage import record_hash, stages_of
-from skumatch.release.registry import ModelRef
+from skumatch.registry.registry import ModelRef
+from skumatch.servers import processes
+from skumatch.servers.airflow_api import RETRAIN, Airflow
 from tests.conftest import ROOT, free_port, git, serving_mlflow, wait_until
 from tests.e2e.live import NAMES, PLACE, PROXY_PASSWORD, SPOKEN, Ended, Live, serving
 from tests.e2e.needles import SAID, USER, places

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from skumatch.airflow_api import REFRESH, RETRAIN, Airflow
 from skumatch.pipeline.repository import md5_of
-from skumatch.release.promotion import history
-from skumatch.release.registry import RELEASE_TAG, TRAINED_TAG, Registry
-from skumatch.release.tracking import KIND_TAG
+from skumatch.promotion.promotion import history
+from skumatch.registry.registry import RELEASE_TAG, TRAINED_TAG, Registry
+from skumatch.registry.tracking import KIND_TAG
+from skumatch.servers.airflow_api import REFRESH, RETRAIN, Airflow
 from tests.conftest import wait_until
 from tests.e2e.live import PLACE, Live, serving
 from tests.pipeline.test_refresh import deliver

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from skumatch.airflow_api import REFRESH, Airflow
 from skumatch.pipeline.repository import md5_of
+from skumatch.servers.airflow_api import REFRESH, Airflow
 from tests.conftest import wait_until
 from tests.e2e.live import PLACE, Live, serving
 from tests.pipeline.test_refresh import OLD, deliver

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from skumatch.airflow_api import Airflow
-from skumatch.release import waiting
-from skumatch.release.bundle import read_gallery, verify_bundle, write_bundle
-from skumatch.release.journal import breaks
-from skumatch.release.promotion import history
-from skumatch.release.registry import COMPARED_TAG, ENCODER_TAG, Registry
+from skumatch.bundle import read_gallery, verify_bundle, write_bundle
+from skumatch.promotion import waiting
+from skumatch.promotion.promotion import history
+from skumatch.registry.journal import breaks
+from skumatch.registry.registry import COMPARED_TAG, ENCODER_TAG, Registry
+from skumatch.servers.airflow_api import Airflow
 from tests.conftest import wait_until
 from tests.e2e.live import PLACE, Live, serving
 from tests.e2e.needles import places

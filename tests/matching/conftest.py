@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from skumatch.bundle import Bundle, LabelledVectors, write_bundle
 from skumatch.data.images import Extent, Images
 from skumatch.matching.pictures import list_pictures, open_pictures
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
-from skumatch.release.bundle import Bundle, LabelledVectors, write_bundle
 from tests.conftest import draw
 
 CPU = RuntimeParams(device="cpu", threads=1)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from skumatch.bundle import Bundle
 from skumatch.data.images import decode
 from skumatch.errors import DataError, StorageError
 from skumatch.matching import batch as batches
 from skumatch.matching.batch import MatchPlan, counts, match_all, matching
 from skumatch.model import embed as embedding
 from skumatch.model.encoder import Encoder
-from skumatch.release.bundle import Bundle
 from tests.matching.conftest import CPU, opened
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import BmpImagePlugin, PngImagePlugin, TiffImagePlugin
 
+from skumatch.bundle import Bundle
 from skumatch.commands.compare import compare_folder
 from skumatch.config import load_params
 from skumatch.data.delivery.importer import Imported, import_data
@@ -24,7 +25,6 @@ from skumatch.model.preprocess import Preprocess
 from skumatch.model.schedule import Key
 from skumatch.model.views import Views
 from skumatch.params import AugmentParams, Params
-from skumatch.release.bundle import Bundle
 from skumatch.stages import runner
 from tests.conftest import ROOT, draw
 from tests.data.hostile import good

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from skumatch.bundle import Bundle
 from skumatch.matching import page as pages
 from skumatch.matching.batch import MatchPlan, match_all, matching
 from skumatch.matching.page import page
-from skumatch.release.bundle import Bundle
 from tests.browser import CHROMIUM, browsing
 from tests.conftest import draw
 from tests.matching.conftest import CPU, opened

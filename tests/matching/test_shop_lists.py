@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skumatch.bundle import Bundle
 from skumatch.data.images import decode
 from skumatch.errors import DataError
 from skumatch.matching import batch as batches
 from skumatch.matching.batch import MatchPlan, match_all, matching
 from skumatch.matching.pictures import list_pictures, open_pictures, shop_lists
 from skumatch.matching.shop_lists import Assortments, ShopList, look_up, read_list
-from skumatch.release.bundle import Bundle
 from tests.cli import Cli
 from tests.conftest import draw
 from tests.matching.conftest import CPU

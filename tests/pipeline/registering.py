@@ -16,12 +16,12 @@ from skumatch.config import Settings, apply_overrides
 from skumatch.files import read_json, write_json, write_text
 from skumatch.pipeline import register
 from skumatch.pipeline.worker import Message, workspace
-from skumatch.release import mlflow_model
-from skumatch.release.journal import HEAD, breaks, unheaded
-from skumatch.release.mlflow_model import BUNDLE_TAG
-from skumatch.release.promotion import heads, history, promote
-from skumatch.release.registry import ENCODER_TAG, RELEASE_TAG, TRAINED_TAG, Registry
-from skumatch.release.tracking import EXPERIMENT, KIND_TAG, RUN_TAG
+from skumatch.promotion.promotion import heads, history, promote
+from skumatch.registry import mlflow_model
+from skumatch.registry.journal import HEAD, breaks, unheaded
+from skumatch.registry.mlflow_model import BUNDLE_TAG
+from skumatch.registry.registry import ENCODER_TAG, RELEASE_TAG, TRAINED_TAG, Registry
+from skumatch.registry.tracking import EXPERIMENT, KIND_TAG, RUN_TAG
 from tests.pipeline.home import Home
 
 VARYING = ("skumatch.lineage", RUN_TAG, HEAD)  # tags that differ from run to run

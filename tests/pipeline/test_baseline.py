@@ -13,8 +13,8 @@ from skumatch.errors import RegistryUnavailable
 from skumatch.params import Params, ReleaseParams
 from skumatch.pipeline.pull import PROFILE, fetch_baseline
 from skumatch.pipeline.repository import pointer
-from skumatch.release.registry import ModelRef
-from skumatch.release.tracking import DATA_TAG, EXPERIMENT, RUN_TAG, Tracking
+from skumatch.registry.registry import ModelRef
+from skumatch.registry.tracking import DATA_TAG, EXPERIMENT, RUN_TAG, Tracking
 
 MINE, OTHERS = (
     Params(release=ReleaseParams(model_name="baseline")),

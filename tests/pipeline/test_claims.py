@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from skumatch.cleanup.references import named
 from skumatch.config import Settings
 from skumatch.errors import CleaningRefused
 from skumatch.pipeline import claims
 from skumatch.pipeline.claims import Board, Claim, at_work, cleaning, here
-from skumatch.pipeline.references import named
 from tests.conftest import wait_until
 from tests.pipeline.test_tasks import shapes
 from tests.pipeline.world import World

@@ -20,17 +20,17 @@ import pytest
 
 from skumatch.audit.chain import links
 from skumatch.audit.collect import collect
+from skumatch.cleanup import cleanup, leftovers
+from skumatch.cleanup.cleanup import DAY, Limits, Pile, delete, piles
+from skumatch.cleanup.references import Objects, closure, in_history, named, path_of
+from skumatch.cleanup.retention import stored
+from skumatch.cleanup.stores import File, ObjectStore
 from skumatch.errors import CleaningRefused, RegistryUnavailable, StorageError
-from skumatch.pipeline import cleanup, leftovers
 from skumatch.pipeline.claims import Board
-from skumatch.pipeline.cleanup import DAY, Limits, Pile, delete, piles
 from skumatch.pipeline.inputs import members
-from skumatch.pipeline.references import Objects, closure, in_history, named, path_of
 from skumatch.pipeline.repository import Repository, md5_of, pointer
-from skumatch.pipeline.retention import stored
-from skumatch.pipeline.stores import File, ObjectStore
-from skumatch.release.journal import Journal, MoveRequest
-from skumatch.release.tracking import Tracking
+from skumatch.registry.journal import Journal, MoveRequest
+from skumatch.registry.tracking import Tracking
 from tests.conftest import commit, git
 from tests.pipeline.world import FLOOR, FUTURE, World, hashes
 from tests.proving import IN_PROOF
@@ -184,7 +184,7 @@ def test_an_mlflow_that_knows_nothing_of_the_remote_is_not_believed(world: World
 
 
 def test_a_version_whose_lock_is_gone_stops_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skumatch.release.holdings._lock", lambda client, run: "")
+    monkeypatch.setattr("skumatch.registry.holdings._lock", lambda client, run: "")
     with pytest.raises(CleaningRefused, match=r"rests on what nobody knows: .* has no dvc\.lock"):
         piles(world.settings, FUTURE)
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from skumatch.cleanup import cleanup, leftovers
+from skumatch.cleanup.cleanup import Limits, Pile, delete, piles
+from skumatch.cleanup.references import path_of
+from skumatch.cleanup.stores import ObjectStore
 from skumatch.config import Settings
 from skumatch.errors import CleaningRefused
-from skumatch.pipeline import cleanup, leftovers
 from skumatch.pipeline.claims import Board, Claim, at_work
-from skumatch.pipeline.cleanup import Limits, Pile, delete, piles
-from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import pointer
-from skumatch.pipeline.stores import ObjectStore
-from skumatch.release.holdings import Holding
+from skumatch.registry.holdings import Holding
 from tests.conftest import commit, git
 from tests.pipeline.world import FUTURE
 

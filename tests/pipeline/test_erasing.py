@@ -14,23 +14,23 @@ import pandas as pd
 import pytest
 import yaml
 
+from skumatch.cleanup import erasing
+from skumatch.cleanup.erase_choice import choose
+from skumatch.cleanup.erasing import Losses, erase, plan
+from skumatch.cleanup.references import path_of
+from skumatch.cleanup.stores import ObjectStore
 from skumatch.config import Settings
 from skumatch.errors import BundleError, CleaningRefused, DataError, LossNotAccepted, ParameterError
-from skumatch.pipeline import erasing
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.data_record import DataChange, DataRecord
-from skumatch.pipeline.erase_choice import choose
-from skumatch.pipeline.erasing import Losses, erase, plan
 from skumatch.pipeline.erasure_record import ErasureRecord, refuse_erased_data
 from skumatch.pipeline.pull import champions_before
-from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import pointer
-from skumatch.pipeline.stores import ObjectStore
-from skumatch.release import erasable
-from skumatch.release.erasable import Artifact, KeptGallery, KnownRun, Release
-from skumatch.release.holdings import Holding
-from skumatch.release.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry
-from skumatch.release.tracking import DATA_TAG
+from skumatch.registry import erasable
+from skumatch.registry.erasable import Artifact, KeptGallery, KnownRun, Release
+from skumatch.registry.holdings import Holding
+from skumatch.registry.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry
+from skumatch.registry.tracking import DATA_TAG
 
 BAD, GOOD, COPY = (hashlib.sha256(name).hexdigest() for name in (b"bad", b"good", b"copy"))
 BUNDLE = hashlib.sha256(b"bundle").hexdigest()

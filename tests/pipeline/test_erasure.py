@@ -18,21 +18,21 @@ import pytest
 import yaml
 from PIL import Image
 
+from skumatch.cleanup import erasing, leftovers
+from skumatch.cleanup.erasing import Losses, erase, plan
+from skumatch.cleanup.references import path_of
+from skumatch.cleanup.retention import RESULT
+from skumatch.cleanup.stores import ObjectStore
 from skumatch.config import Settings
 from skumatch.data.manifest import read_manifest
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import CleaningRefused, LossNotAccepted
 from skumatch.files import sha256
-from skumatch.pipeline import erasing, leftovers
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.data_record import DataRecord
-from skumatch.pipeline.erasing import Losses, erase, plan
 from skumatch.pipeline.erasure_record import ErasureRecord
-from skumatch.pipeline.references import path_of
 from skumatch.pipeline.repository import Repository, md5_of
-from skumatch.pipeline.retention import RESULT
-from skumatch.pipeline.stores import ObjectStore
-from skumatch.release import erasable
+from skumatch.registry import erasable
 from tests.conftest import commit, free_port, serving_mlflow
 from tests.pipeline.home import Home
 from tests.pipeline.test_refresh import OLD, Shop, project

@@ -15,15 +15,16 @@ import pytest
 import yaml
 from PIL import Image
 
+from skumatch.bundle import bundle_hash, read_gallery, verify_bundle, write_bundle
 from skumatch.config import apply_overrides
 from skumatch.errors import ReferenceNotFound
 from skumatch.files import read_json, write_json
-from skumatch.release import journal, waiting
-from skumatch.release.bundle import bundle_hash, read_gallery, verify_bundle, write_bundle
-from skumatch.release.mlflow_model import BUNDLE_TAG, upload
-from skumatch.release.promotion import history, promote
-from skumatch.release.registry import COMPARED_TAG, HERE, RELEASE_TAG, Registry
-from skumatch.release.tracking import RUN_TAG
+from skumatch.promotion import waiting
+from skumatch.promotion.promotion import history, promote
+from skumatch.registry import journal
+from skumatch.registry.mlflow_model import BUNDLE_TAG, upload
+from skumatch.registry.registry import COMPARED_TAG, HERE, RELEASE_TAG, Registry
+from skumatch.registry.tracking import RUN_TAG
 from skumatch.stages.runner import STAGES
 from tests.conftest import commit, draw, free_port, make_project, serving_mlflow
 from tests.killing import dying, killed, moments

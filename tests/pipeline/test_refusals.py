@@ -16,8 +16,8 @@ from skumatch.files import write_json, write_text
 from skumatch.params import Params
 from skumatch.pipeline import refusals
 from skumatch.pipeline.worker import Message
-from skumatch.release import waiting
-from skumatch.release.tracking import Tracking
+from skumatch.promotion import waiting
+from skumatch.registry.tracking import Tracking
 
 pytestmark = pytest.mark.live
 SENTENCE = "The data broke an expectation; correct it."

@@ -13,10 +13,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skumatch.pipeline.references import Objects, closure, path_of
+from skumatch.cleanup.references import Objects, closure, path_of
+from skumatch.cleanup.retention import idle_checkpoints, stored, unneeded
+from skumatch.cleanup.stores import File, ObjectStore
 from skumatch.pipeline.repository import pointer
-from skumatch.pipeline.retention import idle_checkpoints, stored, unneeded
-from skumatch.pipeline.stores import File, ObjectStore
 from tests.proving import count
 
 NOW, OLD = 1_000_000_000.0, 500_000_000.0

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch import services
 from skumatch.config import Settings, shown
 from skumatch.errors import DataError, Relayed, SkumatchError, StorageError
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.pipeline.repository import Repository, pointer
+from skumatch.servers import services
 from tests.conftest import free_port
 from tests.e2e.needles import USER, places
 

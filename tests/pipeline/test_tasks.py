@@ -17,10 +17,10 @@ import yaml
 from PIL import Image
 
 from skumatch.pipeline.repository import md5_of
-from skumatch.release import waiting
-from skumatch.release.registry import COMPARED_TAG, Registry
-from skumatch.release.tracking import EXPERIMENT, Tracking
-from skumatch.release.waiting import APPROVED_TAG
+from skumatch.promotion import waiting
+from skumatch.promotion.waiting import APPROVED_TAG
+from skumatch.registry.registry import COMPARED_TAG, Registry
+from skumatch.registry.tracking import EXPERIMENT, Tracking
 from skumatch.stages.runner import STAGES
 from tests.conftest import make_project
 from tests.pipeline.home import Home, TaskFailed

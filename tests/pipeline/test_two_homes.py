@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import yaml
 
+from skumatch.cleanup.leftovers import leftovers
 from skumatch.config import apply_overrides
 from skumatch.errors import StorageError
 from skumatch.files import md5, sha256
-from skumatch.pipeline.leftovers import leftovers
 from skumatch.stages.runner import STAGES, TRAINING
 from tests.conftest import commit, draw, make_project, wait_until
 from tests.pipeline.home import SMOKE, Home, marker

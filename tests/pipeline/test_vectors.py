@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skumatch.audit.reproduce import _stage_environment
+from skumatch.cleanup.retention import VECTORS, idle_vectors
+from skumatch.cleanup.stores import File, ObjectStore
 from skumatch.config import Settings
 from skumatch.files import write_json
 from skumatch.model.vector_store import VectorStore
-from skumatch.pipeline.retention import VECTORS, idle_vectors
-from skumatch.pipeline.stores import File, ObjectStore
 from skumatch.pipeline.worker import _loosely, _vectors
 
 NOW, OLD = 1_000_000_000.0, 500_000_000.0

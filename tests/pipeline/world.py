@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from skumatch.cleanup.cleanup import DAY, Limits
 from skumatch.config import Settings
-from skumatch.pipeline.cleanup import DAY, Limits
-from skumatch.release.registry import Registry
+from skumatch.registry.registry import Registry
 from tests.pipeline.home import Home
 
 FUTURE = Limits(age=7, keep_runs=90, now=time.time() + 400 * DAY)

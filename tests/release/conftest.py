@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from skumatch.bundle import Bundle, LabelledVectors, write_bundle
 from skumatch.params import EncoderParams
-from skumatch.release.bundle import Bundle, LabelledVectors, write_bundle
-from skumatch.release.registry import Registry
+from skumatch.registry.registry import Registry
 from tests.conftest import free_port, serving_mlflow
 
 if TYPE_CHECKING:

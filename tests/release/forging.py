@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skumatch.bundle import MANIFEST, PARTS
 from skumatch.files import read_json, sha256, write_json
-from skumatch.release.bundle import MANIFEST, PARTS
 
 ENCODER, GALLERY, THRESHOLDS, TRAINING = (
     "encoder/encoder.json",

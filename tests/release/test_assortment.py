@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import skumatch
+from skumatch.bundle import Assortment, Bundle, LabelledVectors, write_bundle
+from skumatch.bundle.assortment import EVERY_SKU, GalleryPart, Shelves
 from skumatch.errors import DataError
-from skumatch.release.bundle import Assortment, Bundle, LabelledVectors, write_bundle
-from skumatch.release.bundle.assortment import EVERY_SKU, GalleryPart, Shelves
 from skumatch.retrieval.search import Backend, dot
 from skumatch.retrieval.thresholds import Thresholds, scores_of
 
@@ -218,8 +218,8 @@ def frame(picture: Picture) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def stored(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle as MLflow keeps it."""
-    from skumatch.release.bundle import bundle_hash
-    from skumatch.release.mlflow_model import _save_model
+    from skumatch.bundle import bundle_hash
+    from skumatch.registry.mlflow_model import _save_model
 
     folder, package = tmp_path_factory.mktemp("staged"), Path(skumatch.__file__).parent
     return _save_model(folder, made, bundle_hash(made), None, None, package)  # type: ignore[arg-type]
@@ -274,7 +274,7 @@ def test_the_model_in_mlflow_refuses_others(model: Any, frame: pd.DataFrame, sku
 
 def test_a_version_registered_before_has_no_such_parameter(made: Path, frame: pd.DataFrame) -> None:
     """Its signature gives `top_k` alone, or nothing: the whole gallery is searched."""
-    from skumatch.release.pyfunc import BundleModel
+    from skumatch.registry.pyfunc import BundleModel
 
     model = BundleModel()
     model.load_context(SimpleNamespace(artifacts={"bundle": str(made)}, model_config={}))

@@ -11,11 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skumatch.errors import BundleError
-from skumatch.files import read_json, write_json
-from skumatch.model import encoder as encoders
-from skumatch.params import EncoderParams
-from skumatch.release.bundle import (
+from skumatch.bundle import (
     FORMAT,
     MANIFEST,
     PARTS,
@@ -25,6 +21,10 @@ from skumatch.release.bundle import (
     verify_bundle,
     write_bundle,
 )
+from skumatch.errors import BundleError
+from skumatch.files import read_json, write_json
+from skumatch.model import encoder as encoders
+from skumatch.params import EncoderParams
 from tests.release.forging import bound, of_format_1, signed
 
 Picture = Callable[[int], Image.Image]

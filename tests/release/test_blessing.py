@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from skumatch.bundle import LabelledVectors, blessing
+from skumatch.bundle.blessing import answer_all, bless, check_latency
 from skumatch.data.images import Extent, Images
 from skumatch.errors import LatencyExceeded
-from skumatch.release import blessing
-from skumatch.release.blessing import answer_all, bless, check_latency
-from skumatch.release.bundle import LabelledVectors
 
 HOUR = 3_600_000
 

@@ -13,9 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.errors import BundleError, StorageError
-from skumatch.files import read_json, sha256, write_json
-from skumatch.release.bundle import (
+from skumatch.bundle import (
     MANIFEST,
     PARTS,
     Bundle,
@@ -24,6 +22,8 @@ from skumatch.release.bundle import (
     verify_bundle,
     write_bundle,
 )
+from skumatch.errors import BundleError, StorageError
+from skumatch.files import read_json, sha256, write_json
 from tests.release.forging import bound
 
 Picture = Callable[[int], Image.Image]
@@ -181,7 +181,7 @@ def test_an_interrupted_write_leaves_no_bundle(
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("skumatch.release.bundle.parts.pq.write_table", full)
+    monkeypatch.setattr("skumatch.bundle.parts.pq.write_table", full)
     with pytest.raises(StorageError, match="No space left"):
         write_bundle(bundle, encoder_dir, gallery, {}, [])
     with pytest.raises(BundleError, match="no bundle"):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from skumatch.release.bundle import Bundle, LabelledVectors, write_bundle
+from skumatch.bundle import Bundle, LabelledVectors, write_bundle
 from skumatch.retrieval.thresholds import Thresholds
 from tests.cli import Cli
 from tests.release.forging import of_format_1
@@ -105,7 +105,7 @@ def test_match_says_so_in_table_and_json(
 def test_the_model_in_mlflow_says_it_of_the_picture(
     bundled: Callable[..., Path], picture: Picture, tmp_path: Path
 ) -> None:
-    from skumatch.release.pyfunc import BundleModel
+    from skumatch.registry.pyfunc import BundleModel
 
     images = []
     for number in (0, 99):

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skumatch.gate.fitness import Fitness, hold_back, judge
 from skumatch.params import RefreshParams
-from skumatch.release.fitness import Fitness, hold_back, judge
 
 # Not the package's: a default that changes must not change what is tested here.
 POLICY = RefreshParams(

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
+from skumatch.bundle import LabelledVectors, bundle_hash, write_bundle
 from skumatch.config import Settings
 from skumatch.errors import NothingNew, ReferenceNotFound, StaleChampion
 from skumatch.files import read_json
 from skumatch.params import Params, ReleaseParams
 from skumatch.pipeline import pull, register, releases
 from skumatch.pipeline.worker import Message
-from skumatch.release import journal, waiting
-from skumatch.release.bundle import LabelledVectors, bundle_hash, write_bundle
-from skumatch.release.journal import breaks, unheaded
-from skumatch.release.mlflow_model import BUNDLE_TAG, upload
-from skumatch.release.promotion import gallery_moved, heads, history, promote, rollback, withdrawn
-from skumatch.release.registry import HERE, Registry, model_release
+from skumatch.promotion import waiting
+from skumatch.promotion.promotion import gallery_moved, heads, history, promote, rollback, withdrawn
+from skumatch.registry import journal
+from skumatch.registry.journal import breaks, unheaded
+from skumatch.registry.mlflow_model import BUNDLE_TAG, upload
+from skumatch.registry.registry import HERE, Registry, model_release
 from tests.cli import Cli
 from tests.conftest import ROOT
 from tests.killing import dying, killed, moments

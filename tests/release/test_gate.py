@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skumatch.gate.gate import BundleFacts, Check, Decision, decide
 from skumatch.params import GateParams
-from skumatch.release.gate import BundleFacts, Check, Decision, decide
 from skumatch.retrieval.figures import Evaluation, Intervals, NearDuplicateFree, PairedHits
 from tests.proving import count
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from skumatch.bundle import bundle_hash
 from skumatch.errors import BundleError, ServiceError
-from skumatch.release.bundle import bundle_hash
-from skumatch.release.labels import nameable
-from skumatch.release.probes import manifest_hash, server_version, try_artifacts
-from skumatch.release.registry import Registry
-from skumatch.release.tracking import Tracking
+from skumatch.registry.labels import nameable
+from skumatch.registry.probes import manifest_hash, server_version, try_artifacts
+from skumatch.registry.registry import Registry
+from skumatch.registry.tracking import Tracking
 from tests.conftest import free_port, serving_mlflow
 
 pytestmark = pytest.mark.live

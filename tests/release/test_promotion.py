@@ -9,10 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skumatch.bundle import bundle_hash
 from skumatch.errors import ReferenceNotFound, Refused, RegistryUnavailable, ServiceError, StaleChampion
-from skumatch.release import journal, promotion
-from skumatch.release.bundle import bundle_hash
-from skumatch.release.journal import (
+from skumatch.promotion import promotion
+from skumatch.promotion.promotion import (
+    compared_with,
+    heads,
+    history,
+    promote,
+    proposed,
+    rollback,
+    rollback_target,
+)
+from skumatch.registry import journal
+from skumatch.registry.journal import (
     HEAD,
     After,
     Before,
@@ -24,16 +34,7 @@ from skumatch.release.journal import (
     predecessors,
     unheaded,
 )
-from skumatch.release.promotion import (
-    compared_with,
-    heads,
-    history,
-    promote,
-    proposed,
-    rollback,
-    rollback_target,
-)
-from skumatch.release.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
+from skumatch.registry.registry import CHALLENGER, COMPARED_TAG, ModelRef, Registry
 from tests.conftest import free_port
 from tests.killing import Killed, dying
 from tests.proving import count

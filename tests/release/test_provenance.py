@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from skumatch.errors import ParameterError
-from skumatch.release.provenance import envelope, opened, signed_by, signers
+from skumatch.lineage.provenance import envelope, opened, signed_by, signers
 
 TOLD: dict[str, Any] = {
     "_type": "https://in-toto.io/Statement/v1",

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from skumatch.bundle import bundle_hash, verify_bundle
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound, RegistryUnavailable, ServiceError
-from skumatch.release.bundle import bundle_hash, verify_bundle
-from skumatch.release.mlflow_model import upload
-from skumatch.release.registry import CHALLENGER, HERE, Registry
+from skumatch.registry.mlflow_model import upload
+from skumatch.registry.registry import CHALLENGER, HERE, Registry
 from tests.conftest import free_port
 from tests.killing import Killed
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from skumatch.release.registry import Registry
+from skumatch.registry.registry import Registry
 from tests.conftest import answers, free_port, wait_until
 
 pytestmark = pytest.mark.live

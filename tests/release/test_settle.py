@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from skumatch.gate.fitness import Fitness, FitnessCheck
+from skumatch.gate.gate import BundleFacts, Decision, Products, Refreshed, settle
 from skumatch.params import GateParams
-from skumatch.release.fitness import Fitness, FitnessCheck
-from skumatch.release.gate import BundleFacts, Decision, Products, Refreshed, settle
 from tests.release.test_gate import Case, evaluation, first, hits
 
 POLICY = GateParams()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from skumatch.errors import RegistryUnavailable
-from skumatch.release.tracking import upload_files
+from skumatch.registry.tracking import upload_files
 
 
 def test_files_are_sent_each_once_with_their_folder(tmp_path: Path) -> None:

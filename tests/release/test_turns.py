@@ -14,11 +14,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
 
+from skumatch.bundle import bundle_hash, verify_bundle
 from skumatch.errors import BundleError, ReferenceNotFound, Refused, ServiceError, StaleChampion
-from skumatch.release import journal, promotion
-from skumatch.release.bundle import bundle_hash, verify_bundle
-from skumatch.release.journal import Entry, Journal, MoveRequest, breaks, unheaded
-from skumatch.release.promotion import (
+from skumatch.promotion import promotion
+from skumatch.promotion.promotion import (
     compared_with,
     heads,
     history,
@@ -27,8 +26,10 @@ from skumatch.release.promotion import (
     rollback,
     rollback_target,
 )
-from skumatch.release.registry import Registry
-from skumatch.release.tracking import clean_tags
+from skumatch.registry import journal
+from skumatch.registry.journal import Entry, Journal, MoveRequest, breaks, unheaded
+from skumatch.registry.registry import Registry
+from skumatch.registry.tracking import clean_tags
 from tests.killing import Killed
 
 WHO, WHY, BOOK = "ann", "a gain of 2 points", "shelf-journal"
@@ -336,7 +337,9 @@ def test_a_spoilt_bundle_is_never_registered(
 ) -> None:
     (bundle / "labels.json").write_text("{}")
     for name in ("uploaded", "upload"):
-        monkeypatch.setattr(f"skumatch.release.registry.{name}", lambda *_: pytest.fail("something was sent"))
+        monkeypatch.setattr(
+            f"skumatch.registry.registry.{name}", lambda *_: pytest.fail("something was sent")
+        )
     with pytest.raises(BundleError, match="was changed"):
         registry.register(bundle, "run", {}, "")
 

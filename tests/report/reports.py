@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from skumatch.data.validation.thumbnails import thumbnail
+from skumatch.gate.gate import BundleFacts, decide
 from skumatch.params import EvaluateParams, GateParams
-from skumatch.release.gate import BundleFacts, decide
 from skumatch.report.confusions import confused_pairs
 from skumatch.report.context import Aside, DataFacts, ReportContext, TrainingFacts
 from skumatch.report.data_changes import Count, DataComparison

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from skumatch.release.fitness import Fitness, Loss
-from skumatch.release.gate import Products
+from skumatch.gate.fitness import Fitness, Loss
+from skumatch.gate.gate import Products
 from skumatch.report.gallery import PictureLoss, gallery_changes
 from skumatch.report.page import render_report
 from skumatch.stages.report import _thinned

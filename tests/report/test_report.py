@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.release.gate import CHECKS
+from skumatch.gate.gate import CHECKS
 from skumatch.report import view
 from skumatch.report.context import Aside, DataFacts, TrainingFacts
 from skumatch.report.mistakes import (

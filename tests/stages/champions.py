@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
-from skumatch.release.bundle import LabelledVectors, write_bundle
+from skumatch.bundle import LabelledVectors, write_bundle
 
 
 def training(folder: Path, pixels: Collection[str] = ()) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skumatch.bundle import LabelledVectors, write_bundle
 from skumatch.files import write_json, write_parquet, write_text
+from skumatch.gate.gate import Decision
 from skumatch.params import GateParams, Params
-from skumatch.release.bundle import LabelledVectors, write_bundle
-from skumatch.release.gate import Decision
 from skumatch.retrieval.answers import SCHEMA
 from skumatch.retrieval.hits import HITS_SCHEMA, hits_table
 from skumatch.stages import gate

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from skumatch.bundle import Bundle
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.manifest import read_manifest
 from skumatch.files import read_json, sha256, write_json
 from skumatch.model import encoder as encoders
 from skumatch.params import EncoderParams, EvaluateParams, Params, RuntimeParams, SplitParams
-from skumatch.release.bundle import Bundle
 from skumatch.retrieval.calibration import UNSEEN, VALIDATION
 from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.openset import OpenSet

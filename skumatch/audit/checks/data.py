@@ -14,8 +14,8 @@ from skumatch.audit import recompute
 from skumatch.audit.checks.proof import absent, copies, must, short
 from skumatch.audit.dossier import LISTING, WORKSPACE, Dossier
 from skumatch.files import md5, sha256
-from skumatch.release.lineage import NO_WEIGHTS
-from skumatch.release.tracking import DATA_TAG
+from skumatch.lineage.lineage import NO_WEIGHTS
+from skumatch.registry.tracking import DATA_TAG
 from skumatch.stages import artefacts
 
 WEIGHTS = artefacts.WEIGHTS.path

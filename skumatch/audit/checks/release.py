@@ -15,14 +15,14 @@ from skumatch.audit import recompute
 from skumatch.audit.checks.proof import copies, must, same, short
 from skumatch.audit.dossier import BUNDLE, ORIGIN, RUN, WORKSPACE, Dossier
 from skumatch.audit.link import Broken, Unchecked
+from skumatch.bundle import MANIFEST, bundle_hash, verify_bundle
+from skumatch.bundle.manifest import GALLERY
 from skumatch.files import sha256
-from skumatch.release import provenance
-from skumatch.release.bundle import MANIFEST, bundle_hash, verify_bundle
-from skumatch.release.bundle.manifest import GALLERY
-from skumatch.release.journal import breaks, number_of, unheaded
-from skumatch.release.lineage import record_hash
-from skumatch.release.registry import CHALLENGER, REFRESHED, TOP1_TAG
-from skumatch.release.tracking import RUN_TAG
+from skumatch.lineage import provenance
+from skumatch.lineage.lineage import record_hash
+from skumatch.registry.journal import breaks, number_of, unheaded
+from skumatch.registry.registry import CHALLENGER, REFRESHED, TOP1_TAG
+from skumatch.registry.tracking import RUN_TAG
 from skumatch.retrieval.figures import Evaluation
 from skumatch.stages import artefacts
 

@@ -14,9 +14,9 @@ from skumatch.audit.dossier import GIT, NO_COMMIT, RUN, WORKSPACE, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files
 from skumatch.audit.link import Broken, Unchecked
 from skumatch.files import md5
+from skumatch.lineage.lineage import stages_of
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat, leaves
-from skumatch.release.lineage import stages_of
 
 
 def stages(dossier: Dossier) -> str:

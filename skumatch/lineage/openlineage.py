@@ -1,0 +1,128 @@
+"""OpenLineage events of runs: the data version and weights, the model, and the gate's decision.
+
+Airflow's provider reports tasks; this module reports their data and results. OpenLineage 2.0.2, to a file or
+over HTTP.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import attr
+from openlineage.client import OpenLineageClient
+from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+from openlineage.client.generated.base import DatasetFacet, RunFacet
+from openlineage.client.transport import Transport
+from openlineage.client.transport.file import FileConfig, FileTransport
+from openlineage.client.transport.http import HttpConfig, HttpTransport
+
+from skumatch.config import shown
+from skumatch.lineage.lineage import Lineage
+
+NAMESPACE = "skumatch"
+PRODUCER = "urn:skumatch:register:1"
+
+
+@attr.define
+class DataVersionFacet(DatasetFacet):
+    """The facet of the run's data.
+
+    Attributes:
+        version: DVC's hash of the data.
+    """
+
+    version: str
+
+
+@attr.define
+class ModelVersion(DatasetFacet):
+    """The facet of the run's model.
+
+    Attributes:
+        bundle: SHA-256 of the bundle.
+        version: its number in the registry; None where it wasn't registered.
+    """
+
+    bundle: str
+    version: int | None
+
+
+@attr.define
+class DecisionFacet(RunFacet):
+    """The facet of the gate's decision.
+
+    Attributes:
+        verdict: the gate's verdict.
+        sentence: the decision in words.
+        record: hash of the lineage record.
+    """
+
+    verdict: str
+    sentence: str
+    record: str
+
+
+def event(
+    record: Lineage, digest: str, sentence: str, model: str, version: int | None, ended: datetime
+) -> RunEvent:
+    """Return the COMPLETE event of a run. Its job has the name of the DAG for the run's kind.
+
+    Args:
+        record: the run's lineage record.
+        digest: hash of `record`.
+        sentence: the gate's decision in words.
+        model: the registered model's name.
+        version: the registered version; None where nothing was registered.
+        ended: when the run was registered.
+    """
+    data = InputDataset(NAMESPACE, "data", facets={"skumatch_data": DataVersionFacet(record.inputs.data)})
+    outs = OutputDataset(
+        NAMESPACE, model, facets={"skumatch_model": ModelVersion(record.results.bundle, version)}
+    )
+    decision = DecisionFacet(record.results.verdict, sentence, digest)
+    return RunEvent(
+        eventTime=ended.isoformat(), eventType=RunState.COMPLETE, producer=PRODUCER,
+        run=Run(str(uuid5(NAMESPACE_URL, f"skumatch:{record.run}")), facets={"skumatch_decision": decision}),
+        job=Job(NAMESPACE, f"skumatch_{record.inputs.kind}"),
+        inputs=[data, InputDataset(NAMESPACE, f"weights: {record.inputs.weights}")], outputs=[outs],
+    )  # fmt: skip
+
+
+def emit(run_event: RunEvent, target: str) -> None:
+    """Send an event to an HTTP endpoint, or append it to a file.
+
+    An event that can't be sent is reported on stderr; the run goes on.
+
+    Args:
+        run_event: the event.
+        target: an http(s) URL, or the path of a file.
+    """
+    try:
+        OpenLineageClient(transport=transport(target)).emit(run_event)
+    # A transport may raise anything, and a listener that is away is no reason to fail a run.
+    except Exception as error:  # noqa: BLE001
+        reason = shown(str(error))[:200]
+        print(
+            f"The OpenLineage event could not be sent to {shown(target)} ({reason}); the run goes on.",
+            file=sys.stderr,
+        )
+
+
+def transport(target: str) -> Transport:
+    """Return the transport to an http(s) URL, or to a file that gets one JSON object a line."""
+    if target.startswith(("http://", "https://")):
+        return HttpTransport(HttpConfig(url=target, retry={"total": 1}))
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    return FileTransport(FileConfig(log_file_path=target, append=True))
+
+
+def airflow_transport(target: str) -> Mapping[str, Any]:
+    """Return the same transport as a setting of Airflow's provider: [openlineage] transport."""
+    if target.startswith(("http://", "https://")):
+        return {"type": "http", "url": target}
+    return {"type": "file", "log_file_path": target, "append": True}

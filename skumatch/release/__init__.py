@@ -1,1 +1,0 @@
-"""Judging, packaging, registering and promoting models and galleries, with the record of their lineage."""

@@ -1,0 +1,1 @@
+"""Airflow and MLflow on one machine: started, asked, followed and stopped."""
