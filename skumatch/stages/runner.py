@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import platform
@@ -21,7 +20,7 @@ from skumatch.params import STAGES as STAGES
 from skumatch.progress import followed
 from skumatch.stages import artefacts
 from skumatch.stages.together import ERROR as ERROR
-from skumatch.stages.together import together
+from skumatch.stages.together import signal_of_parents_death, together
 
 SECONDS = "log/{stage}.json"
 LIVE = "log/live.jsonl"  # figures that a stage reports while it works, one record per line
@@ -30,7 +29,6 @@ PAGES = "log/pages"  # pages that a failed stage leaves for a person
 TOGETHER = ("train", "embed")  # stages that `runtime.nproc` processes can share
 # Stages that a refresh skips: it keeps the champion's encoder, or judges a trained one again.
 TRAINING = ("frozen", "train")
-PR_SET_PDEATHSIG = 1
 
 
 def run(stage: str, root: Path) -> None:
@@ -116,5 +114,5 @@ def _outs(out: Path) -> Iterator[None]:
 
 def end_with_parent() -> None:
     """Ask Linux to end this process when its parent dies, so that a retry never runs beside an orphan."""
-    if sys.platform == "linux" and followed():
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if followed():
+        signal_of_parents_death(signal.SIGTERM)()

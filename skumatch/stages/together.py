@@ -54,7 +54,7 @@ def together(stage: str, root: Path, runtime: RuntimeParams) -> None:
     arguments += [f"--shutdown-timeout={END_SECONDS}", "-m", __name__, stage, str(root)]
     # torchrun's own default, which it would warn of; `prepare` sets torch's threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    before = _end_with(os.getpid()) if sys.platform == "linux" else None
+    before = _end_with(os.getpid())
     # The launcher gets its own session, so that signals to this process's group don't reach it: a second
     # SIGTERM would cut short the orderly end that the first one started.
     with subprocess.Popen(
@@ -109,16 +109,27 @@ def _ended(launcher: subprocess.Popen[bytes]) -> int:
     return STOPPED if stopping else code
 
 
+def signal_of_parents_death(number: int) -> Callable[[], None]:
+    """Return a function that asks Linux to send the calling process a signal when its parent dies.
+
+    On other systems the function does nothing.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: a forked child must not load libraries
+    return lambda: prctl(PR_SET_PDEATHSIG, number)
+
+
 def _end_with(parent: int) -> Callable[[], None]:
     """Return a function that torchrun's process calls before it starts torchrun.
 
     It asks Linux to kill the process when the stage dies, and puts its process id in the environment of all
     processes that it starts.
     """
-    prctl = ctypes.CDLL(None).prctl  # looked up here: a forked child must not load libraries
+    ask = signal_of_parents_death(signal.SIGKILL)
 
     def end_with_parent() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ask()
         if os.getppid() != parent:
             os._exit(1)
         os.environ[LAUNCHER] = str(os.getpid())
@@ -131,10 +142,9 @@ def _end_with_launcher() -> None:
 
     Each process has its own session, so no signal to a group would reach one that outlived torchrun.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.environ.get(LAUNCHER) != str(os.getppid()):
-            sys.exit("The process that started this one has ended.")
+    signal_of_parents_death(signal.SIGKILL)()
+    if sys.platform == "linux" and os.environ.get(LAUNCHER) != str(os.getppid()):
+        sys.exit("The process that started this one has ended.")
 
 
 def main(stage: str, root: Path) -> None:
