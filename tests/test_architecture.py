@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from skumatch.pipeline.worker import Message
+from skumatch.pipeline.message import Message
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/architecture.md").read_text("utf-8")

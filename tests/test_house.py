@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
-from tests.house import Module, modules, public_classes, statements, vague_names, without_args
+from tests.house import ROOT, Module, modules, public_classes, statements, vague_names, without_args
 
 PACKAGE = modules("skumatch")
 
@@ -73,3 +75,18 @@ def test_a_module_stem_occurs_once_in_a_room() -> None:
         stems[code.room, code.path.stem].append(code.path)
     twice = {key: paths for key, paths in stems.items() if len(paths) > 1 and key[1] != "__init__"}
     assert twice == {}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions and those for types alone count, too."""
+    graph = grimp.build_graph("skumatch")
+    importers = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    try:
+        TopologicalSorter(importers).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_package_has_at_most_twenty_rooms() -> None:
+    rooms = {path.parent.name for path in (ROOT / "skumatch").glob("*/__init__.py")}
+    assert len(rooms) <= 20, sorted(rooms)

@@ -18,8 +18,9 @@ from skumatch.errors import DataError, StageFailed
 from skumatch.files import read_json
 from skumatch.lineage.lineage import Lineage, stages_of
 from skumatch.pipeline.erasure_record import ErasureRecord
+from skumatch.pipeline.message import Message
 from skumatch.pipeline.repository import Repository
-from skumatch.pipeline.worker import Message, own_error, stage_environment, stages, workspace
+from skumatch.pipeline.worker import own_error, stage_environment, stages, workspace
 from skumatch.progress import track
 from skumatch.registry.registry import ModelRef, Registry
 from skumatch.registry.tracking import INPUTS_TAG, MACHINE_TAG

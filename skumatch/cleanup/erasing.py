@@ -37,8 +37,8 @@ from skumatch.pipeline.erasure_record import (
     new_name,
 )
 from skumatch.pipeline.inputs import data_pointer
+from skumatch.pipeline.message import run_name
 from skumatch.pipeline.repository import md5_of
-from skumatch.pipeline.worker import run_name
 from skumatch.progress import Advance, silent
 from skumatch.registry import erasable
 from skumatch.registry.erasable import KeptGallery, KnownRun, Release

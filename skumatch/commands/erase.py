@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skumatch.cleanup.screen import table_of
 from skumatch.commands.data_changes import Why, change_data
 from skumatch.config import PARAMS, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from skumatch.cleanup.cleanup import Pile
     from skumatch.cleanup.erase_choice import Chosen
     from skumatch.cleanup.erasing import Losses
-    from skumatch.cleanup.retention import Deletable
     from skumatch.registry.registry import Registry
 
 console = Console()
@@ -167,18 +167,7 @@ def _show_losses(losses: Losses) -> None:
 
 
 def _show_piles(piles: list[Pile], title: str) -> None:
-    from skumatch.commands.gc import TITLES, size_of
-
-    table = Table(title=title)
-    for name in ("where", "how many", "size", "for example"):
-        table.add_column(name, justify="right" if name in ("how many", "size") else "left")
-    for pile in piles:
-        items: list[Deletable] = list(pile.items)
-        largest = max(items, key=lambda item: item.size, default=None)
-        example = Text(largest.name if largest else "", overflow="ellipsis", no_wrap=True)
-        style = "" if items else "dim"
-        table.add_row(TITLES[pile.kind], f"{len(items):,}", size_of(items), example, style=style)
-    console.print(table)
+    console.print(table_of(title, {pile.kind: pile.items for pile in piles}, "where"))
 
 
 def _say(sentence: str) -> None:

@@ -8,28 +8,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
+from skumatch.cleanup.screen import size_of, table_of
 from skumatch.config import require_project
 from skumatch.config import settings as current_settings
 from skumatch.files import write_json
 
 console = Console()
-
-TITLES = {
-    "workspaces": "Workspaces of killed processes",
-    "cache": "This machine's cache",
-    "remote": "The remote",
-    "checkpoints": "Checkpoints",
-    "vectors": "Vectors",
-    "claims": "Claims of old runs",
-    "mlflow": "Files in MLflow",
-    "bundles": "This machine's bundles",
-    "reports": "This machine's reports",
-    "project": "Stages run by hand",
-}
 
 Age = Annotated[int, typer.Option("--age", min=1, help="Keep everything that is younger than so many days.")]
 KeepRuns = Annotated[
@@ -79,7 +64,7 @@ def gc(
     if delete and any(unneeded.values()):
         with track("gc", sum(len(items) for items in unneeded.values()), "files") as advance:
             unneeded = delete_shown(settings, limits, shown, advance)
-    console.print(_table(unneeded, delete))
+    console.print(table_of("Deleted" if delete else "Not needed any more", unneeded))
     console.print(
         _sentence(unneeded, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True
     )
@@ -95,17 +80,6 @@ def gc(
         )
 
 
-def _table(unneeded: dict[str, list[Any]], deleted: bool) -> Table:
-    table = Table(title="Deleted" if deleted else "Not needed any more")
-    for name in ("what", "how many", "size", "for example"):
-        table.add_column(name, justify="right" if name in ("how many", "size") else "left")
-    for kind, items in unneeded.items():
-        largest = max(items, key=lambda item: item.size, default=None)
-        example = Text(largest.name, overflow="ellipsis", no_wrap=True) if largest else ""
-        table.add_row(TITLES[kind], f"{len(items):,}", size_of(items), example, style="" if items else "dim")
-    return table
-
-
 def _sentence(unneeded: dict[str, list[Any]], deleted: bool, limits: str) -> str:
     everything = [item for items in unneeded.values() for item in items]
     if not everything:
@@ -114,11 +88,6 @@ def _sentence(unneeded: dict[str, list[Any]], deleted: bool, limits: str) -> str
     if deleted:
         return f"Gone are {counted}. What is registered or kept has all it had."
     return f"Nothing was deleted. To delete these {counted}: skumatch gc {limits} --delete"
-
-
-def size_of(items: list[Any]) -> str:
-    """Return the total size of items in words, such as `1.2 MB`."""
-    return decimal(sum(item.size for item in items))
 
 
 def _as_json(kind: str, items: list[Any]) -> dict[str, Any]:

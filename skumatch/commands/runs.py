@@ -20,7 +20,7 @@ from skumatch.servers.airflow_api import REFRESH, RETRAIN
 
 if TYPE_CHECKING:
     from skumatch.pipeline.inputs import CodeSnapshot
-    from skumatch.pipeline.worker import Kind
+    from skumatch.pipeline.message import Kind
 
 console = Console()
 

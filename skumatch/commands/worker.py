@@ -36,7 +36,8 @@ def pull() -> None:
 @app.command()
 def stage(names: list[str]) -> None:
     """Run stages, one after the other in one workspace."""
-    from skumatch.pipeline.worker import Message, run_stages
+    from skumatch.pipeline.message import Message
+    from skumatch.pipeline.worker import run_stages
 
     _answer(
         lambda settings, message: run_stages(settings, Message.model_validate(message), names).model_dump()
@@ -46,8 +47,8 @@ def stage(names: list[str]) -> None:
 @app.command()
 def register() -> None:
     """Record the run; register and promote a model that passed."""
+    from skumatch.pipeline.message import Message
     from skumatch.pipeline.register import register as task
-    from skumatch.pipeline.worker import Message
 
     _answer(lambda settings, message: task(settings, Message.model_validate(message)))
 

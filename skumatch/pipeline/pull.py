@@ -21,8 +21,8 @@ from skumatch.params import Params
 from skumatch.pipeline import inputs, refusals
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.erasure_record import refuse_erased_data
+from skumatch.pipeline.message import Kind, Message, run_name
 from skumatch.pipeline.repository import md5_of
-from skumatch.pipeline.worker import Kind, Message, run_name
 from skumatch.promotion import waiting
 from skumatch.promotion.promotion import withdrawn
 from skumatch.registry.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry, model_release

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skumatch.config import Settings, load_params
 from skumatch.errors import (
@@ -17,14 +17,12 @@ from skumatch.errors import (
 from skumatch.files import sha256
 from skumatch.params import STAGES, Params
 from skumatch.pipeline.inputs import fingerprint
+from skumatch.pipeline.message import Message
 from skumatch.promotion import waiting
 from skumatch.registry.registry import Registry
 from skumatch.registry.tracking import DATA_TAG, KIND_TAG, REFUSED_TAG, RUN_TAG, STAGE_TAG, Tracking
 from skumatch.stages import artefacts
 from skumatch.stages.runner import TRAINING
-
-if TYPE_CHECKING:
-    from skumatch.pipeline.worker import Message
 
 # Errors that a stage raises again for the same data, code and parameters. Other errors may come from the
 # machine: a ParameterError from a missing GPU, a WeightsError or BundleError from a damaged file.

@@ -19,9 +19,10 @@ from skumatch.gate.gate import Decision
 from skumatch.lineage import bom, lineage, provenance
 from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
+from skumatch.pipeline.message import Message, run_name
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
-from skumatch.pipeline.worker import Message, reports, run_name, stages, workspace
+from skumatch.pipeline.worker import reports, stages, workspace
 from skumatch.promotion import waiting
 from skumatch.promotion.promotion import gallery_moved, history, promote, withdrawn
 from skumatch.registry.registry import (

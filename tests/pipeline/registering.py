@@ -15,7 +15,8 @@ import yaml
 from skumatch.config import Settings, apply_overrides
 from skumatch.files import read_json, write_json, write_text
 from skumatch.pipeline import register
-from skumatch.pipeline.worker import Message, workspace
+from skumatch.pipeline.message import Message
+from skumatch.pipeline.worker import workspace
 from skumatch.promotion.promotion import heads, history, promote
 from skumatch.registry import mlflow_model
 from skumatch.registry.journal import HEAD, breaks, unheaded

@@ -8,8 +8,9 @@ import pytest
 
 from skumatch.config import Settings
 from skumatch.files import write_json, write_text
+from skumatch.pipeline.message import Message
 from skumatch.pipeline.register import artifacts, keep_report
-from skumatch.pipeline.worker import Message, keep_pages, own_error
+from skumatch.pipeline.worker import keep_pages, own_error
 from skumatch.report.page import DATA_DOCS
 from skumatch.stages.runner import ERROR, PAGES
 

@@ -15,7 +15,7 @@ from skumatch.errors import NothingNew
 from skumatch.files import write_json, write_text
 from skumatch.params import Params
 from skumatch.pipeline import refusals
-from skumatch.pipeline.worker import Message
+from skumatch.pipeline.message import Message
 from skumatch.promotion import waiting
 from skumatch.registry.tracking import Tracking
 

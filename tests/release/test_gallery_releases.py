@@ -15,7 +15,7 @@ from skumatch.errors import NothingNew, ReferenceNotFound, StaleChampion
 from skumatch.files import read_json
 from skumatch.params import Params, ReleaseParams
 from skumatch.pipeline import pull, register, releases
-from skumatch.pipeline.worker import Message
+from skumatch.pipeline.message import Message
 from skumatch.promotion import waiting
 from skumatch.promotion.promotion import gallery_moved, heads, history, promote, rollback, withdrawn
 from skumatch.registry import journal
