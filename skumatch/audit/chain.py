@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from skumatch.audit import told
+from skumatch.audit import facts
 from skumatch.audit.checks import data, release, run
 from skumatch.audit.dossier import Dossier
 from skumatch.audit.link import UNREADABLE, Broken, Link, Unchecked, Verdict
@@ -34,26 +34,26 @@ class ChainStep:
 
 
 STEPS = (
-    ChainStep("journal", "Promotions", told.journal, release.journal),
-    ChainStep("version", "Registered version", told.version, release.version),
-    ChainStep("provenance", "Provenance statement", told.origin, release.origin),
-    ChainStep("bundle", "Bundle", told.bundle, release.bundle),
-    ChainStep("index", "Gallery index", told.index, release.index),
-    ChainStep("decision", "Gate's decision", told.decision, release.decision),
-    ChainStep("evaluation", "Evaluations", told.evaluation, release.evaluation),
-    ChainStep("champion", "Champion before it", told.champion, release.champion),
-    ChainStep("stages", "Run and stages", told.stages, run.stages),
-    ChainStep("inputs", "Input set", told.input_set, run.input_set),
-    ChainStep("parameters", "Parameters", told.parameters, run.parameters),
-    ChainStep("environment", "Environment", told.environment, run.environment),
-    ChainStep("commit", "Commit", told.commit, run.commit),
-    ChainStep("tree", "Working tree", told.tree, run.tree),
-    ChainStep("code", "Code", told.code, run.code),
-    ChainStep("weights", "Base weights", told.weights, data.weights),
-    ChainStep("split", "Split", told.split, data.split),
-    ChainStep("validation", "Validation", told.validation, data.validation),
-    ChainStep("manifest", "Manifest", told.manifest, data.manifest),
-    ChainStep("data", "Pictures", told.data, data.data),
+    ChainStep("journal", "Promotions", facts.journal, release.journal),
+    ChainStep("version", "Registered version", facts.version, release.version),
+    ChainStep("provenance", "Provenance statement", facts.origin, release.origin),
+    ChainStep("bundle", "Bundle", facts.bundle, release.bundle),
+    ChainStep("index", "Gallery index", facts.index, release.index),
+    ChainStep("decision", "Gate's decision", facts.decision, release.decision),
+    ChainStep("evaluation", "Evaluations", facts.evaluation, release.evaluation),
+    ChainStep("champion", "Champion before it", facts.champion, release.champion),
+    ChainStep("stages", "Run and stages", facts.stages, run.stages),
+    ChainStep("inputs", "Input set", facts.input_set, run.input_set),
+    ChainStep("parameters", "Parameters", facts.parameters, run.parameters),
+    ChainStep("environment", "Environment", facts.environment, run.environment),
+    ChainStep("commit", "Commit", facts.commit, run.commit),
+    ChainStep("tree", "Working tree", facts.tree, run.tree),
+    ChainStep("code", "Code", facts.code, run.code),
+    ChainStep("weights", "Base weights", facts.weights, data.weights),
+    ChainStep("split", "Split", facts.split, data.split),
+    ChainStep("validation", "Validation", facts.validation, data.validation),
+    ChainStep("manifest", "Manifest", facts.manifest, data.manifest),
+    ChainStep("data", "Pictures", facts.data, data.data),
 )
 
 
@@ -86,14 +86,14 @@ def linked(dossier: Dossier, step: ChainStep, verify: bool) -> Link:
     """
     judged: list[tuple[Verdict, str]] = []
     try:
-        digest, facts = step.tell(dossier)
+        digest, table = step.tell(dossier)
     except (Unchecked, Broken, *UNREADABLE) as error:
-        digest, facts = None, {"not readable": _words(error)}
+        digest, table = None, {"not readable": _words(error)}
         judged.append(_failed(dossier, error))
     if verify:
         judged.insert(0, _checked(dossier, step))
     verdict, reason = max(judged, key=lambda judgement: WORSE.index(judgement[0]), default=(None, ""))
-    return Link(name=step.name, title=step.title, hash=digest, said=facts, verdict=verdict, reason=reason)
+    return Link(name=step.name, title=step.title, hash=digest, said=table, verdict=verdict, reason=reason)
 
 
 def _checked(dossier: Dossier, step: ChainStep) -> tuple[Verdict, str]:

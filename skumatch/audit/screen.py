@@ -34,7 +34,7 @@ def chain_table(facts: DossierFacts, chain: list[Link]) -> RenderableType:
     grid.add_column("", width=1)
     grid.add_column("link", style="bold", no_wrap=True)
     grid.add_column("hash", style="dim", no_wrap=True)
-    grid.add_column("what is told")
+    grid.add_column("facts")
     for link in chain:
         sign, style = SIGNS[link.verdict]
         grid.add_row(Text(sign, style=style), link.title, (link.hash or "")[:12], _said(link))

@@ -27,10 +27,10 @@ from skumatch.stages.artefacts import SplitFacts, ValidationFacts
 from skumatch.stages.runner import STAGES
 
 SHOWN = 5  # newest changes of the data that are listed
-Told = tuple[str | None, dict[str, str]]
+HashAndFacts = tuple[str | None, dict[str, str]]
 
 
-def journal(dossier: Dossier) -> Told:
+def journal(dossier: Dossier) -> HashAndFacts:
     """Return the last journal entry's hash, and the times at which the version's aliases changed."""
     entries, registered = dossier.facts.journal, dossier.facts.registered
     facts: dict[str, str] = {}
@@ -40,7 +40,7 @@ def journal(dossier: Dossier) -> Told:
     return (entries[-1].hash if entries and entries[-1].after else None), facts
 
 
-def version(dossier: Dossier) -> Told:
+def version(dossier: Dossier) -> HashAndFacts:
     """Return the lineage record's hash, and the version's name, aliases and registration time."""
     registered = dossier.facts.registered
     facts = {
@@ -52,7 +52,7 @@ def version(dossier: Dossier) -> Told:
     return record_hash(dossier.json(RUN, "lineage.json")), facts
 
 
-def origin(dossier: Dossier) -> Told:
+def origin(dossier: Dossier) -> HashAndFacts:
     """Return the hash of the provenance statement's file, and the keys that signed the statement."""
     envelope = dossier.json(RUN, ORIGIN)
     provenance.opened(envelope)
@@ -64,14 +64,14 @@ def origin(dossier: Dossier) -> Told:
     return sha256(dossier.path(RUN, ORIGIN)), facts
 
 
-def bundle(dossier: Dossier) -> Told:
+def bundle(dossier: Dossier) -> HashAndFacts:
     """Return the registered bundle's hash, and each part's hash and size."""
     manifest = dossier.manifest
     parts = {name: f"{part.sha256[:12]}, {part.size / 1e6:,.1f} MB" for name, part in manifest.parts.items()}
     return dossier.facts.registered.bundle, {"format": manifest.format} | parts
 
 
-def index(dossier: Dossier) -> Told:
+def index(dossier: Dossier) -> HashAndFacts:
     """Return the gallery's hash, and its numbers of pictures, SKUs and dimensions."""
     manifest = dossier.manifest
     counts = manifest.counts
@@ -82,7 +82,7 @@ def index(dossier: Dossier) -> Told:
     return manifest.parts[GALLERY].sha256, facts
 
 
-def decision(dossier: Dossier) -> Told:
+def decision(dossier: Dossier) -> HashAndFacts:
     """Return the decision's hash, and the gate's verdict, gain and checks."""
     decided = dossier.decision
     facts = {"verdict": decided.verdict, "in words": decided.sentence}
@@ -99,7 +99,7 @@ def decision(dossier: Dossier) -> Told:
     return dossier.record.results.decision, facts
 
 
-def evaluation(dossier: Dossier) -> Told:
+def evaluation(dossier: Dossier) -> HashAndFacts:
     """Return the hash of the version's evaluation, and the figures of each evaluated candidate."""
     results = dossier.record.results
     hashes = {CHALLENGER: results.challenger, REFRESHED: results.champion}
@@ -118,7 +118,7 @@ def _figures(evaluation: Evaluation) -> str:
     return f"{shares}; {evaluation.n:,} queries of {evaluation.skus:,} SKUs, protocol {evaluation.protocol}"
 
 
-def champion(dossier: Dossier) -> Told:
+def champion(dossier: Dossier) -> HashAndFacts:
     """Return the compared champion's bundle hash, and its version; None if this was the first model."""
     inputs = dossier.record.inputs
     facts = {"version": str(inputs.champion_version) if inputs.champion_version else "none: the first model"}
@@ -127,7 +127,7 @@ def champion(dossier: Dossier) -> Told:
     )
 
 
-def stages(dossier: Dossier) -> Told:
+def stages(dossier: Dossier) -> HashAndFacts:
     """Return no hash, and the run's ids, times, stages, training figures and machines."""
     run, record = dossier.facts.run, dossier.record
     seconds = {
@@ -164,14 +164,14 @@ def _machines(dossier: Dossier) -> str:
     )
 
 
-def input_set(dossier: Dossier) -> Told:
+def input_set(dossier: Dossier) -> HashAndFacts:
     """Return the input set's MD5, and the command that rebuilds the version from it."""
     return dossier.record.inputs.archive.removeprefix("md5:"), {
         "rebuild": f"skumatch reproduce {dossier.facts.registered.version}"
     }
 
 
-def parameters(dossier: Dossier) -> Told:
+def parameters(dossier: Dossier) -> HashAndFacts:
     """Return the hash of params.yaml, and the main parameters and the overrides."""
     params, inputs = recompute.params(dossier), dossier.record.inputs
     training = f"{params.train.epochs} epochs of {params.train.batch}, {params.train.loss.kind}"
@@ -179,7 +179,7 @@ def parameters(dossier: Dossier) -> Told:
     return inputs.params, facts | {"overrides": ", ".join(inputs.overrides) or "none"}
 
 
-def environment(dossier: Dossier) -> Told:
+def environment(dossier: Dossier) -> HashAndFacts:
     """Return the hash of constraints.txt, and the pins of the main packages."""
     lines = dossier.path(RUN, "constraints.txt").read_text("utf-8").splitlines()
     pins = [
@@ -190,28 +190,28 @@ def environment(dossier: Dossier) -> Told:
     return dossier.record.inputs.environment, {"among them": ", ".join(pins)}
 
 
-def commit(dossier: Dossier) -> Told:
+def commit(dossier: Dossier) -> HashAndFacts:
     """Return the commit's id, and no facts."""
     return dossier.record.code.commit, {}
 
 
-def tree(dossier: Dossier) -> Told:
+def tree(dossier: Dossier) -> HashAndFacts:
     """Return no hash, and `dirty`: yes if the code differed from the commit."""
     return None, {"dirty": "yes" if dossier.record.code.dirty else "no"}
 
 
-def code(dossier: Dossier) -> Told:
+def code(dossier: Dossier) -> HashAndFacts:
     """Return the hash over all code files, and no facts."""
     return dossier.record.code.files, {}
 
 
-def weights(dossier: Dossier) -> Told:
+def weights(dossier: Dossier) -> HashAndFacts:
     """Return the base weights' hash, and their name, source and licence."""
     facts = {name: words for name, words in dossier.weights.model_dump(exclude={"sha256"}).items() if words}
     return dossier.record.inputs.weights_sha256, facts
 
 
-def split(dossier: Dossier) -> Told:
+def split(dossier: Dossier) -> HashAndFacts:
     """Return the hash of the split's outs, and the numbers of pictures by role and of duplicates."""
     counts = dossier.read(SplitFacts, "facts of a split", RUN, artefacts.SPLIT.logged())
     roles, copies = ", ".join(f"{count:,} {role}" for role, count in counts.images.items()), counts.duplicates
@@ -219,7 +219,7 @@ def split(dossier: Dossier) -> Told:
     return _out(dossier, "split"), {"pictures": roles, "duplicates": words}
 
 
-def validation(dossier: Dossier) -> Told:
+def validation(dossier: Dossier) -> HashAndFacts:
     """Return the hash of the validation's outs, and its expectations, warnings and unusable pictures."""
     validated = dossier.read(ValidationFacts, "validation", RUN, artefacts.VALIDATION.logged())
     reasons = set_aside([picture.model_dump() for picture in validated.quarantined])
@@ -230,7 +230,7 @@ def validation(dossier: Dossier) -> Told:
     return _out(dossier, "validate"), facts | {"set aside": aside or "none"}
 
 
-def manifest(dossier: Dossier) -> Told:
+def manifest(dossier: Dossier) -> HashAndFacts:
     """Return no hash, and the numbers of pictures by side and of SKUs."""
     rows = pq.read_table(
         dossier.path(WORKSPACE, "data/manifest.parquet"), columns=["sku", "side"]
@@ -239,7 +239,7 @@ def manifest(dossier: Dossier) -> Told:
     return None, {"pictures": sides, "SKUs": f"{rows['sku'].nunique():,}"}
 
 
-def data(dossier: Dossier) -> Told:
+def data(dossier: Dossier) -> HashAndFacts:
     """Return the data version's hash, and the number and size of its files and its newest changes."""
     root = dossier.there(WORKSPACE, "data")
     sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
