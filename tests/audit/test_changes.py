@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from skumatch.audit import told
+from skumatch.audit import facts
 from skumatch.files import write_json
 from skumatch.pipeline.data_record import DataChange
 
@@ -34,7 +34,7 @@ def data_link(folder: Path) -> dict[str, str]:
         path=lambda *parts: folder.joinpath(*parts),
         record=record,
     )
-    digest, sentence = told.data(dossier)
+    digest, sentence = facts.data(dossier)
     assert digest == "abc.dir"
     return sentence
 

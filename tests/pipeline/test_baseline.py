@@ -11,7 +11,7 @@ import pytest
 from skumatch.config import Settings
 from skumatch.errors import RegistryUnavailable
 from skumatch.params import Params, ReleaseParams
-from skumatch.pipeline.pull import PROFILE, fetch_baseline
+from skumatch.pipeline.pull import fetch_baseline
 from skumatch.pipeline.repository import pointer
 from skumatch.registry.registry import ModelRef
 from skumatch.registry.tracking import DATA_TAG, EXPERIMENT, RUN_TAG, Tracking
@@ -40,7 +40,7 @@ def runs(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         path.write_text(json.dumps({"of": data}))
         params, tags = {"release.model_name": model}, {DATA_TAG: f"{data}.dir"}
         Tracking(mlflow_url).log_run(
-            f"baseline-{number}", params, {}, tags, {PROFILE: path} if held else {}, status
+            f"baseline-{number}", params, {}, tags, {"validate/profile.json": path} if held else {}, status
         )  # type: ignore[arg-type]
     return mlflow_url
 

@@ -21,7 +21,6 @@ from PIL import Image
 from skumatch.cleanup import erasing, leftovers
 from skumatch.cleanup.erasing import Losses, erase, plan
 from skumatch.cleanup.references import path_of
-from skumatch.cleanup.retention import RESULT
 from skumatch.cleanup.stores import ObjectStore
 from skumatch.config import Settings
 from skumatch.data.manifest import read_manifest
@@ -32,6 +31,7 @@ from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.erasure_record import ErasureRecord
 from skumatch.pipeline.repository import Repository, md5_of
+from skumatch.pipeline.run_cache import RESULT
 from skumatch.registry import erasable
 from tests.conftest import commit, free_port, serving_mlflow
 from tests.pipeline.home import Home
