@@ -464,16 +464,21 @@ def test_a_delivery_that_cannot_be_used_is_refused(root: Path, tmp_path: Path) -
     refuses(root, added(two), "both named train/Juice/0.png; rename one")
 
 
-def test_broken_pictures_alone_are_set_aside_and_stay_so_once(root: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken/Juice/0.png"
+def test_bad_pictures_alone_are_set_aside_and_stay_so_once(root: Path, tmp_path: Path) -> None:
+    """A page shows those that can be opened, until they are used."""
+    broken, tiny = tmp_path / "bad/Juice/0.png", tmp_path / "bad/Juice/1.png"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(picture(1)[:60])
-    made = changed(root, added(tmp_path / "broken"))
+    Image.new("RGB", (8, 8)).save(tiny)
+    made, ids = changed(root, added(tmp_path / "bad")), ["train/Juice/0.png", "train/Juice/1.png"]
     assert made.new.skus == set(SKUS[:3]) and len(made.new.manifest) == 9
-    assert [entry["id"] for entry in read_version(root).summary["quarantined"]] == ["train/Juice/0.png"]
-    assert step(root, added(tmp_path / "broken"), ()) is None
-    broken.write_bytes(picture(1))
-    made = changed(root, added(tmp_path / "broken"))
+    version = read_version(root)
+    assert [entry["id"] for entry in version.summary["quarantined"]] == ids
+    assert set(version.pictures) == {ids[1]}
+    assert step(root, added(tmp_path / "bad"), ()) is None
+    for number, path in enumerate((broken, tiny)):
+        path.write_bytes(picture(1 + number))
+    made = changed(root, added(tmp_path / "bad"))
     assert read_version(root).summary["quarantined"] == [] and read_version(root).pictures == {}
     assert "Juice" in made.new.skus
 
