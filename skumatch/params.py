@@ -119,7 +119,7 @@ class DataParams(Section):
 class ValidateParams(Section):
     """Expectations that a data version must meet.
 
-    The last nine compare with the last version that passed under the same `release.model_name`; the rendered
+    The last nine compare with the version before under the same `release.model_name`; the rendered
     sample counts as none.
 
     Attributes:

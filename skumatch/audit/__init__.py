@@ -1,0 +1,1 @@
+"""An audit: a version's dossier, the checks of its chain, questions, `reproduce`, and pages."""

@@ -220,7 +220,7 @@ def split(dossier: Dossier) -> HashAndFacts:
 
 
 def validation(dossier: Dossier) -> HashAndFacts:
-    """Return the hash of the validation's outs, and its expectations, warnings and unusable pictures."""
+    """Return the hash of the validation's outs, and counts of expectations, warnings and pictures."""
     validated = dossier.read(ValidationFacts, "validation", RUN, artefacts.VALIDATION.logged())
     reasons = set_aside([picture.model_dump() for picture in validated.quarantined])
     aside = ", ".join(f"{len(ids):,} {reason}" for reason, ids in reasons.items())

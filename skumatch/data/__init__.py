@@ -1,0 +1,1 @@
+"""Deliveries, data versions and their changes, validation, duplicates, split and protocols."""

@@ -17,7 +17,7 @@ def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
 
     Args:
         record: the run's lineage record.
-        constraints: the text of the environment's lock, constraints.txt.
+        constraints: the text of constraints.txt, which pins the packages.
         model: the registered model's name.
         ended: time of the registration.
     """

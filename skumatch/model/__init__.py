@@ -1,0 +1,1 @@
+"""The encoder: preprocessing, training, checkpoints, embedding, and the store of vectors."""

@@ -107,7 +107,7 @@ class Erasures:
 
     @property
     def pictures(self) -> set[str]:
-        """SHA-256 of all erased pictures."""
+        """SHA-256 of the bytes of all erased pictures."""
         return {picture for erasure in self.by_name.values() for picture in erasure.pictures}
 
     @property

@@ -24,7 +24,7 @@ class Message(BaseModel):
         data: MD5 of the data version.
         basis: SHA-256 of all that a refusal of the data depends on (pipeline/refusals.py).
         inputs: MD5 of the input set.
-        lock: text of dvc.lock; empty before the first stage.
+        lock: text of dvc.lock so far; at first that of the last finished run of its kind, empty for none.
         dry_run: True where the run writes nothing to MLflow.
         overrides: of parameters, each `section.name=value`.
         champion: the version that the run is compared with; None where there is none.

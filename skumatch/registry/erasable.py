@@ -165,7 +165,7 @@ def galleries(tracking: Tracking, data: Collection[str]) -> list[KeptGallery]:
 
 
 def pages(tracking: Tracking, data: Collection[str]) -> list[Artifact]:
-    """Return the pages with small pictures of all runs on these data versions.
+    """Return the HTML pages, which show small pictures, of all runs that used one of these data versions.
 
     These are reports, and the pages of stages that refused their data.
     """

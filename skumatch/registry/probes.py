@@ -25,7 +25,8 @@ def server_version(tracking: Tracking) -> str:
     """Return the server's MLflow version.
 
     Raises:
-        ServiceError: the server refuses the user and password of the environment, or is no MLflow server.
+        RegistryUnavailable: the server doesn't answer.
+        ServiceError: it refuses the user and password of the environment, or is no MLflow server.
     """
     with tracking.client():
         from mlflow.tracking._tracking_service.utils import get_default_host_creds

@@ -249,7 +249,7 @@ class Registry(Tracking):
         )
 
     def set_alias(self, alias: str, version: int) -> None:
-        """Point an alias other than `champion`, which only promotion.py moves, at a version.
+        """Point an alias other than `champion`, which only promotion/promotion.py moves, at a version.
 
         Raises:
             ParameterError: MLflow reserves the alias.

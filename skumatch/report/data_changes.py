@@ -62,7 +62,7 @@ def changes_of(
 
     Args:
         now: profile of this version.
-        before: profile of the last version that passed; None if there is none.
+        before: profile of the version before; None if there is none.
         first_of: id of a gallery image by SKU.
         picture: opens an image by its id.
 

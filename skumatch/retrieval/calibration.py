@@ -46,7 +46,7 @@ class Embedded:
         return sorted(set(gallery.loc[gallery["trained"], "sku"]))
 
     def rank(self, queries: pd.DataFrame) -> Ranking:
-        """Rank the gallery for some of the items, without each query's own duplicate group; sorted by id."""
+        """Rank the gallery for the items `queries`, each without its duplicate group; sorted by query."""
         gallery = self.gallery
         groups = gallery["group"].tolist(), queries["group"].tolist()
         return rank(

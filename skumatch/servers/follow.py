@@ -37,7 +37,7 @@ def trigger(settings: Settings, conf: dict[str, Any], dag: str = RETRAIN) -> str
         dag: Id of the DAG.
 
     Raises:
-        ParameterError: Airflow refuses a value; with its words.
+        ParameterError: Airflow refuses a value; the error repeats Airflow's reason.
         ServiceError: Airflow is away, or the DAG is paused.
     """
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"

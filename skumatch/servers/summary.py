@@ -77,7 +77,7 @@ class ProgressView(Protocol):
 
 @contextmanager
 def view(console: Console, run: str) -> Iterator[ProgressView]:
-    """Yield `show(tasks, progress, state)`: a live table on a terminal, else a line for each ended try."""
+    """Yield a function that shows a run: a live table on a terminal, else a line for each ended try."""
     if console.is_terminal:
         spinner = Spinner("dots", style="cyan")
         with Live(console=console, refresh_per_second=8) as live:

@@ -148,7 +148,7 @@ def pictures_by_id(root: Path) -> Callable[[str], Image]:
 def _changes(
     root: Path, first_of: Mapping[str, str], picture: Callable[[str], Image]
 ) -> DataComparison | None:
-    """Return the changes since the last data version that passed; None without one."""
+    """Return the changes since the data version before; None without one."""
     baseline = read_baseline(artefacts.BASELINE.at(root))
     return changes_of(artefacts.PROFILE.read(root), baseline, first_of, picture)
 

@@ -47,7 +47,7 @@ def test_a_weekly_delivery_of_new_products_passes_and_they_are_named() -> None:
     findings = validate(now, summary_of(now), ValidateParams(), DataParams(), profile(made(skus=20)))
     assert all(finding.passed for finding in findings)
     (warning,) = warnings_of(findings, ValidateParams())
-    assert warning.startswith("3 SKUs are new since the last version that passed: ") and all(
+    assert warning.startswith("3 SKUs are new since the version before: ") and all(
         name in warning for name in now["sku"].unique()[20:]
     )
 

@@ -256,7 +256,7 @@ def test_what_passes_but_is_worth_knowing_is_a_warning() -> None:
     assert warnings_of(results, PARAMS) == [
         "1 SKUs have fewer than 2 gallery images, so a match rests on very few pictures: Кефир 4.",
         "1 SKUs have no query, so nothing is known of their accuracy: Milch 1 l 7.",
-        "1 SKUs of the last version that passed are gone: Кефир 9.",
+        "1 SKUs of the version before are gone: Кефир 9.",
     ]
 
 
@@ -300,7 +300,7 @@ def test_a_retired_product_counts_as_gone_in_the_drift() -> None:
     frame = made(skus=30)
     before = profile_of(frame, DataParams())
     sku = frame["sku"].unique()[3]
-    gone = f"1 SKUs of the last version that passed are gone: {sku}."
+    gone = f"1 SKUs of the version before are gone: {sku}."
     assert warnings_of(checked(frame, before, gone=[sku]), PARAMS) == [gone]
 
 

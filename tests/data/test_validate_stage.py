@@ -65,9 +65,7 @@ def test_its_profile_is_the_next_version_s_baseline(workspace: Path) -> None:
     runner.run("validate", workspace)
     tree = read_json(workspace / "out/validate/validation.json")
     assert {"drift-removed", "drift-size"} <= {record["name"] for record in tree["expectations"]}
-    assert "Compared with the last version that passed" in (workspace / "out/validate/docs.html").read_text(
-        "utf-8"
-    )
+    assert "Compared with the version before" in (workspace / "out/validate/docs.html").read_text("utf-8")
 
 
 def test_data_that_fails_leaves_a_page_and_a_sentence_that_names_it_and_no_out(workspace: Path) -> None:

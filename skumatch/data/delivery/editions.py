@@ -54,7 +54,7 @@ class Edition:
 def recognise(
     files: Sequence[DeliveredFile], where: Path, read: Callable[[Any], bytes], side: str = ""
 ) -> Edition:
-    """Recognise the edition by the files' names and, for the published one, the zip's bytes.
+    """Recognise the edition by the files' names, a meta.csv, and for RP2K's own zip its size and SHA-256.
 
     Args:
         files: the delivery's files, with their `kind` set.

@@ -77,7 +77,7 @@ def import_data(
     Args:
         path: a folder or zip.
         root: the data version's folder; it stays unchanged if the import fails.
-        skus: the only SKUs to take, each with the place that names it; None takes all.
+        skus: the only SKUs to take -> file and line that name it, for errors; None takes all.
         min_short_side: pixels; smaller images are quarantined as `tiny`.
         catalogue: a folder of pictures named <sku>.<ext>.
         erased: SHA-256, of bytes or pixels, of pictures that were erased; they are left out.

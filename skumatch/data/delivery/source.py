@@ -83,7 +83,7 @@ class Source(ABC):
 
     @abstractmethod
     def head(self, source: Any) -> bytes:
-        """Return the first bytes of a file, HEAD of them or more; b"" if they can't be read."""
+        """Return at least the first HEAD (see images.py) bytes of a file; b"" if they can't be read."""
 
     @abstractmethod
     def table(self, source: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The profile of a data version, and the drift from the last version that passed."""
+"""The profile of a data version, and the drift from the version before."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _quantiles(values: pd.Series[Any]) -> tuple[float, ...]:
 
 
 def read_baseline(path: Path) -> Profile | None:
-    """Read the profile of the last version that passed, which `pull` puts into the inputs.
+    """Read the profile of the version before, which `pull` puts into the inputs.
 
     Returns:
         The profile; None if there was no such version, or `pull` did not run.

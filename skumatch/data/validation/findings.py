@@ -75,7 +75,8 @@ def _failure(finding: ExpectationResult) -> str:
 def warnings_of(findings: Sequence[ExpectationResult], params: ValidateParams) -> list[str]:
     """Return the warnings of the report, one sentence each, with the worst SKUs and images.
 
-    Warnings are about expectations that rows break, even if so few that the expectation passes.
+    Six expectations, on SKUs, labels and drift, give a warning as soon as one row breaks them, even if they
+    pass.
     """
     sentences = {
         "sparse": (
@@ -85,8 +86,8 @@ def warnings_of(findings: Sequence[ExpectationResult], params: ValidateParams) -
         "no-gallery": "SKUs have no gallery image, so their queries are reported apart",
         "no-query": "SKUs have no query, so nothing is known of their accuracy",
         "conflicts": "images have the pixels of another SKU's, so one of the labels is wrong",
-        "drift-added": "SKUs are new since the last version that passed",
-        "drift-removed": "SKUs of the last version that passed are gone",
+        "drift-added": "SKUs are new since the version before",
+        "drift-removed": "SKUs of the version before are gone",
     }
     broken = [finding for finding in findings if finding.broken and finding.rule.name in sentences]
     return [f"{finding.broken:,} {sentences[finding.rule.name]}: {_some(finding)}." for finding in broken]

@@ -238,7 +238,7 @@ def _whole_rules(p: ValidateParams) -> list[Rule]:
 
 
 def drift_rules(p: ValidateParams) -> list[Rule]:
-    """Return the rules on the difference to the last version that passed."""
+    """Return the rules on the difference to the version before."""
     rule = partial(Rule, frame="drift_skus")
     gone = f"At most {percent(p.max_removed_share)} of the SKUs of the last version are gone"
     new = f"At most {percent(p.max_added_share)} of SKUs are new since the last version"
