@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from skumatch.data.manifest import read_manifest
+from skumatch.data.products import read_products, retired
 from skumatch.doctor.finding import Place, Problem
 from skumatch.doctor.storage import pointed
 from skumatch.errors import ServiceError
@@ -28,9 +29,10 @@ def products(place: Place) -> str:
             "Run `dvc pull data.dvc`.",
             "skipped",
         )
-    manifest = read_manifest(folder)
-    gallery = manifest[manifest["side"].eq("train") & ~manifest["sku"].isin(place.params.data.others)]
-    today, served = set(gallery["sku"]), nameable(registry, champion)
+    manifest, params = read_manifest(folder), place.params.data
+    sides = ["train", "catalogue"] if params.serve_catalogue else ["train"]
+    gallery = manifest[manifest["side"].isin(sides) & ~manifest["sku"].isin(params.others)]
+    today, served = set(gallery["sku"]) - retired(read_products(folder)), nameable(registry, champion)
     lacking = today - served
     if lacking:
         raise _lacking(lacking, lacking & _held_back(registry, str(pointed(place).get("md5", ""))))

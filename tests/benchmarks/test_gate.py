@@ -24,7 +24,7 @@ from benchmarks.gate import (
     year,
 )
 from tests.cli import Cli
-from tests.proving import PROVING, count
+from tests.proving import IN_PROOF, PROVING, count
 
 PAIRS = count(200, 2000)
 NOMINAL = 0.025  # one-sided, as docs/evaluation.md says
@@ -98,6 +98,7 @@ def test_a_promise_holds_or_not(gain: float, shown: float, holds: bool) -> None:
     assert outcome.holds is holds and replace(outcome, scene=replace(scene, bound=None)).holds is None
 
 
+@IN_PROOF
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
     done = cli(

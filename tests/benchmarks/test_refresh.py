@@ -14,7 +14,7 @@ from benchmarks.refresh import FEW, Fault, Outcome, Week, draw_week, simulate_we
 from skumatch.gate.fitness import hold_back, judge
 from skumatch.params import RefreshParams
 from tests.cli import Cli
-from tests.proving import PROVING, count
+from tests.proving import IN_PROOF, PROVING, count
 
 FIVE_OF_31, TWO_TO_TEN_PERCENT = (5 / 31, 5 / 31), (0.02, 0.1)
 NEW = {FEW.name: FIVE_OF_31, SMALL.name: TWO_TO_TEN_PERCENT, RP2K.name: TWO_TO_TEN_PERCENT}
@@ -91,6 +91,7 @@ def test_a_promise_about_weeks_holds_or_not(fault: Fault, share: float, holds: b
     assert outcome.holds is holds and replace(outcome, week=replace(week, bound=None)).holds is None
 
 
+@IN_PROOF
 def test_the_command_prints_and_writes_the_weeks(tmp_path: Path) -> None:
     cli, target = Cli(tmp_path, tmp_path / "home", module="benchmarks"), tmp_path / "figures.json"
     done = cli("gate", "--only", "galleries", "--weeks", "4", "--json", str(target))

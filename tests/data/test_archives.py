@@ -21,6 +21,7 @@ from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
 from tests.conftest import ROOT
 from tests.data.zips import Raw, both_sides, entry, mojibake, picture, write_zip
+from tests.proving import IN_PROOF
 
 GOOD = both_sides()
 
@@ -274,6 +275,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
+@IN_PROOF
 def test_a_million_entries_fit_into_memory(tmp_path: Path) -> None:
     names = [
         f"all/{side}/sku {n % 2000}/0514_{n}_0.99999917.jpg"

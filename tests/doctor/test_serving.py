@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from skumatch.config import Settings
+from skumatch.data.products import write_products
 from skumatch.doctor import serving
 from skumatch.errors import ServiceError
+from skumatch.params import DataParams
 from skumatch.registry.registry import ModelRef, Registry
 from skumatch.registry.tracking import DATA_TAG, FinishedRun
-from tests.doctor.asking import DATA, MD5, ask
+from tests.doctor.asking import DATA, MD5, PARAMS, ask
 
 SIDES = {"a": "train", "b": "train", "c": "train", "others": "train", "d": "test", "e": "catalogue"}
 
@@ -44,6 +46,19 @@ def test_products_that_what_serves_lacks_are_counted(
     assert ask(serving.products, here).found.startswith("1 product of today's data")
     monkeypatch.setattr(serving, "nameable", lambda *_: frozenset("abcz"))
     assert ask(serving.products, here).found == "version 3 can name all 3 products of today's data"
+
+
+def test_retired_products_need_no_gallery_and_catalogue_pictures_may_be_one(
+    here: Settings, data: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pd.DataFrame({"sku": ["c"], "state": ["retired"], "since": None, "until": None, "drawn_as": None})
+    write_products(here.project / "data", rows)
+    assert ask(serving.products, here).found.startswith("1 product of today's data"), "b alone"
+    monkeypatch.setattr(serving, "nameable", lambda *_: frozenset("abz"))
+    assert ask(serving.products, here).verdict == "ok"
+    params = PARAMS.model_copy(update={"data": DataParams(serve_catalogue=True)})
+    answer = ask(serving.products, here, params)
+    assert answer.found.startswith("1 product of today's data"), "e, by its catalogue picture"
 
 
 def test_products_that_a_run_held_back_are_told_apart(

@@ -112,6 +112,7 @@ def test_a_second_refresh_changes_nothing(live: Live) -> None:
     assert "what serves" in again.out and "refreshed gallery" in again.out, "both are scored all the same"
 
 
+@IN_PROOF
 @pytest.mark.timeout(900)
 def test_a_rollback_brings_the_gallery_of_before_and_no_refresh_undoes_it(live: Live) -> None:
     back = live.command("rollback", "--why", "a supplier's mistake")

@@ -157,6 +157,7 @@ def test_register_taken_up_again_after_its_promotion_says_the_same(shop: Shop) -
     assert (released["decision"], released["version"]) == ("refresh", 2)
 
 
+@IN_PROOF
 def test_a_refresh_with_other_parameters_keeps_what_serves(shop: Shop) -> None:
     """Another run made the serving version since, so today's gallery is compared with the serving gallery."""
     other = shop.run("other", "refresh", "refresh.max_drop=0.02")

@@ -25,6 +25,7 @@ from skumatch.registry.registry import HERE, Registry, model_release
 from tests.cli import Cli
 from tests.conftest import ROOT
 from tests.killing import dying, killed, moments
+from tests.proving import PROVING
 
 pytestmark = pytest.mark.live
 ENCODER, RELEASE, COMPARED = "skumatch.encoder", "skumatch.model_release", "skumatch.compared_with"
@@ -308,7 +309,7 @@ APPROVED: dict[str, tuple[list[dict[str, str]], int | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", APPROVED)
+@pytest.mark.parametrize("kind", APPROVED if PROVING else ["gallery", "overtaken model"])
 def test_an_approved_release_killed_anywhere_is_taken_up_again(
     kind: str,
     registry: Registry,

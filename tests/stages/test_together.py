@@ -193,7 +193,8 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(root: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-@pytest.mark.parametrize("victim", ["stage", pytest.param("torchrun", marks=IN_PROOF)])
+@IN_PROOF
+@pytest.mark.parametrize("victim", ["stage", "torchrun"])
 def test_no_process_outlives_a_stage_or_torchrun_that_is_killed(root: Path, victim: str) -> None:
     process, family = training(root)
     launcher = next(member for member in family if "torch.distributed.run" in member.cmdline())
