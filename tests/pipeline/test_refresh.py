@@ -380,12 +380,16 @@ def test_a_deleted_model_release_stops_no_refresh(shop: Shop) -> None:
 
 
 def test_a_deleted_champion_is_rolled_back_from_and_refreshed_again(shop: Shop) -> None:
+    if not PROVING:  # else the test before has made a third version champion
+        promote(shop.registry, 2, champion_of(shop.registry), "ann", "the gallery of the second delivery")
+    deleted = champion_of(shop.registry)
+    assert deleted in (2, 3)
     with shop.registry.client() as client:
-        client.delete_model_version("shop", str(champion_of(shop.registry)))
+        client.delete_model_version("shop", str(deleted))
     with pytest.raises(TaskFailed) as caught:
         shop.home.task({"run": "fifth", "kind": "refresh"}, "pull")
     assert (caught.value.code, caught.value.error["kind"]) == (17, "ReferenceNotFound")
     shop.command("rollback", "--why", "its version was deleted")
-    assert champion_of(shop.registry) == 2
+    assert champion_of(shop.registry) == deleted - 1
     message = shop.home.task({"run": "sixth", "kind": "refresh"}, "pull")
-    assert message["champion"] == 2
+    assert message["champion"] == deleted - 1
