@@ -97,6 +97,7 @@ def test_a_version_that_comes_out_otherwise_on_the_same_machine_ends_in_an_error
     assert json.loads((tmp_path / "again.json").read_text())["holds"] is False
 
 
+@IN_PROOF
 def test_the_daily_audit_says_what_it_could_not_check(elsewhere: Home) -> None:
     message = elsewhere.task({"run": "no pictures", "pictures": False}, "audit")
     for version in ("2", "1"):
@@ -120,6 +121,7 @@ def test_the_daily_audit_verifies_the_champion_and_an_older_version(elsewhere: H
     assert not list(elsewhere.home.glob("audit-*"))
 
 
+@IN_PROOF
 def test_a_broken_link_turns_the_daily_audit_red_with_its_name(elsewhere: Home) -> None:
     with Registry(elsewhere.mlflow, MODEL).client() as client:
         commit = client.get_model_version(MODEL, "1").tags["skumatch.commit"]

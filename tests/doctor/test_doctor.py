@@ -23,6 +23,7 @@ from tests.cli import Cli
 from tests.conftest import commit, free_port, wait_until
 from tests.doctor.asking import PARAMS, ask
 from tests.e2e.live import Live, serving
+from tests.proving import IN_PROOF
 
 SERVERS = {"MLflow", "Airflow"}
 
@@ -128,6 +129,7 @@ def tree(root: Path) -> set[Path]:
     return {path for path in root.rglob("*") if "__pycache__" not in path.parts}
 
 
+@IN_PROOF
 @pytest.mark.live
 def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("doctor")

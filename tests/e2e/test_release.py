@@ -24,7 +24,7 @@ from tests.e2e.live import PLACE, Live, serving
 from tests.e2e.needles import places
 from tests.proving import IN_PROOF
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, IN_PROOF]  # tests/test_release_command.py is the daily one
 RELEASE, ROLLBACK = "skumatch_release", "skumatch_rollback"
 SECONDS = 180.0
 SETTLED = 3.0  # an answer within a moment of the question can get lost in Airflow 3.3
@@ -164,7 +164,6 @@ def test_a_rejection_promotes_nothing(live: Live, registry: Registry, tmp_path: 
     assert champion(registry) == 1 and len(history(registry)) == 1
 
 
-@IN_PROOF
 def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(
     live: Live, registry: Registry, tmp_path: Path
 ) -> None:
@@ -189,7 +188,6 @@ def test_two_proposals_wait_side_by_side_and_the_later_approval_is_refused(
     assert breaks(entries) == []
 
 
-@IN_PROOF
 def test_a_champion_that_changed_while_the_question_waited_is_not_replaced(
     live: Live, registry: Registry, tmp_path: Path
 ) -> None:
@@ -215,7 +213,6 @@ def test_the_command_line_does_not_go_round_the_approval(live: Live, registry: R
     ) and "Promotion needs a person's approval" in ended.err
 
 
-@IN_PROOF
 def test_proposals_of_one_moment_are_all_asked_about(live: Live, registry: Registry, tmp_path: Path) -> None:
     """Airflow passes on the first of two events; the run that it starts reports the other version."""
     before = champion(registry) or 0
@@ -251,7 +248,6 @@ def test_without_names_an_approval_is_refused_at_once(live: Live) -> None:
     assert "nobody would be known to have approved" in ended.err and "SKUMATCH_AIRFLOW_USERS" in ended.err
 
 
-@IN_PROOF
 def test_a_task_that_breaks_promotes_nothing(live: Live, registry: Registry, tmp_path: Path) -> None:
     """That of `approve` is the last test's."""
     assert (live.tasks(RELEASE), live.tasks(ROLLBACK)) == ({"propose", "approve", "promote"}, {"rollback"}), (
@@ -295,7 +291,6 @@ def last_parsed(live: Live) -> str:
         return str(airflow.get(f"/dags/{RELEASE}")["last_parsed_time"])
 
 
-@IN_PROOF
 def test_nobody_answers_and_nothing_is_promoted(live: Live, registry: Registry, tmp_path: Path) -> None:
     dag = live.project / "dags/release.py"
     text = dag.read_text("utf-8")

@@ -309,7 +309,7 @@ APPROVED: dict[str, tuple[list[dict[str, str]], int | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", APPROVED if PROVING else ["gallery", "overtaken model"])
+@pytest.mark.parametrize("kind", APPROVED if PROVING else ["overtaken model"])
 def test_an_approved_release_killed_anywhere_is_taken_up_again(
     kind: str,
     registry: Registry,

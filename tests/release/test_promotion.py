@@ -172,7 +172,7 @@ def test_killed_at_every_call_the_champion_is_one_of_the_two_and_the_next_goes_t
         # knows.
         promote(registry, wanted, champion(registry), "bob", WHY)
         assert champion(registry) == wanted and breaks(history(registry)) == []
-        at, wanted = at + 1, 3 - wanted
+        at, wanted = at + count(2, 1), 3 - wanted
     assert at > 8
     left = [entry for entry in history(registry) if entry.after and entry.after.outcome == "abandoned"]
     assert any(entry.changed for entry in left) and any(not entry.changed for entry in left)

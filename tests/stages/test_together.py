@@ -156,6 +156,7 @@ def test_an_error_of_all_processes_is_the_stages(root: Path) -> None:
     assert error["sentence"] == "2 processes can't share 7 images a step; set train.batch to a multiple of 2."
 
 
+@IN_PROOF
 def test_an_error_of_one_process_is_the_stages(root: Path) -> None:
     shutil.copytree(root / "inputs/champion/encoder", root / "out/train/encoder")
     rows = read_manifest(root / "data").sort_values("id")
