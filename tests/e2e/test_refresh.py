@@ -24,7 +24,7 @@ NEW, GONE = ("one more", "weekly one", "weekly two"), OLD[:1]
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     root = tmp_path_factory.mktemp("shop") / PLACE
-    with serving(root, overrides=("schedule.on_new_data=true", "schedule.debounce_minutes=1")) as live:
+    with serving(root, overrides=("schedule.on_new_data=true", "schedule.debounce_minutes=2")) as live:
         yield live
 
 
@@ -72,17 +72,20 @@ def test_what_serves_follows_an_import_and_a_week_of_deltas(live: Live, tmp_path
     ):
         changed = live.command("data", *words)
         assert changed.code == 0, changed.err
-        assert "Airflow was told; a refresh starts once no import came for 1 min." in changed.out
-    # Runs of earlier events are skipped, and the one that does something may come after they ended.
-    wait_until(lambda: ended(live) and any(pulled(live)), SECONDS)
+        assert "Airflow was told; a refresh starts once no import came for 2 min." in changed.out
+    # Runs of earlier events are skipped, unless the machine is so slow that changes come minutes apart.
+    today = md5_of((live.project / "data.dvc").read_text("utf-8"))
+    wait_until(lambda: ended(live) and any(did and did["data"] == today for did in pulled(live)), SECONDS)
     rows = refreshes(live)
     assert {(row["run_type"], row["state"]) for row in rows} == {("asset_triggered", "success")}
-    ((run, did),) = [(row["dag_run_id"], did) for row, did in zip(rows, pulled(live), strict=True) if did]
-    assert (did["kind"], did["data"]) == ("refresh", md5_of((live.project / "data.dvc").read_text("utf-8")))
-    result = handed_on(live, run, "register")
-    assert result is not None and (result["decision"], result["version"]) == ("refresh", 2), result
-    assert (result["products"]["new"], result["products"]["retired"]) == (3, 1)
-    assert {ref.version: ref.aliases for ref in live.versions()}[2] == ("champion", "refreshed")
+    worked = [row["dag_run_id"] for row, did in zip(rows, pulled(live), strict=True) if did]
+    results = [handed_on(live, run, "register") or {} for run in worked]
+    assert [result["decision"] for result in results] == ["refresh"] * len(worked), results
+    assert [result["version"] for result in results] == list(range(2, 2 + len(worked)))
+    counts = [(result["products"]["new"], result["products"]["retired"]) for result in results]
+    assert [sum(numbers) for numbers in zip(*counts, strict=True)] == [3, 1]
+    aliases = {ref.version: ref.aliases for ref in live.versions()}
+    assert aliases[1 + len(worked)] == ("champion", "refreshed")
 
 
 @pytest.mark.timeout(900)
@@ -96,7 +99,7 @@ def test_what_serves_names_the_new_products_and_no_retired_one(live: Live, tmp_p
 def test_who_brought_it_and_what_came_of_it_can_be_told(live: Live) -> None:
     log = live.command("data", "log")
     assert "week 48" in log.out and "delisted" in log.out
-    audit = live.command("audit", "2", "--verify")
+    audit = live.command("audit", "champion", "--verify")
     assert audit.code == 0, audit.out + audit.err
 
 
