@@ -204,16 +204,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    """Ask until it is so, soon at first, then once a second, so that what answers can work meanwhile.
+def wait_until(condition: Callable[[], object], seconds: float, pause_s: float = 1.0) -> None:
+    """Ask until it is so, soon at first, then every `pause_s`, so that what answers can work meanwhile.
 
     `seconds` is ample on a quiet machine; a busy one gets PATIENCE times as long.
     """
-    end, pause = time.monotonic() + PATIENCE * seconds, 0.05
+    end, pause = time.monotonic() + PATIENCE * seconds, min(0.05, pause_s)
     while not condition():
         assert time.monotonic() < end, "what was waited for did not happen in time"
         time.sleep(pause)
-        pause = min(1.0, 1.3 * pause)
+        pause = min(pause_s, 1.3 * pause)
 
 
 @pytest.fixture(scope="session")

@@ -252,7 +252,7 @@ def kill_at_work(home: Home, message: dict[str, Any], task: Task) -> None:
 
     assert not half_done(), "another one's"
     process = started(home, message, task)
-    wait_until(lambda: half_done() or process.poll() is not None, 120)
+    wait_until(lambda: half_done() or process.poll() is not None, 120, pause_s=0.01)
     assert process.poll() is None, process.stdout and process.stdout.read()
     kill(process)
     assert process.returncode == -signal.SIGKILL

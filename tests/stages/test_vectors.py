@@ -148,7 +148,7 @@ def test_a_killed_embed_goes_on_after_its_last_part(root: Path) -> None:
     slow = ("embed.batch=1", "runtime.checkpoint_seconds=0", "runtime.workers=0")
     process = start(root, "embed", *slow)
     indexes = lambda: [path for path in remote(root).glob("*/*.json") if len(path.stem) == 64]  # noqa: E731
-    wait_until(lambda: indexes() or process.poll() is not None, 120)
+    wait_until(lambda: indexes() or process.poll() is not None, 120, pause_s=0.01)
     os.kill(process.pid, signal.SIGKILL)
     code, output = finish(process)
     assert code == -signal.SIGKILL, output
