@@ -18,7 +18,6 @@ from skumatch.errors import ParameterError
 
 if TYPE_CHECKING:
     from skumatch.audit.uses import Use
-    from skumatch.cleanup.cleanup import Pile
     from skumatch.cleanup.erase_choice import Chosen
     from skumatch.cleanup.erasing import Losses
     from skumatch.registry.registry import Registry
@@ -137,7 +136,8 @@ def erase_everywhere(delete: bool, accept: bool) -> None:
         _say("No picture was erased, by the record of data; `skumatch data erase` erases one.")
         return
     _show_losses(planned.losses)
-    _show_piles(planned.piles, "What holds erased pictures")
+    piles = {pile.kind: pile.items for pile in planned.piles}
+    console.print(table_of("What holds erased pictures", piles, "where"))
     if not delete:
         command = f"skumatch gc --erase --delete{' --accept-loss' if planned.losses else ''}"
         shown = f"Nothing was deleted. To delete these {planned.count:,}: {command}"
@@ -164,10 +164,6 @@ def _show_losses(losses: Losses) -> None:
     for name in sorted(losses.data):
         table.add_row(f"data {name[:12]}", "", "its shards with erased pictures are gone")
     console.print(table)
-
-
-def _show_piles(piles: list[Pile], title: str) -> None:
-    console.print(table_of(title, {pile.kind: pile.items for pile in piles}, "where"))
 
 
 def _say(sentence: str) -> None:

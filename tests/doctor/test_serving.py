@@ -48,7 +48,7 @@ def test_products_that_what_serves_lacks_are_counted(
     assert ask(serving.products, here).found == "version 3 can name all 3 products of today's data"
 
 
-def test_retired_products_need_no_gallery_and_catalogue_pictures_may_be_one(
+def test_retired_products_need_no_gallery(
     here: Settings, data: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = pd.DataFrame({"sku": ["c"], "state": ["retired"], "since": None, "until": None, "drawn_as": None})

@@ -87,7 +87,7 @@ def test_no_path_of_a_result_is_written_elsewhere() -> None:
 def test_the_table_of_the_architecture_names_each_file_with_its_stages() -> None:
     section = (ROOT / "docs/architecture.md").read_text("utf-8").split("## Artefacts\n")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
-    told = {row[0].strip("`"): {name.strip() for name in row[2].split(",")} for row in rows}
+    documented = {row[0].strip("`"): {name.strip() for name in row[2].split(",")} for row in rows}
     files = {artefact.path for artefact in (*NAMED.values(), *artefacts.BUNDLE.values())}
     readers = {
         file: {
@@ -97,7 +97,7 @@ def test_the_table_of_the_architecture_names_each_file_with_its_stages() -> None
         }
         for file in files
     }
-    assert told == {file: stages or {"none"} for file, stages in readers.items()}
+    assert documented == {file: stages or {"none"} for file, stages in readers.items()}
 
 
 def test_each_form_can_be_found() -> None:

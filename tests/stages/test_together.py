@@ -194,8 +194,7 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(root: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-@IN_PROOF
-@pytest.mark.parametrize("victim", ["stage", "torchrun"])
+@pytest.mark.parametrize("victim", ["stage", pytest.param("torchrun", marks=IN_PROOF)])
 def test_no_process_outlives_a_stage_or_torchrun_that_is_killed(root: Path, victim: str) -> None:
     process, family = training(root)
     launcher = next(member for member in family if "torch.distributed.run" in member.cmdline())
