@@ -408,6 +408,7 @@ ITEMS = Table(
     ),
 )
 VECTORS = Embeddings("out/embed/{encoder}.safetensors")
+VECTORS_OF = {"challenger": "challenger", "refreshed": "champion"}  # candidate -> encoder of its vectors
 ENCODERS = Record[EncoderHashes]("out/embed/embed.json", EncoderHashes)
 
 EVALUATION: Record[Evaluation] = Record(

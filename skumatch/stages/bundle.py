@@ -16,10 +16,8 @@ from skumatch.bundle.blessing import bless
 from skumatch.data.split import GALLERY_ROLES
 from skumatch.params import Params
 from skumatch.stages import artefacts
-from skumatch.stages.artefacts import CandidateBundle
+from skumatch.stages.artefacts import VECTORS_OF, CandidateBundle
 from skumatch.stages.selection import select
-
-VECTORS = {"challenger": "challenger", "refreshed": "champion"}  # candidate -> the encoder of its vectors
 
 
 def run(root: Path, params: Params) -> None:
@@ -59,7 +57,7 @@ def _bundle(
     Returns:
         The bundle's hash, its size in megabytes, and the results of the trial.
     """
-    embeddings = artefacts.VECTORS.read(root, encoder=VECTORS[candidate])[gallery.index]
+    embeddings = artefacts.VECTORS.read(root, encoder=VECTORS_OF[candidate])[gallery.index]
     thresholds = artefacts.THRESHOLDS.read(root, candidate=candidate).model_dump(mode="json")
     folder = artefacts.BUNDLE[candidate].at(root)
     labelled = LabelledVectors(gallery["id"].tolist(), gallery["sku"].tolist(), embeddings)

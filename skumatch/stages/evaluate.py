@@ -38,13 +38,9 @@ from skumatch.retrieval.search import Vectors
 from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import open_set
 from skumatch.stages import artefacts
+from skumatch.stages.artefacts import VECTORS_OF
 
 GUARDED = ("unseen", "k5")  # protocols whose hits the gate compares, besides `full` and its slices
-# Candidate -> the encoder whose vectors it uses, as the stage embed names them.
-VECTORS = {
-    "challenger": "challenger",
-    "refreshed": "champion",
-}
 Hits = dict[str, pd.DataFrame]
 
 
@@ -104,7 +100,7 @@ class Scored:
 
     def embedded(self, *models: str) -> Embedded:
         """Return the items and their vectors; `trained` marks items that any of `models` was trained on."""
-        trained = self.items[[f"trained_{VECTORS[model]}" for model in models]].any(axis=1)
+        trained = self.items[[f"trained_{VECTORS_OF[model]}" for model in models]].any(axis=1)
         return Embedded(
             self.items.assign(trained=trained), self.vectors, self.params.search.backend, self.device
         )
@@ -142,7 +138,7 @@ def run(root: Path, params: Params) -> None:
     vectors = {name: artefacts.VECTORS.read(root, encoder=name) for name in encoders}
     scored = {
         model: Scored(root, params, items, vectors[name], model, encoders[name], device)
-        for model, name in VECTORS.items()
+        for model, name in VECTORS_OF.items()
         if name in vectors
     }
     held = _answers_as_served(root, params, scored) if "refreshed" in scored else {}
@@ -238,7 +234,7 @@ def _full(scored: Scored, released: Scored) -> Hits:
 
 def _unknown(scored: Scored, full: ProtocolAnswers) -> OpenSet | None:
     """Test the thresholds on pictures that no encoder of the run was trained on."""
-    embedded = scored.embedded(*VECTORS)
+    embedded = scored.embedded(*VECTORS_OF)
     return open_set(embedded, full, scored.thresholds, scored.params.evaluate, scored.params.seed)
 
 
