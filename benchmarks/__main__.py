@@ -170,7 +170,7 @@ def train(
     On a GPU against the ceiling of products, too.
     """
     from benchmarks.training import bench_train
-    from skumatch.data.delivery.opening import folder_images
+    from skumatch.data.delivery.archives import folder_images
 
     params, weights = _to_train(set_)
     images = folder_images(data, "train", params.data.others)

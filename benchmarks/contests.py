@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.looks import looks
 from benchmarks.peers import Trial, plain_spec
+from skumatch.data.delivery.archives import folder_images
 from skumatch.data.delivery.names import chosen
-from skumatch.data.delivery.opening import folder_images
 from skumatch.errors import DataError, ParameterError
 from skumatch.files import canonical_json, sha256
 from skumatch.model.embed import vectors_of

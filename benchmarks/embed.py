@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.measure import Row
-from skumatch.data.delivery.opening import folder_images
+from skumatch.data.delivery.archives import folder_images
 from skumatch.params import RuntimeParams
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from benchmarks.peers import PEERS, Trial, plain_spec
 from skumatch.files import read_json, write_text
 from skumatch.model.runtime import prepare
 from skumatch.model.train import train
-from skumatch.model.validation import hits
 from skumatch.progress import track
 from skumatch.retrieval import statistics
 from skumatch.retrieval.statistics import Interval
+from skumatch.stages.train import hits
 
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder

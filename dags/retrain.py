@@ -28,7 +28,7 @@ PRINTING = ("report",)  # stages that only print parameters
 
 
 def unused() -> list[str]:
-    """Return the parameters that only stages of UNTRAINED use, as in skumatch/pipeline/refreshing.py.
+    """Return the parameters that only stages of UNTRAINED use, as in skumatch/pipeline/releases.py.
 
     A test compares.
     """

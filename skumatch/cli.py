@@ -35,7 +35,7 @@ PLACES = {  # command -> module and function or app in `skumatch.commands`
     "compare": "compare.compare",
     "match": "match.match",
     "doctor": "doctor.doctor",
-    "gc": "gc.gc",
+    "gc": "cleanup.gc",
     "data": "data.app",
     "audit": "audit.app",
     "bench": "bench.app",

@@ -2,12 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import zip_longest
 
+from skumatch.errors import SkumatchError
 from skumatch.registry.journal import Entry
+from skumatch.texts import alike
+
+Labels = Callable[[int], Collection[str]]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A period in which all champions had the product in their gallery.
+
+    Attributes:
+        since: Start of the period.
+        until: End of the period; None if its last version still serves.
+        versions: The champions of the period, in order.
+        reason: Empty; or why the gallery can't be read, so that its products are unknown.
+    """
+
+    since: datetime
+    until: datetime | None
+    versions: tuple[int, ...]
+    reason: str = ""
+
+
+def namings(services: Sequence[Service], sku: str, labels: Labels) -> list[Naming]:
+    """Return the periods in which a product could be named, in order.
+
+    Args:
+        services: The champions and their times, in order.
+        sku: The product's name, in any equivalent spelling.
+        labels: Returns the SKUs of a version's gallery; raises SkumatchError if they can't be read.
+    """
+    spelling, known = alike(sku), dict[int, bool | str]()
+    periods: list[Naming] = []
+    for service in services:
+        if service.version is None or service.since is None:
+            continue
+        if service.version not in known:
+            known[service.version] = _names(labels, service.version, spelling)
+        nameable = known[service.version]
+        if nameable is False:
+            continue
+        reason = nameable if isinstance(nameable, str) else ""
+        naming = Naming(service.since, service.until, (service.version,), reason)
+        if periods and periods[-1].until == naming.since and not periods[-1].reason and not reason:
+            periods[-1] = replace(
+                periods[-1], until=naming.until, versions=(*periods[-1].versions, service.version)
+            )
+        else:
+            periods.append(naming)
+    return periods
+
+
+def in_words(times: Sequence[Naming]) -> list[str]:
+    """Return one sentence about all known periods, and one for each unknown period."""
+    spells = [f"{_span(time)}, by {_versions(time.versions)}" for time in times if not time.reason]
+    unknown = [time for time in times if time.reason]
+    negation = "could not be named by what served" if unknown else "could never be named by what served"
+    first = f"Nameable by what served: {'; '.join(spells)} (UTC)." if spells else f"It {negation}."
+    return [
+        first,
+        *(f"Not known {_span(time)}, of version {time.versions[0]}: {time.reason}" for time in unknown),
+    ]
+
+
+def _names(labels: Labels, version: int, spelling: str) -> bool | str:
+    """Return True if the version can name the product; the error's message if its labels can't be read."""
+    try:
+        return any(alike(sku) == spelling for sku in labels(version))
+    except SkumatchError as error:
+        return str(error)
+
+
+def _span(time: Naming) -> str:
+    until = f"to {time.until:%Y-%m-%d %H:%M}" if time.until else "until now"
+    return f"from {time.since:%Y-%m-%d %H:%M} {until}"
+
+
+def _versions(versions: Sequence[int]) -> str:
+    *most, last = dict.fromkeys(versions)
+    return f"versions {', '.join(map(str, most))} and {last}" if most else f"version {last}"
 
 
 @dataclass(frozen=True)

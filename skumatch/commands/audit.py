@@ -167,8 +167,7 @@ def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str
     Returns:
         These times as dicts, and sentences on breaks of the journal.
     """
-    from skumatch.audit.naming import in_words, namings
-    from skumatch.audit.served import services
+    from skumatch.audit.served import in_words, namings, services
     from skumatch.promotion import promotion
     from skumatch.registry.labels import nameable
 

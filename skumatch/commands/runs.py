@@ -137,7 +137,7 @@ def refresh(
     ] = None,
 ) -> None:
     """Put the champion's encoder on today's data and release the gallery if it is fit; nothing is trained."""
-    from skumatch.pipeline.refreshing import refuse_unused
+    from skumatch.pipeline.releases import refuse_unused
 
     settings = _ready_settings(overrides or ())
     refuse_unused(settings.project, overrides or ())

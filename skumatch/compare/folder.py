@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 import pandas as pd
 
-from skumatch.data.delivery.opening import folder_images
+from skumatch.data.delivery.archives import folder_images
 from skumatch.data.images import Images
 from skumatch.data.protocols import protocols
 from skumatch.data.split import is_unseen

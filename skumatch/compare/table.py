@@ -8,8 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.compare.comparison import Compared, Comparison
-from skumatch.compare.wording import asked, points, share, span, spread
+from skumatch.compare.comparison import Compared, Comparison, points, scope, share, span, spread
 
 BAR = 13  # letters, as many as "97.0 to 100.0"
 VERDICTS = {"better": "green", "worse": "red", "may be chance": "dim"}
@@ -33,7 +32,7 @@ def table(comparison: Comparison) -> RenderableType:
         if len(comparison.models) > 1:
             cells.append(_difference(model))
         grid.add_row(*cells)
-    return Group(grid, Text(asked(comparison), style="dim"))
+    return Group(grid, Text(scope(comparison), style="dim"))
 
 
 def _share(model: Compared, k: int) -> RenderableType:

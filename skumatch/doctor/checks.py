@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from skumatch.doctor import hardware, installation, queues, servers, serving, storage
+from skumatch.doctor import machine, servers, serving, storage
 from skumatch.doctor.finding import LONGER, PartCheck
 
 START = "Start it (`skumatch up`), or correct its address"
 CHECKS = (
-    PartCheck("packages", installation.packages, installation.ELSEWHERE),
-    PartCheck("parameters", installation.parameters, "Correct params.yaml."),
-    PartCheck("pipeline", installation.pipeline, installation.ELSEWHERE),
-    PartCheck("code", installation.code, installation.ELSEWHERE),
-    PartCheck("secrets", installation.secrets, "Close them to others by hand."),
-    PartCheck("signing key", installation.signing_key, "Correct SKUMATCH_SIGNING_KEY."),
-    PartCheck("disk", hardware.disk, "See whether its disk is mounted and answers."),
-    PartCheck("GPU", hardware.gpu, "Install PyTorch again; see what `nvidia-smi` says.", seconds=LONGER),
+    PartCheck("packages", machine.packages, machine.ELSEWHERE),
+    PartCheck("parameters", machine.parameters, "Correct params.yaml."),
+    PartCheck("pipeline", machine.pipeline, machine.ELSEWHERE),
+    PartCheck("code", machine.code, machine.ELSEWHERE),
+    PartCheck("secrets", machine.secrets, "Close them to others by hand."),
+    PartCheck("signing key", machine.signing_key, "Correct SKUMATCH_SIGNING_KEY."),
+    PartCheck("disk", machine.disk, "See whether its disk is mounted and answers."),
+    PartCheck("GPU", machine.gpu, "Install PyTorch again; see what `nvidia-smi` says.", seconds=LONGER),
     PartCheck("proxy", servers.proxy, "Correct the proxy variables."),
     PartCheck(
         "DVC remote",
@@ -32,6 +32,6 @@ CHECKS = (
     PartCheck("Airflow", servers.airflow, f"{START} (SKUMATCH_AIRFLOW)."),
     PartCheck("DAGs", servers.dags, "See the DAG processor's log.", after="Airflow"),
     PartCheck("clocks", servers.clocks, "Compare them by hand."),
-    PartCheck("broker", queues.broker, f"Start it, or check {queues.BROKER}."),
-    PartCheck("workers", queues.workers, "See the workers' logs.", after="broker"),
+    PartCheck("broker", servers.broker, f"Start it, or check {servers.BROKER}."),
+    PartCheck("workers", servers.workers, "See the workers' logs.", after="broker"),
 )

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from skumatch.errors import TrainingDiverged
 from skumatch.model.encoder import Encoder
-from skumatch.model.layers import layers
+from skumatch.model.tower import layers
 from skumatch.params import OptimizerParams
 
 TOWER = "tower."

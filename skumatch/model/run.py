@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from skumatch.errors import TrainingDiverged
@@ -15,13 +16,33 @@ from skumatch.model.chance import generator
 from skumatch.model.checkpoint import Checkpoint, Checkpoints
 from skumatch.model.distributed import World
 from skumatch.model.encoder import PROJECTION, Encoder
-from skumatch.model.head import Head
-from skumatch.model.learner import Learner
+from skumatch.model.head import Head, Learner
 from skumatch.model.optim import adamw, clip, set_rates
 from skumatch.model.schedule import Schedule, rate_share
 from skumatch.model.tower import compiled, show_whole
-from skumatch.model.trend import Trend
 from skumatch.params import TrainParams
+
+MEMORY = 0.98  # decay of the moving average, which covers about 50 steps
+TIMES, MORE = 3.0, 1.0  # a loss over TIMES * lowest + MORE is more than chance in the choice of batches
+
+
+class Trend(BaseModel):
+    """The course of the loss.
+
+    Attributes:
+        recent: Moving average of the losses; None before the first step.
+        lowest: The lowest value of that average; None before the first step.
+    """
+
+    recent: float | None = None
+    lowest: float | None = None
+
+    def diverged(self, loss: float) -> bool:
+        """Add a step's loss; return True if the average has risen far above its minimum."""
+        self.recent = loss if self.recent is None else MEMORY * self.recent + (1 - MEMORY) * loss
+        self.lowest = self.recent if self.lowest is None else min(self.lowest, self.recent)
+        return self.recent > TIMES * self.lowest + MORE
+
 
 AVERAGE, BEST, MODEL, OPTIMIZER, START = "average/", "best/", "model/", "optimizer/", "start/"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -32,7 +32,7 @@ READ = (".py", ".json", ".jinja")
 FEW = 3  # how many names of changed files a message has
 ARCHIVE = "inputs.tar"
 OWN = ("inputs/", "params.yaml", "data.dvc")  # members of an input set that aren't code
-# Content of inputs/<name>/none.json where a run has no such input.
+# Content of artefacts.ABSENT in inputs/<name> where a run has no such input.
 NONE = {
     "champion": {"champion": None},
     "released": {"released": None},
@@ -183,24 +183,6 @@ def _unreadable(error: OSError) -> None:
         raise _not_taken(str(error.filename), f"can't be read ({error.strerror})", "mend that") from error
 
 
-def code_files(project: Path) -> list[str]:
-    """Return the code that a run takes along, as paths below `project`.
-
-    Raises:
-        CodeError: as for `read_code`.
-    """
-    return list(read_code(project).files)
-
-
-def describe_code(project: Path) -> dict[str, Any]:
-    """Return the facts of the code of `project` (`Code.facts`).
-
-    Raises:
-        CodeError: as for `read_code`.
-    """
-    return read_code(project).facts()
-
-
 def data_pointer(project: Path, ref: str | None) -> str:
     """Return the text of data.dvc, from git `ref`, or from the working tree where that is None or empty.
 
@@ -276,7 +258,7 @@ def place_inputs(folder: Path, fetched: Fetched) -> None:
         source, target = getattr(fetched, name), folder / "inputs" / name
         shutil.rmtree(target, ignore_errors=True)
         if source is None:
-            write_json(target / "none.json", NONE[name])
+            write_json(target / artefacts.ABSENT, NONE[name])
         else:
             shutil.copytree(source, target)
     artefacts.RUN.write(folder, RunFacts(kind=fetched.kind))

@@ -16,7 +16,7 @@ from skumatch.config import Settings, load_params
 from skumatch.errors import StaleChampion
 from skumatch.files import read_json, sha256, write_json, write_text
 from skumatch.gate.gate import Decision
-from skumatch.lineage import bom, lineage, provenance
+from skumatch.lineage import documents, lineage, provenance
 from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.message import Message, run_name
@@ -270,9 +270,9 @@ def _emit_lineage(
     settings: Settings, record: dict[str, Any], outcome: Outcome, params: Params, version: int | None
 ) -> None:
     if settings.openlineage_target:
-        from skumatch.lineage import openlineage  # its import takes a moment, and most runs send no event
+        from skumatch.lineage import documents  # its import takes a moment, and most runs send no event
 
-        event = openlineage.event(
+        event = documents.event(
             lineage.Lineage.model_validate(record),
             lineage.record_hash(record),
             outcome.decision.sentence,
@@ -280,7 +280,7 @@ def _emit_lineage(
             version,
             datetime.now(UTC),
         )
-        openlineage.emit(event, settings.openlineage_target)
+        documents.emit(event, settings.openlineage_target)
 
 
 def tags_of(message: Message, outcome: Outcome, code: CodeFacts) -> dict[str, str]:
@@ -382,7 +382,9 @@ def write_origin(root: Path, record: dict[str, Any], settings: Settings, params:
     envelope = provenance.envelope(statement, settings.signing_key_file)
     write_json(root / ORIGIN / "provenance.dsse.json", envelope)
     constraints = (root / "requirements/constraints.txt").read_text("utf-8")
-    text = bom.bill(lineage.Lineage.model_validate(record), constraints, params.release.model_name, ended)
+    text = documents.bill(
+        lineage.Lineage.model_validate(record), constraints, params.release.model_name, ended
+    )
     write_text(root / ORIGIN / "bom.cdx.json", text)
 
 

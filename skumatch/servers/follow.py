@@ -14,9 +14,17 @@ from rich.console import Console
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
 from skumatch.servers import processes
-from skumatch.servers.airflow_api import RETRAIN, Airflow, patiently
+from skumatch.servers.airflow_api import (
+    RETRAIN,
+    Airflow,
+    ServedLog,
+    TaskLog,
+    WrittenLog,
+    crash,
+    marked,
+    patiently,
+)
 from skumatch.servers.summary import ProgressView, Task, view
-from skumatch.servers.task_log import ServedLog, TaskLog, WrittenLog, crash, marked
 
 POLL_SECONDS = 0.7
 # The defaults of a run's `conf`.

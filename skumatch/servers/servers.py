@@ -116,7 +116,7 @@ def _lineage(settings: Settings) -> dict[str, str]:
     target = settings.openlineage_target
     if not target:
         return {}
-    from skumatch.lineage.openlineage import airflow_transport
+    from skumatch.lineage.documents import airflow_transport
 
     return {
         "OPENLINEAGE__TRANSPORT": json.dumps(airflow_transport(target)),

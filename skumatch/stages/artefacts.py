@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from skumatch.retrieval.thresholds import Thresholds
 
 Content = TypeVar("Content")
+ABSENT = "none.json"  # the only file of a folder whose content a run doesn't have
 
 
 def out(stage: str) -> str:

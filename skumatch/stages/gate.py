@@ -23,7 +23,6 @@ from skumatch.retrieval.thresholds import Thresholds
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import CandidateBundle
 
-NONE = "none.json"  # in place of a champion's bundle, where there is none
 SAME = 1e-5  # by which vectors and thresholds of one encoder may differ from one processor to another
 
 
@@ -60,7 +59,7 @@ def _facts(root: Path, bundle: CandidateBundle) -> BundleFacts:
     code, champion = artefacts.CODE.read(root), artefacts.CHAMPION.at(root)
     return BundleFacts(
         challenger_bundle=bundle.bundle,
-        champion_bundle=None if (champion / NONE).is_file() else bundle_hash(champion),
+        champion_bundle=None if (champion / artefacts.ABSENT).is_file() else bundle_hash(champion),
         bundle_mb=bundle.megabytes,
         blessed=bundle.blessed,
         p95_ms=bundle.p95_ms,

@@ -73,7 +73,7 @@ def _hand_on(root: Path, out: Path) -> None:
         shutil.copytree(trained / "encoder", artefacts.ENCODER.at(root))
         shutil.copyfile(trained / "training.parquet", artefacts.TRAINING_PIXELS.at(root))
     else:
-        write_json(out / "none.json", {"encoder": None})
+        write_json(out / artefacts.ABSENT, {"encoder": None})
 
 
 def kind_of(root: Path) -> str:

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from skumatch.audit.naming import in_words, namings
-from skumatch.audit.served import Service
+from skumatch.audit.served import Service, in_words, namings
 from skumatch.errors import ReferenceNotFound
 
 

@@ -18,8 +18,7 @@ from skumatch.audit.link import Link
 from skumatch.errors import ParameterError
 from skumatch.files import canonical_json, read_json, write_json
 from skumatch.lineage import provenance
-from skumatch.lineage.bom import packages
-from skumatch.lineage.openlineage import emit, event
+from skumatch.lineage.documents import emit, event, packages
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from skumatch.params import STAGES
-from skumatch.pipeline.refreshing import unused_in_refresh
+from skumatch.pipeline.releases import unused_in_refresh
 from tests.conftest import ROOT
 from tests.dags.conftest import DAGS, plan
 from tests.dags.test_retrain import chain

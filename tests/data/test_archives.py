@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from skumatch.data.delivery.archives import open_source
 from skumatch.data.delivery.importer import import_data
-from skumatch.data.delivery.opening import open_source
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
 from tests.conftest import ROOT
@@ -268,7 +268,7 @@ def test_a_folder_with_names_that_no_one_can_read(tmp_path: Path) -> None:
 MANY = """
 import re, sys
 from pathlib import Path
-from skumatch.data.delivery.opening import open_source
+from skumatch.data.delivery.archives import open_source
 with open_source(Path(sys.argv[1])) as source:
     print(len(source.items), source.junk.total())
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -17,8 +17,8 @@ from PIL import Image
 from skumatch.data.delivery.examine import examine
 from skumatch.data.duplicates.alignment import residuals, thumbnail
 from skumatch.data.duplicates.census import Census, find_duplicates
-from skumatch.data.duplicates.copies import KINDS, near_copy
 from skumatch.data.duplicates.neighbours import near_pairs
+from skumatch.data.fingerprints import KINDS, near_copy
 from skumatch.data.images import Extent, Images, decode
 from skumatch.data.packages import Package, catalogue, design
 from skumatch.data.sample import photograph

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from skumatch.data.delivery import editions
+from skumatch.data.delivery.archives import open_source
 from skumatch.data.delivery.importer import import_data
-from skumatch.data.delivery.opening import open_source
 from skumatch.data.manifest import read_manifest
 from skumatch.errors import DataError
 from tests.conftest import ROOT

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skumatch.data.delivery.archives import folder_images, open_source
 from skumatch.data.delivery.importer import import_data
 from skumatch.data.delivery.layout import DeliveredFile, sorted_out
-from skumatch.data.delivery.opening import folder_images, open_source
 from skumatch.data.images import FORMATS, known_format
 from skumatch.data.manifest import images, read_manifest
 from skumatch.errors import DataError, StorageError

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skumatch.data.duplicates.copies import near_copy
-from skumatch.data.fingerprints import Fingerprint, fingerprint
+from skumatch.data.fingerprints import Fingerprint, fingerprint, near_copy
 from skumatch.data.packages import catalogue, design
 from skumatch.data.sample import photograph
 

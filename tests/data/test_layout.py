@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from skumatch.data.delivery.archives import folder_images, open_source
 from skumatch.data.delivery.layout import kind_by_name
-from skumatch.data.delivery.opening import folder_images, open_source
 from skumatch.errors import DataError
 from tests.conftest import Delivery
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skumatch.data.delivery.archives import open_source
 from skumatch.data.delivery.names import ESCAPES, MOJIBAKE, repair, unescape, unsafe
-from skumatch.data.delivery.opening import open_source
 from tests.conftest import ROOT
 from tests.data.zips import mojibake, picture, write_zip
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from skumatch.data import sample
-from skumatch.data.delivery.opening import folder_images
+from skumatch.data.delivery.archives import folder_images
 from skumatch.data.packages import CATALOGUE, catalogue, design
 from skumatch.data.sample import render_sample
 from skumatch.errors import DataError, ParameterError, StorageError

@@ -24,9 +24,8 @@ from skumatch.config import apply_overrides
 from skumatch.pipeline.worker import stages
 from skumatch.registry.registry import Registry
 from skumatch.registry.tracking import EXPERIMENT
-from skumatch.servers.airflow_api import RETRAIN, Airflow, patiently
+from skumatch.servers.airflow_api import RETRAIN, Airflow, WrittenLog, marked, patiently
 from skumatch.servers.follow import trigger
-from skumatch.servers.task_log import WrittenLog, marked
 from tests.conftest import ROOT, commit, make_project, wait_until
 from tests.deployment.gate import Gate
 from tests.deployment.stack import START_SECONDS, Service, Stack

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from skumatch.commands.doctor import findings_table
 from skumatch.config import Settings
 from skumatch.doctor import servers
 from skumatch.doctor.checks import CHECKS
 from skumatch.doctor.finding import Finding, PartCheck, Place, Problem, examine
-from skumatch.doctor.screen import findings_table
 from skumatch.servers import processes
 from tests.cli import Cli
 from tests.conftest import commit, free_port, wait_until

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from skumatch.config import Settings
-from skumatch.doctor import hardware
+from skumatch.doctor import machine
 from skumatch.params import Params, RuntimeParams
 from tests.doctor.asking import DATA, ask
 
@@ -28,10 +28,10 @@ class Usage(NamedTuple):
 
 
 def test_a_disk_without_room_is_told(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(6 * hardware.GIB))
-    assert ask(hardware.disk, here).verdict == "ok"
-    (here.project / "data.dvc").write_text(DATA.replace("size: 10", f"size: {4 * hardware.GIB}"))
-    finding = ask(hardware.disk, here)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(6 * machine.GIB))
+    assert ask(machine.disk, here).verdict == "ok"
+    (here.project / "data.dvc").write_text(DATA.replace("size: 10", f"size: {4 * machine.GIB}"))
+    finding = ask(machine.disk, here)
     assert finding.verdict == "warning" and "6.0 GiB free" in finding.found and "wants 8.0" in finding.found
     assert not here.home_dir.exists()
 
@@ -42,9 +42,9 @@ def test_a_disk_without_room_is_told(here: Settings, monkeypatch: pytest.MonkeyP
 def test_a_disk_that_takes_no_more_files_is_told(
     here: Settings, monkeypatch: pytest.MonkeyPatch, files: int, free: int, verdict: str
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(99 * hardware.GIB))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(99 * machine.GIB))
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=files, f_favail=free))
-    assert ask(hardware.disk, here).verdict == verdict
+    assert ask(machine.disk, here).verdict == verdict
 
 
 class Cuda:
@@ -60,7 +60,7 @@ class Cuda:
 
     def __getattr__(self, name: str) -> Any:
         answers = {"get_arch_list": self.arches, "device_count": 2, "get_device_capability": self.capability}
-        answers |= {"get_device_name": "NVIDIA H100", "mem_get_info": (1, 80 * hardware.GIB)}
+        answers |= {"get_device_name": "NVIDIA H100", "mem_get_info": (1, 80 * machine.GIB)}
         return lambda *_: answers[name]
 
 
@@ -83,19 +83,19 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     driver = tmp_path / "version"
     driver.write_text(DRIVER)
-    monkeypatch.setattr(hardware, "DRIVER", driver)
+    monkeypatch.setattr(machine, "DRIVER", driver)
     return make
 
 
 def test_a_gpu_is_told_with_its_driver(here: Settings, card: Any) -> None:
     card(Cuda((9, 0), ["sm_80", "sm_90"]))
-    finding = ask(hardware.gpu, here, wanting("cuda"))
+    finding = ask(machine.gpu, here, wanting("cuda"))
     assert (finding.verdict, finding.found) == ("ok", "2 × NVIDIA H100, 80 GiB, CUDA 12.8, driver 570.86.10")
 
 
 def test_a_gpu_that_nobody_wants_is_not_looked_for(here: Settings, card: Any) -> None:
     card(Cuda(None, []))
-    assert ask(hardware.gpu, here, wanting("cpu")).verdict == "ok"
+    assert ask(machine.gpu, here, wanting("cpu")).verdict == "ok"
 
 
 @pytest.mark.parametrize(("cuda", "built", "broken", "device", "verdict", "said"), [
@@ -119,7 +119,7 @@ def test_a_gpu_that_cannot_be_used_is_told(
     said: str,
 ) -> None:
     card(cuda, built, broken)
-    finding = ask(hardware.gpu, here, wanting(device))
+    finding = ask(machine.gpu, here, wanting(device))
     assert finding.verdict == verdict and said in finding.found
     assert ("CUDA build" in finding.fix) == (built is None)
 
@@ -128,9 +128,9 @@ def test_without_a_driver_there_is_no_gpu_to_miss(
     here: Settings, card: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card(Cuda(None, []))
-    monkeypatch.setattr(hardware, "DRIVER", here.project / "none")
-    assert ask(hardware.gpu, here, wanting("auto")).verdict == "ok"
-    assert ask(hardware.gpu, here, wanting("cuda")).verdict == "failed"
+    monkeypatch.setattr(machine, "DRIVER", here.project / "none")
+    assert ask(machine.gpu, here, wanting("auto")).verdict == "ok"
+    assert ask(machine.gpu, here, wanting("cuda")).verdict == "failed"
 
 
 @pytest.mark.parametrize(("capability", "arches", "runs"), [
@@ -139,4 +139,4 @@ def test_without_a_driver_there_is_no_gpu_to_miss(
     ((7, 5), [], False),
 ])  # fmt: skip
 def test_code_runs_on_cards_of_its_kind(capability: tuple[int, int], arches: list[str], runs: bool) -> None:
-    assert hardware.runs_on(capability, arches) == runs
+    assert machine.runs_on(capability, arches) == runs

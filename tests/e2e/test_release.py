@@ -24,7 +24,7 @@ from tests.e2e.live import PLACE, Live, serving
 from tests.e2e.needles import places
 from tests.proving import IN_PROOF
 
-pytestmark = [pytest.mark.live, IN_PROOF]  # tests/test_release_command.py is the daily one
+pytestmark = [pytest.mark.live, IN_PROOF]  # tests/commands/test_release.py is the daily one
 RELEASE, ROLLBACK = "skumatch_release", "skumatch_rollback"
 SECONDS = 180.0
 SETTLED = 3.0  # an answer within a moment of the question can get lost in Airflow 3.3

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skumatch.data.images import Pixels
-from skumatch.model import augment
-from skumatch.model.augment import Drawn, augmented
+from skumatch.model import views
 from skumatch.model.chance import generator
 from skumatch.model.preprocess import Preprocess
+from skumatch.model.views import Drawn, augmented
 from skumatch.params import AugmentParams
 from tests.model.plain import mild
 
@@ -136,7 +136,7 @@ OFF = ["warped", "_occlude", "_moved", "_compressed", "_lit", "_cut_out"]
 
 def test_an_option_that_is_off_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in OFF:
-        monkeypatch.setattr(augment, name, lambda *_: pytest.fail("an option that is off was computed"))
+        monkeypatch.setattr(views, name, lambda *_: pytest.fail("an option that is off was computed"))
     augmented(ramp(), CANVAS, PLAIN, generator(1))
 
 
@@ -155,9 +155,9 @@ def test_turning_one_option_on_leaves_the_draws_of_the_others(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[float]] = []
-    lit = augment._lit
+    lit = views._lit
     monkeypatch.setattr(
-        augment, "_lit", lambda view, strength, numbers: seen.append(numbers) or lit(view, strength, numbers)
+        views, "_lit", lambda view, strength, numbers: seen.append(numbers) or lit(view, strength, numbers)
     )
     for params in (mild(), mild(**options)):
         augmented(ramp(), CANVAS, params, generator(4), lambda _: neighbour())
@@ -197,13 +197,13 @@ def test_motion_blur_is_the_mean_along_a_line() -> None:
 @given(level=st.integers(0, 255), seed=st.integers(0, 99))
 def test_motion_blur_leaves_a_plain_picture_alone(level: int, seed: int) -> None:
     flat = torch.full((3, 200, 180), level, dtype=torch.uint8)
-    assert augment._moved(flat, *Drawn.of(generator(seed)).blur[1:]).equal(flat)
+    assert views._moved(flat, *Drawn.of(generator(seed)).blur[1:]).equal(flat)
 
 
 def test_a_longer_blur_has_more_taps() -> None:
     dot = torch.zeros(3, 192, 192, dtype=torch.uint8)
     dot[:, 96, 96] = 255
-    assert [int((augment._moved(dot, length, 0.0)[0] > 0).sum()) for length in (0.0, 0.5, 0.999)] == [
+    assert [int((views._moved(dot, length, 0.0)[0] > 0).sum()) for length in (0.0, 0.5, 0.999)] == [
         3,
         8,
         12,
@@ -212,7 +212,7 @@ def test_a_longer_blur_has_more_taps() -> None:
 
 def test_jpeg_is_a_jpeg_of_that_quality() -> None:
     noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (56, 56, 3), dtype=np.uint8))
-    strong, weak = (augment._compressed(CANVAS(noisy), quality) for quality in (0.0, 1.0))
+    strong, weak = (views._compressed(CANVAS(noisy), quality) for quality in (0.0, 1.0))
     errors = [(view.float() - CANVAS(noisy).float()).abs().mean() for view in (strong, weak)]
     assert errors[0] > errors[1] > 1
     data = simplejpeg.encode_jpeg(np.array(noisy), 30, colorsubsampling="420")

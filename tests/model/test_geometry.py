@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from skumatch.model import augment
-from skumatch.model.augment import Drawn, augmented
+from skumatch.model import views
 from skumatch.model.chance import generator
 from skumatch.model.geometry import PixelBox, _grid, crop_box, moved_corners, warped
 from skumatch.model.preprocess import Preprocess, planes
+from skumatch.model.views import Drawn, augmented
 from tests.model.plain import mild
 
 CANVAS = Preprocess(height=64, width=48, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -153,7 +153,7 @@ def test_however_many_options_there_is_one_resampling(
     monkeypatch.setattr(
         Preprocess, "resized", lambda self, *size: done.append("resized") or resized(self, *size)
     )
-    monkeypatch.setattr(augment, "warped", lambda *all_of: done.append("warped") or warped(*all_of))
+    monkeypatch.setattr(views, "warped", lambda *all_of: done.append("warped") or warped(*all_of))
     augmented(photo(80, 90), CANVAS, mild(**options), generator(1))
     augmented(photo(80, 90), CANVAS, mild(ratio=0.4), generator(1))
     assert done == ["warped", "resized"]

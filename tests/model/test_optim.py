@@ -7,8 +7,8 @@ from torch import nn
 from skumatch.errors import ParameterError, TrainingDiverged
 from skumatch.model.encoder import Encoder, build
 from skumatch.model.head import Head
-from skumatch.model.layers import layers
 from skumatch.model.optim import adamw, clip, groups, set_rates
+from skumatch.model.tower import layers
 from skumatch.params import EncoderParams, LossParams, OptimizerParams
 from tests.model.towers import smoke, timm_vit, vit
 

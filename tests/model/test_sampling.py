@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from skumatch.errors import ParameterError
 from skumatch.model.chance import generator
-from skumatch.model.sampling import balanced, grouped, occurrences, whole_parts
-from skumatch.model.schedule import Key, Schedule
+from skumatch.model.schedule import Key, Schedule, balanced, grouped, occurrences, whole_parts
 from skumatch.params import SamplingParams
 
 seeds = st.integers(0, 999)

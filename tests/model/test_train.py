@@ -14,10 +14,10 @@ from torch import Tensor
 
 from skumatch.data.images import Images, Pixels
 from skumatch.errors import Fenced, ParameterError, TrainingDiverged
-from skumatch.model import run, trend
+from skumatch.model import run
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.encoder import Encoder, build
-from skumatch.model.learner import Learner
+from skumatch.model.head import Learner
 from skumatch.model.tower import compiled, timm
 from skumatch.model.train import train
 from skumatch.params import (
@@ -178,7 +178,7 @@ def test_a_training_that_loses_what_it_learnt_stops_before_that_is_saved(
     With a tiny encoder the loss can't rise far.
     """
     rate = run.rate_share
-    monkeypatch.setattr(trend, "TIMES", 1.0)
+    monkeypatch.setattr(run, "TIMES", 1.0)
     monkeypatch.setattr(
         run, "rate_share", lambda step, *others: rate(step, *others) * (1000 if step >= 120 else 1)
     )

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.model.trend import Trend
+from skumatch.model.run import Trend
 
 LOSSES = st.lists(st.floats(0, 40), min_size=1, max_size=300)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from skumatch.data.images import Extent, Images
-from skumatch.model import validation
 from skumatch.model.encoder import build
-from skumatch.model.validation import Validation
 from skumatch.params import EncoderParams, RuntimeParams
+from skumatch.stages import train
+from skumatch.stages.train import Validation
 from tests.conftest import draw
 
 CPU = RuntimeParams(device="cpu", threads=1)
@@ -32,8 +32,8 @@ def test_a_picture_is_right_where_its_nearest_is_of_its_sku(smoke: EncoderParams
 
 
 def test_few_are_asked_and_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "EACH", 2)
-    monkeypatch.setattr(validation, "QUERIES", 3)
+    monkeypatch.setattr(train, "EACH", 2)
+    monkeypatch.setattr(train, "QUERIES", 3)
     names = [str(number) for number in range(12)]
     many = Images(names, ["a"] * 7 + ["b"] * 4 + ["c"], names, [Extent(name) for name in names])
     first, again, other = (Validation(many, many, 2, CPU, seed) for seed in (1, 1, 2))

@@ -160,7 +160,7 @@ def test_an_encoder_that_learnt_from_it_is_named(case: Case) -> None:
     split = pq.read_table(next(case.artifacts.rglob("split/split.parquet"))).to_pandas().set_index("id")
     role = split.loc[f"train/{case.picture.parent.name}/{case.picture.name}", "role"]
     from skumatch.audit.uses import Wanted, uses
-    from skumatch.commands.erase import _of_models
+    from skumatch.commands.cleanup import _of_models
 
     given = list(uses(case.settings, case.shop.registry, Wanted(hashes=(case.digest,))))
     sentences = " ".join(_of_models(case.shop.registry, given))

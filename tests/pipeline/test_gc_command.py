@@ -51,7 +51,7 @@ def test_in_a_year_it_shows_then_deletes_and_the_version_is_whole(
     for name, value in places.items():
         monkeypatch.setenv(f"SKUMATCH_{name.upper()}", str(value))
     monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr("skumatch.commands.gc.time", SimpleNamespace(time=lambda: FUTURE.now))
+    monkeypatch.setattr("skumatch.commands.cleanup.time", SimpleNamespace(time=lambda: FUTURE.now))
     runner, report, before = CliRunner(), world.root.parent / "gc.json", hashes(world.root)
 
     shown = runner.invoke(app, ["gc", "--keep-runs", "30", "--json", str(report)], catch_exceptions=False)

@@ -24,9 +24,9 @@ from tests.proving import count
 
 
 def test_code_that_is_committed_is_clean_and_known_by_its_content(project: Path) -> None:
-    clean = inputs.describe_code(project)
+    clean = inputs.read_code(project).facts()
     commit(project, "nothing new")
-    again = inputs.describe_code(project)
+    again = inputs.read_code(project).facts()
     assert clean["dirty"] is False and clean["commit"] and clean["commit"] != again["commit"]
     assert clean["sha256"] == again["sha256"]
 
@@ -35,12 +35,14 @@ def test_code_that_is_committed_is_clean_and_known_by_its_content(project: Path)
     "name", ["skumatch/files.py", "skumatch/new.py", "dvc.yaml", "requirements/constraints.txt"]
 )
 def test_a_changed_or_new_code_file_makes_it_dirty(project: Path, name: str) -> None:
-    before = inputs.describe_code(project)
+    before = inputs.read_code(project).facts()
     with (project / name).open("a") as stream:
         stream.write("\n# changed\n")
-    after = inputs.describe_code(project)
+    after = inputs.read_code(project).facts()
     assert (
-        after["dirty"] is True and after["sha256"] != before["sha256"] and name in inputs.code_files(project)
+        after["dirty"] is True
+        and after["sha256"] != before["sha256"]
+        and name in list(inputs.read_code(project).files)
     )
 
 
@@ -49,18 +51,18 @@ def test_what_is_no_code_of_a_run_does_not(project: Path, name: str) -> None:
     (project / name).parent.mkdir(exist_ok=True)
     with (project / name).open("a") as stream:
         stream.write("\n# changed\n")
-    assert inputs.describe_code(project)["dirty"] is False
+    assert inputs.read_code(project).facts()["dirty"] is False
 
 
 def test_without_git_the_commit_is_unknown(project: Path) -> None:
-    files = inputs.code_files(project)
+    files = list(inputs.read_code(project).files)
     (project / ".git").rename(project / "no-git")
-    assert inputs.describe_code(project)["commit"] is None
-    assert inputs.code_files(project) == files
+    assert inputs.read_code(project).facts()["commit"] is None
+    assert list(inputs.read_code(project).files) == files
 
 
 def test_code_facts_at_a_repository_s_root_are_three(project: Path) -> None:
-    assert set(inputs.describe_code(project)) == {"commit", "dirty", "sha256"}
+    assert set(inputs.read_code(project).facts()) == {"commit", "dirty", "sha256"}
 
 
 def code_in(folder: Path) -> Path:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from skumatch.errors import DataError
 from skumatch.files import write_json
+from skumatch.lineage.documents import event
 from skumatch.lineage.lineage import CodeRecord, Inputs, Lineage, Results, lineage, record_hash, stages_of
-from skumatch.lineage.openlineage import event
 
 LOCK = """\
 schema: '2.0'

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skumatch.data.delivery.opening import folder_images
+from skumatch.data.delivery.archives import folder_images
 from skumatch.data.protocols import protocols
 from skumatch.data.split import share
 from skumatch.model.embed import embed

@@ -22,10 +22,11 @@ NAMED = {name: value for name, value in vars(artefacts).items() if isinstance(va
 HANDED_ON = {"frozen": {"RUN"}, "train": {"RUN", "TRAINED"}}
 
 
-def used(source: str) -> set[str]:
+def artefacts_in(source: str) -> set[str]:
     """The names of artefacts that a module's code uses."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
-    return {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "artefacts"}
+    used = {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "artefacts"}
+    return used - {"ABSENT"}  # a file's name, no artefact
 
 
 def used_by(stage: str) -> set[str]:
@@ -34,7 +35,7 @@ def used_by(stage: str) -> set[str]:
     source = (folder / f"{stage}.py").read_text("utf-8")
     helpers = re.findall(r"^from skumatch\.stages\.(selection|vectors) import", source, re.MULTILINE)
     texts = [source, *((folder / f"{helper}.py").read_text("utf-8") for helper in helpers)]
-    return set().union(*map(used, texts)) | HANDED_ON.get(stage, set())
+    return set().union(*map(artefacts_in, texts)) | HANDED_ON.get(stage, set())
 
 
 def paths(names: set[str]) -> set[str]:

@@ -34,7 +34,7 @@ def weights(dossier: Dossier) -> str:
     without = recorded.weights == NO_WEIGHTS
     must(refresh == without, f"a {recorded.kind} doesn't start from the weights {recorded.weights}")
     if refresh:
-        empty = dossier.path(WORKSPACE, WEIGHTS, "none.json").is_file()
+        empty = dossier.path(WORKSPACE, WEIGHTS, artefacts.ABSENT).is_file()
         must(empty, f"a refresh reads no weights, but {WEIGHTS} holds some")
     random = without or recorded.weights == "none"
     must(

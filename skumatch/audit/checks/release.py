@@ -176,7 +176,7 @@ def champion(dossier: Dossier) -> str:
     recorded_champion = dossier.record.inputs.champion
     folder = dossier.there(WORKSPACE, artefacts.CHAMPION.path)
     if recorded_champion is None:
-        must((folder / "none.json").is_file(), "the run had a champion's bundle, the record knows none")
+        must((folder / artefacts.ABSENT).is_file(), "the run had a champion's bundle, the record knows none")
         return "there was none"
     actual = bundle_hash(folder)
     must(

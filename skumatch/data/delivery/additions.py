@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from skumatch.data.delivery.archives import open_source
 from skumatch.data.delivery.examine import FACTS_VERSION
 from skumatch.data.delivery.importer import with_catalogue
 from skumatch.data.delivery.known import Examination
 from skumatch.data.delivery.layout import DeliveredImage
-from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.source import Source
 from skumatch.data.deltas import beside, new_skus
 from skumatch.data.manifest import SCHEMA, columns_of

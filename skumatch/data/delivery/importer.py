@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skumatch.data.delivery.archives import open_source
 from skumatch.data.delivery.changes import COMPARED, PictureChanges, compare
 from skumatch.data.delivery.examine import FACTS_VERSION
 from skumatch.data.delivery.folders import catalogue_items
 from skumatch.data.delivery.known import COLUMNS, Examination
 from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.delivery.names import check_spelling, chosen
-from skumatch.data.delivery.opening import open_source
 from skumatch.data.delivery.replace import aside, exclusive, swap
 from skumatch.data.delivery.rows import Rows
 from skumatch.data.delivery.source import Source

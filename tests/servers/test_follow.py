@@ -28,7 +28,7 @@ from skumatch.servers.new_data import announce
 from skumatch.servers.summary import Task, links, render_summary, view
 from tests.conftest import free_port, make_project, wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["validate", "split", "frozen", "train", "embed", "evaluate", "bundle", "gate", "report"]
 SCORE = {"top1": 0.912, "top3": 0.97, "top5": 0.99, "interval": [0.88, 0.94], "n": 1484}
 ANSWERS = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from skumatch.errors import ServiceError
-from skumatch.servers import task_log
-from skumatch.servers.task_log import ServedLog, WrittenLog, crash, marked
+from skumatch.servers import airflow_api
+from skumatch.servers.airflow_api import ServedLog, WrittenLog, crash, marked
 
 
 def test_markers_are_read_and_other_lines_left() -> None:
@@ -61,7 +61,7 @@ def test_a_served_log_is_asked_for_now_and_then_and_its_absence_only_hides_the_b
             "a line that Airflow could not read as JSON",
         ]
 
-    monkeypatch.setattr(task_log, "ASK_SECONDS", 60.0)
+    monkeypatch.setattr(airflow_api, "ASK_SECONDS", 60.0)
     log = ServedLog(ask, "the page")
     assert log.progress() == log.progress() == {} and request_count == 1
     log.asked -= 60

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from skumatch.bundle import LabelledVectors, bundle_hash, write_bundle
 from skumatch.commands.release import versions_table
-from skumatch.data.delivery.opening import folder_images
+from skumatch.data.delivery.archives import folder_images
 from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed

@@ -12,11 +12,11 @@ import pytest
 from skumatch.commands import runs
 from skumatch.config import Settings
 from skumatch.errors import RunFailed
-from skumatch.pipeline.refreshing import unused_in_refresh
+from skumatch.pipeline.releases import unused_in_refresh
 from skumatch.servers.airflow_api import Airflow
 from skumatch.servers.follow import Watch, active
 from tests.conftest import ROOT
-from tests.test_follow import SUMMARY
+from tests.servers.test_follow import SUMMARY
 
 DATA, OTHER = "a" * 32, "b" * 32
 CONF: dict[str, Any] = {"overrides": [], "dry_run": False, "data_ref": None}

@@ -1,20 +1,24 @@
-"""`skumatch data erase` and `skumatch gc --erase`: erasure of pictures from every version and store."""
+"""`skumatch gc` and `skumatch data erase`: delete what is no longer needed, and what must not be kept."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.cleanup.screen import table_of
 from skumatch.commands.data_changes import Why, change_data
 from skumatch.config import PARAMS, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data import deltas
 from skumatch.errors import ParameterError
+from skumatch.files import write_json
 
 if TYPE_CHECKING:
     from skumatch.audit.uses import Use
@@ -22,7 +26,127 @@ if TYPE_CHECKING:
     from skumatch.cleanup.erasing import Losses
     from skumatch.registry.registry import Registry
 
+
+TITLES = {
+    "workspaces": "Workspaces of killed processes",
+    "cache": "This machine's cache",
+    "remote": "The remote",
+    "checkpoints": "Checkpoints",
+    "vectors": "Vectors",
+    "claims": "Claims of old runs",
+    "mlflow": "Files in MLflow",
+    "bundles": "This machine's bundles",
+    "reports": "This machine's reports",
+    "project": "Stages run by hand",
+}
+
+
+def table_of(title: str, piles: Mapping[str, Sequence[Any]], first: str = "what") -> Table:
+    """Return a table of deletable things: number, size and the largest of each kind.
+
+    Args:
+        title: The table's title.
+        piles: Kind, a key of TITLES -> its things, with `name` and `size` in bytes.
+        first: Heading of the first column.
+    """
+    table = Table(title=title)
+    for name in (first, "how many", "size", "for example"):
+        table.add_column(name, justify="right" if name in ("how many", "size") else "left")
+    for kind, items in piles.items():
+        largest = max(items, key=lambda item: item.size, default=None)
+        example = Text(largest.name, overflow="ellipsis", no_wrap=True) if largest else ""
+        table.add_row(TITLES[kind], f"{len(items):,}", size_of(items), example, style="" if items else "dim")
+    return table
+
+
+def size_of(items: Sequence[Any]) -> str:
+    """Return the total size of items in words, such as `1.2 MB`."""
+    return decimal(sum(item.size for item in items))
+
+
 console = Console()
+
+Age = Annotated[int, typer.Option("--age", min=1, help="Keep everything that is younger than so many days.")]
+KeepRuns = Annotated[
+    int, typer.Option("--keep-runs", min=1, help="Keep what MLflow's runs of so many last days rest on.")
+]
+Delete = Annotated[
+    bool, typer.Option("--delete", help="Really delete; otherwise what would be deleted is shown.")
+]
+Erase = Annotated[
+    bool, typer.Option("--erase", help="Instead: files with pictures that `data erase` erased.")
+]
+AcceptLoss = Annotated[
+    bool, typer.Option("--accept-loss", help="With --erase: versions may lose parts for good.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the names of what is (or would be) deleted to this file, too."),
+]
+
+
+def gc(
+    age: Age = 7,
+    keep_runs: KeepRuns = 90,
+    delete: Delete = False,
+    output: Output = None,
+    erase: Erase = False,
+    accept_loss: AcceptLoss = False,
+) -> None:
+    """Show or delete everything that no registered version, kept run or data version needs.
+
+    These are old workspaces, objects in cache and remote, checkpoints, vectors and claims.
+    With --erase it is instead every file with erased pictures, needed or not.
+    """
+    if erase:
+        _erase_everywhere(delete, accept_loss)
+        return
+    from skumatch.cleanup.cleanup import Limits, piles
+    from skumatch.cleanup.cleanup import delete as delete_shown
+    from skumatch.progress import track
+
+    settings, limits = current_settings(), Limits(age, keep_runs, time.time())
+    require_project(settings.project)  # its history names the data versions that are needed
+    shown = piles(settings, limits)
+    unneeded = {pile.kind: list(pile.items) for pile in shown}
+    if delete and any(unneeded.values()):
+        with track("gc", sum(len(items) for items in unneeded.values()), "files") as advance:
+            unneeded = delete_shown(settings, limits, shown, advance)
+    console.print(table_of("Deleted" if delete else "Not needed any more", unneeded))
+    console.print(
+        _sentence(unneeded, delete, f"--age {age} --keep-runs {keep_runs}"), highlight=False, soft_wrap=True
+    )
+    if output:
+        write_json(
+            output,
+            {
+                "deleted": delete,
+                "age": age,
+                "keep_runs": keep_runs,
+                "kinds": [_as_json(kind, items) for kind, items in unneeded.items()],
+            },
+        )
+
+
+def _sentence(unneeded: dict[str, list[Any]], deleted: bool, limits: str) -> str:
+    everything = [item for items in unneeded.values() for item in items]
+    if not everything:
+        return "There is nothing to delete."
+    counted = f"{len(everything):,} files and folders ({size_of(everything)})"
+    if deleted:
+        return f"Gone are {counted}. What is registered or kept has all it had."
+    return f"Nothing was deleted. To delete these {counted}: skumatch gc {limits} --delete"
+
+
+def _as_json(kind: str, items: list[Any]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "count": len(items),
+        "bytes": sum(item.size for item in items),
+        "names": [item.name for item in items],
+    }
+
+
 Images = Annotated[list[str] | None, typer.Option("--image", help="The SHA-256 of a picture; repeatable.")]
 Products = Annotated[list[str] | None, typer.Option("--sku", help="All pictures of a product; repeatable.")]
 ROLES = {"train": "trained on", "val": "validated on", "gallery": "in the gallery", "query": "asked as query"}
@@ -115,7 +239,7 @@ def _of_models(registry: Registry, by_version: list[Use]) -> list[str]:
     return sentences
 
 
-def erase_everywhere(delete: bool, accept: bool) -> None:
+def _erase_everywhere(delete: bool, accept: bool) -> None:
     """Show or delete everything that holds pictures which were erased by the record of data.
 
     Args:
