@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from skumatch.commands.cleanup import erase
 from skumatch.commands.data_changes import add, log, relabel, remove, rename, retire, undo
 from skumatch.commands.data_view import change_lines, import_lines, quarantine_table, side_table
-from skumatch.commands.cleanup import erase
 from skumatch.config import PARAMS, Settings, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data.delivery.importer import import_data
