@@ -14,12 +14,12 @@ from rich.console import Console
 from typer.core import TyperGroup
 from typer.main import get_command
 
-import skumatch
 from skumatch import terminal
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors, text_errors
 
 PLACES = {  # command -> module and function or app in `skumatch.commands`
+    "init": "init.init",
     "run": "runs.run",
     "retrain": "runs.retrain",
     "refresh": "runs.refresh",
@@ -105,7 +105,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help=skumatch.__doc__,
+    help="Retrain, judge, register and audit the model that says which product a shelf photo shows.",
 )
 
 

@@ -130,6 +130,20 @@ def checkout(folder: Path, holding: str = "") -> Checkout:
     return Checkout(folder, os.fsdecode(prefix.removesuffix(b"\n")))
 
 
+def run_git(folder: Path, *words: str) -> bytes:
+    """Return the output of a git command in a folder that may not be a repository yet.
+
+    Raises:
+        CodeError: git is missing, or the command fails; with git's own reason.
+    """
+    try:
+        return _output(folder, *words)
+    except _Refusal as refusal:
+        raise CodeError(
+            f"git refused `git {words[0]}` in {folder} ({refusal}); mend that, then try again."
+        ) from refusal
+
+
 def split_names(listing: bytes) -> list[str]:
     """Return the file names of a listing with NUL between them."""
     return [os.fsdecode(name) for name in listing.split(b"\0") if name]

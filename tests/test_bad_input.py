@@ -310,7 +310,7 @@ def test_a_runs_first_task_tries_the_signing_key(cli: Cli, tmp_path: Path) -> No
 
 def test_airflow_away_is_told_with_what_starts_it(cli: Cli) -> None:
     for word in ("retrain", "refresh"):
-        cli.refuses(SERVICE, "make up", word, airflow_port=free_port())
+        cli.refuses(SERVICE, "skumatch up", word, airflow_port=free_port())
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_what_a_refresh_heeds_is_taken(cli: Cli) -> None:
         "runtime.threads=1",
     )
     words = [word for override in heeded for word in ("--set", override)]
-    cli.refuses(SERVICE, "make up", "refresh", *words, airflow_port=free_port())
+    cli.refuses(SERVICE, "skumatch up", "refresh", *words, airflow_port=free_port())
 
 
 def test_a_refresh_of_a_ref_without_data_starts_nothing(cli: Cli) -> None:

@@ -61,7 +61,7 @@ MORE = (
     "audit --image PICTURE",
     "audit --at 2026-01-01",
 )
-NEEDS_NONE = {"doctor"}  # and match and the like, of a bundle
+NEEDS_NONE = {"doctor", "init"}  # and match and the like, of a bundle
 INTERNAL = {"worker"}  # what Airflow's tasks start
 
 

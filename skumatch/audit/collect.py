@@ -292,7 +292,7 @@ def _commit(settings: Settings, folder: Path, missing: list[Missing]) -> None:
     facts, archive = Dossier(folder).code, folder / WORKSPACE / inputs.ARCHIVE
     reason = NO_COMMIT
     if facts.commit is not None:
-        names = [f"{facts.folder}{name}" for name in inputs.code_of(archive)]
+        names = inputs.in_repository(inputs.code_of(archive), facts)
         reason = keep_proof(settings.project, facts.commit, names, folder / GIT)
     if reason:
         missing.append(Missing(part=GIT, reason=reason, broken=False))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.console import Console
 
-from skumatch.config import PARAMS, params_or_defaults
+from skumatch.config import PARAMS
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_json, write_text
 from skumatch.retrieval.figures import Protocol
 
 if TYPE_CHECKING:
-    from skumatch.compare.comparison import Comparison
+    from skumatch.comparing.comparison import Comparison
 
 console = Console()
 
@@ -41,8 +41,8 @@ def compare(
     chart: Annotated[Path | None, typer.Option(help="Write the chart as SVG to this file.")] = None,
 ) -> None:
     """Compare encoders on the same pictures: top-1/3/5 with intervals, and differences to the first one."""
-    from skumatch.compare.page import draw, page
-    from skumatch.compare.table import table
+    from skumatch.comparing.page import draw, page
+    from skumatch.comparing.table import table
 
     comparison = compare_folder(data, named(models), protocol)
     if json_file:
@@ -92,26 +92,17 @@ def label(reference: str) -> str:
 
 
 def compare_folder(data: Path, references: dict[str, str], protocol: str) -> Comparison:
-    """Embed and score a folder in RP2K's layout with each encoder.
-
-    All encoders are loaded before the first one embeds, so that a wrong reference is reported at once.
+    """Embed and score a folder in RP2K's layout with each encoder; say which parameters are used.
 
     Args:
         data: The folder.
         references: Model references by the name that is shown for each.
         protocol: Name of an evaluation protocol.
     """
-    from skumatch.compare.comparison import Entrant, compare
-    from skumatch.compare.folder import list_folder, questions
-    from skumatch.reference import find_encoder
+    from skumatch import api
 
-    settings = current_settings()
-    params = params_or_defaults(settings)
-    folder = list_folder(data, protocol, params)
-    entrants = [
-        Entrant(reference, name, *find_encoder(reference, settings)) for name, reference in references.items()
-    ]
+    settings, comparison = current_settings(), api.compare(data, references, protocol)
     if not (settings.project / PARAMS).is_file():
         sentence = f"There is no {settings.project / PARAMS}, so the default parameters are used."
         console.print(sentence, highlight=False, soft_wrap=True)
-    return compare(questions(folder, params), entrants, params)
+    return comparison

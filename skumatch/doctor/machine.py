@@ -16,13 +16,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-import skumatch
 from skumatch.config import load_params
 from skumatch.doctor.finding import Place, Problem
 from skumatch.doctor.storage import pointed
 from skumatch.lineage.provenance import check_signing_key
 from skumatch.params import STAGES
 from skumatch.pipeline.inputs import read_code
+from skumatch.version import VERSION
 
 LOCK = "requirements/constraints.txt"
 FEW = 3  # most packages that a sentence names
@@ -52,20 +52,25 @@ def packages(place: Place) -> str:
             f"Install with -c {LOCK}, or build the image again.",
             "warning",
         )
-    versions = f"skumatch {skumatch.__version__}, Python {platform.python_version()}"
+    versions = f"skumatch {VERSION}, Python {platform.python_version()}"
     return f"{versions}, {len(installed)} packages as {LOCK} has them"
 
 
 def _check_needs(project: Path) -> None:
-    """Raise Problem for another Python or skumatch than in pyproject.toml, and for a missing package."""
+    """Raise Problem for another Python or skumatch than in pyproject.toml, and for a missing package.
+
+    A project that `skumatch init` laid out has no pyproject.toml; pip checked these at the installation.
+    """
+    if not (project / "pyproject.toml").is_file():
+        return
     declared = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     if platform.python_version() not in SpecifierSet(declared["requires-python"], prereleases=True):
         fault = (
             f"this is Python {platform.python_version()}, and skumatch wants {declared['requires-python']}"
         )
         raise Problem(fault, "Make the environment again with another: `make env PYTHON=python3.11`.")
-    if skumatch.__version__ != declared["version"]:
-        fault = f"the installed skumatch is {skumatch.__version__}, the project's is {declared['version']}"
+    if declared["version"] != VERSION:
+        fault = f"the installed skumatch is {VERSION}, the project's is {declared['version']}"
         raise Problem(fault, "Install the project, or build the image again.", "warning")
     needs = [Requirement(line) for line in declared["dependencies"]]
     if lacking := [need.name for need in needs if _applies(need) and _version(need.name) is None]:
@@ -117,8 +122,7 @@ def code(place: Place) -> str:
     state = read_code(place.settings.project)
     if state.trouble:
         raise Problem(f"it {state.trouble.found}", state.trouble.cure, "warning")
-    assert state.commit, "without a commit there is trouble"
-    return f"commit {state.commit[:12]}"
+    return state.name
 
 
 def signing_key(place: Place) -> str:

@@ -22,6 +22,18 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class PackageRecord(_Record):
+    """An installed skumatch.
+
+    Attributes:
+        version: its version.
+        sha256: hash over its files as its wheel lists them; empty for an installation from a checkout.
+    """
+
+    version: str
+    sha256: str
+
+
 class CodeRecord(_Record):
     """The code of a run.
 
@@ -29,11 +41,13 @@ class CodeRecord(_Record):
         commit: the commit; None outside a repository.
         dirty: whether the working tree differed from the commit.
         files: one hash over all code files.
+        package: the installed skumatch; None if the project's own folder skumatch/ was the code.
     """
 
     commit: str | None
     dirty: bool
     files: str = Hash
+    package: PackageRecord | None = None
 
 
 class Inputs(_Record):

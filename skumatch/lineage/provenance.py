@@ -76,6 +76,8 @@ def _dependencies(run: Lineage) -> list[dict[str, Any]]:
         (f"weights: {inputs.weights}", {"sha256": inputs.weights_sha256}),
         ("champion", {"sha256": inputs.champion}),
     ]
+    if package := run.code.package:
+        digests_of.append((f"skumatch {package.version}", {"sha256": package.sha256}))
     named = (
         (name, {kind: digest for kind, digest in digests.items() if digest}) for name, digests in digests_of
     )

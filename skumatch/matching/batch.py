@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-import skumatch
 from skumatch.bundle import Assortment, Bundle, Match
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError
@@ -25,6 +24,7 @@ from skumatch.matching.shop_lists import Assortments
 from skumatch.model.embed import Batch, stream
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, track
+from skumatch.version import VERSION
 
 SCHEMA = pa.schema(
     [
@@ -70,7 +70,7 @@ class MatchPlan(NamedTuple):
         for name, extent in zip(self.images.ids, self.images.extents, strict=True):
             pictures.update(canonical_json([name, extent.offset, extent.length, *extent.stamp()]).encode())
         facts = {"bundle": self.bundle.hash, "top_k": self.top_k, "pictures": pictures.hexdigest()}
-        facts |= {"skumatch": skumatch.__version__} | self._products()
+        facts |= {"skumatch": VERSION} | self._products()
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
     def _products(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,14 @@ from skumatch.errors import CodeError, DataError
 from skumatch.files import canonical_json, replacing, write_json, write_text
 from skumatch.git import Checkout, NoRepository, checkout, object_id
 from skumatch.params import Params
+from skumatch.pipeline.package import PACKAGE, InstalledPackage, installed_package, listing_hash
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.recipe.strict_yaml import dump_yaml
 from skumatch.stages import artefacts
-from skumatch.stages.artefacts import RunFacts
+from skumatch.stages.artefacts import CodeFacts, RunFacts
 from skumatch.texts import UTF8, decode, read_text, visible
 
-CODE = ("skumatch", "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
+CODE = (PACKAGE, "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
 # Files that git ignores are taken along if programs read them; other ignored files are caches and leftovers.
 READ = (".py", ".json", ".jinja")
 FEW = 3  # how many names of changed files a message has
@@ -68,6 +69,7 @@ class CodeSnapshot:
         changed: paths whose content differs from the commit's, deleted ones too.
         folder: the project's path in its repository, with a slash at its end; empty at the root.
         trouble: the reason why a model of this code can't be promoted; None for the code of a commit.
+        package: the installed skumatch, for a project without a folder skumatch/ of its own.
     """
 
     files: dict[str, bytes]
@@ -75,25 +77,64 @@ class CodeSnapshot:
     changed: tuple[str, ...] = ()
     folder: str = ""
     trouble: Trouble | None = None
+    package: InstalledPackage | None = None
+
+    @property
+    def name(self) -> str:
+        """The commit and the installed package: `commit 1a2b3c4d5e6f, skumatch 0.1.0 from its wheel`."""
+        package = f", skumatch {self.package.version} from its wheel" if self.package else ""
+        return f"commit {(self.commit or 'none')[:12]}{package}"
 
     def facts(self) -> dict[str, Any]:
         """Return the content of inputs/code.json.
 
         Returns:
-            `commit`; `dirty`, true where the code differs from the commit's; `sha256` of all code; and
-            `folder` where the project isn't the root of its repository.
+            `commit`; `dirty`, true where the code differs from the commit's or the wheel's; `sha256` of all
+            code; `folder` where the project isn't the root of its repository; and `package`, the version and
+            hash of the installed skumatch, where the project has none of its own.
         """
         facts = {"commit": self.commit, "dirty": bool(self.changed), "sha256": code_hash(self.files.items())}
-        return facts | ({"folder": self.folder} if self.folder else {})
+        facts |= {"folder": self.folder} if self.folder else {}
+        package = self.package
+        return facts | (
+            {"package": {"version": package.version, "sha256": package.sha256}} if package else {}
+        )
 
 
 def read_code(project: Path) -> CodeSnapshot:
     """Read the code that a run in `project` takes along.
 
+    That is the project's own folder skumatch/, as in a clone of the repository, else the installed package.
+
     Raises:
         CodeError: git is missing or refuses; or the code has something that an archive can't hold: a link, a
             repository, a file that can't be read, a name that isn't UTF-8.
     """
+    code = _project_code(project)
+    if os.path.lexists(project / PACKAGE):
+        return code
+    package = installed_package()
+    changed = tuple(sorted((*code.changed, *package.changed)))
+    trouble = _package_trouble(package) or code.trouble
+    return replace(
+        code, files={**code.files, **package.files}, changed=changed, trouble=trouble, package=package
+    )
+
+
+def _package_trouble(package: InstalledPackage) -> Trouble | None:
+    """Return why a model of an installed package can't be promoted; None where it is as its wheel had it."""
+    if not package.sha256:
+        why = "comes from a skumatch that was installed from a checkout, not from a wheel"
+        return Trouble(why, "Install a wheel, or run in the checkout, to release a model.")
+    if not package.changed:
+        return None
+    why = f"has an installed skumatch with other files than its wheel ({_few(package.changed)})"
+    return Trouble(
+        why, f"Install it again: pip install --force-reinstall --no-deps skumatch=={package.version}"
+    )
+
+
+def _project_code(project: Path) -> CodeSnapshot:
     try:
         tree = checkout(project, holding="dvc.yaml")
     except NoRepository as error:
@@ -124,14 +165,18 @@ def _trouble(tree: Checkout, commit: str | None, changed: tuple[str, ...]) -> Tr
         return Trouble("is under no git commit: its repository has none yet", "Commit it to release a model.")
     if not changed:
         return None
-    more = f" and {len(changed) - FEW} more" if len(changed) > FEW else ""
-    names = ", ".join(map(visible, changed[:FEW])) + more
+    names = _few(changed)
     if tree.read("status", "--porcelain", "--untracked-files=all", "--", *CODE):
         return Trouble(f"has uncommitted changes ({names})", "Commit them to release a model.")
     why = "it ignores them, converts them or takes them for unchanged"
     where = "See `git check-ignore -v`, .gitattributes, core.autocrlf and `git ls-files -v`"
     fault = f"has uncommitted changes that `git status` doesn't show ({names}: {why})"
     return Trouble(fault, f"{where}; then commit to release a model.")
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(map(visible, names[:FEW])) + more
 
 
 def _contents(project: Path, names: Iterable[str]) -> dict[str, bytes]:
@@ -322,6 +367,19 @@ def code_of(archive: Path) -> list[str]:
     return sorted(name for name in members(archive) if not name.startswith(OWN))
 
 
+def in_repository(names: Iterable[str], facts: CodeFacts) -> dict[str, str]:
+    """Return path from the repository's root -> path from the project, for the code that a commit has.
+
+    The repository's root may lie above the project. An installed package is in no commit.
+
+    Args:
+        names: paths of code, from the project.
+        facts: the run's record of its code.
+    """
+    committed = [name for name in names if not (facts.package and name.startswith(f"{PACKAGE}/"))]
+    return {f"{facts.folder}{name}": name for name in committed}
+
+
 def code_hash(files: Iterable[tuple[str, bytes]]) -> str:
     """Return the SHA-256 over code files (path and content), in the order of their paths.
 
@@ -331,13 +389,7 @@ def code_hash(files: Iterable[tuple[str, bytes]]) -> str:
     Args:
         files: pairs of path and content.
     """
-    digest = hashlib.sha256()
-    for name, data in sorted((os.fsencode(name), data) for name, data in files):
-        line = name
-        if b"\\" in name or b"\n" in name:
-            line = b"\\" + name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
-        digest.update(line + f":{hashlib.sha256(data).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return listing_hash({name: hashlib.sha256(data).hexdigest() for name, data in files})
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -335,7 +335,12 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
 
     return lineage.lineage(
         run=message.run,
-        code=lineage.CodeRecord(commit=code.commit, dirty=code.dirty, files=code.sha256),
+        code=lineage.CodeRecord(
+            commit=code.commit,
+            dirty=code.dirty,
+            files=code.sha256,
+            package=lineage.PackageRecord(**code.package.model_dump()) if code.package else None,
+        ),
         inputs=lineage.Inputs(
             kind=message.kind,
             archive=f"md5:{message.inputs}",

@@ -268,7 +268,7 @@ class Tracking:
             raise self._away(" in good health")
 
     def _away(self, how: str) -> RegistryUnavailable:
-        advice = "start it (`make up`) or set SKUMATCH_MLFLOW, then run again"
+        advice = "start it (`skumatch up`) or set SKUMATCH_MLFLOW, then run again"
         if proxied := network.through(self.url):
             advice = "check MLflow, the proxy and NO_PROXY, then run again"
         return RegistryUnavailable(f"MLflow at {self.shown} doesn't answer{how}{proxied}; {advice}.")

@@ -171,7 +171,7 @@ class Airflow:
             cure = (
                 "check SKUMATCH_AIRFLOW and its user and password"
                 if self._settings.airflow
-                else "start it with `make up`"
+                else "start it with `skumatch up`"
             )
             how = network.through(self.url)
             raise ServiceError(f"Airflow at {self.url} does not answer{how} ({why}); {cure}.") from error

@@ -196,7 +196,7 @@ class Watch:
             log = self.settings.home_dir / "logs" / f"{name}.log"
             raise ServiceError(
                 f"The {name} ended during the run {self.run}; "
-                f"read its log {log}, then `make up` lets the run go on."
+                f"read its log {log}, then `skumatch up` lets the run go on."
             )
 
     def _progress(self) -> dict[str, Any]:

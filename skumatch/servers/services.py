@@ -154,7 +154,7 @@ def _check_same(settings: Settings) -> None:
             home = settings.home_dir
             raise ServiceError(
                 f"The servers of {home} run with other settings ({server.origin}); "
-                "stop them with `make down` first."
+                "stop them with `skumatch down` first."
             )
 
 

@@ -178,6 +178,18 @@ class _Form(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class PackageFacts(_Form):
+    """An installed skumatch.
+
+    Attributes:
+        version: Its version.
+        sha256: Hash over its files as its wheel lists them; empty for an installation from a checkout.
+    """
+
+    version: str
+    sha256: str
+
+
 class CodeFacts(_Form):
     """The run's record of its own code.
 
@@ -186,6 +198,7 @@ class CodeFacts(_Form):
         dirty: True if the code differed from the commit.
         sha256: One hash over all code files.
         folder: The project's path in its repository, with a trailing slash; empty if it is the root.
+        package: The installed skumatch; None if the project's own folder skumatch/ was the code.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -194,6 +207,7 @@ class CodeFacts(_Form):
     dirty: bool
     sha256: str
     folder: str = ""
+    package: PackageFacts | None = None
 
 
 class RunFacts(_Form):

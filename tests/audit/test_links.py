@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +12,25 @@ import pytest
 
 from skumatch.audit import recompute
 from skumatch.audit.chain import ChainStep, linked
-from skumatch.audit.checks import data, release
+from skumatch.audit.checks import data, release, run
 from skumatch.audit.dossier import ORIGIN, Dossier
 from skumatch.audit.git_proof import blob_id, committed_files, keep_proof
 from skumatch.audit.link import Broken, Link, Unchecked
 from skumatch.audit.reproduce import Out, Reproduction
 from skumatch.commands import audit as command
 from skumatch.errors import AuditFailed
-from skumatch.files import write_json
+from skumatch.files import read_json, write_json
 from skumatch.lineage import provenance
-from skumatch.lineage.lineage import NO_WEIGHTS, CodeRecord, Inputs, Results, lineage, record_hash
+from skumatch.lineage.lineage import (
+    NO_WEIGHTS,
+    CodeRecord,
+    Inputs,
+    PackageRecord,
+    Results,
+    lineage,
+    record_hash,
+)
+from skumatch.pipeline import inputs as inputs_of_run
 from tests.conftest import commit, git
 
 LOCK = "stages: {gate: {cmd: python, deps: [], outs: [{path: out/gate, md5: 1}]}}"
@@ -95,6 +105,58 @@ def test_another_record_than_the_version_names_is_broken(dossier: Dossier) -> No
         release.version(dossier)
     with pytest.raises(Broken, match="the statement is of another bundle or other inputs"):
         release.origin(dossier)
+
+
+def with_package(folder: Path, archived: dict[str, bytes], wheel: dict[str, bytes]) -> Dossier:
+    """As much of a dossier as the code's check reads: a run of a package whose wheel has other files."""
+    workspace, files = folder / "workspace", archived | {"dvc.yaml": b"stages: {}"}
+    for name, content in files.items():
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_bytes(content)
+    with tarfile.open(workspace / "inputs.tar", "w") as tar:
+        for name in files:
+            tar.add(workspace / name, name)
+    package = {"version": "0.1.0", "sha256": inputs_of_run.code_hash(wheel.items())}
+    code = {"commit": 40 * "c", "dirty": False, "sha256": inputs_of_run.code_hash(files.items())}
+    write_json(workspace / "inputs/code.json", code | {"package": package})
+    made = CodeRecord(
+        commit=40 * "c", dirty=False, files=code["sha256"], package=PackageRecord.model_validate(package)
+    )
+    inputs = Inputs(archive="md5:1", data="md5:2", weights="none", params=SHA, environment=SHA)
+    results = Results(challenger=SHA, decision=SHA, verdict="first", bundle=SHA)
+    write_json(folder / "run/lineage.json", lineage("r1", made, inputs, LOCK, results))
+    return Dossier(folder)
+
+
+def test_the_package_of_a_run_is_what_its_wheel_has(tmp_path: Path) -> None:
+    files = {"skumatch/cli.py": b"pass", "skumatch/py.typed": b""}
+    whole = with_package(tmp_path / "whole", files, files)
+    assert run.code(whole) == "3 files, with skumatch 0.1.0 as its wheel has it"
+
+
+@pytest.mark.parametrize(
+    "archived",
+    [
+        {"skumatch/cli.py": b"evil", "skumatch/py.typed": b""},
+        {"skumatch/cli.py": b"pass"},
+        {"skumatch/cli.py": b"pass", "skumatch/py.typed": b"", "skumatch/new.py": b""},
+    ],
+)
+def test_a_package_with_other_files_than_its_wheel_is_broken(
+    tmp_path: Path, archived: dict[str, bytes]
+) -> None:
+    wheel = {"skumatch/cli.py": b"pass", "skumatch/py.typed": b""}
+    with pytest.raises(Broken, match="skumatch 0.1.0's wheel has"):
+        run.code(with_package(tmp_path, archived, wheel))
+
+
+def test_the_record_and_the_run_name_the_same_package(tmp_path: Path) -> None:
+    files = {"skumatch/cli.py": b"pass"}
+    dossier = with_package(tmp_path, files, files)
+    facts = read_json(tmp_path / "workspace/inputs/code.json")
+    write_json(tmp_path / "workspace/inputs/code.json", facts | {"package": None})
+    with pytest.raises(Broken, match="different installations of skumatch"):
+        run.code(dossier)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_servers_that_are_away(here: Settings) -> None:
     assert ask(servers.clocks, away).verdict == "skipped"
     for check in (servers.mlflow, servers.artifacts, servers.champion, servers.airflow, servers.dags):
         finding = ask(check, away)
-        assert finding.verdict == "failed" and "make up" in finding.fix, finding
+        assert finding.verdict == "failed" and "skumatch up" in finding.fix, finding
 
 
 def test_a_proxy_setting_is_shown_with_its_flaws(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -373,7 +373,7 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path: Path, made: Path) -> No
     ]
     for call in calls:
         with pytest.raises(
-            RegistryUnavailable, match=r"MLflow at http://127.*doesn't answer.*make up"
+            RegistryUnavailable, match=r"MLflow at http://127.*doesn't answer.*skumatch up"
         ) as caught:
             call()
         assert "hunter2" not in str(caught.value)

@@ -185,7 +185,7 @@ def test_servers_with_other_settings_are_not_stopped_by_a_start(
     monkeypatch.setattr(servers, "commands", lambda _: {"mlflow": ["never"]})
     server = spawn(settings, "mlflow", "import time; time.sleep(600)")
     try:
-        with pytest.raises(ServiceError, match=r"run with other settings.*make down"):
+        with pytest.raises(ServiceError, match=r"run with other settings.*skumatch down"):
             services.up(settings)
         assert server.process()
     finally:

@@ -91,12 +91,25 @@ def input_set(dossier: Dossier) -> str:
 
 
 def code(dossier: Dossier) -> str:
-    """Check the hash over all code files."""
+    """Check the hash over all code files, and that of an installed package against its wheel's."""
     recorded, files, facts = dossier.record.code, _code(dossier), dossier.code
     actual = inputs.code_hash(files.items())
     same_hash = actual == recorded.files == facts.sha256
     must(same_hash, f"the code is {short(actual)}, the record names {short(recorded.files)}")
-    return f"{len(files)} files"
+    package, known = recorded.package, facts.package
+    must(
+        (package and package.model_dump()) == (known and known.model_dump()),
+        "the run's facts and the record name different installations of skumatch",
+    )
+    if package is None or recorded.dirty:
+        return f"{len(files)} files"
+    own = _in_repository(dossier).values()
+    installed = inputs.code_hash((name, data) for name, data in files.items() if name not in own)
+    must(
+        installed == package.sha256,
+        f"the package is {short(installed)}, skumatch {package.version}'s wheel has {short(package.sha256)}",
+    )
+    return f"{len(files)} files, with skumatch {package.version} as its wheel has it"
 
 
 def tree(dossier: Dossier) -> str:
@@ -143,12 +156,8 @@ def _code(dossier: Dossier) -> dict[str, bytes]:
 
 
 def _in_repository(dossier: Dossier) -> dict[str, str]:
-    """Return path from the repository's root -> path from the project, for every code file.
-
-    The repository's root may lie above the project.
-    """
-    names = inputs.code_of(dossier.path(WORKSPACE, inputs.ARCHIVE))
-    return {f"{dossier.code.folder}{name}": name for name in names}
+    """Return path from the repository's root -> path from the project, for the code that a commit has."""
+    return inputs.in_repository(inputs.code_of(dossier.path(WORKSPACE, inputs.ARCHIVE)), dossier.code)
 
 
 def _uncommitted(dossier: Dossier, files: dict[str, bytes], commit: str) -> list[str]:

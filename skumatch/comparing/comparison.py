@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from skumatch.compare.folder import Questions
+from skumatch.comparing.folder import Questions
 from skumatch.model.embed import embed
 from skumatch.model.runtime import prepare
 from skumatch.params import Params

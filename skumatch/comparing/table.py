@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.compare.comparison import Compared, Comparison, points, scope, share, span, spread
+from skumatch.comparing.comparison import Compared, Comparison, points, scope, share, span, spread
 
 BAR = 13  # letters, as many as "97.0 to 100.0"
 VERDICTS = {"better": "green", "worse": "red", "may be chance": "dim"}

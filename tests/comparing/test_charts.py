@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skumatch.compare.page import ModelBar, bars
+from skumatch.comparing.page import ModelBar, bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 share = st.floats(-0.5, 1.5)

@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from skumatch.compare.comparison import Compared, Comparison, Entrant, ModelDifference, compare
-from skumatch.compare.folder import Questions, list_folder, questions
-from skumatch.compare.page import page
-from skumatch.compare.table import table
+from skumatch.comparing.comparison import Compared, Comparison, Entrant, ModelDifference, compare
+from skumatch.comparing.folder import Questions, list_folder, questions
+from skumatch.comparing.page import page
+from skumatch.comparing.table import table
 from skumatch.errors import DataError
 from skumatch.files import canonical_json
 from skumatch.model.preprocess import Preprocess

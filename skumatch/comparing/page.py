@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from skumatch.compare.comparison import (
+from skumatch.comparing.comparison import (
     Compared,
     Comparison,
     ModelDifference,
@@ -232,7 +232,7 @@ def draw(comparison: Comparison, width: int = WIDE) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("skumatch.compare"),
+        loader=PackageLoader("skumatch.comparing"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
