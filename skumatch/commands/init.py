@@ -27,7 +27,9 @@ console = Console()
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The project's folder; it is made if it doesn't exist.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The project's folder; it is made if it doesn't exist.", show_default=False)
+    ] = Path(),
     update: Annotated[
         bool,
         typer.Option(
@@ -105,15 +107,16 @@ def pins() -> list[str]:
 
 def _commit(folder: Path, names: list[str]) -> str:
     """Commit the files if the repository is new; return the next steps."""
-    then = f"Next: cd {folder} && skumatch run"
+    then = "Next: skumatch run" if folder == Path() else f"Next: cd {folder} && skumatch run"
+    name = folder.resolve().name
     try:
         checkout(folder, holding="dvc.yaml")
     except NoRepository:
         run_git(folder, "init", "--quiet")
         run_git(folder, "add", "--", *names)
         run_git(folder, *_identity(folder), "commit", "--quiet", "--message", FIRST)
-        return f"{folder} is a project in a new git repository. {then}"
-    return f"{folder} is a project. Commit its files, so that its models can be promoted. {then}"
+        return f"{name} is a project in a new git repository. {then}"
+    return f"{name} is a project. Commit its files, so that its models can be promoted. {then}"
 
 
 def _identity(folder: Path) -> list[str]:
