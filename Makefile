@@ -7,7 +7,7 @@
 #   make house                                           the size and language of the code, in figures
 #   make up / make down                                  keep the servers running / stop them
 # Other Python:      make run PYTHON=python3.12
-# CPU-only PyTorch:  make run PIP_ARGS="--extra-index-url URL"  with the CPU index of pytorch.org
+# Other indexes:     make run PIP_ARGS="--extra-index-url URL"
 # GPU search:        make run EXTRA=gpu
 # More cores:        make test JOBS=8
 PYTHON ?= python3.11
@@ -42,15 +42,17 @@ env: $(VENV)/.installed
 
 # Compiled bytecode halves the start of every stage, whatever the shell says about writing it.
 $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml
-	@echo "Making the environment in $(VENV) from $(CONSTRAINTS); this takes some minutes once."
+	@echo "Making the environment in $(VENV) from $(CONSTRAINTS), once; this takes some minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-		-c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev]'
+	@torch=$$($(BIN)/python scripts/torch-source $(EXTRA) $(PIP_ARGS)) && \
+		env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		$$torch -c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev]'
 	@touch $@
 
 $(VENV)/.deployment: $(VENV)/.installed
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-		-c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev,deployment,s3,tracking]'
+	@torch=$$($(BIN)/python scripts/torch-source $(EXTRA) $(PIP_ARGS)) && \
+		env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		$$torch -c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev,deployment,s3,tracking]'
 	@touch $@
 
 test: lint types contracts tests
