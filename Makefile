@@ -26,7 +26,7 @@ CONSTRAINTS := requirements/constraints.txt
 XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
-.PHONY: env run up down test lint types contracts tests coverage test-deployment prove mutants
+.PHONY: env run up down test lint types contracts site wheel tests coverage test-deployment prove mutants
 .PHONY: format hooks lock clean house
 
 run: env
@@ -55,7 +55,15 @@ $(VENV)/.deployment: $(VENV)/.installed
 		$$torch -c $(CONSTRAINTS) -e '.[$(EXTRA),airflow,dev,deployment,s3,tracking]'
 	@touch $@
 
-test: lint types contracts tests
+test: lint types contracts site tests
+
+site: env
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in .skumatch/site/index.html."
+
+wheel: env
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
 
 lint: env
 	$(BIN)/ruff check .
