@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:README|CHANGELOG|CONTRIBUTING|LICENSE|params|dvc|skumatch)[^)]*\)")
+OUTSIDE = re.compile(
+    r"\[([^\]]+)\]\((?:\.\./)+(?:README|CHANGELOG|CONTRIBUTING|LICENSE|params|dvc|skumatch)[^)]*\)"
+)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -18,7 +18,7 @@ FIRST_FAILURE = [Phase.explicit, Phase.generate]  # without the search for the s
 
 def load_profile() -> None:
     """Register hypothesis' profiles, and load the one that HYPOTHESIS_PROFILE names (unset: everyday)."""
-    settings.register_profile("everyday", UNTIMED)
+    settings.register_profile("everyday", UNTIMED, max_examples=30)
     settings.register_profile("prove", UNTIMED, max_examples=500)
     settings.register_profile("mutants", UNTIMED, derandomize=True, database=None, phases=FIRST_FAILURE)
     settings.load_profile(PROFILE)

@@ -24,6 +24,7 @@ from skumatch.recipe.knobs import knobs
 from skumatch.recipe.overrides import OVERRIDE
 from tests.conftest import ROOT
 from tests.dags.conftest import DAGS
+from tests.proving import count
 
 DEFAULTS = {
     "release.approval_hours": 72,
@@ -202,7 +203,7 @@ def test_files_of_another_encoding_or_form_are_one_sentence(tmp_path: Path) -> N
 
 
 @given(WORDS)
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_a_number_that_the_package_takes_is_the_dags_too(
     tmp_path_factory: pytest.TempPathFactory, word: str
 ) -> None:
@@ -239,7 +240,7 @@ TEXTS = st.one_of(
 
 
 @given(TEXTS)
-@settings(max_examples=300)
+@settings(max_examples=count(100, 500))
 def test_a_cron_text_is_right_where_airflow_can_schedule_by_it(text: str) -> None:
     import recipe
 

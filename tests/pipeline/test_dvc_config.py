@@ -55,7 +55,7 @@ def given_text(folder: Path, text: str | bytes, name: str = "config.local") -> P
 @example('it\'s "one" #1, two', "'''")
 @example("%(x)s", "b")
 @example("%(x) 100% %20", " ~ ")
-@hypothesis(max_examples=count(100, 3000))
+@hypothesis(max_examples=count(40, 3000))
 def test_dvc_reads_every_path_as_it_is_or_it_is_refused(home: str, remote: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()

@@ -90,7 +90,7 @@ def stores(draw: st.DrawFn) -> Made:
     return Made(draw)
 
 
-@settings(max_examples=count(100, 3000))
+@settings(max_examples=count(40, 3000))
 @given(stores())
 def test_nothing_reachable_is_taken_all_else_is_and_every_moment_on_the_way_is_sound(made: Made) -> None:
     files = made.store.files()

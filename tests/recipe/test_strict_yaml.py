@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from skumatch.errors import ParameterError
 from skumatch.recipe.strict_yaml import Ambiguous, dump_yaml, has_comment, read_yaml, written
+from tests.proving import count
 
 PARTS = [
     *"0123456789_.:+-=~eExXoObnNyYT <",
@@ -47,7 +48,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 @given(WORDS)
-@settings(max_examples=1000)
+@settings(max_examples=count(100, 1000))
 @example("010")
 @example("0o10")
 @example("089")
@@ -181,7 +182,7 @@ def test_a_byte_order_mark_before_the_text_is_no_part_of_it() -> None:
 
 
 @given(TREES)
-@settings(max_examples=300)
+@settings(max_examples=count(100, 500))
 @example(
     {
         "data": {

@@ -23,6 +23,7 @@ from skumatch.bundle.assortment import EVERY_SKU, GalleryPart, Shelves
 from skumatch.errors import DataError
 from skumatch.retrieval.search import Backend, dot
 from skumatch.retrieval.thresholds import Thresholds, scores_of
+from tests.proving import count
 
 Picture = Callable[[int], Image.Image]
 BACKENDS: tuple[Backend, ...] = ("faiss", "torch")
@@ -86,7 +87,7 @@ def problems(draw: st.DrawFn) -> Problem:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(problem=problems())
-@settings(max_examples=120)
+@settings(max_examples=count(30, 500))
 def test_an_assortment_is_a_gallery_of_its_products(backend: Backend, problem: Problem) -> None:
     """Equal SKUs, pictures, similarities and order of ties; each is matched twice, others between."""
     gallery, queries, lists, wanted = problem

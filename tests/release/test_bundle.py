@@ -24,6 +24,7 @@ from skumatch.bundle import (
 )
 from skumatch.errors import BundleError, StorageError
 from skumatch.files import read_json, sha256, write_json
+from tests.proving import count
 from tests.release.forging import bound
 
 Picture = Callable[[int], Image.Image]
@@ -87,7 +88,10 @@ def test_manifest_tells_what_is_inside(made: Path) -> None:
     assert not [path for path in made.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".npy", ".bin")]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=count(30, 500),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(
     name=st.sampled_from((MANIFEST, *PARTS)), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
 )

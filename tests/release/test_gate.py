@@ -623,7 +623,7 @@ def test_decisions_repeat() -> None:
     given_champion=st.booleans(),
     paired=st.booleans(),
 )
-@settings(max_examples=300)
+@settings(max_examples=count(100, 500))
 def test_whatever_comes_there_is_a_worded_verdict_and_promotion_needs_every_rule(
     shares: list[float], wrong: tuple[int, int], facts: dict[str, Any], given_champion: bool, paired: bool
 ) -> None:

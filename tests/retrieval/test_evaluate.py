@@ -19,6 +19,7 @@ from skumatch.params import EvaluateParams
 from skumatch.retrieval import rank as module
 from skumatch.retrieval import search
 from skumatch.retrieval.evaluate import RANKING_SCHEMA, Evaluation, Ranking, evaluate, per_sku, rank
+from tests.proving import count
 
 QUICK = EvaluateParams(resamples=200)
 
@@ -68,7 +69,7 @@ problems = st.builds(
 
 
 @given(problem=problems, backend=st.sampled_from(["faiss", "torch"]), first_k=st.sampled_from([1, 2, 32]))
-@settings(max_examples=150)
+@settings(max_examples=count(30, 500))
 def test_ranking_equals_brute_force(problem: Problem, backend: str, first_k: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FIRST_K", first_k)  # so that lists must grow
@@ -89,7 +90,7 @@ def test_ranking_equals_brute_force(problem: Problem, backend: str, first_k: int
 
 
 @given(problem=problems)
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_figures_equal_brute_force(problem: Problem) -> None:
     scored = [q for q, sku in enumerate(problem.query_skus) if sku in problem.gallery_skus]
     if not scored:
@@ -275,7 +276,7 @@ def test_json_form_is_frozen() -> None:
     backend=st.sampled_from(["faiss", "torch"]),
     first_k=st.sampled_from([1, 32]),
 )
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_ignored_images_are_as_if_they_were_not_there(
     problem: Problem, groups: int, backend: str, first_k: int
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from skumatch.data.protocols import protocols
 from skumatch.params import EvaluateParams
 from skumatch.retrieval.protocols import ask, hits_without_duplicates, without_duplicates
+from tests.proving import count
 
 QUICK = EvaluateParams(resamples=200)
 
@@ -62,7 +63,7 @@ shops = st.builds(Shop, st.integers(0, 2**32 - 1))
 
 
 @given(shops)
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_top1_without_duplicates_equals_a_count_by_hand(shop: Shop) -> None:
     gallery, groups = shop.where("role", "gallery"), shop.items["group"]
     hits = [shop.hit(q, [i for i in gallery if groups[i] != groups[q]]) for q in shop.where("role", "query")]
@@ -80,7 +81,7 @@ def test_top1_without_duplicates_equals_a_count_by_hand(shop: Shop) -> None:
 
 
 @given(shops)
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_a_query_never_finds_itself(shop: Shop) -> None:
     queries = shop.where("role", "query")
     hits = [shop.hit(q, [i for i in queries if i != q]) for q in queries]
@@ -94,7 +95,7 @@ def test_a_query_never_finds_itself(shop: Shop) -> None:
 
 
 @given(shops, st.sampled_from(["unseen", "catalogue"]))
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_galleries_hold_only_what_the_protocol_names(shop: Shop, name: str) -> None:
     if name not in shop.lists:
         return

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skumatch.retrieval.scorers import prototype_hits
+from tests.proving import count
 
 
 def by_hand(gallery: np.ndarray, skus: list[str], query: np.ndarray, left_out: int | None) -> str:
@@ -24,7 +25,7 @@ def by_hand(gallery: np.ndarray, skus: list[str], query: np.ndarray, left_out: i
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["faiss", "torch"]))
-@settings(max_examples=100)
+@settings(max_examples=count(30, 500))
 def test_hits_are_those_of_a_count_by_hand(seed: int, loo: bool, backend: str) -> None:
     draws = np.random.default_rng(seed)
     size, skus = int(draws.integers(1, 25)), int(draws.integers(1, 6))

@@ -50,7 +50,7 @@ def unit(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(problem=problems())
-@settings(max_examples=150)
+@settings(max_examples=count(30, 500))
 def test_equals_brute_force_with_ties(backend: Backend, problem: tuple[np.ndarray, np.ndarray, int]) -> None:
     gallery, queries, k = problem
     similarities, indices = top_k(gallery, queries, k, backend)

@@ -93,7 +93,7 @@ def test_few_skus_get_about_the_interval_of_students_t() -> None:
     st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), st.booleans()), min_size=1, max_size=60),
     st.randoms(),
 )
-@settings(max_examples=60)
+@settings(max_examples=count(30, 500))
 def test_order_and_names_do_not_matter(rows: list[tuple[str, bool, bool]], random: object) -> None:
     def found(rows: list[tuple[str, bool, bool]], rename: str) -> tuple[object, ...]:
         skus = np.array([rename + sku for sku, _, _ in rows], dtype=object)
@@ -229,7 +229,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=2, max
 
 
 @given(ROWS, st.data(), st.sampled_from([0.5, 0.95, 0.99]))
-@settings(max_examples=count(200, 2000))
+@settings(max_examples=count(60, 2000))
 def test_turning_a_miss_into_a_hit_lowers_no_bound(
     rows: list[tuple[int, int]],
     data: st.DataObject,
@@ -325,7 +325,7 @@ def test_holm_is_the_published_procedure() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
-@settings(max_examples=200)
+@settings(max_examples=count(30, 500))
 def test_holm_rejects_what_stepping_down_by_hand_rejects(p_values: list[float], alpha: float) -> None:
     adjusted, order = holm(p_values), sorted(range(len(p_values)), key=p_values.__getitem__)
     going_on = True
