@@ -33,8 +33,7 @@ def proposer(gallery: Vectors, backend: Backend, device: str) -> tuple[Propose, 
 
     Returns:
         A function of queries [m, d] and k that returns similarities and indices [m, k], best first; and the
-            number
-        of threads.
+            number of threads.
 
     Raises:
         ParameterError: The backend is not installed.

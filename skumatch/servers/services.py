@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -44,7 +45,7 @@ def up(settings: Settings) -> bool:
 
     Raises:
         PortInUse: Another program listens on a port.
-        ParameterError: Airflow is the user's own, or the servers can't take a path.
+        ParameterError: Airflow is the user's own or not installed, or the servers can't take a path.
         ServiceError: A server ends, or is not healthy within 180 s; then no newly started server is left
             running. Or the running servers have other settings.
     """
@@ -53,6 +54,9 @@ def up(settings: Settings) -> bool:
             f"Airflow is one of your own, {settings.airflow_url}; "
             "`skumatch retrain` uses it, there is nothing to start."
         )
+    if find_spec("airflow") is None:
+        cure = "install it with pip install 'skumatch[airflow]', or set SKUMATCH_AIRFLOW to one of your own"
+        raise ParameterError(f"Airflow is not installed here; {cure}.")
     check_places(settings)
     with _lock(settings):
         commands = servers.commands(settings)

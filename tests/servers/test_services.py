@@ -22,7 +22,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from sqlalchemy import make_url
 
 from skumatch.config import Settings
-from skumatch.errors import PortInUse, ServiceError
+from skumatch.errors import ParameterError, PortInUse, ServiceError
 from skumatch.servers import processes, servers, services
 from tests.conftest import free_port
 
@@ -63,6 +63,13 @@ def test_a_port_in_use_is_named_with_the_way_out_and_nothing_starts(
             services.up(settings.model_copy(update={field: port}))
     assert services.running(settings) == set()
     services.check_port("airflow", port)
+
+
+def test_without_airflow_the_extra_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "find_spec", lambda name: None if name == "airflow" else object())
+    with pytest.raises(ParameterError, match=r"pip install 'skumatch\[airflow\]'.*SKUMATCH_AIRFLOW"):
+        services.up(settings)
+    assert not settings.home_dir.exists()
 
 
 def test_an_mlflow_of_the_users_own_is_not_started(settings: Settings) -> None:
