@@ -61,7 +61,10 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        # Shortened, since the longest name that a disk takes would have no room for more.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:40]}.", suffix=path.suffix[:10], dir=path.parent
+        )
         os.close(handle)
         aside = Path(name)
         yield aside
@@ -75,6 +78,30 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     finally:
         if aside:
             aside.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Try whether a file can be written at a path, before long work; nothing is left behind.
+
+    Args:
+        path: The file; neither it nor its folders have to exist.
+
+    Raises:
+        StorageError: The place is a folder or a device, can't be written to, or the name is too long.
+    """
+    cure = "give the path of a file in a folder that can be written to"
+    try:
+        if path.absolute().parent == Path("/dev") or (path.exists() and not path.is_file()):
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise StorageError(f"{path} can't be written: it is {kind}; {cure}.")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        longest = os.pathconf(folder, "PC_NAME_MAX")
+        if any(len(os.fsencode(part)) > longest for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror or error}; {cure}.") from error
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from rich.console import Console
 
+from skumatch.commands.options import Overrides, written
 from skumatch.config import PARAMS, Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
@@ -56,16 +57,13 @@ def bench() -> None:
 
 @app.command()
 def workers(
-    runs: Annotated[int, typer.Option(min=1, help="Retrains that are started together.")] = 4,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of theirs, as section.name=value.")
-    ] = None,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Retrains that are started together.")] = 4,
+    overrides: Overrides = None,
     against: Annotated[
-        Path | None, typer.Option(help="An earlier --json, say with one worker, to compare with.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An earlier --json, say with one worker, to compare with."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
-    ] = None,
+    output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
     """Start retrains together and wait for all of them; they are dry runs, so nothing is registered."""
     settings = current_settings()
