@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -154,7 +154,7 @@ def _all(
 
 def main() -> NoReturn:
     """Run the command line of skumatch."""
-    run(app)
+    run(partial(app, prog_name="skumatch"))  # also for `python -m skumatch`, so that it completes words
 
 
 def run(command: Callable[..., Any]) -> NoReturn:

@@ -186,7 +186,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def disk_errors(activity: str) -> Iterator[None]:
-    """Raise StorageError in place of the OSError of a full, read-only or failing disk.
+    """Raise an error of ours in place of the OSError of a disk that refuses, or of a name that is too long.
 
     Every other OSError is a bug of ours, and passes unchanged.
 
@@ -194,11 +194,16 @@ def disk_errors(activity: str) -> Iterator[None]:
         activity: The work that is done, as `this command`, for the sentence.
 
     Raises:
-        StorageError: The disk refused.
+        StorageError: The disk is full, read-only or fails.
+        DataError: No file can have a name that was given.
     """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"No file can be called {error.filename}: that is too long; correct it."
+            ) from error
         if error.errno not in DISK:
             raise
         where = f" ({error.filename})" if error.filename else ""

@@ -151,8 +151,7 @@ def show(
     from skumatch.audit.page import lineage_page
     from skumatch.audit.screen import chain_table
 
-    if dossier and export:
-        raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
+    _check(dossier, export, key)
     with ExitStack() as stack:
         source = (
             Dossier(dossier)
@@ -194,6 +193,16 @@ def diff(
         console.print(diff_table(differences, *(str(side.facts.registered.version) for side in sides)))
         if output:
             write_text(output, json.dumps(asdict(differences), indent=2, ensure_ascii=False) + "\n")
+
+
+def _check(dossier: Path | None, export: Path | None, key: Path | None) -> None:
+    """Raise ParameterError for options that contradict, and for a file without a key."""
+    from skumatch.lineage.provenance import public_key
+
+    if dossier and export:
+        raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
+    if key:
+        public_key(key)
 
 
 def _uses(image: str | None, sku: str | None, output: Path | None) -> None:

@@ -18,7 +18,9 @@ from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_text
 from skumatch.servers.follow import follow, trigger
+from skumatch.texts import read_text
 
+EARLIER = "a file that `skumatch bench workers --json` wrote"
 BOUND = 1.3  # two workers against one, each with a core of its own
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measure the throughput of the running installation."
@@ -98,7 +100,6 @@ def _measure(settings: Settings, runs: int, overrides: list[str]) -> Throughput:
 
 def _earlier(path: Path) -> Throughput:
     try:
-        return Throughput.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        refusal = f"{path} (--against) isn't what `skumatch bench workers --json` writes"
-        raise ParameterError(f"{refusal}; give such a file.") from error
+        return Throughput.model_validate_json(read_text(path, EARLIER, ParameterError))
+    except ValueError as error:
+        raise ParameterError(f"{path} (--against) is something else; give {EARLIER}.") from error
