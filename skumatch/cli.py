@@ -134,6 +134,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help=skumatch.__doc__,
+    epilog="Every error has an exit code of its own kind: docs/reference/exit-codes.md.",
 )
 
 

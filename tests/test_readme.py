@@ -66,6 +66,9 @@ def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
     """
     command: Any = typer.main.get_command(program)
     name, *rest = words
+    if rest and rest[0].startswith("-"):  # an option of the program itself
+        [option] = [param for param in command.get_params(typer.Context(command)) if rest[0] in param.opts]
+        return {option.name: True}
     while hasattr(command, "commands"):
         name, *rest = command.completed(rest) if isinstance(command, ShowByDefault) else rest
         command = command.commands[name]

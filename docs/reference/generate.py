@@ -35,7 +35,7 @@ def _page(lines: Iterator[str]) -> str:
 
 def _cli() -> Iterator[str]:
     yield from ("# Command line", "", NOTE, "")
-    yield "`skumatch COMMAND --help` shows the same in a terminal. A path may begin with `~`. `--json FILE`"
+    yield "`--help` of a command shows the same in a terminal. A path may begin with `~`. `--json FILE`"
     yield "writes what is shown to a file as well; `match --json` and `models --json` print it instead."
     yield "[Exit codes](exit-codes.md), [environment variables](variables.md), [parameters](parameters.md)."
     root = typer.main.get_command(cli.app)

@@ -135,6 +135,8 @@ def show(
 ) -> None:
     """Show the chain of a model, from its promotion back to the pictures, or answer one question.
 
+    Exit code 41: a link of the chain is broken.
+
     Example: `skumatch audit champion --verify --html chain.html`
     """
     html = renamed(page, html, "--page", "--html")
@@ -272,7 +274,10 @@ def reproduce(
     ] = False,
     output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
-    """Make a version again from its input set, and compare every stage's outs with the record."""
+    """Make a version again from its input set, and compare every stage's outs with the record.
+
+    Exit code 41: an out differs.
+    """
     from skumatch.audit.reproduce import TOLERANCE, as_json
     from skumatch.audit.reproduce import reproduce as again
     from skumatch.audit.screen import reproduction_table

@@ -98,6 +98,8 @@ def gc(
     These are old workspaces, objects in cache and remote, checkpoints, vectors and claims.
     With --erase it is instead every file with erased pictures, needed or not.
 
+    Exit code 42: it can't tell what is needed, or a run is at work; 44: versions would lose parts.
+
     Example: `skumatch gc --age 14 --keep-runs 180 --delete`
     """
     if erase:

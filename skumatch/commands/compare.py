@@ -54,7 +54,7 @@ def compare(
 ) -> None:
     """Compare encoders on the same pictures: top-1/3/5 with intervals, and differences to the first one.
 
-    Example: `skumatch compare --data photos --models frozen:efficientnet-lite0,champion --html page.html`
+    Example: `skumatch compare --data photos --models hf:clip,champion`
     """
     from skumatch.compare.page import draw, page
     from skumatch.compare.table import table

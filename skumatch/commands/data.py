@@ -29,8 +29,6 @@ from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.texts import read_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Import data, change it, and look at it.")
-for command in (add, retire, relabel, rename, remove, erase, undo, log):
-    app.command()(command)
 console = Console()
 
 Delivery = Annotated[
@@ -114,6 +112,10 @@ def inspect() -> None:
     if summary["junk"]:
         left = ", ".join(f"{kind} {count:,}" for kind, count in summary["junk"].items())
         console.print(f"Other files, left out: {left}.", highlight=False, soft_wrap=True)
+
+
+for command in (add, retire, relabel, rename, remove, erase, undo, log):
+    app.command()(command)
 
 
 def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | None = None) -> str:

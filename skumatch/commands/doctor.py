@@ -59,7 +59,10 @@ console = Console()
 def doctor(
     output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
-    """Check packages, project, disk, GPU, remote, MLflow, Airflow and workers, and say what to mend."""
+    """Check packages, project, disk, GPU, remote, MLflow, Airflow and workers, and say what to mend.
+
+    Exit code 43: a part doesn't work.
+    """
     from skumatch.doctor.checks import CHECKS
     from skumatch.doctor.finding import Place, examine
     from skumatch.progress import track

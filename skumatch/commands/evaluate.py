@@ -107,7 +107,7 @@ def evaluate(
 ) -> None:
     """Score any encoder on any folder: top-1/3/5 with intervals, precision, slices; no pipeline needed.
 
-    Example: `skumatch evaluate --data photos --model champion --json figures.json`
+    Example: `skumatch evaluate --data photos --json figures.json`
     """
     evaluation = compare_folder(data, {"embed": model}, protocol).models[0].evaluation
     if json_file:

@@ -66,6 +66,8 @@ def match(
 ) -> None:
     """Say which SKU each picture shows.
 
+    Exit code 12: none of the pictures could be read.
+
     Example: `skumatch match photo.jpg --model champion --top-k 3`
     Many: `skumatch match photos --out matches.parquet --html matches.html`
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +73,7 @@ def version_argument(words: str = "A version's number or an alias.") -> Any:
     return typer.Argument(metavar="VERSION", autocompletion=completed(*ALIASES), help=words)
 
 
-def renamed(old: Sequence[Any] | Any, new: Any, before: str, now: str) -> Any:
+def renamed(old: Any, new: Any, before: str, now: str) -> Any:
     """Return the value of an option that was given by its name of today or by its earlier name.
 
     Args:

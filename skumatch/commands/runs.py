@@ -57,6 +57,8 @@ def run(
 ) -> None:
     """Run the whole loop: data, servers, one retrain, a summary; no process is left behind.
 
+    Exit code: that of the task that failed; 40 if the gate refused the model.
+
     Example: `skumatch run --data photos.zip --set train.epochs=3`
     """
     from skumatch.servers import services
@@ -128,6 +130,8 @@ def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -
 
 def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
     """Start a retrain on the running servers and follow it.
+
+    Exit code: that of the task that failed; 40 if the gate refused the model.
 
     Example: `skumatch retrain --set train.epochs=3 --set seed=1`
     """

@@ -237,6 +237,8 @@ def test_help_fits_the_terminal(skumatch: Any, monkeypatch: pytest.MonkeyPatch, 
         ended = skumatch(*command.removesuffix(" show").split(), "--help")
         assert ended.code == 0 and max(map(len, ended.out.splitlines())) <= width
         assert "<bool>" not in ended.out and "skumatch" in ended.out
+        examples = [line.strip() for line in ended.out.splitlines() if "Example:" in line]
+        assert all(line.endswith("`") for line in examples), "an example is on one line"
 
 
 def test_the_help_of_audit_has_what_a_newcomer_needs(skumatch: Any) -> None:
