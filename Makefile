@@ -27,7 +27,7 @@ XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SKUMATCH := $(BIN)/python -m skumatch
 
 .PHONY: env run up down test lint types contracts site wheel tests coverage test-deployment prove mutants
-.PHONY: format hooks lock clean house
+.PHONY: docs-reference format hooks lock clean house
 
 run: env
 	@$(SKUMATCH) run $(if $(DATA),--data "$(DATA)") $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") $(foreach one,$(SET),--set $(one))
@@ -96,6 +96,10 @@ mutants: env
 
 house: env
 	@$(BIN)/python -m tests.house
+
+# Those pages of docs/reference that the code holds.
+docs-reference: env
+	@$(BIN)/python docs/reference/generate.py
 
 format: env
 	$(BIN)/ruff check --fix .

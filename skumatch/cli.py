@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from skumatch import terminal
 from skumatch.errors import SkumatchError
 from skumatch.files import disk_errors, text_errors
+from skumatch.version import VERSION
 
 PLACES = {  # command -> module and function or app in `skumatch.commands`
     "init": "init.init",
@@ -41,6 +42,8 @@ PLACES = {  # command -> module and function or app in `skumatch.commands`
     "bench": "bench.app",
     "worker": "worker.app",
 }
+
+HIDDEN = {"worker"}  # which only Airflow's tasks start
 
 
 class Commands(Mapping[str, Any]):
@@ -70,6 +73,7 @@ def _command(word: str) -> Any:
     command = get_command(target)
     command.name = word
     expand_paths(command)
+    plain_flags(command)
     return command
 
 
@@ -78,9 +82,26 @@ def expand_paths(command: Any) -> None:
     for subcommand in getattr(command, "commands", {}).values():
         expand_paths(subcommand)
     if call := command.callback:
-        command.callback = lambda **options: call(
-            **{name: _expanded(value) for name, value in options.items()}
-        )
+
+        @wraps(call)
+        def call_expanded(**options: Any) -> Any:
+            return call(**{name: _expanded(value) for name, value in options.items()})
+
+        command.callback = call_expanded
+
+
+def plain_flags(command: Any) -> None:
+    """Show options without a value without a type in the help of a command and its subcommands."""
+    for subcommand in getattr(command, "commands", {}).values():
+        plain_flags(subcommand)
+    _plain(command.get_params(typer.Context(command)))
+
+
+def _plain(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
 
 
 def _expanded(value: Any) -> Any:
@@ -98,24 +119,44 @@ class OnDemand(TyperGroup):
         super().__init__(**attributes)
         self.commands = Commands()  # type: ignore[assignment]
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, with those of tab completion, which typer adds late."""
+        return _plain(super().get_params(ctx))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete names of commands without importing any."""
+        self.commands = {name: TyperCommand(name, hidden=name in HIDDEN) for name in PLACES}
+        return super().shell_complete(ctx, incomplete)
+
 
 app = typer.Typer(
     cls=OnDemand,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Retrain, judge, register and audit the model that says which product a shelf photo shows.",
+    epilog="Every error has an exit code of its own kind: docs/reference/exit-codes.md.",
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"skumatch {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
-def _all() -> None: ...
+def _all(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None: ...
 
 
 def main() -> NoReturn:
     """Run the command line of skumatch."""
-    run(app)
+    run(partial(app, prog_name="skumatch"))  # also for `python -m skumatch`, so that it completes words
 
 
 def run(command: Callable[..., Any]) -> NoReturn:

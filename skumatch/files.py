@@ -61,7 +61,10 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        # Shortened, since the longest name that a disk takes would have no room for more.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:40]}.", suffix=path.suffix[:10], dir=path.parent
+        )
         os.close(handle)
         aside = Path(name)
         yield aside
@@ -75,6 +78,30 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     finally:
         if aside:
             aside.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Try whether a file can be written at a path, before long work; nothing is left behind.
+
+    Args:
+        path: The file; neither it nor its folders have to exist.
+
+    Raises:
+        StorageError: The place is a folder or a device, can't be written to, or the name is too long.
+    """
+    cure = "give the path of a file in a folder that can be written to"
+    try:
+        if path.absolute().parent == Path("/dev") or (path.exists() and not path.is_file()):
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise StorageError(f"{path} can't be written: it is {kind}; {cure}.")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        longest = os.pathconf(folder, "PC_NAME_MAX")
+        if any(len(os.fsencode(part)) > longest for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror or error}; {cure}.") from error
 
 
 def store_errors() -> tuple[type[Exception], ...]:
@@ -159,7 +186,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def disk_errors(activity: str) -> Iterator[None]:
-    """Raise StorageError in place of the OSError of a full, read-only or failing disk.
+    """Raise an error of ours in place of the OSError of a disk that refuses, or of a name that is too long.
 
     Every other OSError is a bug of ours, and passes unchanged.
 
@@ -167,11 +194,16 @@ def disk_errors(activity: str) -> Iterator[None]:
         activity: The work that is done, as `this command`, for the sentence.
 
     Raises:
-        StorageError: The disk refused.
+        StorageError: The disk is full, read-only or fails.
+        DataError: No file can have a name that was given.
     """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"No file can be called {error.filename}: that is too long; correct it."
+            ) from error
         if error.errno not in DISK:
             raise
         where = f" ({error.filename})" if error.filename else ""

@@ -7,10 +7,11 @@ refused, since a wrong guess would change names unnoticed.
 from __future__ import annotations
 
 import codecs
+import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from skumatch.errors import DataError, SkumatchError
@@ -36,6 +37,7 @@ BINARIES = (
 SAVE = "save it as UTF-8 text (`iconv -f ENCODING -t UTF-8` converts a text; Excel calls it CSV UTF-8)"
 LIST = "a text file with one SKU a line"
 NEW_LINE = re.compile(r"\r\n|\r|\n")
+CLOSE = 0.75  # similarity from which a name is suggested, as difflib measures it
 SHOWN = 80  # characters of a name in a sentence
 
 
@@ -146,6 +148,13 @@ def alike(name: str) -> str:
     """
     seen = (letter for letter in unicodedata.normalize("NFD", name) if unicodedata.category(letter) != "Cf")
     return composed(" ".join("".join(seen).casefold().split()))
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `Did you mean 'NAME'? ` for the most similar of some names; empty if none is similar."""
+    spelt = {alike(known): known for known in names}
+    matches = difflib.get_close_matches(alike(name), spelt, 1, CLOSE)
+    return f"Did you mean '{visible(spelt[matches[0]])}'? " if matches else ""
 
 
 def visible(name: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from skumatch.errors import DataError, StorageError
 from skumatch.files import (
     canonical_json,
+    check_writable,
     disk_errors,
     file_system,
     read_json,
@@ -131,3 +132,23 @@ def test_a_private_file_is_its_owners_from_the_first_byte_on(
     monkeypatch.setattr(Path, "write_text", watched)
     write_private(path, "hush")
     assert seen == [0o600] and path.stat().st_mode & 0o777 == 0o600 and path.read_text() == "hush"
+
+
+def test_a_place_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "new/folder/file.json", tmp_path / "file", tmp_path / ("é" * 120)):
+        check_writable(path)
+    refused = [tmp_path, tmp_path / "file/x", tmp_path / "pipe", tmp_path / ("é" * 130)]
+    for path in [*refused, tmp_path / ("x" * 300) / "x.json", Path("/proc/x"), Path("/dev/full")]:
+        with pytest.raises(StorageError, match="can't be written"):
+            check_writable(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+def test_the_longest_name_of_a_file_can_be_written(tmp_path: Path) -> None:
+    for name in ("x" * 250 + ".json", "é" * 127, "x." + "y" * 253):
+        write_text(tmp_path / name, "text")
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(DataError, match=r"No file can be called .*: that is too long"), disk_errors("a test"):
+        (tmp_path / ("x" * 300)).stat()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from benchmarks.__main__ import app as benchmarks
 from skumatch import errors
@@ -65,6 +66,9 @@ def parse(words: list[str], program: typer.Typer = app) -> dict[str, Any]:
     """
     command: Any = typer.main.get_command(program)
     name, *rest = words
+    if rest and rest[0].startswith("-"):  # an option of the program itself
+        [option] = [param for param in command.get_params(typer.Context(command)) if rest[0] in param.opts]
+        return {option.name: True}
     while hasattr(command, "commands"):
         name, *rest = command.completed(rest) if isinstance(command, ShowByDefault) else rest
         command = command.commands[name]
@@ -167,14 +171,14 @@ def test_files_and_variables_that_are_named_exist(path: Path) -> None:
 
 
 def test_every_setting_is_told() -> None:
-    operations = (ROOT / "docs/operations.md").read_text("utf-8")
+    variables = (ROOT / "docs/reference/variables.md").read_text("utf-8")
     for name in Settings.model_fields:
-        assert f"SKUMATCH_{name.upper()}" in README
-        assert f"SKUMATCH_{name.upper()}" in operations
+        assert f"| `SKUMATCH_{name.upper()}`" in variables or f", `SKUMATCH_{name.upper()}` |" in variables
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
-    rows = {(int(code), name) for code, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", README, re.MULTILINE)}
+    page = (ROOT / "docs/reference/exit-codes.md").read_text("utf-8")
+    rows = {(int(code), name) for code, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)}
     assert rows == set(exit_codes())
 
 
@@ -184,6 +188,27 @@ def exit_codes() -> Iterator[tuple[int, str]]:
             isinstance(kind, type) and issubclass(kind, errors.SkumatchError) and kind is not errors.Relayed
         ):  # it has another's code
             yield (errors.RunFailed("").exit_code if kind is errors.RunFailed else kind.exit_code), name
+
+
+@pytest.mark.parametrize("name", ["cli.md", "parameters.md"])
+def test_a_reference_page_is_what_the_code_says(name: str) -> None:
+    folder = ROOT / "docs/reference"
+    pages = runpy.run_path(str(folder / "generate.py"))["pages"]()
+    assert pages[name] == (folder / name).read_text("utf-8"), "run `make docs-reference`"
+
+
+def test_the_reference_has_every_command_and_parameter() -> None:
+    """Checked by names from params.yaml and typed here, not by the generator's own lists."""
+    folder = ROOT / "docs/reference"
+    parameters = (folder / "parameters.md").read_text("utf-8")
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+    sections = {name: keys for name, keys in tree.items() if name != "seed"}
+    for name in ("seed", *(f"{section}.{key}" for section, keys in sections.items() for key in keys)):
+        assert f"| `{name}` |" in parameters or f"| `{name}." in parameters, name
+    commands_page = (folder / "cli.md").read_text("utf-8")
+    for name in ("run", "models", "match", "data retire", "audit", "audit diff", "bench workers"):
+        assert f"\n## skumatch {name}\n" in commands_page
+    assert "worker" not in re.findall(r"^## skumatch (\w+)$", commands_page, re.MULTILINE)
 
 
 def test_the_documents_list_each_decision() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from skumatch import texts
 from skumatch.errors import DataError, ParameterError
-from skumatch.texts import alike, decode, read_names, read_text, visible
+from skumatch.texts import alike, decode, did_you_mean, read_names, read_text, visible
 
 letters = st.characters(exclude_characters="\0\ufeff", exclude_categories=("Cs",))
 ENCODERS = {
@@ -122,3 +122,11 @@ def test_a_name_in_a_sentence_shows_what_cannot_be_seen() -> None:
     assert visible("größe 牛乳.py") == "größe 牛乳.py"
     assert [visible(name) for name in ("a\nb", "\x1b[31m", "\udce9")] == ["a\\nb", "\\x1b[31m", "\\udce9"]
     assert visible("x" * 1000) == "x" * 80 + "..."
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("champoin", "Did you mean 'champion'? "), ("CHAMPION ", "Did you mean 'champion'? "), ("tea", "")],
+)
+def test_the_most_similar_name_is_suggested(name: str, hint: str) -> None:
+    assert did_you_mean(name, ["challenger", "champion"]) == hint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -16,12 +16,13 @@ from skumatch.config import Settings, expanded
 from skumatch.data.images import decode, pixel_hash
 from skumatch.data.manifest import read_manifest
 from skumatch.data.split import GALLERY_ROLES
-from skumatch.errors import ParameterError, SkumatchError
+from skumatch.errors import ParameterError, ReferenceNotFound, SkumatchError
 from skumatch.pipeline.repository import Repository, pointer
+from skumatch.registry.labels import nameable
 from skumatch.registry.registry import RELEASE_TAG, TRAINED_TAG, ModelRef, Registry
 from skumatch.registry.tracking import KIND_TAG
 from skumatch.stages import artefacts
-from skumatch.texts import alike
+from skumatch.texts import alike, did_you_mean, visible
 
 SHORTEST = 8  # least digits of an abbreviated hash
 LONGEST = 80  # most characters of a name in an error message
@@ -134,6 +135,32 @@ def uses(settings: Settings, registry: Registry, wanted: Wanted) -> Iterator[Use
                 None,
                 f"{ROLES} in MLflow, or the manifest, can't be read ({type(error).__name__}).",
             )
+
+
+def check_sku(registry: Registry, sku: str, by_version: Sequence[Use]) -> None:
+    """Check that a SKU is known to a version, so that a mistyped name isn't answered with zeros.
+
+    Args:
+        registry: The registry that has the versions.
+        sku: The name, in any equivalent spelling.
+        by_version: Its pictures in every version.
+
+    Raises:
+        ReferenceNotFound: No version was given pictures of it, and no gallery has it.
+    """
+    if any(use.rows is None or len(use.rows) for use in by_version):
+        return
+    names: set[str] = set()
+    for use in by_version:
+        try:
+            names |= nameable(registry, use.ref)
+        except SkumatchError:  # a version that might have known it
+            return
+    if alike(sku) not in map(alike, names):
+        raise ReferenceNotFound(
+            f"{did_you_mean(sku, names)}No version of '{registry.model_name}' knows a SKU '{visible(sku)}'; "
+            "correct the name."
+        )
 
 
 def _manifest(settings: Settings, data: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from skumatch.errors import DataError, ParameterError
 from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.repository import md5_of
-from skumatch.texts import alike, visible
+from skumatch.texts import alike, did_you_mean, visible
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -105,7 +105,8 @@ def _of_skus(rows: pd.DataFrame, today: pd.DataFrame, skus: Collection[str]) -> 
     for sku in skus:
         known = rows[rows["sku"].map(alike).eq(alike(sku))]
         if known.empty:
-            refusal = f"No data version has a product '{visible(sku)}'"
+            hint = did_you_mean(sku, rows["sku"].unique())
+            refusal = f"{hint}No data version has a product '{visible(sku)}'"
             raise DataError(f"{refusal}; `skumatch data inspect` shows what there is.")
         others = today.loc[~today["sku"].map(alike).eq(alike(sku)), "sha256"]
         pictures |= set(known.loc[~known["sha256"].isin(others), "sha256"])

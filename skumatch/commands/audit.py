@@ -14,6 +14,15 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from skumatch.commands.options import (
+    ALIASES,
+    completed,
+    flag,
+    output_folder,
+    renamed,
+    version_argument,
+    written,
+)
 from skumatch.config import Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import AuditFailed, ParameterError
@@ -23,63 +32,114 @@ from skumatch.registry.registry import Registry
 
 
 class ShowByDefault(TyperGroup):
-    """Command group with the default command `show`: `audit champion` is `audit show champion`."""
+    """Command group with the hidden default command `show`: `audit champion` is `audit show champion`.
+
+    Its help and its tab completion are those of `show`, together with the other commands.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments with the default command put in."""
-        return super().parse_args(ctx, self.completed(args))
+        completes_a_first_word = ctx.resilient_parsing and not args
+        return super().parse_args(ctx, args if completes_a_first_word else self.completed(args))
 
     def completed(self, args: list[str]) -> list[str]:
         """Return the arguments, with `show` in front where a command is missing."""
         known = bool(args) and (args[0] in self.commands or args[0] == "--help")
         return args if known else ["show", *args]
 
+    def documented(self, ctx: Any) -> TyperGroup:
+        """Return a group with the options of `show` and the commands that aren't hidden, for its help."""
+        show = self.commands["show"]
+        others = {name: command for name, command in self.commands.items() if not command.hidden}
+        return TyperGroup(
+            name=self.name,
+            help=show.help,
+            params=[*show.params, self.get_help_option(ctx)],
+            add_help_option=False,
+            commands=others,
+            subcommand_metavar="",
+            rich_markup_mode=self.rich_markup_mode,
+        )
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of `show`, and the names of the other commands."""
+        self.documented(ctx).format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete the first word: a command, an alias or an option of `show`."""
+        show = self.commands["show"]
+        return [
+            *super().shell_complete(ctx, incomplete),
+            *show.params[0].shell_complete(ctx, incomplete),
+            *show.shell_complete(ctx, incomplete),
+        ]
+
 
 app = typer.Typer(
-    cls=ShowByDefault, add_completion=False, help="Where a model came from, and whether that holds."
+    cls=ShowByDefault, add_completion=False, help="Show where a model came from, and check that it holds."
 )
 console = Console()
+SIDE = "A version's number or an alias."
 
 
-@app.command()
+@app.command(hidden=True)
 def show(
-    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    version: Annotated[str, version_argument()] = "champion",
     verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify", help="Hash everything again, compute what is cheap again, judge every link."
-        ),
+        bool, flag("--verify", "Hash everything again, compute what is cheap again, judge every link.")
     ] = False,
+    html: Annotated[Path | None, written("--html", "Write the lineage page to this file.")] = None,
+    page: Annotated[Path | None, written("--page", "Earlier name of --html.", hidden=True)] = None,
+    output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
     export: Annotated[
         Path | None,
-        typer.Option(help="Keep the version's dossier in this new folder; it can be audited offline."),
+        written(
+            "--export",
+            "Keep the version's dossier in this new folder; it can be audited offline.",
+            output_folder,
+        ),
     ] = None,
     dossier: Annotated[
-        Path | None, typer.Option("--from", help="Audit a dossier that --export made, without any server.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="FOLDER", help="Audit a dossier that --export made, without any server."
+        ),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="The public key (PEM) that the provenance must be signed with.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The public key (PEM) that the provenance must be signed with."),
     ] = None,
     pictures: Annotated[
-        bool,
-        typer.Option("--pictures/--no-pictures", help="Fetch the data's pictures too, which may be large."),
+        bool, flag("--pictures/--no-pictures", "Fetch the data's pictures too, which may be large.")
     ] = True,
-    page: Annotated[
-        Path | None, typer.Option(help="Write the lineage page, one HTML file, to this path.")
-    ] = None,
     image: Annotated[
-        str | None, typer.Option(help="Which models were given this picture: a file, or its SHA-256.")
+        str | None,
+        typer.Option(
+            metavar="PICTURE",
+            help="Ask which models were given this picture: a file, or 8 or more digits of its SHA-256.",
+        ),
     ] = None,
     sku: Annotated[
         str | None,
-        typer.Option(help="Which models were given pictures of this SKU, and when it could be named."),
+        typer.Option(
+            metavar="SKU",
+            help="Ask which models were given pictures of this SKU, and when it could be named.",
+        ),
     ] = None,
     at: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Which model was in production on that day.")
+        datetime | None,
+        typer.Option(
+            metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="Ask which model was in production on that day."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the chain to this file, too.")] = None,
 ) -> None:
-    """Show the chain of a model, from its promotion back to the pictures, or answer one question."""
+    """Show the chain of a model, from its promotion back to the pictures, or answer one question.
+
+    Exit code 41: a link of the chain is broken.
+
+    Example: `skumatch audit champion --verify --html chain.html`
+    """
+    html = renamed(page, html, "--page", "--html")
     if sum(value is not None for value in (image, sku, at)) > 1:
         raise ParameterError("--image, --sku and --at are questions of their own; ask one at a time.")
     if image is not None or sku is not None:
@@ -93,8 +153,7 @@ def show(
     from skumatch.audit.page import lineage_page
     from skumatch.audit.screen import chain_table
 
-    if dossier and export:
-        raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
+    _check(dossier, export, key)
     with ExitStack() as stack:
         source = (
             Dossier(dossier)
@@ -103,8 +162,8 @@ def show(
         )
         chain = links(replace(source, key=key), verify)
         console.print(chain_table(source.facts, chain))
-        if page:
-            write_text(page, lineage_page(source.facts, chain))
+        if html:
+            write_text(html, lineage_page(source.facts, chain))
         if output:
             tree = {
                 "facts": source.facts.model_dump(mode="json", by_alias=True),
@@ -120,11 +179,11 @@ def show(
 
 @app.command()
 def diff(
-    before: Annotated[str, typer.Argument(help="A version or an alias.")],
-    after: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Write the differences to this file, too.")
-    ] = None,
+    before: Annotated[str, typer.Argument(metavar="BEFORE", autocompletion=completed(*ALIASES), help=SIDE)],
+    after: Annotated[
+        str, typer.Argument(metavar="AFTER", autocompletion=completed(*ALIASES), help=SIDE)
+    ] = "champion",
+    output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
     """Compare two versions: data, parameters, code, environment, figures, and SKUs that gained or lost."""
     from skumatch.audit.diff import diff as between
@@ -138,13 +197,25 @@ def diff(
             write_text(output, json.dumps(asdict(differences), indent=2, ensure_ascii=False) + "\n")
 
 
+def _check(dossier: Path | None, export: Path | None, key: Path | None) -> None:
+    """Raise ParameterError for options that contradict, and for a file without a key."""
+    from skumatch.lineage.provenance import public_key
+
+    if dossier and export:
+        raise ParameterError("--from audits a dossier that is there, --export makes one; give one of them.")
+    if key:
+        public_key(key)
+
+
 def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
     from skumatch.audit.screen import uses_table
-    from skumatch.audit.uses import Wanted, picture, uses
+    from skumatch.audit.uses import Wanted, check_sku, picture, uses
 
     pictures = picture(image) if image is not None else Wanted(sku=sku)
     settings, registry = _registry()
     by_version = list(uses(settings, registry, pictures))
+    if sku is not None:
+        check_sku(registry, sku, by_version)
     subject = f"the picture {image}" if image is not None else f"pictures of {sku}"
     console.print(uses_table(subject, by_version))
     tree: dict[str, Any] = {
@@ -197,16 +268,16 @@ def _served(day: date, output: Path | None) -> None:
 
 
 def reproduce(
-    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    version: Annotated[str, version_argument()] = "champion",
     force: Annotated[
-        bool,
-        typer.Option("--force", help="Run every stage, training from its start, although results are known."),
+        bool, flag("--force", "Run every stage, training from its start, although results are known.")
     ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Write the comparison to this file, too.")
-    ] = None,
+    output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
-    """Make a version again from its input set, and compare every stage's outs with the record."""
+    """Make a version again from its input set, and compare every stage's outs with the record.
+
+    Exit code 41: an out differs.
+    """
     from skumatch.audit.reproduce import TOLERANCE, as_json
     from skumatch.audit.reproduce import reproduce as again
     from skumatch.audit.screen import reproduction_table

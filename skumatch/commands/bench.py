@@ -12,12 +12,15 @@ import typer
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from rich.console import Console
 
+from skumatch.commands.options import Overrides, written
 from skumatch.config import PARAMS, Settings, load_params
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_text
 from skumatch.servers.follow import follow, trigger
+from skumatch.texts import read_text
 
+EARLIER = "a file that `skumatch bench workers --json` wrote"
 BOUND = 1.3  # two workers against one, each with a core of its own
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measure the throughput of the running installation."
@@ -56,16 +59,13 @@ def bench() -> None:
 
 @app.command()
 def workers(
-    runs: Annotated[int, typer.Option(min=1, help="Retrains that are started together.")] = 4,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of theirs, as section.name=value.")
-    ] = None,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Retrains that are started together.")] = 4,
+    overrides: Overrides = None,
     against: Annotated[
-        Path | None, typer.Option(help="An earlier --json, say with one worker, to compare with.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An earlier --json, say with one worker, to compare with."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
-    ] = None,
+    output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
     """Start retrains together and wait for all of them; they are dry runs, so nothing is registered."""
     settings = current_settings()
@@ -100,7 +100,6 @@ def _measure(settings: Settings, runs: int, overrides: list[str]) -> Throughput:
 
 def _earlier(path: Path) -> Throughput:
     try:
-        return Throughput.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        refusal = f"{path} (--against) isn't what `skumatch bench workers --json` writes"
-        raise ParameterError(f"{refusal}; give such a file.") from error
+        return Throughput.model_validate_json(read_text(path, EARLIER, ParameterError))
+    except ValueError as error:
+        raise ParameterError(f"{path} (--against) is something else; give {EARLIER}.") from error

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skumatch.commands.data_changes import Why, change_data
+from skumatch.commands.options import flag, written
 from skumatch.config import PARAMS, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data import deltas
@@ -66,22 +67,21 @@ def size_of(items: Sequence[Any]) -> str:
 
 console = Console()
 
-Age = Annotated[int, typer.Option("--age", min=1, help="Keep everything that is younger than so many days.")]
+Age = Annotated[
+    int,
+    typer.Option("--age", metavar="DAYS", min=1, help="Keep everything that is younger than so many days."),
+]
 KeepRuns = Annotated[
-    int, typer.Option("--keep-runs", min=1, help="Keep what MLflow's runs of so many last days rest on.")
+    int,
+    typer.Option(
+        "--keep-runs", metavar="DAYS", min=1, help="Keep what MLflow's runs of so many last days rest on."
+    ),
 ]
-Delete = Annotated[
-    bool, typer.Option("--delete", help="Really delete; otherwise what would be deleted is shown.")
-]
-Erase = Annotated[
-    bool, typer.Option("--erase", help="Instead: files with pictures that `data erase` erased.")
-]
-AcceptLoss = Annotated[
-    bool, typer.Option("--accept-loss", help="With --erase: versions may lose parts for good.")
-]
+Delete = Annotated[bool, flag("--delete", "Really delete; otherwise what would be deleted is shown.")]
+Erase = Annotated[bool, flag("--erase", "Instead: files with pictures that `data erase` erased.")]
+AcceptLoss = Annotated[bool, flag("--accept-loss", "With --erase: versions may lose parts for good.")]
 Output = Annotated[
-    Path | None,
-    typer.Option("--json", help="Write the names of what is (or would be) deleted to this file, too."),
+    Path | None, written("--json", "Write the same facts, with all names, as JSON to this file.")
 ]
 
 
@@ -97,6 +97,10 @@ def gc(
 
     These are old workspaces, objects in cache and remote, checkpoints, vectors and claims.
     With --erase it is instead every file with erased pictures, needed or not.
+
+    Exit code 42: it can't tell what is needed, or a run is at work; 44: versions would lose parts.
+
+    Example: `skumatch gc --age 14 --keep-runs 180 --delete`
     """
     if erase:
         _erase_everywhere(delete, accept_loss)
@@ -147,8 +151,12 @@ def _as_json(kind: str, items: list[Any]) -> dict[str, Any]:
     }
 
 
-Images = Annotated[list[str] | None, typer.Option("--image", help="The SHA-256 of a picture; repeatable.")]
-Products = Annotated[list[str] | None, typer.Option("--sku", help="All pictures of a product; repeatable.")]
+Images = Annotated[
+    list[str] | None, typer.Option("--image", metavar="SHA256", help="A picture, by its SHA-256; repeatable.")
+]
+Products = Annotated[
+    list[str] | None, typer.Option("--sku", metavar="SKU", help="All pictures of a product; repeatable.")
+]
 ROLES = {"train": "trained on", "val": "validated on", "gallery": "in the gallery", "query": "asked as query"}
 
 
@@ -156,6 +164,8 @@ def erase(image: Images = None, sku: Products = None, why: Why = "") -> None:
     """Erase pictures: show everything that has them, and make a data version without them, for good.
 
     `skumatch gc --erase` then deletes them from older versions, models and stores.
+
+    Example: `skumatch data erase --sku "Cola Classic 1 L" --why "recalled"`
     """
     from skumatch.audit.uses import Wanted, uses
     from skumatch.cleanup.erase_choice import choose

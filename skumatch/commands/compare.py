@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.console import Console
 
+from skumatch.commands.options import completed, written
 from skumatch.config import PARAMS
 from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 
 console = Console()
 
-PROTOCOL_HELP = f"One of {', '.join(get_args(Protocol))}; docs/evaluation.md tells what each asks."
+PROTOCOLS = get_args(Protocol)
+Evaluated = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="A folder in RP2K's layout.")]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        autocompletion=completed(*PROTOCOLS),
+        help=f"One of {', '.join(PROTOCOLS)}; docs/evaluation.md tells what each asks.",
+    ),
+]
 # Beginnings of a reference without a name: an equals sign in it belongs to a path.
 NO_NAME = ("/", ".", "~", "frozen:", "hf:")
 
@@ -31,16 +42,20 @@ def compare(
     models: Annotated[
         str,
         typer.Option(
-            help="References with commas between them, each with a name if you like: CLIP=hf:clip,champion."
+            metavar="MODEL,...",
+            help="Models as for --model of `evaluate`, each with a name if you like: CLIP=hf:clip,champion.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
-    protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "full",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with chart and table to this file.")] = None,
-    chart: Annotated[Path | None, typer.Option(help="Write the chart as SVG to this file.")] = None,
+    data: Evaluated,
+    protocol: ProtocolName = "full",
+    json_file: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
+    html: Annotated[Path | None, written("--html", "Write a page with chart and table to this file.")] = None,
+    chart: Annotated[Path | None, written("--chart", "Write the chart as SVG to this file.")] = None,
 ) -> None:
-    """Compare encoders on the same pictures: top-1/3/5 with intervals, and differences to the first one."""
+    """Compare encoders on the same pictures: top-1/3/5 with intervals, and differences to the first one.
+
+    Example: `skumatch compare --data photos --models hf:clip,champion`
+    """
     from skumatch.comparing.page import draw, page
     from skumatch.comparing.table import table
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from skumatch.commands.cleanup import erase
 from skumatch.commands.data_changes import add, log, relabel, remove, rename, retire, undo
 from skumatch.commands.data_view import change_lines, import_lines, quarantine_table, side_table
+from skumatch.commands.options import renamed
 from skumatch.config import PARAMS, Settings, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data.delivery.importer import import_data
@@ -28,33 +29,50 @@ from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.texts import read_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Import data, change it, and look at it.")
-for command in (add, retire, relabel, rename, remove, erase, undo, log):
-    app.command()(command)
 console = Console()
 
 Delivery = Annotated[
-    Path, typer.Argument(help="A folder or zip in RP2K's layout; the whole data set, not only what is new.")
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A folder or zip in RP2K's layout; the whole data set, not only what is new.",
+    ),
 ]
-SkuFile = Annotated[Path | None, typer.Option("--skus", help="A text file: only these SKUs, one a line.")]
+SkuFile = Annotated[
+    Path | None,
+    typer.Option("--skus", metavar="FILE", help="Only the SKUs in this text file, one a line."),
+]
 Catalogue = Annotated[
     Path | None,
-    typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>: a second gallery."),
+    typer.Option(
+        "--catalogue",
+        metavar="FOLDER",
+        help="A folder of catalogue pictures, <sku>.<ext>: a second gallery.",
+    ),
 ]
-Skus = Annotated[int, typer.Option(help="Products to render.")]
-Train = Annotated[int, typer.Option(help="Gallery photos a product.")]
-Test = Annotated[int, typer.Option(help="Query photos a product.")]
 
 
 @app.command("import")
 def import_(path: Delivery, skus: SkuFile = None, catalogue: Catalogue = None) -> None:
-    """Make a data version of PATH: shards, manifest, quarantine list; stored in the DVC remote."""
+    """Make a data version of a delivery: shards, manifest, quarantine list; stored in the DVC remote.
+
+    Example: `skumatch data import photos.zip --catalogue catalogue`
+    """
     _announce(lambda: import_and_store(path, skus, catalogue))
 
 
 @app.command()
-def sample(skus: Skus = 24, train: Train = 10, test: Test = 5) -> None:
+def sample(
+    products: Annotated[
+        int | None, typer.Option(metavar="N", min=1, show_default="24", help="Products to render.")
+    ] = None,
+    skus: Annotated[int | None, typer.Option(min=1, hidden=True, help="Earlier name of --products.")] = None,
+    train: Annotated[int, typer.Option(metavar="N", min=0, help="Gallery photos of each product.")] = 10,
+    test: Annotated[int, typer.Option(metavar="N", min=0, help="Query photos of each product.")] = 5,
+) -> None:
     """Render a deterministic set of shelf photos and import it: nothing is downloaded."""
-    _announce(lambda: render_and_store(skus, train, test))
+    count = renamed(skus, products, "--skus", "--products") or 24
+    _announce(lambda: render_and_store(count, train, test))
 
 
 def render_and_store(skus: int = 24, train: int = 10, test: int = 5) -> str:
@@ -94,6 +112,10 @@ def inspect() -> None:
     if summary["junk"]:
         left = ", ".join(f"{kind} {count:,}" for kind, count in summary["junk"].items())
         console.print(f"Other files, left out: {left}.", highlight=False, soft_wrap=True)
+
+
+for command in (add, retire, relabel, rename, remove, erase, undo, log):
+    app.command()(command)
 
 
 def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | None = None) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skumatch.commands.data_view import change_lines, left_out_lines, some
+from skumatch.commands.options import completed, flag, renamed
 from skumatch.config import PARAMS, Settings, check_places, load_params, require_project, user
 from skumatch.config import settings as current_settings
 from skumatch.data import deltas
@@ -31,20 +32,35 @@ from skumatch.servers.new_data import announce
 from skumatch.texts import read_bytes, read_names
 
 console = Console()
-Why = Annotated[str, typer.Option("--why", help="The reason, kept in the record.")]
-SkuFile = Annotated[Path | None, typer.Option("--file", help="A text file of SKUs, one a line.")]
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, kept in the record.")]
+SkuFile = Annotated[
+    Path | None, typer.Option("--skus", metavar="FILE", help="The SKUs in this text file, one a line.")
+]
+EarlierFile = Annotated[Path | None, typer.Option("--file", hidden=True, help="Earlier name of the list.")]
 Skus = Annotated[
-    list[str] | None, typer.Argument(help="Products, in any spelling that is theirs but for case and blanks.")
+    list[str] | None,
+    typer.Argument(metavar="SKU", help="Products, in any spelling of case and blanks."),
 ]
 Delivery = Annotated[
-    Path, typer.Argument(help="A folder or zip of new pictures: all/<side>/<sku>/<image>, or <sku>/<image>.")
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A folder or zip of new pictures: all/<side>/<sku>/<image>, or <sku>/<image>.",
+    ),
 ]
 Side = Annotated[
-    str, typer.Option(help="Where pictures in <sku>/<image> go: train (to match against) or test (to ask).")
+    str,
+    typer.Option(
+        metavar="SIDE",
+        autocompletion=completed("train", "test"),
+        help="Where pictures in <sku>/<image> go: train (to match against) or test (to ask).",
+    ),
 ]
 Catalogue = Annotated[
-    Path | None, typer.Option("--catalogue", help="A folder of catalogue pictures, <sku>.<ext>.")
+    Path | None,
+    typer.Option("--catalogue", metavar="FOLDER", help="A folder of catalogue pictures, <sku>.<ext>."),
 ]
+DAY = "YYYY-MM-DD"
 
 
 def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, why: Why = "") -> None:
@@ -72,13 +88,16 @@ def add(delivery: Delivery, side: Side = "train", catalogue: Catalogue = None, w
 def retire(
     skus: Skus = None,
     file: SkuFile = None,
-    until: Annotated[str, typer.Option(help="The last day of sale, as 2026-11-30.")] = "",
-    back: Annotated[
-        bool, typer.Option("--back", help="The other way: retired products are sold again.")
-    ] = False,
+    earlier_file: EarlierFile = None,
+    until: Annotated[str, typer.Option(metavar=DAY, help="The last day of sale.")] = "",
+    back: Annotated[bool, flag("--back", "The other way: retired products are sold again.")] = False,
     why: Why = "",
 ) -> None:
-    """Retire products: after the next refresh no answer names them, and their photos count as unknown."""
+    """Retire products: after the next refresh no answer names them, and their photos count as unknown.
+
+    Example: `skumatch data retire --skus delisted.txt --until 2026-11-30`
+    """
+    file = renamed(earlier_file, file, "--file", "--skus")
     names = _names(skus, file)
     if back and until:
         raise ParameterError("--until goes with products that are retired, not with --back; leave one out.")
@@ -89,7 +108,10 @@ def retire(
 
 
 def relabel(
-    table: Annotated[Path, typer.Argument(help="A CSV with the columns image (an id or a SHA-256) and sku.")],
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="A CSV with the columns image (an id or a SHA-256) and sku."),
+    ],
     why: Why = "",
 ) -> None:
     """Give pictures other SKUs, also to split a product into several."""
@@ -102,11 +124,9 @@ def relabel(
 
 
 def rename(
-    old: Annotated[str, typer.Argument(help="A product.")],
-    new: Annotated[str, typer.Argument(help="Its new name.")],
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Join it to the product that has this name already.")
-    ] = False,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A product.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    merge: Annotated[bool, flag("--merge", "Join it to the product that has this name already.")] = False,
     why: Why = "",
 ) -> None:
     """Give a product another name; it stays in or out of training as it was."""
@@ -115,21 +135,32 @@ def rename(
 
 def remove(
     images: Annotated[
-        list[str] | None, typer.Argument(help="Pictures: ids or SHA-256 of manifest rows.")
+        list[str] | None,
+        typer.Argument(metavar="IMAGE", help="Pictures: ids or SHA-256 of manifest rows."),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A text file of pictures, one a line.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="FILE", help="The pictures in this text file, one a line."),
+    ] = None,
+    earlier_file: EarlierFile = None,
     sku: Annotated[
-        list[str] | None, typer.Option("--sku", help="With --before: products with new packaging.")
+        list[str] | None,
+        typer.Option("--sku", metavar="SKU", help="With --before: a product with new packaging; repeatable."),
     ] = None,
     before: Annotated[
-        str, typer.Option(help="With --sku: gallery pictures that were there on this day, as 2026-11-30.")
+        str,
+        typer.Option(metavar=DAY, help="With --sku: gallery pictures that were there on this day."),
     ] = "",
     why: Why = "",
 ) -> None:
-    """Take pictures out of the data, by name, or a product's old ones; earlier versions keep them."""
+    """Take pictures out of the data, by name, or a product's old ones; earlier versions keep them.
+
+    Example: `skumatch data remove --sku "Cola Classic 1 L" --before 2026-11-30`
+    """
+    file = renamed(earlier_file, file, "--file", "--images")
     if bool(sku) != bool(before) or sum(map(bool, (images, file, sku))) != 1:
         raise ParameterError(
-            "Name pictures, or a file that lists them with --file, or a product with --sku and --before."
+            "Name pictures, or a file that lists them with --images, or a product with --sku and --before."
         )
     if sku:
         known = data_versions.pictures_on(
@@ -243,7 +274,7 @@ def _names(skus: list[str] | None, file: Path | None) -> dict[str, str]:
         ParameterError: No names are given, or names and a file.
     """
     if bool(skus) == bool(file):
-        raise ParameterError("Name products, or a file that lists them with --file; one of the two.")
+        raise ParameterError("Name products, or a file that lists them with --skus; one of the two.")
     return read_names(file) if file else dict.fromkeys(skus or [], "the command")
 
 

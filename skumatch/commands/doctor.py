@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from skumatch.commands.options import written
 from skumatch.config import settings as current_settings
 from skumatch.doctor.finding import Finding
 from skumatch.errors import Unwell
@@ -57,11 +57,12 @@ console = Console()
 
 
 def doctor(
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Write the findings to this file, too.")
-    ] = None,
+    output: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
-    """Check packages, project, disk, GPU, remote, MLflow, Airflow and workers, and say what to mend."""
+    """Check packages, project, disk, GPU, remote, MLflow, Airflow and workers, and say what to mend.
+
+    Exit code 43: a part doesn't work.
+    """
     from skumatch.doctor.checks import CHECKS
     from skumatch.doctor.finding import Place, examine
     from skumatch.progress import track

@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.commands.compare import PROTOCOL_HELP, compare_folder
+from skumatch.commands.compare import Evaluated, ProtocolName, compare_folder
+from skumatch.commands.options import ALIASES, completed, written
 from skumatch.files import write_json
 from skumatch.retrieval.figures import Evaluation
 
@@ -87,18 +88,27 @@ def _slices(evaluation: Evaluation) -> Table:
 
 console = Console()
 
-Reference = Annotated[
-    str, typer.Option("--model", help="champion, challenger, a version, a bundle's folder, or frozen:NAME.")
+EncoderReference = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        autocompletion=completed(*ALIASES),
+        help="As for `match`, or an encoder alone: frozen:NAME, or a Hugging Face CLIP folder.",
+    ),
 ]
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(help="A folder in RP2K's layout.")],
-    model: Reference = "champion",
-    protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "full",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    data: Evaluated,
+    model: EncoderReference = "champion",
+    protocol: ProtocolName = "full",
+    json_file: Annotated[Path | None, written("--json", "Write the same facts as JSON to this file.")] = None,
 ) -> None:
-    """Score any encoder on any folder: top-1/3/5 with intervals, precision, slices; no pipeline needed."""
+    """Score any encoder on any folder: top-1/3/5 with intervals, precision, slices; no pipeline needed.
+
+    Example: `skumatch evaluate --data photos --json figures.json`
+    """
     evaluation = compare_folder(data, {"embed": model}, protocol).models[0].evaluation
     if json_file:
         write_json(json_file, evaluation.model_dump(mode="json"))

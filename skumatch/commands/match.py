@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skumatch.commands.options import ModelReference, flag, output_table, written
 from skumatch.config import Settings, params_or_defaults
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, ImageError, ParameterError
@@ -30,28 +31,46 @@ if TYPE_CHECKING:
 console = Console()
 
 MANY = "give --out matches.parquet"
-SKUS_HELP = "A text file: match with these SKUs alone, one a line; a table's column `assortment` goes first."
-PICTURES_HELP = "Pictures of single products; or folders or tables of them, with --out."
 
 
 def match(
-    images: Annotated[list[Path], typer.Argument(help=PICTURES_HELP)],
-    model: Annotated[
-        str, typer.Option("--model", help="champion, challenger, a version or a bundle's folder.")
-    ] = "champion",
-    top_k: Annotated[int, typer.Option(min=1)] = 5,
-    skus: Annotated[Path | None, typer.Option(help=SKUS_HELP)] = None,
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH", help="Pictures of single products; or folders or tables of them, with --out."
+        ),
+    ],
+    model: ModelReference = "champion",
+    top_k: Annotated[int, typer.Option(metavar="N", min=1, help="Nearest products of each picture.")] = 5,
+    skus: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Only the SKUs in this text file, one a line; a table's column `assortment` goes first.",
+        ),
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: a list of ranked matches for each picture.")
+        bool, flag("--json", "Print JSON instead: a list of ranked matches for each picture.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write a row a picture to this Parquet file; a stopped call goes on.")
+        Path | None,
+        written(
+            "--out",
+            "Write a row a picture to this table, .parquet or .csv; a stopped call goes on.",
+            output_table,
+        ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page that shows the pictures by product, beside --out.")
+        Path | None, written("--html", "With --out: write a page that shows the pictures by product.")
     ] = None,
 ) -> None:
-    """Say which SKU each picture shows."""
+    """Say which SKU each picture shows.
+
+    Exit code 12: none of the pictures could be read.
+
+    Example: `skumatch match photo.jpg --model champion --top-k 3`
+    Many: `skumatch match photos --out matches.parquet --html matches.html`
+    """
     from skumatch.matching.shop_lists import read_list
     from skumatch.matching.tables import is_table
 
@@ -110,7 +129,7 @@ def _write(
     settings: Settings,
 ) -> None:
     from skumatch.bundle import Bundle
-    from skumatch.matching.batch import MatchPlan, check_out, match_all, matching
+    from skumatch.matching.batch import MatchPlan, check_out, match_all, matching, table_of, write_csv
     from skumatch.matching.page import page
     from skumatch.matching.pictures import list_pictures, open_pictures, shop_lists
     from skumatch.matching.shop_lists import look_up
@@ -123,14 +142,17 @@ def _write(
     assortments = look_up(bundle, shop_lists(listings), shop)
     _warn(assortments)
     with matching(out) as parts:
-        plan = MatchPlan(bundle, open_pictures(listings, parts), top_k, out, assortments)
+        table = table_of(out, parts)
+        plan = MatchPlan(bundle, open_pictures(listings, parts), top_k, table, assortments)
         before, total = match_all(plan, parts, params.embed.batch, params.runtime)
         if before:
             partly = f"{before:,} of {total:,} pictures were matched before."
             console.print(partly if before < total else f"{out} is up to date.", markup=False)
         if html:
             write_text(html, page(plan, _gallery(plan, settings)))
-    _tell(plan, html)
+        if table != out:
+            write_csv(table, out)
+        _tell(plan, out, html)
 
 
 def _gallery(plan: MatchPlan, settings: Settings) -> Callable[[str], Image.Image | None]:
@@ -144,7 +166,7 @@ def _gallery(plan: MatchPlan, settings: Settings) -> Callable[[str], Image.Image
         return lambda _: None
 
 
-def _tell(plan: MatchPlan, html: Path | None) -> None:
+def _tell(plan: MatchPlan, out: Path, html: Path | None) -> None:
     from skumatch.matching.batch import counts
 
     unknown, skus, problems = counts(plan.out)
@@ -158,8 +180,8 @@ def _tell(plan: MatchPlan, html: Path | None) -> None:
     )
     table.columns[1].justify = "right"
     console.print(table)
-    for path in filter(None, (plan.out, html)):
+    for path in filter(None, (out, html)):
         console.print(str(path), style="bold", markup=False, highlight=False, soft_wrap=True)
     if sum(problems.values()) == len(plan.images):
-        words = f"None of the pictures could be read; the column `problem` of {plan.out} says why of each"
+        words = f"None of the pictures could be read; the column `problem` of {out} says why of each"
         raise ImageError("unreadable", f"{words}.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -11,35 +12,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from skumatch.commands.options import flag, version_argument
 from skumatch.config import Settings, load_params, user
 from skumatch.config import settings as current_settings
 from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
 from skumatch.registry.journal import Entry, breaks, unheaded
 from skumatch.registry.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, ModelRef, Registry
+from skumatch.terminal import print_json
 
 console = Console()
 
-Why = Annotated[str, typer.Option("--why", help="The reason, kept in the journal.")]
-History = Annotated[
-    bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, kept in the journal.")]
+DryRun = Annotated[bool, flag("--dry-run", "Say what would be done; write nothing.")]
 
 
 def models(
     history: Annotated[
-        bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")
+        bool, flag("--history", "Who was champion when, and who said so: the journal.")
     ] = False,
+    as_json: Annotated[bool, flag("--json", "Print JSON instead.")] = False,
 ) -> None:
-    """List the registered versions and their aliases, or the journal of promotions."""
+    """List the registered versions and their aliases, or the journal of promotions.
+
+    Example: `skumatch models --json`
+    """
     from skumatch.promotion import promotion
 
     registry = _registry(current_settings())
     if history:
         heads = promotion.heads(registry)  # before the journal, which may grow meanwhile
-        _show_history(promotion.history(registry), heads)
+        show = _print_history if as_json else _show_history
+        show(promotion.history(registry), heads)
         return
     versions = registry.versions()
+    if as_json:
+        print_json([asdict(version_record(ref)) for ref in versions])
+        return
     console.print(
         versions_table(versions)
         if versions
@@ -51,6 +59,52 @@ def models(
             console.print(
                 f"Version {ref.version} can't serve: {held}.", markup=False, highlight=False, soft_wrap=True
             )
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """One registered version, as `skumatch models --json` prints it; null for a fact that it lacks.
+
+    Attributes:
+        version: Its number.
+        kind: `model` for a model release, `gallery` for a gallery release.
+        gallery_of: Of a gallery release, the version that brought its encoder.
+        encoder: SHA-256 of its encoder's weights.
+        aliases: Its aliases, sorted.
+        top1: The top-1 that the gate saw, 0 to 1.
+        bundle: SHA-256 of its bundle.
+        data: MD5 of its data version.
+        created: Time of its registration, in ISO 8601.
+        erased: Of a version that can't serve any more, the erasure of a picture of its gallery.
+    """
+
+    version: int
+    kind: Literal["model", "gallery"]
+    gallery_of: int | None
+    encoder: str | None
+    aliases: tuple[str, ...]
+    top1: float | None
+    bundle: str
+    data: str | None
+    created: str
+    erased: str | None
+
+
+def version_record(ref: ModelRef) -> VersionRecord:
+    """Return the facts of a version that the table of `skumatch models` shows, unabridged."""
+    release = ref.tags.get(RELEASE_TAG)
+    return VersionRecord(
+        version=ref.version,
+        kind="gallery" if release else "model",
+        gallery_of=int(release) if release else None,
+        encoder=ref.tags.get(ENCODER_TAG),
+        aliases=ref.aliases,
+        top1=ref.top1,
+        bundle=ref.bundle,
+        data=ref.data,
+        created=ref.created.isoformat(),
+        erased=ref.tags.get(ERASED_TAG),
+    )
 
 
 def versions_table(versions: Sequence[ModelRef]) -> Table:
@@ -79,7 +133,7 @@ def versions_table(versions: Sequence[ModelRef]) -> Table:
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "challenger",
+    version: Annotated[str, version_argument()] = "challenger",
     why: Why = "by hand",
     dry_run: DryRun = False,
 ) -> None:
@@ -117,7 +171,10 @@ def promote(
 
 def rollback(
     version: Annotated[
-        int | None, typer.Argument(help="A version that served before; default: the last one.")
+        int | None,
+        typer.Argument(
+            metavar="VERSION", show_default="the last one", help="The number of a version that served before."
+        ),
     ] = None,
     why: Why = "by hand",
     dry_run: DryRun = False,
@@ -151,6 +208,23 @@ def _say(ref: ModelRef, verb: str, suffix: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_history(entries: list[Entry], heads: dict[int, str]) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "entry": entry.number,
+            "when": entry.before.at.isoformat() if entry.before else None,
+            "action": entry.asked.action,
+            "version": entry.asked.version,
+            "outcome": entry.after.outcome if entry.after else None,
+            "champion": entry.after.champion if entry.after else None,
+            "who": entry.asked.who,
+            "why": entry.asked.why,
+        }
+        for entry in entries
+    ]
+    print_json({"entries": rows, "breaks": [*breaks(entries), *unheaded(entries, heads)]})
 
 
 def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:

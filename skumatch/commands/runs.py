@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from skumatch.commands.options import Overrides, completed, flag
 from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project, shown
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, Refused, ServiceError
 from skumatch.lineage.provenance import check_signing_key
+from skumatch.params import STAGES
 from skumatch.servers.airflow_api import REFRESH, RETRAIN
 
 if TYPE_CHECKING:
@@ -27,19 +29,23 @@ console = Console()
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A folder or zip in RP2K's layout, or `sample`; default: the data that is here, else the sample."
+        metavar="PATH",
+        autocompletion=completed("sample"),
+        show_default="the data that is here, else the sample",
+        help="A folder or zip in RP2K's layout, or `sample`.",
     ),
 ]
 Catalogue = Annotated[
     Path | None,
-    typer.Option(help="With --data: a folder of catalogue pictures, <sku>.<ext>: a second gallery."),
+    typer.Option(
+        metavar="FOLDER",
+        help="With --data: a folder of catalogue pictures, <sku>.<ext>: a second gallery.",
+    ),
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a parameter for this run: section.name=value.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything, register nothing.")]
+DryRun = Annotated[bool, flag("--dry-run", "Do everything, register nothing.")]
 DataRef = Annotated[
-    str | None, typer.Option("--data-ref", help="Git ref of data.dvc; default: the working tree's.")
+    str | None,
+    typer.Option("--data-ref", metavar="REF", show_default="the working tree's", help="Git ref of data.dvc."),
 ]
 
 
@@ -49,7 +55,12 @@ def run(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run the whole loop: data, servers, one retrain, a summary; no process is left behind."""
+    """Run the whole loop: data, servers, one retrain, a summary; no process is left behind.
+
+    Exit code: that of the task that failed; 40 if the gate refused the model.
+
+    Example: `skumatch run --data photos.zip --set train.epochs=3`
+    """
     from skumatch.servers import services
 
     settings = _ready_settings(overrides or ())
@@ -118,7 +129,12 @@ def prepare_data(data: str | None, catalogue: Path | None, settings: Settings) -
 
 
 def retrain(overrides: Overrides = None, dry_run: DryRun = False, data_ref: DataRef = None) -> None:
-    """Start a retrain on the running servers and follow it."""
+    """Start a retrain on the running servers and follow it.
+
+    Exit code: that of the task that failed; 40 if the gate refused the model.
+
+    Example: `skumatch retrain --set train.epochs=3 --set seed=1`
+    """
     settings = _ready_settings(overrides or ())
     _check_data(settings, data_ref)
     _read_code(settings)
@@ -132,7 +148,9 @@ def refresh(
     encoder: Annotated[
         int | None,
         typer.Option(
-            min=1, help="A version whose encoder is judged again on today's data, beside the gallery."
+            metavar="VERSION",
+            min=1,
+            help="The number of a version whose encoder is judged again on today's data, beside the gallery.",
         ),
     ] = None,
 ) -> None:
@@ -287,7 +305,7 @@ def down() -> None:
 def pull(
     refresh: Annotated[
         bool,
-        typer.Option("--refresh", help="For a refresh: no training, the champion's encoder on today's data."),
+        flag("--refresh", "For a refresh: no training, the champion's encoder on today's data."),
     ] = False,
 ) -> None:
     """Place a run's inputs in inputs/, so that `dvc repro` runs here without Airflow.
@@ -323,8 +341,13 @@ def pull(
     console.print("inputs/ is ready; `dvc repro` runs the pipeline here.")
 
 
-def stage(name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")]) -> None:
-    """Run one stage here, in this folder; `dvc repro NAME` runs it only if something changed."""
+def stage(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STAGE", autocompletion=completed(*STAGES), help="A stage of dvc.yaml."),
+    ],
+) -> None:
+    """Run one stage here, in this folder; `dvc repro STAGE` runs it only if something changed."""
     from skumatch.stages.runner import run as run_stage
 
     require_project(Path.cwd())  # since a failing stage writes its error into its folder

@@ -18,6 +18,7 @@ from skumatch.errors import DataError
 from skumatch.params import Params
 from skumatch.retrieval.figures import Protocol
 from skumatch.retrieval.photos import with_photos
+from skumatch.texts import did_you_mean, visible
 
 ROLES = {"train": "gallery", "test": "query", "catalogue": "catalogue"}
 
@@ -68,7 +69,8 @@ def list_folder(path: Path, protocol: str, params: Params) -> Folder:
     """
     known = get_args(Protocol)
     if protocol not in known:
-        raise DataError(f"There is no protocol '{protocol}'; there are {', '.join(known)}.")
+        problem = f"There is no protocol '{visible(protocol)}'; there are {', '.join(known)}"
+        raise DataError(f"{did_you_mean(protocol, known)}{problem}.")
     sides = ("train", "test", "catalogue") if protocol == "catalogue" else ("train", "test")
     return Folder(
         path,

@@ -7,7 +7,6 @@ of deltas has the content hash of one import of its result.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -21,9 +20,8 @@ from skumatch.data.products import RETIRED, SOLD, retired, with_product
 from skumatch.data.split import share
 from skumatch.data.version import Version
 from skumatch.errors import DataError
-from skumatch.texts import alike, composed, visible
+from skumatch.texts import alike, composed, did_you_mean, visible
 
-CLOSE = 0.75  # similarity from which a name is suggested, as difflib measures it
 LONGEST = 255  # bytes of a folder's name
 
 
@@ -269,10 +267,8 @@ def known_skus(version: Version, names: Mapping[str, str]) -> list[str]:
     spelt = {alike(sku): sku for sku in version.skus}
     for name, where in names.items():
         if alike(name) not in spelt:
-            matches = difflib.get_close_matches(alike(name), spelt, 1, CLOSE)
-            hint = f"Did you mean '{visible(spelt[matches[0]])}'? " if matches else ""
             problem = f"There is no product '{visible(name)}', which {where} names"
-            raise DataError(f"{hint}{problem}; correct the name.")
+            raise DataError(f"{did_you_mean(name, version.skus)}{problem}; correct the name.")
     return list(dict.fromkeys(spelt[alike(name)] for name in names))
 
 

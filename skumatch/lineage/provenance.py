@@ -14,6 +14,7 @@ from typing import Any
 
 from skumatch.errors import ParameterError
 from skumatch.lineage.lineage import Lineage, record_hash
+from skumatch.texts import read_bytes
 
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 PAYLOAD = "application/vnd.in-toto+json"
@@ -142,7 +143,7 @@ def signed_by(document: Mapping[str, Any], key: Path) -> bool:
     from securesystemslib.exceptions import VerificationError
     from securesystemslib.signer import Signature  # type: ignore[attr-defined]
 
-    parsed, public = Envelope.from_dict(json.loads(json.dumps(document))), _public(key)
+    parsed, public = Envelope.from_dict(json.loads(json.dumps(document))), public_key(key)
     for signature in parsed.signatures.values():  # the signature counts, not the key's id that it claims
         renamed = {public.keyid: Signature(public.keyid, signature.signature)}
         candidate = Envelope(parsed.payload, parsed.payload_type, renamed)
@@ -198,13 +199,14 @@ def _key_file(path: Path) -> bytes:
     raise ParameterError(f"{sentence}; correct the path or its rights.")
 
 
-def _public(path: Path) -> Any:
+def public_key(path: Path) -> Any:
+    """Return a public key for `signed_by`; raise ParameterError if the file (PEM) holds none."""
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
     try:
-        return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+        return SSlibKey.from_crypto(load_pem_public_key(read_bytes(path, "a public key", ParameterError)))
+    except (ValueError, TypeError) as error:
         raise ParameterError(
             f"{path} (--key) holds no public key in PEM; write it with `openssl pkey -in key.pem -pubout`."
         ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +21,9 @@ from numpy.typing import NDArray
 from skumatch.bundle import Assortment, Bundle, Match
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError, StorageError
-from skumatch.files import canonical_json, replacing, write_text
+from skumatch.files import canonical_json, replacing, store_refusals, write_text
 from skumatch.matching.shop_lists import Assortments
+from skumatch.matching.tables import CSV
 from skumatch.model.embed import Batch, stream
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, track
@@ -50,7 +53,7 @@ class MatchPlan(NamedTuple):
         bundle: The model and its gallery.
         images: The pictures.
         top_k: Number of nearest products per picture.
-        out: Path of the table.
+        out: Path of the table, in Parquet.
         assortments: The products that each of `images` is matched with; None for the whole gallery.
     """
 
@@ -96,8 +99,9 @@ def matching(out: Path) -> Iterator[Path]:
         StorageError: Another process writes the same table.
     """
     parts = out.with_name(f".{out.name}.parts")
-    try:
+    with store_refusals(f"{parts}, the folder of the unfinished table,", "give another --out"):
         parts.mkdir(parents=True, exist_ok=True)
+    try:
         with FileLock(parts / "lock", timeout=0):
             try:
                 yield parts
@@ -228,7 +232,36 @@ def _keep_only(parts: Path, key: str) -> None:
 
 def check_out(out: Path) -> None:
     """Raise DataError if there is a file at `out` that is no table of matches."""
-    _key(out)
+    if out.suffix.lower() != CSV:
+        _key(out)
+    elif out.exists():
+        with out.open("rb") as stream:
+            if stream.readline(200).rstrip() != ",".join(SCHEMA.names).encode():
+                raise _no_table(out)
+
+
+def table_of(out: Path, parts: Path) -> Path:
+    """Return the Parquet table that is written first: `out` itself, or for a CSV a file among its parts."""
+    return parts / "table.parquet" if out.suffix.lower() == CSV else out
+
+
+def write_csv(table: Path, out: Path) -> None:
+    """Write a table of matches as CSV, atomically: UTF-8, lists as JSON, an empty cell where it has none."""
+    with replacing(out) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(SCHEMA.names)
+        with pq.ParquetFile(table) as rows:
+            for batch in rows.iter_batches(PART):
+                writer.writerows(map(_cell, row.values()) for row in batch.to_pylist())
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell of a CSV; a similarity has the digits that tell its 32 bits."""
+    if isinstance(value, list):
+        return json.dumps([_cell(item) for item in value], ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _key(out: Path) -> str | None:
@@ -242,9 +275,11 @@ def _key(out: Path) -> str | None:
     try:
         return str((pq.read_schema(out).metadata or {})[KEY], "utf-8")
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise DataError(
-            f"{out} is there and no table of matches; give another --out, or remove it."
-        ) from error
+        raise _no_table(out) from error
+
+
+def _no_table(out: Path) -> DataError:
+    return DataError(f"{out} is there and no table of matches; give another --out, or remove it.")
 
 
 def _join(parts: Path, plan: MatchPlan, key: str) -> None:

@@ -19,6 +19,7 @@ from skumatch.model.preprocess import Preprocess
 from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import EncoderParams
+from skumatch.texts import did_you_mean, visible
 
 FORMAT = 1
 CANVAS = "canvas"  # in the metadata of our safetensors files
@@ -231,7 +232,8 @@ def _config(model: str) -> dict[str, Any]:
     config: dict[str, Any] | None = open_clip.get_model_config(model)
     if config is None:
         choices = f"{', '.join(OWN_MODELS)} or a name from open_clip.list_models()"
-        raise ParameterError(f"There is no encoder '{model}' (encoder.model); use {choices}.")
+        hint = did_you_mean(model, [*OWN_MODELS, *open_clip.list_models()])
+        raise ParameterError(f"{hint}There is no encoder '{visible(model)}' (encoder.model); use {choices}.")
     return config
 
 

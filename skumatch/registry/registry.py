@@ -20,6 +20,7 @@ from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
 from skumatch.registry.journal import journal_name
 from skumatch.registry.mlflow_model import BUNDLE_TAG, about, upload, uploaded
 from skumatch.registry.tracking import DATA_TAG, Tracking, clean_tags, or_none, unless_existing
+from skumatch.texts import did_you_mean, visible
 
 HERE = Path(__file__).parents[1]
 CHAMPION, CHALLENGER, REFRESHED = "champion", "challenger", "refreshed"
@@ -111,9 +112,10 @@ class Registry(Tracking):
             ReferenceNotFound: there is no such version.
         """
         with self.client() as client:
-            version = ref if ref.isdecimal() else self.aliases(client).get(ref)
+            aliases = {} if ref.isdecimal() else self.aliases(client)
+            version = aliases.get(ref, ref if ref.isdecimal() else None)
             if version is None:
-                raise self._not_found(ref)
+                raise self._not_found(ref, did_you_mean(ref, aliases))
             return self.version(client, version)
 
     def encoder(self, version: int | None) -> str | None:
@@ -278,9 +280,9 @@ class Registry(Tracking):
             raise self._not_found(f"version {version}")
         return _model_ref(record, self.aliases(client))
 
-    def _not_found(self, reference: str) -> ReferenceNotFound:
-        lacks = f"The model '{self.model_name}' on {self.shown} has no {reference}"
-        return ReferenceNotFound(f"{lacks}; `skumatch models` lists what there is.")
+    def _not_found(self, reference: str, hint: str = "") -> ReferenceNotFound:
+        lacks = f"The model '{self.model_name}' on {self.shown} has no {visible(reference)}"
+        return ReferenceNotFound(f"{hint}{lacks}; `skumatch models` lists what there is.")
 
     def _search(self, client: Any, condition: str) -> list[Any]:
         query = f"name = '{self.model_name}'{condition}"

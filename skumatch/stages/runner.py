@@ -21,6 +21,7 @@ from skumatch.progress import followed
 from skumatch.stages import artefacts
 from skumatch.stages.together import ERROR as ERROR
 from skumatch.stages.together import signal_of_parents_death, together
+from skumatch.texts import did_you_mean, visible
 
 SECONDS = "log/{stage}.json"
 LIVE = "log/live.jsonl"  # figures that a stage reports while it works, one record per line
@@ -38,7 +39,8 @@ def run(stage: str, root: Path) -> None:
         SkumatchError: The stage's own error, or ParameterError for an unknown stage.
     """
     if stage not in STAGES:
-        raise ParameterError(f"There is no stage '{stage}'; the stages are {', '.join(STAGES)}.")
+        problem = f"There is no stage '{visible(stage)}'; the stages are {', '.join(STAGES)}"
+        raise ParameterError(f"{did_you_mean(stage, STAGES)}{problem}.")
     end_with_parent()
     for name in (ERROR, LIVE, VECTORS):
         (root / name).unlink(missing_ok=True)

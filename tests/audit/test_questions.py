@@ -15,10 +15,10 @@ from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.collect import collect
 from skumatch.audit.diff import _changes, _data, diff
 from skumatch.audit.served import aliases, on, services
-from skumatch.audit.uses import Wanted, picture, uses
-from skumatch.errors import AuditFailed, DataError, ParameterError
+from skumatch.audit.uses import Use, Wanted, check_sku, picture, uses
+from skumatch.errors import AuditFailed, DataError, ParameterError, ReferenceNotFound, ServiceError
 from skumatch.registry.journal import After, Before, Entry, MoveRequest
-from skumatch.registry.registry import Registry
+from skumatch.registry.registry import ModelRef, Registry
 from tests.audit.conftest import MODEL, settings_of
 from tests.pipeline.home import Home
 
@@ -235,3 +235,28 @@ def test_a_folder_that_is_in_use_is_no_place_for_a_dossier(home: Home, tmp_path:
     with pytest.raises(DataError, match="isn't an empty folder"):
         collect(settings_of(home), registry, registry.resolve("champion"), tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_mistyped_sku_is_refused_and_a_known_one_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known is a SKU of any gallery, and one whose pictures any version was given."""
+    ref = ModelRef(version=1, bundle="b", run_id="r", created=datetime(2026, 11, 2, tzinfo=UTC))
+    registry, nothing = Registry("http://127.0.0.1:9", "shelf"), pd.DataFrame({"id": []})
+    monkeypatch.setattr("skumatch.audit.uses.nameable", lambda registry, ref: frozenset({"Cola", "Tea"}))
+    with pytest.raises(
+        ReferenceNotFound, match="^Did you mean 'Cola'. No version of 'shelf' knows a SKU 'Colla'"
+    ):
+        check_sku(registry, "Colla", [Use(ref, nothing)])
+    check_sku(registry, "COLA", [Use(ref, nothing)])
+    check_sku(registry, "Colla", [Use(ref, pd.DataFrame({"id": ["train/Colla/1.png"]}))])
+
+
+def test_a_sku_that_an_unreadable_version_may_know_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ModelRef(version=1, bundle="b", run_id="r", created=datetime(2026, 11, 2, tzinfo=UTC))
+    registry, nothing = Registry("http://127.0.0.1:9", "shelf"), pd.DataFrame({"id": []})
+
+    def gone(registry: Registry, ref: ModelRef) -> frozenset[str]:
+        raise ServiceError("It is gone; restore it.")
+
+    monkeypatch.setattr("skumatch.audit.uses.nameable", gone)
+    check_sku(registry, "Colla", [Use(ref, nothing)])
+    check_sku(registry, "Colla", [Use(ref, None, "unreadable")])

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from skumatch.bundle import LabelledVectors, bundle_hash, write_bundle
+from skumatch.commands import release
 from skumatch.commands.release import versions_table
 from skumatch.data.delivery.archives import folder_images
 from skumatch.files import sha256
@@ -221,3 +222,48 @@ def test_models_shows_each_kind_and_encoder_on_a_narrow_terminal(width: int) -> 
     assert rows["1"][1:4] == ["model", "-", "-"], "a version of before has no encoder's tag"
     assert all("dddddd" in row and row[-1].startswith("2026-11-02") for row in rows.values())
     assert max(map(len, lines)) <= width and "…" not in file.getvalue()
+
+
+class NoServer:
+    """A registry with two versions, and no server."""
+
+    def versions(self) -> list[ModelRef]:
+        created = datetime(2026, 11, 2, 8, tzinfo=UTC)
+        tags = {TOP1_TAG: "0.967", DATA_TAG: "d" * 32, ENCODER_TAG: "a" * 64, RELEASE_TAG: "1"}
+        return [
+            ModelRef(2, "b" * 64, "r2", created, ("champion", "refreshed"), tags),
+            ModelRef(1, "c" * 64, "r1", created),
+        ]
+
+
+def test_the_json_of_models_keeps_its_keys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(release, "_registry", lambda settings: NoServer())
+    release.models(as_json=True)
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "version": 2,
+            "kind": "gallery",
+            "gallery_of": 1,
+            "encoder": "a" * 64,
+            "aliases": ["champion", "refreshed"],
+            "top1": 0.967,
+            "bundle": "b" * 64,
+            "data": "d" * 32,
+            "created": "2026-11-02T08:00:00+00:00",
+            "erased": None,
+        },
+        {
+            "version": 1,
+            "kind": "model",
+            "gallery_of": None,
+            "encoder": None,
+            "aliases": [],
+            "top1": None,
+            "bundle": "c" * 64,
+            "data": None,
+            "created": "2026-11-02T08:00:00+00:00",
+            "erased": None,
+        },
+    ]

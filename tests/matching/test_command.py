@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -56,3 +58,29 @@ def test_a_refusal_comes_before_the_model_and_the_output(cli: Cli, tmp_path: Pat
     (tmp_path / "m.parquet").write_text("mine")
     ended = cli("match", tmp_path / "gone.png", "--model", "champion", "--out", tmp_path / "m.parquet")
     assert ended.code == DataError.exit_code and "no table of matches" in ended.err, ended
+
+
+def test_a_table_can_be_csv(cli: Cli, bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
+    """It has the columns and values of the Parquet table: lists as JSON, empty cells for nulls."""
+    for out in ("m.parquet", "m.csv", "m.csv"):  # a finished CSV is matched anew
+        ended = cli("match", folder, "--model", bundle_folder, "--top-k", "2", "--out", tmp_path / out)
+        assert ended.code == 0 and "no-image 1" in ended.out and str(tmp_path / out) in ended.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.csv", "m.parquet", "photos"]
+    expected = pq.read_table(tmp_path / "m.parquet")
+    with (tmp_path / "m.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == expected.column_names and len(rows) == expected.num_rows
+    for row, wanted in zip(rows, expected.to_pylist(), strict=True):
+        assert row["id"] == wanted["id"] and row["sku"] == (wanted["sku"] or "")
+        assert row["unknown"] == {True: "true", False: "false", None: ""}[wanted["unknown"]]
+        assert row["problem"] == (wanted["problem"] or "")
+        for name in ("skus", "similarities", "gallery_ids"):
+            cell = json.loads(row[name]) if row[name] else None
+            assert cell == (pytest.approx(wanted[name]) if name == "similarities" and cell else wanted[name])
+
+
+def test_a_csv_that_is_no_table_of_matches_is_kept(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("sku,price\ncola,1\n")
+    ended = cli("match", tmp_path / "gone.png", "--model", "champion", "--out", tmp_path / "m.csv")
+    assert ended.code == DataError.exit_code and "no table of matches" in ended.err, ended
+    assert (tmp_path / "m.csv").read_text() == "sku,price\ncola,1\n"
