@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project, shown
+from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project
 from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, Refused, ServiceError
 from skumatch.lineage.provenance import check_signing_key
@@ -270,7 +270,7 @@ def up() -> None:
     load_params(settings.project / PARAMS)  # with an error in it the servers would wait for DAGs in vain
     check_signing_key(settings.signing_key_file)
     services.up(settings)
-    addresses = f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}"
+    addresses = f"Airflow: {settings.airflow_url}\nMLflow:  {settings.models_page}"
     console.print(f"{addresses}\nStop them with `skumatch down`.", highlight=False)
 
 

@@ -40,6 +40,7 @@ from skumatch.registry.tracking import (
     INPUTS_TAG,
     KIND_TAG,
     MACHINE_TAG,
+    NOTE_TAG,
     PLAIN_TAG,
     RUN_TAG,
     VERDICT_TAG,
@@ -158,15 +159,17 @@ def _record(
     elif message.encoder:
         trained = registry.resolve(str(message.encoder))
         tags[TRAINED_TAG] = trained.tags.get(TRAINED_TAG, str(trained.version))
+    about = about_run(message, outcome)
+    note = {NOTE_TAG: f"{about}\n\n{outcome.decision.sentence}\n\nReport: artifact `report/report.html`."}
     mlflow_run = tracking.log_run(
-        message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING"
+        message.run, flat(params), metrics(message, outcome, root), tags | note, artifacts(root), "RUNNING"
     )
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
     page = tracking.run_page(mlflow_run, settings.mlflow_shown)
     version, release_entries = None, dict[str, Any]()
     if outcome.decision.promotable:
         report_link = f"Report and figures: [run {message.run}]({page}), artifact `report/report.html`."
-        description = f"{outcome.decision.sentence}\n\n{report_link}"
+        description = f"{outcome.decision.sentence}\n\n{about}\n\n{report_link}"
         folder = artefacts.BUNDLE["refreshed" if outcome.gallery_release else "challenger"].at(root)
         version = registry.register(
             folder, mlflow_run, tags, description, root / "skumatch", artefacts.CARD.at(root)
@@ -281,6 +284,16 @@ def _emit_lineage(
             datetime.now(UTC),
         )
         documents.emit(event, settings.openlineage_target)
+
+
+def about_run(message: Message, outcome: Outcome) -> str:
+    """Return a sentence on what the run did, for readers of MLflow's pages."""
+    data, champion = f"data version {outcome.data[:12]}", f"version {message.champion}, the champion"
+    if message.kind == "refresh":
+        again = f"; the encoder of version {message.encoder} was judged again" if message.encoder else ""
+        return f"A refresh: the encoder of {champion}, got a new gallery of {data}{again}."
+    rival = f"It was compared with {champion}." if message.champion else "There was no champion before."
+    return f"A retrain: a new encoder was trained on {data}. {rival}"
 
 
 def tags_of(message: Message, outcome: Outcome, code: CodeFacts) -> dict[str, str]:

@@ -24,6 +24,18 @@ from skumatch.config import shown
 from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 
 EXPERIMENT = "skumatch"
+NOTE_TAG = "mlflow.note.content"  # MLflow's interface shows it as the description of a run or an experiment
+ABOUT_EXPERIMENT = (
+    "Runs of skumatch, which retrains the model that says which product (SKU) a cropped shelf photo shows.\n"
+    "\n"
+    "A run is a *retrain*, which trains a new encoder, or a *refresh*, which brings the champion's gallery "
+    "up to date. Each has its decision in words (tag `skumatch.decision`), its figures, and a report "
+    "(artifact `report/report.html`). Models that passed are versions in the model registry.\n"
+)
+# MLflow's interface has a mode for language models and one for model training; without this tag and this part
+# of an address it opens the first one, which shows empty pages of traces and hides the models.
+KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING_VIEW = "?workflowType=machine_learning"
 RUN_TAG, DATA_TAG, PLAIN_TAG, KIND_TAG = "skumatch.run", "skumatch.data", "skumatch.plain", "skumatch.kind"
 VERDICT_TAG = "skumatch.verdict"
 VERSION_TAG = "skumatch.version"  # of a run: the version that it made
@@ -229,7 +241,8 @@ class Tracking:
     def run_page(self, mlflow_id: str, place: str) -> str:
         """Return the address of a run's page in MLflow's web interface, which people reach at `place`."""
         with self.client() as client:
-            return f"{place}/#/experiments/{client.get_run(mlflow_id).info.experiment_id}/runs/{mlflow_id}"
+            experiment = client.get_run(mlflow_id).info.experiment_id
+            return f"{place}/#/experiments/{experiment}/runs/{mlflow_id}{TRAINING_VIEW}"
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -313,6 +326,19 @@ def unless_existing(create: Callable[..., Any], name: str) -> None:
             raise
 
 
+def described_model(client: Any, name: str, about: str) -> None:
+    """Create a registered model unless there is one, and describe it; a person's description stays.
+
+    Args:
+        client: MLflow's client.
+        name: name of the registered model.
+        about: its description, Markdown.
+    """
+    unless_existing(client.create_registered_model, name)
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, about)
+
+
 def or_none(call: Callable[..., Any], *names: str) -> Any:
     """Return the result of `call(*names)`; None if MLflow knows no such thing."""
     from mlflow.exceptions import MlflowException
@@ -344,15 +370,28 @@ def _newest(client: Any, query: str) -> Iterator[Any]:
 
 def _run_id(client: Any, run: str) -> str:
     """Return the id of the MLflow run with the tag RUN_TAG = `run`, created if there is none."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        unless_existing(client.create_experiment, EXPERIMENT)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+    experiment = _experiment(client)
     runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)
     created = client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)
     return str(created.info.run_id)
+
+
+def _experiment(client: Any) -> Any:
+    """Return the experiment, created if there is none, marked as one of model training and described.
+
+    A description that a person wrote stays.
+    """
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        unless_existing(client.create_experiment, EXPERIMENT)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    described = {} if experiment.tags.get(NOTE_TAG) else {NOTE_TAG: ABOUT_EXPERIMENT}
+    for name, value in (KIND_OF_EXPERIMENT | described).items():
+        if experiment.tags.get(name) != value:
+            client.set_experiment_tag(experiment.experiment_id, name, value)
+    return experiment
 
 
 def _dataset(version: str, uri: str, context: str) -> Any:

@@ -63,6 +63,24 @@ def test_a_run_is_logged_once_and_added_to(registry: Registry, tmp_path: Path) -
         assert [item.path for item in client.list_artifacts(first, "report")] == ["report/index.html"]
 
 
+def test_the_experiment_opens_as_model_training(registry: Registry, run_id: str) -> None:
+    """An experiment made before the tag gets it with the next run; a person's description stays."""
+    with registry.client() as client:
+        experiment = client.get_experiment_by_name("skumatch")
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+        assert "retrains the model" in experiment.tags["mlflow.note.content"]
+        client.delete_experiment_tag(experiment.experiment_id, "mlflow.experimentKind")
+        client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "Ask Ann.")
+    registry.log_run("next", {}, {}, {}, {})
+    with registry.client() as client:
+        tags = client.get_experiment_by_name("skumatch").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.note.content"] == "Ask Ann."
+    page = registry.run_page(run_id, "http://mlflow.example.org")
+    here = f"http://mlflow.example.org/#/experiments/{experiment.experiment_id}/runs/{run_id}"
+    assert page == f"{here}?workflowType=machine_learning"
+
+
 def test_the_next_run_starts_from_the_last_that_ended_well(registry: Registry, tmp_path: Path) -> None:
     for run, data, status in (
         ("good", "data-a", "FINISHED"),
