@@ -110,7 +110,7 @@ def record(
     files["params.yaml"] = folder / "params.yaml"
     try:
         registry = Registry(settings.mlflow_url, load_params(folder / "params.yaml").release.model_name)
-        registry.log_run(message.run, {}, {}, tags, files, "FAILED")
+        registry.log_run(message.run, {}, {}, tags, files, "FAILED", started=message.started)
         if message.encoder:  # the encoder was not judged, so it waits for other data
             waiting.wait(registry, message.encoder, "judgement", message.approved_by)
     except SkumatchError as failure:

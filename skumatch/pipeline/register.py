@@ -144,6 +144,8 @@ def _record(
     settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository
 ) -> dict[str, Any]:
     """Write the run and its version to MLflow, and promote it; return the summary's entries of MLflow."""
+    if message.ended is None:  # it is of an older skumatch
+        message = message.model_copy(update={"ended": datetime.now(UTC)})
     root = repository.folder
     tracking = Tracking(settings.mlflow_url)
     registry = open_registry(settings, params)
@@ -162,7 +164,13 @@ def _record(
     about = about_run(message, outcome)
     note = {NOTE_TAG: f"{about}\n\n{outcome.decision.sentence}\n\nReport: artifact `report/report.html`."}
     mlflow_run = tracking.log_run(
-        message.run, flat(params), metrics(message, outcome, root), tags | note, artifacts(root), "RUNNING"
+        message.run,
+        flat(params),
+        metrics(message, outcome, root),
+        tags | note,
+        artifacts(root),
+        "RUNNING",
+        started=message.started,
     )
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
     page = tracking.run_page(mlflow_run, settings.mlflow_shown)
@@ -179,7 +187,8 @@ def _record(
         release_entries = _release(registry, message, params, outcome, version)
     # FINISHED is set only now. Later runs start from the last finished run, and scheduled runs skip where it
     # has seen the same data; neither may happen for a run that died before its release.
-    tracking.log_run(message.run, {}, {}, {VERSION_TAG: str(version)} if version else {}, {}, "FINISHED")
+    made = {VERSION_TAG: str(version)} if version else {}
+    tracking.log_run(message.run, {}, {}, made, {}, "FINISHED", ended=message.ended)
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
     _emit_lineage(settings, record, outcome, params, version)
     return {"version": version, "aliases": aliases, "waits": False, "mlflow_run": page} | release_entries
@@ -218,7 +227,8 @@ def _release(
         if outcome.gallery_release and now and _same_encoder(registry, now.version, message.champion):
             return _kept(f"a newer gallery, version {now.version}, was released meanwhile, and stays")
         if not gallery_moved(registry, version, message.champion):
-            registry.log_run(message.run, {}, {}, {VERSION_TAG: str(version)}, {}, "FAILED")
+            made = {VERSION_TAG: str(version)}
+            registry.log_run(message.run, {}, {}, made, {}, "FAILED", ended=message.ended)
             raise
         waiting.wait(registry, version, "judgement", approved_by)
         return {"judge_again": version, "approved_by": approved_by}
@@ -275,15 +285,15 @@ def _emit_lineage(
     if settings.openlineage_target:
         from skumatch.lineage import documents  # its import takes a moment, and most runs send no event
 
-        event = documents.event(
+        events = documents.events(
             lineage.Lineage.model_validate(record),
             lineage.record_hash(record),
             outcome.decision.sentence,
             params.release.model_name,
             version,
-            datetime.now(UTC),
         )
-        documents.emit(event, settings.openlineage_target)
+        for event in events:
+            documents.emit(event, settings.openlineage_target)
 
 
 def about_run(message: Message, outcome: Outcome) -> str:
@@ -348,6 +358,8 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
 
     return lineage.lineage(
         run=message.run,
+        started=message.started,
+        ended=message.ended,
         code=lineage.CodeRecord(commit=code.commit, dirty=code.dirty, files=code.sha256),
         inputs=lineage.Inputs(
             kind=message.kind,
@@ -384,20 +396,17 @@ def write_origin(root: Path, record: dict[str, Any], settings: Settings, params:
         settings: this machine's settings, with the path of the signing key, if any.
         params: the run's parameters.
     """
-    ended = datetime.now(UTC)
-    results = record["results"]
+    run, results = lineage.Lineage.model_validate(record), record["results"]
     refreshed = results["verdict"] == "refresh" or results["challenger"] is None
     bundle = artefacts.BUNDLE["refreshed" if refreshed else "challenger"]
     manifest = read_json(bundle.at(root) / MANIFEST)
     parts = {name: part["sha256"] for name, part in manifest["parts"].items()}
     parts |= {MANIFEST: results["bundle"]}
-    statement = provenance.statement(record, parts, ended)
+    statement = provenance.statement(record, parts)
     envelope = provenance.envelope(statement, settings.signing_key_file)
     write_json(root / ORIGIN / "provenance.dsse.json", envelope)
     constraints = (root / "requirements/constraints.txt").read_text("utf-8")
-    text = documents.bill(
-        lineage.Lineage.model_validate(record), constraints, params.release.model_name, ended
-    )
+    text = documents.bill(run, constraints, params.release.model_name)
     write_text(root / ORIGIN / "bom.cdx.json", text)
 
 

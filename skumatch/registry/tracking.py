@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +33,9 @@ ABOUT_EXPERIMENT = (
     "up to date. Each has its decision in words (tag `skumatch.decision`), its figures, and a report "
     "(artifact `report/report.html`). Models that passed are versions in the model registry.\n"
 )
-# MLflow's interface has a mode for language models and one for model training; without this tag and this part
-# of an address it opens the first one, which shows empty pages of traces and hides the models.
+# MLflow's interface has a mode for language models, with empty pages of traces and no models, and one for
+# model training. It goes by this part of an address, else by the last choice in the browser; the tag is for
+# releases of MLflow that ask what kind of experiment it is.
 KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 TRAINING_VIEW = "?workflowType=machine_learning"
 RUN_TAG, DATA_TAG, PLAIN_TAG, KIND_TAG = "skumatch.run", "skumatch.data", "skumatch.plain", "skumatch.kind"
@@ -113,6 +115,8 @@ class Tracking:
         tags: Mapping[str, str],
         artifacts: Mapping[str, Path],
         status: Literal["RUNNING", "FINISHED", "FAILED"] = "FINISHED",
+        started: datetime | None = None,
+        ended: datetime | None = None,
     ) -> str:
         """Record a run in the experiment `skumatch`.
 
@@ -125,12 +129,14 @@ class Tracking:
             tags: tags by name; credentials are cut out of their values.
             artifacts: the local file for each path in the run.
             status: the run's status after the call.
+            started: when the run's first task began; None for now. The first call for a run counts.
+            ended: when the run's last result was there; None for now. It counts where `status` is an end.
 
         Returns:
             The run's MLflow id.
         """
         with self.client() as client, tempfile.TemporaryDirectory() as staged:
-            record = client.get_run(_run_id(client, run))
+            record = client.get_run(_run_id(client, run, started))
             mlflow_id = str(record.info.run_id)
             new = {name: value for name, value in metrics.items() if name not in record.data.metrics}
             _log_metrics(client, mlflow_id, new)
@@ -140,7 +146,7 @@ class Tracking:
                 shutil.copyfile(path, Path(staged) / name)
             upload_files(partial(client.log_artifact, mlflow_id), Path(staged))
             if status != "RUNNING":
-                client.set_terminated(mlflow_id, status)
+                client.set_terminated(mlflow_id, status, _milliseconds(ended))
             return mlflow_id
 
     def log_data(self, mlflow_id: str, version: str, uri: str) -> None:
@@ -243,6 +249,11 @@ class Tracking:
         with self.client() as client:
             experiment = client.get_run(mlflow_id).info.experiment_id
             return f"{place}/#/experiments/{experiment}/runs/{mlflow_id}{TRAINING_VIEW}"
+
+    def runs_page(self, place: str) -> str:
+        """Return the address of the page that lists all runs; the experiment is created if there is none."""
+        with self.client() as client:
+            return f"{place}/#/experiments/{_experiment(client).experiment_id}/runs{TRAINING_VIEW}"
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -368,14 +379,27 @@ def _newest(client: Any, query: str) -> Iterator[Any]:
             return
 
 
-def _run_id(client: Any, run: str) -> str:
-    """Return the id of the MLflow run with the tag RUN_TAG = `run`, created if there is none."""
+def _run_id(client: Any, run: str, started: datetime | None) -> str:
+    """Return the id of the MLflow run with the tag RUN_TAG = `run`, created if there is none.
+
+    Args:
+        client: MLflow's client.
+        run: skumatch's name of the run.
+        started: start of a run that is created; None for now.
+    """
     experiment = _experiment(client)
     runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)
-    created = client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)
+    created = client.create_run(
+        experiment.experiment_id, _milliseconds(started), tags={RUN_TAG: run}, run_name=run
+    )
     return str(created.info.run_id)
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    """Return a time as MLflow has it; None for none, which MLflow reads as now."""
+    return None if moment is None else round(moment.timestamp() * 1000)
 
 
 def _experiment(client: Any) -> Any:
