@@ -17,6 +17,7 @@ from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_text
 from skumatch.servers.follow import follow, trigger
+from skumatch.texts import counted
 
 BOUND = 1.3  # two workers against one, each with a core of its own
 app = typer.Typer(
@@ -46,7 +47,7 @@ class Throughput(BaseModel):
     @property
     def words(self) -> str:
         """The figures as part of a sentence."""
-        return f"{self.runs} retrains in {self.seconds:,.0f} s: {self.an_hour:,.1f} an hour"
+        return f"{counted(self.runs, 'retrain')} in {self.seconds:,.0f} s: {self.an_hour:,.1f} an hour"
 
 
 @app.callback()

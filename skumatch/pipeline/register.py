@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.bundle import MANIFEST, bundle_hash
 from skumatch.config import Settings, load_params
-from skumatch.errors import StaleChampion
+from skumatch.errors import StaleChampion, StorageError
 from skumatch.files import read_json, sha256, write_json, write_text
 from skumatch.gate.gate import Decision
 from skumatch.lineage import documents, lineage, provenance
 from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
+from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.message import Message, run_name
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
@@ -47,13 +49,14 @@ from skumatch.registry.tracking import (
     VERSION_TAG,
     Tracking,
 )
-from skumatch.report.page import DATA_DOCS
+from skumatch.report.page import DATA_DOCS, RUN_FACTS
 from skumatch.retrieval.answers import Shares
 from skumatch.retrieval.evaluate import Evaluation
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import CodeFacts, WeightsFacts
 
 ORIGIN = "log/origin"
+MINUTE = "%Y-%m-%d %H:%M"
 SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # stages whose files go into MLflow
 # Tags that a registered version takes from the newest run that judged it.
 COMPARISON = (COMPARED_TAG, "skumatch.compared_bundle", "skumatch.decision")
@@ -470,7 +473,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def keep_report(settings: Settings, message: Message, root: Path) -> str:
     """Copy the run's report and data docs to this machine's reports, and return the report's path.
 
-    The data docs lie in the run's own folder there, and the report's link to them is changed accordingly.
+    The data docs lie in the run's own folder there, and the report's link to them is changed accordingly. The
+    copy says when the run was and where its data comes from, which a stage's result must not hold.
 
     Args:
         settings: this machine's settings.
@@ -482,9 +486,31 @@ def keep_report(settings: Settings, message: Message, root: Path) -> str:
     page = artefacts.REPORT.read(root).replace(
         f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"'
     )
+    page = page.replace(RUN_FACTS, escape(f" {facts}" if (facts := run_facts(settings, message)) else ""), 1)
     write_text(docs, artefacts.DATA_DOCS.read(root))
     write_text(folder.with_name(f"{folder.name}.html"), page)
     return str(folder.with_name(f"{folder.name}.html"))
+
+
+def run_facts(settings: Settings, message: Message) -> str:
+    """Return sentences on the origin of a run's data version and on the run's times."""
+    sentences = []
+    try:
+        chain = DataRecord(settings).chain(message.data) if message.data else []
+    except StorageError as error:
+        print(f"The report doesn't say where its data comes from: {error}")
+        chain = []
+    if changes := [change for change in chain if change.before != change.after]:
+        newest = changes[0]
+        source = f" from {newest.source}" if newest.source else ""
+        sentences.append(
+            f"It is number {len(changes):,} on record: {newest.action} of {newest.when:%Y-%m-%d}{source} "
+            f"by {newest.who} ({newest.summary})."
+        )
+    if message.started and message.ended:
+        began, ended = (f"{moment:{MINUTE}}" for moment in (message.started, message.ended))
+        sentences.append(f"The run began at {began} and ended at {ended} UTC.")
+    return " ".join(sentences)
 
 
 def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:
