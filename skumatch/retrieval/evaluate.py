@@ -62,7 +62,7 @@ def evaluate(
     if n == 0:
         total = counted(len(ranking), "query", "queries")
         raise DataError(
-            f"None of {total} is of a SKU in the gallery, so no figure can be made; "
+            f"None of the {total} is of a SKU in the gallery, so no figure can be made; "
             "name SKUs alike on both sides."
         )
     among_skus, among_images = (places[scored] for places in _places(ranking))
