@@ -141,6 +141,11 @@ class Settings(BaseSettings):
         return shown(self.mlflow_page or self.mlflow_url).rstrip("/")
 
     @property
+    def models_page(self) -> str:
+        """URL of MLflow's page of registered models, for a person; its first page is of language models."""
+        return f"{self.mlflow_shown}/#/models"
+
+    @property
     def openlineage_target(self) -> str | None:
         """URL or absolute path that lineage events go to; None: no events."""
         if self.openlineage is None or "://" in self.openlineage:

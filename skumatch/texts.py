@@ -1,4 +1,4 @@
-"""Delivered texts: their encodings, and the comparison of names.
+"""Texts: encodings of delivered ones, the comparison of names, and numbers with their nouns.
 
 UTF-8 is read with or without a byte order mark, UTF-16 and UTF-32 only with one. Every other encoding is
 refused, since a wrong guess would change names unnoticed.
@@ -10,9 +10,11 @@ import codecs
 import difflib
 import os
 import re
+import string
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from skumatch.errors import DataError, SkumatchError
 
@@ -161,3 +163,55 @@ def visible(name: str) -> str:
     """Return a name for a sentence: invisible characters escaped, cut after SHOWN characters."""
     cut = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, such as `1 SKU` or `2,388 SKUs`.
+
+    Args:
+        number: The number.
+        noun: The noun for one.
+        plural: The noun for several, if that is not `noun` with an s.
+    """
+    return f"{number:,} {agreeing(number, noun, plural)}"
+
+
+def agreeing(number: int, word: str, plural: str = "") -> str:
+    """Return a word in the form that goes with a number: `is` with 1, `are` with 0 and 2.
+
+    Args:
+        number: The number.
+        word: The form for one.
+        plural: The form for several, if that is not `word` with an s.
+    """
+    return word if number == 1 else plural or f"{word}s"
+
+
+def queries_of(queries: int, skus: int) -> str:
+    """Return the extent of an evaluation, such as `1,484 queries of 82 SKUs`."""
+    return f"{counted(queries, 'query', 'queries')} of {counted(skus, 'SKU')}"
+
+
+FILTERS: dict[str, Callable[..., str]] = {  # of all pages' templates
+    "count": "{:,}".format,
+    "counted": counted,
+    "agreeing": agreeing,
+}
+
+
+class _Counting(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec[:1].isalpha():
+            return counted(int(value), *format_spec.split("|"))
+        return str(super().format_field(value, format_spec))
+
+
+def filled(template: str, values: Mapping[Any, Any]) -> str:
+    """Fill a template as `str.format_map` does, with nouns: `{n:query|queries}` gives `1 query`, `2 queries`.
+
+    Args:
+        template: Text with fields. A field's format that begins with a letter is a noun, and its plural after
+            a `|` if that is not the noun with an s.
+        values: Value of each field by name.
+    """
+    return _Counting().vformat(template, (), values)

@@ -296,6 +296,7 @@ def test_people_open_mlflow_where_they_are_told_and_never_see_a_password() -> No
         worker.model_copy(update={"mlflow_page": "https://user:secret@mlflow.example.org/"}).mlflow_shown
         == "https://mlflow.example.org"
     )
+    assert worker.models_page == "http://mlflow:5000/#/models"
 
 
 # The environment. What the DAGs read of it is tested in tests/dags.

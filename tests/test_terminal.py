@@ -163,7 +163,7 @@ def test_commands_work_in_terminals_that_are_not_utf8(
     with monkeypatch.context() as patch:
         patch.setenv("LC_ALL", "C")
         patch.setenv("PYTHONUTF8", "0")
-        assert "2 images of 1 SKUs" in cli("data", "import", tmp_path / "photos").out
+        assert "2 images of 1 SKU" in cli("data", "import", tmp_path / "photos").out
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONIOENCODING", "ascii")
         inspected = cli("data", "inspect")

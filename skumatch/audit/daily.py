@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.audit.chain import links
 from skumatch.audit.collect import collect
-from skumatch.audit.link import Link, Verdict, counted
+from skumatch.audit.link import Link, Verdict, count_verdicts
 from skumatch.audit.page import lineage_page
 from skumatch.config import Settings, load_params
 from skumatch.errors import AuditFailed, NothingNew
 from skumatch.files import write_text
 from skumatch.pipeline.pull import open_registry
 from skumatch.registry.registry import ModelRef, Registry
+from skumatch.texts import agreeing, counted
 
 SAID: tuple[Verdict, ...] = ("holds", "unchecked")
 
@@ -65,7 +66,7 @@ def audit(settings: Settings, request: AuditRequest) -> dict[str, Any]:
     ]
     if broken:
         raise AuditFailed(f"The chain of lineage is broken: {'; '.join(broken)}.")
-    counts = {str(version): counted(chain) for version, chain in chains.items()}
+    counts = {str(version): count_verdicts(chain) for version, chain in chains.items()}
     sentence = " ".join(_sentence(version, chain) for version, chain in chains.items())
     print(sentence)
     return {"version": champion.version, "decision": "audited", "sentence": sentence} | {
@@ -79,9 +80,11 @@ def _each(counts: dict[str, dict[Verdict, int]], name: Verdict) -> dict[str, int
 
 def _sentence(version: int, chain: list[Link]) -> str:
     """Return a sentence on a chain without broken links; it names the unchecked ones as not proved."""
-    counts, left = counted(chain), ", ".join(link.name for link in chain if link.verdict == "unchecked")
+    counts = count_verdicts(chain)
+    left = ", ".join(link.name for link in chain if link.verdict == "unchecked")
     more = f", {counts['unchecked']} can't be checked ({left})" if left else ""
-    return f"Version {version}: {counts['holds']} of {len(chain)} links hold{more}."
+    holds = agreeing(counts["holds"], "holds", "hold")
+    return f"Version {version}: {counts['holds']} of {counted(len(chain), 'link')} {holds}{more}."
 
 
 def _older(registry: Registry, champion: ModelRef, run: str) -> list[ModelRef]:

@@ -25,6 +25,7 @@ from skumatch.retrieval.figures import Evaluation
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import SplitFacts, ValidationFacts
 from skumatch.stages.runner import STAGES
+from skumatch.texts import counted, queries_of
 
 SHOWN = 5  # newest changes of the data that are listed
 HashAndFacts = tuple[str | None, dict[str, str]]
@@ -76,7 +77,7 @@ def index(dossier: Dossier) -> HashAndFacts:
     manifest = dossier.manifest
     counts = manifest.counts
     facts = {
-        "pictures": f"{counts.gallery:,} of {counts.skus:,} SKUs",
+        "pictures": f"{counts.gallery:,} of {counted(counts.skus, 'SKU')}",
         "embedding": f"{manifest.dim} numbers",
     }
     return manifest.parts[GALLERY].sha256, facts
@@ -115,7 +116,8 @@ def _figures(evaluation: Evaluation) -> str:
     low, high = evaluation.interval.top1
     top1 = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     shares = f"{top1}, top-5 {100 * evaluation.top5:.1f} %"
-    return f"{shares}; {evaluation.n:,} queries of {evaluation.skus:,} SKUs, protocol {evaluation.protocol}"
+    questions = queries_of(evaluation.n, evaluation.skus)
+    return f"{shares}; {questions}, protocol {evaluation.protocol}"
 
 
 def champion(dossier: Dossier) -> HashAndFacts:
@@ -138,15 +140,17 @@ def stages(dossier: Dossier) -> HashAndFacts:
     ran = ", ".join(
         f"{name} {seconds[name]:.0f} s" if name in seconds else f"{name} cached" for name in STAGES
     )
-    facts = {
-        "DAG run": record.run,
-        "MLflow run": run.id,
-        "from": _when(run.started),
-        "to": _when(run.ended),
-        "stages": ran,
-    }
+    facts = {"DAG run": record.run, "MLflow run": run.id} | _times(dossier) | {"stages": ran}
     more = {"training": _learning(run.metrics), "machines": _machines(dossier)}
     return None, facts | {name: words for name, words in more.items() if words}
+
+
+def _times(dossier: Dossier) -> dict[str, str]:
+    """Return when the run began and ended; where its record doesn't say that, when it was registered."""
+    record, run = dossier.record, dossier.facts.run
+    if record.started is None:
+        return {"registered": f"{_when(run.started)}; its own times are not recorded"}
+    return {"from": _when(record.started), "to": _when(record.ended)}
 
 
 def _learning(metrics: dict[str, float]) -> str:
@@ -174,7 +178,7 @@ def input_set(dossier: Dossier) -> HashAndFacts:
 def parameters(dossier: Dossier) -> HashAndFacts:
     """Return the hash of params.yaml, and the main parameters and the overrides."""
     params, inputs = recompute.params(dossier), dossier.record.inputs
-    training = f"{params.train.epochs} epochs of {params.train.batch}, {params.train.loss.kind}"
+    training = f"{counted(params.train.epochs, 'epoch')} of {params.train.batch}, {params.train.loss.kind}"
     facts = {"seed": str(params.seed), "encoder": params.encoder.model, "training": training}
     return inputs.params, facts | {"overrides": ", ".join(inputs.overrides) or "none"}
 
@@ -259,7 +263,7 @@ def _changes(dossier: Dossier) -> dict[str, str]:
         why = f": {change.why}" if change.why else ""
         line, when = f"{change.action} by {change.who}, {change.summary}{why}", _when(change.when)
         lines[when] = f"{lines[when]}; {line}" if when in lines else line
-    return lines | ({"earlier": f"{len(changes) - SHOWN:,} more changes"} if len(changes) > SHOWN else {})
+    return lines | ({"earlier": counted(len(changes) - SHOWN, "more change")} if len(changes) > SHOWN else {})
 
 
 def _out(dossier: Dossier, stage: str) -> str:

@@ -42,7 +42,7 @@ class Link(BaseModel):
     reason: str = ""
 
 
-def counted(links: Sequence[Link]) -> dict[Verdict, int]:
+def count_verdicts(links: Sequence[Link]) -> dict[Verdict, int]:
     """Return the number of links with each verdict."""
     verdicts: tuple[Verdict, ...] = get_args(Verdict)
     return {verdict: sum(link.verdict == verdict for link in links) for verdict in verdicts}

@@ -11,7 +11,8 @@ from functools import cache
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from skumatch.audit.dossier import DossierFacts
-from skumatch.audit.link import Link, Verdict, counted
+from skumatch.audit.link import Link, Verdict, count_verdicts
+from skumatch.texts import agreeing, counted
 
 # Width and height of a node, and the horizontal and vertical space between nodes, in the diagram's units.
 BOX, GAP = (128, 52), (24, 26)
@@ -89,7 +90,7 @@ def lineage_page(facts: DossierFacts, links: list[Link]) -> str:
     All texts from the dossier are escaped.
     """
     nodes = {link.name: _node(link) for link in links}
-    counts = counted(links)
+    counts = count_verdicts(links)
     template = _environment().get_template("lineage.html.jinja")
     return template.render(
         registered=facts.registered,
@@ -110,11 +111,10 @@ def lineage_page(facts: DossierFacts, links: list[Link]) -> str:
 def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]:
     """Return the template's values for the whole chain: tone, sign, headline, reason, tiles."""
     broken = [link for link in links if link.verdict == "broken"]
-    tiles = [(str(len(links)), "links from the promotion to the pictures")]
-    tiles += [
-        (str(count), {"holds": "hold", "broken": "broken", "unchecked": "can't be checked here"}[name])
-        for name, count in counts.items()
-    ]
+    tiles = [(str(len(links)), f"{agreeing(len(links), 'link')} from the promotion to the pictures")]
+    hold = agreeing(counts["holds"], "holds", "hold")
+    words = {"holds": hold, "broken": "broken", "unchecked": "can't be checked here"}
+    tiles += [(str(count), words[name]) for name, count in counts.items()]
     if broken:
         names = ", ".join(link.title.lower() for link in broken)
         return {
@@ -140,7 +140,10 @@ def _verdict(links: list[Link], counts: dict[Verdict, int]) -> dict[str, object]
         return {"tone": "warn", "sign": "?", "headline": headline, "reason": f"{reason}.", "tiles": tiles[:1]}
     if counts["unchecked"]:
         names = ", ".join(link.title.lower() for link in links if link.verdict == "unchecked")
-        headline = f"{counts['holds']} of {len(links)} links hold, {counts['unchecked']} can't be checked"
+        hold = (
+            f"{counts['holds']} of {counted(len(links), 'link')} {agreeing(counts['holds'], 'holds', 'hold')}"
+        )
+        headline = f"{hold}, {counts['unchecked']} can't be checked"
         reason = f"Nothing that was looked at is broken, but the chain isn't proved: {names}. Each says why."
         return {"tone": "warn", "sign": "?", "headline": headline, "reason": reason, "tiles": tiles}
     reason = "Every part was hashed again, and what is cheap was computed again."

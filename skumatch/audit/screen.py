@@ -9,10 +9,11 @@ from rich.text import Text
 
 from skumatch.audit.diff import Diff, VersionGain
 from skumatch.audit.dossier import DossierFacts
-from skumatch.audit.link import Link, counted
+from skumatch.audit.link import Link, count_verdicts
 from skumatch.audit.reproduce import Reproduction
 from skumatch.audit.served import Service
 from skumatch.audit.uses import Use
+from skumatch.texts import counted
 
 SIGNS = {
     "holds": ("✓", "green"),
@@ -54,7 +55,7 @@ def _said(link: Link) -> RenderableType:
 
 
 def _sum(chain: list[Link]) -> Text:
-    counts = counted(chain)
+    counts = count_verdicts(chain)
     if not any(counts.values()):
         return Text("Nothing was checked; `--verify` hashes and computes everything again.", style="dim")
     words = {"holds": "hold", "broken": "broken", "unchecked": "can't be checked"}
@@ -62,7 +63,7 @@ def _sum(chain: list[Link]) -> Text:
     if left := len(chain) - sum(counts.values()):
         parts.append(f"{left} not looked at (`--verify` does)")
     style = "bold red" if counts["broken"] else "bold yellow" if counts["unchecked"] else "bold green"
-    return Text(f"{len(chain)} links: {', '.join(parts)}.", style=style)
+    return Text(f"{counted(len(chain), 'link')}: {', '.join(parts)}.", style=style)
 
 
 def reproduction_table(reproduction: Reproduction, version: int) -> RenderableType:
@@ -158,7 +159,8 @@ def diff_table(difference: Diff, before: str, after: str) -> RenderableType:
     grid.add_row("encoder", Text("the same" if difference.same_encoder else "another"))
     data = difference.data
     pictures = (
-        f"{data.added:,} pictures more, {data.removed:,} fewer, {data.moved:,} with another SKU or side"
+        f"{counted(data.added, 'picture')} more, {data.removed:,} fewer, "
+        f"{data.moved:,} with another SKU or side"
     )
     skus = [f"+ {name}" for name in data.new_skus] + [f"- {name}" for name in data.gone_skus]
     grid.add_row("data", Text("\n".join([pictures, *skus]) if data.changed else "the same"))
@@ -181,7 +183,7 @@ def _gains(gain: VersionGain) -> list[str]:
     """Return the change of top-1, then one line for each of the 10 most gained and 10 most lost SKUs."""
     low, high = (f"{100 * value:+.1f}" for value in (gain.interval.low, gain.interval.high))
     points = f"{100 * gain.interval.value:+.1f} points ({low} to {high})"
-    head = f"top-1 {points} on the {gain.n:,} queries asked of both"
+    head = f"top-1 {points} on {counted(gain.n, 'query', 'queries')} asked of both"
     rows = [
         f"  {sku.name}: {100 * sku.before:.0f} % -> {100 * sku.after:.0f} % of {sku.n}"
         + (f" ({100 * sku.gain.low:+.0f} to {100 * sku.gain.high:+.0f})" if sku.n > 1 else "")

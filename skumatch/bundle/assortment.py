@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skumatch.bundle.parts import Floats, LabelledVectors
 from skumatch.errors import DataError
 from skumatch.retrieval.backends import Backend
-from skumatch.texts import alike, visible
+from skumatch.texts import agreeing, alike, counted, visible
 
 if TYPE_CHECKING:
     from skumatch.retrieval.search import Nearest, SearchIndex
@@ -42,10 +42,10 @@ class Assortment(NamedTuple):
         """One sentence about the missing names; None where there are none."""
         if not self.missing:
             return None
-        total, several = len(self.skus) + len(self.missing), len(self.missing) > 1
-        counted = f"{len(self.missing):,} of {total:,} products of {self.where} {'are' if several else 'is'}"
+        lacking, total = len(self.missing), len(self.skus) + len(self.missing)
+        share = f"{lacking:,} of {counted(total, 'product')} of {self.where} {agreeing(lacking, 'is', 'are')}"
         cause = "not in the model's gallery, so no picture is matched with"
-        return f"{counted} {cause} {'them' if several else 'it'}: {first_names(self.missing)}."
+        return f"{share} {cause} {agreeing(lacking, 'it', 'them')}: {first_names(self.missing)}."
 
 
 def first_names(names: Sequence[str]) -> str:
@@ -144,7 +144,7 @@ class Shelves:
             cure = "correct the names, or import pictures of these products and refresh the model"
             none = f"The product of {where} is not"
             if len(missing) > 1:
-                none = f"None of the {len(missing):,} products of {where} is"
+                none = f"None of the {counted(len(missing), 'product')} of {where} is"
             raise DataError(f"{none} in the model's gallery: {first_names(missing)}; {cure}.")
         return Assortment(tuple(skus), tuple(missing), where)
 

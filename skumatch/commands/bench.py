@@ -18,7 +18,7 @@ from skumatch.config import settings as current_settings
 from skumatch.errors import ParameterError
 from skumatch.files import write_text
 from skumatch.servers.follow import follow, trigger
-from skumatch.texts import read_text
+from skumatch.texts import counted, read_text
 
 EARLIER = "a file that `skumatch bench workers --json` wrote"
 BOUND = 1.3  # two workers against one, each with a core of its own
@@ -49,7 +49,7 @@ class Throughput(BaseModel):
     @property
     def words(self) -> str:
         """The figures as part of a sentence."""
-        return f"{self.runs} retrains in {self.seconds:,.0f} s: {self.an_hour:,.1f} an hour"
+        return f"{counted(self.runs, 'retrain')} in {self.seconds:,.0f} s: {self.an_hour:,.1f} an hour"
 
 
 @app.callback()

@@ -20,6 +20,7 @@ from skumatch.config import settings as current_settings
 from skumatch.data import deltas
 from skumatch.errors import ParameterError
 from skumatch.files import write_json
+from skumatch.texts import agreeing, counted
 
 if TYPE_CHECKING:
     from skumatch.audit.uses import Use
@@ -136,10 +137,10 @@ def _sentence(unneeded: dict[str, list[Any]], deleted: bool, limits: str) -> str
     everything = [item for items in unneeded.values() for item in items]
     if not everything:
         return "There is nothing to delete."
-    counted = f"{len(everything):,} files and folders ({size_of(everything)})"
+    items = f"{counted(len(everything), 'file or folder', 'files and folders')} ({size_of(everything)})"
     if deleted:
-        return f"Gone are {counted}. What is registered or kept has all it had."
-    return f"Nothing was deleted. To delete these {counted}: skumatch gc {limits} --delete"
+        return f"Deleted: {items}. What is registered or kept has all it had."
+    return f"Nothing was deleted. To delete {items}: skumatch gc {limits} --delete"
 
 
 def _as_json(kind: str, items: list[Any]) -> dict[str, Any]:
@@ -232,9 +233,9 @@ def _of_models(registry: Registry, by_version: list[Use]) -> list[str]:
     sentences = []
     if learnt:
         numbers = ", ".join(map(str, learnt))
-        plural = "s" if len(learnt) > 1 else ""
+        encoders, versions = agreeing(len(learnt), "encoder"), agreeing(len(learnt), "version")
         sentences.append(
-            f"The encoder{plural} of version{plural} {numbers} learnt from them, and weights can't unlearn: "
+            f"The {encoders} of {versions} {numbers} learnt from them, and weights can't unlearn: "
             "`skumatch retrain` trains one that never saw them."
         )
     champion = registry.champion()
@@ -274,14 +275,15 @@ def _erase_everywhere(delete: bool, accept: bool) -> None:
     console.print(table_of("What holds erased pictures", piles, "where"))
     if not delete:
         command = f"skumatch gc --erase --delete{' --accept-loss' if planned.losses else ''}"
-        shown = f"Nothing was deleted. To delete these {planned.count:,}: {command}"
+        shown = f"Nothing was deleted. To delete what is listed: {command}"
         _say(shown if planned.count else "Nothing here holds an erased picture.")
         return
     with track("gc --erase", planned.count, "files") as advance:
         deleted = erase_planned(settings, user(), planned.losses if accept else Losses(), advance)
     count = sum(len(items) for items in deleted.values())
+    items = counted(count, "file or folder", "files and folders")
     _say(
-        f"Gone are {count:,} files and folders; the record of it is in records/erasures of the remote."
+        f"Deleted: {items}; the record of it is in records/erasures of the remote."
         if count
         else "Nothing is left to erase."
     )

@@ -26,7 +26,7 @@ from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.data_versions import Reason, begin_import, settle
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.repository import Repository, md5_of
-from skumatch.texts import read_names
+from skumatch.texts import counted, read_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Import data, change it, and look at it.")
 console = Console()
@@ -148,7 +148,7 @@ def import_and_store(path: Path, skus: Path | None = None, catalogue: Path | Non
             settings,
             before,
             Reason(user(), source=str(path)),
-            f"{imported.images:,} images of {imported.skus:,} SKUs",
+            f"{counted(imported.images, 'image')} of {counted(imported.skus, 'SKU')}",
         )
         after = _store(settings)
         settle(settings)

@@ -15,6 +15,7 @@ from skumatch.data.delivery.importer import Imported
 from skumatch.data.delivery.layout import CATALOGUE, SIDES
 from skumatch.data.images import REASONS
 from skumatch.data.quarantine import set_aside
+from skumatch.texts import counted
 
 FEW = 5
 MANY = 20
@@ -32,14 +33,14 @@ def import_lines(imported: Imported, path: Path, version: str) -> Iterator[str]:
     yield f"Edition: {imported.edition}{repaired}."
     news = "" if imported.changed else ", unchanged"
     aside = f", {len(imported.quarantined):,} set aside" if imported.quarantined else ""
-    junk = f", {sum(imported.junk.values()):,} other files left out" if imported.junk else ""
+    junk = f", {counted(sum(imported.junk.values()), 'other file')} left out" if imported.junk else ""
     name = version.removesuffix(".dir")[:12]
-    content = f"{imported.images:,} images of {imported.skus:,} SKUs"
+    content = f"{counted(imported.images, 'image')} of {counted(imported.skus, 'SKU')}"
     yield f"Data version {name}{news}: {content} from {path}{aside}{junk}."
     yield from left_out_lines(imported.quarantined, imported.junk)
     if imported.catalogue:
         only = (
-            f", {imported.catalogue_only:,} of them SKUs with no other image"
+            f", {imported.catalogue_only:,} of them of SKUs with no other image"
             if imported.catalogue_only
             else ""
         )
@@ -109,7 +110,7 @@ def side_table(manifest: pd.DataFrame) -> Table:
 
 def quarantine_table(quarantined: list[dict[str, str]]) -> Table:
     """Return a table of the reasons, each with its meaning, number of images and first MANY ids."""
-    table = Table(title=f"Set aside: {len(quarantined):,} images", show_lines=True)
+    table = Table(title=f"Set aside: {counted(len(quarantined), 'image')}", show_lines=True)
     table.add_column("reason", max_width=32)
     table.add_column("images", justify="right")
     table.add_column("which", overflow="fold")

@@ -16,6 +16,7 @@ from skumatch.config import settings as current_settings
 from skumatch.doctor.finding import Finding
 from skumatch.errors import Unwell
 from skumatch.files import write_json
+from skumatch.texts import counted
 
 SIGNS = {
     "ok": ("✓", "green"),
@@ -50,7 +51,7 @@ def _sum(findings: Sequence[Finding]) -> Text:
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in SIGNS}
     style = "bold red" if counts["failed"] else "bold yellow" if counts["warning"] else "bold green"
     words = ", ".join(f"{count} {WORDS[name]}" for name, count in counts.items() if count)
-    return Text(f"{len(findings)} parts: {words}.", style=style)
+    return Text(f"{counted(len(findings), 'part')}: {words}.", style=style)
 
 
 console = Console()

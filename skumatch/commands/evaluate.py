@@ -16,6 +16,7 @@ from skumatch.commands.compare import Evaluated, ProtocolName, compare_folder
 from skumatch.commands.options import ALIASES, completed, written
 from skumatch.files import write_json
 from skumatch.retrieval.figures import Evaluation
+from skumatch.texts import queries_of
 
 DEPTHS = {
     "map_r": "mAP@R",
@@ -31,7 +32,8 @@ def headline(evaluation: Evaluation) -> str:
     low, high = evaluation.interval.top1
     figures = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     figures += f", top-3 {100 * evaluation.top3:.1f} %, top-5 {100 * evaluation.top5:.1f} %"
-    scope = f"protocol {evaluation.protocol}, {evaluation.n:,} queries of {evaluation.skus:,} SKUs"
+    asked = queries_of(evaluation.n, evaluation.skus)
+    scope = f"protocol {evaluation.protocol}, {asked}"
     left_out = (
         f", {evaluation.without_partner} without a gallery image left out"
         if evaluation.without_partner

@@ -20,11 +20,12 @@ from skumatch.config import settings as current_settings
 from skumatch.errors import DataError, ImageError, ParameterError
 from skumatch.files import write_text
 from skumatch.terminal import print_json
+from skumatch.texts import agreeing, counted
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from skumatch.bundle import Assortment
+    from skumatch.bundle import Assortment, Bundle
     from skumatch.matching.batch import MatchPlan
     from skumatch.matching.shop_lists import Assortments, ShopList
 
@@ -103,6 +104,7 @@ def _print(paths: list[Path], model: str, top_k: int, shop: ShopList | None, as_
     rows = bundle.match(pictures, top_k, assortment)
     if as_json:
         print_json([[m._asdict() for m in matches] for matches in rows])
+        _note(bundle)
         return
     searched = "assortment" if assortment else "gallery"
     for path, matches in zip(paths, rows, strict=True):
@@ -111,6 +113,15 @@ def _print(paths: list[Path], model: str, top_k: int, shop: ShopList | None, as_
         for m in matches:
             table.add_row(Text(m.sku), f"{m.similarity:.3f}", Text(m.gallery_id))
         console.print(table)
+    _note(bundle)
+
+
+def _note(bundle: Bundle) -> None:
+    """Say on stderr what the answers of a model without thresholds mean."""
+    from skumatch.matching.batch import without_thresholds
+
+    if sentences := without_thresholds(bundle):
+        Console(stderr=True, soft_wrap=True).print(sentences, markup=False, highlight=False)
 
 
 def _warn(assortments: Assortment | Assortments | None) -> None:
@@ -146,7 +157,8 @@ def _write(
         plan = MatchPlan(bundle, open_pictures(listings, parts), top_k, table, assortments)
         before, total = match_all(plan, parts, params.embed.batch, params.runtime)
         if before:
-            partly = f"{before:,} of {total:,} pictures were matched before."
+            were = agreeing(before, "was", "were")
+            partly = f"{before:,} of {counted(total, 'picture')} {were} matched before."
             console.print(partly if before < total else f"{out} is up to date.", markup=False)
         if html:
             write_text(html, page(plan, _gallery(plan, settings)))
@@ -170,9 +182,11 @@ def _tell(plan: MatchPlan, out: Path, html: Path | None) -> None:
     from skumatch.matching.batch import counts
 
     unknown, skus, problems = counts(plan.out)
-    table = Table(title=Text(f"{len(plan.images):,} pictures"), show_header=False)
-    table.add_row("matched", f"{sum(skus.values()):,}", f"{len(skus):,} products")
-    table.add_row("unknown", f"{unknown:,}", plan.unknown_words)
+    table = Table(title=Text(counted(len(plan.images), "picture")), show_header=False)
+    told = plan.bundle.thresholds.fitted
+    matched = "matched" if told else "nearest product"
+    table.add_row(matched, f"{sum(skus.values()):,}", counted(len(skus), "product"))
+    table.add_row("unknown", f"{unknown:,}" if told else "-", plan.unknown_words)
     table.add_row(
         "not readable",
         f"{sum(problems.values()):,}",
@@ -180,6 +194,7 @@ def _tell(plan: MatchPlan, out: Path, html: Path | None) -> None:
     )
     table.columns[1].justify = "right"
     console.print(table)
+    _note(plan.bundle)
     for path in filter(None, (out, html)):
         console.print(str(path), style="bold", markup=False, highlight=False, soft_wrap=True)
     if sum(problems.values()) == len(plan.images):

@@ -19,6 +19,7 @@ from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
 from skumatch.registry.journal import Entry, breaks, unheaded
 from skumatch.registry.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, ModelRef, Registry
 from skumatch.terminal import print_json
+from skumatch.texts import counted
 
 console = Console()
 
@@ -255,8 +256,9 @@ def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
     for sentence in broken:
         console.print(f"[bold red]✗[/] {sentence}")
     if not broken:
+        chain = f"The chain of {counted(len(entries), 'entry', 'entries')}"
         console.print(
-            f"The chain of {len(entries):,} entries holds; its last hash is {entries[-1].hash}.",
+            f"{chain} holds; its last hash is {entries[-1].hash}.",
             highlight=False,
             soft_wrap=True,
         )

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from skumatch.commands.options import Overrides, completed, flag
-from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project, shown
+from skumatch.config import PARAMS, Settings, check_approval, expanded, load_params, require_project
 from skumatch.config import settings as current_settings
-from skumatch.errors import DataError, Refused, ServiceError
+from skumatch.errors import DataError, Refused, RegistryUnavailable, ServiceError
 from skumatch.lineage.provenance import check_signing_key
 from skumatch.params import STAGES
 from skumatch.servers.airflow_api import REFRESH, RETRAIN
@@ -288,8 +288,19 @@ def up() -> None:
     load_params(settings.project / PARAMS)  # with an error in it the servers would wait for DAGs in vain
     check_signing_key(settings.signing_key_file)
     services.up(settings)
-    addresses = f"Airflow: {settings.airflow_url}\nMLflow:  {shown(settings.mlflow_url)}"
-    console.print(f"{addresses}\nStop them with `skumatch down`.", highlight=False)
+    addresses = f"Airflow: {settings.airflow_url}\nMLflow:  {_mlflow_page(settings)}"
+    stop = "Stop them with `skumatch down`."
+    console.print(f"{addresses}\n{stop}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _mlflow_page(settings: Settings) -> str:
+    """Return the page of all runs; that of the models where an MLflow elsewhere doesn't answer."""
+    from skumatch.registry.tracking import Tracking
+
+    try:
+        return Tracking(settings.mlflow_url).runs_page(settings.mlflow_shown)
+    except RegistryUnavailable:
+        return settings.models_page
 
 
 def down() -> None:

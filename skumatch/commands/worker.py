@@ -30,7 +30,9 @@ def pull() -> None:
     from skumatch.pipeline.pull import RunRequest
     from skumatch.pipeline.pull import pull as task
 
-    _answer(lambda settings, message: task(settings, RunRequest.model_validate(message)).model_dump())
+    _answer(
+        lambda settings, message: task(settings, RunRequest.model_validate(message)).model_dump(mode="json")
+    )
 
 
 @app.command()
@@ -40,7 +42,9 @@ def stage(names: list[str]) -> None:
     from skumatch.pipeline.worker import run_stages
 
     _answer(
-        lambda settings, message: run_stages(settings, Message.model_validate(message), names).model_dump()
+        lambda settings, message: run_stages(settings, Message.model_validate(message), names).model_dump(
+            mode="json"
+        )
     )
 
 

@@ -15,6 +15,7 @@ from skumatch.params import Params
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Bounds, Evaluation, Protocol
 from skumatch.retrieval.protocols import ProtocolAnswers, ask
+from skumatch.texts import queries_of
 
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder
@@ -43,7 +44,8 @@ def span(bounds: Bounds) -> str:
 def scope(comparison: Comparison) -> str:
     """Describe the protocol, the queries and the intervals, which are the same for all models."""
     first = comparison.models[0].evaluation
-    queries = f"Protocol {comparison.protocol}: {first.n:,} queries of {first.skus:,} SKUs, the same for all"
+    asked = queries_of(first.n, first.skus)
+    queries = f"Protocol {comparison.protocol}: {asked}, the same for all"
     left_out = (
         f"; {first.without_partner:,} without a gallery image left out" if first.without_partner else ""
     )

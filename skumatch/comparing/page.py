@@ -21,6 +21,7 @@ from skumatch.comparing.comparison import (
     span,
     spread,
 )
+from skumatch.texts import FILTERS
 
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NO_XML = re.compile(
@@ -239,5 +240,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     formats = {"share": share, "spread": spread, "points": points, "span": span, "scope": scope}
-    environment.filters |= {"count": "{:,}".format} | formats
+    environment.filters |= FILTERS | formats
     return environment

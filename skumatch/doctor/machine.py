@@ -22,6 +22,7 @@ from skumatch.doctor.storage import pointed
 from skumatch.lineage.provenance import check_signing_key
 from skumatch.params import STAGES
 from skumatch.pipeline.inputs import read_code
+from skumatch.texts import counted
 from skumatch.version import VERSION
 
 LOCK = "requirements/constraints.txt"
@@ -53,7 +54,7 @@ def packages(place: Place) -> str:
             "warning",
         )
     versions = f"skumatch {VERSION}, Python {platform.python_version()}"
-    return f"{versions}, {len(installed)} packages as {LOCK} has them"
+    return f"{versions}, {counted(len(installed), 'package')} as {LOCK} says"
 
 
 def _check_needs(project: Path) -> None:
@@ -99,7 +100,8 @@ def _version(name: str) -> str | None:
 def parameters(place: Place) -> str:
     """Check that params.yaml can be used. Raises ParameterError, as every command does."""
     params = load_params(place.settings.project / "params.yaml")
-    return f"{params.encoder.model}, {params.train.epochs} epochs; models named {params.release.model_name}"
+    training = f"{params.encoder.model}, {counted(params.train.epochs, 'epoch')}"
+    return f"{training}; models named {params.release.model_name}"
 
 
 def pipeline(place: Place) -> str:
@@ -114,7 +116,7 @@ def pipeline(place: Place) -> str:
         raise Problem(f"dvc.yaml has a stage that this skumatch doesn't know: {unknown[0]}", fix)
     if lacking := [name for name in STAGES if name not in names]:
         raise Problem(f"dvc.yaml has no stage {lacking[0]}", fix)
-    return f"{len(names)} stages"
+    return counted(len(names), "stage")
 
 
 def code(place: Place) -> str:
@@ -171,7 +173,9 @@ def disk(place: Place) -> str:
         raise Problem(f"{free_gib:.1f} GiB free in {home}; a run wants {needed_gib:.1f}", fix, "warning")
     if system.f_files and system.f_favail < LEAST_FILES:  # some file systems report no number of files
         raise Problem(
-            f"room for {system.f_favail:,} more files in {home}; a run wants {LEAST_FILES:,}", fix, "warning"
+            f"room for {counted(system.f_favail, 'more file')} in {home}; a run wants {LEAST_FILES:,}",
+            fix,
+            "warning",
         )
     return f"{free_gib:,.0f} GiB free in {home}"
 

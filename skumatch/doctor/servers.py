@@ -20,6 +20,7 @@ from skumatch.pipeline.pull import open_registry
 from skumatch.registry.probes import manifest_hash, server_version, try_artifacts
 from skumatch.registry.tracking import Tracking
 from skumatch.servers.airflow_api import REFRESH, RETRAIN, Airflow
+from skumatch.texts import counted
 
 BROKER = "AIRFLOW__CELERY__BROKER_URL"
 DEFAULT, DEFAULT_QUEUE = "AIRFLOW__OPERATORS__DEFAULT_QUEUE", "default"
@@ -52,7 +53,7 @@ def workers(place: Place) -> str:
     if lacking := sorted(wanted - served):
         fix = f"Start one: airflow celery worker --queues {','.join(lacking)}; or change runtime.queues."
         raise Problem(f"no worker serves the queue {', '.join(lacking)}", fix)
-    return f"{len(answers)} workers, serving {', '.join(sorted(served))}"
+    return f"{counted(len(answers), 'worker')}, serving {', '.join(sorted(served))}"
 
 
 def _celery() -> Any:

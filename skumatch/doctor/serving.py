@@ -14,6 +14,7 @@ from skumatch.registry.labels import nameable
 from skumatch.registry.registry import Registry
 from skumatch.registry.tracking import DATA_TAG
 from skumatch.stages import artefacts
+from skumatch.texts import agreeing, counted
 
 
 def products(place: Place) -> str:
@@ -36,15 +37,14 @@ def products(place: Place) -> str:
     lacking = today - served
     if lacking:
         raise _lacking(lacking, lacking & _held_back(registry, str(pointed(place).get("md5", ""))))
-    return f"version {champion.version} can name all {len(today):,} products of today's data"
+    return f"version {champion.version} can name all {counted(len(today), 'product')} of today's data"
 
 
 def _lacking(lacking: set[str], held: set[str]) -> Problem:
     """Return the problem of products that can't be named, some of which (`held`) the last run held back."""
-    products = f"{len(lacking):,} product{'s' if len(lacking) != 1 else ''}"
-    sentence = f"{products} of today's data can't be named by what serves"
+    sentence = f"{counted(len(lacking), 'product')} of today's data can't be named by what serves"
     if held == lacking:
-        sentence = f"{sentence}: the last run held {'them' if len(held) != 1 else 'it'} back"
+        sentence = f"{sentence}: the last run held {agreeing(len(held), 'it', 'them')} back"
         fix = "Its report says why; correct the data, or accept them by name (refresh.accept)."
         return Problem(sentence, fix, "warning")
     sentence = f"{sentence}, {len(held):,} of them held back by the last run" if held else sentence

@@ -15,6 +15,7 @@ from skumatch.config import shown
 from skumatch.doctor.finding import Place, Problem, refusals
 from skumatch.files import file_system
 from skumatch.pipeline.repository import Repository
+from skumatch.texts import counted
 
 # Addresses of stores without folders: making a folder there would make the bucket.
 BUCKETS = (
@@ -93,7 +94,7 @@ def data(place: Place) -> str:
         lacking = Repository(Path(folder), private).lacking(md5)
     if lacking:
         subject = (
-            f"{len(lacking)} files of data version {md5[:12]}"
+            f"{counted(len(lacking), 'file')} of data version {md5[:12]}"
             if md5 not in lacking
             else f"the data version {md5[:12]}"
         )

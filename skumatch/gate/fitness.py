@@ -38,6 +38,7 @@ from skumatch.params import RefreshParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.metrics import Flags, Places
+from skumatch.texts import counted
 
 __all__ = ["Fitness", "FitnessCheck", "Loss", "Measured", "hold_back", "judge"]
 STATUSES: Final = ("old", "new", "retired", "other")
@@ -258,7 +259,7 @@ def _takers(questions: pd.DataFrame, new: set[str], policy: RefreshParams) -> di
     worst = losses[enough & losses["share"].ge(policy.max_taken)].sort_values(["share", "n", "sku"])
     limit, reasons = percent(policy.max_taken), {}
     for row in worst.to_dict("records"):
-        photos_taken = f"{row['n']} of {row['of']} photos of the old product {row['sku']}"
+        photos_taken = f"{row['n']:,} of {counted(row['of'], 'photo')} of the old product {row['sku']}"
         words = f"that are answered right today ({percent(row['share'])}; {limit} is too much)"
         reasons[row["refreshed"]] = f"it takes {photos_taken} {words}"
     return reasons
@@ -275,7 +276,7 @@ def _not_found(new: pd.DataFrame, policy: RefreshParams) -> dict[str, str]:
     for sku, hits, questions in shares.itertuples():
         high = statistics.highest_share(hits, questions, 1 - policy.confidence)
         if high < floor:
-            share = f"{percent(hits / questions)} of its own {questions} questions"
+            share = f"{percent(hits / questions)} of its own {counted(questions, 'question')}"
             bound = f"at most {percent(high)} with {sure} confidence"
             reasons[sku] = f"it is found in {share} ({bound}), below the floor of {percent(floor)}"
     return reasons
@@ -351,7 +352,8 @@ def _retired_returned(names: pd.Series[str], retired: set[str]) -> FitnessCheck:
         return _check("retired_returned", None, "no product was retired")
     returned = names[names.isin(retired)]
     returned_names = f" ({_listed(set(returned))})" if len(returned) else ""
-    words = f"answers that name one of {len(retired)} retired products: {len(returned)}{returned_names}"
+    products = counted(len(retired), "retired product")
+    words = f"answers that name one of {products}: {len(returned):,}{returned_names}"
     return _check("retired_returned", returned.empty, words)
 
 
@@ -437,7 +439,7 @@ def _check(name: str, passed: bool | None, detail: str, *measured: Measured) -> 
 
 def _told(measured: Measured) -> str:
     """Put a measurement in words: the share, its base, its bounds and its numbers of questions and SKUs."""
-    extent = f"{measured.questions:,} questions of {measured.skus:,} SKUs"
+    extent = f"{counted(measured.questions, 'question')} of {counted(measured.skus, 'SKU')}"
     if measured.against is None or measured.before is None or measured.change is None:
         return f"{percent(measured.after)} ({_range(measured, percent)}, {extent})"
     change = points(measured.change)

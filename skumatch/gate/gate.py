@@ -26,6 +26,7 @@ from skumatch.gate.rules import FULL, REFRESH_RULES, RULES, BundleFacts, Case, S
 from skumatch.params import GateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
+from skumatch.texts import agreeing, counted
 
 __all__ = [
     "CHECKS",
@@ -132,9 +133,8 @@ class Products(_Record):
     @property
     def sentence(self) -> str:
         """The numbers of products that the served gallery lacks and has in excess, in words."""
-        products = f"{self.new:,} product{'s' if self.new != 1 else ''}"
-        new = f"{products} of today's data can't be named by what serves"
-        gone = f"{self.retired:,} that it names {'are' if self.retired != 1 else 'is'} no longer in the data"
+        new = f"{counted(self.new, 'product')} of today's data can't be named by what serves"
+        gone = f"{self.retired:,} that it names {agreeing(self.retired, 'is', 'are')} no longer in the data"
         return f"{new}, and {gone}" if self.retired else new
 
 
@@ -291,7 +291,7 @@ def _refresh_checks(refreshed: Refreshed, policy: GateParams) -> tuple[Check, ..
 
 def _released_words(products: Products) -> str:
     released = products.new - len(products.held)
-    words = [f"{released:,} new product{'s' if released != 1 else ''}", f"{products.retired:,} retired"]
+    words = [counted(released, "new product"), f"{products.retired:,} retired"]
     return ", ".join([*words, _held_words(products)] if products.held else words)
 
 

@@ -17,6 +17,7 @@ from skumatch.params import GateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import PairedHits
 from skumatch.retrieval.metrics import Floats
+from skumatch.texts import agreeing, counted, queries_of
 
 WORDS = {
     "macro": "the mean over products, each counted alike",
@@ -131,13 +132,14 @@ def judge(guard: Guard, policy: GateParams) -> Outcome:
     measured = f"{WORDS[guard.name]}: {shares}, {points(guard.estimate)}"
     margin, alpha = points(-guard.margin), 1 - policy.guard_confidence
     if guard.adjusted is None:
-        few = f"{guard.skus} SKUs, of at least {policy.guard_min_skus} to judge by"
+        few = f"{counted(guard.skus, 'SKU')}, of at least {policy.guard_min_skus} to judge by"
         needed = statistics.clusters_needed(policy.guard_confidence)
         if guard.p_worse is not None and guard.p_worse <= alpha and guard.changed >= needed:
-            harm = f"even {few} show that it is worse by more than {points(guard.margin)[1:]}"
+            show = agreeing(guard.skus, "shows", "show")
+            harm = f"even {few} {show} that it is worse by more than {points(guard.margin)[1:]}"
             return "failed", f"{measured}, and {harm}"
         return "not applicable", f"{measured}, on {few}"
-    extent = f"{guard.n} queries of {guard.skus} SKUs"
+    extent = queries_of(guard.n, guard.skus)
     words = f"p {_p(guard.adjusted)} of {_p(alpha)} that it is {margin} or worse, {extent}"
     allowed = points(guard.margin)[1:]
     if guard.adjusted <= alpha:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from skumatch.params import GateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
+from skumatch.texts import counted, queries_of
 
 Verdict = Literal["first", "promote", "refresh", "keep", "refuse"]
 Status = Literal["passed", "failed", "not applicable"]
@@ -132,7 +133,7 @@ def _sound(evaluation: Evaluation, role: str) -> Outcome:
         value = getattr(evaluation, name)
         if not 0 <= value <= 1:  # NaN too
             return "failed", f"the {role}'s {name} is {value}, which is no share; check the evaluate stage"
-    return "passed", f"the {role} was scored on {evaluation.n} queries of {evaluation.skus} SKUs"
+    return "passed", f"the {role} was scored on {queries_of(evaluation.n, evaluation.skus)}"
 
 
 def pairs(case: Case) -> Outcome:
@@ -155,8 +156,8 @@ def pairs(case: Case) -> Outcome:
         return "failed", f"{unlike}; run the evaluate stage again"
     if not _follow(challenger, champion, slices):
         return "failed", "the figures don't follow from the hits query by query; run the evaluate stage again"
-    queries = f"the same {challenger.n} queries under the protocol '{challenger.protocol}'"
-    return "passed", f"both were asked {queries}"
+    same_queries = f"the same {counted(challenger.n, 'query', 'queries')}"
+    return "passed", f"both were asked {same_queries} under the protocol '{challenger.protocol}'"
 
 
 def _extent(evaluation: Evaluation) -> tuple[str, int, int, int]:
@@ -227,7 +228,8 @@ def floor(case: Case) -> Outcome:
     passed = top1 >= least
     where = f"{'at or above' if passed else 'below'} the floor of {percent(least)}"
     status: Status = "passed" if passed else "failed"
-    return status, f"the {case.candidate}'s top-1 is {percent(top1)} on {case.challenger.n} queries, {where}"
+    queries = counted(case.challenger.n, "query", "queries")
+    return status, f"the {case.candidate}'s top-1 is {percent(top1)} on {queries}, {where}"
 
 
 def gain(case: Case) -> Outcome:
@@ -261,7 +263,9 @@ def evidence(case: Case) -> Outcome:
     if case.difference is None:
         return UNMEASURED
     changed, needed = case.difference.changed, statistics.clusters_needed(case.policy.confidence)
-    words = f"the models differ on {changed} SKUs, and with fewer than {needed} a gain can be chance"
+    words = (
+        f"the models differ on {counted(changed, 'SKU')}, and with fewer than {needed} a gain can be chance"
+    )
     return ("passed" if changed >= needed else "failed"), words
 
 

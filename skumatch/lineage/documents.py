@@ -23,14 +23,13 @@ from skumatch.config import shown
 from skumatch.lineage.lineage import Lineage
 
 
-def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
+def bill(record: Lineage, constraints: str, model: str) -> str:
     """Return the bill of materials of a run as CycloneDX 1.6 in JSON; the same for the same run.
 
     Args:
         record: the run's lineage record.
         constraints: the text of constraints.txt, which pins the packages.
         model: the registered model's name.
-        ended: time of the registration.
     """
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.bom import Bom
@@ -44,12 +43,14 @@ def bill(record: Lineage, constraints: str, model: str, ended: datetime) -> str:
         return [HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else []
 
     document = Bom(serial_number=UUID(record.results.bundle[:32]))
-    document.metadata.timestamp = ended
+    times = {"started": record.started, "ended": record.ended}
+    facts = {"run": record.run} | {name: moment.isoformat() for name, moment in times.items() if moment}
+    document.metadata.timestamp = _end(record)
     document.metadata.component = Component(
         name=model, version=record.results.bundle[:12],
         type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="model",
         hashes=sha256(record.results.bundle),
-        properties=[Property(name="skumatch:run", value=record.run)],
+        properties=[Property(name=f"skumatch:{name}", value=value) for name, value in facts.items()],
     )  # fmt: skip
     md5 = [HashType(alg=HashAlgorithm.MD5, content=inputs.data.removeprefix("md5:").removesuffix(".dir"))]
     parts = [
@@ -133,30 +134,45 @@ class DecisionFacet(RunFacet):
     record: str
 
 
-def event(
-    record: Lineage, digest: str, sentence: str, model: str, version: int | None, ended: datetime
-) -> RunEvent:
-    """Return the COMPLETE event of a run. Its job has the name of the DAG for the run's kind.
+def events(
+    record: Lineage, digest: str, sentence: str, model: str, version: int | None
+) -> tuple[RunEvent, ...]:
+    """Return the START and the COMPLETE event of a run. Its job has the name of the DAG for the run's kind.
 
     Args:
-        record: the run's lineage record.
+        record: the run's lineage record, with the times of both.
         digest: hash of `record`.
         sentence: the gate's decision in words.
         model: the registered model's name.
         version: the registered version; None where nothing was registered.
-        ended: when the run was registered.
+
+    Returns:
+        Both events; COMPLETE alone where the start isn't recorded.
     """
     data = InputDataset(NAMESPACE, "data", facets={"skumatch_data": DataVersionFacet(record.inputs.data)})
     outs = OutputDataset(
         NAMESPACE, model, facets={"skumatch_model": ModelVersion(record.results.bundle, version)}
     )
     decision = DecisionFacet(record.results.verdict, sentence, digest)
-    return RunEvent(
-        eventTime=ended.isoformat(), eventType=RunState.COMPLETE, producer=PRODUCER,
-        run=Run(str(uuid5(NAMESPACE_URL, f"skumatch:{record.run}")), facets={"skumatch_decision": decision}),
-        job=Job(NAMESPACE, f"skumatch_{record.inputs.kind}"),
-        inputs=[data, InputDataset(NAMESPACE, f"weights: {record.inputs.weights}")], outputs=[outs],
+    run_id = str(uuid5(NAMESPACE_URL, f"skumatch:{record.run}"))
+    job = Job(NAMESPACE, f"skumatch_{record.inputs.kind}")
+    inputs = [data, InputDataset(NAMESPACE, f"weights: {record.inputs.weights}")]
+    complete = RunEvent(
+        eventTime=_end(record).isoformat(), eventType=RunState.COMPLETE, producer=PRODUCER,
+        run=Run(run_id, facets={"skumatch_decision": decision}), job=job, inputs=inputs, outputs=[outs],
     )  # fmt: skip
+    if record.started is None:
+        return (complete,)
+    start = RunEvent(
+        eventTime=record.started.isoformat(), eventType=RunState.START, producer=PRODUCER,
+        run=Run(run_id), job=job, inputs=inputs,
+    )  # fmt: skip
+    return start, complete
+
+
+def _end(record: Lineage) -> datetime:
+    assert record.ended, "what is registered now says when it ended"
+    return record.ended
 
 
 def emit(run_event: RunEvent, target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import yaml
@@ -121,32 +122,48 @@ class Results(_Record):
 
 
 class Lineage(_Record):
-    """The whole record. Records of schema 1, from before gallery releases, still can be read.
+    """The whole record. Records of schemas 1 and 2 still can be read.
+
+    Schema 1 is from before there were gallery releases, schema 2 from before the run's times were recorded.
 
     Attributes:
         schema_: name of the schema (`schema` in JSON).
         run: skumatch's name of the run.
+        started: when its first task began; None where that isn't recorded.
+        ended: when its last result was there, before its registration; None where that isn't recorded.
         code: its code.
         inputs: its inputs.
         stages: its stages by name.
         results: its results.
     """
 
-    schema_: Literal["skumatch-lineage-1", "skumatch-lineage-2"] = Field(
-        default="skumatch-lineage-2", alias="schema"
+    schema_: Literal["skumatch-lineage-1", "skumatch-lineage-2", "skumatch-lineage-3"] = Field(
+        default="skumatch-lineage-3", alias="schema"
     )
     run: str = Field(min_length=1)
+    started: datetime | None = None
+    ended: datetime | None = None
     code: CodeRecord
     inputs: Inputs
     stages: dict[str, Stage]
     results: Results
 
 
-def lineage(run: str, code: CodeRecord, inputs: Inputs, lock: str, results: Results) -> dict[str, Any]:
+def lineage(
+    run: str,
+    started: datetime | None,
+    ended: datetime | None,
+    code: CodeRecord,
+    inputs: Inputs,
+    lock: str,
+    results: Results,
+) -> dict[str, Any]:
     """Return the lineage record of a run, ready for write_json.
 
     Args:
         run: skumatch's name of the run.
+        started: when its first task began; None if that isn't known.
+        ended: when its last result was there.
         code: its code.
         inputs: its inputs.
         lock: the text of its dvc.lock.
@@ -155,7 +172,15 @@ def lineage(run: str, code: CodeRecord, inputs: Inputs, lock: str, results: Resu
     Raises:
         DataError: the lock can't be read.
     """
-    record = Lineage(run=run, code=code, inputs=inputs, stages=stages_of(lock), results=results)
+    record = Lineage(
+        run=run,
+        started=started,
+        ended=ended,
+        code=code,
+        inputs=inputs,
+        stages=stages_of(lock),
+        results=results,
+    )
     return record.model_dump(mode="json", by_alias=True)
 
 

@@ -28,15 +28,18 @@ OTHER_KEYS = {
 BUILD, BUILDER = "urn:skumatch:retrain:1", "urn:skumatch:register:1"
 
 
-def statement(record: Mapping[str, Any], parts: Mapping[str, str], ended: datetime) -> dict[str, Any]:
+def statement(
+    record: Mapping[str, Any], parts: Mapping[str, str], registered: datetime | None = None
+) -> dict[str, Any]:
     """Return the in-toto statement of a run: its inputs and the bundle that it made.
 
     Args:
         record: the run's lineage record.
         parts: SHA-256 of each file of the bundle, by name.
-        ended: time of the registration, in UTC.
+        registered: when the run was registered, in UTC; told as its end if the record names no end.
     """
     run = Lineage.model_validate(record)
+    times = {"startedOn": run.started, "finishedOn": run.ended or registered}
     results = {
         "decision.json": run.results.decision,
         "challenger.json": run.results.challenger,
@@ -57,7 +60,8 @@ def statement(record: Mapping[str, Any], parts: Mapping[str, str], ended: dateti
             },
             "runDetails": {
                 "builder": {"id": BUILDER},
-                "metadata": {"invocationId": run.run, "finishedOn": f"{ended:%Y-%m-%dT%H:%M:%SZ}"},
+                "metadata": {"invocationId": run.run}
+                | {name: f"{moment:%Y-%m-%dT%H:%M:%SZ}" for name, moment in times.items() if moment},
                 "byproducts": [
                     {"name": name, "digest": {"sha256": digest}} for name, digest in results.items()
                 ],

@@ -27,6 +27,7 @@ from skumatch.matching.tables import CSV
 from skumatch.model.embed import Batch, stream
 from skumatch.params import RuntimeParams
 from skumatch.progress import Advance, track
+from skumatch.retrieval.thresholds import needed
 from skumatch.version import VERSION
 
 SCHEMA = pa.schema(
@@ -86,9 +87,22 @@ class MatchPlan(NamedTuple):
     def unknown_words(self) -> str:
         """A phrase that says which pictures are called unknown."""
         if not self.bundle.thresholds.fitted:
-            return "the model has no thresholds, so each picture gets a product"
+            return "can't be told, as the model has no thresholds"
         searched = "the gallery" if self.assortments is None else "the picture's assortment"
         return f"of no product in {searched}, by the model's thresholds"
+
+
+def without_thresholds(bundle: Bundle) -> str:
+    """Return what a model's answers mean if it has no thresholds, and how to get some; else an empty text."""
+    thresholds = bundle.thresholds
+    if thresholds.fitted:
+        return ""
+    least = needed(thresholds.target) if thresholds.target else "enough pictures"
+    return (
+        "The model has no thresholds, so every picture was given its nearest product, right or not. "
+        "A retrain or a refresh fits some where SKUs that are never trained on (split.unseen_share) "
+        f"or validation pictures (split.val_share) make {least}."
+    )
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from PIL import Image
 
 from skumatch.data.images import Images
 from skumatch.data.validation.thumbnails import thumbnail
-from skumatch.matching.batch import MatchPlan
+from skumatch.matching.batch import MatchPlan, without_thresholds
+from skumatch.texts import FILTERS
 
 SIDE = 144  # pixels of a picture's longer side
 GROUPS, EACH, STRANGERS = 80, 12, 60  # products, pictures of each, unknown pictures shown
@@ -82,6 +83,7 @@ def page(plan: MatchPlan, gallery: Callable[[str], Image.Image | None]) -> str:
             for sku in sizes.index[:GROUPS]
         ],
         "unknown_words": plan.unknown_words,
+        "no_thresholds": without_thresholds(plan.bundle),
         "bundle": plan.bundle.hash,
     }
     return _environment().get_template("matches.html.jinja").render(facts)
@@ -114,5 +116,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": "{:,}".format}
+    environment.filters |= FILTERS
     return environment

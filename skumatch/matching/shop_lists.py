@@ -15,7 +15,7 @@ from skumatch.bundle import Assortment, Bundle
 from skumatch.bundle.assortment import first_names
 from skumatch.errors import DataError
 from skumatch.matching.given import place
-from skumatch.texts import alike, read_names, visible
+from skumatch.texts import alike, counted, read_names, visible
 
 COLUMN = "assortment"
 JSON_START = "["  # of a cell that holds names; any other cell is the path of a file
@@ -122,9 +122,9 @@ class Assortments:
         if len(lacking) < 2:
             return lacking[0].warning if lacking else None
         names = tuple({alike(name): name for kind in lacking for name in kind.missing}.values())
-        counted = f"{len(lacking):,} of {len(self.restricted):,} assortments have products"
+        share = f"{len(lacking):,} of {counted(len(self.restricted), 'assortment')} have products"
         cause = "that are not in the model's gallery, so no picture is matched with these"
-        return f"{counted} {cause}: {first_names(names)}."
+        return f"{share} {cause}: {first_names(names)}."
 
 
 def look_up(bundle: Bundle, lists: Sequence[ShopList | None], common: ShopList | None) -> Assortments | None:

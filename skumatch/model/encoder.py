@@ -19,7 +19,7 @@ from skumatch.model.preprocess import Preprocess
 from skumatch.model.projection import Projection
 from skumatch.model.torchvision_ops import open_clip
 from skumatch.params import EncoderParams
-from skumatch.texts import did_you_mean, visible
+from skumatch.texts import counted, did_you_mean, visible
 
 FORMAT = 1
 CANVAS = "canvas"  # in the metadata of our safetensors files
@@ -326,6 +326,6 @@ def fill(tower: nn.Module, state: dict[str, Tensor], misfit: str, remedy: str) -
     expected = {name: tensor.shape for name, tensor in tower.state_dict().items()}
     wrong = sorted(name for name in sizes.keys() | expected.keys() if sizes.get(name) != expected.get(name))
     if wrong:
-        problem = f"{misfit}: {len(wrong)} tensors are missing, unknown or of another size"
+        problem = f"{misfit}: {counted(len(wrong), 'tensor')} missing, unknown or of another size"
         raise WeightsError(f"{problem}, first {wrong[0]}; {remedy}.")
     tower.load_state_dict(state)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skumatch.errors import WeightsError
+from skumatch.texts import counted
 
 Grid = tuple[int, int]  # rows and columns, of patches or of a patch's pixels
 NAMES = ("positional_embedding", "trunk.pos_embed")  # the table's name in open_clip's ViTs and in timm's
@@ -65,7 +66,7 @@ def resized(tower: nn.Module, state: dict[str, Tensor], canvas: Grid | None, pat
         source = (math.isqrt(max(count, 0)),) * 2
         expected = "of a square canvas, and it names no other"
     if source[0] * source[1] != count or count < 1:
-        problem = f"{path} has {count} positions, which are not those {expected}"
+        problem = f"{path} has {counted(count, 'position')}, not those {expected}"
         raise WeightsError(f"{problem}; set encoder.weights to weights of this model.")
     return state if source == grid else state | {name: _resampled(positions, prefix_count, source, grid)}
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skumatch.errors import ParameterError
 from skumatch.model.chance import generator
 from skumatch.params import SamplingParams, TrainParams
+from skumatch.texts import counted
 
 Whole = NDArray[np.int64]
 
@@ -191,7 +192,7 @@ class Schedule:
             len(self.labels) == self.images or (power == 1 and not per_sku)
         )
         if self.size % self.world:
-            problem = f"{self.world} processes can't share {self.size} images a step"
+            problem = f"{self.world} processes can't share {counted(self.size, 'image')} a step"
             raise ParameterError(f"{problem}; set train.batch to a multiple of {self.world}.")
         if per_sku and self.batch % (per_sku * self.world):
             unit = per_sku * self.world
@@ -202,7 +203,7 @@ class Schedule:
         if per_sku and self.skus < self.batch // per_sku:
             problem = (
                 f"A batch of {self.batch} with train.sampling.per_sku {per_sku} "
-                f"needs {self.batch // per_sku} SKUs, there are {self.skus}"
+                f"needs {counted(self.batch // per_sku, 'SKU')}, there are {self.skus}"
             )
             raise ParameterError(f"{problem}; lower train.batch or raise per_sku.")
 

@@ -35,6 +35,7 @@ from skumatch.pipeline.data_record import Action, DataChange, DataRecord
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.repository import pointer as pointer_of
+from skumatch.texts import counted
 
 TABLES = ("manifest.parquet", SUMMARY, QUARANTINE, FILE)
 LISTED = 1_000  # how many names of a kind (added pictures, new products) a record keeps
@@ -161,7 +162,7 @@ def _unchanged(
     """
     unchanged = Changed(md5_of(pointer), md5_of(pointer), PictureChanges(), [], [])
     if erased:
-        summary = f"{_number(sorted(erased), 'picture')} of older versions"
+        summary = f"{counted(len(erased), 'picture')} of older versions"
         fields = {"after": md5_of(pointer), "summary": summary, **_erasure(erased)}
         described = _described(action, pointer, unchanged, reason)
         DataRecord(settings).write(described.model_copy(update=fields))
@@ -347,8 +348,8 @@ def _described(action: Action, pointer: str, changed: Changed, reason: Reason) -
         "retired": changed.retired,
         "brought back": changed.back,
     }
-    words = [f"{_number(names, 'picture')} {kind}" for kind, names in pictures.items() if names]
-    words += [f"{_number(names, 'product')} {kind}" for kind, names in products.items() if names]
+    words = [f"{counted(len(names), 'picture')} {kind}" for kind, names in pictures.items() if names]
+    words += [f"{counted(len(names), 'product')} {kind}" for kind, names in products.items() if names]
     return DataChange(
         action=action,
         after="",
@@ -394,10 +395,6 @@ def _finish(settings: Settings, repository: Repository, pointer: str) -> None:
     if done:
         DataRecord(settings).write(pending.change.model_copy(update={"after": version}))
     path.unlink()
-
-
-def _number(names: list[str], noun: str) -> str:
-    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"
 
 
 def _short(version: str) -> str:

@@ -115,7 +115,7 @@ def read_code(project: Path) -> CodeSnapshot:
         return code
     package = installed_package()
     changed = tuple(sorted((*code.changed, *package.changed)))
-    trouble = _package_trouble(package) or code.trouble
+    trouble = code.trouble or _package_trouble(package)
     return replace(
         code, files={**code.files, **package.files}, changed=changed, trouble=trouble, package=package
     )

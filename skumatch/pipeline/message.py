@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +25,9 @@ class Message(BaseModel):
         data: MD5 of the data version.
         basis: SHA-256 of all that a refusal of the data depends on (pipeline/refusals.py).
         inputs: MD5 of the input set.
+        started: when the run's first task began. With `ended` the one source of the run's times; None in a
+            message of an older skumatch.
+        ended: when the last result so far was there, made or taken from the cache; None before the first.
         lock: text of dvc.lock so far; at first that of the last finished run of its kind, empty for none.
         dry_run: True where the run writes nothing to MLflow.
         overrides: of parameters, each `section.name=value`.
@@ -47,6 +51,8 @@ class Message(BaseModel):
     data: str = ""
     basis: str = ""
     inputs: str
+    started: datetime | None = None
+    ended: datetime | None = None
     lock: str = ""
     dry_run: bool = False
     overrides: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def pull(settings: Settings, request: RunRequest) -> Message:
         CodeError: git refuses, or the code can't be taken along.
         DataError: the data version lacks pictures since they were erased.
     """
+    started = datetime.now(UTC)
     project, code = settings.project, inputs.read_code(settings.project)
     if code.trouble:
         print(code.trouble.warning)
@@ -124,6 +126,7 @@ def pull(settings: Settings, request: RunRequest) -> Message:
         rest_on(set_hash, lock)
     return Message(
         run=request.run,
+        started=started,
         by_itself=request.scheduled,
         kind=request.kind,
         encoder=trained.version if trained else None,

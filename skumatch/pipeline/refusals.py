@@ -20,7 +20,15 @@ from skumatch.pipeline.inputs import fingerprint
 from skumatch.pipeline.message import Message
 from skumatch.promotion import waiting
 from skumatch.registry.registry import Registry
-from skumatch.registry.tracking import DATA_TAG, KIND_TAG, REFUSED_TAG, RUN_TAG, STAGE_TAG, Tracking
+from skumatch.registry.tracking import (
+    DATA_TAG,
+    KIND_TAG,
+    NOTE_TAG,
+    REFUSED_TAG,
+    RUN_TAG,
+    STAGE_TAG,
+    Tracking,
+)
 from skumatch.stages import artefacts
 from skumatch.stages.runner import TRAINING
 
@@ -93,6 +101,7 @@ def record(
         REFUSED_TAG: message.basis,
         STAGE_TAG: stage,
         "skumatch.decision": str(error),
+        NOTE_TAG: f"A {message.kind} that ended early: the stage `{stage}` refused the data. {error}",
         "skumatch.code": code.sha256,
         "skumatch.commit": str(code.commit),
         "skumatch.params": sha256(folder / "params.yaml"),
@@ -101,7 +110,7 @@ def record(
     files["params.yaml"] = folder / "params.yaml"
     try:
         registry = Registry(settings.mlflow_url, load_params(folder / "params.yaml").release.model_name)
-        registry.log_run(message.run, {}, {}, tags, files, "FAILED")
+        registry.log_run(message.run, {}, {}, tags, files, "FAILED", started=message.started)
         if message.encoder:  # the encoder was not judged, so it waits for other data
             waiting.wait(registry, message.encoder, "judgement", message.approved_by)
     except SkumatchError as failure:

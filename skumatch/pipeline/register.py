@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from skumatch.bundle import MANIFEST, bundle_hash
 from skumatch.config import Settings, load_params
-from skumatch.errors import StaleChampion
+from skumatch.errors import StaleChampion, StorageError
 from skumatch.files import read_json, sha256, write_json, write_text
 from skumatch.gate.gate import Decision
 from skumatch.lineage import documents, lineage, provenance
 from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
+from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.message import Message, run_name
 from skumatch.pipeline.pull import open_registry
 from skumatch.pipeline.repository import Repository, md5_of
@@ -40,19 +42,21 @@ from skumatch.registry.tracking import (
     INPUTS_TAG,
     KIND_TAG,
     MACHINE_TAG,
+    NOTE_TAG,
     PLAIN_TAG,
     RUN_TAG,
     VERDICT_TAG,
     VERSION_TAG,
     Tracking,
 )
-from skumatch.report.page import DATA_DOCS
+from skumatch.report.page import DATA_DOCS, RUN_FACTS
 from skumatch.retrieval.answers import Shares
 from skumatch.retrieval.evaluate import Evaluation
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import CodeFacts, WeightsFacts
 
 ORIGIN = "log/origin"
+MINUTE = "%Y-%m-%d %H:%M"
 SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # stages whose files go into MLflow
 # Tags that a registered version takes from the newest run that judged it.
 COMPARISON = (COMPARED_TAG, "skumatch.compared_bundle", "skumatch.decision")
@@ -143,6 +147,8 @@ def _record(
     settings: Settings, message: Message, params: Params, outcome: Outcome, repository: Repository
 ) -> dict[str, Any]:
     """Write the run and its version to MLflow, and promote it; return the summary's entries of MLflow."""
+    if message.ended is None:  # it is of an older skumatch
+        message = message.model_copy(update={"ended": datetime.now(UTC)})
     root = repository.folder
     tracking = Tracking(settings.mlflow_url)
     registry = open_registry(settings, params)
@@ -158,15 +164,23 @@ def _record(
     elif message.encoder:
         trained = registry.resolve(str(message.encoder))
         tags[TRAINED_TAG] = trained.tags.get(TRAINED_TAG, str(trained.version))
+    about = about_run(message, outcome)
+    note = {NOTE_TAG: f"{about}\n\n{outcome.decision.sentence}\n\nReport: artifact `report/report.html`."}
     mlflow_run = tracking.log_run(
-        message.run, flat(params), metrics(message, outcome, root), tags, artifacts(root), "RUNNING"
+        message.run,
+        flat(params),
+        metrics(message, outcome, root),
+        tags | note,
+        artifacts(root),
+        "RUNNING",
+        started=message.started,
     )
     tracking.log_data(mlflow_run, outcome.data, settings.remote_url)
     page = tracking.run_page(mlflow_run, settings.mlflow_shown)
     version, release_entries = None, dict[str, Any]()
     if outcome.decision.promotable:
         report_link = f"Report and figures: [run {message.run}]({page}), artifact `report/report.html`."
-        description = f"{outcome.decision.sentence}\n\n{report_link}"
+        description = f"{outcome.decision.sentence}\n\n{about}\n\n{report_link}"
         folder = artefacts.BUNDLE["refreshed" if outcome.gallery_release else "challenger"].at(root)
         version = registry.register(
             folder, mlflow_run, tags, description, root / "skumatch", artefacts.CARD.at(root)
@@ -176,7 +190,8 @@ def _record(
         release_entries = _release(registry, message, params, outcome, version)
     # FINISHED is set only now. Later runs start from the last finished run, and scheduled runs skip where it
     # has seen the same data; neither may happen for a run that died before its release.
-    tracking.log_run(message.run, {}, {}, {VERSION_TAG: str(version)} if version else {}, {}, "FINISHED")
+    made = {VERSION_TAG: str(version)} if version else {}
+    tracking.log_run(message.run, {}, {}, made, {}, "FINISHED", ended=message.ended)
     aliases = {alias: ref.version for ref in registry.versions() for alias in ref.aliases}
     _emit_lineage(settings, record, outcome, params, version)
     return {"version": version, "aliases": aliases, "waits": False, "mlflow_run": page} | release_entries
@@ -215,7 +230,8 @@ def _release(
         if outcome.gallery_release and now and _same_encoder(registry, now.version, message.champion):
             return _kept(f"a newer gallery, version {now.version}, was released meanwhile, and stays")
         if not gallery_moved(registry, version, message.champion):
-            registry.log_run(message.run, {}, {}, {VERSION_TAG: str(version)}, {}, "FAILED")
+            made = {VERSION_TAG: str(version)}
+            registry.log_run(message.run, {}, {}, made, {}, "FAILED", ended=message.ended)
             raise
         waiting.wait(registry, version, "judgement", approved_by)
         return {"judge_again": version, "approved_by": approved_by}
@@ -272,15 +288,25 @@ def _emit_lineage(
     if settings.openlineage_target:
         from skumatch.lineage import documents  # its import takes a moment, and most runs send no event
 
-        event = documents.event(
+        events = documents.events(
             lineage.Lineage.model_validate(record),
             lineage.record_hash(record),
             outcome.decision.sentence,
             params.release.model_name,
             version,
-            datetime.now(UTC),
         )
-        documents.emit(event, settings.openlineage_target)
+        for event in events:
+            documents.emit(event, settings.openlineage_target)
+
+
+def about_run(message: Message, outcome: Outcome) -> str:
+    """Return a sentence on what the run did, for readers of MLflow's pages."""
+    data, champion = f"data version {outcome.data[:12]}", f"version {message.champion}, the champion"
+    if message.kind == "refresh":
+        again = f"; the encoder of version {message.encoder} was judged again" if message.encoder else ""
+        return f"A refresh: the encoder of {champion}, got a new gallery of {data}{again}."
+    rival = f"It was compared with {champion}." if message.champion else "There was no champion before."
+    return f"A retrain: a new encoder was trained on {data}. {rival}"
 
 
 def tags_of(message: Message, outcome: Outcome, code: CodeFacts) -> dict[str, str]:
@@ -335,6 +361,8 @@ def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> di
 
     return lineage.lineage(
         run=message.run,
+        started=message.started,
+        ended=message.ended,
         code=lineage.CodeRecord(
             commit=code.commit,
             dirty=code.dirty,
@@ -376,20 +404,17 @@ def write_origin(root: Path, record: dict[str, Any], settings: Settings, params:
         settings: this machine's settings, with the path of the signing key, if any.
         params: the run's parameters.
     """
-    ended = datetime.now(UTC)
-    results = record["results"]
+    run, results = lineage.Lineage.model_validate(record), record["results"]
     refreshed = results["verdict"] == "refresh" or results["challenger"] is None
     bundle = artefacts.BUNDLE["refreshed" if refreshed else "challenger"]
     manifest = read_json(bundle.at(root) / MANIFEST)
     parts = {name: part["sha256"] for name, part in manifest["parts"].items()}
     parts |= {MANIFEST: results["bundle"]}
-    statement = provenance.statement(record, parts, ended)
+    statement = provenance.statement(record, parts)
     envelope = provenance.envelope(statement, settings.signing_key_file)
     write_json(root / ORIGIN / "provenance.dsse.json", envelope)
     constraints = (root / "requirements/constraints.txt").read_text("utf-8")
-    text = documents.bill(
-        lineage.Lineage.model_validate(record), constraints, params.release.model_name, ended
-    )
+    text = documents.bill(run, constraints, params.release.model_name)
     write_text(root / ORIGIN / "bom.cdx.json", text)
 
 
@@ -453,7 +478,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def keep_report(settings: Settings, message: Message, root: Path) -> str:
     """Copy the run's report and data docs to this machine's reports, and return the report's path.
 
-    The data docs lie in the run's own folder there, and the report's link to them is changed accordingly.
+    The data docs lie in the run's own folder there, and the report's link to them is changed accordingly. The
+    copy says when the run was and where its data comes from, which a stage's result must not hold.
 
     Args:
         settings: this machine's settings.
@@ -465,9 +491,31 @@ def keep_report(settings: Settings, message: Message, root: Path) -> str:
     page = artefacts.REPORT.read(root).replace(
         f'href="{DATA_DOCS}"', f'href="{docs.relative_to(folder.parent)}"'
     )
+    page = page.replace(RUN_FACTS, escape(f" {facts}" if (facts := run_facts(settings, message)) else ""), 1)
     write_text(docs, artefacts.DATA_DOCS.read(root))
     write_text(folder.with_name(f"{folder.name}.html"), page)
     return str(folder.with_name(f"{folder.name}.html"))
+
+
+def run_facts(settings: Settings, message: Message) -> str:
+    """Return sentences on the origin of a run's data version and on the run's times."""
+    sentences = []
+    try:
+        chain = DataRecord(settings).chain(message.data) if message.data else []
+    except StorageError as error:
+        print(f"The report doesn't say where its data comes from: {error}")
+        chain = []
+    if changes := [change for change in chain if change.before != change.after]:
+        newest = changes[0]
+        source = f" from {newest.source}" if newest.source else ""
+        sentences.append(
+            f"It is number {len(changes):,} on record: {newest.action} of {newest.when:%Y-%m-%d}{source} "
+            f"by {newest.who} ({newest.summary})."
+        )
+    if message.started and message.ended:
+        began, ended = (f"{moment:{MINUTE}}" for moment in (message.started, message.ended))
+        sentences.append(f"The run began at {began} and ended at {ended} UTC.")
+    return " ".join(sentences)
 
 
 def summarise(message: Message, outcome: Outcome) -> dict[str, Any]:

@@ -152,8 +152,9 @@ def _proposal(settings: Settings, registry: Registry, ref: ModelRef) -> Proposal
     expected = promotion.compared_with(ref)
     if not promotion.gallery_moved(registry, ref.version, expected):
         expected = promotion.proposed(registry, ref)
-    place = settings.mlflow_shown
-    page = Tracking(settings.mlflow_url).run_page(ref.run_id, place) if ref.run_id else place
+    page = settings.models_page
+    if ref.run_id:
+        page = Tracking(settings.mlflow_url).run_page(ref.run_id, settings.mlflow_shown)
     return Proposal(
         version=ref.version,
         expected=expected,

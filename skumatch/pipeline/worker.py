@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
@@ -103,6 +104,7 @@ def _run_stage(settings: Settings, message: Message, stage: str, repository: Rep
     return message.model_copy(
         update={
             "lock": repository.lock,
+            "ended": datetime.now(UTC),
             "seconds": message.seconds | ({stage: ran["seconds"]} if ran else {}),
             "machines": message.machines | ({stage: ran["machine"] + _loosely(vectors)} if ran else {}),
             "cached": message.cached if ran else (*message.cached, stage),

@@ -44,9 +44,9 @@ class Holding:
 def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
     """Return the holdings of all versions and of the runs that have to be kept.
 
-    These are all registered versions of all models, runs since `since`, runs that a journal names, and the
-    runs whose lock the next run starts from. Runs that were removed in MLflow hold nothing, except the run of
-    a version.
+    These are all registered versions of all models, runs that ended since `since`, runs that a journal names,
+    and the runs whose lock the next run starts from. Runs that were removed in MLflow hold nothing, except
+    the run of a version.
 
     Args:
         tracking: the server.
@@ -62,7 +62,7 @@ def holdings(tracking: Tracking, since: datetime) -> list[Holding]:
         )
         runs = list(_runs(client))
         journalled, start_ms = _in_journals(client, versions), since.timestamp() * 1000
-        kept = [run for run in runs if run.info.start_time >= start_ms or _registered_as(run) in journalled]
+        kept = [run for run in runs if _recorded(run) >= start_ms or _registered_as(run) in journalled]
         by_id = {run.info.run_id: run for run in [*kept, *_next_start(runs)]}
         of_runs = [_of_run(client, run) for run in by_id.values()]
         return of_runs + [_of_version(client, version) for version in versions if INPUTS_TAG in version.tags]
@@ -89,6 +89,11 @@ def _runs(client: Any) -> Iterator[Any]:
         place = [experiment.experiment_id]
         runs = pages(lambda token: client.search_runs(place, "", max_results=PAGE, page_token=token))
         yield from (run for run in runs if INPUTS_TAG in run.data.tags)
+
+
+def _recorded(run: Any) -> int:
+    """Return when a run ended, in milliseconds; when it began where it has no end."""
+    return int(run.info.end_time or run.info.start_time)
 
 
 def _registered_as(run: Any) -> tuple[str, str]:

@@ -20,12 +20,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skumatch.errors import ServiceError
-from skumatch.registry.tracking import or_none, unless_existing
+from skumatch.registry.tracking import described_model, or_none
 
 SOURCE = "skumatch:///journal"
 ASKED, BEFORE, AFTER = "skumatch.asked", "skumatch.before", "skumatch.after"
 # A tag of the model's versions: the last entry that was closed when the version was promoted, NUMBER:HASH.
 HEAD = "skumatch.journal"
+ABOUT = (
+    "Record of who moved the alias `champion` of the model that this one is named after, when and why. "
+    "It holds no models: each version is an entry, and names the entry before it by its hash. "
+    "Change and delete nothing here; `skumatch models --history` shows it and checks it.\n"
+)
 EXPIRY_SECONDS = 30.0  # an entry without progress for so long has lost its promoter
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.2
@@ -174,7 +179,7 @@ class Journal:
         Raises:
             ServiceError: the wait takes minutes.
         """
-        unless_existing(self.client.create_registered_model, self.name)
+        described_model(self.client, self.name, ABOUT)
         text = request.model_dump_json()
         version = self.client.create_model_version(
             self.name, SOURCE, tags={ASKED: text}, description=request.why, await_creation_for=0

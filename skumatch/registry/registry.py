@@ -19,7 +19,13 @@ from skumatch.bundle.manifest import WEIGHTS, read_manifest
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
 from skumatch.registry.journal import journal_name
 from skumatch.registry.mlflow_model import BUNDLE_TAG, about, upload, uploaded
-from skumatch.registry.tracking import DATA_TAG, Tracking, clean_tags, or_none, unless_existing
+from skumatch.registry.tracking import (
+    DATA_TAG,
+    Tracking,
+    clean_tags,
+    described_model,
+    or_none,
+)
 from skumatch.texts import did_you_mean, visible
 
 HERE = Path(__file__).parents[1]
@@ -210,7 +216,7 @@ class Registry(Tracking):
                 model_id = uploaded(client, run_id, digest) or upload(
                     client, run_id, folder, digest, package or HERE, card
                 )
-                self._make_model(client)
+                described_model(client, self.model_name, about(journal_name(self.model_name), self.shown))
                 client.create_model_version(
                     self.model_name, f"models:/{model_id}", run_id, description=description,
                     tags=clean_tags(tags) | {BUNDLE_TAG: digest}, await_creation_for=0, model_id=model_id,
@@ -224,12 +230,6 @@ class Registry(Tracking):
             for name, value in clean_tags(tags).items():
                 if known.get(name) != value:
                     client.set_model_version_tag(self.model_name, str(version), name, value)
-
-    def _make_model(self, client: Any) -> None:
-        unless_existing(client.create_registered_model, self.model_name)
-        # A description that a person wrote stays.
-        if not client.get_registered_model(self.model_name).description:
-            client.update_registered_model(self.model_name, about(journal_name(self.model_name), self.shown))
 
     def _settled(self, client: Any, digest: str) -> int:
         """Return the first version of a bundle and delete the others, except those with an alias.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,19 @@ from skumatch.config import shown
 from skumatch.errors import ParameterError, RegistryUnavailable, ServiceError
 
 EXPERIMENT = "skumatch"
+NOTE_TAG = "mlflow.note.content"  # MLflow's interface shows it as the description of a run or an experiment
+ABOUT_EXPERIMENT = (
+    "Runs of skumatch, which retrains the model that says which product (SKU) a cropped shelf photo shows.\n"
+    "\n"
+    "A run is a *retrain*, which trains a new encoder, or a *refresh*, which brings the champion's gallery "
+    "up to date. Each has its decision in words (tag `skumatch.decision`), its figures, and a report "
+    "(artifact `report/report.html`). Models that passed are versions in the model registry.\n"
+)
+# MLflow's interface has a mode for language models, with empty pages of traces and no models, and one for
+# model training. It goes by this part of an address, else by the last choice in the browser; the tag is for
+# releases of MLflow that ask what kind of experiment it is.
+KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING_VIEW = "?workflowType=machine_learning"
 RUN_TAG, DATA_TAG, PLAIN_TAG, KIND_TAG = "skumatch.run", "skumatch.data", "skumatch.plain", "skumatch.kind"
 VERDICT_TAG = "skumatch.verdict"
 VERSION_TAG = "skumatch.version"  # of a run: the version that it made
@@ -101,6 +115,8 @@ class Tracking:
         tags: Mapping[str, str],
         artifacts: Mapping[str, Path],
         status: Literal["RUNNING", "FINISHED", "FAILED"] = "FINISHED",
+        started: datetime | None = None,
+        ended: datetime | None = None,
     ) -> str:
         """Record a run in the experiment `skumatch`.
 
@@ -113,12 +129,14 @@ class Tracking:
             tags: tags by name; credentials are cut out of their values.
             artifacts: the local file for each path in the run.
             status: the run's status after the call.
+            started: when the run's first task began; None for now. The first call for a run counts.
+            ended: when the run's last result was there; None for now. It counts where `status` is an end.
 
         Returns:
             The run's MLflow id.
         """
         with self.client() as client, tempfile.TemporaryDirectory() as staged:
-            record = client.get_run(_run_id(client, run))
+            record = client.get_run(_run_id(client, run, started))
             mlflow_id = str(record.info.run_id)
             new = {name: value for name, value in metrics.items() if name not in record.data.metrics}
             _log_metrics(client, mlflow_id, new)
@@ -128,7 +146,7 @@ class Tracking:
                 shutil.copyfile(path, Path(staged) / name)
             upload_files(partial(client.log_artifact, mlflow_id), Path(staged))
             if status != "RUNNING":
-                client.set_terminated(mlflow_id, status)
+                client.set_terminated(mlflow_id, status, _milliseconds(ended))
             return mlflow_id
 
     def log_data(self, mlflow_id: str, version: str, uri: str) -> None:
@@ -229,7 +247,13 @@ class Tracking:
     def run_page(self, mlflow_id: str, place: str) -> str:
         """Return the address of a run's page in MLflow's web interface, which people reach at `place`."""
         with self.client() as client:
-            return f"{place}/#/experiments/{client.get_run(mlflow_id).info.experiment_id}/runs/{mlflow_id}"
+            experiment = client.get_run(mlflow_id).info.experiment_id
+            return f"{place}/#/experiments/{experiment}/runs/{mlflow_id}{TRAINING_VIEW}"
+
+    def runs_page(self, place: str) -> str:
+        """Return the address of the page that lists all runs; the experiment is created if there is none."""
+        with self.client() as client:
+            return f"{place}/#/experiments/{_experiment(client).experiment_id}/runs{TRAINING_VIEW}"
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -313,6 +337,19 @@ def unless_existing(create: Callable[..., Any], name: str) -> None:
             raise
 
 
+def described_model(client: Any, name: str, about: str) -> None:
+    """Create a registered model unless there is one, and describe it; a person's description stays.
+
+    Args:
+        client: MLflow's client.
+        name: name of the registered model.
+        about: its description, Markdown.
+    """
+    unless_existing(client.create_registered_model, name)
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, about)
+
+
 def or_none(call: Callable[..., Any], *names: str) -> Any:
     """Return the result of `call(*names)`; None if MLflow knows no such thing."""
     from mlflow.exceptions import MlflowException
@@ -342,17 +379,43 @@ def _newest(client: Any, query: str) -> Iterator[Any]:
             return
 
 
-def _run_id(client: Any, run: str) -> str:
-    """Return the id of the MLflow run with the tag RUN_TAG = `run`, created if there is none."""
+def _run_id(client: Any, run: str, started: datetime | None) -> str:
+    """Return the id of the MLflow run with the tag RUN_TAG = `run`, created if there is none.
+
+    Args:
+        client: MLflow's client.
+        run: skumatch's name of the run.
+        started: start of a run that is created; None for now.
+    """
+    experiment = _experiment(client)
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
+    created = client.create_run(
+        experiment.experiment_id, _milliseconds(started), tags={RUN_TAG: run}, run_name=run
+    )
+    return str(created.info.run_id)
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    """Return a time as MLflow has it; None for none, which MLflow reads as now."""
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def _experiment(client: Any) -> Any:
+    """Return the experiment, created if there is none, marked as one of model training and described.
+
+    A description that a person wrote stays.
+    """
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         unless_existing(client.create_experiment, EXPERIMENT)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
-    if runs:
-        return str(runs[0].info.run_id)
-    created = client.create_run(experiment.experiment_id, tags={RUN_TAG: run}, run_name=run)
-    return str(created.info.run_id)
+    described = {} if experiment.tags.get(NOTE_TAG) else {NOTE_TAG: ABOUT_EXPERIMENT}
+    for name, value in (KIND_OF_EXPERIMENT | described).items():
+        if experiment.tags.get(name) != value:
+            client.set_experiment_tag(experiment.experiment_id, name, value)
+    return experiment
 
 
 def _dataset(version: str, uri: str, context: str) -> Any:

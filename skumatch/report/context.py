@@ -40,6 +40,7 @@ class DataFacts:
     """Facts about the run's data.
 
     Attributes:
+        version: MD5 of the data version.
         images: number of delivered images that were kept.
         skus: number of their SKUs.
         gallery: number of images to match against.
@@ -53,6 +54,7 @@ class DataFacts:
         changes: changes against the earlier version; None where there is none.
     """
 
+    version: str
     images: int
     skus: int
     gallery: int

@@ -6,11 +6,15 @@ from functools import cache
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from skumatch.report.context import ReportContext
 from skumatch.report.view import percent, view
+from skumatch.texts import FILTERS
 
 METRICS = {"top1": "top-1", "top3": "top-3", "top5": "top-5", "macro_top1": "top-1, mean over SKUs"}
+# Place in the report for facts that no result may hold, such as times; the copy that is kept has them there.
+RUN_FACTS = "<!-- facts of the run -->"
 DATA_DOCS = "../validate/docs.html"  # from the report's place among the stages' results, here and in MLflow
 
 
@@ -48,7 +52,8 @@ def _metadata(context: ReportContext) -> ModelCardData:
 
 
 def _rendered(name: str, context: ReportContext) -> str:
-    return _environment().get_template(name).render(view(context), data_docs=DATA_DOCS)
+    places = {"data_docs": DATA_DOCS, "run_facts": Markup(RUN_FACTS)}  # noqa: S704 - a constant
+    return _environment().get_template(name).render(view(context), **places)
 
 
 @cache
@@ -61,10 +66,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    environment.filters |= FILTERS | {
         "percent": percent,
         "points": points,
-        "count": "{:,}".format,
         "cell": cell,
         "sentence": sentence,
         "spread": spread,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from skumatch.retrieval.rank import rank
 from skumatch.retrieval.ranking import Ranking
 from skumatch.retrieval.search import Backend, Vectors
-from skumatch.retrieval.thresholds import LEAST_LOST, LEAST_SKUS, NO_COSINE, Scores, Thresholds, enough, fit
+from skumatch.retrieval.thresholds import NO_COSINE, Scores, Thresholds, enough, fit, needed
 
 UNSEEN, VALIDATION = "SKUs never trained on", "validation pictures of trained SKUs"
 
@@ -89,11 +88,8 @@ def fit_thresholds(embedded: Embedded, target: float) -> Thresholds:
         fitted = _fitted(name, embedded, rows, target)
         if fitted:
             return fitted
-    needed = f"{LEAST_SKUS} SKUs with {ceil(LEAST_LOST / target)} pictures"
-    return Thresholds(
-        target=target,
-        fitted_on=f"nothing, as neither SKUs never trained on nor validation pictures make {needed}",
-    )
+    neither = "nothing, as neither SKUs never trained on nor validation pictures make"
+    return Thresholds(target=target, fitted_on=f"{neither} {needed(target)}")
 
 
 def _fitted(name: str, embedded: Embedded, rows: pd.DataFrame, target: float) -> Thresholds | None:

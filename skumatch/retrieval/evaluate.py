@@ -16,6 +16,7 @@ from skumatch.retrieval.metrics import Flags, Floats, Places
 from skumatch.retrieval.rank import rank
 from skumatch.retrieval.ranking import RANKING_SCHEMA, Ranking
 from skumatch.retrieval.slices import interval, slices_of
+from skumatch.texts import counted
 
 __all__ = [
     "RANKING_SCHEMA",
@@ -59,9 +60,9 @@ def evaluate(
     scored = metrics.with_partner(ranking.query_skus, gallery_skus)
     skus, n = ranking.query_skus[scored], int(scored.sum())
     if n == 0:
-        total = len(ranking)
+        total = counted(len(ranking), "query", "queries")
         raise DataError(
-            f"None of the {total} queries is of a SKU in the gallery, so no figure can be made; "
+            f"None of the {total} is of a SKU in the gallery, so no figure can be made; "
             "name SKUs alike on both sides."
         )
     among_skus, among_images = (places[scored] for places in _places(ranking))

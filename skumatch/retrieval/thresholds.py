@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,11 @@ class Thresholds(BaseModel):
             if least is not None:
                 below |= values < least
         return below
+
+
+def needed(target: float) -> str:
+    """Return the least that thresholds are fitted on, such as `10 SKUs with 100 pictures`."""
+    return f"{LEAST_SKUS} SKUs with {ceil(LEAST_LOST / target)} pictures"
 
 
 def enough(pictures: int, skus: int, target: float) -> bool:

@@ -262,9 +262,10 @@ def links(summary: Mapping[str, Any], settings: Settings) -> str:
 
     With an Airflow elsewhere, the report's link leads to the run's artifacts in MLflow.
     """
-    mlflow, report = summary.get("mlflow_run") or settings.mlflow_shown, str(summary["report"])
+    mlflow, report = summary.get("mlflow_run") or settings.models_page, str(summary["report"])
     if settings.airflow and summary.get("mlflow_run"):
-        report = f"{mlflow}/artifacts/report/report.html"
+        page, query, view = mlflow.partition("?")
+        report = f"{page}/artifacts/report/report.html{query}{view}"
     dag = summary.get("dag", "skumatch_retrain")
     places = {
         "Report": report,

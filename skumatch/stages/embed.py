@@ -24,6 +24,7 @@ from skumatch.stages import artefacts
 from skumatch.stages.artefacts import EncoderHashes
 from skumatch.stages.selection import select, without_queries
 from skumatch.stages.vectors import stage_vectors
+from skumatch.texts import agreeing
 
 
 def run(root: Path, params: Params) -> None:
@@ -91,7 +92,8 @@ def _without_trained_queries(
     kept = without_queries(rows, pictures, trained)
     dropped = len(rows) - len(kept[0])
     if dropped > 0 and world.first:
-        print(f"{dropped} queries were dropped for all candidates: an encoder was trained on these pixels.")
+        were = agreeing(dropped, "query was", "queries were")
+        print(f"{dropped:,} {were} dropped for all candidates: an encoder was trained on these pixels.")
     return kept
 
 

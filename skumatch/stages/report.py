@@ -10,6 +10,7 @@ from typing import get_args
 
 import pandas as pd
 import pyarrow.parquet as pq
+import yaml
 from PIL.Image import Image
 
 from skumatch.bundle.manifest import GALLERY, LABELS
@@ -31,6 +32,7 @@ from skumatch.retrieval.ranking import Ranking
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import SplitFacts
 from skumatch.stages.selection import select
+from skumatch.texts import counted
 
 SETTINGS = (
     "epochs",
@@ -158,6 +160,7 @@ def _data(root: Path, items: pd.DataFrame, changes: DataComparison | None) -> Da
     roles, expectations = items["role"].value_counts(), validation.expectations
     quarantined = [entry.model_dump() for entry in validation.quarantined]
     return DataFacts(
+        version=_data_version(root),
         images=sum(split.images.values()),
         skus=int(items["sku"].nunique()),
         gallery=int(roles["gallery"]),
@@ -172,11 +175,16 @@ def _data(root: Path, items: pd.DataFrame, changes: DataComparison | None) -> Da
     )
 
 
+def _data_version(root: Path) -> str:
+    """Return the MD5 of the data version, as data.dvc names it; it changes with the dependency `data`."""
+    return str(yaml.safe_load((root / "data.dvc").read_text("utf-8"))["outs"][0]["md5"])
+
+
 def _duplicates(split: SplitFacts) -> dict[str, str]:
     counts = split.duplicates
     return {
-        "Groups of equal images": f"{counts.exact_groups:,} ({counts.exact_images:,} images)",
-        "Groups of near-duplicates": f"{counts.near_groups:,} ({counts.near_images:,} images)",
+        "Groups of equal images": f"{counts.exact_groups:,} ({counted(counts.exact_images, 'image')})",
+        "Groups of near-duplicates": f"{counts.near_groups:,} ({counted(counts.near_images, 'image')})",
         "Groups of several products": f"{counts.groups_of_several_skus:,}",
         "Query photos with a duplicate in the gallery": f"{split.queries_with_duplicate['gallery']:,}",
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from skumatch.audit import recompute
+from skumatch.audit import facts, recompute
 from skumatch.audit.chain import ChainStep, linked
 from skumatch.audit.checks import data, release, run
 from skumatch.audit.dossier import ORIGIN, Dossier
@@ -35,6 +35,7 @@ from tests.conftest import commit, git
 
 LOCK = "stages: {gate: {cmd: python, deps: [], outs: [{path: out/gate, md5: 1}]}}"
 SHA = 64 * "a"
+STARTED, ENDED = datetime(2026, 1, 1, 15, 31, tzinfo=UTC), datetime(2026, 1, 1, 16, 9, tzinfo=UTC)
 FILES = ("dvc.yaml", "skumatch/cli.py")
 
 
@@ -42,7 +43,8 @@ def record(commit_id: str = 40 * "c") -> dict[str, Any]:
     """A run's lineage record."""
     inputs = Inputs(archive="md5:1", data="md5:2", weights="none", params=SHA, environment=SHA)
     results = Results(challenger=SHA, decision=SHA, verdict="first", bundle=SHA)
-    return lineage("r1", CodeRecord(commit=commit_id, dirty=False, files=SHA), inputs, LOCK, results)
+    code = CodeRecord(commit=commit_id, dirty=False, files=SHA)
+    return lineage("r1", STARTED, ENDED, code, inputs, LOCK, results)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def dossier(tmp_path: Path) -> Dossier:
     manifest = {"format": "skumatch-bundle-2", "dim": 8, "counts": counts, "parts": parts}
     write_json(tmp_path / "bundle/bundle.json", manifest)
     hashes = {"labels.json": 64 * "b", "bundle.json": SHA}
-    made = provenance.statement(run_record, hashes, datetime(2026, 1, 1, tzinfo=UTC))
+    made = provenance.statement(run_record, hashes)
     write_json(tmp_path / "run" / ORIGIN, provenance.envelope(made, None))
     tags = {"skumatch.lineage": record_hash(run_record), "skumatch.run": "r1", "skumatch.verdict": "first"}
     run = {"id": "1", "status": "FINISHED", "started": None, "ended": None, "params": {}, "metrics": {}}
@@ -68,7 +70,7 @@ def dossier(tmp_path: Path) -> Dossier:
         "tags": tags,
         "champion": 1,
     }
-    facts = {
+    tree = {
         "schema": "skumatch-dossier-1",
         "collected": now,
         "registry": "here",
@@ -76,13 +78,43 @@ def dossier(tmp_path: Path) -> Dossier:
         "run": run,
         "journal": (),
     }
-    write_json(tmp_path / "dossier.json", facts)
+    write_json(tmp_path / "dossier.json", tree)
     return Dossier(tmp_path)
 
 
 def test_a_version_and_its_statement_are_of_the_record(dossier: Dossier) -> None:
     assert release.version(dossier).startswith("lineage record")
     assert release.origin(dossier).endswith("unsigned")
+
+
+def test_the_runs_times_are_those_of_its_record(dossier: Dossier) -> None:
+    """MLflow's run may have been made when the run was registered; a statement can't say another end."""
+    shown = facts.stages(dossier)[1]
+    assert (shown["from"], shown["to"]) == ("2026-01-01 15:31 UTC", "2026-01-01 16:09 UTC")
+    statement = provenance.opened(read_json(dossier.path("run", ORIGIN)))
+    metadata = statement["predicate"]["runDetails"]["metadata"]
+    assert (metadata["startedOn"], metadata["finishedOn"]) == ("2026-01-01T15:31:00Z", "2026-01-01T16:09:00Z")
+    metadata["finishedOn"] = "2026-01-01T16:10:00Z"
+    write_json(dossier.path("run", ORIGIN), provenance.envelope(statement, None))
+    with pytest.raises(Broken, match="other inputs than the record"):
+        release.origin(dossier)
+
+
+def test_a_record_without_times_is_still_read_and_says_only_when_it_was_registered(dossier: Dossier) -> None:
+    older = {name: value for name, value in record().items() if name not in ("started", "ended")}
+    older |= {"schema": "skumatch-lineage-2"}
+    write_json(dossier.path("run/lineage.json"), older)
+    hashes = {"labels.json": 64 * "b", "bundle.json": SHA}
+    made = provenance.statement(older, hashes, datetime(2026, 1, 1, 16, 9, tzinfo=UTC))
+    assert "startedOn" not in made["predicate"]["runDetails"]["metadata"]
+    write_json(dossier.path("run", ORIGIN), provenance.envelope(made, None))
+    assert release.origin(dossier).endswith("unsigned")
+    tree = read_json(dossier.path("dossier.json"))
+    tree["run"] |= {"started": "2026-01-01T16:09:03Z", "ended": "2026-01-01T16:09:07Z"}
+    write_json(dossier.path("dossier.json"), tree)
+    shown = facts.stages(Dossier(dossier.folder))[1]
+    assert shown["registered"] == "2026-01-01 16:09 UTC; its own times are not recorded"
+    assert "from" not in shown and "to" not in shown
 
 
 def test_a_record_from_before_gallery_releases_is_still_read(tmp_path: Path) -> None:
@@ -124,7 +156,7 @@ def with_package(folder: Path, archived: dict[str, bytes], wheel: dict[str, byte
     )
     inputs = Inputs(archive="md5:1", data="md5:2", weights="none", params=SHA, environment=SHA)
     results = Results(challenger=SHA, decision=SHA, verdict="first", bundle=SHA)
-    write_json(folder / "run/lineage.json", lineage("r1", made, inputs, LOCK, results))
+    write_json(folder / "run/lineage.json", lineage("r1", STARTED, ENDED, made, inputs, LOCK, results))
     return Dossier(folder)
 
 
@@ -182,7 +214,8 @@ def test_only_a_refresh_starts_from_no_weights(
     lock = f"stages: {{frozen: {{cmd: python, deps: [{{path: inputs/weights, md5: {digest}}}]}}}}"
     inputs = Inputs(kind=kind, archive="md5:1", data="md5:2", weights=weights, params=SHA, environment=SHA)
     results = Results(decision=SHA, verdict="keep", bundle=SHA)
-    made = lineage("r1", CodeRecord(commit=None, dirty=False, files=SHA), inputs, lock, results)
+    code = CodeRecord(commit=None, dirty=False, files=SHA)
+    made = lineage("r1", STARTED, ENDED, code, inputs, lock, results)
     write_json(tmp_path / "run/lineage.json", made)
     if reason:
         with pytest.raises(Broken, match=reason):

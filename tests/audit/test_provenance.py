@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from skumatch.audit.link import Link
 from skumatch.errors import ParameterError
 from skumatch.files import canonical_json, read_json, write_json
 from skumatch.lineage import provenance
-from skumatch.lineage.documents import emit, event, packages
+from skumatch.lineage.documents import emit, events, packages
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +199,7 @@ def test_of_a_lock_only_what_is_for_this_python_is_a_part() -> None:
 def test_an_event_tells_data_model_and_decision_and_a_listener_that_is_away_stops_nothing(
     collected: Dossier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = event(collected.record, "d" * 64, "Promoted.", "shelf", 3, datetime(2026, 11, 23, tzinfo=UTC))
+    made = events(collected.record, "d" * 64, "Promoted.", "shelf", 3)[-1]
     where = tmp_path / "events" / "lineage.jsonl"
     for _ in range(2):
         emit(made, str(where))

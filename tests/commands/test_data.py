@@ -23,7 +23,7 @@ def test_a_mojibake_zip_then_the_next_delivery(cli: Cli, tmp_path: Path) -> None
     first = cli("data", "import", mojibake(tmp_path / "first.zip", [*both_sides(COLA), *tea, *junk]))
     assert first.code == 0, first.err
     assert "Edition: plain RP2K layout; names repaired: CP437 mojibake." in first.out
-    assert "4 images of 2 SKUs" in first.out and "1 set aside, 1 other files left out" in first.out
+    assert "4 images of 2 SKUs" in first.out and "1 set aside, 1 other file left out" in first.out
     assert "Set aside: no-image 1" in first.out and "Left out: hidden 1." in first.out
     assert "Against" not in first.out
 

@@ -457,7 +457,7 @@ def test_a_delivery_that_cannot_be_used_is_refused(root: Path, tmp_path: Path) -
     refuses(root, added(tmp_path / "nowhere"), "There is no .*nowhere")
     (tmp_path / "empty").mkdir()
     refuses(root, added(tmp_path / "empty"), "is empty")
-    refuses(root, added(pictures(tmp_path / "flat", "0.png")), "is not in RP2K's layout .1 other files found")
+    refuses(root, added(pictures(tmp_path / "flat", "0.png")), "is not in RP2K's layout .1 other file found")
     (tmp_path / "no.zip").write_text("no zip")
     refuses(root, added(tmp_path / "no.zip"), "is neither a folder nor a zip")
     two = write_zip(tmp_path / "two.zip", [("a/Juice/0.png", picture(1)), ("b/Juice/0.png", picture(2))])

@@ -254,9 +254,9 @@ def test_what_passes_but_is_worth_knowing_is_a_warning() -> None:
     results = findings(frame[~frame["sku"].eq("Кефир 9")].reset_index(drop=True), before)
     require(results)
     assert warnings_of(results, PARAMS) == [
-        "1 SKUs have fewer than 2 gallery images, so a match rests on very few pictures: Кефир 4.",
-        "1 SKUs have no query, so nothing is known of their accuracy: Milch 1 l 7.",
-        "1 SKUs of the version before are gone: Кефир 9.",
+        "1 SKU has fewer than 2 gallery images, so a match rests on very few pictures: Кефир 4.",
+        "1 SKU has no query, so nothing is known of its accuracy: Milch 1 l 7.",
+        "1 SKU of the version before is gone: Кефир 9.",
     ]
 
 
@@ -300,7 +300,7 @@ def test_a_retired_product_counts_as_gone_in_the_drift() -> None:
     frame = made(skus=30)
     before = profile_of(frame, DataParams())
     sku = frame["sku"].unique()[3]
-    gone = f"1 SKUs of the version before are gone: {sku}."
+    gone = f"1 SKU of the version before is gone: {sku}."
     assert warnings_of(checked(frame, before, gone=[sku]), PARAMS) == [gone]
 
 

@@ -13,6 +13,7 @@ from skumatch.bundle import Bundle
 from skumatch.matching import page as pages
 from skumatch.matching.batch import MatchPlan, match_all, matching
 from skumatch.matching.page import page
+from skumatch.retrieval.thresholds import Thresholds
 from tests.browser import CHROMIUM, browsing
 from tests.conftest import draw
 from tests.matching.conftest import CPU, opened
@@ -37,8 +38,22 @@ def test_products_stand_with_their_pictures_and_unknown_ones_apart(plan: MatchPl
     assert "Unknown" in heads[0] and "1 picture" in heads[0]
     assert "sku 1" in heads[1] and "3 pictures" in heads[1]  # most pictures first
     assert [re.search("sku .", head)[0] for head in heads[2:]] == [f"sku {n}" for n in (0, 2, 3, 4, 5)]  # type: ignore[index]
-    assert "13 of 15 pictures show 6 known products" in text and "no-image 1" in text
+    assert "13 of 15 pictures were matched with 6 products" in text and "no-image 1" in text
     assert text.count("<img ") == 14
+
+
+def test_a_model_without_thresholds_claims_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    """Every picture gets its nearest product, so no page may call that a match, or the product known."""
+    unfitted = replace(bundle, thresholds=Thresholds(target=0.05))
+    draw(tmp_path / "photos/stranger.png", "something else")
+    with matching(tmp_path / "m.parquet") as parts:
+        plan = MatchPlan(unfitted, opened([tmp_path / "photos"], parts), 3, tmp_path / "m.parquet")
+        match_all(plan, parts, 4, CPU)
+    text = page(plan, nothing)
+    assert "<h1>1 picture, with its nearest product</h1>" in text
+    assert "The model has no thresholds, so every picture was given its nearest product" in text
+    assert "(split.val_share) make 10 SKUs with 100 pictures." in text
+    assert not re.search(r"\bknown|matched with|\b1 (pictures|products)", text)
 
 
 def test_the_least_similar_come_first(plan: MatchPlan) -> None:

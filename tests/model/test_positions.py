@@ -88,7 +88,7 @@ def test_a_table_of_no_square_that_names_no_canvas_is_refused(model: str, side: 
     save_file(load_file(path), path)
     with pytest.raises(
         WeightsError,
-        match=r"32 positions, which are not those of a square canvas, and it names no other; set",
+        match=r"32 positions, not those of a square canvas, and it names no other; set",
     ):
         encoder_on(model, 8 * side, 4 * side, path)
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from contextlib import chdir
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -386,6 +386,11 @@ def test_a_run_whose_version_was_removed_but_the_journal_names_is_held(
             run, {"release.model_name": "removed"}, {}, tags, {"dvc.lock": tmp_path / "dvc.lock"}
         )
     assert {holding.who for holding in cleanup.holdings(tracking, FUTURE.runs_since)} == {"Run last"}
+    since = datetime.now(UTC) - timedelta(days=1)  # a run counts from its end, however early it began
+    began, files = since - timedelta(days=1), {"dvc.lock": tmp_path / "dvc.lock"}
+    tracking.log_run("long", {}, {}, {"skumatch.inputs": 32 * "a"}, files, started=began)
+    assert "Run long" in {holding.who for holding in cleanup.holdings(tracking, since)}
+    tracking.log_run("last", {}, {}, {}, {})
     with (
         tracking.client() as client,
         Journal(client, "removed", lambda: None).turn(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from skumatch.config import Settings
 from skumatch.files import write_json, write_text
+from skumatch.pipeline.data_record import DataChange, DataRecord
 from skumatch.pipeline.message import Message
 from skumatch.pipeline.register import artifacts, keep_report
 from skumatch.pipeline.worker import keep_pages, own_error
-from skumatch.report.page import DATA_DOCS
+from skumatch.report.page import DATA_DOCS, RUN_FACTS
 from skumatch.stages.runner import ERROR, PAGES
 
 MESSAGE = Message(run="scheduled__2026-05-04T03:00:00+00:00", inputs="0" * 32)
@@ -66,6 +68,34 @@ def test_the_kept_report_links_to_the_data_docs_beside_it(settings: Settings, tm
     assert (
         (root / "out/report" / DATA_DOCS).resolve().is_file()
     )  # in a workspace, and among MLflow's artifacts, as it was made
+
+
+def test_the_kept_report_says_when_the_run_was_and_where_its_data_comes_from(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The stage's result holds neither, since the same inputs have to give the same bytes."""
+    root, data = tmp_path / "workspace", 32 * "a" + ".dir"
+    write_text(root / "out/report/report.html", f"Data version a.{RUN_FACTS} {RUN_FACTS}")
+    write_text(root / "out/validate/docs.html", "asked and found")
+    change = DataChange(
+        action="import",
+        after=data,
+        before=None,
+        pointer="",
+        who="<ann>",
+        when=datetime(2026, 5, 1, tzinfo=UTC),
+        why="",
+        summary="55 images of 1 SKU",
+    )
+    DataRecord(settings).write(change)
+    times = {"started": "2026-05-04T03:00:00Z", "ended": "2026-05-04T03:38:00Z"}
+    message = Message.model_validate(MESSAGE.model_dump() | {"data": data} | times)
+    text = Path(keep_report(settings, message, root)).read_text()
+    assert text.startswith(
+        "Data version a. It is number 1 on record: import of 2026-05-01 by &lt;ann&gt; (55 images of 1 SKU). "
+        "The run began at 2026-05-04 03:00 and ended at 2026-05-04 03:38 UTC. "
+    )
+    assert "<!--" in (root / "out/report/report.html").read_text()
 
 
 def test_the_artifacts_have_the_docs_where_the_report_looks_for_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ def mlflow_runs(home: Home, run: str) -> list[Any]:
         )
 
 
+def milliseconds(moment: str) -> int:
+    """Return a message's time as MLflow has it."""
+    return round(1000 * datetime.fromisoformat(moment).timestamp())
+
+
 def aliases(home: Home, model: str) -> dict[int, tuple[str, ...]]:
     return {ref.version: ref.aliases for ref in Registry(home.mlflow, model).versions()}
 
@@ -103,6 +109,8 @@ def test_data_that_fails_ends_the_run_with_a_page_that_stays_and_registers_nothi
     assert "At least 99 SKUs have gallery images" in page.read_text("utf-8")
     (failed,) = mlflow_runs(home, "failing")
     assert (failed.info.status, failed.data.tags["skumatch.data"]) == ("FAILED", message["data"])
+    assert failed.info.start_time == milliseconds(message["started"])
+    assert "the stage `validate` refused the data" in failed.data.tags["mlflow.note.content"]
     assert aliases(home, "failing") == {}
 
 
@@ -138,6 +146,7 @@ def test_stages_in_one_task_are_what_they_are_in_two(home: Home) -> None:
     assert set(yaml.safe_load(together["lock"])["stages"]) == {"validate", "split"}
     apart = home.task(home.task(message, "stage", "validate"), "stage", "split")
     assert apart["lock"] == together["lock"] and apart["cached"] == ["validate", "split"]
+    assert apart["started"] == message["started"] < together["ended"] < apart["ended"], "cached or not"
     again = home.task(message | {"lock": together["lock"]}, "stage", "validate", "split")
     assert again["lock"] == together["lock"] and again["cached"] == ["validate", "split"]
     assert not list((home.home / "workspaces/together").iterdir())
@@ -316,7 +325,8 @@ def test_a_better_model_is_promoted_over_the_champion_it_was_compared_with_and_n
     assert summary["challenger"]["top1"] > summary["refreshed"]["top1"]
     assert aliases(home, "tasks") == {2: ("challenger", "champion"), 1: ("previous",)}
     (run,) = mlflow_runs(home, "better")
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "FINISHED" and run.info.end_time == milliseconds(message["ended"])
+    assert run.info.start_time == milliseconds(message["started"])
     told_in_mlflow(home, run, summary)
     taken_up_by_a_refresh(home)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 
 from skumatch.errors import DataError
 from skumatch.files import write_json
-from skumatch.lineage.documents import event
+from skumatch.lineage.documents import bill, events
 from skumatch.lineage.lineage import CodeRecord, Inputs, Lineage, Results, lineage, record_hash, stages_of
 
 LOCK = """\
@@ -53,6 +52,8 @@ def digest(text: str) -> str:
 def facts() -> dict[str, Any]:
     return {
         "run": "run-1",
+        "started": "2026-11-23T15:31:00Z",
+        "ended": "2026-11-23T16:09:00Z",
         "code": {"commit": "c" * 40, "dirty": False, "files": digest("files")},
         "inputs": {
             "kind": "retrain",
@@ -83,6 +84,8 @@ def facts() -> dict[str, Any]:
 def record(tree: dict[str, Any]) -> dict[str, Any]:
     return lineage(
         tree["run"],
+        tree["started"],
+        tree["ended"],
         CodeRecord(**tree["code"]),
         Inputs(**tree["inputs"]),
         tree["lock"],
@@ -92,7 +95,7 @@ def record(tree: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_record_names_every_stage_with_the_hashes_of_its_files() -> None:
     made = record(facts())
-    assert made["schema"] == "skumatch-lineage-2" and list(made["stages"]) == ["split", "train"]
+    assert made["schema"] == "skumatch-lineage-3" and list(made["stages"]) == ["split", "train"]
     train = made["stages"]["train"]
     assert train["deps"] == {
         "data": "md5:0123456789abcdef0123456789abcdef.dir",
@@ -111,6 +114,8 @@ def test_the_hash_of_the_record_is_that_of_its_file(tmp_path: Path) -> None:
 
 CHANGES = {
     ("run",): "run-2",
+    ("started",): "2026-11-23T15:32:00Z",
+    ("ended",): "2026-11-23T16:08:00Z",
     ("code", "commit"): "d" * 40,
     ("code", "dirty"): True,
     ("code", "files"): digest("x"),
@@ -193,9 +198,23 @@ def test_a_hash_that_is_none_is_a_bug() -> None:
 
 
 @pytest.mark.parametrize("kind", ["retrain", "refresh"])
-def test_an_event_names_the_job_as_the_dag_of_its_kind(kind: str) -> None:
+def test_the_events_name_the_dag_of_their_kind_and_the_runs_times(kind: str) -> None:
     tree = facts()
     tree["inputs"]["kind"] = kind
     record = Lineage.model_validate(lineage(**tree))
-    run_event = event(record, "d" * 64, "Kept.", "shelf", None, datetime(2026, 11, 23, tzinfo=UTC))
-    assert run_event.job.name == f"skumatch_{kind}"
+    start, complete = events(record, "d" * 64, "Kept.", "shelf", None)
+    assert start.job.name == complete.job.name == f"skumatch_{kind}"
+    assert start.run.runId == complete.run.runId
+    times = {event.eventType.value: event.eventTime for event in (start, complete)}
+    assert times == {"START": "2026-11-23T15:31:00+00:00", "COMPLETE": "2026-11-23T16:09:00+00:00"}
+
+
+def test_the_bill_of_materials_says_when_the_run_was() -> None:
+    tree = json.loads(bill(Lineage.model_validate(record(facts())), "numpy==2.0\n", "shelf"))
+    properties = {entry["name"]: entry["value"] for entry in tree["metadata"]["component"]["properties"]}
+    assert properties == {
+        "skumatch:run": "run-1",
+        "skumatch:started": "2026-11-23T15:31:00+00:00",
+        "skumatch:ended": "2026-11-23T16:09:00+00:00",
+    }
+    assert tree["metadata"]["timestamp"] == "2026-11-23T16:09:00+00:00"

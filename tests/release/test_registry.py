@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,36 @@ def test_a_run_is_logged_once_and_added_to(registry: Registry, tmp_path: Path) -
             >= {"skumatch.run": "run-1", "skumatch.data": "d1", "skumatch.verdict": "keep"}.items()
         )
         assert [item.path for item in client.list_artifacts(first, "report")] == ["report/index.html"]
+
+
+def test_a_run_has_its_own_times_not_those_of_its_record(registry: Registry) -> None:
+    """It is recorded at its end, and a second call, after a kill, leaves its start."""
+    started, ended = datetime(2026, 5, 4, 15, 31, tzinfo=UTC), datetime(2026, 5, 4, 16, 9, tzinfo=UTC)
+    for start in (started, started + timedelta(minutes=5)):
+        run_id = registry.log_run("long", {}, {}, {}, {}, started=start, ended=ended)
+    run = registry.run(run_id)
+    assert (run.info.start_time, run.info.end_time) == tuple(
+        1000 * moment.timestamp() for moment in (started, ended)
+    )
+
+
+def test_the_experiment_opens_as_model_training(registry: Registry, run_id: str) -> None:
+    """An experiment made before the tag gets it with the next run; a person's description stays."""
+    with registry.client() as client:
+        experiment = client.get_experiment_by_name("skumatch")
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+        assert "retrains the model" in experiment.tags["mlflow.note.content"]
+        client.delete_experiment_tag(experiment.experiment_id, "mlflow.experimentKind")
+        client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "Ask Ann.")
+    registry.log_run("next", {}, {}, {}, {})
+    with registry.client() as client:
+        tags = client.get_experiment_by_name("skumatch").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.note.content"] == "Ask Ann."
+    page = registry.run_page(run_id, "http://mlflow.example.org")
+    runs, view = f"#/experiments/{experiment.experiment_id}/runs", "?workflowType=machine_learning"
+    assert page == f"http://mlflow.example.org/{runs}/{run_id}{view}"
+    assert registry.runs_page("http://127.0.0.1:5000") == f"http://127.0.0.1:5000/{runs}{view}"
 
 
 def test_the_next_run_starts_from_the_last_that_ended_well(registry: Registry, tmp_path: Path) -> None:

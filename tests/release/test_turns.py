@@ -50,12 +50,15 @@ class Client:
     def create_registered_model(self, name: str) -> None:
         if name in self.models:
             raise MlflowException("It is there.", error_code=RESOURCE_ALREADY_EXISTS)
-        self.models[name] = SimpleNamespace(aliases={}, versions={}, count=0)
+        self.models[name] = SimpleNamespace(aliases={}, versions={}, count=0, description="")
 
     def get_registered_model(self, name: str) -> Any:
         if name not in self.models:
             raise MlflowException("There is none.", error_code=RESOURCE_DOES_NOT_EXIST)
         return self.models[name]
+
+    def update_registered_model(self, name: str, description: str) -> None:
+        self.models[name].description = description
 
     def create_model_version(
         self,
@@ -155,6 +158,7 @@ def test_a_promoter_whose_entry_was_closed_moves_nothing(registry: InMemory, mov
         move(registry, 2, 1, WHO, WHY)
     assert champion(registry) == 1 and registry.server.writes == ["champion=1"]
     assert outcomes(registry) == ["done", "abandoned"], "what the other one wrote stays"
+    assert "moved the alias `champion`" in registry.server.models[BOOK].description
 
 
 def test_a_stale_promotion_moves_nothing_and_is_journalled(registry: InMemory) -> None:

@@ -162,6 +162,7 @@ def data(name: str) -> DataFacts:
         aspect_shift=1.0,
     )
     return DataFacts(
+        version="0123456789abcdef0123456789abcdef.dir",
         images=1234,
         skus=3,
         gallery=1000,

@@ -53,7 +53,7 @@ SUMMARY: dict[str, Any] = {
     "version": 4,
     "aliases": {"champion": 4},
     "report": "out/report/report.html",
-    "mlflow_run": "http://127.0.0.1:5000/#/runs/1",
+    "mlflow_run": "http://127.0.0.1:5000/#/runs/1?workflowType=machine_learning",
     "seconds": dict.fromkeys(STAGES, 2.0),
     "cached": ["validate", "split"],
     "vectors": {
@@ -92,6 +92,11 @@ def test_the_summary_says_who_won_why_and_where_to_look() -> None:
     ):
         assert words in text
     assert "validate, split" in text
+    elsewhere = links(SUMMARY, Settings(airflow="http://airflow:8080"))
+    view = "?workflowType=machine_learning"
+    assert f"http://127.0.0.1:5000/#/runs/1/artifacts/report/report.html{view}\n" in elsewhere
+    dry = links(SUMMARY | {"mlflow_run": None}, Settings(mlflow="http://127.0.0.1:5000"))
+    assert "MLflow   http://127.0.0.1:5000/#/models\n" in dry
     assert (
         "of it orchestration 21.5 s (2.4 s a stage)" in text
     )  # 36 s, of it 7 stages of 2 s and a start of 0.5 s

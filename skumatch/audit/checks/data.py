@@ -17,6 +17,7 @@ from skumatch.files import md5, sha256
 from skumatch.lineage.lineage import NO_WEIGHTS
 from skumatch.registry.tracking import DATA_TAG
 from skumatch.stages import artefacts
+from skumatch.texts import counted
 
 WEIGHTS = artefacts.WEIGHTS.path
 
@@ -69,7 +70,7 @@ def manifest(dossier: Dossier) -> str:
     entry = _listed(dossier)["manifest.parquet"]
     actual = md5(dossier.path(WORKSPACE, "data/manifest.parquet"))
     must(actual == entry, f"the manifest is {short(actual)}, the data version names {short(entry)}")
-    return f"{pq.read_metadata(dossier.path(WORKSPACE, 'data/manifest.parquet')).num_rows:,} pictures"
+    return counted(pq.read_metadata(dossier.path(WORKSPACE, "data/manifest.parquet")).num_rows, "picture")
 
 
 def data(dossier: Dossier) -> str:
@@ -85,7 +86,7 @@ def data(dossier: Dossier) -> str:
         if name != "manifest.parquet" and md5(root / name) != digest
     ]
     must(not changed, f"{', '.join(changed[:3])} was changed")
-    return f"{len(listed)} files"
+    return counted(len(listed), "file")
 
 
 def _listed(dossier: Dossier) -> dict[str, str]:

@@ -25,6 +25,7 @@ from skumatch.registry.registry import CHALLENGER, REFRESHED, TOP1_TAG
 from skumatch.registry.tracking import RUN_TAG
 from skumatch.retrieval.figures import Evaluation
 from skumatch.stages import artefacts
+from skumatch.texts import counted
 
 
 def journal(dossier: Dossier) -> str:
@@ -40,7 +41,7 @@ def journal(dossier: Dossier) -> str:
     )
     named = max(map(number_of, heads.values()), default=0)
     if named < len(closed):
-        chain = f"the chain of {len(entries)} entries holds"
+        chain = f"the chain of {counted(len(entries), 'entry', 'entries')} holds"
         raise Unchecked(f"{chain}, but no version's tag names the last: its head is not recorded")
     return f"entries in the chain: {len(entries)}"
 
@@ -114,7 +115,7 @@ def bundle(dossier: Dossier) -> str:
     )
     made = bundle_hash(dossier.there(WORKSPACE, dossier.made_bundle))
     must(made == registered, f"the run made bundle {short(made)}, registered is {short(registered)}")
-    return f"{len(manifest.parts)} parts"
+    return counted(len(manifest.parts), "part")
 
 
 def index(dossier: Dossier) -> str:
@@ -129,7 +130,7 @@ def index(dossier: Dossier) -> str:
     must(actual == named, f"the gallery is {short(actual)}, the bundle names {short(named)}")
     made = sha256(dossier.path(WORKSPACE, dossier.made_bundle, GALLERY))
     must(made == actual, f"the run made the gallery {short(made)}, this one is {short(actual)}")
-    return f"{pq.read_metadata(dossier.path(BUNDLE, GALLERY)).num_rows:,} vectors"
+    return counted(pq.read_metadata(dossier.path(BUNDLE, GALLERY)).num_rows, "vector")
 
 
 def decision(dossier: Dossier) -> str:

@@ -17,6 +17,7 @@ from skumatch.files import md5
 from skumatch.lineage.lineage import stages_of
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat, leaves
+from skumatch.texts import counted
 
 
 def stages(dossier: Dossier) -> str:
@@ -52,7 +53,7 @@ def stages(dossier: Dossier) -> str:
     copies(dossier, *recorded)
     for name in (*made, *present):  # last, so that a missing part doesn't hide a changed one
         dossier.there(WORKSPACE, name)
-    return f"{len(recorded)} stages, all they read and wrote has its hash"
+    return f"{counted(len(recorded), 'stage')}; all that was read and written has its hash"
 
 
 def parameters(dossier: Dossier) -> str:
@@ -69,14 +70,14 @@ def parameters(dossier: Dossier) -> str:
         if name not in shown or shown[name] != str(known.get(name))
     ]
     must(not differing, f"MLflow shows {', '.join(differing[:3])} otherwise than the run's parameters")
-    return f"{len(shown)} parameters, {len(dossier.record.inputs.overrides)} overrides"
+    return f"{counted(len(shown), 'parameter')}, {counted(len(dossier.record.inputs.overrides), 'override')}"
 
 
 def environment(dossier: Dossier) -> str:
     """Check the hash of the environment's lock, constraints.txt."""
     same(dossier, dossier.record.inputs.environment, "constraints.txt", "requirements/constraints.txt")
     lines = dossier.path(RUN, "constraints.txt").read_text("utf-8").splitlines()
-    return f"{sum('==' in line for line in lines)} packages pinned"
+    return f"{counted(sum('==' in line for line in lines), 'package')} pinned"
 
 
 def input_set(dossier: Dossier) -> str:
@@ -87,7 +88,7 @@ def input_set(dossier: Dossier) -> str:
     for name, data in inputs.members(archive).items():
         path = dossier.path(WORKSPACE, name)
         must(path.is_file() and path.read_bytes() == data, f"{name} isn't the input set's")
-    return f"{len(inputs.members(archive))} files"
+    return counted(len(inputs.members(archive)), "file")
 
 
 def code(dossier: Dossier) -> str:
@@ -102,14 +103,14 @@ def code(dossier: Dossier) -> str:
         "the run's facts and the record name different installations of skumatch",
     )
     if package is None or recorded.dirty:
-        return f"{len(files)} files"
+        return counted(len(files), "file")
     own = _in_repository(dossier).values()
     installed = inputs.code_hash((name, data) for name, data in files.items() if name not in own)
     must(
         installed == package.sha256,
         f"the package is {short(installed)}, skumatch {package.version}'s wheel has {short(package.sha256)}",
     )
-    return f"{len(files)} files, with skumatch {package.version} as its wheel has it"
+    return f"{counted(len(files), 'file')}, with skumatch {package.version} as its wheel has it"
 
 
 def tree(dossier: Dossier) -> str:

@@ -15,7 +15,7 @@ from skumatch.data.delivery.layout import NO_IMAGE, SIDES, DeliveredFile, Locate
 from skumatch.data.delivery.tables import read_csv
 from skumatch.errors import DataError
 from skumatch.progress import track
-from skumatch.texts import composed
+from skumatch.texts import composed, counted
 
 PUBLISHED_BYTES = 6_330_687_649
 PUBLISHED_SHA256 = "4c32449993e720285865405c3b46d2958cb36f33a9d7db6c3d70bde49d580205"
@@ -173,7 +173,7 @@ class Kaggle:
         missing = len(self.by_path.keys() - {place[1:] for place in places})
         self.by_folder = self._votes(rows, places)
         lost = f", {missing:,} of its images not found by path" if missing else ""
-        self.edition = Edition(f"RP2K from Kaggle (meta.csv: {len(meta):,} rows{lost})", self.find)
+        self.edition = Edition(f"RP2K from Kaggle (meta.csv: {counted(len(meta), 'row')}{lost})", self.find)
 
     def find(self, parts: list[str]) -> Place | None:
         """Return the place of a path: by the table's row, else by its folder's class, else by its folder."""

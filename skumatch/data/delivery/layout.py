@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from skumatch.data.delivery.names import check_spelling, unsafe
 from skumatch.data.images import SUFFIXES, known_format
 from skumatch.errors import DataError
+from skumatch.texts import counted
 
 NO_IMAGE = "not-an-image"
 SIDES = ("train", "test")
@@ -187,7 +188,7 @@ def _check_sides(items: Iterable[DeliveredImage], junk: Counter[str], where: Pat
         raise DataError(f"{where} is empty; {EXPECTED}.")
     if not sides:
         raise DataError(
-            f"{where} is not in RP2K's layout ({junk.total():,} other files found: {listed(junk)}); "
+            f"{where} is not in RP2K's layout ({counted(junk.total(), 'other file')} found: {listed(junk)}); "
             f"{EXPECTED}."
         )
     for side in SIDES if whole else ():

@@ -15,7 +15,7 @@ from skumatch.data.delivery.tables import read_csv
 from skumatch.data.images import MAX_BYTES, Extent
 from skumatch.data.products import CSV, products_of_csv
 from skumatch.errors import DataError, ImageError
-from skumatch.texts import alike, composed, visible
+from skumatch.texts import alike, composed, counted, visible
 
 TABLE = "classes.csv"
 
@@ -127,7 +127,8 @@ class Source(ABC):
         """
         if item.size > MAX_BYTES:
             raise ImageError(
-                "too-large", f"The file has {item.size:,} bytes, over {MAX_BYTES:,}; deliver it smaller."
+                "too-large",
+                f"The file has {counted(item.size, 'byte')}, over {MAX_BYTES:,}; deliver it smaller.",
             )
         # A path: catalogue pictures are in a folder of their own, even if the delivery is a zip.
         return Extent(item.source).read() if isinstance(item.source, str) else self.image(item.source)

@@ -9,6 +9,7 @@ from typing import Any
 from skumatch.data.validation.expectations import Rule
 from skumatch.errors import ValidationFailed
 from skumatch.params import ValidateParams
+from skumatch.texts import agreeing, counted
 
 NAMED, WARNED = 3, 5
 
@@ -58,9 +59,8 @@ def require(findings: Sequence[ExpectationResult], where: str = "") -> None:
         more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         see = f" {where} shows them." if where else ""
         cure = "Correct the data, or the bound under `validate` in params.yaml."
-        raise ValidationFailed(
-            f"The data broke {len(failed)} of {len(findings)} expectations: {failures}{more}.{see} {cure}"
-        )
+        broken = f"{len(failed)} of {counted(len(findings), 'expectation')}"
+        raise ValidationFailed(f"The data broke {broken}: {failures}{more}.{see} {cure}")
 
 
 def _failure(finding: ExpectationResult) -> str:
@@ -78,19 +78,25 @@ def warnings_of(findings: Sequence[ExpectationResult], params: ValidateParams) -
     Six expectations, on SKUs, labels and drift, give a warning as soon as one row breaks them, even if they
     pass.
     """
-    sentences = {
-        "sparse": (
-            f"SKUs have fewer than {params.min_images_per_sku} gallery images, "
-            "so a match rests on very few pictures"
-        ),
-        "no-gallery": "SKUs have no gallery image, so their queries are reported apart",
-        "no-query": "SKUs have no query, so nothing is known of their accuracy",
-        "conflicts": "images have the pixels of another SKU's, so one of the labels is wrong",
-        "drift-added": "SKUs are new since the version before",
-        "drift-removed": "SKUs of the version before are gone",
-    }
-    broken = [finding for finding in findings if finding.broken and finding.rule.name in sentences]
-    return [f"{finding.broken:,} {sentences[finding.rule.name]}: {_some(finding)}." for finding in broken]
+    shown = ((finding, _warning(finding.rule.name, finding.broken, params)) for finding in findings)
+    return [f"{warning}: {_some(finding)}." for finding, warning in shown if finding.broken and warning]
+
+
+def _warning(rule: str, broken: int, params: ValidateParams) -> str | None:
+    """Return the warning of rows that break a rule; None where the rule gives no warning."""
+    skus, images = counted(broken, "SKU"), counted(broken, "image")
+    are, have, their = (
+        agreeing(broken, *forms) for forms in (("is", "are"), ("has", "have"), ("its", "their"))
+    )
+    few = counted(params.min_images_per_sku, "gallery image")
+    return {
+        "sparse": f"{skus} {have} fewer than {few}, so a match rests on very few pictures",
+        "no-gallery": f"{skus} {have} no gallery image, so {their} queries are reported apart",
+        "no-query": f"{skus} {have} no query, so nothing is known of {their} accuracy",
+        "conflicts": f"{images} {have} the pixels of another SKU's, so one of the labels is wrong",
+        "drift-added": f"{skus} {are} new since the version before",
+        "drift-removed": f"{skus} of the version before {are} gone",
+    }.get(rule)
 
 
 def _some(finding: ExpectationResult) -> str:

@@ -18,6 +18,7 @@ from skumatch.data.validation.expectations import library
 from skumatch.data.validation.findings import ExpectationResult
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import ImageError, StorageError
+from skumatch.texts import FILTERS
 
 SECTIONS = "{% for section in sections %}{% set section_loop = loop %}{% include 'section.j2' %}{% endfor %}"
 TITLES = {
@@ -212,5 +213,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = "{:,}".format
+    environment.filters |= FILTERS
     return environment

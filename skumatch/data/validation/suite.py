@@ -22,6 +22,7 @@ from skumatch.data.validation.expectations import (
     unique,
 )
 from skumatch.params import ValidateParams
+from skumatch.texts import agreeing, counted
 
 SIDES = ["train", "test", "catalogue"]
 SHA256 = "^[0-9a-f]{64}$"
@@ -143,7 +144,7 @@ def _place_rules() -> list[Rule]:
             "length",
             expectation=between("length", "Every image has bytes", low=1),
             worst=("length",),
-            note="{length:,} bytes",
+            note="{length:byte}",
         ),
         rule(
             "place",
@@ -155,7 +156,7 @@ def _place_rules() -> list[Rule]:
             "overlap",
             expectation=between("room", overlap, low=0),
             worst=("room",),
-            note="{length:,} bytes from byte {offset:,} of {shard}",
+            note="{length:byte} from byte {offset:,} of {shard}",
         ),
     ]
 
@@ -172,13 +173,13 @@ def _copy_rules(p: ValidateParams) -> list[Rule]:
             "duplicates",
             expectation=between("repeated", copies, high=0, missed=p.max_duplicate_share),
             worst=("-copies", "pixels"),
-            note="{copies:,} images with these pixels",
+            note="{copies:image} with these pixels",
         ),
         rule(
             "conflicts",
             expectation=between("labels", conflict, high=1, missed=p.max_conflict_share),
             worst=("-labels", "pixels"),
-            note="{labels} SKUs with these pixels",
+            note="{labels:SKU} with these pixels",
         ),
         rule(
             "leaked",
@@ -190,30 +191,28 @@ def _copy_rules(p: ValidateParams) -> list[Rule]:
 
 def _sku_rules(p: ValidateParams) -> list[Rule]:
     rule = partial(Rule, frame="skus")
-    few, least = p.min_images_per_sku, percent(p.max_sparse_share)
-    sparse = (
-        f"At most {least} of SKUs with gallery images, new ones aside, have fewer than {few} gallery images"
-    )
+    few, least = counted(p.min_images_per_sku, "gallery image"), percent(p.max_sparse_share)
+    sparse = f"At most {least} of SKUs with gallery images, new ones aside, have fewer than {few}"
     no_gallery = f"At most {percent(p.max_without_gallery_share)} of SKUs are without gallery images"
     no_query = f"At most {percent(p.max_without_query_share)} of SKUs are without queries"
     return [
         rule(
             "sparse",
-            expectation=between("gallery", sparse, low=few, missed=p.max_sparse_share),
+            expectation=between("gallery", sparse, low=p.min_images_per_sku, missed=p.max_sparse_share),
             worst=("train", "-test"),
-            note="{train} gallery images",
+            note="{train:gallery image}",
         ),
         rule(
             "no-gallery",
             expectation=between("train", no_gallery, low=1, missed=p.max_without_gallery_share),
             worst=("-test",),
-            note="{test:,} queries",
+            note="{test:query|queries}",
         ),
         rule(
             "no-query",
             expectation=between("test", no_query, low=1, missed=p.max_without_query_share),
             worst=("-train",),
-            note="{train:,} gallery images",
+            note="{train:gallery image}",
         ),
     ]
 
@@ -224,10 +223,11 @@ def _whole_rules(p: ValidateParams) -> list[Rule]:
         f"At most {percent(p.max_quarantined_share)} of delivered images were set aside",
         p.max_quarantined_share,
     )
-    enough = between("gallery_skus", f"At least {p.min_skus} SKUs have gallery images", low=p.min_skus)
+    have = f"{counted(p.min_skus, 'SKU')} {agreeing(p.min_skus, 'has', 'have')}"
+    enough = between("gallery_skus", f"At least {have} gallery images", low=p.min_skus)
     return [
         Rule("quarantine", "delivered", aside, worst=("reason",)),
-        Rule("skus", "whole", enough, figure="{gallery_skus:,} SKUs"),
+        Rule("skus", "whole", enough, figure="{gallery_skus:SKU}"),
         Rule(
             "count",
             "whole",
@@ -263,26 +263,26 @@ def drift_rules(p: ValidateParams) -> list[Rule]:
             "drift-removed",
             expectation=between("kept", gone, low=1, missed=p.max_removed_share),
             worst=("-before",),
-            note="{before:,} images then",
+            note="{before:image} then",
         ),
         rule(
             "drift-added",
             expectation=between("known", new, low=1, missed=p.max_added_share),
             worst=("-now",),
-            note="{now:,} images now",
+            note="{now:image} now",
         ),
         rule(
             "drift-skus",
             expectation=between("change", changed, high=p.max_sku_ratio, missed=p.max_changed_share),
             worst=("-change",),
-            note="{before:,} images then, {now:,} now",
+            note="{before:image} then, {now:,} now",
         ),
         Rule(
             "drift-images",
             "drift_sides",
             between("ratio", counts, low=p.min_images_ratio, high=p.max_images_ratio),
             worst=("ratio",),
-            note="{before:,} images then, {now:,} now",
+            note="{before:image} then, {now:,} now",
         ),
         Rule(
             "drift-size",

@@ -25,6 +25,7 @@ from skumatch.data.validation.frames import (
 )
 from skumatch.params import DataParams, ValidateParams
 from skumatch.progress import track
+from skumatch.texts import counted, filled
 
 NOTE_LETTERS = 90
 KEYS = {
@@ -130,7 +131,7 @@ def _finding(rule: Rule, frame: pd.DataFrame, result: Any) -> ExpectationResult:
     rows = _worst_first(frame.loc[broken], rule.worst).head(SHOWN)
     key = KEYS.get(rule.frame)
     names = [str(name) for name in rows[key]] if key else []
-    notes = [rule.note.format_map(row)[:NOTE_LETTERS] for row in rows.to_dict("records")] if key else []
+    notes = [filled(rule.note, row)[:NOTE_LETTERS] for row in rows.to_dict("records")] if key else []
     values = dict(zip(broken, details.get("unexpected_list") or [], strict=False))
     result.result = _cut(details, [str(values.get(place)) for place in rows.index], names)
     return ExpectationResult(
@@ -149,7 +150,7 @@ def _observed(rule: Rule, frame: pd.DataFrame, details: dict[str, Any]) -> str:
     if rule.name == "columns":
         return _columns(list(frame.columns))
     if rule.figure:
-        return rule.figure.format_map(frame.iloc[0])
+        return filled(rule.figure, frame.iloc[0].to_dict())
     if "unexpected_count" not in details:
         return "could not be computed"
     count, total = details["unexpected_count"], details["element_count"]
@@ -164,7 +165,8 @@ def _columns(columns: list[str]) -> str:
     faults = [
         f"{kind}: {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", unknown)) if names
     ]
-    return "; ".join(faults) or (f"{len(columns)} columns" if columns == COLUMNS else "in another order")
+    right = counted(len(columns), "column") if columns == COLUMNS else "in another order"
+    return "; ".join(faults) or right
 
 
 def _cut(details: dict[str, Any], values: list[str], names: list[str]) -> dict[str, Any]:
