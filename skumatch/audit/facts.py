@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from skumatch.audit import recompute
 from skumatch.audit.dossier import CHANGES, ORIGIN, RUN, WORKSPACE, Dossier
-from skumatch.audit.served import aliases
+from skumatch.audit.served import aliases, by_hand
 from skumatch.bundle.manifest import GALLERY
 from skumatch.data.quarantine import set_aside
 from skumatch.files import read_json, sha256
@@ -37,6 +37,8 @@ def journal(dossier: Dossier) -> HashAndFacts:
     for at, event in aliases(entries, registered.version, registered.created, dossier.released):
         when = _when(at)
         facts[when] = f"{facts[when]}; {event}" if when in facts else event
+    if moves := by_hand(entries, registered.champion):
+        facts["moved by hand"] = "; ".join(moves)
     return (entries[-1].hash if entries and entries[-1].after else None), facts
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from skumatch.config import Settings, load_params, user
 from skumatch.config import settings as current_settings
 from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
-from skumatch.registry.journal import Entry, breaks, unheaded
+from skumatch.registry.journal import Entry, hand_moves
 from skumatch.registry.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, ModelRef, Registry
 
 console = Console()
@@ -36,21 +36,21 @@ def models(
 
     registry = _registry(current_settings())
     if history:
-        heads = promotion.heads(registry)  # before the journal, which may grow meanwhile
-        _show_history(promotion.history(registry), heads)
+        _show_history(*promotion.checked_history(registry))
         return
     versions = registry.versions()
-    console.print(
-        versions_table(versions)
-        if versions
-        else "No model is registered yet; `skumatch run` makes the first."
-    )
+    state = registry.champion_state()
+    if not versions and state.kind == "never":
+        console.print("No model is registered yet; `skumatch run` makes the first.")
+        return
+    if versions:
+        console.print(versions_table(versions))
+    if state.cure:
+        _print(f"{state.sentence[0].upper()}{state.sentence[1:]}; {state.cure}.")
     for ref in versions:
         if ERASED_TAG in ref.tags:
             held = f"its gallery held a picture that was {ref.tags[ERASED_TAG]}"
-            console.print(
-                f"Version {ref.version} can't serve: {held}.", markup=False, highlight=False, soft_wrap=True
-            )
+            _print(f"Version {ref.version} can't serve: {held}.")
 
 
 def versions_table(versions: Sequence[ModelRef]) -> Table:
@@ -136,6 +136,8 @@ def rollback(
         )
     if not dry_run:
         promotion.rollback(registry, target.version, now, user(), why)
+        for move in promotion.unexplained(promotion.history(registry), target.version):
+            _print(move.sentence)
     _say(target, "would be" if dry_run else "is", " again" + (f", in place of version {now}" if now else ""))
 
 
@@ -146,14 +148,15 @@ def _registry(settings: Settings) -> Registry:
 
 
 def _say(ref: ModelRef, verb: str, suffix: str) -> None:
-    console.print(
-        f"Version {ref.version} {verb} the champion{suffix} (bundle {ref.bundle[:12]}, verified).",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print(f"Version {ref.version} {verb} the champion{suffix} (bundle {ref.bundle[:12]}, verified).")
 
 
-def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
+def _print(sentence: str) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_history(entries: list[Entry], faults: list[str]) -> None:
+    """Print the journal's entries, the explained moves by hand, and the journal's faults or its last hash."""
     if not entries:
         console.print("Nothing was promoted yet.")
         return
@@ -162,25 +165,25 @@ def _show_history(entries: list[Entry], heads: dict[int, str]) -> None:
         table.add_column(name, justify="right" if name == "entry" else "left")
     for entry in entries:
         when = f"{entry.before.at:%Y-%m-%d %H:%M}" if entry.before else "waiting"
-        outcome, champion = (
-            (entry.after.outcome, str(entry.after.champion or "none")) if entry.after else ("open", "")
-        )
+        outcome, champion = (entry.after.outcome, str(entry.left or "none")) if entry.after else ("open", "")
         moved = Text(champion, style="bold green" if entry.changed else "")
         request = entry.asked
         table.add_row(
             str(entry.number),
             when,
-            f"{request.action} {request.version}",
+            request.words,
             outcome,
             moved,
             Text(request.who),
             Text(request.why),
         )
     console.print(table)
-    broken = [*breaks(entries), *unheaded(entries, heads)]
-    for sentence in broken:
-        console.print(f"[bold red]✗[/] {sentence}")
-    if not broken:
+    for move in hand_moves(entries):
+        if move.acknowledged:
+            _print(f"{move.sentence}.")
+    for sentence in faults:
+        _print(f"✗ {sentence}")
+    if not faults:
         console.print(
             f"The chain of {len(entries):,} entries holds; its last hash is {entries[-1].hash}.",
             highlight=False,

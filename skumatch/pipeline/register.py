@@ -234,7 +234,7 @@ def _serves_already(registry: Registry, message: Message, version: int) -> bool:
     champion = registry.champion()
     if champion is None or champion.version != version:
         return False
-    promotions = ((entry.asked.version, entry.asked.who) for entry in history(registry))
+    promotions = ((entry.move.version, entry.move.who) for entry in history(registry) if entry.move)
     return all(promotion != (version, _by_run(message)) for promotion in promotions)
 
 
@@ -257,7 +257,8 @@ def _approval(registry: Registry, message: Message, outcome: Outcome) -> str:
     if outcome.gallery_release or not message.approved_by:
         return ""
     promotion = (message.encoder, message.approved_by)
-    late = any((entry.asked.version, entry.asked.who) == promotion for entry in history(registry))
+    moves = (entry.move for entry in history(registry))
+    late = any((move.version, move.who) == promotion for move in moves if move)
     return message.approved_by if late else ""
 
 

@@ -17,12 +17,13 @@ import filelock
 from skumatch.bundle import MANIFEST, PARTS, bundle_hash, verify_bundle
 from skumatch.bundle.manifest import WEIGHTS, read_manifest
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
-from skumatch.registry.journal import journal_name
+from skumatch.registry.champion_state import CHAMPION, ChampionState, champion_state
+from skumatch.registry.journal import Journal, journal_name
 from skumatch.registry.mlflow_model import BUNDLE_TAG, about, upload, uploaded
 from skumatch.registry.tracking import DATA_TAG, Tracking, clean_tags, or_none, unless_existing
 
 HERE = Path(__file__).parents[1]
-CHAMPION, CHALLENGER, REFRESHED = "champion", "challenger", "refreshed"
+CHALLENGER, REFRESHED = "challenger", "refreshed"
 TOP1_TAG, COMPARED_TAG = "skumatch.top1", "skumatch.compared_with"
 ENCODER_TAG = "skumatch.encoder"  # SHA-256 of its weights
 TRAINED_TAG = "skumatch.trained_in"  # of a model release that was judged again: the version that was trained
@@ -97,6 +98,15 @@ class Registry(Tracking):
             version = self.aliases(client).get(CHAMPION)
             return None if version is None else self.version(client, version)
 
+    def champion_state(self) -> ChampionState:
+        """Return whether a version serves, and why not where none does."""
+        existing = [ref.version for ref in self.versions()]
+        with self.client() as client:
+            entries = Journal(client, self.model_name, lambda: None).entries()
+            aliases = {alias: int(version) for alias, version in self.aliases(client).items()}
+        champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
+        return champion_state(self.model_name, champion, challenger, existing, entries)
+
     def versions(self) -> list[ModelRef]:
         """Return every version, newest first; none before the first registration."""
         with self.client() as client:
@@ -108,10 +118,13 @@ class Registry(Tracking):
         """Return the version with an alias or a number.
 
         Raises:
-            ReferenceNotFound: there is no such version.
+            ReferenceNotFound: there is no such version; where there is no champion, the sentence says why.
         """
         with self.client() as client:
             version = ref if ref.isdecimal() else self.aliases(client).get(ref)
+            if version is None and ref == CHAMPION:
+                state = self.champion_state()
+                raise ReferenceNotFound(f"On {self.shown}, {state.sentence}; {state.cure}.")
             if version is None:
                 raise self._not_found(ref)
             return self.version(client, version)
