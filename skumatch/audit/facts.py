@@ -94,7 +94,8 @@ def decision(dossier: Dossier) -> HashAndFacts:
         )
     if gain := decided.gain:
         least = f"at least {100 * gain.lower:+.1f} at {100 * gain.confidence:.1f} %"
-        facts["gain"] = f"{100 * gain.estimate:+.1f} points, {least}"
+        champion = f"over version {dossier.record.inputs.champion_version}, on the same gallery and queries"
+        facts["gain"] = f"{100 * gain.estimate:+.1f} points {champion}, {least}"
     checks = [check for check in (*decided.checks, *decided.refresh) if check.status != "not applicable"]
     words = (check.name if check.status == "passed" else f"{check.name} ({check.status})" for check in checks)
     facts["checks"] = ", ".join(words)
@@ -117,7 +118,13 @@ def _figures(evaluation: Evaluation) -> str:
     low, high = evaluation.interval.top1
     top1 = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     shares = f"{top1}, top-5 {100 * evaluation.top5:.1f} %"
-    return f"{shares}; {evaluation.n:,} queries of {evaluation.skus:,} SKUs, protocol {evaluation.protocol}"
+    scored = f"{evaluation.n:,} queries of {evaluation.skus:,} SKUs, protocol {evaluation.protocol}"
+    hashes = (
+        f"{name} {evaluation.hashes[name][:6]}"
+        for name in ("gallery", "queries")
+        if name in evaluation.hashes
+    )
+    return "; ".join([shares, ", ".join([scored, *hashes])])
 
 
 def champion(dossier: Dossier) -> HashAndFacts:

@@ -19,6 +19,11 @@ from skumatch.registry.registry import ENCODER_TAG, ERASED_TAG, RELEASE_TAG, Mod
 
 console = Console()
 
+GO_BY_THE_GAIN = (
+    "These top-1 were measured on different galleries and queries, so they can't be compared. "
+    "A gain was measured on the same photos as the champion that it names."
+)
+
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the journal.")]
 History = Annotated[
     bool, typer.Option("--history", help="Who was champion when, and who said so: the journal.")
@@ -54,28 +59,58 @@ def models(
 
 
 def versions_table(versions: Sequence[ModelRef]) -> Table:
-    """Return a table of versions, one row each; at 80 columns aliases and times take several lines.
+    """Return a table of versions, one row each; at 80 columns most cells take several lines.
 
     A gallery release names the model release of its encoder: `gallery of 1`. The encoder is shown as the
-    start of its weights' SHA-256, or `-` for versions that were registered without it.
+    start of its weights' SHA-256, or `-` for versions that were registered without it. Each top-1 stands with
+    its protocol and data version. The gain is the one that the gate measured on the same photos as the
+    champion; where versions were measured on different photos, a caption says to go by the gain.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title="Registered models")
-    for name in ("version", "kind", "encoder", "aliases", "top-1", "bundle", "data", "created"):
-        justify: Literal["left", "right"] = "right" if name in ("version", "top-1") else "left"
-        wraps = name in ("aliases", "created")
-        table.add_column(name, justify=justify, no_wrap=not wraps, min_width=10 if wraps else None)
+    bases = {ref.figures.basis if ref.figures else ref.data for ref in versions}
+    caption = GO_BY_THE_GAIN if len(bases) > 1 else None
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title="Registered models",
+        caption=caption,
+        caption_justify="left",
+    )
+    wrapping = {"aliases": 10}
+    for name in ("version", "kind", "encoder", "aliases", "top-1 and\nits data", "gain", "created"):
+        justify: Literal["left", "right"] = "right" if name == "version" else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in wrapping, min_width=wrapping.get(name))
     for ref in versions:
         table.add_row(
             str(ref.version),
             f"gallery of {ref.tags[RELEASE_TAG]}" if RELEASE_TAG in ref.tags else "model",
             ref.tags.get(ENCODER_TAG, "-")[:6],
             ", ".join(ref.aliases) or "-",
-            f"{100 * ref.top1:.1f} %" if ref.top1 is not None else "-",
-            ref.bundle[:6],
-            (ref.data or "-")[:6],
-            f"{ref.created:%Y-%m-%d %H:%M}",
+            _measured(ref),
+            _gained(ref),
+            f"{ref.created:%Y-%m-%d}\n{ref.created:%H:%M}",
         )
     return table
+
+
+def _measured(ref: ModelRef) -> str:
+    """Return a version's top-1 with its interval, protocol and data version."""
+    data = f"data {(ref.data or '-')[:6]}"
+    if figures := ref.figures:
+        interval = f"{100 * figures.low:.1f} to {100 * figures.high:.1f}"
+        return f"{100 * figures.top1:.1f} %\n{interval}\n{figures.protocol}\ndata {figures.data[:6]}"
+    return f"{100 * ref.top1:.1f} %\n{data}" if ref.top1 is not None else f"-\n{data}"
+
+
+def _gained(ref: ModelRef) -> str:
+    """Return the gain over the champion that the version was compared with."""
+    if ref.figures is None:
+        return "not\nrecorded"
+    gain = ref.figures.gain
+    if gain is None:
+        return "the first"
+    lower = gain.figure.replace(" ", "\n") if gain.lower is None else f"at least\n{100 * gain.lower:+.1f}"
+    return f"{100 * (gain.after - gain.before):+.1f}\nover {gain.champion}\n{lower}"
 
 
 def promote(

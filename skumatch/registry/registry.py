@@ -18,6 +18,7 @@ from skumatch.bundle import MANIFEST, PARTS, bundle_hash, verify_bundle
 from skumatch.bundle.manifest import WEIGHTS, read_manifest
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
 from skumatch.registry.champion_state import CHAMPION, ChampionState, champion_state
+from skumatch.registry.gate_figures import FIGURES_TAG, GateFigures, read_figures
 from skumatch.registry.journal import Journal, journal_name
 from skumatch.registry.mlflow_model import BUNDLE_TAG, about, upload, uploaded
 from skumatch.registry.tracking import DATA_TAG, Tracking, clean_tags, or_none, unless_existing
@@ -56,6 +57,11 @@ class ModelRef:
     def top1(self) -> float | None:
         """The top-1 that the gate saw, 0 to 1; None without its tag."""
         return float(self.tags[TOP1_TAG]) if TOP1_TAG in self.tags else None
+
+    @property
+    def figures(self) -> GateFigures | None:
+        """What the gate measured of it; None for a version from before that was recorded."""
+        return read_figures(self.tags.get(FIGURES_TAG))
 
     @property
     def data(self) -> str | None:
