@@ -49,6 +49,7 @@ NEEDS_A_PROJECT = {
     "data log": "",
     "audit show": "--export OUT/dossier",
     "audit diff": "1 2",
+    "audit acknowledge": "--why because",
     "bench workers": "",
     "match": "PICTURE",
     "evaluate": "--data SHELF --json OUT/e.json",

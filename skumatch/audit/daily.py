@@ -14,7 +14,7 @@ from skumatch.audit.collect import collect
 from skumatch.audit.link import Link, Verdict, count_verdicts
 from skumatch.audit.page import lineage_page
 from skumatch.config import Settings, load_params
-from skumatch.errors import AuditFailed, NothingNew
+from skumatch.errors import AuditFailed, NothingNew, ReferenceNotFound
 from skumatch.files import write_text
 from skumatch.pipeline.pull import open_registry
 from skumatch.registry.registry import ModelRef, Registry
@@ -51,11 +51,15 @@ def audit(settings: Settings, request: AuditRequest) -> dict[str, Any]:
     Raises:
         AuditFailed: Links are broken; the message names all of them.
         NothingNew: There is no champion yet.
+        ReferenceNotFound: The champion's alias or version was removed in MLflow.
     """
     registry = open_registry(settings, load_params(settings.project / "params.yaml"))
     champion = registry.champion()
     if champion is None:
-        raise NothingNew("There is no champion yet, so there is nothing to audit.")
+        state = registry.champion_state()
+        if state.kind == "never":
+            raise NothingNew("There is no champion yet, so there is nothing to audit.")
+        raise ReferenceNotFound(f"Nothing serves that could be audited: {state.sentence}; {state.cure}.")
     chosen = [champion, *_older(registry, champion, request.run)]
     chains = {ref.version: _verified(settings, registry, ref, request.pictures) for ref in chosen}
     judged = [(version, link) for version, chain in chains.items() for link in chain]

@@ -10,18 +10,19 @@ import pandas as pd
 
 from skumatch.audit.dossier import RUN, WORKSPACE, Dossier
 from skumatch.audit.link import UNREADABLE
+from skumatch.audit.served import by_hand
 from skumatch.bundle.manifest import WEIGHTS
 from skumatch.errors import DataError
 from skumatch.params import Params
 from skumatch.pipeline import inputs
 from skumatch.pipeline.register import flat
+from skumatch.registry.registry import CHALLENGER, REFRESHED
 from skumatch.retrieval import statistics
-from skumatch.retrieval.figures import Evaluation
 from skumatch.retrieval.statistics import Interval
 from skumatch.stages import artefacts
 
 CONFIDENCE = 0.95
-FIGURES = ("top1", "top3", "top5", "macro_top1")
+FIGURES = {"top1": "top-1", "top3": "top-3", "top5": "top-5", "macro_top1": "macro top-1"}
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Data:
 
 @dataclass(frozen=True)
 class SkuGain:
-    """Change of one SKU's top-1 on the queries that both versions were evaluated on.
+    """Change of one SKU's top-1 on queries that were asked of both encoders.
 
     Attributes:
         name: The SKU.
-        n: Number of common queries of the SKU.
-        before: Top-1 of the earlier version, from 0 to 1.
-        after: Top-1 of the later version, from 0 to 1.
+        n: Number of queries of the SKU.
+        before: Top-1 of the earlier version's encoder, from 0 to 1.
+        after: Top-1 of the later version's encoder.
         gain: The difference with its interval, which takes the queries as independent.
     """
 
@@ -68,18 +69,71 @@ class SkuGain:
 
 
 @dataclass(frozen=True)
-class VersionGain:
-    """Change of top-1 on the queries that both versions were evaluated on.
+class VersionFigures:
+    """The figures of a version, and what they were measured on.
 
     Attributes:
-        interval: Top-1 of the later version minus that of the earlier one, with its interval.
-        n: Number of common queries.
+        version: The version's number.
+        data: MD5 of its run's data version.
+        protocol: Name of the protocol.
+        gallery: Hash of the gallery.
+        queries: Hash of the queries.
+        n: Number of queries.
+        skus: Number of their SKUs.
+        interval: Bounds of top-1.
+        shares: Name in FIGURES -> share, from 0 to 1.
+    """
+
+    version: int
+    data: str
+    protocol: str
+    gallery: str
+    queries: str
+    n: int
+    skus: int
+    interval: tuple[float, float]
+    shares: dict[str, float]
+
+    def comparable(self, other: VersionFigures) -> bool:
+        """Return whether both were measured by one protocol, on the same gallery and queries."""
+        mine, others = ((each.protocol, each.gallery, each.queries) for each in (self, other))
+        return mine == others and all(mine)
+
+
+@dataclass(frozen=True)
+class VersionGain:
+    """Change of top-1 from one encoder to another on the same gallery and the same queries.
+
+    Attributes:
+        basis: The gallery and queries, in words.
+        before: Top-1 of the earlier version's encoder, from 0 to 1.
+        after: Top-1 of the later version's encoder.
+        interval: The difference, with its interval.
+        n: Number of queries.
         skus: The SKUs with a changed hit, sorted by their gained hits, most first.
     """
 
+    basis: str
+    before: float
+    after: float
     interval: Interval
     n: int
     skus: tuple[SkuGain, ...]
+
+
+@dataclass(frozen=True)
+class AnswerChange:
+    """Shares of right answers to the same photos, before and after a gallery release.
+
+    Attributes:
+        before: Of the version that served, from 0 to 1.
+        after: Of the gallery release.
+        n: Number of photos.
+    """
+
+    before: float
+    after: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -92,8 +146,11 @@ class Diff:
         params: Parameter -> values before and after, for the parameters that differ.
         code: Code files, each with + (new), - (gone) or ~ (changed) before its name.
         packages: Pinned packages, in the same form.
-        figures: Figure -> values before and after, from 0 to 1.
-        gain: Change of top-1; None without common queries.
+        before: Figures of the earlier version.
+        after: Figures of the later version. They can be subtracted only if they are `comparable`.
+        gain: Change of top-1 on the same gallery and queries; None where no run compared the two encoders.
+        answers: Change of the answers as served, if one is a gallery release that the other served before.
+        moved_by_hand: Moves of the champion outside the journal, in words.
     """
 
     same_encoder: bool
@@ -101,8 +158,11 @@ class Diff:
     params: dict[str, tuple[Any, Any]]
     code: tuple[str, ...]
     packages: tuple[str, ...]
-    figures: dict[str, tuple[float, float]]
+    before: VersionFigures
+    after: VersionFigures
     gain: VersionGain | None
+    answers: AnswerChange | None = None
+    moved_by_hand: tuple[str, ...] = ()
 
 
 def diff(before: Dossier, after: Dossier) -> Diff:
@@ -133,8 +193,11 @@ def _diff(before: Dossier, after: Dossier) -> Diff:
         code=_changes(_code(before), _code(after)),
         packages=_changes(_packages(before), _packages(after)),
         same_encoder=_weights(before) == _weights(after),
-        figures=_figures(before.evaluation(RUN, before.released), after.evaluation(RUN, after.released)),
-        gain=_gain(_hits(before), _hits(after)),
+        before=_figures(before),
+        after=_figures(after),
+        gain=_gain(before, after),
+        answers=_answers(before, after),
+        moved_by_hand=tuple(by_hand(after.facts.journal, after.facts.registered.champion)),
     )
 
 
@@ -142,8 +205,11 @@ def _weights(dossier: Dossier) -> str:
     return dossier.manifest.parts[WEIGHTS].sha256
 
 
-def _hits(dossier: Dossier) -> pd.DataFrame:
-    return pd.read_parquet(dossier.path(RUN, artefacts.HITS.logged(candidate=dossier.released)))
+def _hits(dossier: Dossier, candidate: str) -> pd.DataFrame:
+    """Return the hits of a candidate of a version's run, under the protocol `full`."""
+    path = dossier.path(RUN, artefacts.HITS.logged(candidate=dossier.file_of(candidate)))
+    rows = pd.read_parquet(path)
+    return rows[rows["slice"].eq("full")] if "slice" in rows else rows
 
 
 def _rows(dossier: Dossier) -> pd.DataFrame:
@@ -229,21 +295,73 @@ def _packages(dossier: Dossier) -> dict[str, str]:
     return pins
 
 
-def _figures(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, float]]:
-    return {name: (getattr(before, name), getattr(after, name)) for name in FIGURES}
+def _figures(dossier: Dossier) -> VersionFigures:
+    evaluation = dossier.evaluation(RUN, dossier.released)
+    return VersionFigures(
+        version=dossier.facts.registered.version,
+        data=dossier.record.inputs.data.removeprefix("md5:"),
+        protocol=evaluation.protocol,
+        gallery=evaluation.hashes.get("gallery", ""),
+        queries=evaluation.hashes.get("queries", ""),
+        n=evaluation.n,
+        skus=evaluation.skus,
+        interval=evaluation.interval.top1,
+        shares={name: getattr(evaluation, name) for name in FIGURES},
+    )
 
 
-def _gain(before: pd.DataFrame, after: pd.DataFrame) -> VersionGain | None:
-    """Compare the hits of two versions on their common queries, under the protocol `full`."""
-    sides = [frame[frame["slice"].eq("full")] if "slice" in frame else frame for frame in (before, after)]
-    both = sides[0].merge(sides[1], on=["query", "sku"], suffixes=("_before", "_after"))
+def _gain(before: Dossier, after: Dossier) -> VersionGain | None:
+    """Compare two versions' encoders on one gallery and the same queries, if a run measured both there.
+
+    That is where both runs had the same gallery and queries, and where the gate of one version's run compared
+    its encoder with that of the other version.
+    """
+    if _figures(before).comparable(_figures(after)):
+        hits = _hits(before, before.released), _hits(after, after.released)
+        return _paired(*hits, "on the same gallery and queries")
+    if _compared(after, before):
+        return _paired(_hits(after, REFRESHED), _hits(after, CHALLENGER), _basis(after))
+    if _compared(before, after):
+        return _paired(_hits(before, CHALLENGER), _hits(before, REFRESHED), _basis(before))
+    return None
+
+
+def _compared(run: Dossier, other: Dossier) -> bool:
+    """Return whether a version's run scored the encoder of another version beside its own."""
+    if run.released != CHALLENGER or run.record.results.champion is None:
+        return False
+    return run.evaluation(RUN, REFRESHED).hashes.get("encoder") == _weights(other)
+
+
+def _basis(run: Dossier) -> str:
+    version = run.facts.registered.version
+    return f"by the gate of version {version}: both encoders on its run's gallery and queries"
+
+
+def _paired(before: pd.DataFrame, after: pd.DataFrame, basis: str) -> VersionGain | None:
+    """Compare the hits of two encoders on the same queries; None if they have none in common."""
+    both = before.merge(after, on=["query", "sku"], suffixes=("_before", "_after"))
     if both.empty:
         return None
     both["change"] = both["hit_after"].astype(float) - both["hit_before"].astype(float)
     moved = [_sku(str(name), rows) for name, rows in both.groupby("sku") if rows["change"].any()]
     return VersionGain(
-        _interval(both, "sku"), len(both), tuple(sorted(moved, key=lambda sku: -sku.gain.value * sku.n))
+        basis=basis,
+        before=float(both["hit_before"].mean()),
+        after=float(both["hit_after"].mean()),
+        interval=_interval(both, "sku"),
+        n=len(both),
+        skus=tuple(sorted(moved, key=lambda sku: -sku.gain.value * sku.n)),
     )
+
+
+def _answers(before: Dossier, after: Dossier) -> AnswerChange | None:
+    """Return the change of the served answers that the run of a gallery release measured."""
+    if after.released != REFRESHED or after.record.inputs.champion != before.facts.registered.bundle:
+        return None
+    shares = after.json(RUN, artefacts.SHARES.logged())
+    served, refreshed = shares["served"]["all"], shares["refreshed"]["all"]
+    return AnswerChange(served["right"], refreshed["right"], served["n"])
 
 
 def _sku(name: str, rows: pd.DataFrame) -> SkuGain:

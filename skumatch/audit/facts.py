@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from skumatch.audit import recompute
 from skumatch.audit.dossier import CHANGES, ORIGIN, RUN, WORKSPACE, Dossier
-from skumatch.audit.served import aliases
+from skumatch.audit.served import aliases, by_hand
 from skumatch.bundle.manifest import GALLERY
 from skumatch.data.quarantine import set_aside
 from skumatch.files import read_json, sha256
@@ -38,6 +38,8 @@ def journal(dossier: Dossier) -> HashAndFacts:
     for at, event in aliases(entries, registered.version, registered.created, dossier.released):
         when = _when(at)
         facts[when] = f"{facts[when]}; {event}" if when in facts else event
+    if moves := by_hand(entries, registered.champion):
+        facts["moved by hand"] = "; ".join(moves)
     return (entries[-1].hash if entries and entries[-1].after else None), facts
 
 
@@ -93,7 +95,8 @@ def decision(dossier: Dossier) -> HashAndFacts:
         )
     if gain := decided.gain:
         least = f"at least {100 * gain.lower:+.1f} at {100 * gain.confidence:.1f} %"
-        facts["gain"] = f"{100 * gain.estimate:+.1f} points, {least}"
+        champion = f"over version {dossier.record.inputs.champion_version}, on the same gallery and queries"
+        facts["gain"] = f"{100 * gain.estimate:+.1f} points {champion}, {least}"
     checks = [check for check in (*decided.checks, *decided.refresh) if check.status != "not applicable"]
     words = (check.name if check.status == "passed" else f"{check.name} ({check.status})" for check in checks)
     facts["checks"] = ", ".join(words)
@@ -116,8 +119,13 @@ def _figures(evaluation: Evaluation) -> str:
     low, high = evaluation.interval.top1
     top1 = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     shares = f"{top1}, top-5 {100 * evaluation.top5:.1f} %"
-    questions = queries_of(evaluation.n, evaluation.skus)
-    return f"{shares}; {questions}, protocol {evaluation.protocol}"
+    scored = f"{queries_of(evaluation.n, evaluation.skus)}, protocol {evaluation.protocol}"
+    hashes = (
+        f"{name} {evaluation.hashes[name][:6]}"
+        for name in ("gallery", "queries")
+        if name in evaluation.hashes
+    )
+    return "; ".join([shares, ", ".join([scored, *hashes])])
 
 
 def champion(dossier: Dossier) -> HashAndFacts:

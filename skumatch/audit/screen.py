@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skumatch.audit.diff import Diff, VersionGain
+from skumatch.audit.diff import FIGURES, Diff, VersionFigures, VersionGain
 from skumatch.audit.dossier import DossierFacts
 from skumatch.audit.link import Link, count_verdicts
 from skumatch.audit.reproduce import Reproduction
@@ -171,19 +171,54 @@ def diff_table(difference: Diff, before: str, after: str) -> RenderableType:
         ("environment", list(difference.packages)),
     ):
         grid.add_row(name, Text("\n".join(lines) or "the same"))
-    figures = [
-        f"{name} {100 * old:.1f} % -> {100 * new:.1f} %" for name, (old, new) in difference.figures.items()
-    ]
-    figures += _gains(difference.gain) if difference.gain else ["no query was asked of both"]
-    grid.add_row("figures", Text("\n".join(figures)))
+    grid.add_row("figures", Text("\n".join(_figure_lines(difference))))
+    if difference.moved_by_hand:
+        grid.add_row("moved by hand", Text("\n".join(difference.moved_by_hand)))
     return grid
+
+
+def _figure_lines(difference: Diff) -> list[str]:
+    """Return both versions' figures: side by side if they are comparable, else each with its data.
+
+    Then the change that was measured on the same queries follows, or a sentence that nothing was.
+    """
+    before, after, gain = difference.before, difference.after, difference.gain
+    if before.comparable(after):
+        lines = [
+            f"{title} {_percent(before.shares[name])} -> {_percent(after.shares[name])}"
+            for name, title in FIGURES.items()
+        ]
+        lines.append(_measured_on(after))
+    else:
+        lines = [
+            f"version {each.version}: top-1 {_percent(each.shares['top1'])} "
+            f"({100 * each.interval[0]:.1f} to {100 * each.interval[1]:.1f}); {_measured_on(each)}"
+            for each in (before, after)
+        ]
+        lines.append("These two can't be compared: each was measured on its own run's gallery and queries.")
+    if answers := difference.answers:
+        shares = f"{_percent(answers.before)} -> {_percent(answers.after)}"
+        lines.append(f"right answers as served, to the same {answers.n:,} photos: {shares}")
+    if gain:
+        return lines + _gains(gain)
+    return [*lines, "No run measured both encoders on the same gallery and queries."]
+
+
+def _measured_on(figures: VersionFigures) -> str:
+    names = f"gallery {figures.gallery[:6]}, queries {figures.queries[:6]}, data {figures.data[:6]}"
+    return f"{figures.n:,} queries of {figures.skus:,} SKUs, protocol {figures.protocol}, {names}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _gains(gain: VersionGain) -> list[str]:
     """Return the change of top-1, then one line for each of the 10 most gained and 10 most lost SKUs."""
     low, high = (f"{100 * value:+.1f}" for value in (gain.interval.low, gain.interval.high))
     points = f"{100 * gain.interval.value:+.1f} points ({low} to {high})"
-    head = f"top-1 {points} on {counted(gain.n, 'query', 'queries')} asked of both"
+    shares = f"top-1 {_percent(gain.before)} -> {_percent(gain.after)}"
+    head = f"{gain.basis}: {shares}, {points}, {counted(gain.n, 'query', 'queries')}"
     rows = [
         f"  {sku.name}: {100 * sku.before:.0f} % -> {100 * sku.after:.0f} % of {sku.n}"
         + (f" ({100 * sku.gain.low:+.0f} to {100 * sku.gain.high:+.0f})" if sku.n > 1 else "")

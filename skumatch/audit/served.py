@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from itertools import zip_longest
 
 from skumatch.errors import SkumatchError
-from skumatch.registry.journal import Entry
+from skumatch.registry.journal import Entry, HandMove, hand_moves, move_since
 from skumatch.texts import alike
 
 Labels = Callable[[int], Collection[str]]
@@ -110,18 +110,43 @@ class Service:
 
 
 def services(entries: Sequence[Entry]) -> list[Service]:
-    """Return every period of serving, in order; the first one, before any promotion, has no version."""
-    changes = [
-        (entry.after.at, entry.after.champion, entry.asked)
-        for entry in entries
-        if entry.after and entry.changed
+    """Return every period of serving, in order; the first one, before any promotion, has no version.
+
+    A move by hand begins a period when the next entry of the journal finds it.
+    """
+    moves = {move.entry: move for move in hand_moves(entries)}
+    periods: list[Service] = []
+    for entry in entries:
+        if move := moves.get(entry.number - 1):
+            periods.append(Service(move.found, move.until, None, _mover(move), _explanation(move)))
+        if entry.after and entry.changed:
+            periods.append(Service(entry.left, entry.after.at, None, entry.asked.who, entry.asked.why))
+    whole = [Service(None, None, None), *periods]
+    return [
+        replace(period, until=following.since if following else None)
+        for period, following in zip_longest(whole, periods)
     ]
-    starts = [at for at, _, _ in changes]
-    first = Service(None, None, starts[0] if starts else None)
-    return [first] + [
-        Service(version, at, until, request.who, request.why)
-        for (at, version, request), until in zip_longest(changes, starts[1:])
-    ]
+
+
+def by_hand(entries: Sequence[Entry], champion: int | None) -> list[str]:
+    """Return a sentence for each move of the champion outside the journal, and for each explanation.
+
+    Args:
+        entries: The journal's entries, oldest first.
+        champion: The present champion; None if there is none.
+    """
+    moves = (*hand_moves(entries), move_since(entries, champion))
+    return [move.sentence.rstrip(".") for move in moves if move and (move.suspect or move.acknowledged)]
+
+
+def _mover(move: HandMove) -> str:
+    return "somebody, outside the journal" if move.suspect else f"not known (after entry {move.entry})"
+
+
+def _explanation(move: HandMove) -> str:
+    if move.acknowledged:
+        return f"acknowledged by {move.acknowledged.asked.who}: {move.acknowledged.asked.why}"
+    return "not acknowledged" if move.suspect else ""
 
 
 def on(entries: Sequence[Entry], day: date) -> list[Service]:
@@ -153,10 +178,15 @@ def aliases(
         proposed_as: The alias that it was registered with, `challenger` or `refreshed`.
     """
     events, previous = [(registered, f"registered as {proposed_as}")], False
+    moves = {move.entry: move for move in hand_moves(entries)}
     for entry in entries:
+        move = moves.get(entry.number - 1)
+        if move and move.until and version in (move.was, move.found):
+            state = "found as champion" if move.found == version else "found champion no more"
+            events.append((move.until, f"{state} ({_mover(move)}: {_explanation(move)})"))
         if not (entry.before and entry.after and entry.changed):
             continue
-        old, new = entry.before.champion, entry.after.champion
+        old, new = entry.before.champion, entry.left
         if new == version:
             event = "became champion"
         elif old == version:

@@ -23,11 +23,10 @@ from skumatch.commands.options import (
     version_argument,
     written,
 )
-from skumatch.config import Settings, load_params
+from skumatch.config import Settings, load_params, user
 from skumatch.config import settings as current_settings
 from skumatch.errors import AuditFailed, ParameterError
 from skumatch.files import write_text
-from skumatch.registry.journal import breaks, unheaded
 from skumatch.registry.registry import Registry
 
 
@@ -207,6 +206,21 @@ def _check(dossier: Path | None, export: Path | None, key: Path | None) -> None:
         public_key(key)
 
 
+@app.command()
+def acknowledge(
+    why: Annotated[str, typer.Option("--why", help="The explanation, kept in the journal.")],
+    entry: Annotated[
+        int | None,
+        typer.Argument(help="The journal's last entry before the move; needed if there are several moves."),
+    ] = None,
+) -> None:
+    """Record why the champion was moved by hand in MLflow; audits then tell it and no longer fail for it."""
+    from skumatch.promotion import promotion
+
+    move = promotion.acknowledge(_registry()[1], entry, user(), why)
+    console.print(f"{move.sentence}.", markup=False, highlight=False, soft_wrap=True)
+
+
 def _uses(image: str | None, sku: str | None, output: Path | None) -> None:
     from skumatch.audit.screen import uses_table
     from skumatch.audit.uses import Wanted, check_sku, picture, uses
@@ -242,13 +256,13 @@ def _named(registry: Registry, sku: str) -> tuple[list[dict[str, Any]], list[str
     from skumatch.promotion import promotion
     from skumatch.registry.labels import nameable
 
-    heads, entries = promotion.heads(registry), promotion.history(registry)
+    entries, faults = promotion.checked_history(registry)
     times = namings(
         services(entries), sku, lambda version: nameable(registry, registry.resolve(str(version)))
     )
     for sentence in in_words(times):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    return [asdict(time) for time in times], [*breaks(entries), *unheaded(entries, heads)]
+    return [asdict(time) for time in times], faults
 
 
 def _served(day: date, output: Path | None) -> None:
@@ -257,14 +271,14 @@ def _served(day: date, output: Path | None) -> None:
     from skumatch.promotion import promotion
 
     registry = _registry()[1]
-    heads, entries = promotion.heads(registry), promotion.history(registry)
+    entries, faults = promotion.checked_history(registry)
     champions = on(entries, day)
     console.print(services_table(str(day), champions))
     if output:
         tree = [asdict(service) for service in champions]
         write_text(output, json.dumps(tree, indent=2, default=str) + "\n")
-    if broken := [*breaks(entries), *unheaded(entries, heads)]:
-        raise AuditFailed(f"The journal that says so is broken: {' '.join(broken)}")
+    if faults:
+        raise AuditFailed(f"The journal that says so is broken: {' '.join(faults)}")
 
 
 def reproduce(

@@ -339,7 +339,7 @@ def pull(
     kind: Kind = "refresh" if refresh else "retrain"
     registry = open_registry(settings, params)
     champion = registry.champion()
-    check_champion(kind, champion)
+    check_champion(registry, kind, champion)
     fetched = inputs.Fetched(
         code=code,
         champion=fetch_bundle(settings, registry, champion),

@@ -192,16 +192,20 @@ def artifacts(place: Place) -> str:
 
 
 def champion(place: Place) -> str:
-    """Check that the champion can be looked up, and that its bundle is the one that was registered."""
+    """Check that the champion is the one that the journal names, and its bundle the registered one."""
     registry = open_registry(place.settings, place.params)
-    ref = registry.champion()
+    state, ref = registry.champion_state(), registry.champion()
+    if state.kind == "never":
+        return state.sentence
     if ref is None:
-        return f"{registry.model_name} has none yet"
+        raise Problem(state.sentence, f"{state.cure}.")
     if manifest_hash(registry, ref) != ref.bundle:
         raise Problem(
             f"the bundle of version {ref.version} is not what was registered",
             "See `skumatch audit --verify`; roll back.",
         )
+    if state.kind == "moved":
+        raise Problem(state.sentence, f"{state.cure}.", "warning")
     return f"{registry.model_name}, version {ref.version}, bundle {ref.bundle[:12]}"
 
 

@@ -22,7 +22,10 @@ def products(place: Place) -> str:
     registry = open_registry(place.settings, place.params)
     champion = registry.champion()
     if champion is None:
-        return f"{registry.model_name} has no champion yet"
+        state = registry.champion_state()
+        if state.kind == "never":
+            return state.sentence
+        raise Problem(state.sentence, f"{state.cure}.", "skipped")
     folder = place.settings.project / "data"
     if not (folder / "manifest.parquet").is_file():
         raise Problem(

@@ -69,7 +69,7 @@ def pull(settings: Settings, request: RunRequest) -> Message:
 
     Raises:
         NothingNew: a scheduled run would see data that the last finished run saw, or that a stage refused.
-        ReferenceNotFound: there is no champion to refresh.
+        ReferenceNotFound: there is no champion to refresh, or somebody removed the one to compare with.
         ParameterError: the run's last task couldn't use the signing key.
         CodeError: git refuses, or the code can't be taken along.
         DataError: the data version lacks pictures since they were erased.
@@ -99,7 +99,7 @@ def pull(settings: Settings, request: RunRequest) -> Message:
         queued = _take_encoder(registry, request)
         if queued is None:
             _check_new(tracking, registry, request.kind, md5_of(data), champion)
-    check_champion(request.kind, champion)
+    check_champion(registry, request.kind, champion)
     trained = queued.ref if queued else registry.resolve(str(request.encoder)) if request.encoder else None
     last = tracking.last_finished(request.kind)
     lock = (last.lock or "") if last else ""
@@ -191,7 +191,9 @@ def _check_new(
         champion: today's; None where there is none.
     """
     if kind == "refresh" and champion is None:
-        raise NothingNew("There is no champion yet whose gallery could be refreshed.")
+        if registry.champion_state().kind == "never":
+            raise NothingNew("There is no champion yet whose gallery could be refreshed.")
+        return
     if kind == "refresh" and data in withdrawn(registry):
         raise NothingNew(
             "A person rolled back from the gallery of this data; `skumatch refresh` brings it back."
@@ -210,12 +212,29 @@ def _judged(tags: Mapping[str, str], champion: ModelRef | None) -> bool:
     return tags.get(COMPARED_TAG) == version and tags.get(VERDICT_TAG) != "promote"
 
 
-def check_champion(kind: Kind, champion: ModelRef | None) -> None:
-    """Raise ReferenceNotFound for a refresh without a champion."""
-    if kind == "refresh" and champion is None:
+def check_champion(registry: Registry, kind: Kind, champion: ModelRef | None) -> None:
+    """Refuse a run that lacks the champion it needs.
+
+    A refresh needs one. A retrain needs one if there was one and a rollback brings it or an earlier one back:
+    without, a model would become champion by its floor alone, compared with nothing.
+
+    Args:
+        registry: of the model.
+        kind: of the run.
+        champion: today's; None where there is none.
+
+    Raises:
+        ReferenceNotFound: the champion is missing; the sentence says why, and what to do.
+    """
+    if champion is not None:
+        return
+    state = registry.champion_state()
+    if kind == "refresh":
         raise ReferenceNotFound(
-            "There is no champion whose gallery could be refreshed; `skumatch retrain` makes the first."
+            f"There is no champion whose gallery could be refreshed: {state.sentence}; {state.cure}."
         )
+    if state.kind != "never" and state.next is not None:
+        raise ReferenceNotFound(f"There is no champion to compare with: {state.sentence}; {state.cure}.")
 
 
 def fetch_bundle(settings: Settings, registry: Registry, ref: ModelRef | None) -> Path | None:

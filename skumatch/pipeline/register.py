@@ -27,6 +27,7 @@ from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import reports, stages, workspace
 from skumatch.promotion import waiting
 from skumatch.promotion.promotion import gallery_moved, history, promote, withdrawn
+from skumatch.registry.gate_figures import FIGURES_TAG, ChampionGain, GateFigures
 from skumatch.registry.registry import (
     CHALLENGER,
     COMPARED_TAG,
@@ -59,7 +60,8 @@ ORIGIN = "log/origin"
 MINUTE = "%Y-%m-%d %H:%M"
 SHOWN = ("validate", "split", "frozen", "evaluate", "gate", "report")  # stages whose files go into MLflow
 # Tags that a registered version takes from the newest run that judged it.
-COMPARISON = (COMPARED_TAG, "skumatch.compared_bundle", "skumatch.decision")
+COMPARISON = (COMPARED_TAG, "skumatch.compared_bundle", "skumatch.decision", FIGURES_TAG)
+COMPARABLE = "Only figures of the same gallery, queries and protocol can be compared."
 FIGURES = ("top1", "top3", "top5", "macro_top1")
 
 
@@ -180,7 +182,8 @@ def _record(
     version, release_entries = None, dict[str, Any]()
     if outcome.decision.promotable:
         report_link = f"Report and figures: [run {message.run}]({page}), artifact `report/report.html`."
-        description = f"{outcome.decision.sentence}\n\n{about}\n\n{report_link}"
+        basis = f"Its figures are of {figures_of(message, outcome).words}. {COMPARABLE}"
+        description = f"{outcome.decision.sentence}\n\n{about}\n\n{report_link}\n\n{basis}"
         folder = artefacts.BUNDLE["refreshed" if outcome.gallery_release else "challenger"].at(root)
         version = registry.register(
             folder, mlflow_run, tags, description, root / "skumatch", artefacts.CARD.at(root)
@@ -250,7 +253,7 @@ def _serves_already(registry: Registry, message: Message, version: int) -> bool:
     champion = registry.champion()
     if champion is None or champion.version != version:
         return False
-    promotions = ((entry.asked.version, entry.asked.who) for entry in history(registry))
+    promotions = ((entry.move.version, entry.move.who) for entry in history(registry) if entry.move)
     return all(promotion != (version, _by_run(message)) for promotion in promotions)
 
 
@@ -273,7 +276,8 @@ def _approval(registry: Registry, message: Message, outcome: Outcome) -> str:
     if outcome.gallery_release or not message.approved_by:
         return ""
     promotion = (message.encoder, message.approved_by)
-    late = any((entry.asked.version, entry.asked.who) == promotion for entry in history(registry))
+    moves = (entry.move for entry in history(registry))
+    late = any((move.version, move.who) == promotion for move in moves if move)
     return message.approved_by if late else ""
 
 
@@ -332,6 +336,7 @@ def tags_of(message: Message, outcome: Outcome, code: CodeFacts) -> dict[str, st
         DATA_TAG: outcome.data,
         ENCODER_TAG: outcome.released.hashes["encoder"],
         TOP1_TAG: f"{outcome.released.top1:.6f}",
+        FIGURES_TAG: figures_of(message, outcome).model_dump_json(),
         COMPARED_TAG: "none" if message.champion is None else str(message.champion),
         "skumatch.compared_bundle": decision.hashes["champion_bundle"] or "none",
         VERDICT_TAG: decision.verdict,
@@ -340,6 +345,38 @@ def tags_of(message: Message, outcome: Outcome, code: CodeFacts) -> dict[str, st
         PLAIN_TAG: str(not message.overrides and code.commit is not None and not code.dirty).lower(),
         INPUTS_TAG: message.inputs,
     }
+
+
+def figures_of(message: Message, outcome: Outcome) -> GateFigures:
+    """Return what the gate measured of the candidate that is released, and its gain over the champion."""
+    evaluation, decision, answers = outcome.released, outcome.decision, outcome.answers
+    gain = None
+    if outcome.gallery_release and message.champion and {"served", "refreshed"} <= answers.keys():
+        served, refreshed = answers["served"]["all"], answers["refreshed"]["all"]
+        gain = ChampionGain(
+            champion=message.champion, figure="right answers", before=served.right, after=refreshed.right
+        )
+    elif decision.gain and outcome.refreshed and message.champion:
+        gain = ChampionGain(
+            champion=message.champion,
+            figure="top-1",
+            before=outcome.refreshed.top1,
+            after=evaluation.top1,
+            lower=decision.gain.lower,
+            confidence=decision.gain.confidence,
+        )
+    return GateFigures(
+        protocol=evaluation.protocol,
+        data=outcome.data,
+        gallery=evaluation.hashes.get("gallery", ""),
+        queries=evaluation.hashes.get("queries", ""),
+        n=evaluation.n,
+        skus=evaluation.skus,
+        top1=evaluation.top1,
+        low=evaluation.interval.top1[0],
+        high=evaluation.interval.top1[1],
+        gain=gain,
+    )
 
 
 def lineage_of(message: Message, outcome: Outcome, repository: Repository) -> dict[str, Any]:

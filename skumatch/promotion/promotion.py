@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from skumatch.errors import ReferenceNotFound, Refused, StaleChampion
+from skumatch.errors import ParameterError, ReferenceNotFound, Refused, StaleChampion
+from skumatch.registry.champion_state import CHAMPION
 from skumatch.registry.journal import (
     HEAD,
+    Acknowledgement,
     Entry,
+    HandMove,
     Journal,
     MoveRequest,
+    Request,
     Turn,
+    faults,
+    hand_moves,
     head_of,
+    move_since,
     number_of,
-    predecessors,
+    ways_back,
 )
-from skumatch.registry.registry import CHAMPION, COMPARED_TAG, RELEASE_TAG, ModelRef, Registry
+from skumatch.registry.registry import COMPARED_TAG, RELEASE_TAG, ModelRef, Registry
 from skumatch.registry.tracking import or_none
 
 PREVIOUS = "previous"
@@ -49,7 +57,7 @@ def proposed(registry: Registry, ref: ModelRef) -> int | None:
     expected, now = compared_with(ref), registry.champion()
     current = now.version if now else None
     if current != expected:
-        raise stale(ref.version, expected, current)
+        raise stale(registry, ref.version, expected, current)
     return expected
 
 
@@ -132,6 +140,87 @@ def rollback(registry: Registry, version: int, expected: int | None, who: str, w
     )
 
 
+def acknowledge(registry: Registry, entry: int | None, who: str, why: str) -> HandMove:
+    """Record a person's explanation of a move of the champion that was made outside the journal.
+
+    The champion stays as it is. The explanation is an entry of the journal, chained like the others, and
+    explains that one move; a later move by hand needs its own.
+
+    Args:
+        registry: the registry that has the model.
+        entry: the last entry before the move; None where only one move has no explanation.
+        who: the person who explains it.
+        why: the explanation.
+
+    Returns:
+        The move that was explained.
+
+    Raises:
+        ParameterError: `why` is blank, or several moves have no explanation and `entry` is None.
+        ReferenceNotFound: no such move lacks an explanation.
+        StaleChampion: the champion was moved again, or somebody else explained the move meanwhile.
+    """
+    if not why.strip():
+        raise ParameterError("An explanation is needed; say with --why why the champion was moved by hand.")
+    with registry.client() as client:
+        journal = _journal(registry, client)
+        move = _chosen(unexplained(journal.entries(), _champion(registry, client)), entry)
+        request = Acknowledgement(entry=move.entry, was=move.was, found=move.found, who=who, why=why)
+        with _turn(registry, client, request) as turn:
+            entries = [each for each in journal.entries() if each.number <= turn.entry.number]
+            now = {
+                (each.entry, each.was, each.found) for each in hand_moves(entries) if not each.acknowledged
+            }
+            if (move.entry, move.was, move.found) not in now:
+                turn.outcome = "stale"
+                raise StaleChampion(
+                    f"The move after entry {move.entry} was explained or changed meanwhile; "
+                    "see `skumatch models --history`, and ask again."
+                )
+            turn.outcome = "done"
+        return replace(move, acknowledged=journal.read(turn.entry.number))
+
+
+def _chosen(moves: list[HandMove], entry: int | None) -> HandMove:
+    """Return the move after `entry`, or the only one."""
+    fitting = [move for move in moves if entry in (None, move.entry)]
+    if not fitting:
+        where = "" if entry is None else f" after entry {entry}"
+        raise ReferenceNotFound(
+            f"No move of the champion{where} lacks an explanation, so there is nothing to acknowledge; "
+            "`skumatch models --history` lists all entries."
+        )
+    if len(fitting) > 1:
+        numbers = ", ".join(str(move.entry) for move in fitting)
+        raise ParameterError(
+            f"The champion was moved by hand several times; name the entry before the move: {numbers}."
+        )
+    return fitting[0]
+
+
+def checked_history(registry: Registry) -> tuple[list[Entry], list[str]]:
+    """Return the journal's entries, oldest first, and a sentence for each fault of it.
+
+    Heads and champion are read before the entries: the journal may grow in between.
+    """
+    journal_heads = heads(registry)
+    with registry.client() as client:
+        champion = _champion(registry, client)
+        entries = _journal(registry, client).entries()
+    return entries, faults(entries, journal_heads, champion)
+
+
+def unexplained(entries: list[Entry], champion: int | None) -> list[HandMove]:
+    """Return the moves of the champion by hand that nobody acknowledged, also one since the last entry.
+
+    Args:
+        entries: the journal's entries.
+        champion: the present champion; None if there is none.
+    """
+    moves = (*hand_moves(entries), move_since(entries, champion))
+    return [move for move in moves if move and move.unexplained]
+
+
 def rollback_target(registry: Registry, version: int | None = None) -> ModelRef:
     """Return the version that a rollback leads to.
 
@@ -151,11 +240,11 @@ def rollback_target(registry: Registry, version: int | None = None) -> ModelRef:
                 raise ReferenceNotFound(f"Version {version} never was champion; {advice}.")
             return registry.version(client, str(version))
         existing = {ref.version for ref in registry.versions()}
-        target = next((candidate for candidate in _candidates(entries, now) if candidate in existing), None)
+        target = next((candidate for candidate in ways_back(entries, now) if candidate in existing), None)
         if target is None:
-            raise ReferenceNotFound(
-                "No earlier champion is left to roll back to; `skumatch models --history` lists what was."
-            )
+            state, left = registry.champion_state(), "No earlier champion is left to roll back to"
+            cure = "`skumatch models --history` lists what was" if state.version else state.cure
+            raise ReferenceNotFound(f"{left}: {state.sentence}; {cure}.")
         return registry.version(client, str(target))
 
 
@@ -173,18 +262,6 @@ def heads(registry: Registry) -> dict[int, str]:
     return {ref.version: ref.tags[HEAD] for ref in registry.versions() if HEAD in ref.tags}
 
 
-def _candidates(entries: list[Entry], now: int | None) -> list[int]:
-    """Return the versions to roll back to, the nearest first.
-
-    If there is no champion now, its version was deleted in MLflow. Then the last champion that the journal
-    names comes first, and its predecessors follow.
-    """
-    last = next(
-        (entry.after.champion for entry in reversed(entries) if entry.after and entry.after.champion), None
-    )
-    return predecessors(entries) if now is not None or last is None else [last, *predecessors(entries)]
-
-
 def _move(registry: Registry, request: MoveRequest) -> ModelRef:
     """Move the champion as `request`, within a turn of the journal."""
     with registry.client() as client:
@@ -195,15 +272,15 @@ def _move(registry: Registry, request: MoveRequest) -> ModelRef:
 
 
 def _set_champion(registry: Registry, client: Any, turn: Turn) -> None:
-    assert turn.entry.before
-    request, current = turn.entry.asked, turn.entry.before.champion
+    assert turn.entry.before and turn.entry.move
+    request, current = turn.entry.move, turn.entry.before.champion
     if current == request.version:
         turn.outcome = "already"
         _complete(registry, client, current)
         return
     if current != request.expected:
         turn.outcome = "stale"
-        raise stale(request.version, request.expected, current, request.action)
+        raise stale(registry, request.version, request.expected, current, request.action)
     turn.confirm()
     client.set_registered_model_alias(registry.model_name, CHAMPION, str(request.version))
     turn.outcome = "done"
@@ -222,7 +299,7 @@ def _complete(registry: Registry, client: Any, champion: int) -> None:
 
 
 @contextmanager
-def _turn(registry: Registry, client: Any, request: MoveRequest) -> Iterator[Turn]:
+def _turn(registry: Registry, client: Any, request: Request) -> Iterator[Turn]:
     """Hold a turn of the journal, and record its closed entry in a version's tag.
 
     The tag protects the last entry, since no later entry names its hash yet.
@@ -238,20 +315,31 @@ def _turn(registry: Registry, client: Any, request: MoveRequest) -> Iterator[Tur
 
 
 def _record_head(registry: Registry, client: Any, entry: Entry) -> None:
-    """Record the entry as the journal's head in the tags of the champion, or of the requested version.
+    """Record the entry as the journal's head in the tags of the champion, or of another version.
 
-    A head of a later entry stays, since another promoter may have written it first.
+    Without a champion it is a version that the request names, or the newest one if these were deleted. A
+    head of a later entry stays, since another promoter may have written it first.
     """
-    version = str((entry.after and entry.after.champion) or entry.asked.version)
-    registered = or_none(client.get_model_version, registry.model_name, version)
+    named = [entry.after.champion if entry.after else None, *entry.asked.versions]
+    versions = (str(number) for number in named if number is not None)
+    registered = next(filter(None, (_found(registry, client, version) for version in versions)), None)
+    if registered is None and (refs := registry.versions()):
+        registered = _found(registry, client, str(refs[0].version))
     if registered and entry.after and number_of(registered.tags.get(HEAD, "")) < entry.number:
-        client.set_model_version_tag(registry.model_name, version, HEAD, head_of(entry))
+        client.set_model_version_tag(registry.model_name, str(registered.version), HEAD, head_of(entry))
 
 
-def stale(version: int, expected: int | None, current: int | None, action: str = "promote") -> StaleChampion:
+def _found(registry: Registry, client: Any, version: str) -> Any:
+    return or_none(client.get_model_version, registry.model_name, version)
+
+
+def stale(
+    registry: Registry, version: int, expected: int | None, current: int | None, action: str = "promote"
+) -> StaleChampion:
     """Return the error for a champion that is another one than the version was compared with.
 
     Args:
+        registry: the registry that has the versions.
         version: the version to promote or to roll back to.
         expected: the champion that it was compared with; None if there was none.
         current: the present champion; None if there is none.
@@ -259,12 +347,16 @@ def stale(version: int, expected: int | None, current: int | None, action: str =
     """
     if current == version:
         return StaleChampion(f"Version {version} is the champion already; there is nothing to do.")
-    now = "There is no champion now" if current is None else f"The champion is now version {current}"
+    now, cure = f"The champion is now version {current}", "retrain to compare again"
+    if current is None:
+        state = registry.champion_state()
+        now = "There is no champion now" if state.kind == "never" else state.sentence
+        cure = cure if state.kind == "never" else state.cure
     then = "none" if expected is None else f"version {expected}"
     if action == "rollback":
         change = f"the rollback to version {version} was asked against {then}"
         return StaleChampion(f"{now}, but {change}; look at it and ask again.")
-    return StaleChampion(f"{now}, but version {version} was compared with {then}; retrain to compare again.")
+    return StaleChampion(f"{now}, but version {version} was compared with {then}; {cure}.")
 
 
 def _champion(registry: Registry, client: Any) -> int | None:

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from skumatch.bundle.manifest import GALLERY
 from skumatch.files import md5
+from skumatch.registry.champion_state import CHAMPION
 from skumatch.registry.holdings import pages as pages_of
 from skumatch.registry.mlflow_model import BUNDLE_TAG
-from skumatch.registry.registry import CHAMPION, ERASED_TAG
+from skumatch.registry.registry import ERASED_TAG
 from skumatch.registry.tracking import (
     DATA_TAG,
     EXPERIMENT,

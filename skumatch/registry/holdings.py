@@ -112,7 +112,7 @@ def _in_journals(client: Any, versions: list[Any]) -> set[tuple[str, str]]:
     for model in models:
         for entry in Journal(client, model, lambda: None).entries():
             champions = {part.champion for part in (entry.before, entry.after) if part}
-            versions_named = champions | {entry.asked.version, entry.asked.expected}
+            versions_named = champions | set(entry.asked.versions)
             named |= {(model, str(version)) for version in versions_named if version is not None}
     return named
 

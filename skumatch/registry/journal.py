@@ -14,10 +14,12 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skumatch.errors import ServiceError
 from skumatch.registry.tracking import described_model, or_none
@@ -36,6 +38,7 @@ PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.2
 FAR = 10  # the polling interval grows with the distance from the turn, up to this factor
 Outcome = Literal["done", "already", "stale", "failed", "abandoned"]
+LATE: tuple[Outcome, ...] = ("failed", "abandoned")  # its promoter may have moved the champion later
 
 
 class _Record(BaseModel):
@@ -58,6 +61,49 @@ class MoveRequest(_Record):
     expected: int | None
     who: str
     why: str
+
+    @property
+    def words(self) -> str:
+        """The request in two words, such as `promote 2`."""
+        return f"{self.action} {self.version}"
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that the request names."""
+        return tuple(number for number in (self.version, self.expected) if number is not None)
+
+
+class Acknowledgement(_Record):
+    """A person's explanation of one move of the champion that was made outside the journal.
+
+    Attributes:
+        action: `acknowledge`.
+        entry: the last entry before the move; 0 for a move before the first entry.
+        was: the champion that this entry left; None if there was none.
+        found: the champion after the move; None if there was none.
+        who: the person who explains the move.
+        why: the explanation; not blank.
+    """
+
+    action: Literal["acknowledge"] = "acknowledge"
+    entry: int
+    was: int | None
+    found: int | None
+    who: str
+    why: Annotated[str, Field(pattern=r"\S")]
+
+    @property
+    def words(self) -> str:
+        """The request in a few words."""
+        return f"acknowledge the move after entry {self.entry}"
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that the explained move was from and to."""
+        return tuple(number for number in (self.found, self.was) if number is not None)
+
+
+Request = MoveRequest | Acknowledgement
 
 
 class Before(_Record):
@@ -99,21 +145,83 @@ class Entry(_Record):
     """
 
     number: int
-    asked: MoveRequest
+    asked: Annotated[Request, Field(discriminator="action")]
     before: Before | None = None
     after: After | None = None
 
     @property
+    def move(self) -> MoveRequest | None:
+        """The request for a promotion or a rollback; None for an acknowledgement."""
+        return self.asked if isinstance(self.asked, MoveRequest) else None
+
+    @property
+    def explanation(self) -> Acknowledgement | None:
+        """The acknowledgement that this entry made; None for another request, or one that was refused."""
+        made = self.after is not None and self.after.outcome == "done"
+        return self.asked if made and isinstance(self.asked, Acknowledgement) else None
+
+    @property
+    def left(self) -> int | None:
+        """The champion that this entry left when it was closed; None if there was none."""
+        end = self.after if self.move else self.before  # an acknowledgement moves nothing
+        return end.champion if end else None
+
+    @property
     def changed(self) -> bool:
         """True if this entry moved the champion."""
-        return (
-            self.before is not None and self.after is not None and self.before.champion != self.after.champion
-        )
+        return self.before is not None and self.after is not None and self.before.champion != self.left
 
     @property
     def hash(self) -> str:
         """SHA-256 of the closed entry, which the next one names."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class HandMove:
+    """A move of the champion that no entry of the journal made.
+
+    Attributes:
+        entry: number of the last entry before the move; 0 for a move before the first entry.
+        was: the champion that this entry left; None if there was none.
+        found: the champion after the move; None if there was none.
+        since: when that entry was closed; None for a move before the first entry.
+        until: when the next entry found the move; None if no entry follows.
+        suspect: False where the entry's promoter may have made the move late, or where there was a champion
+            before there was a journal.
+        acknowledged: the entry by which a person explained the move; None if nobody did.
+    """
+
+    entry: int
+    was: int | None
+    found: int | None
+    since: datetime | None
+    until: datetime | None
+    suspect: bool
+    acknowledged: Entry | None = None
+
+    @property
+    def unexplained(self) -> bool:
+        """True if somebody moved the champion by hand and nobody acknowledged it."""
+        return self.suspect and self.acknowledged is None
+
+    @property
+    def change(self) -> str:
+        """The move in words."""
+        was, found = _champion_words(self.was), _champion_words(self.found)
+        now = "before the next it was" if self.until else "now it is"
+        if not self.entry:
+            return f"Before the first entry of the journal the champion was {found}"
+        return f"After entry {self.entry} the champion was {was}, {now} {found}"
+
+    @property
+    def sentence(self) -> str:
+        """The move and its explanation, or what to do where it has none."""
+        if entry := self.acknowledged:
+            note = f"acknowledged by {entry.asked.who} in entry {entry.number}: {entry.asked.why}"
+            return f"{self.change}: it was moved outside the journal, {note}"
+        cure = "`skumatch audit acknowledge` records why"
+        return f"{self.change}: it was moved outside the journal; {cure}."
 
 
 class Turn:
@@ -173,7 +281,7 @@ class Journal:
         return entry
 
     @contextmanager
-    def turn(self, request: MoveRequest) -> Iterator[Turn]:
+    def turn(self, request: Request) -> Iterator[Turn]:
         """Take a number, wait for its turn, and record the champion before and after.
 
         Raises:
@@ -251,7 +359,23 @@ def journal_name(model: str) -> str:
 
 
 def breaks(entries: Sequence[Entry]) -> list[str]:
-    """Check the chain and return a sentence for each entry that was removed, inserted or changed later."""
+    """Check the chain, and return a sentence for each fault.
+
+    Faults are entries that were removed, inserted or changed later, moves of the champion outside the journal
+    that nobody acknowledged, and acknowledgements of no such move.
+    """
+    moves = hand_moves(entries)
+    unexplained = [move.sentence for move in moves if move.unexplained]
+    explained = [move.acknowledged for move in moves if move.acknowledged]
+    idle = [
+        f"Entry {entry.number} acknowledges a move that the journal doesn't show."
+        for entry in entries
+        if entry.explanation and entry not in explained
+    ]
+    return [*_chain_faults(entries), *unexplained, *idle]
+
+
+def _chain_faults(entries: Sequence[Entry]) -> list[str]:
     faults: list[str] = []
     last = ""
     for place, entry in enumerate(entries, 1):
@@ -262,22 +386,56 @@ def breaks(entries: Sequence[Entry]) -> list[str]:
             return faults if entry is entries[-1] else [*faults, unclosed]
         if entry.before.previous != last:
             faults.append(f"Entry {place} doesn't follow from the one before it: one of the two was changed.")
-        faults += _moved(entries[place - 2], entry.before.champion) if place > 1 else []
         last = entry.hash
     return faults
 
 
-def _moved(entry: Entry, champion: int | None) -> list[str]:
-    """Return a sentence if `champion`, that of the next entry, is another than the one after `entry`.
+def hand_moves(entries: Sequence[Entry]) -> list[HandMove]:
+    """Return the moves of the champion that show between two entries, oldest first.
 
-    If the entry's outcome is `failed` or `abandoned`, its promoter may have moved the champion later.
+    An acknowledgement explains only the very move that it names, and only one that was made before it. A
+    later move by hand between the same versions needs an acknowledgement of its own.
     """
-    after = entry.after
-    if after is None or after.outcome in ("failed", "abandoned") or after.champion == champion:
-        return []
-    left, now = _champion_words(after.champion), _champion_words(champion)
-    change = f"After entry {entry.number} the champion was {left}, before the next it was {now}"
-    return [f"{change}: it was moved outside the journal."]
+    explanations = {
+        (given.entry, given.was, given.found): entry
+        for entry in reversed(entries)
+        if (given := entry.explanation)
+    }
+    moves = []
+    for entry, following in pairwise([None, *entries]):
+        place = entry.number if entry else 0
+        if following is None or following.before is None or following.number != place + 1:
+            continue
+        move = _hand_move(entry, following.before.champion, following.before.at)
+        if move:
+            by = explanations.get((place, move.was, move.found))
+            moves.append(replace(move, acknowledged=by if by and by.number > place else None))
+    return moves
+
+
+def move_since(entries: Sequence[Entry], champion: int | None) -> HandMove | None:
+    """Return the move of the champion by hand since the last entry; None if there was none.
+
+    While an entry is open its promoter may be moving the champion.
+
+    Args:
+        entries: the journal's entries.
+        champion: the present champion.
+    """
+    closed = [entry for entry in entries if entry.after]
+    if champion in {entry.move.version for entry in entries[len(closed) :] if entry.move}:
+        return None
+    return _hand_move(closed[-1] if closed else None, champion, None)
+
+
+def _hand_move(entry: Entry | None, champion: int | None, at: datetime | None) -> HandMove | None:
+    """Return the move from what `entry` left to `champion`, found at `at`; None if there was none."""
+    if entry is None:
+        return HandMove(0, None, champion, None, at, suspect=at is None) if champion else None
+    if entry.after is None or entry.left == champion:
+        return None
+    suspect = entry.after.outcome not in LATE
+    return HandMove(entry.number, entry.left, champion, entry.after.at, at, suspect)
 
 
 def _champion_words(version: int | None) -> str:
@@ -297,6 +455,19 @@ def unheaded(entries: Sequence[Entry], heads: Mapping[int, str]) -> list[str]:
         for version, head in sorted(heads.items())
         if head not in known
     ]
+
+
+def faults(entries: Sequence[Entry], heads: Mapping[int, str], champion: int | None) -> list[str]:
+    """Return a sentence for each fault of the journal, also for a move by hand since its last entry.
+
+    Args:
+        entries: the journal's entries.
+        heads: value of the tag HEAD by version.
+        champion: the present champion; None if there is none.
+    """
+    end = move_since(entries, champion)
+    moved = [end.sentence] if end and end.unexplained else []
+    return [*breaks(entries), *unheaded(entries, heads), *moved]
 
 
 def head_of(entry: Entry) -> str:
@@ -325,6 +496,26 @@ def predecessors(entries: Sequence[Entry]) -> list[int]:
         elif champion not in stack[-1:]:
             stack.append(champion)
     return stack[-2::-1]
+
+
+def ways_back(entries: Sequence[Entry], champion: int | None) -> list[int]:
+    """Return the versions to roll back to, the nearest first; some may have been deleted since.
+
+    Without a champion now, somebody removed its alias or deleted its version. Then the last champion that the
+    journal names comes first, and its predecessors follow.
+
+    Args:
+        entries: the journal's entries.
+        champion: the present champion; None if there is none.
+    """
+    last = last_champion(entries)
+    return predecessors(entries) if champion is not None or last is None else [last, *predecessors(entries)]
+
+
+def last_champion(entries: Sequence[Entry]) -> int | None:
+    """Return the last champion that the journal names; None if it never had one."""
+    champions = (entry.after.champion for entry in reversed(entries) if entry.after)
+    return next((champion for champion in champions if champion), None)
 
 
 def _entry(version: Any) -> Entry:

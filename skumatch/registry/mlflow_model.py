@@ -34,6 +34,10 @@ ABOUT = (
     "`skumatch promote` and `skumatch rollback` move them and say so in the journal; "
     "a change made here does not.\n"
     "\n"
+    "A version's top-1 is of its own run's gallery and queries, so it can't be compared with another's. "
+    "Its description has\n"
+    "the gain over the champion of that time, both measured on the same queries.\n"
+    "\n"
     "Who was champion when, and who said so: the registered model [{journal}]({page}), "
     "or `skumatch models --history`.\n"
 )

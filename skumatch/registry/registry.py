@@ -17,7 +17,9 @@ import filelock
 from skumatch.bundle import MANIFEST, PARTS, bundle_hash, verify_bundle
 from skumatch.bundle.manifest import WEIGHTS, read_manifest
 from skumatch.errors import BundleError, ParameterError, ReferenceNotFound
-from skumatch.registry.journal import journal_name
+from skumatch.registry.champion_state import CHAMPION, ChampionState, champion_state
+from skumatch.registry.gate_figures import FIGURES_TAG, GateFigures, read_figures
+from skumatch.registry.journal import Journal, journal_name
 from skumatch.registry.mlflow_model import BUNDLE_TAG, about, upload, uploaded
 from skumatch.registry.tracking import (
     DATA_TAG,
@@ -29,7 +31,7 @@ from skumatch.registry.tracking import (
 from skumatch.texts import did_you_mean, visible
 
 HERE = Path(__file__).parents[1]
-CHAMPION, CHALLENGER, REFRESHED = "champion", "challenger", "refreshed"
+CHALLENGER, REFRESHED = "challenger", "refreshed"
 TOP1_TAG, COMPARED_TAG = "skumatch.top1", "skumatch.compared_with"
 ENCODER_TAG = "skumatch.encoder"  # SHA-256 of its weights
 TRAINED_TAG = "skumatch.trained_in"  # of a model release that was judged again: the version that was trained
@@ -62,6 +64,11 @@ class ModelRef:
     def top1(self) -> float | None:
         """The top-1 that the gate saw, 0 to 1; None without its tag."""
         return float(self.tags[TOP1_TAG]) if TOP1_TAG in self.tags else None
+
+    @property
+    def figures(self) -> GateFigures | None:
+        """What the gate measured of it; None for a version from before that was recorded."""
+        return read_figures(self.tags.get(FIGURES_TAG))
 
     @property
     def data(self) -> str | None:
@@ -104,6 +111,15 @@ class Registry(Tracking):
             version = self.aliases(client).get(CHAMPION)
             return None if version is None else self.version(client, version)
 
+    def champion_state(self) -> ChampionState:
+        """Return whether a version serves, and why not where none does."""
+        existing = [ref.version for ref in self.versions()]
+        with self.client() as client:
+            entries = Journal(client, self.model_name, lambda: None).entries()
+            aliases = {alias: int(version) for alias, version in self.aliases(client).items()}
+        champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
+        return champion_state(self.model_name, champion, challenger, existing, entries)
+
     def versions(self) -> list[ModelRef]:
         """Return every version, newest first; none before the first registration."""
         with self.client() as client:
@@ -115,11 +131,14 @@ class Registry(Tracking):
         """Return the version with an alias or a number.
 
         Raises:
-            ReferenceNotFound: there is no such version.
+            ReferenceNotFound: there is no such version; where there is no champion, the sentence says why.
         """
         with self.client() as client:
             aliases = {} if ref.isdecimal() else self.aliases(client)
-            version = aliases.get(ref, ref if ref.isdecimal() else None)
+            version = ref if ref.isdecimal() else aliases.get(ref)
+            if version is None and ref == CHAMPION:
+                state = self.champion_state()
+                raise ReferenceNotFound(f"On {self.shown}, {state.sentence}; {state.cure}.")
             if version is None:
                 raise self._not_found(ref, did_you_mean(ref, aliases))
             return self.version(client, version)

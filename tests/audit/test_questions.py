@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -10,15 +11,28 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.collect import collect
-from skumatch.audit.diff import _changes, _data, diff
-from skumatch.audit.served import aliases, on, services
+from skumatch.audit.diff import (
+    AnswerChange,
+    Data,
+    Diff,
+    VersionFigures,
+    VersionGain,
+    _changes,
+    _data,
+    diff,
+)
+from skumatch.audit.screen import diff_table
+from skumatch.audit.served import aliases, by_hand, on, services
 from skumatch.audit.uses import Use, Wanted, check_sku, picture, uses
 from skumatch.errors import AuditFailed, DataError, ParameterError, ReferenceNotFound, ServiceError
-from skumatch.registry.journal import After, Before, Entry, MoveRequest
+from skumatch.files import read_json, write_json
+from skumatch.registry.journal import Acknowledgement, After, Before, Entry, MoveRequest
 from skumatch.registry.registry import ModelRef, Registry
+from skumatch.retrieval.statistics import Interval
 from tests.audit.conftest import MODEL, settings_of
 from tests.pipeline.home import Home
 
@@ -131,13 +145,88 @@ def test_what_changed_between_two_versions(home: Home, tmp_path: Path) -> None:
     changes = diff(first, second)
     assert changes.params == {"encoder.resize": ("squash", "pad")}
     assert not changes.data.changed and changes.code == changes.packages == ()
-    assert changes.figures["top1"][0] < changes.figures["top1"][1] == 1.0
+    assert changes.before.comparable(changes.after)
+    assert changes.before.shares["top1"] < changes.after.shares["top1"] == 1.0
     assert changes.gain is not None and changes.gain.interval.low > 0 and changes.gain.n == 20
+    assert changes.gain.basis == "on the same gallery and queries"
     assert all(
         sku.after == 1.0 > sku.before and sku.gain.low <= sku.gain.value <= sku.gain.high
         for sku in changes.gain.skus
     )
     assert not diff(first, first).params and diff(first, first).gain.skus == ()  # type: ignore[union-attr]
+
+
+def test_figures_of_other_queries_are_never_subtracted(home: Home, tmp_path: Path) -> None:
+    """The gate's own comparison stands in their place, whichever version is named first."""
+    registry, settings = Registry(home.mlflow, MODEL), settings_of(home)
+    first, second = (
+        collect(settings, registry, registry.resolve(name), tmp_path / name, whole=False)
+        for name in ("1", "2")
+    )
+    gain = second.decision.gain
+    assert gain is not None
+    for dossier, stem, name in ((first, "challenger", "queries"), (second, "refreshed", "encoder")):
+        path = dossier.path(f"run/evaluate/{stem}.json")
+        evaluation = read_json(path)
+        evaluation["hashes"][name] = "0" * 64
+        write_json(path, evaluation)
+        changes = diff(first, second)
+        assert not changes.before.comparable(changes.after)
+        if stem == "refreshed":  # another encoder than that of version 1 was compared
+            assert changes.gain is None
+            continue
+        assert changes.gain is not None and "by the gate of version 2" in changes.gain.basis
+        assert changes.gain.interval.value == pytest.approx(gain.estimate)
+        back = diff(second, first).gain
+        assert back is not None and back.interval.value == pytest.approx(-gain.estimate)
+
+
+def figures(version: int, top1: float, queries: str) -> VersionFigures:
+    shares = {"top1": top1, "top3": 0.9, "top5": 0.95, "macro_top1": 0.5}
+    return VersionFigures(version, "d" * 36, "full", "g" * 64, queries * 64, 1234, 300, (0.5, 0.75), shares)
+
+
+def shown(difference: Diff) -> str:
+    console = Console(file=(file := io.StringIO()), width=200)
+    console.print(diff_table(difference, "1", "2"))
+    return file.getvalue()
+
+
+def test_a_diff_shows_figures_side_by_side_only_where_they_are_comparable() -> None:
+    data = Data(0, 0, 0, (), ())
+    gain = VersionGain("by the gate of version 2", 0.554, 0.599, Interval(0.045, 0.01, 0.08), 900, ())
+    whole = Diff(False, data, {}, (), (), figures(1, 0.651, "a"), figures(2, 0.599, "b"), gain)
+    text = shown(whole)
+    assert "version 1: top-1 65.1 % (50.0 to 75.0); 1,234 queries of 300 SKUs, protocol full" in text
+    assert "version 2: top-1 59.9 %" in text and "gallery gggggg, queries bbbbbb, data dddddd" in text
+    assert "These two can't be compared" in text and "65.1 % ->" not in text
+    assert "by the gate of version 2: top-1 55.4 % -> 59.9 %, +4.5 points (+1.0 to +8.0), 900 queries" in text
+    assert "No run measured both encoders" in shown(replace(whole, gain=None))
+    same = shown(replace(whole, before=figures(1, 0.651, "b")))
+    assert "top-1 65.1 % -> 59.9 %" in same and "can't be compared" not in same
+    released = shown(replace(whole, answers=AnswerChange(0.9, 0.91, 800)))
+    assert "right answers as served, to the same 800 photos: 90.0 % -> 91.0 %" in released
+    assert "moved by hand" in shown(replace(whole, moved_by_hand=("After entry 1 ...",)))
+
+
+def test_a_move_by_hand_is_in_the_history_with_its_explanation() -> None:
+    """Version 2 was found instead of 1 on the 7th; who served, and both versions' histories, say so."""
+    found = entry(5, 7, 2, 1)
+    assert [service.version for service in services([*JOURNAL, found])] == [None, 1, 2, 1, 2, 1]
+    by = services([*JOURNAL, found])[-2]
+    assert (by.since, by.who, by.why) == (found.after.at, "somebody, outside the journal", "not acknowledged")  # type: ignore[union-attr]
+    told = entry(6, 8, 1, 1)
+    explanation = Acknowledgement(entry=4, was=1, found=2, who="bob", why="a test")
+    acknowledged = [*JOURNAL, found, told.model_copy(update={"asked": explanation})]
+    assert services(acknowledged)[-2].why == "acknowledged by bob: a test"
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    for version, state in ((1, "found champion no more"), (2, "found as champion")):
+        words = [event for _, event in aliases(acknowledged, version, start)]
+        assert f"{state} (somebody, outside the journal: acknowledged by bob: a test)" in words
+    (sentence,) = by_hand(acknowledged, 1)
+    assert sentence.endswith("acknowledged by bob in entry 6: a test")
+    (end,) = by_hand(JOURNAL, None)
+    assert end.startswith("After entry 4 the champion was version 1, now it is none")
 
 
 BEFORE = pd.DataFrame({"sha256": ["1", "2", "3", "4"], "sku": ["a", "a", "b", "c"], "side": ["train"] * 4})

@@ -24,6 +24,7 @@ from skumatch.files import sha256
 from skumatch.model import encoder as encoders
 from skumatch.model.embed import embed
 from skumatch.params import EncoderParams, RuntimeParams
+from skumatch.registry.gate_figures import FIGURES_TAG, ChampionGain, GateFigures
 from skumatch.registry.registry import ENCODER_TAG, RELEASE_TAG, TOP1_TAG, ModelRef
 from skumatch.registry.tracking import DATA_TAG
 from tests.cli import Cli
@@ -220,7 +221,8 @@ def test_models_shows_each_kind_and_encoder_on_a_narrow_terminal(width: int) -> 
     assert rows["3"][1:5] == ["model", "bbbbbb", "challenger", "96.7 %"]
     assert rows["2"][1:3] == ["gallery of 1", "aaaaaa"] and "champion" in rows["2"][3]
     assert rows["1"][1:4] == ["model", "-", "-"], "a version of before has no encoder's tag"
-    assert all("dddddd" in row and row[-1].startswith("2026-11-02") for row in rows.values())
+    assert all(row[-1].startswith("2026-11-02") for row in rows.values())
+    assert file.getvalue().count("data dddddd") == 3
     assert max(map(len, lines)) <= width and "…" not in file.getvalue()
 
 
@@ -253,6 +255,7 @@ def test_the_json_of_models_keeps_its_keys(
             "data": "d" * 32,
             "created": "2026-11-02T08:00:00+00:00",
             "erased": None,
+            "figures": None,
         },
         {
             "version": 1,
@@ -265,5 +268,40 @@ def test_the_json_of_models_keeps_its_keys(
             "data": None,
             "created": "2026-11-02T08:00:00+00:00",
             "erased": None,
+            "figures": None,
         },
     ]
+
+
+def measured(number: int, queries: str, gain: ChampionGain | None) -> ModelRef:
+    figures = GateFigures(
+        protocol="full",
+        data=str(number) * 36,
+        gallery="g" * 64,
+        queries=queries,
+        n=1234,
+        skus=300,
+        top1=0.651,
+        low=0.61,
+        high=0.69,
+        gain=gain,
+    )
+    return version(number, **{FIGURES_TAG: figures.model_dump_json()})
+
+
+def test_models_shows_what_the_gate_measured_and_invites_no_other_comparison() -> None:
+    model = ChampionGain(champion=1, figure="top-1", before=0.606, after=0.651, lower=0.012, confidence=0.98)
+    gallery = ChampionGain(champion=2, figure="right answers", before=0.9, after=0.895)
+    versions = [measured(3, "b", gallery), measured(2, "b", model), measured(1, "a", None), version(9)]
+
+    def text(refs: list[ModelRef]) -> str:
+        console = Console(file=(file := io.StringIO()), width=140)
+        console.print(versions_table(refs))
+        return " ".join(file.getvalue().split())
+
+    whole = text(versions)
+    for words in ("65.1 %", "61.0 to 69.0", "data 222222", "+4.5", "over 1", "at least", "+1.2", "full"):
+        assert words in whole
+    assert "-0.5" in whole and "over 2" in whole and "answers" in whole and "the first" in whole
+    assert "recorded" in whole and "they can't be compared" in whole
+    assert "can't be compared" not in text(versions[:2]), "these were asked the same queries"

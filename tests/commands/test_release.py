@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,31 @@ def test_audit_says_when_a_product_could_be_named(cli: Cli, registry: Registry, 
     [served] = json.loads((tmp_path / "uses.json").read_text("utf-8"))["served"]
     assert (served["until"], served["reason"]) == (None, "") and 1 in served["versions"]
     assert "It could never be named by what served." in cli("audit", "--sku", "c").out
+
+
+def test_a_champion_moved_by_hand_is_mended_and_acknowledged(cli: Cli, registry: Registry) -> None:
+    number = champion(registry)
+    with registry.client() as client:
+        client.delete_registered_model_alias(registry.model_name, "champion")
+    gone = f"skumatch has no champion now: the alias of version {number} was removed in MLflow"
+    cure = f"`skumatch rollback` makes version {number} the champion again"
+    assert f"{gone[0].upper()}{gone[1:]}; {cure}.\n" in cli("models").out
+    cli.refuses(17, f"{gone}; {cure}", "audit", "champion")
+    assert "`skumatch audit acknowledge` records why" in cli("rollback").out
+    assert champion(registry) == number
+    broken = cli("models", "--history").out
+    assert "✗ After entry" in broken and "entries holds" not in broken
+    cli.refuses(10, "An explanation is needed", "audit", "acknowledge", "--why", " ")
+    done = cli("audit", "acknowledge", "--why", "I cleaned up the [b]wrong[/b] model")
+    assert (
+        done.code == 0 and "in entry" in done.out and ": I cleaned up the [b]wrong[/b] model.\n" in done.out
+    )
+    whole = cli("models", "--history").out
+    assert "entries holds" in whole and "acknowledged by" in whole
+    cli.refuses(17, "there is nothing to acknowledge", "audit", "acknowledge", "--why", "again")
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    told = " ".join(cli("audit", "--at", today).out.replace("│", " ").split())
+    assert "acknowledged by" in told
+    with registry.client() as client:
+        client.delete_registered_model_alias(registry.model_name, "champion")
+    cli.refuses(41, "now it is none: it was moved outside the journal", "audit", "--at", today)

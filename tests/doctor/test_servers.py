@@ -12,6 +12,7 @@ from skumatch import network
 from skumatch.config import Settings
 from skumatch.doctor import servers
 from skumatch.params import Params
+from skumatch.registry.champion_state import ChampionState
 from skumatch.registry.registry import ModelRef, Registry
 from tests.conftest import free_port
 from tests.doctor.asking import CURE, Stand, ask
@@ -149,13 +150,51 @@ def test_mlflow_is_of_our_version_or_not(stand: Served) -> None:
 
 def test_a_champion_is_what_was_registered_or_not(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = ModelRef(3, "ab" * 32, "run", datetime.now(UTC))
-    monkeypatch.setattr(Registry, "champion", lambda _: None)
-    assert ask(servers.champion, here).found == "skumatch has none yet"
+    serves = ChampionState("serves", "skumatch", 3, 3, None)
     monkeypatch.setattr(Registry, "champion", lambda _: ref)
+    monkeypatch.setattr(Registry, "champion_state", lambda _: serves)
     monkeypatch.setattr(servers, "manifest_hash", lambda *_: ref.bundle)
     assert ask(servers.champion, here).found == "skumatch, version 3, bundle abababababab"
     monkeypatch.setattr(servers, "manifest_hash", lambda *_: "cd" * 32)
     assert "not what was registered" in ask(servers.champion, here).found
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "sentence", "fix"),
+    [
+        (("never", None, None, None), "ok", "skumatch has no champion yet", ""),
+        (
+            ("removed", None, 3, 3),
+            "failed",
+            "the alias of version 3 was removed",
+            "rollback` makes version 3",
+        ),
+        (("deleted", None, 3, 2), "failed", "its version 3 was deleted", "rollback` makes version 2"),
+        (("deleted", None, 3, None), "failed", "its version 3 was deleted", "retrain` makes a new one"),
+        (
+            ("moved", 4, 3, None),
+            "warning",
+            "by hand, from version 3 to version 4",
+            "rollback 3` moves it back",
+        ),
+    ],
+)
+def test_a_champion_that_is_missing_or_was_moved_is_told_apart(
+    here: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    state: Any,
+    verdict: str,
+    sentence: str,
+    fix: str,
+) -> None:
+    kind, version, last, following = state
+    found = ChampionState(kind, "skumatch", version, last, following)
+    ref = ModelRef(version, "ab" * 32, "run", datetime.now(UTC)) if version else None
+    monkeypatch.setattr(Registry, "champion", lambda _: ref)
+    monkeypatch.setattr(Registry, "champion_state", lambda _: found)
+    monkeypatch.setattr(servers, "manifest_hash", lambda *_: "ab" * 32)
+    answer = ask(servers.champion, here)
+    assert answer.verdict == verdict and sentence in answer.found and fix in answer.fix
 
 
 def test_what_needs_parameters_is_not_asked_without_them(here: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -13,10 +14,12 @@ from skumatch.data.products import write_products
 from skumatch.doctor import serving
 from skumatch.errors import ServiceError
 from skumatch.params import DataParams
+from skumatch.registry.champion_state import ChampionState
 from skumatch.registry.registry import ModelRef, Registry
 from skumatch.registry.tracking import DATA_TAG, FinishedRun
 from tests.doctor.asking import DATA, MD5, PARAMS, ask
 
+NEVER = ChampionState("never", "skumatch", None, None, None)
 SIDES = {"a": "train", "b": "train", "c": "train", "others": "train", "d": "test", "e": "catalogue"}
 
 
@@ -99,7 +102,11 @@ def test_products_need_a_champion_and_data_that_is_checked_out(
     here: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registry, "champion", lambda _: None)
+    monkeypatch.setattr(Registry, "champion_state", lambda _: NEVER)
     assert ask(serving.products, here).found == "skumatch has no champion yet"
+    monkeypatch.setattr(Registry, "champion_state", lambda _: replace(NEVER, kind="deleted", last=3))
+    answer = ask(serving.products, here)
+    assert answer.verdict == "skipped" and "its version 3 was deleted in MLflow" in answer.found
     monkeypatch.setattr(Registry, "champion", lambda _: ModelRef(3, "ab" * 32, "run", datetime.now(UTC)))
     answer = ask(serving.products, here)
     assert answer.verdict == "skipped" and "data/ is not checked out here" in answer.found

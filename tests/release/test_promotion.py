@@ -298,7 +298,7 @@ def test_a_champion_that_was_moved_outside_the_journal_shows(registry: Registry,
     promote(registry, 2, 3, ANN, WHY)
     assert breaks(history(registry)) == [
         "After entry 1 the champion was version 1, before the next it was version 3: "
-        "it was moved outside the journal."
+        "it was moved outside the journal; `skumatch audit acknowledge` records why."
     ]
     entries = history(registry)
     assert entries[0].after

@@ -13,11 +13,21 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
+from pydantic import ValidationError
 
 from skumatch.bundle import bundle_hash, verify_bundle
-from skumatch.errors import BundleError, ReferenceNotFound, Refused, ServiceError, StaleChampion
+from skumatch.errors import (
+    BundleError,
+    ParameterError,
+    ReferenceNotFound,
+    Refused,
+    ServiceError,
+    StaleChampion,
+)
+from skumatch.pipeline.pull import check_champion
 from skumatch.promotion import promotion
 from skumatch.promotion.promotion import (
+    acknowledge,
     compared_with,
     heads,
     history,
@@ -27,7 +37,15 @@ from skumatch.promotion.promotion import (
     rollback_target,
 )
 from skumatch.registry import journal
-from skumatch.registry.journal import Entry, Journal, MoveRequest, breaks, unheaded
+from skumatch.registry.journal import (
+    Acknowledgement,
+    Entry,
+    Journal,
+    MoveRequest,
+    breaks,
+    faults,
+    unheaded,
+)
 from skumatch.registry.registry import Registry
 from skumatch.registry.tracking import clean_tags
 from tests.killing import Killed
@@ -297,6 +315,160 @@ def test_a_champion_that_was_moved_outside_the_journal_shows(registry: InMemory)
     promote(registry, 2, 3, WHO, WHY)
     (sentence,) = breaks(history(registry))
     assert sentence.startswith("After entry 1 the champion was version 1, before the next it was version 3")
+
+
+def by_hand(registry: InMemory, version: str | None) -> None:
+    """Move or remove the champion's alias as a person does in MLflow."""
+    aliases = registry.server.models["shelf"].aliases
+    aliases.pop("champion", None)
+    if version:
+        aliases["champion"] = version
+
+
+def judged(registry: InMemory) -> list[str]:
+    return faults(history(registry), heads(registry), champion(registry))
+
+
+def test_an_acknowledged_move_by_hand_no_longer_breaks_the_journal(registry: InMemory) -> None:
+    """Removed, mended by a rollback, explained: the journal tells it all and holds."""
+    promote(registry, 1, None, WHO, WHY)
+    by_hand(registry, None)
+    rollback(registry, 1, None, "bob", "the alias was gone")
+    change = "After entry 1 the champion was version 1, before the next it was none"
+    assert judged(registry) == [
+        f"{change}: it was moved outside the journal; `skumatch audit acknowledge` records why."
+    ]
+    move = acknowledge(registry, None, WHO, "I cleaned up the wrong model")
+    assert judged(registry) == [] and champion(registry) == 1
+    told = f"{change}: it was moved outside the journal, acknowledged by ann in entry 3"
+    assert move.sentence == f"{told}: I cleaned up the wrong model"
+    assert outcomes(registry) == ["done", "done", "done"]
+    assert heads(registry) == {1: journal.head_of(history(registry)[2])}, "its end is held as well"
+    assert rollback_target(registry, 1).version == 1 and journal.predecessors(history(registry)) == []
+
+
+def test_a_second_move_by_hand_needs_its_own_acknowledgement(registry: InMemory) -> None:
+    """An acknowledgement explains one move, also where the next one leads the same way."""
+    promote(registry, 1, None, WHO, WHY)
+    by_hand(registry, "2")
+    acknowledge(registry, None, WHO, "an emergency")
+    assert judged(registry) == [] and champion(registry) == 2, "it moves nothing back"
+    rollback(registry, 1, 2, WHO, WHY)
+    by_hand(registry, "2")
+    (now,) = judged(registry)
+    assert now.startswith("After entry 3 the champion was version 1, now it is version 2")
+    rollback(registry, 1, 2, WHO, WHY)
+    by_hand(registry, None)
+    assert len(judged(registry)) == 2
+    with pytest.raises(ParameterError, match="name the entry before the move: 3, 4"):
+        acknowledge(registry, None, WHO, "again")
+    acknowledge(registry, 3, WHO, "again")
+    (left,) = judged(registry)
+    assert left.startswith("After entry 4 ")
+
+
+def test_nothing_to_acknowledge_and_no_reason_are_refused(registry: InMemory) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    for entry in (None, 1):
+        with pytest.raises(ReferenceNotFound, match="there is nothing to acknowledge"):
+            acknowledge(registry, entry, WHO, "just in case")
+    by_hand(registry, "3")
+    for why in ("", " \n"):
+        with pytest.raises(ParameterError, match="An explanation is needed"):
+            acknowledge(registry, None, WHO, why)
+    with pytest.raises(ReferenceNotFound, match="after entry 7 lacks an explanation"):
+        acknowledge(registry, 7, WHO, "a wrong number")
+    assert outcomes(registry) == ["done"], "what is refused leaves no entry"
+    acknowledge(registry, 1, WHO, "a test")
+    with pytest.raises(ReferenceNotFound, match="there is nothing to acknowledge"):
+        acknowledge(registry, 1, WHO, "twice")
+
+
+def test_a_move_while_it_is_acknowledged_is_not_covered(registry: InMemory) -> None:
+    """Somebody moves the alias again before the entry's turn: the person explained another state."""
+    promote(registry, 1, None, WHO, WHY)
+    by_hand(registry, "2")
+    create = registry.server.create_model_version
+
+    def moved_again(*arguments: Any, **options: Any) -> Any:
+        by_hand(registry, "3")
+        return create(*arguments, **options)
+
+    registry.server.create_model_version = moved_again  # type: ignore[method-assign]
+    with pytest.raises(StaleChampion, match="explained or changed meanwhile"):
+        acknowledge(registry, None, WHO, "from 1 to 2")
+    (still,) = judged(registry)
+    assert still.startswith("After entry 1 the champion was version 1, before the next it was version 3")
+    assert outcomes(registry) == ["done", "stale"]
+
+
+def test_a_forged_acknowledgement_shows(registry: InMemory) -> None:
+    """One that explains no move, or one in advance, is a fault; a changed one breaks the chain."""
+    promote(registry, 1, None, WHO, WHY)
+    for entry, was, found in ((1, 1, 2), (3, 1, 2)):
+        ahead = Acknowledgement(entry=entry, was=was, found=found, who="eve", why="in advance")
+        with book_of(registry).turn(ahead) as turn:
+            turn.outcome = "done"
+    assert [fault for fault in breaks(history(registry)) if "acknowledges a move" in fault] == [
+        f"Entry {number} acknowledges a move that the journal doesn't show." for number in (2, 3)
+    ]
+    by_hand(registry, "2")
+    promote(registry, 3, 2, WHO, WHY)
+    assert any("After entry 3" in fault for fault in breaks(history(registry)))
+    with pytest.raises(ValidationError):
+        Acknowledgement(entry=1, was=1, found=2, who="eve", why=" ")
+
+
+def test_an_acknowledgement_without_a_champion_is_held_by_another_version(registry: InMemory) -> None:
+    promote(registry, 1, None, WHO, WHY)
+    registry.server.delete_model_version("shelf", "1")
+    acknowledge(registry, None, WHO, "it was broken")
+    assert heads(registry) == {3: journal.head_of(history(registry)[1])} and judged(registry) == []
+
+
+def test_each_state_of_the_champion_has_its_own_words_and_mend(registry: InMemory) -> None:
+    def state() -> tuple[str, str]:
+        found = registry.champion_state()
+        return found.sentence, found.cure
+
+    assert state() == ("shelf has no champion yet", "`skumatch retrain` makes the first")
+    registry.set_alias("challenger", 2)
+    assert state()[1] == "`skumatch promote` makes version 2 the first"
+    promote(registry, 1, None, WHO, WHY)
+    promote(registry, 2, 1, WHO, WHY)
+    assert state() == ("shelf has version 2 as champion", "")
+    by_hand(registry, "3")
+    assert state()[0] == "the champion of shelf was moved by hand, from version 2 to version 3"
+    assert "`skumatch rollback 2` moves it back" in state()[1] and "audit acknowledge" in state()[1]
+    by_hand(registry, None)
+    removed = "shelf has no champion now: the alias of version 2 was removed in MLflow"
+    assert state() == (removed, "`skumatch rollback` makes version 2 the champion again")
+    with pytest.raises(ReferenceNotFound, match=removed):
+        registry.resolve("champion")
+    with pytest.raises(StaleChampion, match=f"{removed}, but version 3 was .*skumatch rollback"):
+        promote(registry, 3, 2, WHO, WHY)
+    registry.server.delete_model_version("shelf", "2")
+    deleted = "shelf has no champion now: its version 2 was deleted in MLflow"
+    assert state() == (deleted, "`skumatch rollback` makes version 1 the champion again")
+    registry.server.delete_model_version("shelf", "1")
+    assert state() == (deleted, "`skumatch retrain` makes a new one")
+    with pytest.raises(ReferenceNotFound, match=f"No earlier champion is left to roll back to: {deleted}"):
+        rollback_target(registry)
+
+
+def test_a_run_needs_a_champion_that_a_rollback_can_bring_back(registry: InMemory) -> None:
+    """Else a model would become champion by its floor alone, though there is one to compare with."""
+    check_champion(registry, "retrain", None)
+    with pytest.raises(ReferenceNotFound, match="no champion whose gallery .* no champion yet"):
+        check_champion(registry, "refresh", None)
+    promote(registry, 1, None, WHO, WHY)
+    check_champion(registry, "refresh", registry.champion())
+    by_hand(registry, None)
+    for kind in ("retrain", "refresh"):
+        with pytest.raises(ReferenceNotFound, match="alias of version 1 was removed .*skumatch rollback"):
+            check_champion(registry, kind, None)  # type: ignore[arg-type]
+    registry.server.delete_model_version("shelf", "1")
+    check_champion(registry, "retrain", None)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from skumatch.bundle.manifest import GALLERY
 from skumatch.files import sha256
 from skumatch.lineage import provenance
 from skumatch.lineage.lineage import record_hash
-from skumatch.registry.journal import breaks, number_of, unheaded
+from skumatch.registry.gate_figures import FIGURES_TAG, read_figures
+from skumatch.registry.journal import faults, hand_moves, number_of
 from skumatch.registry.registry import CHALLENGER, REFRESHED, TOP1_TAG
 from skumatch.registry.tracking import RUN_TAG
 from skumatch.retrieval.figures import Evaluation
@@ -31,19 +32,15 @@ from skumatch.texts import counted
 def journal(dossier: Dossier) -> str:
     """Check the hash chain of promotions, its head in a version's tag, and the champion at its end."""
     entries, registered, heads = dossier.facts.journal, dossier.facts.registered, dossier.facts.heads
-    problems = [*breaks(entries), *unheaded(entries, heads)]
+    problems = faults(entries, heads, registered.champion)
     must(not problems, " ".join(problems))
-    closed = [entry.after for entry in entries if entry.after]
-    last = closed[-1].champion if closed else None
-    must(
-        last == registered.champion,
-        f"the journal ends with champion {last}, the registry says {registered.champion}",
-    )
+    closed = [entry for entry in entries if entry.after]
     named = max(map(number_of, heads.values()), default=0)
     if named < len(closed):
         chain = f"the chain of {counted(len(entries), 'entry', 'entries')} holds"
         raise Unchecked(f"{chain}, but no version's tag names the last: its head is not recorded")
-    return f"entries in the chain: {len(entries)}"
+    explained = [move.sentence for move in hand_moves(entries) if move.acknowledged]
+    return "; ".join([f"entries in the chain: {len(entries)}", *explained])
 
 
 def version(dossier: Dossier) -> str:
@@ -170,6 +167,27 @@ def _shown(dossier: Dossier, candidate: str) -> None:
     tag = dossier.facts.registered.tags.get(TOP1_TAG)
     named = candidate != dossier.released or tag == f"{evaluated.top1:.6f}"
     must(named, f"the version names top-1 {tag}, the evaluation says {evaluated.top1}")
+    if candidate == dossier.released:
+        _figures_named(dossier, evaluated)
+
+
+def _figures_named(dossier: Dossier, evaluated: Evaluation) -> None:
+    """Check the version's tag of figures against its evaluation and the gate's gain.
+
+    Versions from before the tag have none, and a later run that judged the bundle again replaces it.
+    """
+    tags, decided = dossier.facts.registered.tags, dossier.decision
+    if FIGURES_TAG not in tags or tags.get("skumatch.decision") != decided.sentence:
+        return
+    figures, lower = read_figures(tags[FIGURES_TAG]), decided.gain.lower if decided.gain else None
+    hashes = evaluated.hashes.get("gallery", ""), evaluated.hashes.get("queries", "")
+    must(
+        figures is not None
+        and (figures.top1, (figures.low, figures.high)) == (evaluated.top1, evaluated.interval.top1)
+        and (figures.gallery, figures.queries) == hashes
+        and (decided.verdict != "promote" or (figures.gain and figures.gain.lower) == lower),
+        f"the version's tag {FIGURES_TAG} isn't what the gate measured",
+    )
 
 
 def champion(dossier: Dossier) -> str:
