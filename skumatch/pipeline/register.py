@@ -20,7 +20,7 @@ from skumatch.lineage import documents, lineage, provenance
 from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.message import Message, run_name
-from skumatch.pipeline.pull import open_registry
+from skumatch.pipeline.pull import open_registry, open_tracking
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import reports, stages, workspace
 from skumatch.promotion import waiting
@@ -44,7 +44,6 @@ from skumatch.registry.tracking import (
     RUN_TAG,
     VERDICT_TAG,
     VERSION_TAG,
-    Tracking,
 )
 from skumatch.report.page import DATA_DOCS
 from skumatch.retrieval.answers import Shares
@@ -144,7 +143,7 @@ def _record(
 ) -> dict[str, Any]:
     """Write the run and its version to MLflow, and promote it; return the summary's entries of MLflow."""
     root = repository.folder
-    tracking = Tracking(settings.mlflow_url)
+    tracking = open_tracking(settings)
     registry = open_registry(settings, params)
     record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)

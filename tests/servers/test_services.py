@@ -24,6 +24,7 @@ from sqlalchemy import make_url
 from skumatch.config import Settings
 from skumatch.errors import PortInUse, ServiceError
 from skumatch.servers import processes, servers, services
+from skumatch.started import Server, recorded
 from tests.conftest import free_port
 
 
@@ -34,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def spawn(settings: Settings, name: str, code: str) -> processes.Server:
+def spawn(settings: Settings, name: str, code: str) -> Server:
     record = settings.home_dir / "services.json"
     processes.spawn(
         record,
@@ -45,7 +46,7 @@ def spawn(settings: Settings, name: str, code: str) -> processes.Server:
         settings.home_dir / "logs" / f"{name}.log",
         "test",
     )
-    return processes.recorded(record)[-1]
+    return recorded(record)[-1]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_stop_ends_children_orphans_and_the_deaf(settings: Settings, monkeypatch
     record = settings.home_dir / "services.json"
     family: list[psutil.Process] = []
     for _ in range(1200):
-        family = processes._family(processes.recorded(record))
+        family = processes._family(recorded(record))
         if not gone.process() and len(family) == 4 and (settings.home_dir / "logs" / "deaf.log").read_text():
             break
         time.sleep(0.05)
