@@ -10,7 +10,7 @@ from pathlib import Path
 from skumatch.config import Settings
 from skumatch.errors import ServiceError
 
-CURE = "see docs/operations.md#restoring-the-servers"
+CURE = "put a backup in its place, as docs/operations.md#restoring-the-servers says"
 
 
 @dataclass(frozen=True)

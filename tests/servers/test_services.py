@@ -11,6 +11,7 @@ import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -106,6 +107,18 @@ def test_airflow_has_no_default_left_that_holds_its_home(settings: Settings) -> 
         if "{AIRFLOW_HOME}" in str(option["default"])
     }
     assert len(options) == 5 and options <= set(servers.environment(settings))
+
+
+def test_airflows_page_explains_its_red_triggerer_in_words_one_may_change(settings: Settings) -> None:
+    """Airflow's API server imports the file from its home and shows the notice."""
+    servers.write_notice(settings)
+    path, read = settings.home_dir / "airflow/config/airflow_local_settings.py", dict[str, Any]()
+    exec(path.read_text("utf-8"), read)  # noqa: S102 as Airflow imports it
+    (notice,) = read["DASHBOARD_UIALERTS"]
+    assert "triggerer" in notice.text and notice.category == "info"
+    path.write_text("mine")
+    servers.write_notice(settings)
+    assert path.read_text() == "mine"
 
 
 def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) -> None:
