@@ -21,7 +21,13 @@ VERSION = Param(
     minimum=1,
     description="A version of the registered model; empty: see the DAG's text.",
 )
-WHY = Param("", type="string", maxLength=500, description="The reason, kept in the journal.")
+# Airflow's form keeps its button grey, without a word, while a text that may not be null is empty.
+WHY = Param(
+    None,
+    type=["null", "string"],
+    maxLength=500,
+    description="The reason, kept in the journal; empty: by hand.",
+)
 USUAL: dict[str, Any] = {
     "retries": 2,
     "retry_delay": timedelta(seconds=10),
@@ -63,7 +69,7 @@ def answered(context: Context) -> dict[str, Any]:
     """Return the message of the task `promote`: the proposal, the approver's name and the reason."""
     answer = context["ti"].xcom_pull(task_ids="approve")
     user = answer["responded_by_user"] or {}
-    why = (answer["params_input"] or {}).get("why") or ""
+    why = (answer["params_input"] or {}).get("why") or "by hand"
     return {
         "proposal": context["ti"].xcom_pull(task_ids="propose"),
         "who": user.get("name") or user.get("id") or "",
@@ -76,7 +82,7 @@ def asked(context: Context) -> dict[str, Any]:
     params = context["params"]
     return {
         "version": params["version"],
-        "why": params["why"],
+        "why": params["why"] or "by hand",
         "who": context["dag_run"].triggering_user_name or "Airflow",
     }
 

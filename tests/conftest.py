@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from PIL import Image, ImageEnhance
 from xdist.scheduler import LoadScopeScheduling
 
 from skumatch import network
+from skumatch.config import Settings
+from skumatch.files import write_json
 from tests.proving import load_profile
 
 load_profile()
@@ -195,6 +198,12 @@ def serving_mlflow(folder: Path, port: int) -> Iterator[str]:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
+
+
+def record_as_started(settings: Settings, *names: str) -> None:
+    """Record this process as servers that `skumatch up` started in the settings' home."""
+    me = {"pid": os.getpid(), "created": psutil.Process().create_time(), "origin": "test"}
+    write_json(settings.servers_file, [{"name": name, **me} for name in names])
 
 
 def answers(url: str) -> bool:

@@ -28,6 +28,7 @@ from skumatch.registry.probes import server_version
 from skumatch.registry.tracking import Tracking
 from skumatch.servers import servers
 from skumatch.servers.airflow_api import Airflow
+from tests.conftest import record_as_started
 
 LOWER = ("http_proxy", "https_proxy", "all_proxy")
 NAMES = [*LOWER, *map(str.upper, LOWER), "no_proxy", "NO_PROXY"]
@@ -138,7 +139,9 @@ def test_mlflow_and_airflow_here_are_asked_directly(
 ) -> None:
     """As a program calls them, which read no settings before."""
     environment(**variables)
-    with Airflow(Settings(project=tmp_path, airflow_port=int(server[0].rpartition(":")[2]))) as airflow:
+    settings = Settings(project=tmp_path, airflow_port=int(server[0].rpartition(":")[2]))
+    record_as_started(settings, "api-server")
+    with Airflow(settings) as airflow:
         assert airflow.get("/version")["version"] == "3.17.0"
     with pytest.raises(ServiceError, match="is not MLflow"):  # requests was answered
         server_version(Tracking(server[0]))

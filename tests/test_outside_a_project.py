@@ -46,6 +46,7 @@ NEEDS_A_PROJECT = {
     "data remove": "--sku Cola --before 2026-01-01",
     "data erase": "--sku Cola",
     "data undo": "",
+    "data push": "",
     "data log": "",
     "audit show": "--export OUT/dossier",
     "audit diff": "1 2",

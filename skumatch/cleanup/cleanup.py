@@ -26,6 +26,7 @@ from skumatch.cleanup.stores import File, ObjectStore
 from skumatch.config import Settings
 from skumatch.errors import CleaningRefused
 from skumatch.pipeline.claims import Board, Claim, cleaning
+from skumatch.pipeline.pull import open_tracking
 from skumatch.pipeline.run_cache import RESULT
 from skumatch.progress import Advance, silent
 from skumatch.registry.holdings import Holding, holdings
@@ -90,7 +91,7 @@ def piles(settings: Settings, limits: Limits) -> list[Pile]:
     # not in the list, and a reference that is written meanwhile is seen.
     in_cache, in_remote = cache.files(), remote.files()
     claims = Board(settings.remote_url).claims()
-    records = holdings(Tracking(settings.mlflow_url), limits.runs_since)
+    records = holdings(open_tracking(settings), limits.runs_since)
     check_place(settings, in_cache, in_remote, records)
     young = stored(in_cache, limits.since) | stored(in_remote, limits.since)
     roots, archives = _roots(settings, limits, claims, records, young)

@@ -38,6 +38,7 @@ from skumatch.pipeline.erasure_record import (
 )
 from skumatch.pipeline.inputs import data_pointer
 from skumatch.pipeline.message import run_name
+from skumatch.pipeline.pull import open_tracking
 from skumatch.pipeline.repository import md5_of
 from skumatch.progress import Advance, silent
 from skumatch.registry import erasable
@@ -107,7 +108,7 @@ def plan(settings: Settings, who: str) -> ErasurePlan:
     pictures = {picture for change in changes for picture in change.erased}
     if not pictures:
         return ErasurePlan([], None, Losses())
-    tracking, contents = Tracking(settings.mlflow_url), look(settings)
+    tracking, contents = open_tracking(settings), look(settings)
     _check_mlflow(settings, tracking, contents)
     affected = {version.md5: version for version in contents.data_versions() if len(version.having(pictures))}
     _check_current(settings, affected)
@@ -287,7 +288,7 @@ def erase(
             return gone
         name = name or new_name(erasure.begun)
         record.write(name, erasure)
-        _mark(Tracking(settings.mlflow_url), erasure)
+        _mark(open_tracking(settings), erasure)
         for pile in made.piles:
             for step in steps(pile.items):
                 still()

@@ -114,6 +114,20 @@ def inspect() -> None:
         console.print(f"Other files, left out: {left}.", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def push() -> None:
+    """Send the files of data.dvc's version that the DVC remote lacks, from this machine's cache."""
+    settings = current_settings()
+    check_places(settings)
+    require_project(settings.project)
+    pointer = data_pointer(settings.project, None)
+    version = md5_of(pointer).removesuffix(".dir")[:12]
+    with at_work(settings, f"push-{uuid.uuid4().hex[:12]}", "push", lock=pointer):
+        sent = Repository(settings.project, settings).restore("data")
+    outcome = f"the remote lacked {sent:,} objects and has them now" if sent else "the remote lacked nothing"
+    console.print(f"Data version {version}: {outcome}.", highlight=False, soft_wrap=True)
+
+
 for command in (add, retire, relabel, rename, remove, erase, undo, log):
     app.command()(command)
 

@@ -16,9 +16,8 @@ from skumatch import network
 from skumatch.config import shown
 from skumatch.doctor.finding import Place, Problem
 from skumatch.params import STAGES
-from skumatch.pipeline.pull import open_registry
+from skumatch.pipeline.pull import open_registry, open_tracking
 from skumatch.registry.probes import manifest_hash, server_version, try_artifacts
-from skumatch.registry.tracking import Tracking
 from skumatch.servers.airflow_api import REFRESH, RETRAIN, Airflow
 from skumatch.texts import counted
 
@@ -180,7 +179,7 @@ def _check_same_pipeline(place: Place, tasks: dict[str, Any]) -> None:
 
 def mlflow(place: Place) -> str:
     """Check that MLflow answers, accepts our login and has the version installed here."""
-    tracking = Tracking(place.settings.mlflow_url)
+    tracking = open_tracking(place.settings)
     version_there = server_version(tracking)
     _same("mlflow", version_there)
     return f"{version_there} at {tracking.shown}"
@@ -188,7 +187,7 @@ def mlflow(place: Place) -> str:
 
 def artifacts(place: Place) -> str:
     """Check that MLflow stores, returns and deletes an artifact."""
-    return f"written, read and removed in {try_artifacts(Tracking(place.settings.mlflow_url))}"
+    return f"written, read and removed in {try_artifacts(open_tracking(place.settings))}"
 
 
 def champion(place: Place) -> str:

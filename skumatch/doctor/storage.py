@@ -99,7 +99,8 @@ def data(place: Place) -> str:
             else f"the data version {md5[:12]}"
         )
         raise Problem(
-            f"the remote lacks {subject}", "Push it from where it was imported: `dvc push data.dvc`."
+            f"the remote lacks {subject}",
+            "Send it again on the machine that imported it: `skumatch data push`.",
         )
     return f"version {md5[:12]} is in the remote ({pointer.get('size', 0) / 2**20:,.0f} MiB)"
 

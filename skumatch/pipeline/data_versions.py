@@ -366,8 +366,12 @@ def _described(action: Action, pointer: str, changed: Changed, reason: Reason) -
 
 
 def _pending(settings: Settings) -> Path:
-    """Return the path of the note of the project's pending change; several projects may share a home."""
-    project = hashlib.sha256(os.fsencode(settings.project.resolve())).hexdigest()[:12]
+    """Return the path of the note of the project's pending change; several projects may share a home.
+
+    It is named by the way from the home to the project, which stays when both are moved.
+    """
+    way = os.path.relpath(settings.project.resolve(), settings.home_dir)
+    project = hashlib.sha256(os.fsencode(way)).hexdigest()[:12]
     return settings.home_dir / f"data-change-{project}.json"
 
 

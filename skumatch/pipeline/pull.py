@@ -29,6 +29,7 @@ from skumatch.promotion.promotion import withdrawn
 from skumatch.registry.registry import COMPARED_TAG, ERASED_TAG, ModelRef, Registry, model_release
 from skumatch.registry.tracking import DATA_TAG, INPUTS_TAG, VERDICT_TAG, VERSION_TAG, Tracking
 from skumatch.stages import artefacts
+from skumatch.started import check_mlflow
 
 
 class RunRequest(BaseModel):
@@ -56,8 +57,23 @@ class RunRequest(BaseModel):
     scheduled: bool = False
 
 
+def open_tracking(settings: Settings) -> Tracking:
+    """Return the tracking server of the settings.
+
+    Raises:
+        RegistryUnavailable: The MLflow of this home is not up.
+    """
+    check_mlflow(settings)
+    return Tracking(settings.mlflow_url)
+
+
 def open_registry(settings: Settings, params: Params) -> Registry:
-    """Return the registry of the model that the parameters name, with this machine's lock files."""
+    """Return the registry of the model that the parameters name, with this machine's lock files.
+
+    Raises:
+        RegistryUnavailable: The MLflow of this home is not up.
+    """
+    check_mlflow(settings)
     return Registry(settings.mlflow_url, params.release.model_name, settings.home_dir / "locks")
 
 
@@ -84,7 +100,7 @@ def pull(settings: Settings, request: RunRequest) -> Message:
     data = inputs.data_pointer(project, request.data_ref)
     refuse_erased_data(settings, md5_of(data))
     registry = open_registry(settings, params)
-    tracking = Tracking(settings.mlflow_url)
+    tracking = open_tracking(settings)
     champion = registry.champion()
     baseline = fetch_baseline(settings, params, data, champion)
     others = {
@@ -291,7 +307,7 @@ def fetch_baseline(
     Returns:
         The profile; None if there is no such data version.
     """
-    tracking = Tracking(settings.mlflow_url)
+    tracking = open_tracking(settings)
     if champion and champion.data not in (None, md5_of(data)):
         try:
             return dict(json.loads(tracking.artifact(champion.run_id, artefacts.PROFILE.logged())))

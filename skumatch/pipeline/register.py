@@ -22,7 +22,7 @@ from skumatch.params import Params
 from skumatch.pipeline.claims import at_work
 from skumatch.pipeline.data_record import DataRecord
 from skumatch.pipeline.message import Message, run_name
-from skumatch.pipeline.pull import open_registry
+from skumatch.pipeline.pull import open_registry, open_tracking
 from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.pipeline.worker import reports, stages, workspace
 from skumatch.promotion import waiting
@@ -48,7 +48,6 @@ from skumatch.registry.tracking import (
     RUN_TAG,
     VERDICT_TAG,
     VERSION_TAG,
-    Tracking,
 )
 from skumatch.report.page import DATA_DOCS, RUN_FACTS
 from skumatch.retrieval.answers import Shares
@@ -152,7 +151,7 @@ def _record(
     if message.ended is None:  # it is of an older skumatch
         message = message.model_copy(update={"ended": datetime.now(UTC)})
     root = repository.folder
-    tracking = Tracking(settings.mlflow_url)
+    tracking = open_tracking(settings)
     registry = open_registry(settings, params)
     record = lineage_of(message, outcome, repository)
     write_json(root / "log/lineage.json", record)

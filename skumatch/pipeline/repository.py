@@ -46,10 +46,10 @@ class Repository:
             self._repo.stage_cache = RunCache(self._repo)
 
     def add(self, path: str) -> str:
-        """Put `path` into the cache, push it, and return the text of its pointer file `path`.dvc."""
+        """Put `path` into the cache, send what the remote lacks, and return the text of its pointer file."""
         with _translated("store", path), chdir(self.folder):
             _patiently(lambda: self._repo.add(path))
-            _patiently(lambda: self._repo.push(targets=[f"{path}.dvc"]))
+            _patiently(lambda: self._send_target(path))
         return (self.folder / f"{path}.dvc").read_text("utf-8")
 
     def store_files(self, paths: Sequence[str]) -> str:
@@ -72,24 +72,63 @@ class Repository:
             return _patiently(lambda: self._store_files(folder, paths))
 
     def _store_files(self, folder: str, paths: Sequence[str]) -> str:
-        from dvc.exceptions import FileTransferError
         from dvc.repo import lock_repo
         from dvc.stage.serialize import to_single_stage_file
         from dvc.utils.serialize import dumps_yaml
-        from dvc_data.hashfile.transfer import transfer
 
         with lock_repo(self._repo):
             (out,) = self._repo.find_outs_by_path(folder)
             for path in paths:
                 out.stage.add_outs(str(Path(path).absolute()))
-            store, cache = self._repo.cloud.get_remote_odb(REMOTE), self._repo.cache.local
-            failed = transfer(cache, store, [out.hash_info], cache_odb=cache, shallow=False).failed
-            if failed:
-                raise FileTransferError(len(failed))
-            if not store.exists(out.hash_info.value):
-                lost = f"The DVC remote lacks files that the last version of {folder} has"
-                raise StorageError(f"{lost}; put them back, or import the data again.")
+            self._send(out)
             return str(dumps_yaml(to_single_stage_file(out.stage)))
+
+    def restore(self, folder: str) -> int:
+        """Send the files of a folder under DVC that the remote lacks, from this machine's cache.
+
+        Returns:
+            The number of objects that were sent.
+
+        Raises:
+            StorageError: the remote can't be written, or an object is neither in it nor in the cache.
+        """
+        with _translated("store", folder), chdir(self.folder):
+            _patiently(lambda: self._listing(folder))  # gets the list of files into the cache
+            return _patiently(lambda: self._send_target(folder))
+
+    def _send_target(self, path: str) -> int:
+        from dvc.repo import lock_repo
+
+        with lock_repo(self._repo):
+            return sum(self._send(out) for out in self._repo.find_outs_by_path(path))
+
+    def _send(self, out: Any) -> int:
+        """Send the objects of an out that the remote lacks, and return their number.
+
+        Each object is looked for in the remote. DVC's own push takes the members of a stored folder's listing
+        for stored, so it never sends one that was lost.
+
+        Raises:
+            StorageError: an object is neither in the cache nor in the remote.
+        """
+        from dvc.exceptions import FileTransferError
+        from dvc_data.hashfile.transfer import transfer
+
+        store, cache, lost = self._repo.cloud.get_remote_odb(REMOTE), self._repo.cache.local, set[Any]()
+        sent, failed = transfer(
+            cache,
+            store,
+            [out.hash_info],
+            cache_odb=cache,
+            shallow=False,
+            validate_status=lambda status: lost.update(status.missing),
+        )
+        if failed:
+            raise FileTransferError(len(failed))
+        if lost:
+            lacking = f"The DVC remote lacks {len(lost)} files of {out}, and so does this machine's cache"
+            raise StorageError(f"{lacking}; put them back from a backup, or make {out} again.")
+        return len(sent)
 
     def write_pointer(self, folder: str, text: str) -> None:
         """Write the pointer of a folder atomically.
@@ -140,7 +179,7 @@ class Repository:
             _patiently(lambda: self._fetch_changed_inputs(stage))
             _patiently(lambda: self._run(stage, force))
             if push:
-                _patiently(lambda: self._repo.push(targets=[stage], run_cache=True))
+                _patiently(lambda: self._push(stage))
 
     def _run(self, stage: str, force: bool) -> None:
         from dvc.exceptions import ReproductionError
@@ -154,6 +193,15 @@ class Repository:
                     f"Stage {stage} ended without a word of its own; its log has the last lines."
                 ) from error
             raise error.__cause__ or error from error
+
+    def _push(self, stage: str) -> None:
+        """Send a stage's entry of the run cache, and those of its outs that the remote lacks."""
+        from dvc.repo import lock_repo
+
+        with lock_repo(self._repo):
+            self._repo.stage_cache.push(REMOTE)
+            for out in self._repo.stage.load_one(name=stage).outs:
+                self._send(out)
 
     def _fetch_changed_inputs(self, name: str) -> None:
         """Check out the absent inputs that differ from the lock, or of which the lock has no hash.

@@ -16,6 +16,7 @@ from skumatch import network
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, ServiceError
 from skumatch.files import read_json
+from skumatch.started import check_airflow
 
 Lines = list[dict[str, Any]]
 ASK_SECONDS = 5.0
@@ -164,6 +165,7 @@ class Airflow:
     def _call(self, method: str, path: str, **content: Any) -> Any:
         try:
             if "Authorization" not in self._client.headers:
+                check_airflow(self._settings)
                 self._client.headers["Authorization"] = f"Bearer {self._token()}"
             answer = self._client.request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:

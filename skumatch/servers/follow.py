@@ -13,7 +13,6 @@ from rich.console import Console
 
 from skumatch.config import Settings
 from skumatch.errors import RunFailed, ServiceError, StageFailed
-from skumatch.servers import processes
 from skumatch.servers.airflow_api import (
     RETRAIN,
     Airflow,
@@ -25,6 +24,7 @@ from skumatch.servers.airflow_api import (
     patiently,
 )
 from skumatch.servers.summary import ProgressView, Task, view
+from skumatch.started import ended
 
 POLL_SECONDS = 0.7
 # The defaults of a run's `conf`.
@@ -46,15 +46,33 @@ def trigger(settings: Settings, conf: dict[str, Any], dag: str = RETRAIN) -> str
 
     Raises:
         ParameterError: Airflow refuses a value; the error repeats Airflow's reason.
-        ServiceError: Airflow is away, or the DAG is paused.
+        ServiceError: Airflow is away, its scheduler doesn't work, or the DAG is paused.
     """
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
     with Airflow(settings) as airflow:
+        _check_scheduler(airflow, settings)
         if airflow.get(f"/dags/{dag}")["is_paused"]:
             cure = f"unpause it at {settings.airflow_url}/dags/{dag}"
             raise ServiceError(f"The DAG {dag} is paused, so a run would wait for ever; {cure}.")
         answer = airflow.post(f"/dags/{dag}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": conf})
     return str(answer["dag_run_id"])
+
+
+def _check_scheduler(airflow: Airflow, settings: Settings) -> None:
+    """Check that Airflow's scheduler works, without which a run would stay queued for ever.
+
+    Airflow itself calls a scheduler healthy for half a minute after it died, so the recorded one is looked
+    at, too.
+
+    Raises:
+        ServiceError: The scheduler ended, or Airflow doesn't hear of it.
+    """
+    own = not settings.airflow
+    silent = airflow.get("/monitor/health")["scheduler"]["status"] != "healthy"
+    if silent or (own and "scheduler" in ended(settings.servers_file)):
+        log = settings.home_dir / "logs/scheduler.log"
+        cure = f"read its log {log}, then `make up`" if own else "start it again where it runs"
+        raise ServiceError(f"Airflow's scheduler doesn't work, so a run would wait for ever; {cure}.")
 
 
 def active(settings: Settings, conf: dict[str, Any], data: str, dag: str) -> str | None:
@@ -192,7 +210,7 @@ class Watch:
 
     def _check_servers(self) -> None:
         """Raise ServiceError if a server ended: without a scheduler the run would stay `running` for ever."""
-        for name in processes.ended(self.settings.servers_file):
+        for name in ended(self.settings.servers_file):
             log = self.settings.home_dir / "logs" / f"{name}.log"
             raise ServiceError(
                 f"The {name} ended during the run {self.run}; "

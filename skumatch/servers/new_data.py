@@ -5,8 +5,8 @@ from __future__ import annotations
 from skumatch.config import Settings
 from skumatch.errors import SkumatchError
 from skumatch.params import NEVER, ScheduleParams
-from skumatch.servers import processes
 from skumatch.servers.airflow_api import Airflow
+from skumatch.started import server_fault
 
 ASSET = "skumatch_data"  # as dags/events.py calls it; a test compares
 SECONDS = 10.0
@@ -27,7 +27,7 @@ def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
     """
     if not schedule.on_new_data:
         return ""
-    if not settings.airflow and not _is_up(settings):
+    if not settings.airflow and server_fault(settings, "api-server"):
         return f"Airflow isn't running, so no refresh starts now; {_later(schedule)}."
     try:
         with Airflow(settings, SECONDS) as airflow:
@@ -43,14 +43,6 @@ def announce(settings: Settings, schedule: ScheduleParams, data: str) -> str:
         return f"No refresh starts now: {str(error).rstrip('.')}; {_later(schedule)}."
     wait = f" once no import came for {schedule.debounce_minutes} min" if schedule.debounce_minutes else ""
     return f"Airflow was told; a refresh starts{wait}."
-
-
-def _is_up(settings: Settings) -> bool:
-    """Return whether the servers of `skumatch up` run; another program may listen on their port."""
-    return any(
-        server.name == "api-server" and server.process()
-        for server in processes.recorded(settings.servers_file)
-    )
 
 
 def _later(schedule: ScheduleParams) -> str:

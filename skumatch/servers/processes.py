@@ -6,51 +6,15 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
-from skumatch.files import read_json, write_json
+from skumatch.files import write_json
+from skumatch.started import Server, identity, recorded
 
 STOP_SECONDS = 4.0  # Airflow takes 2 to 4 s to end by itself
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process that skumatch started.
-
-    Attributes:
-        name: Name of the server.
-        pid: Process id.
-        created: Start of the process in seconds since 1970; tells it from a later process with the same pid.
-        origin: Description of its settings, to detect a start with others.
-    """
-
-    name: str
-    pid: int
-    created: float
-    origin: str
-
-    def process(self) -> psutil.Process | None:
-        """Return the running process, or None if it has ended."""
-        try:
-            candidate = psutil.Process(self.pid)
-            running = candidate.status() != psutil.STATUS_ZOMBIE
-            same = abs(candidate.create_time() - self.created) < 1
-        except psutil.NoSuchProcess:
-            return None
-        return candidate if same and running else None
-
-
-def recorded(record: Path) -> list[Server]:
-    """Return the servers that the file `record` lists, running or not."""
-    return [Server(**fields) for fields in read_json(record)] if record.exists() else []
-
-
-def ended(record: Path) -> list[str]:
-    """Return the names of recorded servers that ended without `stop`."""
-    return [server.name for server in recorded(record) if not server.process()]
 
 
 def spawn(
@@ -80,7 +44,8 @@ def spawn(
         )
     created = psutil.Process(process.pid).create_time()
     threading.Thread(target=process.wait, daemon=True).start()  # so that its end leaves no zombie
-    started = Server(name, process.pid, created, origin)
+    home = record.parent.resolve()
+    started = Server(name, process.pid, created, origin, folder=identity(home), home=str(home))
     write_json(record, [asdict(server) for server in (*recorded(record), started)])
 
 

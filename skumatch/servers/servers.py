@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -11,8 +12,22 @@ from urllib.parse import quote
 
 from skumatch import network
 from skumatch.config import Settings
-from skumatch.files import read_json, write_private
+from skumatch.files import read_json, write_private, write_text
 from skumatch.servers.airflow_api import SERVICE_USER
+
+# Airflow's page shows a missing triggerer in red. It runs deferred tasks, and no task here is deferred.
+NOTICE = """from airflow.api_fastapi.common.types import UIAlert
+
+TEXT = "The triggerer is shown in red because none is started: no task of skumatch needs one."
+DASHBOARD_UIALERTS = [UIAlert(text=TEXT, category="info")]
+"""
+PATHS = (  # Airflow's options that name a place on this machine
+    "CORE__DAGS_FOLDER",
+    "CORE__PLUGINS_FOLDER",
+    "DATABASE__SQL_ALCHEMY_CONN",
+    "LOGGING__BASE_LOG_FOLDER",
+    "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY",
+)
 
 
 def folder(settings: Settings, server: str) -> Path:
@@ -109,6 +124,34 @@ def environment(settings: Settings) -> dict[str, str]:
     options = airflow | _sign_in(settings) | _lineage(settings)
     inherited = network.settled(os.environ, settings.servers)
     return inherited | skumatch | {f"AIRFLOW__{name}": value for name, value in options.items()}
+
+
+def write_paths(settings: Settings, env: dict[str, str]) -> None:
+    """Write today's paths into airflow.cfg, where Airflow has written those of its first start.
+
+    Our servers have them from their environment; this is for `airflow` by hand in a home that was moved.
+
+    Args:
+        settings: The home.
+        env: The servers' environment.
+    """
+    path = settings.home_dir / "airflow/airflow.cfg"
+    if not path.exists():
+        return
+    before = text = path.read_text("utf-8")
+    for option in PATHS:
+        name, value = option.partition("__")[2].lower(), env[f"AIRFLOW__{option}"].replace("%", "%%")
+        line = f"{name} = {value}".replace("\\", r"\\")
+        text = re.sub(rf"(?m)^{name} = .*$", line, text)
+    if text != before:
+        write_private(path, text)
+
+
+def write_notice(settings: Settings) -> None:
+    """Have Airflow's home page explain its red triggerer; a file that is there already stays."""
+    path = settings.home_dir / "airflow/config/airflow_local_settings.py"
+    if not path.exists():
+        write_text(path, NOTICE)
 
 
 def _lineage(settings: Settings) -> dict[str, str]:

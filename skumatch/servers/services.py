@@ -17,15 +17,19 @@ import httpx
 from filelock import FileLock
 
 from skumatch import network
-from skumatch.config import Settings, check_places, shown
+from skumatch.config import Settings, shown
 from skumatch.errors import ParameterError, PortInUse, ServiceError
 from skumatch.files import write_text
+from skumatch.pipeline.dvc_config import configure
 from skumatch.progress import Advance, track
 from skumatch.servers import processes, servers
 from skumatch.servers.airflow_api import REFRESH, RETRAIN, Airflow, patiently
+from skumatch.servers.databases import airflow_database, check_databases
+from skumatch.started import recorded
 
 START_SECONDS = 180.0
 POLL_SECONDS = 0.25
+FOOTNOTE = "(Background on this error at"  # SQLAlchemy ends its errors with it, after their reason
 POOL = {
     "name": "gpu",
     "slots": 1,
@@ -46,8 +50,8 @@ def up(settings: Settings) -> bool:
     Raises:
         PortInUse: Another program listens on a port.
         ParameterError: Airflow is the user's own or not installed, or the servers can't take a path.
-        ServiceError: A server ends, or is not healthy within 180 s; then no newly started server is left
-            running. Or the running servers have other settings.
+        ServiceError: A database is damaged, or a server ends, or is not healthy within 180 s; then no newly
+            started server is left running. Or the running servers have other settings.
     """
     if settings.airflow:
         raise ParameterError(
@@ -57,7 +61,7 @@ def up(settings: Settings) -> bool:
     if find_spec("airflow") is None:
         cure = "install it with pip install 'skumatch[airflow]', or set SKUMATCH_AIRFLOW to one of your own"
         raise ParameterError(f"Airflow is not installed here; {cure}.")
-    check_places(settings)
+    configure(settings.project, settings)  # `dvc` by hand uses the old folder's stores after a move or copy
     with _lock(settings):
         commands = servers.commands(settings)
         if running(settings) == set(commands):
@@ -68,6 +72,7 @@ def up(settings: Settings) -> bool:
         processes.stop(settings.servers_file)
         for name, port in _ports(settings).items():
             check_port(name, port)
+        check_databases(settings)
         with ExitStack() as undo, _track(commands) as advance:
             undo.callback(processes.stop, settings.servers_file)
             _start(settings, commands, advance)
@@ -83,7 +88,7 @@ def down(settings: Settings) -> None:
 
 def running(settings: Settings) -> set[str]:
     """Return the names of our running servers: mlflow, api-server, scheduler, dag-processor."""
-    return {server.name for server in processes.recorded(settings.servers_file) if server.process()}
+    return {server.name for server in recorded(settings.servers_file) if server.process()}
 
 
 def check_port(name: str, port: int) -> None:
@@ -114,6 +119,8 @@ def _start(settings: Settings, commands: dict[str, list[str]], advance: Advance)
     first = {name: commands[name] for name in commands if name == "mlflow"}
     _spawn(settings, first, env)
     _migrate(settings, env)
+    servers.write_paths(settings, env)
+    servers.write_notice(settings)
     _spawn(settings, {name: commands[name] for name in commands if name not in first}, env)
     _ready(settings, commands, since, advance)
 
@@ -153,7 +160,7 @@ def _check_same(settings: Settings) -> None:
     Raises:
         ServiceError: The recorded settings differ from `settings`.
     """
-    for server in processes.recorded(settings.servers_file):
+    for server in recorded(settings.servers_file):
         if server.origin != _origin(settings):
             home = settings.home_dir
             raise ServiceError(
@@ -166,7 +173,7 @@ def _origin(settings: Settings) -> str:
     mlflow, remote = shown(settings.mlflow_url), shown(settings.remote_url)
     places = f"Airflow {settings.airflow_url}, MLflow {mlflow}, remote {remote}"
     users = f", users {settings.airflow_users}" if settings.airflow_users else ""
-    return f"project {settings.project}, {places}{users}"
+    return f"project {settings.project}, home {settings.home_dir}, {places}{users}"
 
 
 def _spawn(settings: Settings, commands: dict[str, list[str]], env: dict[str, str]) -> None:
@@ -179,7 +186,7 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
     """Poll the checks until each has held once; an ended server or START_SECONDS raise ServiceError."""
     end = time.monotonic() + START_SECONDS
     while checks:
-        for server in processes.recorded(settings.servers_file):
+        for server in recorded(settings.servers_file):
             if not server.process():
                 log = _log(settings, server.name)
                 raise ServiceError(
@@ -240,10 +247,11 @@ def _after(moment: str | None, since: float) -> bool:
 
 def _migrate(settings: Settings, env: dict[str, str]) -> None:
     """Create or upgrade Airflow's database, once for each version of Airflow."""
-    mark = settings.home_dir / "airflow" / "migrated"
+    database = airflow_database(settings)
+    mark = database.mark
     airflow_version = version("apache-airflow-core")
     log = _log(settings, "migrate")
-    if mark.exists() and mark.read_text("utf-8") == airflow_version:
+    if database.path.exists() and mark.exists() and mark.read_text("utf-8") == airflow_version:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
@@ -276,5 +284,5 @@ def _log(settings: Settings, name: str) -> Path:
 
 def _last_line(log: Path) -> str:
     text = log.read_text("utf-8", "replace") if log.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and FOOTNOTE not in line]
     return lines[-1][:300] if lines else "no output"

@@ -15,11 +15,16 @@ from skumatch.errors import RunFailed
 from skumatch.pipeline.releases import unused_in_refresh
 from skumatch.servers.airflow_api import Airflow
 from skumatch.servers.follow import Watch, active
-from tests.conftest import ROOT
+from tests.conftest import ROOT, record_as_started
 from tests.servers.test_follow import SUMMARY
 
 DATA, OTHER = "a" * 32, "b" * 32
 CONF: dict[str, Any] = {"overrides": [], "dry_run": False, "data_ref": None}
+
+
+@pytest.fixture(autouse=True)
+def up(tmp_path: Path) -> None:
+    record_as_started(Settings(project=tmp_path), "api-server")
 
 
 @pytest.fixture

@@ -438,3 +438,31 @@ def test_the_audit_is_asked_for_every_day_from_the_next_morning_on(monkeypatch: 
     (task,) = dag.tasks
     message = task.message({"dag_run": SimpleNamespace(run_id="r"), "params": {"pictures": False}})
     assert message == {"run": "r", "pictures": False} and task.words == ["audit"] and task.execution_timeout
+
+
+def test_every_form_can_be_sent_as_it_opens() -> None:
+    """Airflow's page keeps the button grey, without a word, while a text that may not be null is empty."""
+    import audit
+    import release
+    import retrain
+
+    dags = [
+        retrain.make_dag(),
+        retrain.make_refresh_dag(),
+        audit.dag,
+        release.propose.dag,
+        release.rollback.dag,
+    ]
+    for params in [*(dag.params for dag in dags), release.approve.params]:
+        for name, param in params.items():
+            may_be_null = "null" in params.get_param(name).schema["type"]
+            assert param != "" and (param is not None or may_be_null), name
+
+
+@pytest.mark.parametrize(("given", "recorded"), [(None, "by hand"), ("it sees nothing", "it sees nothing")])
+def test_a_rollback_without_a_reason_is_by_hand(given: str | None, recorded: str) -> None:
+    import release
+
+    run = SimpleNamespace(triggering_user_name="ann")
+    message = release.asked({"params": {"version": 2, "why": given}, "dag_run": run})  # type: ignore[typeddict-item]
+    assert message == {"version": 2, "why": recorded, "who": "ann"}

@@ -13,6 +13,7 @@ import pytest
 
 from skumatch.config import Settings
 from skumatch.params import STAGES
+from tests.conftest import record_as_started
 from tests.doctor.asking import Stand
 
 
@@ -52,6 +53,7 @@ def stand(here: Settings) -> Iterator[tuple[type[Stand], Settings]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
+    record_as_started(here, "api-server")
     yield Own, here.model_copy(update={"airflow_port": port, "mlflow": f"http://127.0.0.1:{port}"})
     server.shutdown()
     server.server_close()

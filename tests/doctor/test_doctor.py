@@ -18,7 +18,7 @@ from skumatch.config import Settings
 from skumatch.doctor import servers
 from skumatch.doctor.checks import CHECKS
 from skumatch.doctor.finding import Finding, PartCheck, Place, Problem, examine
-from skumatch.servers import processes
+from skumatch.started import recorded
 from tests.cli import Cli
 from tests.conftest import commit, free_port, wait_until
 from tests.doctor.asking import PARAMS, ask
@@ -149,7 +149,7 @@ def test_an_installation_is_well_until_a_server_is_lost(tmp_path_factory: pytest
         nobody = live.settings.model_copy(update={"airflow_users": None})
         assert "wants a user and password" in ask(servers.airflow, nobody).found
         [scheduler] = [
-            server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler"
+            server for server in recorded(live.settings.servers_file) if server.name == "scheduler"
         ]
         killed = scheduler.process()
         assert killed

@@ -14,7 +14,7 @@ from skumatch.doctor import servers
 from skumatch.params import Params
 from skumatch.registry.champion_state import ChampionState
 from skumatch.registry.registry import ModelRef, Registry
-from tests.conftest import free_port
+from tests.conftest import free_port, record_as_started
 from tests.doctor.asking import CURE, Stand, ask
 
 Served = tuple[type[Stand], Settings]
@@ -94,7 +94,7 @@ def test_an_airflow_that_wants_a_name_is_told(stand: Served) -> None:
     assert "wants a user and password" in finding.found and "SKUMATCH_AIRFLOW_USERS" in finding.fix
     finding = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
     assert "airflow-passwords.json" in finding.found and finding.fix == CURE
-    settings.home_dir.mkdir(parents=True)
+    settings.home_dir.mkdir(parents=True, exist_ok=True)
     settings.passwords_file.write_text(json.dumps({"skumatch": "s3cr3t"}))
     finding = ask(servers.airflow, settings.model_copy(update={"airflow_users": "ann:admin"}))
     assert "refuses the user skumatch" in finding.found and "s3cr3t" not in str(finding)
@@ -151,6 +151,7 @@ def test_mlflow_is_of_our_version_or_not(stand: Served) -> None:
 def test_a_champion_is_what_was_registered_or_not(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = ModelRef(3, "ab" * 32, "run", datetime.now(UTC))
     serves = ChampionState("serves", "skumatch", 3, 3, None)
+    record_as_started(here, "mlflow")
     monkeypatch.setattr(Registry, "champion", lambda _: ref)
     monkeypatch.setattr(Registry, "champion_state", lambda _: serves)
     monkeypatch.setattr(servers, "manifest_hash", lambda *_: ref.bundle)

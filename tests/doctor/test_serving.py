@@ -17,10 +17,17 @@ from skumatch.params import DataParams
 from skumatch.registry.champion_state import ChampionState
 from skumatch.registry.registry import ModelRef, Registry
 from skumatch.registry.tracking import DATA_TAG, FinishedRun
+from tests.conftest import record_as_started
 from tests.doctor.asking import DATA, MD5, PARAMS, ask
 
 NEVER = ChampionState("never", "skumatch", None, None, None)
 SIDES = {"a": "train", "b": "train", "c": "train", "others": "train", "d": "test", "e": "catalogue"}
+
+
+@pytest.fixture(autouse=True)
+def mlflow(here: Settings) -> None:
+    """The home's MLflow is up; what it would answer is set by each test."""
+    record_as_started(here, "mlflow")
 
 
 @pytest.fixture

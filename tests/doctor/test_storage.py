@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from skumatch.cli import app
 from skumatch.config import Settings
 from skumatch.doctor import storage
+from tests.conftest import Delivery
 from tests.doctor.asking import DATA, MD5, ask
 
 LOCAL = "fsspec.implementations.local.LocalFileSystem"
@@ -93,13 +97,43 @@ def test_the_remote_has_all_of_the_data_or_not(here: Settings) -> None:
     assert (
         finding.verdict == "failed"
         and "lacks 2 files of data version 0123456789ab" in finding.found
-        and "dvc push" in finding.fix
+        and "skumatch data push" in finding.fix
     )
     put(here.remote_url, "b" * 32, "")
     put(here.remote_url, "c" * 32, "")
     assert ask(storage.data, here).verdict == "ok"
     assert {path.name for path in here.home_dir.iterdir()} == {"remote"}, "DVC left something here"
     assert not (here.project / ".dvc/config.local").exists()
+
+
+def test_the_remedy_brings_back_what_the_remote_lost(
+    here: Settings, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard, the manifest, and the list of the version's files, each followed word for word."""
+    monkeypatch.chdir(here.project)
+    monkeypatch.setenv("SKUMATCH_HOME", str(here.home_dir))
+    typed("data", "import", str(delivery()))
+    (listing,) = (Path(here.remote_url) / "files/md5").rglob("*.dir")
+    md5s = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text())}
+    shard = next(name for name in md5s if name.startswith("shards/"))
+    members = [listing.parents[1] / md5[:2] / md5[2:] for md5 in (md5s[shard], md5s["manifest.parquet"])]
+    for lost in (*members, listing):
+        lost.unlink()
+        finding = ask(storage.data, here)
+        command = re.search("`skumatch (.*)`", finding.fix)
+        assert finding.verdict == "failed" and command
+        typed(*command[1].split())
+        assert lost.is_file() and ask(storage.data, here).verdict == "ok"
+    for lost in (*members, listing):
+        lost.unlink()
+        typed("data", "import", str(delivery()))
+        assert lost.is_file()
+
+
+def typed(*words: str) -> None:
+    """Run `skumatch WORDS` in this process."""
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 0, (done.output, done.exception)
 
 
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD\nouts:\n", "outs: []\n", "outs:\n- path: data\n", "12\n"])

@@ -16,8 +16,8 @@ from skumatch.files import sha256
 from skumatch.lineage.lineage import record_hash, stages_of
 from skumatch.pipeline.repository import md5_of
 from skumatch.registry.registry import ModelRef
-from skumatch.servers import processes
 from skumatch.servers.airflow_api import RETRAIN, Airflow
+from skumatch.started import recorded
 from tests.conftest import ROOT, free_port, git, serving_mlflow, wait_until
 from tests.e2e.live import NAMES, PLACE, PROXY_PASSWORD, SPOKEN, Ended, Live, serving
 from tests.e2e.needles import SAID, USER, places
@@ -292,9 +292,7 @@ def test_the_mended_run_goes_on_where_it_stopped_and_ends_green(
 @pytest.fixture(scope="module")
 def away(live: Live, red: object, mlflow: ExitStack) -> Ended:
     """A run without MLflow: the last one, since it doesn't come back."""
-    (scheduler,) = (
-        server for server in processes.recorded(live.settings.servers_file) if server.name == "scheduler"
-    )
+    (scheduler,) = (server for server in recorded(live.settings.servers_file) if server.name == "scheduler")
     inherited = psutil.Process(scheduler.pid).environ()
     assert (
         all(SECRETS[name] == inherited[name] for name in IN_ENVIRONMENT)

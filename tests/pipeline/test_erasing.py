@@ -51,7 +51,8 @@ class Place:
     """A home and a remote; the test states the contents of MLflow."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
-        self.settings = Settings(project=root / "project", home=root / "home", remote=str(root / "remote"))
+        places = {"project": root / "project", "home": root / "home"}
+        self.settings = Settings(**places, remote=str(root / "remote"), mlflow="http://127.0.0.1:9")
         self.project, self.home, self.remote = root / "project", root / "home", root / "remote"
         self.project.mkdir()
         self.releases, self.runs = list[Release](), list[KnownRun]()

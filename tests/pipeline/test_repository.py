@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ class Place:
             folder,
             Settings(project=folder, home=self.root / f"home-{name}", remote=str(self.root / "remote")),
         )
+
+    def again(self, name: str, home: str) -> Repository:
+        """The folder `name` with another home."""
+        settings = Settings(project=self.root / name, home=self.root / home, remote=str(self.root / "remote"))
+        return Repository(self.root / name, settings)
 
     def inputs(self, name: str, text: str) -> str:
         repository = self.open(name)
@@ -241,6 +247,49 @@ def test_a_lock_that_is_held_too_long_is_said_and_left_alone(
         assert holder.poll() is None and (first.folder / ".dvc/tmp/lock").exists()
     first.pull("in.dvc")
     assert ran(first) == ["double", "count"]
+
+
+def stored(place: Place) -> set[Path]:
+    return {path for path in (place.root / "remote/files").rglob("*") if path.is_file()}
+
+
+def test_adding_again_sends_what_the_remote_lost(place: Place) -> None:
+    """Whichever object it is: a file, the folder's listing, or all."""
+    place.inputs("source", "abc")
+    repository = place.again("source", "home-source")
+    objects = stored(place)
+    assert len(objects) == 2 and sum(path.suffix == ".dir" for path in objects) == 1
+    for lost in (*[{path} for path in objects], objects):
+        for path in lost:
+            path.unlink()
+        repository.add("in")
+        assert stored(place) == objects
+    for path in objects:
+        path.unlink()
+    assert repository.restore("in") == 2 and stored(place) == objects
+    assert repository.restore("in") == 0
+
+
+def test_a_cached_stage_sends_what_the_remote_lost(place: Place) -> None:
+    """Else another machine, which has no such cache, would go on without it."""
+    first = finished(place, place.inputs("source", "abc"))
+    objects = {path for path in stored(place) if path.read_text().strip() in ("abcabc", "6")}
+    for path in objects:
+        path.unlink()
+    first.reproduce("double")
+    first.reproduce("count")
+    assert len(objects) == 2 and objects <= stored(place) and ran(first) == ["double", "count"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(".dir", "neither here nor in the DVC remote"), ("", "lacks 1 files of in")]
+)
+def test_what_neither_the_cache_nor_the_remote_has_is_said(place: Place, kind: str, words: str) -> None:
+    place.inputs("source", "abc")
+    next(path for path in stored(place) if path.suffix == kind).unlink()
+    shutil.rmtree(place.root / "home-source/cache")
+    with pytest.raises(StorageError, match=words):
+        place.again("source", "home-source").restore("in")
 
 
 def test_pointers_name_their_hash(place: Place) -> None:

@@ -12,6 +12,7 @@ from skumatch.config import Settings
 from skumatch.errors import ServiceError
 from skumatch.servers import airflow_api
 from skumatch.servers.airflow_api import Airflow, patiently
+from tests.conftest import record_as_started
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tu
                 500 if failed else 200, json={"detail": "database is locked"} if failed else {"well": True}
             )
 
-        airflow = Airflow(Settings(project=tmp_path))
+        settings = Settings(project=tmp_path)
+        record_as_started(settings, "api-server")
+        airflow = Airflow(settings)
         airflow._client = httpx.Client(base_url=airflow.url, transport=httpx.MockTransport(answer))
         return airflow, requests
 

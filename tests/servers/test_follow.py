@@ -26,6 +26,7 @@ from skumatch.servers.airflow_api import REFRESH, Airflow
 from skumatch.servers.follow import Watch, active, cancel, follow, seconds, trigger
 from skumatch.servers.new_data import announce
 from skumatch.servers.summary import Task, links, render_summary, view
+from skumatch.started import recorded
 from tests.conftest import free_port, make_project, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,7 +175,7 @@ def test_seconds_of_a_task_that_waits_ended_or_runs() -> None:
 
 def test_an_airflow_that_is_away_is_one_sentence() -> None:
     with pytest.raises(ServiceError, match="does not answer"):
-        trigger(Settings(airflow_port=free_port()), {})
+        trigger(Settings(airflow=f"http://127.0.0.1:{free_port()}"), {})
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -245,7 +246,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKUMATCH_PYTHON", str(python))
         services.up(settings)
-    family = processes._family(processes.recorded(home / "services.json"))
+    family = processes._family(recorded(home / "services.json"))
     assert len(family) > 4
     yield settings
     services.down(settings)
@@ -404,9 +405,7 @@ def test_a_scheduler_that_dies_is_told_and_up_lets_the_run_go_on(live: Settings)
     worked, hung = plan(live, split="hang"), live.home_dir / "hang.json"
     run = trigger(live, {})
     wait_until(lambda: hung.exists() and hung.read_text(), 60)
-    next(
-        server for server in processes.recorded(live.servers_file) if server.name == "scheduler"
-    ).process().kill()  # type: ignore[union-attr]
+    next(server for server in recorded(live.servers_file) if server.name == "scheduler").process().kill()  # type: ignore[union-attr]
     with pytest.raises(ServiceError, match=r"The scheduler ended during the run .*scheduler\.log"):
         follow(live, run)
     hung.unlink()

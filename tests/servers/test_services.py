@@ -11,6 +11,7 @@ import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from sqlalchemy import make_url
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, PortInUse, ServiceError
 from skumatch.servers import processes, servers, services
+from skumatch.started import Server, recorded
 from tests.conftest import free_port
 
 
@@ -34,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def spawn(settings: Settings, name: str, code: str) -> processes.Server:
+def spawn(settings: Settings, name: str, code: str) -> Server:
     record = settings.home_dir / "services.json"
     processes.spawn(
         record,
@@ -45,7 +47,7 @@ def spawn(settings: Settings, name: str, code: str) -> processes.Server:
         settings.home_dir / "logs" / f"{name}.log",
         "test",
     )
-    return processes.recorded(record)[-1]
+    return recorded(record)[-1]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,18 @@ def test_airflow_has_no_default_left_that_holds_its_home(settings: Settings) -> 
     assert len(options) == 5 and options <= set(servers.environment(settings))
 
 
+def test_airflows_page_explains_its_red_triggerer_in_words_one_may_change(settings: Settings) -> None:
+    """Airflow's API server imports the file from its home and shows the notice."""
+    servers.write_notice(settings)
+    path, read = settings.home_dir / "airflow/config/airflow_local_settings.py", dict[str, Any]()
+    exec(path.read_text("utf-8"), read)  # noqa: S102 as Airflow imports it
+    (notice,) = read["DASHBOARD_UIALERTS"]
+    assert "triggerer" in notice.text and notice.category == "info"
+    path.write_text("mine")
+    servers.write_notice(settings)
+    assert path.read_text() == "mine"
+
+
 def test_the_secret_is_long_made_once_and_its_owners_only(settings: Settings) -> None:
     settings.home_dir.mkdir()
     first, second = servers.environment(settings), servers.environment(settings)
@@ -141,7 +155,7 @@ def test_stop_ends_children_orphans_and_the_deaf(settings: Settings, monkeypatch
     record = settings.home_dir / "services.json"
     family: list[psutil.Process] = []
     for _ in range(1200):
-        family = processes._family(processes.recorded(record))
+        family = processes._family(recorded(record))
         if not gone.process() and len(family) == 4 and (settings.home_dir / "logs" / "deaf.log").read_text():
             break
         time.sleep(0.05)
