@@ -140,7 +140,13 @@ def test_a_place_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
     for path in (tmp_path / "new/folder/file.json", tmp_path / "file", tmp_path / ("é" * 120)):
         check_writable(path)
     refused = [tmp_path, tmp_path / "file/x", tmp_path / "pipe", tmp_path / ("é" * 130)]
-    for path in [*refused, tmp_path / ("x" * 300) / "x.json", Path("/proc/x"), Path("/dev/full")]:
+    for path in [
+        *refused,
+        tmp_path / ("x" * 300) / "x.json",
+        Path("/proc/x"),
+        Path("/dev/full"),
+        Path("/dev/new"),
+    ]:
         with pytest.raises(StorageError, match="can't be written"):
             check_writable(path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]

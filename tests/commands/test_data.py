@@ -57,7 +57,7 @@ def test_a_clone_without_its_data_is_told(cli: Cli, tmp_path: Path) -> None:
     assert "`dvc pull data.dvc` first would add to it" in cli("data", "import", path).out
 
 
-@pytest.mark.parametrize("option", ["--skus", "--train", "--test"])
+@pytest.mark.parametrize("option", ["--products", "--train", "--test"])
 def test_every_option_of_the_sample_says_what_it_is(cli: Cli, option: str) -> None:
     line = next(line for line in cli("data", "sample", "--help").out.splitlines() if option in line)
-    assert "photos a product" in line or "Products to render" in line
+    assert "photos of each product" in line or "Products to render" in line
