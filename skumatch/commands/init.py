@@ -28,7 +28,10 @@ console = Console()
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(help="The project's folder; it is made if it doesn't exist.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The project's folder; made if it doesn't exist.", show_default=False
+        ),
     ] = Path(),
     update: Annotated[
         bool,
