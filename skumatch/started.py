@@ -88,7 +88,8 @@ def server_fault(settings: Settings, name: str) -> str:
     servers = [server for server in recorded(settings.servers_file) if server.name == name]
     alive = next((server for server in servers if server.process()), None)
     if alive is None:
-        return "is not up; start it with `make up`"
+        return "is not up; start it with `skumatch up`"
     if alive.home not in ("", str(settings.home_dir)):
-        return f"was started when that folder was {alive.home}; start it anew: `make down`, then `make up`"
+        again = "start it anew: `skumatch down`, then `skumatch up`"
+        return f"was started when that folder was {alive.home}; {again}"
     return ""

@@ -208,10 +208,13 @@ def _check(dossier: Path | None, export: Path | None, key: Path | None) -> None:
 
 @app.command()
 def acknowledge(
-    why: Annotated[str, typer.Option("--why", help="The explanation, kept in the journal.")],
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The explanation, kept in the journal.")],
     entry: Annotated[
         int | None,
-        typer.Argument(help="The journal's last entry before the move; needed if there are several moves."),
+        typer.Argument(
+            metavar="ENTRY",
+            help="The journal's last entry before the move; needed if there are several moves.",
+        ),
     ] = None,
 ) -> None:
     """Record why the champion was moved by hand in MLflow; audits then tell it and no longer fail for it."""

@@ -71,7 +71,7 @@ def _check_scheduler(airflow: Airflow, settings: Settings) -> None:
     silent = airflow.get("/monitor/health")["scheduler"]["status"] != "healthy"
     if silent or (own and "scheduler" in ended(settings.servers_file)):
         log = settings.home_dir / "logs/scheduler.log"
-        cure = f"read its log {log}, then `make up`" if own else "start it again where it runs"
+        cure = f"read its log {log}, then `skumatch up`" if own else "start it again where it runs"
         raise ServiceError(f"Airflow's scheduler doesn't work, so a run would wait for ever; {cure}.")
 
 

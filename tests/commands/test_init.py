@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from skumatch import cli
 from skumatch.commands import init
 from skumatch.errors import CodeError, ParameterError
 from tests.conftest import ROOT, git
@@ -92,6 +94,19 @@ def test_init_pins_what_skumatch_needs_as_it_is_installed(tmp_path: Path) -> Non
         assert pinned[canonicalize_name(name)] == installed
     assert "pluggy" in pinned, "a dependency of a dependency"  # Airflow's
     assert "skumatch" not in pinned and "pytest" not in pinned
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none/shop"])
+def test_init_says_that_a_place_cannot_be_a_folder(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["skumatch", "init", place])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    sentence = capsys.readouterr().err
+    assert ended.value.code == 21 and sentence.startswith("✗ ") and sentence.count("\n") == 1, sentence
 
 
 def test_init_says_why_git_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,7 @@ def test_a_champion_that_is_missing_or_was_moved_is_told_apart(
     kind, version, last, following = state
     found = ChampionState(kind, "skumatch", version, last, following)
     ref = ModelRef(version, "ab" * 32, "run", datetime.now(UTC)) if version else None
+    record_as_started(here, "mlflow")
     monkeypatch.setattr(Registry, "champion", lambda _: ref)
     monkeypatch.setattr(Registry, "champion_state", lambda _: found)
     monkeypatch.setattr(servers, "manifest_hash", lambda *_: "ab" * 32)

@@ -143,7 +143,7 @@ def test_weights_of_another_model(spec: EncoderParams, tmp_path: Path, change: s
     if change == "missing":
         del tensors[name]
     save_file(tensors, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match="does not fit the encoder smoke: 1 tensors"):
+    with pytest.raises(WeightsError, match="does not fit the encoder smoke: 1 tensor "):
         build(spec, tmp_path / "other.safetensors")
 
 

@@ -315,7 +315,7 @@ def taken(count: int, of: int, sku: str = "a", by: str = "new") -> list[Row]:
 def test_a_new_product_that_takes_an_old_ones_photos_is_held_back(count: int, of: int, held: bool) -> None:
     reasons = hold_back(frame(taken(count, of), new()), POLICY)
     assert list(reasons) == ["new"] * held
-    assert not held or f"{count} of {of} photos of the old product a" in reasons["new"]
+    assert not held or f"{count} of {of} photo{'s' if of > 1 else ''} of the old product a" in reasons["new"]
 
 
 def test_photos_taken_of_many_products_hold_nobody_back() -> None:

@@ -65,7 +65,7 @@ def test_a_copied_home_shares_no_server_with_the_original(settings: Settings, st
         (RegistryUnavailable, lambda: open_tracking(copy)),
     ]
     for kind, ask in refused:
-        with pytest.raises(kind, match=r"copy is not up; start it with `make up`"):
+        with pytest.raises(kind, match=r"copy is not up; start it with `skumatch up`"):
             ask()  # type: ignore[operator]
     check_airflow(settings)
     check_mlflow(settings)
@@ -84,10 +84,10 @@ def test_a_moved_home_keeps_its_servers_until_they_start_anew(
     moved = at(settings, "moved")
     settings.home_dir.rename(moved.home_dir)
     for kind, check in ((ServiceError, check_airflow), (RegistryUnavailable, check_mlflow)):
-        with pytest.raises(kind, match=rf"moved was started when .* was {settings.home_dir}; .*`make down`"):
+        with pytest.raises(kind, match=rf"moved was started when .* was {settings.home_dir}; .*skumatch up"):
             check(moved)
     monkeypatch.setattr(servers, "commands", lambda _: {name: ["never"] for name in SERVERS})
-    with pytest.raises(ServiceError, match=r"run with other settings.*make down"):
+    with pytest.raises(ServiceError, match=r"run with other settings.*skumatch down"):
         services.up(moved)
     services.down(moved)
     assert not any(server.process() for server in started)

@@ -45,7 +45,7 @@ def test_a_run_starts_where_the_scheduler_works(
     requests["status"] = "unhealthy"
     with pytest.raises(ServiceError, match="scheduler doesn't work") as refused:
         trigger(settings, {})
-    assert len(requests["posted"]) == 1 and ("make up" in str(refused.value)) == (airflow is None)
+    assert len(requests["posted"]) == 1 and ("skumatch up" in str(refused.value)) == (airflow is None)
 
 
 def test_a_scheduler_that_died_a_moment_ago_is_noticed(requests: dict[str, Any], tmp_path: Path) -> None:
@@ -54,6 +54,6 @@ def test_a_scheduler_that_died_a_moment_ago_is_noticed(requests: dict[str, Any],
     record_as_started(settings, "api-server", "scheduler")
     alive, died = read_json(settings.servers_file)
     write_json(settings.servers_file, [alive, died | {"created": died["created"] - 99}])
-    with pytest.raises(ServiceError, match=r"scheduler doesn't work.*scheduler\.log, then `make up`"):
+    with pytest.raises(ServiceError, match=r"scheduler doesn't work.*scheduler\.log, then `skumatch up`"):
         trigger(settings, {})
     assert requests["posted"] == []
