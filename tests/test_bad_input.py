@@ -368,12 +368,12 @@ def test_mlflow_away_is_told_with_what_starts_it(
 @pytest.mark.live
 def test_no_champion_yet(fresh: Cli, delivery: Delivery, mlflow_url: str) -> None:
     change(fresh, "release", model_name="nobody")
-    for words in (
-        ("match", "PICTURE"),
-        ("evaluate", "--data", "DATA", "--model", "champion"),
-        ("match", "PICTURE", "--model", "3"),
+    for words, sentence in (
+        (("match", "PICTURE"), "nobody has no champion yet"),
+        (("evaluate", "--data", "DATA", "--model", "champion"), "nobody has no champion yet"),
+        (("match", "PICTURE", "--model", "3"), "The model 'nobody'"),
     ):
-        fresh.refuses(REFERENCE, "The model 'nobody'", *with_places(words, delivery), mlflow=mlflow_url)
+        fresh.refuses(REFERENCE, sentence, *with_places(words, delivery), mlflow=mlflow_url)
     assert "No model is registered yet" in fresh("models", mlflow=mlflow_url).out
 
 

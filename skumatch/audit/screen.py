@@ -13,7 +13,7 @@ from skumatch.audit.link import Link, count_verdicts
 from skumatch.audit.reproduce import Reproduction
 from skumatch.audit.served import Service
 from skumatch.audit.uses import Use
-from skumatch.texts import counted
+from skumatch.texts import counted, queries_of
 
 SIGNS = {
     "holds": ("✓", "green"),
@@ -198,7 +198,7 @@ def _figure_lines(difference: Diff) -> list[str]:
         lines.append("These two can't be compared: each was measured on its own run's gallery and queries.")
     if answers := difference.answers:
         shares = f"{_percent(answers.before)} -> {_percent(answers.after)}"
-        lines.append(f"right answers as served, to the same {answers.n:,} photos: {shares}")
+        lines.append(f"right answers as served, to the same {counted(answers.n, 'photo')}: {shares}")
     if gain:
         return lines + _gains(gain)
     return [*lines, "No run measured both encoders on the same gallery and queries."]
@@ -206,7 +206,7 @@ def _figure_lines(difference: Diff) -> list[str]:
 
 def _measured_on(figures: VersionFigures) -> str:
     names = f"gallery {figures.gallery[:6]}, queries {figures.queries[:6]}, data {figures.data[:6]}"
-    return f"{figures.n:,} queries of {figures.skus:,} SKUs, protocol {figures.protocol}, {names}"
+    return f"{queries_of(figures.n, figures.skus)}, protocol {figures.protocol}, {names}"
 
 
 def _percent(share: float) -> str:

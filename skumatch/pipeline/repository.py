@@ -21,6 +21,7 @@ from skumatch.config import Settings, shown
 from skumatch.errors import DataError, StageFailed, StorageError
 from skumatch.files import disk_errors, disk_refused, store_errors, write_text
 from skumatch.pipeline.dvc_config import REMOTE, configure
+from skumatch.texts import counted
 
 LOCK_SECONDS, POLL_SECONDS = 120.0, 0.5
 Answer = TypeVar("Answer")
@@ -126,8 +127,10 @@ class Repository:
         if failed:
             raise FileTransferError(len(failed))
         if lost:
-            lacking = f"The DVC remote lacks {len(lost)} files of {out}, and so does this machine's cache"
-            raise StorageError(f"{lacking}; put them back from a backup, or make {out} again.")
+            lacking = (
+                f"The DVC remote lacks {counted(len(lost), 'file')} of {out}, and so does this machine's"
+            )
+            raise StorageError(f"{lacking} cache; put them back from a backup, or make {out} again.")
         return len(sent)
 
     def write_pointer(self, folder: str, text: str) -> None:

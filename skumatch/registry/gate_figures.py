@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from skumatch.texts import counted
+
 FIGURES_TAG = "skumatch.figures"
 
 
@@ -72,9 +74,11 @@ class GateFigures(_Record):
     @property
     def words(self) -> str:
         """What the top-1 was measured on, in words."""
-        queries = f"{self.n:,} queries ({self.queries[:12]}) of {self.skus:,} SKUs"
+        queries = f"{counted(self.n, 'query', 'queries')} ({self.queries[:12]})"
+        skus = counted(self.skus, "SKU")
         return (
-            f"protocol {self.protocol}, gallery {self.gallery[:12]}, {queries}, data version {self.data[:12]}"
+            f"protocol {self.protocol}, gallery {self.gallery[:12]}, {queries} of {skus}, "
+            f"data version {self.data[:12]}"
         )
 
 

@@ -17,7 +17,7 @@ import httpx
 from filelock import FileLock
 
 from skumatch import network
-from skumatch.config import Settings, shown
+from skumatch.config import Settings, check_places, shown
 from skumatch.errors import ParameterError, PortInUse, ServiceError
 from skumatch.files import write_text
 from skumatch.pipeline.dvc_config import configure
@@ -61,7 +61,7 @@ def up(settings: Settings) -> bool:
     if find_spec("airflow") is None:
         cure = "install it with pip install 'skumatch[airflow]', or set SKUMATCH_AIRFLOW to one of your own"
         raise ParameterError(f"Airflow is not installed here; {cure}.")
-    configure(settings.project, settings)  # `dvc` by hand uses the old folder's stores after a move or copy
+    check_places(settings)
     with _lock(settings):
         commands = servers.commands(settings)
         if running(settings) == set(commands):
@@ -73,6 +73,7 @@ def up(settings: Settings) -> bool:
         for name, port in _ports(settings).items():
             check_port(name, port)
         check_databases(settings)
+        configure(settings.project, settings)  # after a move or copy `dvc` by hand would use the old folder's
         with ExitStack() as undo, _track(commands) as advance:
             undo.callback(processes.stop, settings.servers_file)
             _start(settings, commands, advance)

@@ -620,7 +620,7 @@ def test_a_remote_that_lost_a_shard_takes_no_new_version(shop: Shop) -> None:
     shard = next(digest for name, digest in shop_listing(shop).items() if name.startswith("shards/"))
     (shop.remote / "files/md5" / shard[:2] / shard[2:]).unlink()
     shutil.rmtree(shop.root / "home/cache")
-    with pytest.raises(StorageError, match="lacks 1 files of data, and so does this machine's cache"):
+    with pytest.raises(StorageError, match="lacks 1 file of data, and so does this machine's cache"):
         shop.retire("Tea")
     assert shop.version == version
 
