@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import free_port, make_project, serving_mlflow
 from tests.pipeline.home import Home
 from tests.pipeline.test_refresh import OLD, deliver
+from tests.proving import IN_PROOF
 
 OLDER = Path(__file__).parent / "older/home-0.1.tar.xz"
 
@@ -41,6 +42,7 @@ def test_its_version_is_listed_matched_with_and_audited(home: Home, tmp_path: Pa
     assert audited.returncode == 0 and "broken" not in audited.stdout, audited.stdout + audited.stderr
 
 
+@IN_PROOF
 def test_its_champion_gets_a_new_gallery_and_comes_back(home: Home, tmp_path: Path) -> None:
     imported = home.command("data", "import", str(deliver(tmp_path / "delivery", (*OLD[:-1], "new"))))
     assert imported.returncode == 0, imported.stderr

@@ -28,7 +28,7 @@ from skumatch.retrieval.ranking import Ranking
 from skumatch.retrieval.thresholds import Thresholds
 from skumatch.retrieval.unknowns import HELD_OUT, OTHERS, RETIRED, WITHOUT_GALLERY, open_set
 from tests.conftest import ROOT
-from tests.proving import count
+from tests.proving import IN_PROOF, count
 
 PHOTOS = ROOT.parent / "shared/data/grocery-store"
 TARGET = 0.05
@@ -230,6 +230,7 @@ def rate(embedded: Embedded, fitted_on: pd.Series[bool]) -> float:
     return called(fitted, embedded.rank(items[items["role"].eq("query") & (~fitted_on | fitted_on.all())]))
 
 
+@IN_PROOF
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the grocery photos of ../shared")
 def test_real_photos_meet_the_rate_where_queries_are_like_the_gallery(
     photos: tuple[pd.DataFrame, Vectors],

@@ -109,6 +109,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
+@IN_PROOF
 def test_two_processes_train_what_one_does_and_leave_the_same_outs(alone: Path, root: Path) -> None:
     output = stage(root, "train", TWO)
     assert names(root / "out/train") == names(alone / "out/train")
