@@ -15,6 +15,6 @@ def test_a_run_that_fails_is_told_in_the_stage_s_own_words(deployment: Deploymen
     assert done.returncode == 13, done.stdout + done.stderr
     assert (
         "validate: " in done.stderr
-        and "At least 1000 SKUs" in done.stderr
+        and "At least 1,000 SKUs" in done.stderr
         and "/tasks/validate)" in done.stderr
     )

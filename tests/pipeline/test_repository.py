@@ -282,7 +282,7 @@ def test_a_cached_stage_sends_what_the_remote_lost(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(".dir", "neither here nor in the DVC remote"), ("", "lacks 1 files of in")]
+    ("kind", "words"), [(".dir", "neither here nor in the DVC remote"), ("", "lacks 1 file of in")]
 )
 def test_what_neither_the_cache_nor_the_remote_has_is_said(place: Place, kind: str, words: str) -> None:
     place.inputs("source", "abc")
