@@ -31,8 +31,13 @@ def install(wheel: Path, folder: Path) -> Path:
 
 def skumatch(python: Path, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`skumatch WORDS` of an environment, in a folder."""
+    return run(python, folder, "-m", "skumatch", *words, **variables)
+
+
+def run(python: Path, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in a folder, without variables that lead to another skumatch."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKUMATCH_", "PYTHON"))}
-    command = [str(python), "-m", "skumatch", *words]
+    command = [str(python), *words]
     return subprocess.run(
         command, cwd=folder, env=kept | variables, capture_output=True, text=True, check=False
     )

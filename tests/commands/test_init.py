@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from skumatch import cli
 from skumatch.commands import init
 from skumatch.errors import CodeError, ParameterError
 from tests.conftest import ROOT, git
-from tests.wheels import build_wheel, install, skumatch
+from tests.wheels import build_wheel, install, run, skumatch
 
 OF_THE_REPOSITORY = (".dvc", ".dvcignore", "dags", "dvc.yaml", "params.yaml")
 
@@ -150,8 +149,9 @@ def code_of(python: Path, project: Path) -> str:
         "code = read_code(Path(sys.argv[1])); "
         "print(code.trouble.warning if code.trouble else code.name, *code.changed, len(code.files))"
     )
-    command = [str(python), "-c", words, str(project)]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    ended = run(python, project, "-c", words, str(project))
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def test_the_code_of_a_project_is_the_wheel_s_and_a_commit_s(python: Path, project: Path) -> None:
