@@ -32,8 +32,7 @@ def headline(evaluation: Evaluation) -> str:
     low, high = evaluation.interval.top1
     figures = f"top-1 {100 * evaluation.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     figures += f", top-3 {100 * evaluation.top3:.1f} %, top-5 {100 * evaluation.top5:.1f} %"
-    asked = queries_of(evaluation.n, evaluation.skus)
-    scope = f"protocol {evaluation.protocol}, {asked}"
+    scope = f"protocol {evaluation.protocol}, {queries_of(evaluation.n, evaluation.skus)}"
     left_out = (
         f", {evaluation.without_partner} without a gallery image left out"
         if evaluation.without_partner

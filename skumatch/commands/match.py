@@ -183,10 +183,10 @@ def _tell(plan: MatchPlan, out: Path, html: Path | None) -> None:
 
     unknown, skus, problems = counts(plan.out)
     table = Table(title=Text(counted(len(plan.images), "picture")), show_header=False)
-    told = plan.bundle.thresholds.fitted
-    matched = "matched" if told else "nearest product"
+    fitted = plan.bundle.thresholds.fitted
+    matched = "matched" if fitted else "nearest product"
     table.add_row(matched, f"{sum(skus.values()):,}", counted(len(skus), "product"))
-    table.add_row("unknown", f"{unknown:,}" if told else "-", plan.unknown_words)
+    table.add_row("unknown", f"{unknown:,}" if fitted else "-", plan.unknown_words)
     table.add_row(
         "not readable",
         f"{sum(problems.values()):,}",

@@ -44,8 +44,7 @@ def span(bounds: Bounds) -> str:
 def scope(comparison: Comparison) -> str:
     """Describe the protocol, the queries and the intervals, which are the same for all models."""
     first = comparison.models[0].evaluation
-    asked = queries_of(first.n, first.skus)
-    queries = f"Protocol {comparison.protocol}: {asked}, the same for all"
+    queries = f"Protocol {comparison.protocol}: {queries_of(first.n, first.skus)}, the same for all"
     left_out = (
         f"; {first.without_partner:,} without a gallery image left out" if first.without_partner else ""
     )

@@ -211,13 +211,13 @@ def test_a_diff_shows_figures_side_by_side_only_where_they_are_comparable() -> N
 
 def test_a_move_by_hand_is_in_the_history_with_its_explanation() -> None:
     """Version 2 was found instead of 1 on the 7th; who served, and both versions' histories, say so."""
-    found = entry(5, 7, 2, 1)
-    assert [service.version for service in services([*JOURNAL, found])] == [None, 1, 2, 1, 2, 1]
-    by = services([*JOURNAL, found])[-2]
-    assert (by.since, by.who, by.why) == (found.after.at, "somebody, outside the journal", "not acknowledged")  # type: ignore[union-attr]
-    told = entry(6, 8, 1, 1)
+    later = entry(5, 7, 2, 1)
+    assert [service.version for service in services([*JOURNAL, later])] == [None, 1, 2, 1, 2, 1]
+    by = services([*JOURNAL, later])[-2]
+    assert (by.since, by.who, by.why) == (later.after.at, "somebody, outside the journal", "not acknowledged")  # type: ignore[union-attr]
+    last = entry(6, 8, 1, 1)
     explanation = Acknowledgement(entry=4, was=1, found=2, who="bob", why="a test")
-    acknowledged = [*JOURNAL, found, told.model_copy(update={"asked": explanation})]
+    acknowledged = [*JOURNAL, later, last.model_copy(update={"asked": explanation})]
     assert services(acknowledged)[-2].why == "acknowledged by bob: a test"
     start = datetime(2026, 11, 1, tzinfo=UTC)
     for version, state in ((1, "found champion no more"), (2, "found as champion")):

@@ -187,8 +187,8 @@ def test_a_champion_moved_by_hand_is_mended_and_acknowledged(cli: Cli, registry:
     assert "entries holds" in whole and "acknowledged by" in whole
     cli.refuses(17, "there is nothing to acknowledge", "audit", "acknowledge", "--why", "again")
     today = f"{datetime.now(UTC):%Y-%m-%d}"
-    told = " ".join(cli("audit", "--at", today).out.replace("│", " ").split())
-    assert "acknowledged by" in told
+    printed = " ".join(cli("audit", "--at", today).out.replace("│", " ").split())
+    assert "acknowledged by" in printed
     with registry.client() as client:
         client.delete_registered_model_alias(registry.model_name, "champion")
     cli.refuses(41, "now it is none: it was moved outside the journal", "audit", "--at", today)

@@ -189,11 +189,11 @@ def test_a_champion_that_is_missing_or_was_moved_is_told_apart(
     fix: str,
 ) -> None:
     kind, version, last, following = state
-    found = ChampionState(kind, "skumatch", version, last, following)
+    champion_state = ChampionState(kind, "skumatch", version, last, following)
     ref = ModelRef(version, "ab" * 32, "run", datetime.now(UTC)) if version else None
     record_as_started(here, "mlflow")
     monkeypatch.setattr(Registry, "champion", lambda _: ref)
-    monkeypatch.setattr(Registry, "champion_state", lambda _: found)
+    monkeypatch.setattr(Registry, "champion_state", lambda _: champion_state)
     monkeypatch.setattr(servers, "manifest_hash", lambda *_: "ab" * 32)
     answer = ask(servers.champion, here)
     assert answer.verdict == verdict and sentence in answer.found and fix in answer.fix
