@@ -14,9 +14,12 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skumatch.errors import DataError, SkumatchError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Kind = Callable[[str], SkumatchError]
 Marks = tuple[tuple[bytes, str], ...]
@@ -197,6 +200,25 @@ FILTERS: dict[str, Callable[..., str]] = {  # of all pages' templates
     "counted": counted,
     "agreeing": agreeing,
 }
+
+
+def page_environment(*packages: str) -> Environment:
+    """Return the environment of a page's templates, with FILTERS: text is escaped, unknown names are errors.
+
+    Args:
+        packages: Packages with a folder `templates`, searched in this order.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    return environment
 
 
 class _Counting(string.Formatter):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from skumatch.audit.dossier import DossierFacts
 from skumatch.audit.link import Link, Verdict, count_verdicts
-from skumatch.texts import agreeing, counted
+from skumatch.texts import agreeing, counted, page_environment
 
 # Width and height of a node, and the horizontal and vertical space between nodes, in the diagram's units.
 BOX, GAP = (128, 52), (24, 26)
@@ -169,7 +169,4 @@ def _path(start: Node, end: Node) -> str:
 
 @cache
 def _environment() -> Environment:
-    loader = ChoiceLoader([PackageLoader("skumatch.audit"), PackageLoader("skumatch.report")])
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    return page_environment("skumatch.audit", "skumatch.report")

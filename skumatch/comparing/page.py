@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from skumatch.comparing.comparison import (
@@ -21,7 +21,7 @@ from skumatch.comparing.comparison import (
     span,
     spread,
 )
-from skumatch.texts import FILTERS
+from skumatch.texts import page_environment
 
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NO_XML = re.compile(
@@ -232,13 +232,7 @@ def draw(comparison: Comparison, width: int = WIDE) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("skumatch.comparing"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("skumatch.comparing")
     formats = {"share": share, "spread": spread, "points": points, "span": span, "scope": scope}
-    environment.filters |= FILTERS | formats
+    environment.filters |= formats
     return environment

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from PIL import Image
 
 from skumatch.data.images import Images
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.matching.batch import MatchPlan, without_thresholds
-from skumatch.texts import FILTERS
+from skumatch.texts import page_environment
 
 SIDE = 144  # pixels of a picture's longer side
 GROUPS, EACH, STRANGERS = 80, 12, 60  # products, pictures of each, unknown pictures shown
@@ -109,12 +109,4 @@ def _shot(row: Any, images: Images) -> MatchedPhoto:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("skumatch.matching"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment
+    return page_environment("skumatch.matching")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2 import Environment, pass_context
 from markupsafe import Markup, escape
 
 from skumatch.data.images import MAX_BYTES
@@ -18,7 +18,7 @@ from skumatch.data.validation.expectations import library
 from skumatch.data.validation.findings import ExpectationResult
 from skumatch.data.validation.thumbnails import thumbnail
 from skumatch.errors import ImageError, StorageError
-from skumatch.texts import FILTERS
+from skumatch.texts import page_environment
 
 SECTIONS = "{% for section in sections %}{% set section_loop = loop %}{% include 'section.j2' %}{% endfor %}"
 TITLES = {
@@ -206,12 +206,4 @@ def _page(name: str, **context: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("skumatch.data.validation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment
+    return page_environment("skumatch.data.validation")
