@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import ROOT, make_project
+from tests.warm import python
 
 NOWHERE = "http://127.0.0.1:9"  # a port that nobody listens on
 
@@ -44,7 +44,7 @@ class Cli:
         )
         if self.module != "skumatch":  # it isn't installed
             env["PYTHONPATH"] = str(ROOT)
-        command = [sys.executable, "-m", self.module, *map(str, words)]
+        command = [python(), "-m", self.module, *map(str, words)]
         done = subprocess.run(command, cwd=self.project, env=env, capture_output=True, text=True, check=False)
         return Ended(done.returncode, done.stdout, done.stderr)
 

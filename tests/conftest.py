@@ -25,6 +25,7 @@ from xdist.scheduler import LoadScopeScheduling
 from skumatch import network
 from skumatch.config import Settings
 from skumatch.files import write_json
+from tests import warm
 from tests.proving import load_profile
 
 load_profile()
@@ -55,6 +56,12 @@ SHARED = {
     "audit": r"tests/audit/",
     "world": r"tests/pipeline/test_(claims|cleanup|gc_command)",
 }  # group -> how its files' paths begin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server of warm Pythons beside the collection, where many processes will share it."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        warm.prepare()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -107,6 +107,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         # Seconds until a task that was killed is tried again.
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        # Seconds between looks for tasks of a scheduler that died; it counts as dead after 30.
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "20",
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds; a task's supervisor may linger this long after it
         # Training may take all cores, and is not to be killed for it.
         "WORKERS__MAX_FAILED_HEARTBEATS": "120",

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from skumatch.stages.runner import STAGES
+from tests.warm import HIDDEN, python
 
-HIDDEN = Path(__file__).parents[1] / "hidden"  # modules that a user's installation doesn't have
 # The tiny encoder, on tiny pictures: plumbing is tested here, not learning.
 CANVAS = ("encoder.model=smoke", "encoder.weights=none", "encoder.height=32", "encoder.width=32")
 SMOKE = (*CANVAS, "train.epochs=1", "train.batch=8", "gate.floor_top1=0.0")
@@ -41,7 +41,7 @@ class Home:
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`skumatch WORDS` in the project's folder."""
         return subprocess.run(
-            [sys.executable, "-m", "skumatch", *words],
+            [python(), "-m", "skumatch", *words],
             cwd=self.project,
             env=self.environment,
             capture_output=True,
@@ -49,9 +49,10 @@ class Home:
             check=False,
         )
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, program: str = sys.executable) -> subprocess.Popen[str]:
+        """Start a task; one that is killed needs a Python of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "skumatch", "worker", *words],
+            [program, "-m", "skumatch", "worker", *words],
             cwd=self.project,
             env=self.environment | {"SKUMATCH_EVENTS": "1"},
             stdin=subprocess.PIPE,
@@ -66,7 +67,7 @@ class Home:
 
         Raises TaskFailed with its error line.
         """
-        process = self.start(*words)
+        process = self.start(*words, program=python())
         output, _ = process.communicate(json.dumps(message))
         if process.returncode:
             raise TaskFailed(
