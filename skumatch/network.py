@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from urllib.parse import urlsplit
 from skumatch.errors import CREDENTIALS, ParameterError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 KINDS = ("http", "https", "all")
@@ -162,8 +165,16 @@ def http_client(url: str, timeout_s: float, **options: Any) -> httpx.Client:
 
     settle([url])
     proxy = proxy_for(url)
-    transport = httpx.HTTPTransport(proxy=_with_scheme(proxy) if proxy else None)
+    transport = httpx.HTTPTransport(_certificates(), proxy=_with_scheme(proxy) if proxy else None)
     return httpx.Client(transport=transport, timeout=timeout_s, **options)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return the trusted certificates, which take 0.05 s to read; each call to MLflow makes a client."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def described() -> str:

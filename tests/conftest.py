@@ -46,12 +46,8 @@ PROJECT_FILES = (
 )
 Delivery = Callable[..., Path]
 PATIENCE = 3
-LONG = (
-    "e2e",
-    "audit",
-    "pipeline",
-    "stages",
-)  # folders whose tests take the longest: they come first, so that no process ends alone
+# Folders whose tests take the longest: they come first, so that no process ends alone.
+LONG = ("e2e", "servers", "audit", "pipeline", "release", "stages")
 SHARED = {
     "audit": r"tests/audit/",
     "world": r"tests/pipeline/test_(claims|cleanup|gc_command)",
@@ -233,12 +229,18 @@ def wait_until(condition: Callable[[], object], seconds: float, pause_s: float =
 
 
 @pytest.fixture(scope="session")
-def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One MLflow server for the whole session.
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `mlflow_url`: its database mlflow.db, its artifacts/."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(mlflow_home: Path) -> Iterator[str]:
+    """One MLflow server for all tests of a process.
 
     Tests take a registered model of their own (`release.model_name`).
     """
-    with serving_mlflow(tmp_path_factory.mktemp("mlflow"), free_port()) as url:
+    with serving_mlflow(mlflow_home, free_port()) as url:
         yield url
 
 

@@ -6,7 +6,7 @@ Only fixtures that need torch and open_clip import them: most tests of the gate 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from PIL import Image
 from skumatch.bundle import Bundle, LabelledVectors, write_bundle
 from skumatch.params import EncoderParams
 from skumatch.registry.registry import Registry
-from tests.conftest import free_port, serving_mlflow
 
 if TYPE_CHECKING:
     from skumatch.model.encoder import Encoder
@@ -92,21 +91,10 @@ def loaded(made: Path) -> Bundle:
     return Bundle.load(made)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[str]:
-    with serving_mlflow(home, free_port()) as url:
-        yield url
-
-
 @pytest.fixture
-def registry(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
+def registry(mlflow_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
     """A model of its own for each test."""
-    return Registry(server, request.node.name.replace("[", "-").rstrip("]"), tmp_path / "locks")
+    return Registry(mlflow_url, request.node.name.replace("[", "-").rstrip("]"), tmp_path / "locks")
 
 
 @pytest.fixture

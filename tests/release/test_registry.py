@@ -165,7 +165,7 @@ def test_registering_a_bundle_twice_gives_one_version(registry: Registry, run_id
 
 
 def test_the_model_card_lies_beside_the_bundle(
-    registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path
+    registry: Registry, run_id: str, made: Path, mlflow_home: Path, tmp_path: Path
 ) -> None:
     card = tmp_path / "card.md"
     card.write_text("# Shelves\n")
@@ -174,7 +174,7 @@ def test_the_model_card_lies_beside_the_bundle(
         where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix(
             "mlflow-artifacts:/"
         )
-    assert (home / "artifacts" / where / "README.md").read_text() == "# Shelves\n"
+    assert (mlflow_home / "artifacts" / where / "README.md").read_text() == "# Shelves\n"
 
 
 def test_the_model_says_what_it_is_and_where_its_journal_lies(
@@ -307,18 +307,18 @@ def test_a_bundle_comes_back_as_it_went(registry: Registry, run_id: str, made: P
 
 
 def test_a_bundle_changed_in_the_store_is_refused(
-    registry: Registry, run_id: str, made: Path, home: Path, tmp_path: Path
+    registry: Registry, run_id: str, made: Path, mlflow_home: Path, tmp_path: Path
 ) -> None:
     version = registry.resolve(str(registry.register(made, run_id, {}, "")))
     with registry.client() as client:
         where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix(
             "mlflow-artifacts:/"
         )
-    (home / "artifacts" / where / "artifacts" / "bundle" / "labels.json").write_text("{}")
+    (mlflow_home / "artifacts" / where / "artifacts" / "bundle" / "labels.json").write_text("{}")
     with pytest.raises(BundleError, match=r"labels\.json.*changed"):
         registry.download_bundle(version, tmp_path / "champion")
     assert not (tmp_path / "champion").exists()
-    shutil.rmtree(home / "artifacts" / where / "artifacts" / "bundle")
+    shutil.rmtree(mlflow_home / "artifacts" / where / "artifacts" / "bundle")
     with pytest.raises(BundleError, match=r"has no files of version 1 of .* any more; restore"):
         registry.download_bundle(version, tmp_path / "champion")
 
@@ -350,7 +350,7 @@ print(json.dumps([first, skumatch.__file__, str(model.predict(frames[0])["skus"]
 
 
 def test_the_model_matches_in_a_clean_process(
-    registry: Registry, run_id: str, made: Path, picture: Picture, server: str, tmp_path: Path
+    registry: Registry, run_id: str, made: Path, picture: Picture, mlflow_url: str, tmp_path: Path
 ) -> None:
     """Nothing but MLflow and the model's own files: another folder, and the code that came with the model."""
     registry.register(made, run_id, {}, "")
@@ -359,7 +359,7 @@ def test_the_model_matches_in_a_clean_process(
         picture(seed).save(path)
     uri = f"models:/{registry.model_name}/1"
     done = subprocess.run(
-        [sys.executable, "-c", CLEAN, server, uri, *map(str, paths)],
+        [sys.executable, "-c", CLEAN, mlflow_url, uri, *map(str, paths)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -376,14 +376,14 @@ def test_the_model_matches_in_a_clean_process(
 
 
 def test_the_stored_model_holds_no_pickle_and_no_place_of_ours(
-    registry: Registry, run_id: str, made: Path, home: Path
+    registry: Registry, run_id: str, made: Path, mlflow_home: Path
 ) -> None:
     registry.register(made, run_id, {}, "")
     with registry.client() as client:
         where = client.get_model_version_download_uri(registry.model_name, "1").removeprefix(
             "mlflow-artifacts:/"
         )
-    stored = home / "artifacts" / where
+    stored = mlflow_home / "artifacts" / where
     assert not [
         path for path in stored.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth", ".pt", ".joblib")
     ]
@@ -411,10 +411,10 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path: Path, made: Path) -> No
 
 
 def test_a_server_that_breaks_in_the_middle_is_unavailable(
-    registry: Registry, run_id: str, made: Path, home: Path
+    registry: Registry, run_id: str, made: Path, mlflow_home: Path
 ) -> None:
     """While the store refuses writes, registration stops with a sentence; afterwards it succeeds."""
-    with sqlite3.connect(home / "mlflow.db", isolation_level=None) as database:
+    with sqlite3.connect(mlflow_home / "mlflow.db", isolation_level=None) as database:
         database.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON model_versions "
             "BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
