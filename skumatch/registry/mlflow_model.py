@@ -43,9 +43,9 @@ ABOUT = (
 )
 
 
-def about(journal: str, url: str) -> str:
-    """Return the registered model's description, for readers of MLflow's web interface at `url`."""
-    return ABOUT.format(journal=journal, page=f"{url}/#/models/{quote(journal, safe='')}")
+def about(journal: str) -> str:
+    """Return the registered model's description, for readers of MLflow's web interface at any address."""
+    return ABOUT.format(journal=journal, page=f"#/models/{quote(journal, safe='')}")
 
 
 def uploaded(client: Any, run_id: str, digest: str) -> str | None:

@@ -235,7 +235,7 @@ class Registry(Tracking):
                 model_id = uploaded(client, run_id, digest) or upload(
                     client, run_id, folder, digest, package or HERE, card
                 )
-                described_model(client, self.model_name, about(journal_name(self.model_name), self.shown))
+                described_model(client, self.model_name, about(journal_name(self.model_name)))
                 client.create_model_version(
                     self.model_name, f"models:/{model_id}", run_id, description=description,
                     tags=clean_tags(tags) | {BUNDLE_TAG: digest}, await_creation_for=0, model_id=model_id,
