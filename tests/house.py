@@ -9,6 +9,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -42,6 +43,7 @@ class Module:
         return self.path.parts[1] if len(self.path.parts) > 1 else self.path.name
 
 
+@cache
 def modules(folder: str) -> list[Module]:
     """All modules of a top-level folder but for empty ones."""
     texts = {path: path.read_text("utf-8") for path in sorted((ROOT / folder).rglob("*.py"))}

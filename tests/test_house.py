@@ -12,15 +12,15 @@ import pytest
 
 from tests.house import ROOT, Module, modules, public_classes, statements, vague_names, without_args
 
-PACKAGE = modules("skumatch")
-
 
 def module(text: str) -> Module:
     return Module(Path("skumatch/shop/prices.py"), text.count("\n"), ast.parse(text))
 
 
 def test_no_two_public_classes_have_one_name() -> None:
-    assert {name: paths for name, paths in public_classes(PACKAGE).items() if len(paths) > 1} == {}
+    assert {
+        name: paths for name, paths in public_classes(modules("skumatch")).items() if len(paths) > 1
+    } == {}
 
 
 def test_a_class_in_two_modules_is_noticed() -> None:
@@ -66,12 +66,12 @@ def test_statements_are_counted_without_docstrings() -> None:
 
 
 def test_rooms_are_few() -> None:
-    assert len({code.room for code in PACKAGE if not code.room.endswith(".py")}) <= 20
+    assert len({code.room for code in modules("skumatch") if not code.room.endswith(".py")}) <= 20
 
 
 def test_a_module_stem_occurs_once_in_a_room() -> None:
     stems = defaultdict(list)
-    for code in PACKAGE:
+    for code in modules("skumatch"):
         stems[code.room, code.path.stem].append(code.path)
     twice = {key: paths for key, paths in stems.items() if len(paths) > 1 and key[1] != "__init__"}
     assert twice == {}

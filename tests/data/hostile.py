@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -56,6 +57,7 @@ def png(size: tuple[int, int], depth: int, colour: int, rows: bytes, *extra: byt
     )
 
 
+@cache
 def bomb(side: int) -> bytes:
     """A PNG of `side` x `side` black pixels of one bit each, in a few kilobytes."""
     packer = zlib.compressobj(9)
@@ -394,5 +396,7 @@ def frame_beyond_canvas() -> bytes:
     return bytes(data)
 
 
+@cache
 def corpus() -> list[Case]:
+    """Return all cases; two files of tests share them."""
     return [*good(), *bad()]

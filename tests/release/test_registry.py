@@ -185,8 +185,7 @@ def test_the_model_says_what_it_is_and_where_its_journal_lies(
         description = client.get_registered_model(registry.model_name).description
         assert (
             "which product (SKU)" in description
-            and f"[{registry.model_name}-journal](#/models/{registry.model_name}-journal)"
-            in description
+            and f"[{registry.model_name}-journal](#/models/{registry.model_name}-journal)" in description
         )
         client.update_registered_model(registry.model_name, "Ask Ann.")
         registry.register(several[1], run_id, {}, "")
