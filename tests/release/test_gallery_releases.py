@@ -31,10 +31,18 @@ pytestmark = pytest.mark.live
 ENCODER, RELEASE, COMPARED = "skumatch.encoder", "skumatch.model_release", "skumatch.compared_with"
 
 
-@pytest.fixture
-def bundles(encoder_dir: Path, gallery: LabelledVectors, tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def run_id(mlflow_url: str) -> str:
+    """The run of all versions, so that each bundle is uploaded once for all tests."""
+    return Registry(mlflow_url).log_run("galleries", {}, {}, {}, {})
+
+
+@pytest.fixture(scope="module")
+def bundles(
+    encoder_dir: Path, gallery: LabelledVectors, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
     """Bundles of one encoder that differ in their threshold."""
-    folders = [tmp_path / f"bundle-{number}" for number in range(5)]
+    folders = [tmp_path_factory.mktemp("galleries") / f"bundle-{number}" for number in range(5)]
     for number, folder in enumerate(folders):
         write_bundle(folder, encoder_dir, gallery, {"similarity": number / 10}, [])
     return folders
