@@ -102,10 +102,12 @@ def run_id(registry: Registry) -> str:
     return registry.log_run(registry.model_name, {}, {}, {}, {})
 
 
-@pytest.fixture
-def several(encoder_dir: Path, gallery: LabelledVectors, tmp_path: Path) -> list[Path]:
-    """Three bundles that differ in their threshold."""
-    folders = [tmp_path / f"bundle-{i}" for i in range(3)]
+@pytest.fixture(scope="session")
+def several(
+    encoder_dir: Path, gallery: LabelledVectors, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
+    """Three bundles that differ in their threshold, and that nobody changes."""
+    folders = [tmp_path_factory.mktemp("several") / f"bundle-{i}" for i in range(3)]
     for i, folder in enumerate(folders):
         write_bundle(folder, encoder_dir, gallery, {"similarity": i / 10}, [])
     return folders

@@ -43,6 +43,12 @@ pytestmark = pytest.mark.live
 ANN, WHY = "ann", "a gain of 2 points"
 
 
+@pytest.fixture(scope="module")
+def run_id(mlflow_url: str) -> str:
+    """The run of all versions, so that each bundle is uploaded once for all tests."""
+    return Registry(mlflow_url).log_run("promotions", {}, {}, {}, {})
+
+
 @pytest.fixture
 def versions(registry: Registry, run_id: str, several: list[Path]) -> list[int]:
     return [registry.register(folder, run_id, {}, "") for folder in several]
