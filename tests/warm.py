@@ -3,8 +3,8 @@
 `python()` is a program that takes the words of Python. For `-m skumatch ...` and `-m benchmarks ...` it asks
 a server, which has imported the libraries and none of the project's code, to fork; the fork runs the module
 as Python would, with the caller's environment, folder and streams. Such a start takes a tenth of a second of
-processor time instead of one to three. All else, what a test kills or measures, and all of `make prove` start
-Python itself.
+processor time instead of one to three. All forks share one order of sets (Python's hash seed). All else, what
+a test kills or measures, and all of `make prove` start Python itself.
 """
 
 from __future__ import annotations

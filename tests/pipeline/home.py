@@ -38,10 +38,10 @@ class Home:
         named = {f"SKUMATCH_{name}": str(value) for name, value in places.items()}
         return kept | named | {"PYTHONPATH": str(HIDDEN)}
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, program: str = "") -> subprocess.CompletedProcess[str]:
         """`skumatch WORDS` in the project's folder."""
         return subprocess.run(
-            [python(), "-m", "skumatch", *words],
+            [program or python(), "-m", "skumatch", *words],
             cwd=self.project,
             env=self.environment,
             capture_output=True,
