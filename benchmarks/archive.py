@@ -71,7 +71,7 @@ def write_archive(path: Path, crops: Sequence[Crop]) -> int:
     """
     written = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, track("archive", len(crops)) as advance:
-        for crop, data in zip(crops, _encoded(crops), strict=True):
+        for crop, data in zip(crops, encoded(crops), strict=True):
             archive.writestr(_Unflagged(crop.path), data)
             written += len(data)
             advance()
@@ -84,8 +84,9 @@ class _Unflagged(zipfile.ZipInfo):
         return self.filename.encode("utf-8"), self.flag_bits & ~0x800
 
 
-def _encoded(crops: Sequence[Crop]) -> Iterator[bytes]:
-    bases = rendered(BASES)
+def encoded(crops: Sequence[Crop]) -> Iterator[bytes]:
+    """Yield the JPEG of each crop, in their order; several threads make them."""
+    bases = rendered(min(BASES, len(crops)))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(crops), CHUNK):
             yield from pool.map(lambda crop: _jpeg(bases, crop.seed), crops[start : start + CHUNK])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.measure import Row
-from skumatch.data.delivery.archives import folder_images
 from skumatch.params import RuntimeParams
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ def bench_embed(
 
 
 def _photos(encoder: Encoder, folder: Path, others: tuple[str, ...], images: int) -> Photos:
+    from skumatch.data.delivery.archives import folder_images  # imports pandas, which `benchmarks gpu` lacks
+
     sides = [_some(folder_images(folder, side, others), images) for side in ("train", "test")]
     gallery, queries = (_pixels(encoder, side) for side in sides)
     return Photos(gallery, queries, sides[0].skus)

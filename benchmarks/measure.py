@@ -33,7 +33,7 @@ class Row:
     Attributes:
         name: of the figure.
         measured: the figure.
-        bound: largest good figure, or the smallest if `better` is "more".
+        bound: largest good figure, or the smallest if `better` is "more"; None if any figure will do.
         unit: of figure and bound.
         parts: the quantities that the figure is made of, in words.
         better: "less" or "more".
@@ -41,14 +41,16 @@ class Row:
 
     name: str
     measured: float
-    bound: float
+    bound: float | None
     unit: str
     parts: str = ""
     better: str = "less"
 
     @property
-    def holds(self) -> bool:
-        """Return whether the figure keeps its bound."""
+    def holds(self) -> bool | None:
+        """Return whether the figure keeps its bound; None if it has none."""
+        if self.bound is None:
+            return None
         return self.measured <= self.bound if self.better == "less" else self.measured >= self.bound
 
 

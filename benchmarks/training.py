@@ -10,6 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from benchmarks.embed import counted, race
 from benchmarks.measure import Row
@@ -60,6 +61,12 @@ class Ours:
         self.views = Views(images, labels, encoder.views(tuned.augment.view), tuned.augment, params.seed)
         self.workers = workers(params.runtime, self.device, augmented=True)
         self.pace = Pace(schedule.size, schedule.steps, 0)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Make the first batch in this process: pixels, uint8 [B, 3, H, W], and labels [B], on the device."""
+        views = [self.views[key] for key in next(iter(self.run.schedule))]
+        pixels = torch.stack([view for view, _ in views])
+        return pixels.to(self.device), torch.tensor([label for _, label in views], device=self.device)
 
     def steps(self) -> Iterator[int]:
         """Train, and yield the number of images after each step."""
@@ -124,13 +131,13 @@ def bench_train(
             trial = Trial(images, plain_spec(params.encoder), weights, MANY, params.seed, contiguous=True)
             loops["plain"] = plain(trial.encoder(), trial)
         for loop in loops.values():
-            _seconds(loop, steps)  # the first steps warm up and compile
+            seconds_per_image(loop, steps)  # the first steps warm up and compile
         operations, times = training.operations(), list[dict[str, float]]()
         for _ in range(rounds):
             products = (
                 {"products": _of_products(training, operations)} if training.device.type == "cuda" else {}
             )
-            times.append({name: _seconds(loop, steps) for name, loop in loops.items()} | products)
+            times.append({name: seconds_per_image(loop, steps) for name, loop in loops.items()} | products)
         rates = {name: median(1 / seconds[name] for seconds in times) for name in times[0]}
         if "plain" in loops:
             parts = f"{rates['ours']:,.1f} images/s; the plain loop {rates['plain']:,.1f}"
@@ -154,9 +161,9 @@ def _waiting(training: Ours, loop: Iterator[int], steps: int) -> Row:
 
     Batches that the workers prepared during the last pause are used up first.
     """
-    _seconds(loop, 1 + PREFETCH * training.workers)
+    seconds_per_image(loop, 1 + PREFETCH * training.workers)
     before = training.pace.waiting
-    seconds = _seconds(loop, steps) * steps * training.run.schedule.size
+    seconds = seconds_per_image(loop, steps) * steps * training.run.schedule.size
     parts = f"{steps * training.run.schedule.size / seconds:,.1f} images/s without pause"
     return Row(
         "share of the time spent waiting for pictures",
@@ -174,7 +181,7 @@ def _of_products(training: Ours, operations: int) -> float:
     return median(race({}, no_pixels, operations, rounds=1)["products"]) / batch
 
 
-def _seconds(loop: Iterator[int], steps: int) -> float:
+def seconds_per_image(loop: Iterator[int], steps: int) -> float:
     """Run `steps` steps and return the seconds per image."""
     start = time.perf_counter()
     images = sum(next(loop) for _ in range(steps))

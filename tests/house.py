@@ -95,7 +95,7 @@ def without_args(module: Module) -> list[str]:
 
     Command lines are left out: typer prints their docstrings, and each option has a help text.
     """
-    if "commands" in module.path.parts or module.path.name == "__main__.py":
+    if {"commands", "commands.py", "__main__.py"} & {*module.path.parts}:
         return []
     bodies = [module.tree.body] + [node.body for node in module.tree.body if isinstance(node, ast.ClassDef)]
     public = [node for body in bodies for node in body if isinstance(node, Function) and node.name[0] != "_"]

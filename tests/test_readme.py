@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 
-from benchmarks.__main__ import app as benchmarks
+from benchmarks.commands import app as benchmarks
 from skumatch import errors
 from skumatch.cli import app
 from skumatch.commands.audit import ShowByDefault

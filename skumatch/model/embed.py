@@ -173,14 +173,26 @@ def stream(
                 raise error
             problems[done + i] = error
         size, nothing = batch if full else len(rows), np.empty((0, encoder.dim), np.float32)
-        vectors = _vectors(encoder, pixels, device, size) if rows else nothing
+        vectors = vectors_of_pixels(encoder, pixels, device, size) if rows else nothing
         _check_finite(vectors, rows, images)
         yield Batch(rows, vectors, problems)
         done += len(good) + len(bad)
 
 
-def _vectors(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) -> NDArray[np.float32]:
-    """Compute the pictures' vectors in a forward pass that black pictures fill up to `size` pictures."""
+def vectors_of_pixels(
+    encoder: Encoder, pixels: Tensor, device: torch.device, size: int
+) -> NDArray[np.float32]:
+    """Compute the vectors of preprocessed pictures in one forward pass.
+
+    Args:
+        encoder: It is on `device`.
+        pixels: uint8 [n, 3, H, W], on any device.
+        device: The encoder's device.
+        size: Black pictures fill the forward pass up to so many pictures.
+
+    Returns:
+        Vectors of length 1, float32 [n, encoder.dim].
+    """
     count = len(pixels)
     if count < size:
         pixels = torch.cat([pixels, pixels.new_zeros(size - count, *pixels.shape[1:])])
