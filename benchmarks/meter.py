@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SAMPLE_S = 0.5
 
 
@@ -107,7 +107,9 @@ def _io(path: str) -> dict[str, int]:
 
 def main(folder: Path, words: list[str]) -> int:
     """Run the command, write its cost into a file of `folder`, and return its exit code as a shell does."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # which the command is sent, too
     began, start = time.time(), time.monotonic()
     watched = Watched(words)
     code = watched.follow()

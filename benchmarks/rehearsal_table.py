@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-COLUMNS = ("wall s", "CPU s", "peak MiB", "read MB", "written MB", "silent s", "disk MB")
+COLUMNS = ("wall\ns", "CPU\ns", "peak\nMiB", "read\nMB", "written\nMB", "silent\ns", "disk\nMB")
 FIELDS = ("wall_s", "cpu_s", "peak_mib", "read_mb", "written_mb", "silent_s")
 Cost = Mapping[str, Any]
 
 
 def parts(phase: Mapping[str, Any]) -> Iterator[tuple[str, Cost]]:
-    """Yield the name and the cost of a phase as a whole, then of each of its parts.
+    """Yield the name and the cost of a phase as a whole, then of its command, its tasks and all servers.
 
     The whole has the sums of its parts, the memory of the largest one, and the wall time from start to end.
     """
-    tasks, servers = phase["tasks"], phase["servers"]
-    every = [phase["command"], *tasks, *servers]
-    whole = {field: sum(cost[field] for cost in every) for field in ("cpu_s", "read_mb", "written_mb")}
-    whole |= {field: max(cost[field] for cost in every) for field in ("peak_mib", "silent_s")}
+    command, tasks = phase["command"], phase["tasks"]
+    servers = _together(phase["servers"]) if phase["servers"] else None
+    whole = _together([command, *tasks, *phase["servers"]]) | {"wall_s": phase["wall_s"]}
     if tasks:  # the command only follows them
         whole["silent_s"] = max(task["silent_s"] for task in tasks)
-    yield phase["name"], whole | {"wall_s": phase["wall_s"]}
+    yield phase["name"], whole
     if tasks or servers:
-        yield "command", phase["command"]
-    for kind, costs in (("task", tasks), ("server", servers)):
-        seen: dict[str, int] = {}
-        for cost in costs:
-            seen[cost["name"]] = seen.get(cost["name"], 0) + 1
-            again = f", try {seen[cost['name']]}" if seen[cost["name"]] > 1 else ""
-            yield f"{kind} {cost['name']}{again}", cost
+        yield "command", command
+    tries: Counter[str] = Counter()
+    for task in tasks:
+        tries[task["name"]] += 1
+        again = f", try {tries[task['name']]}" if tries[task["name"]] > 1 else ""
+        yield task["name"] + again, task
+    if servers:
+        yield "servers", servers
+
+
+def _together(costs: Sequence[Cost]) -> dict[str, float]:
+    """Add processor time and bytes of costs, and take the largest of all else."""
+    added = {field: sum(cost[field] for cost in costs) for field in ("cpu_s", "read_mb", "written_mb")}
+    return {field: max(cost[field] for cost in costs) for field in FIELDS} | added
 
 
 def table(state: Mapping[str, Any]) -> Table:
@@ -42,8 +50,12 @@ def table(state: Mapping[str, Any]) -> Table:
         state: content of its state file.
     """
     title = f"{state['images']:,} pictures of {state['skus']:,} SKUs, {state['machine']}"
-    drawn = Table(title=title, caption="* begun more than once: the figures are those of the last try alone")
-    drawn.add_column("")
+    drawn = Table(
+        title=title,
+        box=SIMPLE_HEAD,
+        caption="* begun more than once: the figures are those of the last try alone",
+    )
+    drawn.add_column("", no_wrap=True)
     for name in COLUMNS:
         drawn.add_column(name, justify="right")
     for phase in state["phases"]:
@@ -67,15 +79,15 @@ def growth(states: Sequence[Mapping[str, Any]]) -> Table:
         states: contents of the state files of at least two rehearsals.
     """
     states = sorted(states, key=lambda state: int(state["images"]))
-    drawn = Table(title="Growth: CPU seconds, peak memory, and their rise between two sizes")
-    drawn.add_column("")
+    drawn = Table(title="Growth: CPU seconds, peak memory, and their rise between two sizes", box=SIMPLE_HEAD)
+    drawn.add_column("", no_wrap=True)
     for state in states:
-        drawn.add_column(f"{state['images']:,}\nCPU s", justify="right")
-        drawn.add_column("peak MiB", justify="right")
+        drawn.add_column(f"{state['images']:,}\nCPU\ns", justify="right")
+        drawn.add_column("peak\nMiB", justify="right")
     pairs = [(a["images"], b["images"]) for a, b in pairwise(states)]
     for smaller, larger in pairs:
-        drawn.add_column(f"{smaller:,} to {larger:,}\nms a picture", justify="right")
-        drawn.add_column("KiB a picture", justify="right")
+        drawn.add_column(f"{smaller:,} to\n{larger:,}\nms a picture", justify="right")
+        drawn.add_column("KiB a\npicture", justify="right")
     costs = [_by_name(state) for state in states]
     for key in dict.fromkeys(key for named in costs for key in named):
         of_sizes = [named.get(key) for named in costs]
