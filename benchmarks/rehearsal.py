@@ -124,7 +124,7 @@ class Plan:
     Attributes:
         share: of RP2K's 384,311 pictures.
         state: the state file.
-        folder: working folder; needs about 15 KB a picture.
+        folder: working folder; needs about 40 KB a picture.
         names: a text file of SKU names, one a line; None: made-up ones.
     """
 
