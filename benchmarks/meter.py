@@ -29,6 +29,12 @@ import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SAMPLE_S = 0.5
+prctl = ctypes.CDLL(None).prctl  # looked up here: a forked child must not load libraries
+
+
+def end_with_parent() -> None:
+    """Have Linux send this process SIGTERM when its parent dies."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Watched:
@@ -43,7 +49,10 @@ class Watched:
         self.silent_s, self.peak_bytes = 0.0, 0
         self._heard = self._sampled = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
         )
         signal.signal(signal.SIGTERM, lambda *_: self._process.terminate())
 
@@ -107,9 +116,8 @@ def _io(path: str) -> dict[str, int]:
 
 def main(folder: Path, words: list[str]) -> int:
     """Run the command, write its cost into a file of `folder`, and return its exit code as a shell does."""
-    prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # which the command is sent, too
+    end_with_parent()
     began, start = time.time(), time.monotonic()
     watched = Watched(words)
     code = watched.follow()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -181,6 +182,10 @@ def rehearse(plan: Plan) -> Iterator[dict[str, Any]]:
     plan.meters.mkdir(parents=True, exist_ok=True)
     environment = _environment(plan, state["ports"])
     with ExitStack() as undo:
+        before = signal.signal(
+            signal.SIGTERM, signal.default_int_handler
+        )  # as Ctrl-C: the servers are stopped
+        undo.callback(signal.signal, signal.SIGTERM, before)
         undo.callback(_quietly, plan, environment, DOWN)
         if any(record["name"] == UP for record in state["phases"]):
             _quietly(plan, environment, UP)

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -110,6 +111,17 @@ def test_a_meter_ends_with_a_command_that_leaves_a_process(tmp_path: Path) -> No
 def test_a_killed_command_has_its_signals_exit_code(tmp_path: Path) -> None:
     done, cost = metered(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert (done.returncode, cost["exit_code"]) == (137, -9)
+
+
+def test_a_command_ends_with_its_meter(tmp_path: Path) -> None:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    words = [sys.executable, "-I", meter.__file__, str(tmp_path), "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        command = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+        psutil.wait_procs([command], timeout=60)
+    assert not command.is_running()
 
 
 @pytest.fixture
