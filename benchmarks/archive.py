@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -53,9 +53,11 @@ def plan(images: int, skus: Sequence[str], first: int = 0) -> list[Crop]:
         first: number and seed of the first crop; later ones count up.
     """
     weights = np.random.default_rng(0).lognormal(0, 1.6, len(skus))
-    spread = np.floor(weights / weights.sum() * max(images - 2 * len(skus), 0)).astype(int) + 2
+    more = max(images - 2 * len(skus), 0)
+    wanted = weights / weights.sum() * more
+    spread = np.floor(wanted).astype(int) + 2
+    spread[np.argsort(np.floor(wanted) - wanted)[: more - int(np.floor(wanted).sum())]] += 1
     labels = np.repeat(np.arange(len(skus)), spread)[:images]
-    labels = np.concatenate([labels, np.full(images - len(labels), int(weights.argmax()))])
     sides = ["test" if number % 10 == 1 else "train" for number in range(images)]
     return [
         Crop(f"all/{side}/{skus[sku]}/{first + n:06d}.jpg", first + n)
@@ -64,15 +66,29 @@ def plan(images: int, skus: Sequence[str], first: int = 0) -> list[Crop]:
 
 
 def write_archive(path: Path, crops: Sequence[Crop]) -> int:
-    """Write the crops as a zip whose UTF-8 names lack the UTF-8 flag, as RP2K's.
+    """Write the crops as a zip like RP2K's.
 
     Returns:
         The size of all images in bytes.
     """
+    return write_zip(path, zip((crop.path for crop in crops), encoded(crops), strict=True), len(crops))
+
+
+def write_zip(path: Path, entries: Iterable[tuple[str, bytes]], count: int) -> int:
+    """Write a zip whose UTF-8 names lack the UTF-8 flag, as RP2K's.
+
+    Args:
+        path: of the zip.
+        entries: path in the zip and content of each file.
+        count: number of entries, for the progress report.
+
+    Returns:
+        The size of all files in bytes.
+    """
     written = 0
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, track("archive", len(crops)) as advance:
-        for crop, data in zip(crops, encoded(crops), strict=True):
-            archive.writestr(_Unflagged(crop.path), data)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, track("archive", count) as advance:
+        for name, data in entries:
+            archive.writestr(_Unflagged(name), data)
             written += len(data)
             advance()
     return written

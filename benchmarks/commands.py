@@ -401,6 +401,61 @@ def intervals(
         write_text(output, json.dumps([asdict(outcome) for outcome in outcomes], indent=2) + "\n")
 
 
+@app.command()
+def rehearsal(
+    state: Annotated[
+        Path,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write the figures to this file after each phase; a second call goes on after the last one.",
+        ),
+    ],
+    share: Annotated[
+        float, typer.Option(min=0.0005, max=10, help="Size of the archive, as a share of RP2K's.")
+    ] = 0.05,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="A text file of SKU names, one a line; default: made-up Chinese names."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to work; default: FILE without its ending. It is kept for further calls."),
+    ] = None,
+) -> None:
+    """The whole workflow on a made archive of RP2K's form, on live servers, with the cost of each part.
+
+    Takes 15 minutes of processor time at a share of 0.05.
+    """
+    from benchmarks.rehearsal import Plan, rehearse
+    from benchmarks.rehearsal_table import table
+
+    plan = Plan(share, state.resolve(), (folder or state.with_suffix("")).resolve(), names)
+    if plan.folder == plan.state:
+        raise ParameterError(
+            f"{state} would be the working folder, too; give --json a name that ends in .json."
+        )
+    for phase in rehearse(plan):
+        console.print(f"  {phase['name']}: {_figure(phase['wall_s'])} s", style="dim", highlight=False)
+    console.print(table(read_json(state)))
+
+
+@app.command()
+def growth(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="State files of two rehearsals or more.")
+    ],
+) -> None:
+    """Rehearsals of several sizes side by side: what grows faster than the pictures."""
+    from benchmarks.rehearsal import read_state
+    from benchmarks.rehearsal_table import growth as growth_table
+
+    states = [read_state(file) for file in files]
+    if len({state["images"] for state in states}) < 2:
+        raise ParameterError("Growth shows between rehearsals of two sizes; give the files of at least two.")
+    console.print(growth_table(states))
+
+
 def _to_train(overrides: list[str] | None) -> tuple[Params, Path | None]:
     """Return the project's parameters, and the file of the base weights that they name."""
     from skumatch.model.fetched import fetched_weights
