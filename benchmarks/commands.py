@@ -22,7 +22,7 @@ from benchmarks.packages import PACKAGES
 from skumatch.cli import expand_paths, run
 from skumatch.config import PARAMS, load_params, params_or_defaults, settings
 from skumatch.errors import ParameterError
-from skumatch.files import check_writable, write_text
+from skumatch.files import check_writable, read_json, write_text
 from skumatch.params import Params
 from skumatch.retrieval.backends import Backend
 from skumatch.texts import read_names
