@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -111,9 +112,18 @@ def _kill(process: Any) -> None:
     process.join()
 
 
+def _end_with_parent() -> None:
+    """End this process and those that it started when the benchmark is killed, so that the card is free."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
+
+
 def _measure(part: Part, sender: Connection) -> None:
     """Send a part's rows, then how it ended: in its process, which gets a process group of its own."""
     os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for row in part.measure(*part.arguments):
             sender.send(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from benchmarks.measure import Row
 from skumatch.config import load_params
 from skumatch.errors import ParameterError
 from tests.benchmarks import timed_parts
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.test_readme import commands as commands_in
 
 TRAINING = (ROOT / "docs/training.md").read_text("utf-8")
@@ -108,6 +109,12 @@ def test_tiny_runs_every_part_with_the_listed_packages_alone(tmp_path: Path) -> 
     assert all(name in done.stdout for name in ("training, compiled", "exact search of 1,500"))
 
 
+def has_ended(file: Path) -> bool:
+    """Whether the process whose id stands in the file has ended."""
+    number = int(file.read_text("utf-8"))
+    return not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+
+
 def test_without_a_card_it_says_that_it_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     ended = CliRunner().invoke(commands.app, ["gpu", "--json", str(tmp_path / "card.json")])
@@ -135,8 +142,26 @@ def test_a_part_over_its_time_is_ended_and_keeps_its_rows(tmp_path: Path) -> Non
     endless, quick = run_parts(parts, 600, "fork")
     assert endless.state == "over its time" and "3 s" in endless.reason
     assert [row.name for row in endless.rows] == ["before"] and quick.state == "done"
-    child = int((tmp_path / "child").read_text("utf-8"))  # ended with its part
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(tmp_path / "child")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_part_ends_with_the_command(tmp_path: Path, how: signal.Signals) -> None:
+    child = tmp_path / "child"
+    lines = (
+        "import pathlib, signal, sys",
+        "from benchmarks.limited import Part, run_parts",
+        "from tests.benchmarks.timed_parts import endless",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "list(run_parts([Part('endless', 60, endless, (pathlib.Path(sys.argv[1]),))], 60, 'fork'))",
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "\n".join(lines), str(child)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: child.exists() and child.read_text("utf-8"), 60, 0.1)
+        process.send_signal(how)
+        process.wait()
+    wait_until(lambda: has_ended(child), 20, 0.1)
 
 
 @pytest.mark.parametrize("start", ["spawn", "fork"])

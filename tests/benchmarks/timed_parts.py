@@ -19,10 +19,10 @@ def quick() -> Iterator[Row]:
 
 def endless(child: Path) -> Iterator[Row]:
     """Start a process, as a loader of pictures is one, and never end."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     child.write_text(str(process.pid), "utf-8")
     yield Row("before", 2.0, 1.0, "s")
-    time.sleep(30)
+    time.sleep(40)
 
 
 def failing() -> Iterator[Row]:
