@@ -53,7 +53,7 @@ def table(state: Mapping[str, Any]) -> Table:
     drawn = Table(
         title=title,
         box=SIMPLE_HEAD,
-        caption="* begun more than once: the figures are those of the last try alone",
+        caption="* begun more than once, so the figures are no measurement",
     )
     drawn.add_column("", no_wrap=True)
     for name in COLUMNS:
