@@ -38,6 +38,7 @@ from skumatch.files import read_json, replacing, sha256, write_json
 
 MADE_WITH: Final = b"skumatch.encoder"  # in a table's metadata: the SHA-256 of encoder.json
 MADE_FOR = "gallery"  # in thresholds.json: the SHA-256 of gallery.parquet
+BLOCK_BYTES, BLOCK_ROWS = 2**20, 2**14  # of vectors and of texts that are read at a time
 
 Floats = NDArray[np.float32]
 
@@ -106,21 +107,41 @@ def write_bundle(
 
 
 def read_gallery(path: Path, dim: int) -> LabelledVectors:
-    """Read gallery.parquet.
+    """Read gallery.parquet, a few rows at a time, so that the vectors are in memory once.
 
     Raises:
         BundleError: the file holds no unit vectors of `dim` numbers.
     """
     with parsing(path):
-        table = pq.read_table(path, columns=["id", "sku", "embedding"])
-        # A copy, since Arrow's memory is read-only.
-        flat = np.array(table["embedding"].combine_chunks().flatten(), dtype=np.float32)
-    size = table.num_rows * dim
-    if len(flat) != size or not np.allclose(np.linalg.norm(flat.reshape(-1, dim), axis=1), 1, atol=1e-3):
+        ids, names = list(read_texts(path, "id")), dict[str, str]()
+        skus = [names.setdefault(sku, sku) for sku in read_texts(path, "sku")]  # each text once in memory
+        embeddings, row = np.empty((len(ids), dim), np.float32), 0
+        for lists in _blocks(path, "embedding", max(1, BLOCK_BYTES // (4 * dim))):
+            part, numbers = embeddings[row : row + len(lists)], lists.flatten().to_numpy()
+            if part.size != numbers.size:
+                break
+            part[:] = numbers.reshape(part.shape)
+            if not np.allclose(np.linalg.norm(part, axis=1), 1, atol=1e-3):
+                break
+            row += len(part)
+    if not row == len(ids) == len(skus):
         raise BundleError(
-            f"{path} doesn't hold {table.num_rows} unit vectors of {dim} numbers; make the bundle again."
+            f"{path} doesn't hold {len(ids)} unit vectors of {dim} numbers; make the bundle again."
         )
-    return LabelledVectors(table["id"].to_pylist(), table["sku"].to_pylist(), flat.reshape(-1, dim))
+    return LabelledVectors(ids, skus, embeddings)
+
+
+def read_texts(path: Path, column: str) -> Iterator[str]:
+    """Yield the texts of a table's column, row by row."""
+    for texts in _blocks(path, column, BLOCK_ROWS):
+        yield from texts.to_pylist()
+
+
+def _blocks(path: Path, column: str, rows: int) -> Iterator[pa.Array]:
+    """Yield a column, at most `rows` rows at a time, without holding a row group in memory."""
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=BLOCK_BYTES) as file:
+        for block in file.iter_batches(rows, columns=[column], use_threads=False):
+            yield block.column(column)
 
 
 def made_with(path: Path) -> str | None:
@@ -155,7 +176,7 @@ def parsing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def labels_of(skus: list[str]) -> dict[str, Any]:
+def labels_of(skus: Iterable[str]) -> dict[str, Any]:
     """Return the contents of labels.json: the number of gallery pictures of each SKU."""
     return {"gallery_images": dict(Counter(skus))}
 

@@ -20,7 +20,7 @@ from skumatch.bundle.manifest import (
     check_files,
     read_manifest,
 )  # fmt: skip
-from skumatch.bundle.parts import MADE_FOR, labels_of, made_with, parsing, read_object
+from skumatch.bundle.parts import MADE_FOR, labels_of, made_with, parsing, read_object, read_texts
 from skumatch.errors import BundleError
 from skumatch.files import sha256
 
@@ -79,12 +79,14 @@ def _check_belonging(folder: Path, manifest: Manifest) -> None:
 def _check_counts(folder: Path, manifest: Manifest) -> None:
     """Check the labels and the counts of gallery and training pictures, since matching relies on them."""
     with parsing(folder / GALLERY):
-        skus = pq.read_table(folder / GALLERY, columns=["sku"])["sku"].to_pylist()
+        labels = labels_of(read_texts(folder / GALLERY, "sku"))
     with parsing(folder / TRAINING):
         training = pq.read_metadata(folder / TRAINING).num_rows
-    if read_object(folder / LABELS) != labels_of(skus):
+    if read_object(folder / LABELS) != labels:
         raise _stranger(folder, LABELS, GALLERY)
-    if manifest.counts.model_dump() != {"gallery": len(skus), "skus": len(set(skus)), "training": training}:
+    images = labels["gallery_images"]
+    counts = {"gallery": sum(images.values()), "skus": len(images), "training": training}
+    if manifest.counts.model_dump() != counts:
         raise BundleError(
             f"{MANIFEST} in {folder} counts other pictures than its parts hold; fetch the bundle again."
         )

@@ -103,7 +103,7 @@ def inspect() -> None:
     require_project(project)
     root = project / "data"
     manifest, summary = read_manifest(root), read_json(root / "import.json")
-    console.print(side_table(manifest))
+    console.print(side_table(manifest, load_params(project / PARAMS).data.others))
     if summary["quarantined"]:
         console.print(quarantine_table(summary["quarantined"]))
     if retired_skus := sorted(retired(read_products(root))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -84,8 +84,13 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
-def side_table(manifest: pd.DataFrame) -> Table:
-    """Return a table of each side: images, SKUs, the largest SKU, and the size of the pictures."""
+def side_table(manifest: pd.DataFrame, others: Collection[str]) -> Table:
+    """Return a table of each side: images, SKUs, the largest SKU, and the size of the pictures.
+
+    Args:
+        manifest: the data version's rows.
+        others: the catch-all classes; they count as images only, since they are no SKUs.
+    """
     table = Table(title="Data version")
     for name in (
         "side",
@@ -99,12 +104,13 @@ def side_table(manifest: pd.DataFrame) -> Table:
     for side in (*SIDES, CATALOGUE):
         rows = manifest[manifest["side"].eq(side)]
         if len(rows):
-            counts = rows.groupby("sku").size()
+            counts = rows[~rows["sku"].isin(list(others))].groupby("sku").size()
             short = rows[["width", "height"]].min(axis=1).median()
-            spread = f"{counts.min()} / {counts.median():.0f} / {counts.max()}"
-            table.add_row(
-                side, f"{len(rows):,}", f"{counts.size:,}", spread, Text(str(counts.idxmax())), f"{short:.0f}"
-            )
+            spread, largest = "-", "-"
+            if len(counts):
+                spread = f"{counts.min()} / {counts.median():.0f} / {counts.max()}"
+                largest = str(counts.idxmax())
+            table.add_row(side, f"{len(rows):,}", f"{counts.size:,}", spread, Text(largest), f"{short:.0f}")
     return table
 
 

@@ -16,8 +16,11 @@ from skumatch.retrieval.ranking import Depth, Ranking
 from skumatch.retrieval.search import BLOCK, Backend, SearchIndex, Vectors, dot, pieces
 
 TOP = 5  # distinct SKUs listed for a query
-# Images listed at first; more only where they hold fewer than TOP SKUs, or the query's SKU has more images.
+# Least number of images listed at first; more where they hold fewer than TOP SKUs.
 FIRST_K = 32
+# Room in the first list beyond the query's own SKU, in SKUs of mean size: with 2, few lists are made twice,
+# and with 4 all of them take longer.
+FURTHER = 2
 VOTERS = 10
 GROWTH = 4  # factor by which a list that was too short grows
 Ignored = tuple[Sequence[str], Sequence[str]]
@@ -157,7 +160,9 @@ class _Lists:
 
     def fill(self) -> None:
         """List all queries, those that need lists of about the same length together."""
-        needed = np.maximum(np.maximum(self.right, self.voters) + self.passed, FIRST_K)
+        # A good encoder lists all images of the query's own SKU before those of any other.
+        others = FURTHER * len(self.index) // max(1, len(np.unique(self.skus[0])))
+        needed = np.maximum(np.maximum(self.right + others, self.voters) + self.passed, FIRST_K)
         order = np.argsort(needed, kind="stable")
         parts = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
         work = [piece for part in parts for piece in pieces(part, int(needed[part].max()))]

@@ -27,7 +27,8 @@ from skumatch.servers.airflow_api import REFRESH, RETRAIN, Airflow, patiently
 from skumatch.servers.databases import airflow_database, check_databases
 from skumatch.started import recorded
 
-START_SECONDS = 180.0
+START_SECONDS = 600.0  # a busy machine needs minutes; a server that ends is seen at once
+ANSWER_SECONDS = 30.0  # of one request; it is sent again
 POLL_SECONDS = 0.25
 FOOTNOTE = "(Background on this error at"  # SQLAlchemy ends its errors with it, after their reason
 POOL = {
@@ -50,7 +51,7 @@ def up(settings: Settings) -> bool:
     Raises:
         PortInUse: Another program listens on a port.
         ParameterError: Airflow is the user's own or not installed, or the servers can't take a path.
-        ServiceError: A database is damaged, or a server ends, or is not healthy within 180 s; then no newly
+        ServiceError: A database is damaged, or a server ends, or is not healthy in time; then no newly
             started server is left running. Or the running servers have other settings.
     """
     if settings.airflow:
@@ -197,7 +198,8 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
             name, log = checks[0][0], _log(settings, checks[0][0])
             raise ServiceError(
                 f"The {name} is not healthy after {START_SECONDS:.0f} s "
-                f"({_last_line(log)}); its log is {log}."
+                f"({_last_line(log)}); its log is {log}. "
+                "On a busy machine run the command again later."
             )
         for check in [check for check in checks if check[1]()]:
             checks.remove(check)
@@ -207,7 +209,7 @@ def _wait(settings: Settings, checks: list[tuple[str, Callable[[], bool]]], adva
 
 def _answers(url: str) -> bool:
     try:
-        with network.http_client(url, START_SECONDS) as client:
+        with network.http_client(url, ANSWER_SECONDS) as client:
             return client.get(url).is_success
     except httpx.TransportError:
         return False

@@ -50,6 +50,15 @@ def test_inspect_shows_every_side_and_every_image_set_aside(cli: Cli, tmp_path: 
     assert f"train/{COLA}/坏 [bold].jpg" in shown and "no-image" in shown
 
 
+def test_a_catch_all_class_is_no_largest_sku(cli: Cli, tmp_path: Path) -> None:
+    many = [(f"all/train/others/{number}.png", picture(50 + number)) for number in range(3)]
+    alone = [("all/test/others/9.png", picture(90))]
+    files = [*many, *alone, *both_sides(TEA)[:1]]
+    assert cli("data", "import", mojibake(tmp_path / "d.zip", files)).code == 0
+    shown = cli("data", "inspect").out
+    assert TEA in shown and "others" not in shown and "1 / 1 / 1" in shown
+
+
 def test_a_clone_without_its_data_is_told(cli: Cli, tmp_path: Path) -> None:
     path = mojibake(tmp_path / "d.zip", both_sides(COLA))
     cli("data", "import", path)

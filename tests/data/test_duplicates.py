@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from skumatch.data.images import Extent, Images, decode
 from skumatch.data.packages import Package, catalogue, design
 from skumatch.data.sample import photograph
 from tests.conftest import ROOT
+from tests.data.plain_alignment import plain_residuals
 from tests.proving import count
 
 PHOTOS = ROOT.parent / "shared/data/grocery-store/all"
@@ -168,6 +170,46 @@ def test_colour_alone_tells_two_products_apart() -> None:
     small = np.stack([thumbnail(Image.fromarray(pixels)) for pixels in (picture, swapped)])
     assert residuals(small[:1], small[1:])[0] > 4 * MOST
     assert residuals(small[:1], small[:1])[0] < 0.001
+
+
+@settings(max_examples=count(15, 300))
+@given(st.integers(0, 2**32 - 1), st.floats(0, 60), st.floats(0.7, 2), st.integers(1, 300))
+def test_residuals_are_those_of_the_plain_measure(seed: int, noise: float, gain: float, pairs: int) -> None:
+    """To the bit: copies and strangers, noisy and burnt out, in blocks of any size."""
+    draws = np.random.default_rng(seed)
+    coarse = draws.integers(0, 256, (pairs, 6, 6, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    shifted = np.roll(coarse, draws.integers(-3, 4), axis=2)[draws.permutation(pairs) if seed % 2 else ...]
+    first, second = (
+        np.clip(gain * part + draws.normal(0, noise, part.shape), 0, 255).astype(np.uint8)
+        for part in (coarse, shifted)
+    )
+    np.testing.assert_array_equal(residuals(first, second), plain_residuals(first, second))
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the grocery photos are not on this machine")
+def test_residuals_of_real_photos_are_those_of_the_plain_measure() -> None:
+    paths = sorted(PHOTOS.glob("train/*/*"))[:: count(20, 4)]
+    small = np.stack([thumbnail(decode(path.read_bytes())) for path in paths])
+    draws = np.random.default_rng(5)
+    copies = [
+        near_copy(decode(path.read_bytes()), draws, KINDS[n % len(KINDS)]) for n, path in enumerate(paths)
+    ]
+    for second in (np.stack([thumbnail(copy) for copy in copies]), np.roll(small, 1, axis=0)):
+        np.testing.assert_array_equal(residuals(small, second), plain_residuals(small, second))
+
+
+def test_every_part_of_the_search_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SKUMATCH_EVENTS", "1")
+    monkeypatch.setattr("skumatch.progress.EVENT_SECONDS", 0)
+    originals = [shot(catalogue(24)[key % 24], key) for key in range(12)]
+    census(tmp_path, [*originals, *(picture for _, picture in planted(originals, 12))])
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    said = [(event["stage"], event["done"], event["total"]) for event in map(json.loads, lines)]
+    ended = dict.fromkeys(stage for stage, done, total in said if done == total)
+    assert list(ended) == ["calibrate", "hashes", "thumbnails", "compare"]
+    assert said[0][:2] == ("calibrate", 1), "a picture at a time"
 
 
 def brute(codes: np.ndarray, radius: int) -> dict[tuple[int, int], int]:  # type: ignore[type-arg]

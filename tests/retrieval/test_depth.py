@@ -169,3 +169,25 @@ def test_the_place_of_a_far_image_is_counted_among_thousands() -> None:
         place = 1 + min(order.index(row) for row in chosen)
         assert depth is not None and depth.first[query] == place
     assert depth is not None and (depth.first[:3] > 100).any() and depth.first[3] == 101
+
+
+def test_one_search_lists_five_products_beyond_many_images_of_the_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A good encoder lists all images of the query's own product first."""
+    draws = np.random.default_rng(0)
+    labels = np.arange(8).repeat(40)
+    gallery = np.hstack([3 * np.eye(8)[labels], draws.normal(0, 0.3, (320, 8))]).astype(np.float32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    searched, nearest = [], search.SearchIndex.nearest
+
+    def counting(index: search.SearchIndex, queries: search.Vectors, *args: int, **words: bool) -> object:
+        searched.append(len(queries))
+        return nearest(index, queries, *args, **words)
+
+    monkeypatch.setattr(search.SearchIndex, "nearest", counting)
+    ids, skus = [f"{row:03}" for row in range(320)], [f"s{label}" for label in labels]
+    queries = gallery[::20] + np.float32(0.001)
+    ranking = rank(gallery, ids, skus, queries, [f"q{n}" for n in range(16)], skus[::20], "torch")
+    assert searched == [16] and (ranking.skus != "").all()
+    assert sorted(ranking.skus[:, 0].tolist()) == sorted(skus[::20]) and (ranking.positions[:, 1] == 41).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,16 @@ def test_missing_faiss_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ParameterError, match=r"search\.backend=torch"):
         top_k(np.ones((2, 2), np.float32), np.ones((1, 2), np.float32), 1, "faiss")
+
+
+@pytest.mark.parametrize("queries", [64, 256])
+def test_faiss_searches_small_batches_with_blas(queries: int) -> None:
+    """Its own kernel for few queries takes twice as long for these; it compares queries x dimensions."""
+    faiss = pytest.importorskip("faiss")
+    gallery = np.eye(256, dtype=np.float32)
+    rows = top_k(gallery, gallery[:queries], 1, "faiss")[1]
+    assert rows[:, 0].tolist() == list(range(queries))
+    assert faiss.cvar.distance_compute_blas_threshold <= queries * 256
 
 
 def test_flat_faiss_and_torch_name_the_same_five_of_nearly_all_queries() -> None:
@@ -244,6 +255,7 @@ class Gpus:
 
     def __init__(self, gpus: int) -> None:
         self.gpus, self.asked = gpus, list[tuple[str, int]]()
+        self.cvar = SimpleNamespace()
 
     def get_num_gpus(self) -> int:
         return self.gpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,6 +26,7 @@ from sqlalchemy import make_url
 
 from skumatch.config import Settings
 from skumatch.errors import ParameterError, PortInUse, ServiceError
+from skumatch.progress import silent
 from skumatch.servers import processes, servers, services
 from skumatch.started import Server, recorded
 from tests.conftest import free_port
@@ -198,6 +201,27 @@ def test_a_server_that_ends_while_starting_is_told_with_its_last_words_and_the_r
         services.up(settings)
     assert services.running(settings) == set()
     assert not (settings.home_dir / "services.json").exists()
+
+
+@pytest.mark.parametrize("healthy_after_s", [400, None])
+def test_a_start_may_take_minutes_but_not_for_ever(
+    healthy_after_s: int | None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=50)
+    now = [0]
+
+    def tick() -> int:
+        now[0] = next(clock)
+        return now[0]
+
+    monkeypatch.setattr(services, "time", SimpleNamespace(monotonic=tick, sleep=lambda _: None))
+    healthy = [("mlflow", lambda: healthy_after_s is not None and now[0] >= healthy_after_s)]
+    if healthy_after_s:
+        services._wait(settings, healthy, silent)
+        assert not healthy
+    else:
+        with pytest.raises(ServiceError, match=r"mlflow is not healthy after .* run the command again later"):
+            services._wait(settings, healthy, silent)
 
 
 def test_servers_with_other_settings_are_not_stopped_by_a_start(

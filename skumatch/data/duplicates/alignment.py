@@ -7,22 +7,27 @@ offset. They are compared in colour, since flavours of one brand often differ in
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 SIDE, COARSE = 48, 16  # pixels
-STEPS = ((COARSE, 4), (SIDE, 2))  # side and number of steps of each round
+# Side and number of steps of each round, and pairs at a time: their arrays stay in a core's cache.
+ROUNDS = ((COARSE, 4, 128), (SIDE, 2, 32))
 UNALIKE = 0.2  # residual of the coarse round from which a pair is dropped; a copy's is at most 0.12
 WHITE = 244  # level from which a brighter copy may have lost its detail
 NOISE = 0.5  # variance that counts as noise, in squared levels
 LEAST_SEEN = 0.05  # least share of colour values that are burnt out in neither picture
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 LARGEST_SCALE, LARGEST_SHIFT, STEP = 1.15, 0.13, 0.08  # in half sides
-BLOCK = 1024  # pairs at a time
 
 Pictures = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 
 def thumbnail(image: Image.Image) -> Pictures:
@@ -42,46 +47,64 @@ def residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
     Returns:
         [n]: 0 for copies, about 1 for pictures with nothing in common.
     """
-    differences = np.ones(len(first))
-    for start in range(0, len(first), BLOCK):
-        part = slice(start, start + BLOCK)
-        differences[part] = _residuals(first[part], second[part])
-    return differences
-
-
-def _residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
     # Scale and shift of each pair and axis.
     place = np.tile(np.array([1, 0], np.float32), (len(first), 2, 1))
-    differences = np.ones(len(first))
-    remaining = np.arange(len(first))
-    for side, steps in STEPS:
-        a, b = _shrunk(first[remaining], side), _shrunk(second[remaining], side)
-        place = _aligned(_blurred(a @ GREY), _blurred(b @ GREY), place, steps)
-        differences[remaining] = _difference(a, b, place)
-        near = differences[remaining] < UNALIKE
-        remaining, place = remaining[near], place[near]
-        if not len(remaining):
-            break
+    differences, remaining = np.ones(len(first)), np.arange(len(first))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for side, steps, block in ROUNDS:
+
+            def compare(rows: NDArray[np.int64], side: int = side, steps: int = steps) -> None:
+                a, b = _shrunk(first[rows], side), _shrunk(second[rows], side)
+                place[rows] = _aligned(_blurred(a @ GREY), _blurred(b @ GREY), place[rows], steps)
+                differences[rows] = _difference(a, b, place[rows])
+
+            list(pool.map(compare, [remaining[i : i + block] for i in range(0, len(remaining), block)]))
+            remaining = remaining[differences[remaining] < UNALIKE]
     return differences
 
 
 def _shrunk(pictures: Pictures, side: int) -> Floats:
     ratio = SIDE // side
-    blocks = pictures.reshape(len(pictures), side, ratio, side, ratio, 3)
-    return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
+    if ratio == 1:
+        return pictures.astype(np.float32)
+    rows = _summed(pictures.reshape(len(pictures), side, ratio, -1), 2)
+    sums = _summed(rows.reshape(len(pictures), side, side, ratio, 3), 3)
+    return sums.astype(np.float32) / np.float32(ratio**2)
+
+
+def _summed(values: NDArray[Any], axis: int) -> NDArray[np.uint16]:
+    """Sum over a short axis: numpy's own sum is slow there."""
+    first, *others = np.moveaxis(values, axis, 0)
+    total: NDArray[np.uint16] = first.astype(np.uint16)
+    for other in others:
+        total += other
+    return total
 
 
 def _blurred(values: Floats) -> Floats:
     """Average each pixel of [n, y, x, ...] with its neighbours, by weights 1-2-1 along each axis."""
     for axis in (1, 2):
-        first, last = (values.take([end], axis=axis) for end in (0, -1))
-        before = np.concatenate([first, values], axis=axis)
-        after = np.concatenate([values, last], axis=axis)
-        around = before.take(range(values.shape[axis]), axis=axis) + after.take(
-            range(1, values.shape[axis] + 1), axis=axis
-        )
-        values = (values + around / 2) / 2
+        blurred = np.empty_like(values)
+        v, around = np.moveaxis(values, axis, 0), np.moveaxis(blurred, axis, 0)
+        np.add(v[:-2], v[2:], out=around[1:-1])
+        np.add(v[:1], v[1:2], out=around[:1])
+        np.add(v[-2:-1], v[-1:], out=around[-1:])
+        blurred /= 2
+        blurred += values
+        blurred /= 2
+        values = blurred
     return values
+
+
+def _widened(flags: Flags) -> Flags:
+    """Add to the flagged pixels of [n, y, x, ...] their neighbours, where `_blurred` is above 0."""
+    for axis in (1, 2) if flags.any() else ():
+        widened = flags.copy()
+        f, wide = np.moveaxis(flags, axis, 0), np.moveaxis(widened, axis, 0)
+        wide[1:] |= f[:-1]
+        wide[:-1] |= f[1:]
+        flags = widened
+    return flags
 
 
 def _aligned(a: Floats, b: Floats, place: Floats, steps: int) -> Floats:
@@ -138,21 +161,31 @@ def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:
     warped, inside = _warped(a, place)
     n = len(a)
     seen = np.repeat(inside.reshape(n, -1), 3, axis=1)
-    burnt = [_blurred((v >= WHITE).astype(np.float32)).reshape(n, -1) > 0 for v in (warped, b)]
+    burnt = [_widened(v >= WHITE).reshape(n, -1) for v in (warped, b)]
     x, y = _blurred(warped).reshape(n, -1), _blurred(b).reshape(n, -1)
     clean = (seen & ~burnt[0] & ~burnt[1]).astype(np.float32)
     count = clean.sum(axis=1, keepdims=True)
     mean_x, mean_y = ((v * clean).sum(axis=1, keepdims=True) / np.maximum(count, 1) for v in (x, y))
-    deviation = (x - mean_x) * clean
-    gain = (deviation * y).sum(axis=1, keepdims=True) / (
-        (deviation**2).sum(axis=1, keepdims=True) + count + 1
-    )
-    error = y - mean_y - gain * (x - mean_x)
-    # A burnt-out pixel was at least as bright as it looks.
-    error = np.where(burnt[0], np.minimum(error, 0), error)
-    error = np.where(burnt[1], np.maximum(error, 0), error) * seen
+    x -= mean_x
+    deviation = x * clean
+    covariance = (deviation * y).sum(axis=1, keepdims=True)
+    gain = covariance / (_squared(deviation).sum(axis=1, keepdims=True) + count + 1)
     total = seen.sum(axis=1)
-    spread = (y - (y * seen).sum(axis=1, keepdims=True) / total[:, None]) * seen
+    spread = y - (y * seen).sum(axis=1, keepdims=True) / total[:, None]
+    spread *= seen
+    x *= gain
+    y -= mean_y
+    y -= x
+    # A burnt-out pixel was at least as bright as it looks.
+    np.minimum(y, 0, out=y, where=burnt[0])
+    np.maximum(y, 0, out=y, where=burnt[1])
+    y *= seen
     noise = NOISE * total  # makes the share 1 for two pictures without contrast
-    unexplained = ((error**2).sum(axis=1) + noise) / ((spread**2).sum(axis=1) + noise)
+    unexplained = (_squared(y).sum(axis=1) + noise) / (_squared(spread).sum(axis=1) + noise)
     return np.where(count[:, 0] < LEAST_SEEN * total, 1.0, unexplained).astype(np.float64)
+
+
+def _squared(values: NDArray[Any]) -> NDArray[Any]:
+    """Square the values in place."""
+    np.square(values, out=values)
+    return values

@@ -25,7 +25,7 @@ from skumatch.data.duplicates.alignment import SIDE, Pictures, residuals, thumbn
 from skumatch.data.duplicates.neighbours import RADIUS, Codes, Indices, near_pairs
 from skumatch.data.fingerprints import KINDS, Fingerprint, fingerprint, near_copy
 from skumatch.data.images import Images
-from skumatch.progress import track
+from skumatch.progress import Advance, track
 
 SAMPLE = 256  # number of pictures in the sample
 FOUND = 0.99  # share of made copies that the threshold must let pass
@@ -71,10 +71,15 @@ def calibrate(
         max_residual: upper bound of the threshold.
     """
     sample = np.sort(np.argsort([_draw(digest) for digest in pixels], kind="stable")[:SAMPLE])
-    small = np.stack([thumbnail(pictures[i]) for i in sample])
-    copies = [
-        _copy(pictures, i, pixels[i], KINDS[place % len(KINDS)]) for place, i in enumerate(sample.tolist())
-    ]
+    with track("calibrate", 3 * len(sample)) as advance:
+        small = np.stack([thumbnail(pictures[i]) for i in sample])
+        copies = []
+        for place, i in enumerate(sample.tolist()):
+            copies.append(_copy(pictures, i, pixels[i], KINDS[place % len(KINDS)]))
+            advance()
+        near = {
+            same: _nearest_residuals(codes, skus, sample, pictures, same, advance) for same in (True, False)
+        }
     differ = residuals(small, np.stack([thumbnail(copy) for copy in copies]))
     hashed = np.array(
         [
@@ -82,7 +87,6 @@ def calibrate(
             for i, copy in zip(sample, copies, strict=True)
         ]
     )
-    near = {same: _nearest_residuals(codes, skus, sample, pictures, same) for same in (True, False)}
     high, low = float(np.quantile(differ, FOUND)), _low(near[False])
     threshold = min(max_residual, max(high, APART * (low if low is not None else max_residual)))
     return Calibration(
@@ -113,11 +117,22 @@ def _bits_apart(codes: Codes, hashes: Any) -> Indices:
 
 
 def _nearest_residuals(
-    codes: Codes, skus: NDArray[Any], sample: Indices, pictures: Images, same: bool
+    codes: Codes,
+    skus: NDArray[Any],
+    sample: Indices,
+    pictures: Images,
+    same: bool,
+    advance: Advance,
 ) -> NDArray[np.float64]:
     """Return the residual of each sampled picture and its nearest picture, by hash.
 
-    The nearest picture is one of the same SKU, or of another SKU if `same` is False.
+    Args:
+        codes: perceptual hashes of each picture, [n, w].
+        skus: the SKU of each picture, [n].
+        sample: rows of the sampled pictures.
+        pictures: the pictures.
+        same: True for the nearest picture of the same SKU, False for that of another SKU.
+        advance: is called after each sampled picture.
     """
     pairs = []
     for i in sample.tolist():
@@ -125,6 +140,7 @@ def _nearest_residuals(
         others = others[others != i]
         if len(others):
             pairs.append((i, int(others[np.argmin(_bits_apart(codes[others], codes[i]))])))
+        advance()
     if not pairs:
         return np.empty(0)
     first = np.stack([thumbnail(pictures[sampled]) for sampled, _ in pairs])
@@ -136,7 +152,7 @@ def _low(values: NDArray[np.float64]) -> float | None:
     return float(np.quantile(values, 0.05)) if len(values) else None
 
 
-PAIRS = 4096  # compared at a time
+PAIRS = 2048  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,8 @@ def find_duplicates(manifest: pd.DataFrame, pictures: Images, max_residual: floa
     distinct = place[~manifest["pixels"].iloc[place].duplicated().to_numpy()]
     rows, pictures = manifest.iloc[distinct].reset_index(drop=True), pictures.take(distinct.tolist())
     codes = rows[list(Fingerprint._fields)].to_numpy(np.uint64)
-    calibration = calibrate(codes, rows["pixels"].tolist(), rows["sku"].to_numpy(), pictures, max_residual)
+    skus = pd.factorize(rows["sku"])[0]  # numbers are compared much faster than names
+    calibration = calibrate(codes, rows["pixels"].tolist(), skus, pictures, max_residual)
     pairs, _ = near_pairs(codes)
     confirmed = pairs[_differences(pairs, pictures) <= calibration.threshold]
     label = _joined(confirmed, len(rows))
@@ -213,7 +230,7 @@ def _thumbnails(path: Path, pictures: Images, used: Indices) -> Pictures:
             part = used[start : start + PAIRS]
             for i, small in enumerate(pool.map(lambda row: thumbnail(pictures[row]), part.tolist())):
                 thumbnails[start + i] = small
-            advance(len(part))
+                advance()
     return thumbnails
 
 

@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from skumatch.progress import track
+
 Codes = NDArray[np.uint64]
 Indices = NDArray[np.int64]
 
@@ -110,14 +112,17 @@ def _close_values(values: Codes, radius: int) -> tuple[Indices, Indices, Indices
     prefix = np.uint64(64 - max(8, math.ceil(math.log2(max(count, 2)))))
     generator = np.random.default_rng(0)
     nearest = np.empty(0, np.int64)
-    for _ in range(0, TABLES, AT_ONCE):
-        fresh = [nearest]
-        for _ in range(AT_ONCE):
-            keys = _reordered(values, generator.permutation(64))
-            order = np.argsort(keys)
-            a, b = _side_by_side(keys[order], order, prefix, radius)
-            fresh.append(_both_ways(a, b, np.bitwise_count(values[a] ^ values[b]).astype(np.int64), count))
-        nearest = _nearest(np.concatenate(fresh), count)
+    with track("hashes", TABLES, "tables") as advance:
+        for _ in range(0, TABLES, AT_ONCE):
+            fresh = [nearest]
+            for _ in range(AT_ONCE):
+                keys = _reordered(values, generator.permutation(64))
+                order = np.argsort(keys)
+                a, b = _side_by_side(keys[order], order, prefix, radius)
+                distance = np.bitwise_count(values[a] ^ values[b]).astype(np.int64)
+                fresh.append(_both_ways(a, b, distance, count))
+                advance()
+            nearest = _nearest(np.concatenate(fresh), count)
     pairs, distance = _undirected(nearest, count)
     return pairs[:, 0], pairs[:, 1], distance
 
