@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 
 import torch
 
+from skumatch.config import cores
 from skumatch.errors import ParameterError
 from skumatch.params import RuntimeParams
-
-
-def cores() -> int:
-    """Return how many cores this process may use; the processes that torchrun started share them equally."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare(runtime: RuntimeParams) -> torch.device:

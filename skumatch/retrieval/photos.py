@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from skumatch.config import cores
 from skumatch.data.images import Images
 from skumatch.errors import DataError, ImageError
-from skumatch.model.runtime import cores
 from skumatch.progress import track
 from skumatch.retrieval.metrics import Floats
 from skumatch.retrieval.slices import PHOTO

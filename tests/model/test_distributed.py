@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from skumatch.config import cores
 from skumatch.data.images import Images
 from skumatch.errors import ParameterError
 from skumatch.model import distributed
 from skumatch.model.checkpoint import Checkpoints
 from skumatch.model.distributed import World, joined
 from skumatch.model.encoder import Encoder, load
-from skumatch.model.runtime import cores
 from tests.conftest import ROOT
 from tests.model.ddp_worker import CPU, STEPS, fit, read
 from tests.model.towers import pixels

@@ -7,13 +7,14 @@ offset. They are compared in colour, since flavours of one brand often differ in
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from skumatch.config import cores
 
 SIDE, COARSE = 48, 16  # pixels
 # Side and number of steps of each round, and pairs at a time: their arrays stay in a core's cache.
@@ -50,7 +51,7 @@ def residuals(first: Pictures, second: Pictures) -> NDArray[np.float64]:
     # Scale and shift of each pair and axis.
     place = np.tile(np.array([1, 0], np.float32), (len(first), 2, 1))
     differences, remaining = np.ones(len(first)), np.arange(len(first))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for side, steps, block in ROUNDS:
 
             def compare(rows: NDArray[np.int64], side: int = side, steps: int = steps) -> None:

@@ -8,7 +8,6 @@ so that no pair is ever separated. Reasons and measurements: docs/decisions/0011
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from skumatch.config import cores
 from skumatch.data.duplicates.alignment import SIDE, Pictures, residuals, thumbnail
 from skumatch.data.duplicates.neighbours import RADIUS, Codes, Indices, near_pairs
 from skumatch.data.fingerprints import KINDS, Fingerprint, fingerprint, near_copy
@@ -225,7 +225,7 @@ def _thumbnails(path: Path, pictures: Images, used: Indices) -> Pictures:
     if not len(used):
         return np.empty((0, SIDE, SIDE, 3), np.uint8)
     thumbnails = np.memmap(path, np.uint8, "w+", shape=(len(used), SIDE, SIDE, 3))
-    with track("thumbnails", len(used)) as advance, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with track("thumbnails", len(used)) as advance, ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(used), PAIRS):
             part = used[start : start + PAIRS]
             for i, small in enumerate(pool.map(lambda row: thumbnail(pictures[row]), part.tolist())):
