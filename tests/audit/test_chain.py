@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from skumatch.audit import recompute
 from skumatch.audit.chain import STEPS, linked, links
 from skumatch.audit.dossier import Dossier
+from skumatch.audit.link import Broken
 from skumatch.audit.page import lineage_page
 from skumatch.files import read_json, sha256, write_json
 from skumatch.pipeline import inputs
+from skumatch.stages import split as split_stage
 from tests.audit.conftest import ODD_CODE, ODD_SKU
 from tests.browser import CHROMIUM, browsing
 
@@ -268,3 +272,24 @@ def test_parameters_that_this_version_cant_read_leave_unchecked_what_needs_them(
             links_by_name[name].verdict == "unchecked" and "can't be read here" in links_by_name[name].reason
         ), name
     assert links_by_name["parameters"].verdict == links_by_name["inputs"].verdict == "broken"
+
+
+def test_two_versions_of_the_same_data_are_split_once(
+    dossier: Dossier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process splits the same bytes with the same parameters once, and changed ones anew."""
+    runs: list[Path] = []
+    run = split_stage.run
+    monkeypatch.setattr(split_stage, "run", lambda root, params: (runs.append(root), run(root, params)))
+    monkeypatch.setattr(recompute, "_MADE", {})
+    for _ in range(2):
+        assert recompute.stage(dossier, "split") == "computed again, the same"
+    assert len(runs) == 1
+    (dossier.workspace / "out/validate/more.json").write_text("{}")
+    recompute.stage(dossier, "split")
+    assert len(runs) == 2
+    path = dossier.workspace / "params.yaml"
+    path.write_text(re.sub("^seed: .*", "seed: 12345", path.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
+    with pytest.raises(Broken, match="comes out otherwise"):
+        recompute.stage(Dossier(dossier.folder), "split")
+    assert len(runs) == 3
