@@ -12,7 +12,7 @@ import os
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +188,12 @@ def agreeing(number: int, word: str, plural: str = "") -> str:
         plural: The form for several, if that is not `word` with an s.
     """
     return word if number == 1 else plural or f"{word}s"
+
+
+def first_of(names: Sequence[str], shown: int) -> str:
+    """List the first `shown` names, and the number of the others."""
+    first = ", ".join(names[:shown])
+    return f"{first} and {len(names) - shown:,} more" if len(names) > shown else first
 
 
 def queries_of(queries: int, skus: int) -> str:

@@ -130,3 +130,10 @@ def test_a_name_in_a_sentence_shows_what_cannot_be_seen() -> None:
 )
 def test_the_most_similar_name_is_suggested(name: str, hint: str) -> None:
     assert did_you_mean(name, ["challenger", "champion"]) == hint
+
+
+@given(st.lists(st.text("ab", min_size=1), max_size=9), st.integers(1, 9))
+def test_a_long_list_says_how_many_names_it_leaves_out(names: list[str], shown: int) -> None:
+    first, _, rest = texts.first_of(names, shown).partition(" and ")
+    assert first == ", ".join(names[:shown])
+    assert rest == (f"{len(names) - shown} more" if len(names) > shown else "")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skumatch.bundle.parts import Floats, LabelledVectors
 from skumatch.errors import DataError
 from skumatch.retrieval.backends import Backend
-from skumatch.texts import agreeing, alike, counted, visible
+from skumatch.texts import agreeing, alike, counted, first_of, visible
 
 if TYPE_CHECKING:
     from skumatch.retrieval.search import Nearest, SearchIndex
@@ -49,9 +49,8 @@ class Assortment(NamedTuple):
 
 
 def first_names(names: Sequence[str]) -> str:
-    """List the first few of `names`, and the number of the others."""
-    shown = ", ".join(f"'{visible(name)}'" for name in names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown
+    """List the first few of `names` in quotes, and the number of the others."""
+    return first_of([f"'{visible(name)}'" for name in names], SHOWN)
 
 
 @dataclass(frozen=True, eq=False)

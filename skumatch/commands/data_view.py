@@ -15,7 +15,7 @@ from skumatch.data.delivery.importer import Imported
 from skumatch.data.delivery.layout import CATALOGUE, SIDES
 from skumatch.data.images import REASONS
 from skumatch.data.quarantine import set_aside
-from skumatch.texts import counted
+from skumatch.texts import counted, first_of
 
 FEW = 5
 MANY = 20
@@ -77,7 +77,7 @@ def change_lines(changes: PictureChanges | None) -> Iterator[str]:
 
 def some(names: Sequence[str]) -> str:
     """Return the first FEW names, and the number of the others."""
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW:,} more" if len(names) > FEW else "")
+    return first_of(names, FEW)
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -22,7 +22,7 @@ from skumatch.doctor.storage import pointed
 from skumatch.lineage.provenance import check_signing_key
 from skumatch.params import STAGES
 from skumatch.pipeline.inputs import read_code
-from skumatch.texts import counted
+from skumatch.texts import counted, first_of
 from skumatch.version import VERSION
 
 LOCK = "requirements/constraints.txt"
@@ -47,9 +47,8 @@ def packages(place: Place) -> str:
         if not _is(pin, present)
     ]
     if differing:
-        more = f" and {len(differing) - FEW} more" if len(differing) > FEW else ""
         raise Problem(
-            f"{', '.join(differing[:FEW])}{more}",
+            first_of(differing, FEW),
             f"Install with -c {LOCK}, or build the image again.",
             "warning",
         )

@@ -38,7 +38,7 @@ from skumatch.params import RefreshParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.clusters import clusters_of
 from skumatch.retrieval.metrics import Flags, Places
-from skumatch.texts import counted
+from skumatch.texts import counted, first_of
 
 __all__ = ["Fitness", "FitnessCheck", "Loss", "Measured", "hold_back", "judge"]
 STATUSES: Final = ("old", "new", "retired", "other")
@@ -325,7 +325,7 @@ def _old_unknown(bases: dict[Base, pd.DataFrame], policy: RefreshParams, seed: i
 
 def _new_found(new: pd.DataFrame, unasked: Collection[str], policy: RefreshParams, seed: int) -> FitnessCheck:
     """Check that the share of new products' questions answered right isn't shown to be below the floor."""
-    unasked_note = f"; no question can be asked of {_listed(unasked)}" if unasked else ""
+    unasked_note = f"; no question can be asked of {first_of(sorted(unasked), SHOWN)}" if unasked else ""
     if new.empty:
         return _check("new_found", None, f"no question can be asked of a new product{unasked_note}")
     measured = _share(new, _right(new, "refreshed"), policy.min_new_found, policy, seed)
@@ -351,7 +351,7 @@ def _retired_returned(names: pd.Series[str], retired: set[str]) -> FitnessCheck:
     if not retired:
         return _check("retired_returned", None, "no product was retired")
     returned = names[names.isin(retired)]
-    returned_names = f" ({_listed(set(returned))})" if len(returned) else ""
+    returned_names = f" ({first_of(sorted(set(returned)), SHOWN)})" if len(returned) else ""
     products = counted(len(retired), "retired product")
     words = f"answers that name one of {products}: {len(returned):,}{returned_names}"
     return _check("retired_returned", returned.empty, words)
@@ -455,9 +455,3 @@ def _range(measured: Measured, written: Callable[[float], str]) -> str:
 
 def _points(limit: float) -> str:
     return points(limit)[1:]
-
-
-def _listed(names: Collection[str]) -> str:
-    """List the first names in order, and the number of the others."""
-    first = ", ".join(sorted(names)[:SHOWN])
-    return first if len(names) <= SHOWN else f"{first} and {len(names) - SHOWN} more"

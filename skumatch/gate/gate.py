@@ -26,7 +26,7 @@ from skumatch.gate.rules import FULL, REFRESH_RULES, RULES, BundleFacts, Case, S
 from skumatch.params import GateParams
 from skumatch.retrieval import statistics
 from skumatch.retrieval.figures import Evaluation, PairedHits
-from skumatch.texts import agreeing, counted
+from skumatch.texts import agreeing, counted, first_of
 
 __all__ = [
     "CHECKS",
@@ -296,8 +296,7 @@ def _released_words(products: Products) -> str:
 
 
 def _held_words(products: Products) -> str:
-    names = ", ".join(sorted(products.held)[:SHOWN]) + (" and more" if len(products.held) > SHOWN else "")
-    return f"{len(products.held):,} held back ({names})"
+    return f"{len(products.held):,} held back ({first_of(sorted(products.held), SHOWN)})"
 
 
 def decide(

@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from skumatch.pipeline.repository import Repository, md5_of
 from skumatch.recipe.strict_yaml import dump_yaml
 from skumatch.stages import artefacts
 from skumatch.stages.artefacts import CodeFacts, RunFacts
-from skumatch.texts import UTF8, decode, read_text, visible
+from skumatch.texts import UTF8, decode, first_of, read_text, visible
 
 CODE = (PACKAGE, "dvc.yaml", ".dvcignore", "requirements/constraints.txt")
 # Files that git ignores are taken along if programs read them; other ignored files are caches and leftovers.
@@ -128,7 +128,8 @@ def _package_trouble(package: InstalledPackage) -> Trouble | None:
         return Trouble(why, "Install a wheel, or run in the checkout, to release a model.")
     if not package.changed:
         return None
-    why = f"has an installed skumatch with other files than its wheel ({_few(package.changed)})"
+    names = first_of([*map(visible, package.changed)], FEW)
+    why = f"has an installed skumatch with other files than its wheel ({names})"
     return Trouble(
         why, f"Install it again: pip install --force-reinstall --no-deps skumatch=={package.version}"
     )
@@ -165,18 +166,13 @@ def _trouble(tree: Checkout, commit: str | None, changed: tuple[str, ...]) -> Tr
         return Trouble("is under no git commit: its repository has none yet", "Commit it to release a model.")
     if not changed:
         return None
-    names = _few(changed)
+    names = first_of([*map(visible, changed)], FEW)
     if tree.read("status", "--porcelain", "--untracked-files=all", "--", *CODE):
         return Trouble(f"has uncommitted changes ({names})", "Commit them to release a model.")
     why = "it ignores them, converts them or takes them for unchanged"
     where = "See `git check-ignore -v`, .gitattributes, core.autocrlf and `git ls-files -v`"
     fault = f"has uncommitted changes that `git status` doesn't show ({names}: {why})"
     return Trouble(fault, f"{where}; then commit to release a model.")
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(map(visible, names[:FEW])) + more
 
 
 def _contents(project: Path, names: Iterable[str]) -> dict[str, bytes]:

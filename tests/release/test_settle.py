@@ -100,7 +100,7 @@ def test_a_refresh_is_told_with_its_products_by_name() -> None:
     few = settle(None, refreshed(held={"cola": "it is tea"}), POLICY).sentence
     assert few == "Refreshed the champion's gallery: 4 new products, 2 retired, 1 held back (cola)."
     many = settle(None, refreshed(held={f"sku {number}": "no" for number in range(9)}), POLICY).sentence
-    assert "9 held back (sku 0, sku 1, sku 2, sku 3, sku 4 and more)" in many
+    assert "9 held back (sku 0, sku 1, sku 2, sku 3, sku 4 and 4 more)" in many
 
 
 def test_a_promotion_names_what_its_own_gallery_holds_back() -> None:
