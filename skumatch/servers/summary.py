@@ -77,7 +77,10 @@ class ProgressView(Protocol):
 
 @contextmanager
 def view(console: Console, run: str) -> Iterator[ProgressView]:
-    """Yield a function that shows a run: a live table on a terminal, else a line for each ended try."""
+    """Yield a function that shows a run: on a terminal a live table.
+
+    Else it is a line for each ended try, for each minute of a running one, and for a run that waits.
+    """
     if console.is_terminal:
         spinner = Spinner("dots", style="cyan")
         with Live(console=console, refresh_per_second=8) as live:
@@ -85,16 +88,25 @@ def view(console: Console, run: str) -> Iterator[ProgressView]:
         return
     shown: set[tuple[str, int, str]] = set()
 
-    def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:  # noqa: ARG001 - a View
-        for task in tasks:
-            key = (task.name, task.attempt, task.state)
-            if task.state in ENDED and key not in shown:
-                shown.add(key)
-                console.print(
-                    f"{task.name:<12} {ENDED[task.state]:<20} {task.seconds:6.1f} s", highlight=False
-                )
+    def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
+        rows = {(task.name, task.attempt, _said_of(task)): task for task in tasks if _said_of(task)}
+        for key, task in rows.items():
+            if key not in shown:
+                how = counts_of(progress) if task.state == "running" else ""
+                line = f"{task.name:<12} {ENDED.get(task.state, 'runs'):<20} {task.seconds:6.1f} s  {how}"
+                console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
+        if state == "queued" and not shown:
+            console.print("The run waits for an earlier one to end.")
+        shown.update(rows, [("", 0, "")] if state == "queued" else ())
 
     yield show
+
+
+def _said_of(task: Task) -> str:
+    """Return what one line says of a try: how it ended, or the minutes that it runs; empty for nothing."""
+    if task.state == "running":
+        return str(int(task.seconds // 60) or "")
+    return task.state if task.state in ENDED else ""
 
 
 def task_table(
@@ -133,11 +145,18 @@ def about(task: Task, progress: Mapping[str, Any]) -> RenderableType:
 
 def progress_bar(progress: Mapping[str, Any]) -> RenderableType:
     """Return a progress bar with counts and a note."""
-    done, total = progress["done"], progress["total"]
-    words = f"{done:,}/{total:,} {progress.get('unit', '')} {progress.get('text', '')}"
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(ProgressBar(total=total, completed=done, width=24), Text(words.rstrip()))
+    bar = ProgressBar(total=progress["total"], completed=progress["done"], width=24)
+    grid.add_row(bar, Text(counts_of(progress)))
     return grid
+
+
+def counts_of(progress: Mapping[str, Any]) -> str:
+    """Return progress in words, such as `1,200/2,400 images loss 2.1`; empty where nothing is counted."""
+    if not progress.get("total"):
+        return ""
+    counts = f"{progress['done']:,}/{progress['total']:,}"
+    return f"{counts} {progress.get('unit', '')} {progress.get('text', '')}".rstrip()
 
 
 def render_summary(summary: Mapping[str, Any]) -> RenderableType:
