@@ -36,13 +36,13 @@ def run(bundle: Bundle, folder: Path, out: Path, top_k: int = 3) -> tuple[int, i
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures each batch that went to the encoder had."""
     sizes: list[int] = []
-    real = embedding._vectors
+    real = embedding.vectors_of_pixels
 
     def counted(encoder: Encoder, pixels: Tensor, device: torch.device, size: int) -> object:
         sizes.append(len(pixels))
         return real(encoder, pixels, device, size)
 
-    monkeypatch.setattr(embedding, "_vectors", counted)
+    monkeypatch.setattr(embedding, "vectors_of_pixels", counted)
     return sizes
 
 
@@ -90,7 +90,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     run(bundle, folder, tmp_path / "whole.parquet")
-    out, real, done = tmp_path / "m.parquet", embedding._vectors, list[int]()
+    out, real, done = tmp_path / "m.parquet", embedding.vectors_of_pixels, list[int]()
 
     def dying(*words: object) -> object:
         done.append(1)
@@ -98,7 +98,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return real(*words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(embedding, "_vectors", dying)
+    monkeypatch.setattr(embedding, "vectors_of_pixels", dying)
     with pytest.raises(KeyboardInterrupt):
         run(bundle, folder, out)
     assert not out.exists()
@@ -191,20 +191,20 @@ def test_a_row_without_its_picture_keeps_its_place(
     bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = ["gone.png", *(f"night/{number}.png" for number in range(6)), "later.png", None]
-    table, out, real = folder / "t.parquet", tmp_path / "m.parquet", embedding._vectors
+    table, out, real = folder / "t.parquet", tmp_path / "m.parquet", embedding.vectors_of_pixels
     pq.write_table(pa.table({"path": paths}), table)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(batches, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(bundle, table, out)
     monkeypatch.setattr(
-        embedding, "_vectors", lambda *words: pytest.fail("it was matched before") or real(*words)
+        embedding, "vectors_of_pixels", lambda *words: pytest.fail("it was matched before") or real(*words)
     )
     assert run(bundle, table, out) == (9, 9)
     rows = pq.read_table(out).to_pylist()
     assert [row["id"] for row in rows] == [*paths[:8], "8"]
     assert [row["problem"] for row in rows] == ["missing", *[None] * 6, "missing", "no-picture"]
     assert [row["sha256"] is None for row in rows] == [row["problem"] is not None for row in rows]
-    monkeypatch.setattr(embedding, "_vectors", real)
+    monkeypatch.setattr(embedding, "vectors_of_pixels", real)
     (folder / "other.png").rename(folder / "later.png")
     assert run(bundle, table, out) == (0, 9)
     assert pq.read_table(out)["problem"].to_pylist().count("missing") == 1
