@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ SIGNS = {
     "up_for_retry": "[yellow]↻",
 }
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
+SAID = {**ENDED, "running": "runs", "queued": "waits for its turn"}
 DECISIONS = {
     "first": "First champion",
     "promote": "Promoted",
@@ -76,35 +78,34 @@ class ProgressView(Protocol):
 
 
 @contextmanager
-def view(console: Console, run: str) -> Iterator[ProgressView]:
+def view(console: Console, run: str, clock: Callable[[], float] = time.monotonic) -> Iterator[ProgressView]:
     """Yield a function that shows a run: on a terminal a live table.
 
-    Else it is a line for each ended try, for each minute of a running one, and for a run that waits.
+    Else it is a line for each ended try, and for each minute of a running one or of a run that waits.
     """
     if console.is_terminal:
         spinner = Spinner("dots", style="cyan")
         with Live(console=console, refresh_per_second=8) as live:
             yield lambda tasks, progress, state: live.update(task_table(run, tasks, progress, state, spinner))
         return
-    shown: set[tuple[str, int, str]] = set()
+    shown, began = set[tuple[str, int, str]](), clock()
 
     def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
-        rows = {(task.name, task.attempt, _said_of(task)): task for task in tasks if _said_of(task)}
-        for key, task in rows.items():
-            if key not in shown:
+        waits = [Task("queued", "queued", 1, clock() - began)] if state == "queued" else []
+        for task in [*waits, *tasks]:
+            key = (task.name, task.attempt, _said_of(task))
+            if key[-1] and key not in shown:
+                shown.add(key)
                 how = counts_of(progress) if task.state == "running" else ""
-                line = f"{task.name:<12} {ENDED.get(task.state, 'runs'):<20} {task.seconds:6.1f} s  {how}"
+                line = f"{task.name:<12} {SAID[task.state]:<20} {task.seconds:6.1f} s  {how}"
                 console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
-        if state == "queued" and not shown:
-            console.print("The run waits for an earlier one to end.")
-        shown.update(rows, [("", 0, "")] if state == "queued" else ())
 
     yield show
 
 
 def _said_of(task: Task) -> str:
     """Return what one line says of a try: how it ended, or the minutes that it runs; empty for nothing."""
-    if task.state == "running":
+    if task.state in ("running", "queued"):
         return str(int(task.seconds // 60) or "")
     return task.state if task.state in ENDED else ""
 
@@ -121,7 +122,7 @@ def task_table(
         state: Airflow's word for the state of the run.
         spinner: Sign of the running task; one object for all tables, so that it turns.
     """
-    title = f"run {run}" + (" · waits for an earlier run to end" if state == "queued" else "")
+    title = f"run {run}" + (f" · {SAID[state]}" if state == "queued" else "")
     table = Table(box=None, pad_edge=False, show_header=False)
     for task in tasks:
         running = task.state == "running"

@@ -154,21 +154,20 @@ def test_without_a_terminal_each_try_is_told_once() -> None:
     assert "tries again" in lines[1]
 
 
-def test_without_a_terminal_a_long_task_is_heard_of_each_minute() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    with view(console, "r1") as show:
-        for state, seconds_run, done in (("queued", 0, 0), ("queued", 0, 0), *TRAINING):
-            tasks = [Task("train", "running" if seconds_run else "waiting", 1, float(seconds_run))]
-            show(tasks, {"done": done, "total": 2400, "unit": "images", "text": "[loss]"}, state)
+def test_without_a_terminal_a_long_wait_and_a_long_task_are_heard_of_each_minute() -> None:
+    console, moments = Console(file=io.StringIO(), width=80), iter([100.0, 102.0, 161.0, 170.0])
+    with view(console, "r1", lambda: next(moments)) as show:
+        for _ in range(3):
+            show([Task("train", "waiting", 1, 0.0)], {}, "queued")
+        for seconds_run, done in ((59, 900), (60, 1200), (119, 1900), (121, 2000)):
+            progress = {"done": done, "total": 2400, "unit": "images", "text": "[loss]"}
+            show([Task("train", "running", 1, float(seconds_run))], progress, "running")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert lines[0] == "The run waits for an earlier one to end."
-    assert [line.split(maxsplit=4)[-1] for line in lines[1:]] == [
-        "1,200/2,400 images [loss]",
-        "2,000/2,400 images [loss]",
+    assert [" ".join(line.split()) for line in lines] == [
+        "queued waits for its turn 61.0 s",
+        "train runs 60.0 s 1,200/2,400 images [loss]",
+        "train runs 121.0 s 2,000/2,400 images [loss]",
     ]
-
-
-TRAINING = [("running", 59, 900), ("running", 60, 1200), ("running", 119, 1900), ("running", 121, 2000)]
 
 
 def test_on_a_terminal_the_running_stage_shows_its_progress() -> None:
