@@ -82,6 +82,11 @@ def view(console: Console, run: str, clock: Callable[[], float] = time.monotonic
     """Yield a function that shows a run: on a terminal a live table.
 
     Else it is a line for each ended try, and for each minute of a running one or of a run that waits.
+
+    Args:
+        console: where to show it.
+        run: Id of the run.
+        clock: returns seconds, as time.monotonic does.
     """
     if console.is_terminal:
         spinner = Spinner("dots", style="cyan")
