@@ -22,7 +22,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.spinner import Spinner
 
-from skumatch.config import Settings
+from skumatch.config import Settings, user
 from skumatch.files import read_json, write_json, write_text
 from skumatch.servers.summary import Task, links, render_summary, task_table
 
@@ -78,9 +78,13 @@ def fetch(run: str, settings: Settings) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def photograph(report: Path) -> None:
+def photograph(report: Path, settings: Settings) -> None:
     """report.png: the page's head. mistakes.png: the first row of its mistakes."""
-    page = shot(report, 1100, 9000)
+    text = report.read_text("utf-8").replace(str(settings.home_dir), HOME)
+    with tempfile.TemporaryDirectory() as folder:
+        shown = Path(folder) / "report.html"
+        write_text(shown, text.replace(f" by {user()} (", " by me ("))
+        page = shot(shown, 1100, 9000)
     cards = cards_of(page)
     top = cards[MISTAKES][0]
     page.crop((0, 0, page.width, cards[CHART][1] + 16)).quantize(128).save(HERE / "report.png", optimize=True)
@@ -126,6 +130,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         place = Settings()
         write_json(HERE / "summary.json", fetch(sys.argv[1], place))
-        photograph((place.home_dir / "reports" / f"{sys.argv[1]}.html").resolve())
+        photograph((place.home_dir / "reports" / f"{sys.argv[1]}.html").resolve(), place)
         photograph_matches(next(place.home_dir.glob("sample-*")) / "all/test")
     write_text(HERE / "summary.svg", draw(read_json(HERE / "summary.json")))

@@ -47,6 +47,7 @@ from skumatch.registry.registry import ModelRef, Registry
 from skumatch.registry.tracking import INPUTS_TAG
 from skumatch.stages import artefacts
 from skumatch.stages.runner import kind_of
+from skumatch.texts import first_of
 
 # Errors of a part that the store delivered, but that has other content than it should.
 UNREADABLE = (
@@ -183,7 +184,7 @@ def _fetch(repository: Repository, erasures: Erasures, *targets: str) -> None:
         if erasure := erasures.of_objects(wrong):
             raise Erased(erasure.words) from error
         if wrong := [digest for digest in wrong if digest not in erasures.objects]:
-            digests = f"{', '.join(wrong[:3])}{' and more' if len(wrong) > 3 else ''}"
+            digests = first_of(wrong, 3)
             raise Broken(
                 f"the DVC remote answers, but what {', '.join(targets)} names"
                 f" is gone or changed in it: {digests}"

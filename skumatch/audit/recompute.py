@@ -98,7 +98,8 @@ def _differing(dossier: Dossier, name: str, read: str | None) -> list[str]:
             (root / artefacts.out(name)).mkdir(parents=True)
             importlib.import_module(f"skumatch.stages.{name}").run(root, params(dossier))
             made = _files(root / artefacts.out(name))
-            _MADE.update({read: made} if read else {})
+            if read:
+                _MADE[read] = made
         paths = made.keys() | recorded.keys()
         return sorted(path for path in paths if made.get(path) != recorded.get(path))
 

@@ -27,7 +27,7 @@ SIGNS = {
     "up_for_retry": "[yellow]↻",
 }
 ENDED = {"success": "done", "failed": "FAILED", "skipped": "skipped", "up_for_retry": "failed, tries again"}
-SAID = {**ENDED, "running": "runs", "queued": "waits for its turn"}
+STATES = {**ENDED, "running": "runs", "queued": "waits for its turn"}
 DECISIONS = {
     "first": "First champion",
     "promote": "Promoted",
@@ -98,18 +98,18 @@ def view(console: Console, run: str, clock: Callable[[], float] = time.monotonic
     def show(tasks: Sequence[Task], progress: Mapping[str, Any], state: str) -> None:
         waits = [Task("queued", "queued", 1, clock() - began)] if state == "queued" else []
         for task in [*waits, *tasks]:
-            key = (task.name, task.attempt, _said_of(task))
+            key = (task.name, task.attempt, _event_of(task))
             if key[-1] and key not in shown:
                 shown.add(key)
                 how = counts_of(progress) if task.state == "running" else ""
-                line = f"{task.name:<12} {SAID[task.state]:<20} {task.seconds:6.1f} s  {how}"
+                line = f"{task.name:<12} {STATES[task.state]:<20} {task.seconds:6.1f} s  {how}"
                 console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
 
     yield show
 
 
-def _said_of(task: Task) -> str:
-    """Return what one line says of a try: how it ended, or the minutes that it runs; empty for nothing."""
+def _event_of(task: Task) -> str:
+    """Return what a line tells of a try: how it ended, or the minutes that it runs; empty for nothing."""
     if task.state in ("running", "queued"):
         return str(int(task.seconds // 60) or "")
     return task.state if task.state in ENDED else ""
@@ -127,7 +127,7 @@ def task_table(
         state: Airflow's word for the state of the run.
         spinner: Sign of the running task; one object for all tables, so that it turns.
     """
-    title = f"run {run}" + (f" · {SAID[state]}" if state == "queued" else "")
+    title = f"run {run}" + (f" · {STATES[state]}" if state == "queued" else "")
     table = Table(box=None, pad_edge=False, show_header=False)
     for task in tasks:
         running = task.state == "running"

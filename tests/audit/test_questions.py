@@ -214,7 +214,8 @@ def test_a_move_by_hand_is_in_the_history_with_its_explanation() -> None:
     later = entry(5, 7, 2, 1)
     assert [service.version for service in services([*JOURNAL, later])] == [None, 1, 2, 1, 2, 1]
     by = services([*JOURNAL, later])[-2]
-    assert (by.since, by.who, by.why) == (later.after.at, "somebody, outside the journal", "not acknowledged")  # type: ignore[union-attr]
+    expected = (later.after.at, "somebody, outside the journal", "not acknowledged")  # type: ignore[union-attr]
+    assert (by.since, by.who, by.why) == expected
     last = entry(6, 8, 1, 1)
     explanation = Acknowledgement(entry=4, was=1, found=2, who="bob", why="a test")
     acknowledged = [*JOURNAL, later, last.model_copy(update={"asked": explanation})]

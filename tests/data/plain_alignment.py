@@ -1,13 +1,17 @@
-"""The residual of alignment.py written plainly: no threads, no blocks, no work in place."""
+"""The residual of alignment.py written plainly: no threads, no blocks, no work in place.
+
+What fits one picture to the other is alignment.py's own.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skumatch.data.duplicates.alignment import _aligned, _warped
+
 STEPS = ((16, 4), (48, 2))
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
-LARGEST_SCALE, LARGEST_SHIFT, STEP = 1.15, 0.13, 0.08
 
 Pictures = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -46,52 +50,6 @@ def _blurred(values: Floats) -> Floats:
         )
         values = (values + around / 2) / 2
     return values
-
-
-def _aligned(a: Floats, b: Floats, place: Floats, steps: int) -> Floats:
-    """Return scale and shift [n, 2, 2] of each axis that align `a` with `b`; both are grey [n, side, side].
-
-    `place` has the values to start from.
-    """
-    n, side, _ = a.shape
-    u = _centres(side)
-    slope_y, slope_x = np.gradient(b, axis=1) * side / 2, np.gradient(b, axis=2) * side / 2
-    columns = [np.ones_like(b), b, slope_y * u[:, None], slope_y, slope_x * u, slope_x]
-    inner = np.zeros((side, side), np.float32)
-    inner[1:-1, 1:-1] = 1
-    jacobian = np.stack(columns, axis=1).reshape(n, 6, -1)
-    for _ in range(steps):
-        warped, inside = _warped(a[..., None], place)
-        weighted = jacobian * (inside * inner).reshape(n, 1, -1)
-        normal = weighted @ jacobian.transpose(0, 2, 1)
-        normal += np.eye(6, dtype=np.float32) * (
-            1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-3
-        )
-        solved = np.linalg.solve(normal, weighted @ warped.reshape(n, -1, 1))[..., 0]
-        change = np.clip(solved[:, 2:] / np.maximum(solved[:, 1:2], 0.2), -STEP, STEP).reshape(n, 2, 2)
-        scale = place[..., 0] / (1 + change[..., 0])
-        shift = place[..., 1] - scale * change[..., 1]
-        bounds = (1 / LARGEST_SCALE, -LARGEST_SHIFT), (LARGEST_SCALE, LARGEST_SHIFT)
-        place = np.clip(np.stack([scale, shift], axis=-1), *np.array(bounds, np.float32))
-    return place
-
-
-def _centres(side: int) -> Floats:
-    """Return the centres of `side` pixels along an axis from -1 to 1."""
-    return ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
-
-
-def _warped(a: Floats, place: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Sample `a` [n, side, side, channels] at `place`; also return a mask of samples inside `a`."""
-    side = a.shape[1]
-    at = (_centres(side) * place[..., :1] + place[..., 1:] + 1) / 2 * side - 0.5
-    weights = np.maximum(
-        0, 1 - np.abs(np.clip(at, 0, side - 1)[..., None] - np.arange(side, dtype=np.float32))
-    )
-    inside = np.abs(at - (side - 1) / 2) <= side / 2
-    rows, columns = weights[:, None, 0], weights[:, None, 1].transpose(0, 1, 3, 2)
-    warped = (rows @ a.transpose(0, 3, 1, 2) @ columns).transpose(0, 2, 3, 1)
-    return warped, inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
 def _difference(a: Floats, b: Floats, place: Floats) -> NDArray[np.float64]:

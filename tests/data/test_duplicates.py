@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,7 +196,16 @@ def test_residuals_of_real_photos_are_those_of_the_plain_measure() -> None:
         near_copy(decode(path.read_bytes()), draws, KINDS[n % len(KINDS)]) for n, path in enumerate(paths)
     ]
     for second in (np.stack([thumbnail(copy) for copy in copies]), np.roll(small, 1, axis=0)):
-        np.testing.assert_array_equal(residuals(small, second), plain_residuals(small, second))
+        began = time.process_time()
+        fast = residuals(small, second)
+        between = time.process_time()
+        np.testing.assert_array_equal(fast, plain_residuals(small, second))
+        fast_ms, plain_ms = (
+            1000 * seconds / len(small) for seconds in (between - began, time.process_time() - between)
+        )
+        print(
+            f"{fast_ms:.3f} ms of processor time a pair, plainly {plain_ms:.3f}: {fast_ms / plain_ms:.2f} x"
+        )
 
 
 def test_every_part_of_the_search_says_how_far_it_is(
@@ -206,10 +216,10 @@ def test_every_part_of_the_search_says_how_far_it_is(
     originals = [shot(catalogue(24)[key % 24], key) for key in range(12)]
     census(tmp_path, [*originals, *(picture for _, picture in planted(originals, 12))])
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
-    said = [(event["stage"], event["done"], event["total"]) for event in map(json.loads, lines)]
-    ended = dict.fromkeys(stage for stage, done, total in said if done == total)
+    steps = [(event["stage"], event["done"], event["total"]) for event in map(json.loads, lines)]
+    ended = dict.fromkeys(stage for stage, done, total in steps if done == total)
     assert list(ended) == ["calibrate", "hashes", "thumbnails", "compare"]
-    assert said[0][:2] == ("calibrate", 1), "a picture at a time"
+    assert steps[0][:2] == ("calibrate", 1), "a picture at a time"
 
 
 def brute(codes: np.ndarray, radius: int) -> dict[tuple[int, int], int]:  # type: ignore[type-arg]

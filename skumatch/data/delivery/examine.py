@@ -6,7 +6,6 @@ Results come in order, and memory is bounded.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from skumatch.config import cores
 from skumatch.data.delivery.layout import DeliveredImage
 from skumatch.data.fingerprints import fingerprint
 from skumatch.data.images import opened, pixel_hash, upright_rgb
@@ -133,7 +133,7 @@ def examine_all(
         threads: number of threads that hash and decode, in libraries that release Python's global lock; one
             for each core by default.
     """
-    count = threads or os.cpu_count() or 1
+    count = threads or cores()
     waiting: deque[tuple[int, Future[list[Examined]]]] = deque()
     held = 0
     with ThreadPoolExecutor(count, "examine") as pool:
